@@ -1,0 +1,3 @@
+"""olivine: from a base language model and your data to a model that is ready to ship, measured at every step."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,86 @@
+"""The command line: a table of commands, each in a file of its own that is imported when it runs.
+
+`olivine --help` imports click and nothing else of weight: that is tested.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+import click
+
+from olivine import __version__
+
+# name -> what it does, in one line; the command is `command` in olivine.cli.<name>, and its help begins with the same line
+COMMANDS = {
+    "run": "Run a workflow: exit 0 only when the promised model exists and keeps its goals.",
+    "plan": "Show what would run, what it needs and every problem; touches nothing.",
+    "migrate": "Rewrite an old config in today's form and say what changed meaning.",
+    "passes": "List the passes, or the params of one.",
+    "schema": "Print the JSON schema of the config, for an editor's completion.",
+    "evaluate": "Score a model on the rows of a config.",
+    "chat": "Talk to a model that was built.",
+    "cache": "See what is stored, free space, check every byte.",
+    "doctor": "Look at the machine and the packages, and say how to fix what is broken.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Commands by name from COMMANDS; a module is imported when its command is asked for, not for the list."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"olivine.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
+            ctx.fail(f"no command '{args[0]}'.{hint}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="olivine")
+def olivine() -> None:
+    """From a base language model and your data to a model that is ready to ship, measured at every step."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The program: parse, run, and turn every expected failure into one sentence and an exit code."""
+    sys.exit(exit_code(arguments))
+
+
+def exit_code(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; 0 done, 1 a step failed or a goal was missed, 2 the request was wrong, 130 interrupted."""
+    from olivine.errors import OlivineError
+
+    try:
+        result = olivine.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("olivine: interrupted", err=True)
+        return 130
+    except OlivineError as error:
+        for line in str(error).splitlines():
+            click.echo(f"olivine: {line}", err=True)
+        return error.exit_code
+    except BrokenPipeError:  # the reader went away (head, less): nothing is left to say, and to nobody
+        sys.stderr.close()
+        return 1
+    return result if isinstance(result, int) else 0

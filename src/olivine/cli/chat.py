@@ -1,0 +1,74 @@
+"""`olivine chat`."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from olivine.runtime import Chat
+
+
+@click.command("chat")
+@click.argument("model_dir", type=click.Path(path_type=Path))
+@click.option("--prompt", "-p", help="Answer this and leave; otherwise ask for one line after the other.")
+@click.option("--prompt-file", type=click.Path(path_type=Path, dir_okay=False), help="Like --prompt, from a file.")
+@click.option("--raw", is_flag=True, help="Continue the text as it stands, without the chat template.")
+@click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1))
+def command(model_dir: Path, prompt: str | None, prompt_file: Path | None, raw: bool, max_new_tokens: int) -> int:
+    """Talk to a model that was built.
+
+    MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers).
+    """
+    from olivine.runtime import open_chat
+
+    if prompt is not None and prompt_file is not None:
+        raise click.UsageError("--prompt and --prompt-file exclude each other")
+    if prompt_file is not None:
+        prompt = _read(prompt_file)
+    chat = open_chat(model_dir)
+    if prompt is not None:
+        _answer_once(chat, prompt, raw=raw, max_new_tokens=max_new_tokens)
+    else:
+        _converse(chat, raw=raw, max_new_tokens=max_new_tokens)
+    return 0
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise click.UsageError(f"{path} is not UTF-8 text") from None
+
+
+def _write(text: str) -> None:
+    click.echo(text, nl=False)
+    sys.stdout.flush()
+
+
+def _answer_once(chat: "Chat", prompt: str, *, raw: bool, max_new_tokens: int) -> None:
+    if raw:
+        _write(prompt)
+    chat.answer(prompt if raw else [{"role": "user", "content": prompt}], max_new_tokens, _write)
+    click.echo()
+
+
+def _converse(chat: "Chat", *, raw: bool, max_new_tokens: int) -> None:
+    messages: list[dict[str, str]] = []
+    while (line := _ask()) is not None:
+        if raw:
+            chat.answer(line, max_new_tokens, _write)
+        else:
+            messages.append({"role": "user", "content": line})
+            messages.append({"role": "assistant", "content": chat.answer(messages, max_new_tokens, _write)})
+        click.echo()
+
+
+def _ask() -> str | None:
+    """One line of the user; None at the end of input or an empty line."""
+    if sys.stdin.isatty():
+        click.echo("> ", nl=False, err=True)
+    return sys.stdin.readline().strip() or None

@@ -1,0 +1,62 @@
+"""`olivine passes`."""
+
+import click
+
+from olivine.cli._common import json_option, print_json
+
+
+@click.command("passes")
+@click.argument("name", required=False)
+@json_option
+def command(name: str | None, as_json: bool) -> int:
+    """List the passes, or the params of one.
+
+    Without NAME: every pass with its other names. With NAME: what the pass does, takes and gives, and its params.
+    """
+    return _show_all(as_json=as_json) if name is None else _show_one(name, as_json=as_json)
+
+
+def _show_all(*, as_json: bool) -> int:
+    from olivine.passes import first_line, passes
+
+    rows = [
+        {"name": name, "aliases": list(plugin.aliases), "help": first_line(plugin)}
+        for name, plugin in passes.classes.items()
+    ]
+    if as_json:
+        print_json(rows)
+        return 0
+    width = max(len(str(row["name"])) for row in rows)
+    for row in rows:
+        also = f" (also {', '.join(plugin)})" if (plugin := row["aliases"]) else ""
+        click.echo(f"{row['name']:<{width}}  {row['help']}{also}")
+    return 0
+
+
+def _show_one(name: str, *, as_json: bool) -> int:
+    from olivine.passes import passes
+
+    plugin = passes.find(name)
+    if plugin is None:
+        nearest = passes.nearest(name)
+        raise click.UsageError(f"no pass '{name}'." + (f" Did you mean '{nearest}'?" if nearest else ""))
+    schema = plugin.Params.model_json_schema()
+    if as_json:
+        print_json(
+            {
+                "name": plugin.name,
+                "aliases": list(plugin.aliases),
+                "help": plugin.__doc__,
+                "accepts": sorted(plugin.accepts),
+                "produces": plugin.produces,
+                "params": schema,
+            }
+        )
+        return 0
+    click.echo((plugin.__doc__ or "").strip())
+    click.echo(f"\ntakes {' or '.join(sorted(plugin.accepts))}, gives {plugin.produces}\n\nparams:")
+    for key, field in plugin.Params.model_fields.items():
+        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        text = f": {field.description}" if field.description else ""
+        click.echo(f"  {key} ({default}){text}")
+    return 0

@@ -1,0 +1,83 @@
+"""`olivine run`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan
+
+if TYPE_CHECKING:
+    from olivine.errors import OlivineError
+    from olivine.workflow._steps import Plan
+    from olivine.workflow.engine import Result
+
+
+@click.command("run")
+@config_options
+@json_option
+def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
+    """Run a workflow: exit 0 only when the promised model exists and keeps its goals.
+
+    Exit code 1 when a step failed or a goal was missed, 2 when the config cannot run here, 130 after Ctrl-C.
+    """
+    from olivine.errors import OlivineError
+
+    plan = read_plan(config, overrides, offline=offline)
+    if plan.problems:
+        if as_json:
+            print_json({"status": "refused", "problems": [problem.to_json() for problem in plan.problems]})
+        print_problems(plan.problems)
+        return 2
+    try:
+        return _run(plan, as_json=as_json)
+    except OlivineError as error:
+        if as_json:
+            print_json(_failed(error))
+        raise
+
+
+def _run(plan: "Plan", *, as_json: bool) -> int:
+    from olivine.cli._screen import Screen
+    from olivine.errors import GoalMissed
+    from olivine.workflow.engine import Result, run
+
+    screen = Screen()
+    for note in plan.translated:
+        screen.note(note)
+    try:
+        result = run(plan, screen)
+    except GoalMissed as error:
+        screen.close()
+        if isinstance(error.result, Result) and not as_json:
+            _print(error.result)
+        raise
+    finally:
+        screen.close()
+    if as_json:
+        print_json(result.to_json())
+    else:
+        _print(result)
+    return 0
+
+
+def _failed(error: "OlivineError") -> dict[str, object]:
+    from olivine.workflow.engine import Result
+
+    record: dict[str, object] = {"status": "failed", "error": str(error)}
+    for name in ("step", "cause", "log"):
+        if hasattr(error, name):
+            record[name] = getattr(error, name)
+    result = getattr(error, "result", None)
+    return result.to_json() | {"error": str(error)} if isinstance(result, Result) else record
+
+
+def _print(result: "Result") -> None:
+    from olivine.cli._screen import score_table
+
+    if result.scores:
+        rows = "training rows (trained on!)" if result.trained_on else "held-out rows"
+        click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
+        click.echo("\n".join(score_table(result.scores)))
+    if result.model is not None:
+        click.echo(f"\nmodel: {result.model}")

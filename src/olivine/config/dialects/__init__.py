@@ -1,0 +1,53 @@
+"""Old forms of a workflow config, one file each: they edit a config towards today's form and note what they did.
+
+A dialect is a function from a config to findings; it edits the copy that it is given, does nothing to what is already
+in today's form, and never drops or changes anything without a note.
+"""
+
+from collections.abc import Callable
+
+from olivine.config._nodes import Object, copy
+from olivine.config.dialects import (
+    data_forms,
+    data_text,
+    engine_section,
+    engine_switches,
+    hf_config,
+    inline_systems,
+    lora_names,
+    pass_forms,
+    resources,
+    search_names,
+    string_accelerators,
+    type_names,
+)
+from olivine.config.dialects._edit import Finding, Findings, Note
+from olivine.errors import Problem
+
+# The order matters: layout before names, names before values.
+DIALECTS: tuple[Callable[[Object], Findings], ...] = (
+    engine_section.translate,
+    engine_switches.translate,
+    inline_systems.translate,
+    type_names.translate,
+    hf_config.translate,
+    resources.translate,
+    string_accelerators.translate,
+    data_forms.translate,
+    data_text.translate,
+    pass_forms.translate,
+    lora_names.translate,
+    search_names.translate,
+)
+
+
+def translate(config: Object) -> tuple[Object, list[Finding]]:
+    """The config in today's form, and a note or problem for every translation; the input stays as it is."""
+    config = copy(config)
+    findings: list[Finding] = []
+    for dialect in DIALECTS:
+        findings.extend(dialect(config))
+    return config, findings
+
+
+__all__ = ["DIALECTS", "Finding", "Note", "Problem", "translate"]

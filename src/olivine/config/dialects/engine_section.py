@@ -1,0 +1,11 @@
+"""Engine keys under `engine`: today they stand at the top of the config; both forms are read."""
+
+from olivine.config._nodes import Object
+from olivine.config.dialects._edit import Findings, Note, lift
+
+
+def translate(config: Object) -> Findings:
+    """Lift the keys of `engine` to the top."""
+    if isinstance(config.get("engine"), Object):
+        yield Note(config.where("engine"), "engine", "", "The keys of 'engine' stand at the top of the config today.")
+        yield from lift(config, "engine")

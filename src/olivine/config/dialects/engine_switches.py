@@ -1,0 +1,121 @@
+"""Names that only steered the old engine: each does what it said, or stays in the config and is refused by name."""
+
+from typing import Any
+
+from olivine.config._nodes import Array, Object
+from olivine.config.dialects._edit import Findings, Note, drop, move, named
+
+# The values with which a key asks for nothing; any other value is left for the schema, which refuses it with advice.
+_IDLE: dict[str, tuple[Any, ...]] = {
+    "auto_optimizer_config": (None,),
+    "clean_cache": (None, False),
+    "clean_evaluation_cache": (None, False),
+    "enable_shared_cache": (None, False),
+    "no_artifacts": (None, False),
+    "output_name": (None,),
+    "packaging_config": (None,),
+    "plot_pareto_frontier": (None, False),
+    "workflow_host": (None,),
+}
+
+# Keys whose wish is met whatever their value.
+_MET = {
+    "log_to_file": "'log_to_file' is dropped: the log of every step is kept in a file.",
+    "ort_log_severity_level": "'ort_log_severity_level' is dropped: a step's log keeps what ONNX Runtime prints.",
+    "ort_py_log_severity_level": "'ort_py_log_severity_level' is dropped: a step's log keeps what ONNX Runtime prints.",
+    "workflow_id": "'workflow_id' is dropped: workflows share one cache, whose keys are the contents of the steps.",
+}
+
+
+def translate(config: Object) -> Findings:
+    """Drop what asks for nothing, and do what can be done of the rest."""
+    for key, idle in _IDLE.items():
+        if key in config and config[key] in idle:
+            yield from drop(config, key, f"'{key}' is dropped: it asked for nothing.")
+    for key, message in _MET.items():
+        yield from drop(config, key, message)
+    yield from _evaluate_input_model(config)
+    yield from _pass_flows(config)
+    yield from _cache_config(config)
+    yield from _data_root(config)
+
+
+def _evaluate_input_model(config: Object) -> Findings:
+    off = config.get("evaluate_input_model") is False
+    message = "'evaluate_input_model' is dropped: the input model is scored whenever its descendants are."
+    if off:
+        message += " To score nothing, write quality.enabled: false."
+    yield from drop(config, "evaluate_input_model", message, warning=off)
+
+
+def _pass_flows(config: Object) -> Findings:
+    """A single flow is an order of passes; the passes that it does not name would not have run."""
+    flows, passes = config.get("pass_flows"), config.mapping("passes")
+    if flows in (None, []):
+        yield from drop(config, "pass_flows", "'pass_flows' is dropped: it asked for nothing.")
+    if not isinstance(flows, list) or len(flows) != 1 or passes is None:
+        return
+    flow = flows[0]
+    if not isinstance(flow, list) or not all(isinstance(name, str) and name in passes for name in flow):
+        return
+    left_out = [name for name in passes if name not in flow]
+    passes.reorder(dict.fromkeys(flow))
+    message = f"'pass_flows' is dropped: the order of 'passes' is now {', '.join(flow)}"
+    message += f", without {', '.join(left_out)}." if left_out else "."
+    yield from drop(config, "pass_flows", message)
+
+
+def _cache_config(config: Object) -> Findings:
+    """`cache_config` with nothing but a folder is `cache_dir`."""
+    cache = config.mapping("cache_config")
+    if cache is None:
+        if "cache_config" in config and config["cache_config"] is None:
+            yield from drop(config, "cache_config", "'cache_config' is dropped: it asked for nothing.")
+        return
+    idle = {key for key, value in cache.items() if value is None or value is False}
+    if set(cache) - idle == {"cache_dir"}:
+        yield Note(config.where("cache_config"), "cache_config", "cache_dir", "'cache_config' is 'cache_dir' today.")
+        yield from move(cache, "cache_dir", config)
+        config.take("cache_config")
+
+
+def _data_root(config: Object) -> Findings:
+    """`data_root` stood before every relative data path."""
+    root = config.get("data_root")
+    if root is None or root == "":
+        yield from drop(config, "data_root", "'data_root' is dropped: it asked for nothing.")
+    elif isinstance(root, str) and "://" not in root:
+        for sections in _load_sections(config):
+            for key in ("data_files", "data_dir"):
+                if key in sections:
+                    sections[key] = _below(root.rstrip("/\\"), sections[key])
+        message = f"'data_root' is dropped: '{root}' now stands before the relative data files."
+        yield from drop(config, "data_root", message)
+
+
+def _load_sections(config: Object) -> list[Object]:
+    """Every mapping of the data configs that may name files, in whichever form they are."""
+    value = config.get("data_configs")
+    entries = list(value) if isinstance(value, Array) else [item for _, item in named(config, "data_configs")]
+    found: list[Object] = []
+    for entry in entries:
+        if isinstance(entry, Object):
+            load = entry.mapping("load_dataset_config")
+            nested = load.mapping("params") if load is not None else None
+            found += [item for item in (entry.mapping("params_config"), load, nested) if item is not None]
+    return found
+
+
+def _below(root: str, value: Any) -> Any:
+    if isinstance(value, str):
+        is_absolute = value.startswith(("/", "\\")) or "://" in value or value[1:2] == ":"
+        return value if is_absolute else f"{root}/{value}"
+    if isinstance(value, Array):
+        moved = Array(value.place)
+        for item, place in zip(value, value.places, strict=True):
+            moved.add(_below(root, item), place)
+        return moved
+    if isinstance(value, Object) and "type" not in value:
+        for key in value:
+            value[key] = _below(root, value[key])
+    return value

@@ -1,0 +1,70 @@
+"""`PyTorchModel` with `hf_config`, until 2024-07; loading arguments under their names of 2023, 2024 and today."""
+
+from olivine.config._nodes import Object
+from olivine.config.dialects._edit import Findings, Note, drop, lift, move, rename, text_of
+from olivine.errors import Problem
+
+_LOADING = ("model_loading_args", "from_pretrained_args")
+
+
+def translate(config: Object) -> Findings:
+    """Make it an `HfModel` with `model_path`, `task` and `load_kwargs`."""
+    model = config.mapping("input_model")
+    if model is None:
+        return
+    if isinstance(model.get("config"), Object):
+        yield _flat(model, "config")
+        yield from lift(model, "config")
+    hf_config = model.mapping("hf_config")
+    if hf_config is not None:
+        yield from _hf_config(model, hf_config)
+    for old in _LOADING:
+        yield from rename(model, old, "load_kwargs")
+    if text_of(model, "type") == "pytorchmodel" and _is_hugging_face(model, had_hf_config=hf_config is not None):
+        model["type"] = "HfModel"
+        yield Note(
+            model.where("type"), "PyTorchModel", "HfModel", "'PyTorchModel' from Hugging Face is 'HfModel' today."
+        )
+
+
+def _hf_config(model: Object, hf_config: Object) -> Findings:
+    yield Note(
+        model.where("hf_config"), "hf_config", "", "The keys of 'hf_config' stand in 'input_model' itself today."
+    )
+    if model.get("model_path") is None:
+        model.pop("model_path", None)
+        yield from rename(hf_config, "model_name", "model_path")
+    elif "model_name" in hf_config:
+        yield from _second_name(model, hf_config)
+    for old in _LOADING:
+        yield from rename(hf_config, old, "load_kwargs")
+    if "config" in hf_config:
+        _, place = hf_config.take("config")
+        message = "'config' of 'hf_config' is not applied."
+        yield Problem("unsupported", str(place), message, "Change the model's own config.json.")
+    for key in list(hf_config):
+        yield from move(hf_config, key, model)
+    model.take("hf_config")
+
+
+def _second_name(model: Object, hf_config: Object) -> Findings:
+    """Beside `model_path`, the old tool took only config and tokenizer from `model_name`."""
+    name, path = hf_config["model_name"], model["model_path"]
+    message = f"'model_name' is dropped: '{name}' only named the model whose files 'model_path' gives."
+    is_other = isinstance(path, str) and path != name
+    if is_other:
+        message = (
+            f"'model_name' is dropped: config and tokenizer come from '{path}' like the weights, not from '{name}'."
+        )
+    yield from drop(hf_config, "model_name", message, warning=is_other)
+
+
+def _is_hugging_face(model: Object, *, had_hf_config: bool) -> bool:
+    """Without code that loads it, a PyTorch model with a path is a Hugging Face folder."""
+    has_loader = any(model.get(key) is not None for key in ("model_loader", "model_script"))
+    return had_hf_config or ("model_path" in model and not has_loader)
+
+
+def _flat(model: Object, key: str) -> Note:
+    message = f"The keys of '{key}' stand in 'input_model' itself today."
+    return Note(model.where(key), f"input_model.{key}", "input_model", message)

@@ -1,0 +1,44 @@
+"""Passes as `{type, config: {...}}` or flat, one or a list of alternatives; switches of the old engine on a pass."""
+
+from olivine.config._nodes import Array, Object
+from olivine.config.dialects._edit import Findings, Note, drop, lift, named
+
+_DEFAULTS = {"DEFAULT_VALUE", "DEFAULT"}
+
+
+def translate(config: Object) -> Findings:
+    """Make every pass flat; a list of one pass is that pass."""
+    passes = config.mapping("passes")
+    if passes is None:
+        return
+    for name, value in passes.items():
+        if isinstance(value, Array) and len(value) == 1 and isinstance(value[0], Object):
+            passes[name] = value[0]
+            yield Note(passes.where(name), name, name, f"The pass '{name}' is written without the list round it.")
+    nested = list(
+        dict.fromkeys(name for name, step in named(config, "passes") if isinstance(step.get("config"), Object))
+    )
+    if nested:
+        names = ", ".join(f"'{name}'" for name in nested)
+        message = f"The keys of 'config' stand beside 'type' today, in the passes {names}."
+        yield Note(passes.where(nested[0]), "passes.*.config", "passes.*", message)
+    for _, step in named(config, "passes"):
+        yield from lift(step, "config")
+        yield from lift(step, "params")
+        yield from _switches(step)
+        yield from _default_words(step)
+
+
+def _switches(step: Object) -> Findings:
+    message = "'disable_search' is dropped: a pass is searched only where 'search_strategy' asks for it."
+    yield from drop(step, "disable_search", message)
+    for key in ("clean_run_cache", "output_name"):
+        if key in step and step[key] in (None, False):
+            yield from drop(step, key, f"'{key}' is dropped: it asked for nothing.")
+
+
+def _default_words(step: Object) -> Findings:
+    """A param whose value is the old word for "take the default"."""
+    for key in list(step):
+        if isinstance(step[key], str) and step[key] in _DEFAULTS:
+            yield from drop(step, key, f"'{key}: {step[key]}' is dropped: the default is taken without it.")

@@ -1,0 +1,107 @@
+"""From a config file to a workflow: read, override, translate, validate; every problem at once."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from olivine.config._check import check, known_keys
+from olivine.config._nodes import Object, plain
+from olivine.config._overrides import override
+from olivine.config._shape import shape
+from olivine.config.dialects import Finding, Note, translate
+from olivine.config.explain import line_of, nearest, to_problems
+from olivine.config.read import Document, read
+from olivine.config.schema import DataConfig, PassConfig, System, Workflow
+from olivine.config.unserved import unsupported
+from olivine.errors import ConfigError, Problem
+
+_SECTIONS = frozenset({"input_model", "systems", "data_configs", "passes", "engine"})
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What became of a config file.
+
+    workflow: the config in typed form; with problems, what remains of it when the wrong keys are mended or left out,
+      and None when too little remains. document: the config in today's form, which knows the line of every key.
+    notes: what was translated. problems: all that keeps the workflow from running, as far as the config alone tells.
+    """
+
+    workflow: Workflow | None
+    document: Document
+    notes: tuple[Note, ...]
+    problems: tuple[Problem, ...]
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+    """Read a config, apply `--set` overrides, translate old forms and validate.
+
+    Raises ConfigError only when the file cannot be read as a mapping.
+    """
+    document = read(Path(path)).copy()
+    problems = [*override(document.root, overrides), *_misspelt_sections(document.root)]
+    root, findings = translate(document.root)
+    document = Document(document.path, root)
+    problems += [finding for finding in findings if isinstance(finding, Problem)]
+    workflow, found = check(shape(root))
+    problems += to_problems(document, found)
+    if workflow is not None:
+        problems += unsupported(workflow, document)
+        workflow = _in_folder(workflow, document.folder)
+    return Loaded(
+        workflow,
+        document,
+        _notes(findings),
+        tuple(sorted(dict.fromkeys(problems), key=lambda problem: line_of(problem.where))),
+    )
+
+
+def migrate(document: Document) -> tuple[dict[str, Any], list[Note]]:
+    """The config in today's form, and a note for everything that was translated; today's form stays as it is.
+
+    Raises ConfigError when the config contradicts itself. What cannot be done any more becomes a note with a warning.
+    """
+    root, findings = translate(document.root)
+    problems = [finding for finding in findings if isinstance(finding, Problem)]
+    contradictions = [problem for problem in problems if problem.kind != "unsupported"]
+    if contradictions:
+        raise ConfigError(contradictions)
+    lost = [Note(item.where, "", "", f"{item.message} {item.fix}", warning=True) for item in problems]
+    return plain(root), [*_notes(findings), *lost]
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema (draft 2020-12) of today's form, for an editor; params of passes are left open."""
+    schema = Workflow.model_json_schema()
+    schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
+    schema["properties"]["$schema"] = {"type": "string"}
+    definitions = schema["$defs"]
+    definitions[DataConfig.__name__]["properties"].pop("folder")
+    for name, nested in ((PassConfig.__name__, "params"), (System.__name__, "config")):
+        definitions[name]["properties"].pop(nested)
+        definitions[name]["additionalProperties"] = True
+    definitions[PassConfig.__name__]["properties"].pop("alternatives")
+    return schema
+
+
+def _misspelt_sections(root: Object) -> Iterator[Problem]:
+    """Read a misspelt section under its right name, so that what stands in it is translated and checked as well."""
+    known = known_keys(Workflow, ())
+    for key in [key for key in root if key not in known]:
+        near = nearest(key, known)
+        if near in _SECTIONS and near not in root and isinstance(root[key], dict | list):
+            value, place = root.take(key)
+            root.put(near, value, place)
+            yield Problem("unknown-key", str(place), f"unknown key '{key}'; did you mean '{near}'?")
+
+
+def _notes(findings: list[Finding]) -> tuple[Note, ...]:
+    notes = [finding for finding in findings if isinstance(finding, Note)]
+    return tuple(sorted(notes, key=lambda note: line_of(note.where)))
+
+
+def _in_folder(workflow: Workflow, folder: Path) -> Workflow:
+    """Relative data files start from the folder of the config, unless it names another itself."""
+    data = [config.model_copy(update={"folder": config.folder or str(folder)}) for config in workflow.data_configs]
+    return workflow.model_copy(update={"data_configs": data})

@@ -1,0 +1,144 @@
+"""The one place that opens config files: JSON or YAML to a `Document` that knows the line of every key and value."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from olivine.config._json import SyntaxFault, parse_json
+from olivine.config._nodes import Array, Object, copy
+from olivine.errors import ConfigError, Problem, ProblemKind
+
+MAX_BYTES = 10 * 1024 * 1024
+_YAML_SUFFIXES = {".yaml", ".yml"}
+
+Key = str | int
+# A section of today's form that other forms write at its parent's level, or the other way round.
+_TRANSPARENT = frozenset({"params", "config"})
+
+
+@dataclass(frozen=True)
+class Document:
+    """A config as it was written. path: as the user named it. root: the mapping; parts of it know their place."""
+
+    path: Path
+    root: Object
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the file, absolute."""
+        return self.path.absolute().parent
+
+    def copy(self) -> "Document":
+        """A copy that can be edited."""
+        return Document(self.path, copy(self.root))
+
+    def where(self, path: Sequence[Key] = (), *, of_value: bool = False) -> str:
+        """The "file:line" of the key at a path such as ("passes", "lora", "r"); of the deepest part that is there.
+
+        `params` of a pass and `config` of a system or resource may be left out or put in.
+        """
+        node: Any = self.root
+        found = str(self.root.place)
+        for key in path:
+            place = _place(node, key)
+            if place is None:
+                if key in _TRANSPARENT:
+                    continue
+                place = _place(_inner(node), key)
+                node = _inner(node)
+            if place is None:
+                break
+            found = place.of_value if of_value else str(place)
+            node = node[key]
+        return found
+
+
+def _place(node: Any, key: Key) -> Any:
+    if isinstance(node, Object) and isinstance(key, str):
+        return node.places.get(key)
+    if isinstance(node, Array) and isinstance(key, int) and 0 <= key < len(node):
+        return node.places[key]
+    return None
+
+
+def _inner(node: Any) -> Any:
+    """The transparent section of a mapping, when it has one."""
+    if not isinstance(node, Object):
+        return None
+    return next((node[key] for key in _TRANSPARENT if isinstance(node.get(key), Object)), None)
+
+
+def read(path: Path) -> Document:
+    """Read a config file; raises ConfigError, with one problem, when it holds no mapping.
+
+    The suffix decides: .json is JSON, .yaml and .yml are YAML; anything else is tried as JSON, then as YAML.
+    """
+    path = Path(path)
+    text = _text(path, _bytes(path))
+    if not text.strip():
+        _refuse(path, "the file is empty; a config is a mapping with at least 'input_model' and 'passes'")
+    try:
+        root = _parse(path, text)
+    except SyntaxFault as fault:
+        language = "YAML" if path.suffix.lower() in _YAML_SUFFIXES else "JSON"
+        _refuse(path, f"not {language}: {fault.message}", place=f"{path}:{fault.line}:{fault.column}")
+    if not isinstance(root, Object):
+        _refuse(path, f"a config is a mapping with keys such as 'input_model' and 'passes', but this is {_kind(root)}")
+    return Document(path, root)
+
+
+def _parse(path: Path, text: str) -> Any:
+    suffix = path.suffix.lower()
+    if suffix == ".json":
+        return parse_json(text, str(path))
+    # PyYAML costs 30 ms to import, and most configs are JSON.
+    from olivine.config._yaml import parse_yaml
+
+    if suffix in _YAML_SUFFIXES:
+        return parse_yaml(text, str(path))
+    try:
+        return parse_json(text, str(path))
+    except SyntaxFault:
+        if text.lstrip().startswith(("{", "[")):  # meant as JSON: that is the message to show
+            raise
+        return parse_yaml(text, str(path))
+
+
+def _bytes(path: Path) -> bytes:
+    if path.is_dir():
+        _refuse(path, "this is a folder; name the config file in it")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            _refuse(path, f"the file has {size / 1e6:,.0f} MB; a config has at most {MAX_BYTES / 1e6:.0f} MB")
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)  # a pipe has no size: never read more than the limit
+    except FileNotFoundError:
+        _refuse(path, "there is no such file", kind="missing-file")
+    except OSError as error:
+        _refuse(path, f"the file cannot be read: {error.strerror}", kind="missing-file")
+    if len(content) > MAX_BYTES:
+        _refuse(path, f"the file is larger than {MAX_BYTES / 1e6:.0f} MB; a config is not")
+    return content
+
+
+def _text(path: Path, content: bytes) -> str:
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        _refuse(path, "the file is UTF-16; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        message = f"the file is not UTF-8: byte 0x{content[error.start]:02x} at offset {error.start}; save it as UTF-8"
+        _refuse(path, message, place=f"{path}:{line}")
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, list):
+        return "a list"
+    return "null" if value is None else f"the value {value!r}"[:60]
+
+
+def _refuse(path: Path, message: str, *, place: str = "", kind: ProblemKind = "invalid-value") -> NoReturn:
+    raise ConfigError([Problem(kind, place or str(path), f"{message}.")])

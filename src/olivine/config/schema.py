@@ -1,0 +1,432 @@
+"""What a workflow config says, in today's form. The schema only describes; `read`, `plan` and the engine act.
+
+Old forms are translated to this one by `olivine.config.dialects` before it is applied. Key names are Olive's. A key
+that is known but asks for something that olivine does not do is part of the schema, so that it can be refused by name.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Section(BaseModel):
+    """A mapping of the config: unknown keys are errors, and nothing changes after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=False)
+
+
+def _unserved(advice: str, default: Any = None) -> Any:
+    """A key that is known, but asks for something that olivine does not do: any value but the default is refused.
+
+    advice: what to do instead, a sentence; `olivine.config.unsupported` says it with the place of the key.
+    """
+    return Field(default, json_schema_extra={"unsupported": advice})
+
+
+class Resource(Section):
+    """A model or file by reference, e.g. {type: azureml_registry_model, config: {...}}."""
+
+    type: str
+    config: Mapping[str, Any] = Field(default_factory=dict)
+
+
+class AzureMLClient(Section):
+    """A workspace of AzureML and how to reach it."""
+
+    subscription_id: str | None = None
+    resource_group: str | None = None
+    workspace_name: str | None = None
+    aml_config_path: str | None = None
+    read_timeout: float | None = None
+    max_operation_retries: int | None = None
+    operation_retry_interval: float | None = None
+    default_auth_params: dict[str, Any] | None = None
+    keyvault_name: str | None = None
+
+
+class AzureMLModel(Section):
+    """Settings of the resources azureml_model and azureml_registry_model."""
+
+    name: str
+    version: str | int
+    registry_name: str | None = None
+    azureml_client: AzureMLClient | None = None
+
+
+class AzureMLDatastore(Section):
+    """Settings of the resource azureml_datastore: a file or folder in a workspace's datastore."""
+
+    azureml_client: AzureMLClient | None = None
+    datastore_name: str | None = None
+    relative_path: str | None = None
+    datastore_url: str | None = None
+
+
+class AzureMLJobOutput(Section):
+    """Settings of the resource azureml_job_output."""
+
+    azureml_client: AzureMLClient | None = None
+    job_name: str
+    output_name: str
+    relative_path: str
+
+
+RESOURCE_SETTINGS: Mapping[str, type[Section]] = {
+    "azureml_registry_model": AzureMLModel,
+    "azureml_model": AzureMLModel,
+    "azureml_datastore": AzureMLDatastore,
+    "azureml_job_output": AzureMLJobOutput,
+}
+"""Resources that need a network service, by type; those that are a path or name are translated to a text."""
+
+
+class LoadKwargs(Section):
+    """How the input model is loaded."""
+
+    trust_remote_code: bool = Field(False, description="let the model bring its own Python code")
+    revision: str | None = Field(None, description="commit, tag or branch on the hub")
+    torch_dtype: Any = _unserved("Remove it: weights are read in the type that they are stored in.")
+    dtype: Any = _unserved("Remove it: weights are read in the type that they are stored in.")
+    device_map: Any = _unserved("Remove it: each pass chooses the device of its host.")
+    max_memory: Any = _unserved("Remove it: weights are streamed.")
+    attn_implementation: Any = _unserved("Remove it: each pass chooses its attention.")
+    quantization_method: Any = _unserved("Start from the unquantized model.")
+    quantization_config: Any = _unserved("Start from the unquantized model.")
+    extra_args: Any = _unserved("Remove it, or name its keys in load_kwargs itself.")
+
+
+class InputModel(Section):
+    """The model to start from."""
+
+    type: str = Field("HfModel", description="HfModel: a Hugging Face folder, hub name or GGUF file")
+    model_path: str | Resource = Field(description="folder, .gguf file, hub name or resource")
+    adapter_path: str | None = Field(None, description="a PEFT adapter to start with")
+    task: str = "text-generation"
+    load_kwargs: LoadKwargs = LoadKwargs()
+    model_file_format: Any = _unserved("Convert it to a Hugging Face folder and name that as model_path.")
+    model_loader: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
+    model_script: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
+    script_dir: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
+    model_class: Any = _unserved("Remove it: the class follows from the model's config.json.")
+    components: Any = _unserved("Only decoder models of one part are built.")
+    dataset: Any = _unserved("Name the data in data_configs.")
+    feature: Any = _unserved("Remove it: the task is text generation.")
+    generation_config: Any = _unserved("Remove it: the model's own generation_config.json is used.")
+    io_config: Any = _unserved("Remove it: inputs and outputs follow from the architecture.")
+    dummy_inputs_func: Any = _unserved("Remove it: inputs and outputs follow from the architecture.")
+    model_attributes: Any = _unserved("Remove it: the model's config.json says what it is.")
+    mlflow_transformer_model_cache_dir: Any = _unserved("Convert it to a Hugging Face folder and name that instead.")
+
+
+class LoadDataset(Section):
+    """Where rows come from: the arguments of datasets.load_dataset."""
+
+    type: str = Field("huggingface_dataset", description="the only kind of source")
+    data_name: str = Field("json", description="json, csv, parquet, text, or a hub data set")
+    subset: str | None = None
+    data_dir: str | None = None
+    data_files: str | list[str] | dict[str, str | list[str]] | Resource | None = None
+    split: str = "train"
+    revision: str | None = None
+    trust_remote_code: bool = False
+    streaming: Any = _unserved("Remove it: rows are split before they are read on.", default=False)
+    user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
+    script_dir: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
+
+
+class PreProcess(Section):
+    """How rows become text, and text becomes training samples."""
+
+    type: str = "text_generation_huggingface_pre_process"
+    text_cols: str | list[str] | None = Field(None, description="columns joined by a space when there is no template")
+    text_template: str | None = Field(None, description="Python format string over the row's columns")
+    chat_template: bool | str | None = Field(None, description="true: the tokenizer's chat template over `messages`")
+    add_special_tokens: bool = Field(True, description="put the tokenizer's begin and end tokens round each text, once")
+    strategy: Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window", "pair"] = (
+        "join"
+    )
+    max_seq_len: int = Field(1024, gt=0, description="tokens a sample holds at most")
+    pad_to_max_len: bool = False
+    drop_short_sequences: bool = False
+    use_attention_mask: bool = True
+    joiner: str = "\n\n"
+    max_samples: int | None = Field(None, gt=0)
+    stride: int | None = Field(None, gt=0)
+    random_seed: int = 0
+    random_retries: int = 10
+    pair_format: Literal["default", "alpaca", "chip2", "self_instruct", "custom"] = Field(
+        "default", description="strategy pair: which columns are prompt and target"
+    )
+    input_col: str | None = Field(None, description="strategy pair, custom: column of the prompt")
+    output_col: str | None = Field(None, description="strategy pair, custom: column of the target")
+    input_template: str | None = Field(None, description="strategy pair, custom: format string of the prompt")
+    output_template: str | None = Field(None, description="strategy pair, custom: format string of the target")
+    source_max_len: int | None = Field(None, gt=0, description="strategy pair: tokens of the prompt at most")
+    target_max_len: int | None = Field(None, gt=0, description="strategy pair: tokens of the target at most")
+    ignore_source_in_labels: bool = Field(True, description="strategy pair: do not train on the prompt")
+    message_col: str = _unserved("Name the column of messages 'messages'.", default="messages")
+    padding_side: str = _unserved("Remove it: padding stands on the right and is never trained on.", default="right")
+    text_formatting_func: Any = _unserved("Use text_template, or write the text into a column of the data file.")
+    input_formatting_func: Any = _unserved("Use input_template, or write the text into a column of the data file.")
+    output_formatting_func: Any = _unserved("Use output_template, or write the text into a column of the data file.")
+    user_script: Any = _unserved("Use text_template, or write the text into a column of the data file.")
+    script_dir: Any = _unserved("Use text_template, or write the text into a column of the data file.")
+    model_name: Any = _unserved("Remove it: the tokenizer is that of the input model.")
+    task: Any = _unserved("Remove it: the task is text generation.")
+    trust_remote_code: Any = _unserved(
+        "Write it under input_model.load_kwargs, for the model that is trusted.", default=False
+    )
+
+
+class DataConfig(Section):
+    """One named data set."""
+
+    name: str
+    type: str = "HuggingfaceContainer"
+    load_dataset_config: LoadDataset = LoadDataset()
+    pre_process_data_config: PreProcess = PreProcess()
+    folder: str = Field("", description="folder of the config file; relative data files start from here")
+    user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
+    script_dir: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
+    post_process_data_config: Any = _unserved("Remove it: scores are computed from the generated text.")
+    dataloader_config: Any = _unserved("Set per_device_train_batch_size in the pass's training_args.")
+
+
+class PassConfig(Section):
+    """One step: the pass, where it runs, and its params (checked against the pass by `plan`)."""
+
+    type: str
+    params: Mapping[str, Any] = Field(default_factory=dict)
+    host: str | None = None
+    evaluator: Any = _unserved("Remove it: every seam is scored by the keys of 'quality'.")
+    alternatives: list[dict[str, Any]] = _unserved("Keep one of them: choosing between passes is a search.", default=[])
+    output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
+    clean_run_cache: Any = _unserved("Remove it: a step runs again when anything it depends on changed.", default=False)
+
+
+class Accelerator(Section):
+    """A device and the execution providers wanted on it."""
+
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    execution_providers: list[str] = Field(default_factory=list)
+    memory: int | str | None = None
+    preference: bool = Field(
+        False,
+        description="take the first of execution_providers that is installed, else the CPU; false: they are a demand",
+    )
+
+
+class System(Section):
+    """Where passes run or results are measured."""
+
+    type: str = "LocalSystem"
+    accelerators: list[Accelerator] = Field(default_factory=list)
+    config: Mapping[str, Any] = Field(default_factory=dict, description="settings of remote systems, by their own keys")
+
+
+class LocalSettings(Section):
+    """Settings of a LocalSystem beside its accelerators."""
+
+    hf_token: bool = False
+
+
+class LocalDocker(Section):
+    """A container image to run in."""
+
+    image_name: str
+    dockerfile: str | None = None
+    build_context_path: str | None = None
+    build_args: dict[str, Any] | None = None
+    run_params: dict[str, Any] | None = None
+
+
+class DockerSettings(Section):
+    """Settings of a Docker system."""
+
+    local_docker_config: LocalDocker | None = None
+    image_name: str | None = None
+    dockerfile: str | None = None
+    build_context_path: str | None = None
+    build_args: dict[str, Any] | None = None
+    run_params: dict[str, Any] | None = None
+    work_dir: str | None = None
+    clean_image: bool = False
+    is_dev: bool = False
+    hf_token: bool = False
+    olive_managed_env: bool = False
+    requirements_file: str | None = None
+
+
+class EnvironmentSettings(Section):
+    """Settings of a PythonEnvironment or IsolatedORT system."""
+
+    python_environment_path: str | None = None
+    environment_variables: dict[str, str] | None = None
+    prepend_to_path: list[str] | None = None
+    hf_token: bool = False
+    olive_managed_env: bool = False
+    requirements_file: str | None = None
+    conda_yaml_path: str | None = None
+
+
+class AzureMLDocker(Section):
+    """The image of an AzureML environment."""
+
+    base_image: str | None = None
+    conda_file_path: str | dict[str, Any] | None = None
+    dockerfile: str | None = None
+    build_context_path: str | None = None
+    name: str | None = None
+    version: str | int | None = None
+
+
+class AzureMLEnvironment(Section):
+    """A registered AzureML environment."""
+
+    name: str
+    version: str | int | None = None
+    label: str | None = None
+
+
+class AzureMLSettings(Section):
+    """Settings of an AzureML system: a compute by name and its environment."""
+
+    aml_compute: str
+    azureml_client_config: AzureMLClient | None = None
+    aml_docker_config: AzureMLDocker | None = None
+    aml_environment_config: AzureMLEnvironment | None = None
+    instance_count: int = Field(1, gt=0)
+    resources: dict[str, Any] | None = None
+    tags: dict[str, Any] | None = None
+    datastores: str = "workspaceblobstore"
+    is_dev: bool = False
+    hf_token: bool = False
+    olive_managed_env: bool = False
+    requirements_file: str | None = None
+
+
+SYSTEM_SETTINGS: Mapping[str, type[Section]] = {
+    "LocalSystem": LocalSettings,
+    "Docker": DockerSettings,
+    "PythonEnvironment": EnvironmentSettings,
+    "IsolatedORT": EnvironmentSettings,
+    "AzureML": AzureMLSettings,
+}
+"""What stands in `System.config`, by the type of the system."""
+
+
+class SamplerConfig(Section):
+    """How many points a sampler tries."""
+
+    max_samples: int | None = Field(None, gt=0)
+    seed: int = 1
+
+
+class SearchStrategy(Section):
+    """How to search over alternatives of passes and params."""
+
+    execution_order: Literal["joint", "pass-by-pass"] | None = None
+    sampler: Literal["sequential", "random", "tpe"] | None = None
+    sampler_config: SamplerConfig = SamplerConfig()
+    output_model_num: int | None = None
+    stop_when_goals_met: bool = False
+    max_iter: int | None = None
+    max_time: int | None = None
+    include_pass_params: bool = True
+
+
+class Goal(Section):
+    """What a metric must reach; relative goals compare with the input model's measured baseline."""
+
+    type: Literal[
+        "threshold", "min-improvement", "percent-min-improvement", "max-degradation", "percent-max-degradation"
+    ]
+    value: float
+
+
+class SubType(Section):
+    """One number of a metric."""
+
+    name: str
+    priority: int | None = None
+    higher_is_better: bool | None = None
+    goal: Goal | None = None
+    metric_config: dict[str, Any] | None = None
+
+
+class Metric(Section):
+    """One measurement."""
+
+    name: str
+    type: Literal["accuracy", "latency", "throughput", "size_on_disk", "custom"]
+    backend: str | None = None
+    sub_types: list[SubType] = Field(default_factory=list)
+    data_config: str | dict[str, Any] | None = None
+    user_config: dict[str, Any] | None = None
+
+
+class Evaluator(Section):
+    """A named list of measurements."""
+
+    name: str | None = None
+    type: str | None = None
+    type_args: dict[str, Any] | None = None
+    user_script: str | None = None
+    script_dir: str | None = None
+    metrics: list[Metric] = Field(default_factory=list)
+
+
+class Quality(Section):
+    """What the result must keep, measured at every seam on the same rows."""
+
+    max_drop: float | str | None = Field(
+        None, description="largest drop of label accuracy from one model to the next: 0.03, '3pp'"
+    )
+    data_config: str | None = Field(None, description="rows to score; else the eval rows of the training step")
+    target: str | None = Field(None, description="column to predict; else the last column of the template")
+    max_samples: int = Field(512, gt=0, description="rows scored at most")
+    enabled: bool = True
+
+
+class Workflow(Section):
+    """A whole config."""
+
+    input_model: InputModel
+    systems: dict[str, System] = Field(default_factory=dict)
+    data_configs: list[DataConfig] = Field(default_factory=list)
+    passes: dict[str, PassConfig]
+    evaluators: dict[str, Any] = Field(default_factory=dict)
+    evaluator: str | dict[str, Any] | None = None
+    host: str | None = None
+    target: str | None = None
+    search_strategy: bool | dict[str, Any] | None = None
+    quality: Quality = Quality()
+    cache_dir: str = ".olive-cache"
+    output_dir: str = "outputs"
+    log_severity_level: int = Field(1, ge=0, le=4)
+    azureml_client: AzureMLClient | None = None
+    environment: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="versions that a run wrote into its workflow.json; for people, nothing depends on it",
+    )
+    workflow_host: Any = _unserved("Run olivine on that host itself.")
+    builds: Any = _unserved("Write one config for each of them; they share the cache.")
+    pass_flows: Any = _unserved("Write one config for each order of passes; they share the cache.")
+    auto_optimizer_config: Any = _unserved("Write the passes that are wanted.")
+    packaging_config: Any = _unserved("Remove it: output_dir/model is complete and can be moved or zipped as it is.")
+    output_name: Any = _unserved("Use output_dir; the result lies in output_dir/model.")
+    clean_cache: Any = _unserved("Run 'olivine cache gc', or name another cache_dir.", default=False)
+    clean_evaluation_cache: Any = _unserved("Run 'olivine cache gc', or name another cache_dir.", default=False)
+    cache_config: Any = _unserved("Use cache_dir.")
+    enable_shared_cache: Any = _unserved("Let cache_dir name a folder that is shared.", default=False)
+    plot_pareto_frontier: Any = _unserved("Remove it: there is no search to plot.", default=False)
+    no_artifacts: Any = _unserved(
+        "Use 'olivine plan' to see what would run, or 'olivine evaluate' to score.", default=False
+    )
+    data_root: Any = _unserved("Write the whole path in data_files.")
+    execution_providers: Any = _unserved("Name them in systems, under accelerators of the target.")
+
+    def data(self, name: str) -> DataConfig | None:
+        """The data config of that name."""
+        return next((config for config in self.data_configs if config.name == name), None)

@@ -1,0 +1,101 @@
+"""What a config asks for that olivine knows and does not do: refused by name, never skipped."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel
+
+from olivine.config._shape import LOAD_DATASET_TYPE, PRE_PROCESS_TYPE
+from olivine.config.explain import Path, shown
+from olivine.config.read import Document
+from olivine.config.schema import Resource, System, Workflow
+from olivine.errors import Problem
+
+Wish = tuple[Path, str, str]
+_DATA_TYPES = ("HuggingfaceContainer", "DataContainer")
+
+
+def unsupported(workflow: Workflow, document: Document) -> list[Problem]:
+    """A problem of kind "unsupported", with file and line, for each known wish that is not served."""
+    wishes = [*_marked(workflow, ()), *_model(workflow), *_data(workflow), *_systems(workflow), *_measures(workflow)]
+    return [Problem("unsupported", document.where(path), message, advice) for path, message, advice in wishes]
+
+
+def _marked(section: BaseModel, path: Path) -> Iterator[Wish]:
+    """Keys that the schema marks, wherever they are set to more than their default."""
+    for name, field in type(section).model_fields.items():
+        value, here = getattr(section, name), (*path, name)
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "unsupported" in extra:
+            if value is not None and value != field.default:
+                yield here, f"'{name}' is not served: {shown(value)}.", str(extra["unsupported"])
+            continue
+        for inner, item in _inner(value, here):
+            yield from _marked(item, inner)
+
+
+def _inner(value: Any, path: Path) -> Iterator[tuple[Path, BaseModel]]:
+    pairs: Any = [((), value)]
+    if isinstance(value, list):
+        pairs = [((index,), item) for index, item in enumerate(value)]
+    elif isinstance(value, dict):
+        pairs = [((key,), item) for key, item in value.items()]
+    return ((path + key, item) for key, item in pairs if isinstance(item, BaseModel))
+
+
+def _model(workflow: Workflow) -> Iterator[Wish]:
+    model = workflow.input_model
+    if model.type != "HfModel":
+        message = f"input models of type '{model.type}' are not served."
+        yield ("input_model", "type"), message, "Use HfModel: a Hugging Face folder, hub name or GGUF file."
+    if isinstance(model.model_path, Resource):
+        message = f"a model of type '{model.model_path.type}' is not fetched."
+        yield ("input_model", "model_path"), message, "Download it and name the folder as model_path."
+
+
+def _data(workflow: Workflow) -> Iterator[Wish]:
+    for index, config in enumerate(workflow.data_configs):
+        path: Path = ("data_configs", index)
+        if config.type not in _DATA_TYPES:
+            yield (*path, "type"), f"data of type '{config.type}' is not served.", "Use HuggingfaceContainer."
+        load, pre = config.load_dataset_config, config.pre_process_data_config
+        if load.type != LOAD_DATASET_TYPE:
+            message = f"the data source '{load.type}' is not served."
+            yield (*path, "load_dataset_config", "type"), message, f"Use {LOAD_DATASET_TYPE}."
+        if pre.type != PRE_PROCESS_TYPE:
+            message = f"the pre-processing '{pre.type}' is not served."
+            yield (*path, "pre_process_data_config", "type"), message, f"Use {PRE_PROCESS_TYPE}."
+        if isinstance(load.data_files, Resource):
+            message = f"data of type '{load.data_files.type}' is not fetched."
+            yield (*path, "load_dataset_config", "data_files"), message, "Download it and name the file as data_files."
+
+
+def _systems(workflow: Workflow) -> Iterator[Wish]:
+    """Systems that something runs on; one that is only defined is there to be chosen another time."""
+    used = [workflow.host, workflow.target, *(step.host for step in workflow.passes.values())]
+    for name in dict.fromkeys(item for item in used if item is not None):
+        system: System | None = workflow.systems.get(name)
+        if system is not None and system.type != "LocalSystem":
+            message = f"system '{name}' is of type {system.type}, where nothing can be run."
+            yield ("systems", name, "type"), message, "Let 'host' and 'target' name a LocalSystem."
+
+
+def _measures(workflow: Workflow) -> Iterator[Wish]:
+    if workflow.search_strategy or workflow.search_strategy == {}:
+        message = "'search_strategy' asks for a search over passes and params, which is not served."
+        yield ("search_strategy",), message, "Set it to false and write the params that are wanted."
+    for name, evaluator in workflow.evaluators.items():
+        yield from _metrics(("evaluators", name), name, evaluator)
+    if isinstance(workflow.evaluator, dict):
+        yield from _metrics(("evaluator",), "evaluator", workflow.evaluator)
+
+
+def _metrics(path: Path, name: str, evaluator: Any) -> Iterator[Wish]:
+    """Every metric by name; each seam is scored without an evaluator."""
+    advice = "Remove it: label accuracy, loss, perplexity and divergence of every model are scored, see 'quality'."
+    metrics = evaluator.get("metrics") if isinstance(evaluator, dict) else None
+    if not metrics:
+        yield path, f"evaluator '{name}' is not served.", advice
+    for index, metric in enumerate(metrics or []):
+        label = metric.get("name", metric.get("type")) if isinstance(metric, dict) else metric
+        yield (*path, "metrics", index), f"metric '{label}' of evaluator '{name}' is not served.", advice

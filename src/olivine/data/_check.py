@@ -1,0 +1,120 @@
+"""What can be known to be wrong with data before anything runs. Standard library alone: the parent process checks."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+from olivine.config.schema import DataConfig, LoadDataset, Resource
+from olivine.data._files import KINDS, DataFile, Local, locate
+from olivine.data._rows import missing_file, missing_split, where_of
+from olivine.data._settings import check_settings
+from olivine.data._split import slices
+from olivine.data._texts import missing_column
+from olivine.data.forms import Form, form_of
+from olivine.data.sources import NEEDS_NO_PACKAGE, READERS, hub, place
+from olivine.errors import DataError, Problem
+
+SCANNED_BYTES = 32 * 2**20  # files of up to this size are read to the end; of larger ones, the first row
+N_SHOWN = 5  # wrong rows named for each file
+
+
+def check(config: DataConfig) -> Iterator[Problem]:
+    """Every problem found: missing or empty files, wrong rows by file and line, columns that are not there.
+
+    Rows of Parquet files and of the hub are only seen when the step runs.
+    """
+    problems = list(check_settings(config))
+    yield from problems
+    if problems:
+        return
+    local = locate(config)
+    if local is None:
+        yield from _remote(config.load_dataset_config)
+    else:
+        yield from _local(config, local)
+
+
+def _remote(load: LoadDataset) -> Iterator[Problem]:
+    if isinstance(load.data_files, Resource) or not hub.is_offline():
+        return  # a resource is refused where the config is read
+    if load.data_name in KINDS:
+        message = f"'{load.data_files}' has to be fetched, but the network is switched off."
+    elif not hub.is_cached(load.data_name):
+        message = f"the data set '{load.data_name}' is not in the cache, and the network is switched off."
+    else:
+        return
+    yield Problem(
+        "network", load.data_name, message, "Run once without --offline and HF_HUB_OFFLINE, or name local files."
+    )
+
+
+def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
+    where = f"data config '{config.name}'"
+    if not local.splits and not local.missing:
+        kind = config.load_dataset_config.data_name
+        yield Problem("missing-data", where, f"'data_name: {kind}' names no file.", "Write 'data_files' or 'data_dir'.")
+        return
+    for name in local.missing:
+        yield Problem("missing-file", where, *missing_file(local, name))
+    form = form_of(config.pre_process_data_config)
+    parts = {part.name: part for part in slices(config.load_dataset_config.split)}
+    for name, part in parts.items():
+        files = local.splits.get(name)
+        if files is None:
+            yield Problem("missing-data", where, *missing_split(local, part))
+            continue
+        yield from _files(config, files, form)
+        if not local.missing and files and not any(_size(file) for file in files):
+            message = "the file is empty." if len(files) == 1 else "all files of the data set are empty."
+            yield Problem("missing-data", where_of(config, local), message, "Write at least one row into it.")
+
+
+def _files(config: DataConfig, files: list[DataFile], form: Form) -> Iterator[Problem]:
+    budget = SCANNED_BYTES
+    found: list[Problem] = []
+    for file in files:
+        size = _size(file)
+        if file.kind in NEEDS_NO_PACKAGE and size:
+            found += _rows(config, file, form, None if size <= budget else 1)
+            budget -= size
+    yield from dict.fromkeys(found)
+
+
+def _rows(config: DataConfig, file: DataFile, form: Form, n_most: int | None) -> Iterator[Problem]:
+    """Problems of the rows of one file; a column that no row has is one problem, not one for each row."""
+    there: dict[str, None] = {}
+    unread: list[Problem] = []
+    unfit: list[Problem] = []
+    shown = file.shown
+    try:
+        for number, row in islice(READERS[file.kind](file.path), n_most):
+            if isinstance(row, DataError):
+                unread.append(_wrong_row(file, shown, number, row))
+                continue
+            if not row.keys() <= there.keys():
+                there.update(dict.fromkeys(row))
+            try:
+                form.check(row)
+            except DataError as error:
+                unfit.append(_wrong_row(file, shown, number, error))
+    except OSError as error:
+        yield Problem("missing-file", shown, f"the file cannot be read: {error.strerror or error}.")
+        return
+    if not (there or unread or unfit):
+        yield Problem("missing-data", shown, "the file has no rows.", "Write at least one row into it.")
+        return
+    missing = [column for column in form.columns if column not in there] if there else []
+    for column in missing:
+        yield Problem("invalid-value", f"data config '{config.name}'", *missing_column(form, column, list(there)))
+    faults = unread if missing else sorted([*unread, *unfit], key=lambda problem: int(problem.where.rpartition(":")[2]))
+    yield from faults[:N_SHOWN]
+    if len(faults) > N_SHOWN:
+        more = f"{len(faults) - N_SHOWN} more rows of the file are wrong too."
+        yield Problem("missing-data", shown, more, "Mend the rows named above first.")
+
+
+def _wrong_row(file: DataFile, shown: str, number: int, error: DataError) -> Problem:
+    return Problem("missing-data", place(shown, file.kind, number), f"{error}.")
+
+
+def _size(file: DataFile) -> int:
+    return file.path.stat().st_size

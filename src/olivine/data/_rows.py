@@ -1,0 +1,134 @@
+"""The rows of a data config, each of which knows where it stands."""
+
+from array import array
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, overload
+
+from olivine.config.schema import DataConfig
+from olivine.data._files import DataFile, Local, locate, nearest
+from olivine.data._split import Slice, slices
+from olivine.data.sources import READERS, Row, hub, place
+from olivine.errors import DataError
+
+
+class Rows(Sequence[Row]):
+    """A sequence of rows (column -> value) in the order of the data set.
+
+    records: the rows; anything with a length and items by index. where: the place of a row by its index.
+    """
+
+    def __init__(self, records: Any, where: Callable[[int], str]) -> None:
+        self._records, self._where = records, where
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> Row: ...
+    @overload
+    def __getitem__(self, index: slice) -> "Rows": ...
+    def __getitem__(self, index: int | slice) -> "Row | Rows":
+        if isinstance(index, slice):
+            return self.take(range(len(self))[index])
+        row: Row = self._records[range(len(self))[index]]
+        return row
+
+    def __iter__(self) -> Iterator[Row]:
+        return iter(self._records)
+
+    def where(self, index: int) -> str:
+        """Where the row stands: "train.jsonl:37"."""
+        return self._where(index)
+
+    def take(self, indices: Sequence[int]) -> "Rows":
+        """The rows at these indices, in their order; they keep their places."""
+        return Rows([self._records[index] for index in indices], lambda index: self._where(indices[index]))
+
+    def columns(self) -> list[str]:
+        """Every column that some row has, in the order of appearance."""
+        named = getattr(self._records, "column_names", None)
+        if named is not None:
+            return list(named)
+        return list(dict.fromkeys(column for row in self._records for column in row))
+
+
+def read_rows(config: DataConfig) -> Rows:
+    """Every row of the split that the config names.
+
+    Local files are read without leaving anything in a cache of the user; data sets of the hub go through `datasets`.
+    Raises DataError with file and line for the first row that cannot be read, and when there is no row at all.
+    """
+    local = locate(config)
+    if local is None:
+        load = config.load_dataset_config
+        rows = Rows(hub.load(load), lambda index: f"{load.data_name}: row {index + 1}")
+    else:
+        rows = _read_local(config, local)
+    if not len(rows):
+        raise DataError(f"{where_of(config, local)}: the data set has no rows")
+    return rows
+
+
+def where_of(config: DataConfig, local: Local | None) -> str:
+    """The file that a message about a whole data set names, or the data set itself."""
+    if local is not None:
+        for part in slices(config.load_dataset_config.split):
+            for file in local.splits.get(part.name, []):
+                return file.shown
+    return f"data config '{config.name}'"
+
+
+def missing_file(local: Local, name: str) -> tuple[str, str]:
+    """What to say of a name that no file has, and the fix."""
+    looked = " and ".join(dict.fromkeys(str(folder) for folder in local.folders))
+    close = nearest(local, name)
+    return f"there is no data file '{name}' (looked in {looked}).", f"Did you mean '{close}'?" if close else ""
+
+
+def missing_split(local: Local, part: Slice) -> tuple[str, str]:
+    """What to say of a split that the files do not make, and the fix."""
+    there = ", ".join(local.splits) or "none"
+    fix = f"Set split to {next(iter(local.splits))}." if local.splits else "Name the files as data_files."
+    return f"the files have no split '{part.name}'; there is: {there}.", fix
+
+
+def _read_local(config: DataConfig, local: Local) -> Rows:
+    if local.missing:
+        raise DataError(" ".join(missing_file(local, local.missing[0])).rstrip())
+    parts = slices(config.load_dataset_config.split)
+    for part in parts:
+        if part.name not in local.splits:
+            raise DataError(f"data config '{config.name}': {' '.join(missing_split(local, part))}")
+    names = list(dict.fromkeys(part.name for part in parts))
+    read = {name: _read_files(local.splits[name]) for name in names}
+    if parts == [Slice(names[0])]:
+        return read[names[0]]
+    taken = [read[part.name].take(part.indices(len(read[part.name]))) for part in parts]
+    return _joined(taken)
+
+
+def _read_files(files: Sequence[DataFile]) -> Rows:
+    records: list[Row] = []
+    numbers, starts = array("q"), []
+    for file in files:
+        starts.append(len(records))
+        try:
+            for number, row in READERS[file.kind](file.path):
+                if isinstance(row, DataError):
+                    raise DataError(f"{place(file.shown, file.kind, number)}: {row}")
+                records.append(row)
+                numbers.append(number)
+        except OSError as error:
+            raise DataError(f"{file.shown}: the file cannot be read: {error.strerror or error}") from error
+
+    def where(index: int) -> str:
+        file = files[bisect_right(starts, index) - 1]
+        return place(file.shown, file.kind, numbers[index])
+
+    return Rows(records, where)
+
+
+def _joined(parts: Sequence[Rows]) -> Rows:
+    members = [(part, index) for part in parts for index in range(len(part))]
+    return Rows([part[index] for part, index in members], lambda index: members[index][0].where(members[index][1]))

@@ -1,0 +1,95 @@
+"""A prompt and a target from columns of their own: strategy `pair`."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from olivine.config.schema import PreProcess
+from olivine.data.forms._base import Parts, encodable, value_of
+from olivine.data.forms.template import Template
+from olivine.errors import DataError
+
+# The wording that models tuned on data sets of the Alpaca form expect (Taori et al. 2023, Stanford Alpaca).
+_ALPACA = (
+    "Below is an instruction that describes a task{with_input}. "
+    "Write a response that appropriately completes the request.\n\n### Instruction:\n{instruction}\n\n"
+)
+_WITH_INPUT = ", paired with an input that provides further context"
+Part = Callable[[Mapping[str, Any]], str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """How prompt and target are read from a row.
+
+    columns: those that every row must have. target: the column of the target.
+    """
+
+    columns: tuple[str, ...]
+    target: str
+    prompt_of: Part
+    target_of: Part
+    label_of: Part
+    key: str = "pair_format"
+
+    @classmethod
+    def of(cls, settings: PreProcess) -> Self:
+        """The pair that the settings ask for. Raises DataError when columns of a custom one are not named."""
+        if settings.pair_format == "alpaca":
+            return cls(("instruction", "output"), "output", _alpaca_prompt, _column("output"), _column("output"))
+        if settings.pair_format == "chip2":
+            target: Part = lambda row: _chip2(row)[1]  # noqa: E731 - one of two halves
+            return cls(("text",), "text", lambda row: _chip2(row)[0], target, target)
+        if settings.pair_format == "custom":
+            return cls._custom(settings)
+        prompt, answer = ("prompt", "completion") if settings.pair_format == "self_instruct" else ("input", "output")
+        return cls((prompt, answer), answer, _column(prompt), _column(answer), _column(answer))
+
+    @classmethod
+    def _custom(cls, settings: PreProcess) -> Self:
+        prompt = _custom_part(settings.input_template, settings.input_col, "input")
+        target = _custom_part(settings.output_template, settings.output_col, "output")
+        columns = tuple(dict.fromkeys(prompt.columns + target.columns))
+        return cls(columns, target.target, prompt.text, target.text, _column(target.target))
+
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Raise DataError when the row does not fit."""
+        self.parts(row)
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """Prompt and target, nothing between them."""
+        parts = self.parts(row)
+        return parts.prompt + parts.target
+
+    def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
+        """Prompt and target. Raises DataError when another column than the pair's own is asked for."""
+        if target not in (None, self.target):
+            raise DataError(f"the target of strategy 'pair' is the column '{self.target}', not '{target}'")
+        return Parts(encodable(self.prompt_of(row)), encodable(self.target_of(row)), self.label_of(row))
+
+
+def _column(name: str) -> Part:
+    return lambda row: str(value_of(row, name))
+
+
+def _custom_part(template: str | None, column: str | None, side: str) -> Template:
+    if template is not None:
+        return Template.parse(template, f"{side}_template")
+    if column is None:
+        raise DataError(f"'pair_format: custom' needs '{side}_template' or '{side}_col'")
+    return Template.of_columns([column], f"{side}_col")
+
+
+def _alpaca_prompt(row: Mapping[str, Any]) -> str:
+    has_input = row.get("input") not in (None, "")
+    text = _ALPACA.format(with_input=_WITH_INPUT if has_input else "", instruction=value_of(row, "instruction"))
+    given = f"### Input:\n{value_of(row, 'input')}\n\n" if has_input else ""
+    return f"{text}{given}### Response: "
+
+
+def _chip2(row: Mapping[str, Any]) -> tuple[str, str]:
+    """The first turn of each side of "<human>: ... <bot>: ..."."""
+    prompt, mark, target = str(value_of(row, "text")).partition("\n<bot>: ")
+    if not mark:
+        raise DataError("the column 'text' has no line that begins with '<bot>: '")
+    return prompt.replace("<human>: ", ""), target.partition("\n<bot>: ")[0]

@@ -1,0 +1,58 @@
+"""CSV files with a header line; .tsv files are separated by tabs. Cells stay text, and an empty one is missing."""
+
+import csv
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from olivine.data.sources._lines import lines
+from olivine.errors import DataError
+
+_CELL_LIMIT = 2**31 - 1  # characters; the module's own limit of 128 Ki is less than a long document
+
+
+def read(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+    """Each record under the line that it begins on; a quoted cell may span lines."""
+    csv.field_size_limit(_CELL_LIMIT)
+    faults: list[DataError] = []
+    separator = "\t" if path.suffix.lower() == ".tsv" else ","
+    reader = csv.reader(_texts(path, faults), delimiter=separator, strict=True)
+    header: list[str] | None = None
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield reader.line_num, DataError(str(error))
+            return
+        if faults:
+            yield reader.line_num, faults[0]
+            return
+        if cells is None:
+            return
+        if not cells:
+            continue
+        if header is None:
+            header = cells
+            if twice := [name for name, count in Counter(header).items() if count > 1]:
+                yield number, DataError(f"the header names the column '{twice[0]}' twice")
+                return
+            continue
+        yield number, _row(header, cells)
+
+
+def _row(header: list[str], cells: list[str]) -> Mapping[str, Any] | DataError:
+    if len(cells) != len(header):
+        return DataError(f"the row has {len(cells)} cells, but the header names {len(header)} columns")
+    return {name: cell or None for name, cell in zip(header, cells, strict=True)}
+
+
+def _texts(path: Path, faults: list[DataError]) -> Iterator[str]:
+    """The lines for the parser, up to one that is not UTF-8, which is put into `faults`."""
+    for _, line in lines(path):
+        if isinstance(line, DataError):
+            faults.append(line)
+            yield ""
+            return
+        yield line

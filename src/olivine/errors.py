@@ -1,0 +1,143 @@
+"""Every error that olivine raises on purpose, and the problems that `plan` reports.
+
+    OlivineError
+    ├── RequestError            the request was wrong: exit 2, one sentence, no traceback
+    │   ├── ConfigError         the config cannot be read or does not hold; carries every Problem at once
+    │   ├── DataError           a data file or row is wrong: file:line and field
+    │   ├── ModelError          a model folder or file is wrong, incomplete or refused
+    │   ├── Unsupported         a legal wish that this pass, model or machine does not serve
+    │   └── MissingExtra        a package is missing: the install command
+    ├── StepFailed              a step failed or its worker died: exit 1, step, cause, log
+    ├── GoalMissed              the model exists but misses a goal of the config: exit 1
+    └── Interrupted             Ctrl-C: exit 130
+
+Anything else that escapes is a bug and keeps its traceback.
+"""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+ProblemKind = Literal[
+    "unknown-key",
+    "unknown-pass",
+    "invalid-value",
+    "unsupported",
+    "missing-file",
+    "missing-model",
+    "missing-data",
+    "missing-extra",
+    "hardware",
+    "network",
+]
+PROBLEM_KINDS: tuple[str, ...] = get_args(ProblemKind)
+
+
+@dataclass(frozen=True, order=True)
+class Problem:
+    """One thing that keeps a workflow from running.
+
+    kind: tells a program a wrong config from a right one on the wrong machine.
+    where: "olive-config.json:12", a path, or the name of a step.
+    message: one sentence with the offending value.
+    fix: what to do, in one sentence; may be empty where the message says it.
+    """
+
+    kind: ProblemKind
+    where: str
+    message: str
+    fix: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text} {self.fix}" if self.fix else text
+
+    def to_json(self) -> dict[str, str]:
+        """The four fields as `plan --json` prints them."""
+        return asdict(self)
+
+
+class OlivineError(Exception):
+    """The root: something that olivine can explain in a sentence."""
+
+    exit_code = 1
+
+
+class RequestError(OlivineError):
+    """The request was wrong; nothing was started and nothing was written."""
+
+    exit_code = 2
+    kind: ProblemKind = "invalid-value"
+
+    def problems(self, where: str = "") -> list[Problem]:
+        """The same as problems of a plan."""
+        return [Problem(self.kind, where, str(self))]
+
+
+class ConfigError(RequestError):
+    """The config does not hold. Carries every problem found, not only the first."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self._problems = list(problems)
+        super().__init__("\n".join(str(problem) for problem in self._problems))
+
+    def problems(self, where: str = "") -> list[Problem]:  # noqa: ARG002 - every problem already says where
+        """Every problem found, each with its own place."""
+        return list(self._problems)
+
+
+class DataError(RequestError):
+    """A data file or a row of it is wrong; the message names file, line and field."""
+
+    kind: ProblemKind = "missing-data"
+
+
+class ModelError(RequestError):
+    """A model is missing, incomplete, damaged or refused; the message names the file or tensor."""
+
+    kind: ProblemKind = "missing-model"
+
+
+class Unsupported(RequestError):  # noqa: N818 - reads as a sentence: raise Unsupported("gptq needs ...")
+    """A legal wish that this pass, model or machine does not serve; the message says what would."""
+
+    kind: ProblemKind = "unsupported"
+
+
+class MissingExtra(RequestError):  # noqa: N818 - as above
+    """A package is not installed; the message holds the install command."""
+
+    kind: ProblemKind = "missing-extra"
+
+
+class StepFailed(OlivineError):  # noqa: N818 - as above
+    """A step failed or its worker died.
+
+    step: name of the step in the workflow. log: the worker's log, with everything the libraries printed.
+    exit_code: 1, or 2 when the cause was the user's request (a bad row, a refused model).
+    """
+
+    def __init__(self, step: str, cause: str, log: Path | None = None, *, exit_code: int = 1, tail: str = "") -> None:
+        self.step, self.cause, self.log, self.tail = step, cause, log, tail
+        self.exit_code = exit_code
+        text = f"step '{step}' failed: {cause}"
+        super().__init__(f"{text} (log: {log})" if log else text)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (type(self), (self.step, self.cause, self.log))
+
+
+class GoalMissed(OlivineError):  # noqa: N818 - as above
+    """The artifacts exist and stay, but a goal of the config does not hold; the message names the seam and numbers.
+
+    result: what the run gave all the same (an olivine.workflow.engine.Result).
+    """
+
+    result: object = None
+
+
+class Interrupted(OlivineError):  # noqa: N818 - as above
+    """The user pressed Ctrl-C; finished steps stay cached and the next run goes on from there."""
+
+    exit_code = 130

@@ -1,0 +1,38 @@
+"""The contract of a metric, and the evidence that all of them are computed from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a model did on the rows; metrics only read it.
+
+    labels, generated: per row, the bare expected value and the text that greedy decoding gave.
+    token_losses: negative log-likelihood in nats of every target token, rows one after another.
+    log_probabilities: [positions, vocabulary] float16 at the kept target positions (see `score`).
+    previous: the same of the model one seam before, None for the first.
+    """
+
+    labels: Sequence[str]
+    generated: Sequence[str]
+    token_losses: "npt.NDArray[np.float64]"
+    log_probabilities: "npt.NDArray[np.float16]"
+    previous: "npt.NDArray[np.float16] | None" = None
+
+
+class Metric(ABC):
+    """One file, one idea; the file's name is the metric's."""
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def compute(self, evidence: Evidence) -> dict[str, float]:
+        """Named numbers, ready for a table; a number that cannot be had is left out."""

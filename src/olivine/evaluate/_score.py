@@ -1,0 +1,157 @@
+"""Score one model on rows: the job between two steps of a workflow."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.data import examples, read_rows, split
+from olivine.errors import DataError
+from olivine.evaluate._answer import Runtime
+from olivine.evaluate._base import Evidence, Metric
+from olivine.evaluate._degenerate import degenerate
+from olivine.evaluate._onnx import OnnxRuntime
+from olivine.evaluate._rows import Question, questions
+from olivine.evaluate._torch import TorchRuntime
+from olivine.models import Model
+from olivine.models.loading import load_tokenizer
+from olivine.passes import Machine, Reporter
+from olivine.registry import Registry
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+else:
+    np = lazy.module("numpy")
+
+metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
+
+KEPT_BYTES = 128 * 2**20  # log-probabilities kept for the next seam
+KEPT_FILE = "log_probabilities.npy"
+N_SAMPLES = 8
+MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """What is kept of the answer to one question."""
+
+    token_losses: "npt.NDArray[np.float64]"
+    kept: "npt.NDArray[np.float16]"
+    text: str
+    is_flat: bool
+    is_nan: bool
+
+
+def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter) -> dict[str, Any]:
+    """Measure `model` on the rows that `params` describes and keep what the next seam compares with in `output`.
+
+    params: data (a DataConfig), part, eval_size, seed, target, max_rows, previous (folder of the model one seam before).
+    Returns {"scores": name -> number, "samples": first rows with what was expected and generated}.
+    """
+    config = DataConfig.model_validate(params["data"])
+    tokenizer = load_tokenizer(model)
+    rows = _questions(config, params, tokenizer)
+    readings = _ask(_runtime(model, tokenizer, machine), rows, tokenizer, report)
+    generated = [reading.text for reading in readings]
+    kept = np.concatenate([reading.kept for reading in readings])
+    np.save(output / KEPT_FILE, kept)
+    previous = params.get("previous")
+    evidence = Evidence(
+        labels=[row.example.label for row in rows],
+        generated=generated,
+        token_losses=np.concatenate([result.token_losses for result in readings]),
+        log_probabilities=kept,
+        previous=np.load(Path(previous) / KEPT_FILE, mmap_mode="r") if previous else None,
+    )
+    scores: dict[str, Any] = {"n_rows": len(rows), "n_tokens": len(evidence.token_losses)}
+    for metric in metrics.classes.values():
+        scores |= metric().compute(evidence)
+    if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], generated):
+        scores["degenerate"] = problem
+    return {"scores": scores, "samples": _samples(rows, generated)}
+
+
+def _questions(config: DataConfig, params: Mapping[str, Any], tokenizer: Any) -> list[Question]:
+    rows = read_rows(config)
+    indices = list(range(len(rows)))
+    if params["part"] != "all" and params.get("eval_size"):
+        train, held_out = split(len(rows), params["eval_size"], params["seed"])
+        indices = list(held_out if params["part"] == "eval" else train)
+    indices = _evenly(indices, params["max_rows"])
+    if not indices:
+        raise DataError(f"data config '{config.name}' has no rows to score")
+    every = examples(config, rows, tokenizer, params.get("target"))
+    settings = config.pre_process_data_config
+    chosen = [every[index] for index in indices]
+    return questions(chosen, tokenizer, MAX_TOKENS, special=settings.add_special_tokens)
+
+
+def _evenly(values: Sequence[int], n_most: int) -> list[int]:
+    """At most `n_most` of the values, spread evenly, the same ones every time."""
+    if len(values) <= n_most:
+        return list(values)
+    return [values[i * len(values) // n_most] for i in range(n_most)]
+
+
+def _positions_kept(rows: Sequence[Question], n_vocabulary: int) -> list[list[int]]:
+    """For each question, which target positions are kept for the next seam; evenly spread within the byte budget."""
+    flat = [(row, position) for row, question in enumerate(rows) for position in range(len(question.target))]
+    kept: list[list[int]] = [[] for _ in rows]
+    for index in _evenly(range(len(flat)), max(1, KEPT_BYTES // (2 * n_vocabulary))):
+        row, position = flat[index]
+        kept[row].append(position)
+    return kept
+
+
+def _runtime(model: Model, tokenizer: Any, machine: Machine) -> Runtime:
+    if model.format == "onnx":
+        return OnnxRuntime(model, tokenizer, machine.execution_provider)
+    return TorchRuntime(model, tokenizer, machine.device)
+
+
+def _ask(runtime: Runtime, rows: Sequence[Question], tokenizer: Any, report: Reporter) -> list[_Reading]:
+    """Every question answered, rows of like length together; only what is kept of the logits stays in memory."""
+    end_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    max_new_tokens = max(len(row.target) for row in rows) + 4
+    kept = _positions_kept(rows, len(tokenizer))
+    readings: dict[int, _Reading] = {}
+    for batch in _batches(rows, 16):
+        answers = runtime.answer([rows[index] for index in batch], max_new_tokens, end_tokens)
+        for index, answer in zip(batch, answers, strict=True):
+            text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+            readings[index] = _read(answer.logits, rows[index].target, kept[index], text)
+        report.progress(len(readings), len(rows))
+    return [readings[index] for index in range(len(rows))]
+
+
+def _read(logits: "npt.NDArray[np.float32]", target: Sequence[int], kept: Sequence[int], text: str) -> _Reading:
+    from olivine.kernels.divergence import log_softmax
+
+    log_probabilities = log_softmax(logits)
+    losses = -log_probabilities[np.arange(len(target)), list(target)].astype(np.float64)
+    # A flat row is one where no token stands out: its best is within a tenth of a nat of uniform.
+    flat = log_probabilities.max(axis=-1) < 0.1 - np.log(logits.shape[-1])
+    return _Reading(
+        token_losses=losses,
+        kept=log_probabilities[list(kept)].astype(np.float16),
+        text=text,
+        is_flat=bool(flat.all()),
+        is_nan=bool(np.isnan(logits).any()),
+    )
+
+
+def _batches(rows: Sequence[Question], n_most: int) -> Iterator[list[int]]:
+    """Indices of rows of like length, few enough that their logits fit."""
+    order = sorted(range(len(rows)), key=lambda index: rows[index].length)
+    for start in range(0, len(order), n_most):
+        yield order[start : start + n_most]
+
+
+def _samples(rows: Sequence[Question], generated: Sequence[str]) -> list[dict[str, str]]:
+    return [
+        {"prompt": row.example.prompt, "expected": row.example.label, "generated": text}
+        for row, text in list(zip(rows, generated, strict=True))[:N_SAMPLES]
+    ]

@@ -1,0 +1,20 @@
+"""Distance to the model one seam before."""
+
+from olivine.evaluate._base import Evidence, Metric
+
+
+class DivergenceMetric(Metric):
+    """Mean KL divergence to the step before on the target tokens, and how often both put the same token first."""
+
+    def compute(self, evidence: Evidence) -> dict[str, float]:
+        """`kl` in nats with `kl_standard_error`, `top1_agreement` in 0..1; empty for the first model or another vocabulary."""
+        from olivine.kernels.divergence import divergence
+
+        if evidence.previous is None or evidence.previous.shape != evidence.log_probabilities.shape:
+            return {}
+        result = divergence(evidence.previous, evidence.log_probabilities)
+        return {
+            "kl": result.mean,
+            "kl_standard_error": result.standard_error,
+            "top1_agreement": result.top1_agreement,
+        }

@@ -1,0 +1,16 @@
+"""Loss and perplexity of the target."""
+
+import math
+
+from olivine.evaluate._base import Evidence, Metric
+
+
+class Perplexity(Metric):
+    """Mean negative log-likelihood of the target's tokens in nats, and its exponential."""
+
+    def compute(self, evidence: Evidence) -> dict[str, float]:
+        """`loss` in nats a token, `perplexity` = exp(loss) (infinite past 700 nats)."""
+        if not len(evidence.token_losses):
+            return {}
+        loss = float(evidence.token_losses.mean())
+        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}

@@ -1,0 +1,57 @@
+"""Heavy libraries, imported when first used, and a plain sentence when they are not installed.
+
+    if TYPE_CHECKING:
+        import torch
+    else:
+        torch = lazy.module("torch")
+
+The parent process reads, plans and reports with such modules in its imports and never pays for them.
+"""
+
+import importlib
+import importlib.metadata
+import importlib.util
+from types import ModuleType
+from typing import Any
+
+from olivine.errors import MissingExtra
+
+
+class _LazyModule(ModuleType):
+    """Stands for a module until one of its attributes is read."""
+
+    def __getattr__(self, attribute: str) -> Any:
+        if attribute.startswith("__"):  # inspect and pickle probe these; they must not load anything
+            raise AttributeError(attribute)
+        return getattr(importlib.import_module(self.__name__), attribute)
+
+
+def module(name: str) -> ModuleType:
+    """A stand-in for the module `name`, imported when an attribute of it is read."""
+    return _LazyModule(name)
+
+
+def installed(name: str) -> bool:
+    """Whether the module `name` could be imported, found out without importing it or running any of its code."""
+    top = name.partition(".")[0]
+    return importlib.util.find_spec(top) is not None
+
+
+def require(name: str, extra: str) -> ModuleType:
+    """Import `name`, or raise MissingExtra with the install command of the extra that brings it."""
+    if not installed(name):
+        raise MissingExtra(missing_sentence(name, extra))
+    return importlib.import_module(name)
+
+
+def missing_sentence(name: str, extra: str) -> str:
+    """What to say when the module `name` of the extra `extra` is not installed."""
+    return f"the package '{name}' is not installed; run: pip install 'olivine[{extra}]'"
+
+
+def version(distribution: str) -> str:
+    """The installed version of a distribution, or "none"."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"

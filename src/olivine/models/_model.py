@@ -1,0 +1,69 @@
+"""The record of a model that flows from step to step: where it lies, what it is, what it was made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self
+
+Format = Literal["hf", "gguf", "adapter", "onnx"]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model on disk; nothing of it is loaded.
+
+    format: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a folder that
+      onnxruntime-genai loads.
+    path: the folder, or the GGUF file.
+    base: what the weights come from when they do not lie in `path`. For an adapter, the model that it adapts. For an
+      "hf" folder, None when the folder has its own safetensors; otherwise the folder holds only config and tokenizer,
+      and its weights are computed when read: of an adapter (the merge of it and its base) or of a GGUF file.
+    task: the task of the Hugging Face hub.
+    trust_remote_code: the config allowed this model to bring its own Python.
+    attributes: small facts that later steps need (precision, execution provider); JSON values.
+    """
+
+    format: Format
+    path: Path
+    base: "Model | None" = None
+    task: str = "text-generation"
+    trust_remote_code: bool = False
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_checkpoint(self) -> bool:
+        """Whether the model has full weights by name: own ones, merged ones or those of a GGUF file."""
+        return self.format in ("hf", "gguf")
+
+    @property
+    def is_materialized(self) -> bool:
+        """Whether all of its bytes lie in `path`."""
+        return self.base is None
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only; the inverse of `from_json`."""
+        return {
+            "format": self.format,
+            "path": str(self.path),
+            "base": self.base.to_json() if self.base else None,
+            "task": self.task,
+            "trust_remote_code": self.trust_remote_code,
+            "attributes": dict(self.attributes),
+        }
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        base = record.get("base")
+        return cls(
+            format=record["format"],
+            path=Path(record["path"]),
+            base=cls.from_json(base) if base else None,
+            task=record.get("task", "text-generation"),
+            trust_remote_code=record.get("trust_remote_code", False),
+            attributes=dict(record.get("attributes", {})),
+        )
+
+    def at(self, path: Path) -> Self:
+        """The same model in another place."""
+        return replace(self, path=path)

@@ -1,0 +1,28 @@
+"""What is known of a model before anything is loaded: from config.json or a GGUF header alone."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Shapes and sizes that checks and estimates need; the fields are those of transformers' configs.
+
+    architecture: "LlamaForCausalLM" ... as in config.json. bytes_per_weight: of the checkpoint as it lies on disk.
+    linear_modules: leaf names of the decoder's linear layers, e.g. ("q_proj", "k_proj", ...) or ("qkv_proj", ...).
+    weight_bytes: size of the checkpoint's files; 0 when not known. path: where it lies, None when not local.
+    """
+
+    architecture: str
+    n_parameters: int
+    hidden_size: int
+    n_layers: int
+    vocab_size: int
+    intermediate_size: int = 0
+    context_length: int = 0
+    tied_embeddings: bool = False
+    bytes_per_weight: float = 2.0
+    weight_bytes: int = 0
+    linear_modules: tuple[str, ...] = ()
+    path: Path | None = None
+    extra: dict[str, object] = field(default_factory=dict)

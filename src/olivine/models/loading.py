@@ -1,0 +1,127 @@
+"""A model in memory, ready to run: built empty, then filled tensor by tensor from `weights()`."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.errors import ModelError
+from olivine.models._model import Model
+from olivine.models.weights import weights
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+
+def load_tokenizer(model: Model) -> Any:
+    """The tokenizer in the model's folder; an adapter without one uses its base's. Raises ModelError when there is none."""
+    from transformers import AutoTokenizer
+
+    source = model
+    while source.format == "adapter" and source.base and not (source.path / "tokenizer_config.json").is_file():
+        source = source.base
+    try:
+        return AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
+    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
+        raise ModelError(f"{source.path} holds no usable tokenizer: {error}") from error
+
+
+def load_causal_lm(model: Model, *, dtype: str = "float32", device: str = "cpu") -> Any:
+    """The model as a transformers module (a PeftModel for an adapter), on `device`, in eval mode.
+
+    dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so the
+    peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
+    """
+    if model.format == "adapter":
+        return _load_adapter(model, dtype, device)
+    return _load_checkpoint(model, dtype, device)
+
+
+def _load_adapter(model: Model, dtype: str, device: str) -> Any:
+    from peft import PeftModel
+
+    if model.base is None:
+        raise ModelError(f"the adapter {model.path} has no base model to run on")
+    base = load_causal_lm(model.base, dtype=dtype, device=device)
+    return PeftModel.from_pretrained(base, str(model.path)).eval()
+
+
+def _load_checkpoint(model: Model, dtype: str, device: str) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    source = weights(model)
+    target = _dtype(dtype, config, source)
+    with torch.device("meta"):
+        empty = AutoModelForCausalLM.from_config(config, dtype=target, trust_remote_code=model.trust_remote_code)
+    _fill(empty, source, target, device, model)
+    if (model.path / "generation_config.json").is_file():
+        empty.generation_config = GenerationConfig.from_pretrained(model.path)
+    return empty.eval()
+
+
+def _dtype(dtype: str, config: Any, source: Any) -> "torch.dtype":
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    if config.dtype is not None:
+        return config.dtype  # type: ignore[no-any-return]
+    first = next(iter(source.values()))
+    return getattr(torch, first.dtype)  # type: ignore[no-any-return]
+
+
+def _fill(module: Any, source: Any, dtype: "torch.dtype", device: str, model: Model) -> None:
+    """Put every tensor where the module expects it, tie what is tied, and compute the buffers that no checkpoint holds."""
+    wanted = module.state_dict()
+    tied = _tied_names(module)
+    missing = [name for name in wanted if name not in source and name not in tied]
+    if missing:
+        raise ModelError(f"{model.path} lacks the weights {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
+    for name in wanted:
+        if name not in source:
+            continue
+        tensor = source[name].read()
+        if tuple(tensor.shape) != tuple(wanted[name].shape):
+            raise ModelError(
+                f"{model.path}: '{name}' is {list(tensor.shape)}, but the config asks for {list(wanted[name].shape)}"
+            )
+        _assign(module, name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
+    module.tie_weights()
+    _fill_buffers(module, device)
+
+
+def _tied_names(module: Any) -> set[str]:
+    """Names that a checkpoint may leave out because they share another tensor."""
+    if not module.config.tie_word_embeddings:
+        return set()
+    return set(getattr(module, "_tied_weights_keys", None) or {})
+
+
+def _assign(module: Any, name: str, tensor: "torch.Tensor") -> None:
+    owner_name, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(owner_name)
+    if leaf in owner._parameters:
+        owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
+    else:
+        owner._buffers[leaf] = tensor
+
+
+def _fill_buffers(module: Any, device: str) -> None:
+    """Buffers outside of the state dict (rotary frequencies) were made on the meta device: make their owners again."""
+    for owner in module.modules():
+        if not any(buffer is not None and buffer.is_meta for buffer in owner._buffers.values()):
+            continue
+        fresh = _rebuilt(owner)
+        for name, buffer in owner._buffers.items():
+            if buffer is not None and buffer.is_meta:
+                owner._buffers[name] = fresh._buffers[name].to(device)
+
+
+def _rebuilt(owner: Any) -> Any:
+    """The same module, made on the CPU."""
+    with torch.device("cpu"):
+        if hasattr(owner, "config"):
+            return type(owner)(owner.config)
+        if hasattr(owner, "embed_scale"):  # Gemma's scaled embedding keeps its scale as a buffer
+            return type(owner)(1, owner.embedding_dim, None, owner.scalar_embed_scale)
+    raise ModelError(f"a buffer of {type(owner).__name__} cannot be computed from the config alone")

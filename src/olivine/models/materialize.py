@@ -1,0 +1,111 @@
+"""Write a model whose weights are computed into a folder of its own, tensor by tensor."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from olivine import lazy
+from olivine.models._model import Model
+from olivine.models.weights import DTYPES, LazyTensor, weights
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+MAX_SHARD_BYTES = 4 * 2**30
+_CODES = {name: code for code, name in DTYPES.items()}
+# What makes a Hugging Face folder beside its weights; everything else in a user's folder stays theirs.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy config, tokenizer and templates that exist in `source`."""
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
+
+
+def materialize(model: Model, folder: Path) -> Model:
+    """Stream every tensor into safetensors shards in `folder`, beside config and tokenizer; gives the model there.
+
+    The header of a shard is written first, from shapes and types alone; then one tensor is alive at a time. The bytes are
+    on the disk when this returns. OSError (a full disk) passes; the caller owns `folder` and removes it.
+    """
+    copy_companions(model.path, folder)
+    shards = list(_shards(list(weights(model).values())))
+    names = [_shard_name(index, len(shards)) for index in range(len(shards))]
+    for name, tensors in zip(names, shards, strict=True):
+        _write(folder / name, tensors)
+    if len(shards) > 1:
+        _write_index(folder, names, shards)
+    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
+
+
+def n_bytes(tensor: LazyTensor) -> int:
+    """Bytes of a tensor when written."""
+    size = getattr(torch, tensor.dtype).itemsize
+    for width in tensor.shape:
+        size *= width
+    return int(size)
+
+
+def _shards(tensors: Sequence[LazyTensor]) -> Iterator[list[LazyTensor]]:
+    shard: list[LazyTensor] = []
+    size = 0
+    for tensor in tensors:
+        if shard and size + n_bytes(tensor) > MAX_SHARD_BYTES:
+            yield shard
+            shard, size = [], 0
+        shard.append(tensor)
+        size += n_bytes(tensor)
+    yield shard
+
+
+def _shard_name(index: int, n_shards: int) -> str:
+    return "model.safetensors" if n_shards == 1 else f"model-{index + 1:05d}-of-{n_shards:05d}.safetensors"
+
+
+def _write(path: Path, tensors: Sequence[LazyTensor]) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for tensor in tensors:
+        end = offset + n_bytes(tensor)
+        header[tensor.name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the data begins aligned
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors:
+            _write_tensor(file, tensor)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_tensor(file: BinaryIO, tensor: LazyTensor) -> None:
+    values = tensor.read().to(getattr(torch, tensor.dtype)).contiguous()
+    file.write(memoryview(values.flatten().view(torch.uint8).numpy()))
+
+
+def _write_index(folder: Path, names: Sequence[str], shards: Sequence[Sequence[LazyTensor]]) -> None:
+    index = {
+        "metadata": {"total_size": sum(n_bytes(tensor) for shard in shards for tensor in shard)},
+        "weight_map": {tensor.name: name for name, shard in zip(names, shards, strict=True) for tensor in shard},
+    }
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")

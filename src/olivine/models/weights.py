@@ -1,0 +1,166 @@
+"""Weights by name, computed when read: of safetensors, of a GGUF file, of an adapter merged into its base.
+
+`weights(model)` never loads a model. Each tensor is read on its own, and what wraps a mapping (a merge, a cast) wraps its
+tensors: the peak memory of whoever walks through it is a few tensors.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.errors import ModelError, Unsupported
+from olivine.models._model import Model
+from olivine.models.gguf_header import GgufHeader, GgufTensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np, torch = lazy.module("numpy"), lazy.module("torch")
+
+# safetensors' names of types -> torch's
+DTYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+    "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is computed when read. dtype: torch's name of it, e.g. "bfloat16"."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], "torch.Tensor"]
+
+
+Weights = Mapping[str, LazyTensor]
+
+
+def weights(model: Model) -> Weights:
+    """Every tensor of a checkpoint by its name in the Hugging Face state dict; nothing is read yet."""
+    if model.format == "gguf":
+        raise Unsupported(f"{model.path}: a GGUF file is read through the pass 'gguf', which knows its config")
+    if model.format != "hf":
+        raise Unsupported(f"a model of format {model.format} has no full weights by name")
+    if model.base is None:
+        return safetensors_weights(model.path)
+    if model.base.format == "gguf":
+        return gguf_weights(model.base.path, model.path)
+    from olivine.models.adapter import merged_weights
+
+    return merged_weights(model.base)
+
+
+def safetensors_weights(folder: Path) -> Weights:
+    """The tensors of a folder's safetensors files, through the index when there is one."""
+    found: dict[str, LazyTensor] = {}
+    for file in safetensors_files(folder):
+        found |= file_weights(file)
+    return found
+
+
+def safetensors_files(folder: Path) -> list[Path]:
+    """The files that hold the weights of a folder; raises ModelError when one is missing."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        names = ["model.safetensors"]
+    for name in names:
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} lacks the weights '{name}'")
+    return [folder / name for name in names]
+
+
+def read_safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
+    """Name -> {"dtype", "shape", "data_offsets"} of a safetensors file; raises ModelError when the file is cut short."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        n_header = int.from_bytes(stream.read(8), "little")
+        if size < 8 or n_header > size - 8:
+            raise ModelError(f"{file} is truncated or not a safetensors file: {size} bytes")
+        try:
+            header: dict[str, Any] = json.loads(stream.read(n_header))
+        except ValueError:
+            raise ModelError(f"{file} is not a safetensors file: its header is not JSON") from None
+    header.pop("__metadata__", None)
+    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
+    if size < 8 + n_header + end:
+        raise ModelError(f"{file} is truncated: {size} bytes, but its tensors end at {8 + n_header + end}")
+    return header
+
+
+def file_weights(file: Path) -> Weights:
+    """The tensors of one safetensors file."""
+    return {
+        name: LazyTensor(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], _safetensors_reader(file, name))
+        for name, entry in read_safetensors_header(file).items()
+    }
+
+
+def _safetensors_reader(file: Path, name: str) -> Callable[[], "torch.Tensor"]:
+    def read() -> "torch.Tensor":
+        from safetensors import safe_open
+
+        # Opened for each tensor: a mapping kept open would count every page ever touched as resident memory.
+        with safe_open(str(file), framework="pt") as handle:
+            return handle.get_tensor(name)
+
+    return read
+
+
+def gguf_weights(file: Path, config_folder: Path) -> Weights:
+    """The tensors of a GGUF file under their Hugging Face names, dequantized to float32 when read.
+
+    The names and the layout changes of llama.cpp's converter are undone with transformers' own tables.
+    """
+    header = GgufHeader.read(file)
+    config, hf_names, processor = _gguf_names(config_folder)
+    found: dict[str, LazyTensor] = {}
+    for tensor in header.tensors.values():
+        name = hf_names.get(tensor.name)
+        if name is not None:
+            found[name] = LazyTensor(name, tensor.shape, "float32", _gguf_reader(file, tensor, processor))
+    missing = sorted(set(hf_names.values()) - set(found) - ({"lm_head.weight"} if config.tie_word_embeddings else set()))
+    if missing:
+        raise ModelError(f"{file} lacks the weights {', '.join(missing[:5])}")
+    return found
+
+
+def _gguf_names(config_folder: Path) -> tuple[Any, dict[str, str], Any]:
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    config = AutoConfig.from_pretrained(config_folder)
+    processor = TENSOR_PROCESSORS.get(config.model_type, TensorProcessor)(config=config.to_dict())
+    with torch.device("meta"):
+        skeleton = AutoModelForCausalLM.from_config(config)
+    return config, get_gguf_hf_weights_map(skeleton, processor), processor
+
+
+def _gguf_reader(file: Path, tensor: GgufTensor, processor: Any) -> Callable[[], "torch.Tensor"]:
+    def read() -> "torch.Tensor":
+        from gguf import GGMLQuantizationType, dequantize
+
+        raw = np.fromfile(file, dtype=np.uint8, count=tensor.n_bytes, offset=tensor.offset)
+        kind = GGMLQuantizationType(tensor.type_number)
+        values = dequantize(raw, kind).reshape(tensor.shape)
+        values = processor.process(weights=values, name=tensor.name, tensor_key_mapping={}, parsed_parameters={}).weights
+        return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
+
+    return read

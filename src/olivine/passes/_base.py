@@ -1,0 +1,141 @@
+"""The contract of a pass: typed params, what it takes and gives, `requires -> run -> ensures`.
+
+One pass is one file; its name is the file's, its help the first line of the class docstring. A pass module imports no heavy
+library at its top (see olivine.lazy): `plan` reads it in the parent process, `run` works in the worker.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from olivine.config.schema import DataConfig
+from olivine.errors import Problem, Unsupported
+from olivine.models import Model
+from olivine.models.facts import ModelFacts
+
+
+class PassParams(BaseModel):
+    """Params of a pass: the config's check, the flags, the JSON schema and the docs all derive from this class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a step would run and what is there; found out without importing a framework.
+
+    device: "cpu" or "cuda". execution_provider: "CPUExecutionProvider", ... of the target, where the result will run.
+    """
+
+    device: str
+    execution_provider: str
+    memory_bytes: int
+    disk_bytes: int
+    n_cores: int
+    offline: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step will need. Bytes; memory is the peak resident set of the worker, disk what the step writes."""
+
+    memory_bytes: int = 0
+    device_memory_bytes: int = 0
+    disk_bytes: int = 0
+    download_bytes: int = 0
+
+
+class Reporter(Protocol):
+    """How a running pass speaks: progress for the screen, warnings for the user, facts for the journal."""
+
+    def progress(self, done: float, total: float, **metrics: float | str) -> None:
+        """Say how far the pass is; metrics are short numbers such as loss=0.42."""
+
+    def warn(self, message: str) -> None:
+        """Tell the user one sentence; it also goes to the journal."""
+
+    def record(self, **facts: Any) -> None:
+        """Keep facts with the result (n_trained_parameters=..., loss=[...]); JSON values. Cached with the step."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass gets beside its input model.
+
+    output: an empty folder; everything the pass keeps goes there, and it is renamed into the cache when all went well.
+    scratch: a folder that survives a killed worker and is the same for the same step again: checkpoints to resume from.
+    data: the data configs that the params name, with absolute paths.
+    """
+
+    output: Path
+    scratch: Path
+    machine: Machine
+    report: Reporter
+    data: Mapping[str, DataConfig] = field(default_factory=dict)
+
+
+class Pass(ABC):
+    """What is done to a model.
+
+    A subclass says as class variables, once, everything that `plan` and the docs need:
+    Params: the typed params. accepts: the formats of the input model. produces: the format of the result.
+    aliases: names of the pass in configs of Olive. version: raised when the same params give another result.
+    libraries: distributions whose versions decide the result (they are part of the cache key).
+    modules: importable modules that `run` needs, each with the extra that brings it.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    version: ClassVar[int] = 1
+    Params: ClassVar[type[PassParams]] = PassParams
+    accepts: ClassVar[frozenset[str]]
+    produces: ClassVar[str]
+    libraries: ClassVar[tuple[str, ...]] = ()
+    modules: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, params: PassParams) -> None:
+        self.params = params
+
+    def data_names(self) -> list[str]:
+        """Names of the data configs that the params refer to."""
+        return []
+
+    def files(self) -> list[Path]:
+        """User files beside the data (scripts, templates) whose bytes decide the result."""
+        return []
+
+    def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
+        """Everything that can be known to fail before the step runs; called by `plan`, imports nothing heavy."""
+        yield from ()
+
+    def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
+        """What the step will need, from the model's facts alone."""
+        return Estimate()
+
+    def forecast(self, facts: ModelFacts) -> ModelFacts:
+        """The facts of the result, as far as later steps of a plan need them."""
+        return facts
+
+    def requires(self, model: Model) -> None:
+        """Raise Unsupported unless the pass can work on the model."""
+        if model.format not in self.accepts:
+            wanted = " or ".join(sorted(self.accepts))
+            raise Unsupported(f"pass '{self.name}' takes a model of format {wanted}, but got {model.format}")
+
+    @abstractmethod
+    def run(self, model: Model, context: Context) -> Model:
+        """Do it: fill `context.output` and return the record of the result."""
+
+    def ensures(self, model: Model) -> None:  # noqa: B027 - optional: a pass without a promise has nothing to check
+        """Check the result in its final form; raise when it is not what was promised."""
+
+
+def first_line(plugin: type) -> str:
+    """The help of a plugin: the first line of its docstring."""
+    return (plugin.__doc__ or "").strip().partition("\n")[0]
+
+

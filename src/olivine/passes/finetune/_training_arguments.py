@@ -1,0 +1,263 @@
+"""transformers.TrainingArguments by name, known without importing it: today's fields, those of earlier releases, our own.
+
+The table is tested against the installed release.
+"""
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from olivine.errors import Problem
+
+_INT, _FLOAT, _BOOL, _TEXT = (int,), (int, float), (bool,), (str,)
+_DICT, _LIST, _NONE = (dict,), (list,), (type(None),)
+
+# field -> the JSON types it takes
+FIELDS: dict[str, tuple[type, ...]] = {
+    "accelerator_config": (*_DICT, *_TEXT, *_NONE),
+    "activation_checkpointing": (*_BOOL, *_NONE),
+    "activation_checkpointing_kwargs": (*_DICT, *_TEXT, *_NONE),
+    "adam_beta1": _FLOAT,
+    "adam_beta2": _FLOAT,
+    "adam_epsilon": _FLOAT,
+    "auto_find_batch_size": _BOOL,
+    "average_tokens_across_devices": _BOOL,
+    "batch_eval_metrics": _BOOL,
+    "bf16": _BOOL,
+    "bf16_full_eval": _BOOL,
+    "data_seed": (*_INT, *_NONE),
+    "dataloader_drop_last": _BOOL,
+    "dataloader_in_order": _BOOL,
+    "dataloader_multiprocessing_context": (*_TEXT, *_NONE),
+    "dataloader_num_workers": _INT,
+    "dataloader_persistent_workers": _BOOL,
+    "dataloader_pin_memory": _BOOL,
+    "dataloader_prefetch_factor": (*_INT, *_NONE),
+    "ddp_backend": (*_TEXT, *_NONE),
+    "ddp_broadcast_buffers": (*_BOOL, *_NONE),
+    "ddp_bucket_cap_mb": (*_INT, *_NONE),
+    "ddp_find_unused_parameters": (*_BOOL, *_NONE),
+    "ddp_static_graph": (*_BOOL, *_NONE),
+    "ddp_timeout": _INT,
+    "debug": (*_TEXT, *_LIST),
+    "deepspeed": (*_DICT, *_TEXT, *_NONE),
+    "disable_tqdm": (*_BOOL, *_NONE),
+    "do_eval": _BOOL,
+    "do_predict": _BOOL,
+    "do_train": _BOOL,
+    "enable_jit_checkpoint": _BOOL,
+    "eval_accumulation_steps": (*_INT, *_NONE),
+    "eval_delay": _FLOAT,
+    "eval_do_concat_batches": _BOOL,
+    "eval_on_start": _BOOL,
+    "eval_steps": (*_FLOAT, *_NONE),
+    "eval_strategy": _TEXT,
+    "eval_use_gather_object": _BOOL,
+    "fp16": _BOOL,
+    "fp16_full_eval": _BOOL,
+    "fsdp": (*_TEXT, *_NONE),
+    "fsdp_config": (*_DICT, *_TEXT, *_NONE),
+    "full_determinism": _BOOL,
+    "gradient_accumulation_steps": _INT,
+    "gradient_checkpointing": (*_BOOL, *_NONE),
+    "gradient_checkpointing_kwargs": (*_DICT, *_TEXT, *_NONE),
+    "greater_is_better": (*_BOOL, *_NONE),
+    "hub_always_push": _BOOL,
+    "hub_model_id": (*_TEXT, *_NONE),
+    "hub_private_repo": (*_BOOL, *_NONE),
+    "hub_revision": (*_TEXT, *_NONE),
+    "hub_strategy": _TEXT,
+    "hub_token": (*_TEXT, *_NONE),
+    "ignore_data_skip": _BOOL,
+    "include_for_metrics": _LIST,
+    "include_num_input_tokens_seen": (*_BOOL, *_TEXT),
+    "label_names": (*_LIST, *_NONE),
+    "label_smoothing_factor": _FLOAT,
+    "learning_rate": _FLOAT,
+    "length_column_name": _TEXT,
+    "liger_kernel_config": (*_DICT, *_NONE),
+    "load_best_model_at_end": _BOOL,
+    "local_rank": _INT,
+    "log_level": _TEXT,
+    "log_level_replica": _TEXT,
+    "log_on_each_node": _BOOL,
+    "logging_first_step": _BOOL,
+    "logging_nan_inf_filter": _BOOL,
+    "logging_steps": _FLOAT,
+    "logging_strategy": _TEXT,
+    "lr_scheduler_kwargs": (*_DICT, *_TEXT, *_NONE),
+    "lr_scheduler_type": _TEXT,
+    "max_grad_norm": _FLOAT,
+    "max_steps": _INT,
+    "metric_for_best_model": (*_TEXT, *_NONE),
+    "neftune_noise_alpha": (*_FLOAT, *_NONE),
+    "num_train_epochs": _FLOAT,
+    "optim": _TEXT,
+    "optim_args": (*_TEXT, *_NONE),
+    "optim_target_modules": (*_TEXT, *_LIST, *_NONE),
+    "output_dir": (*_TEXT, *_NONE),
+    "parallelism_config": (*_DICT, *_NONE),
+    "per_device_eval_batch_size": _INT,
+    "per_device_train_batch_size": _INT,
+    "prediction_loss_only": _BOOL,
+    "project": _TEXT,
+    "push_to_hub": _BOOL,
+    "remove_unused_columns": _BOOL,
+    "report_to": (*_TEXT, *_LIST, *_NONE),
+    "restore_callback_states_from_checkpoint": _BOOL,
+    "resume_from_checkpoint": (*_TEXT, *_NONE),
+    "run_name": (*_TEXT, *_NONE),
+    "save_on_each_node": _BOOL,
+    "save_only_model": _BOOL,
+    "save_steps": _FLOAT,
+    "save_strategy": _TEXT,
+    "save_total_limit": (*_INT, *_NONE),
+    "seed": _INT,
+    "skip_memory_metrics": _BOOL,
+    "tf32": (*_BOOL, *_NONE),
+    "torch_compile": _BOOL,
+    "torch_compile_backend": (*_TEXT, *_NONE),
+    "torch_compile_mode": (*_TEXT, *_NONE),
+    "torch_empty_cache_steps": (*_INT, *_NONE),
+    "trackio_bucket_id": (*_TEXT, *_NONE),
+    "trackio_space_id": (*_TEXT, *_NONE),
+    "trackio_static_space_id": (*_TEXT, *_BOOL, *_NONE),
+    "train_sampling_strategy": _TEXT,
+    "use_cache": _BOOL,
+    "use_cpu": _BOOL,
+    "use_liger_kernel": _BOOL,
+    "warmup_steps": _FLOAT,
+    "weight_decay": _FLOAT,
+}
+
+# old name -> today's name of the same thing
+RENAMED = {
+    "evaluation_strategy": "eval_strategy",
+    "no_cuda": "use_cpu",
+    "per_gpu_train_batch_size": "per_device_train_batch_size",
+    "per_gpu_eval_batch_size": "per_device_eval_batch_size",
+    "push_to_hub_model_id": "hub_model_id",
+    "push_to_hub_token": "hub_token",
+}
+
+# old boolean -> the field and the value that it means when true; false is the default and says nothing
+FLAGS = {
+    "group_by_length": ("train_sampling_strategy", "group_by_length"),
+    "include_inputs_for_metrics": ("include_for_metrics", ["inputs"]),
+    "include_tokens_per_second": ("include_num_input_tokens_seen", "non_padding"),
+}
+
+# names of earlier releases that asked for what happens anyway, or for nothing on today's machines
+WITHOUT_EFFECT = frozenset(
+    {
+        "overwrite_output_dir",  # results never overwrite anything
+        "save_safetensors",  # the only form there is
+        "fp16_backend",
+        "half_precision_backend",
+        "use_legacy_prediction_loop",
+        "past_index",
+        "ray_scope",
+        "tpu_num_cores",
+        "tpu_metrics_debug",
+        "use_mps_device",
+        "dispatch_batches",
+        "split_batches",
+        "jit_mode_eval",
+        "mp_parameters",
+    }
+)
+
+# what olivine decides itself, and where the user says it instead
+OWNED = {
+    "output_dir": "set the workflow's output_dir",
+    "resume_from_checkpoint": "remove it: an interrupted training always goes on from its last checkpoint",
+    "push_to_hub": "upload the folder `output_dir/adapter` when it is good",
+    "do_predict": "remove it: scores come after the step",
+    "local_rank": "remove it: it belongs to a launcher",
+    "deepspeed": "remove it: training runs on one device",
+    "fsdp": "remove it: training runs on one device",
+    "fsdp_config": "remove it: training runs on one device",
+    "parallelism_config": "remove it: training runs on one device",
+    "hub_token": "remove it: tokens come from the environment",
+    "use_ipex": "remove it: PyTorch itself is as fast on today's processors",
+    "fp16_opt_level": "remove it: NVIDIA's apex is not used",
+    "torchdynamo": "use torch_compile_backend",
+    "logging_dir": "remove it: the reporting tool's own environment variable says where it writes",
+    "fsdp_min_num_params": "remove it: training runs on one device",
+    "fsdp_transformer_layer_cls_to_wrap": "remove it: training runs on one device",
+    "tp_size": "remove it: training runs on one device",
+}
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What training does when the config is silent; a config's own value always wins."""
+
+    per_device_train_batch_size: int = 8
+    learning_rate: float = 2e-4
+    num_train_epochs: float = 3.0
+    lr_scheduler_type: str = "linear"
+    warmup_steps: float = 0.03  # below 1: a share of all steps
+    logging_steps: float = 1
+    save_strategy: str = "steps"
+    save_steps: float = 0.1
+    save_total_limit: int = 2
+    report_to: str = "none"
+    disable_tqdm: bool = True
+    logging_nan_inf_filter: bool = False
+    dataloader_pin_memory: bool = False
+    use_cache: bool = False
+
+
+def today(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments under today's names; what had no effect is left out."""
+    named: dict[str, Any] = {}
+    for name, value in arguments.items():
+        if name in FLAGS:
+            if value:
+                field, meaning = FLAGS[name]
+                named.setdefault(field, meaning)
+        elif name == "warmup_ratio":
+            if value:
+                named.setdefault("warmup_steps", value)
+        elif name not in WITHOUT_EFFECT and not (name in OWNED and not value):
+            named[RENAMED.get(name, name)] = value
+    return named
+
+
+def check(arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    """Names that no release knows, values of the wrong type, and what olivine decides itself."""
+    for name, value in arguments.items():
+        field = RENAMED.get(name, name)
+        if name in OWNED:
+            if value:
+                yield Problem("unsupported", where, f"training_args.{name} is not taken over;", f"{OWNED[name]}.")
+        elif name in FLAGS or name in WITHOUT_EFFECT or name == "warmup_ratio":
+            continue
+        elif field not in FIELDS:
+            yield _unknown(name, where)
+        elif not _fits(value, FIELDS[field]):
+            wanted = " or ".join(kind.__name__ for kind in FIELDS[field] if kind is not type(None))
+            yield Problem("invalid-value", where, f"training_args.{name} must be {wanted}, but is {value!r}.")
+
+
+def _unknown(name: str, where: str) -> Problem:
+    known = [*FIELDS, *RENAMED, *FLAGS, "warmup_ratio"]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else "See transformers.TrainingArguments."
+    return Problem("unknown-key", where, f"training_args has no '{name}'.", hint)
+
+
+def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):  # bool is an int in Python, but not in a config
+        return bool in kinds
+    return isinstance(value, kinds)
+
+
+def split_seed(arguments: Mapping[str, Any]) -> int:
+    """The seed that chooses the rows held out: data_seed, else seed, else transformers' default 42."""
+    for name in ("data_seed", "seed"):
+        if isinstance(arguments.get(name), int):
+            return int(arguments[name])
+    return 42

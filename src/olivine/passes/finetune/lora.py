@@ -1,0 +1,225 @@
+"""LoRA: train a small low-rank update of the weights (Hu et al. 2021, arXiv:2106.09685)."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.data import Rows, SampleSet, read_rows, samples, split, texts
+from olivine.errors import Problem, RequestError
+from olivine.models import Model
+from olivine.models.facts import ModelFacts
+from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes.finetune import _targets, _training_arguments
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+
+class Lora(Pass):
+    """Fine-tune with LoRA: the base stays as it is, a low-rank update of its linear layers is trained.
+
+    1. Rows become samples as the data config says; with `eval_dataset_size` some rows are held out before anything is
+    packed. 2. All linear layers of the decoder are trained unless `target_modules` names some. 3. The base is held in
+    bfloat16 where the processor computes in it and the model is large enough to gain, else in float32; the adapter always
+    trains in float32. 4. An interrupted training goes on from its last checkpoint and ends with the same adapter. 5. The
+    result is a PEFT adapter.
+    """
+
+    class Params(PassParams):
+        """Names are those of Olive's LoRA pass."""
+
+        r: int = Field(16, gt=0, description="rank of the update: trained parameters grow with it")
+        alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
+        lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the update's inputs dropped while training")
+        target_modules: list[str] | str | None = Field(None, description="layers to train; else all linear ones")
+        exclude_modules: list[str] | str | None = Field(None, description="layers to leave out")
+        modules_to_save: list[str] | None = Field(None, description="modules trained in full and saved with the adapter")
+        bias: Literal["none", "all", "lora_only"] = "none"
+        use_rslora: bool = Field(False, description="scale by alpha / sqrt(r), so that high ranks keep learning")
+        init_lora_weights: bool = Field(True, description="start from no change at all")
+        torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="type of the base")
+        train_data_config: str = Field(description="name of the data to train on")
+        eval_data_config: str | None = Field(None, description="name of the data to evaluate on")
+        eval_dataset_size: float | None = Field(None, gt=0, description="rows held out: below 1 a share, else a count")
+        training_args: Mapping[str, Any] = Field(
+            default_factory=dict, description="any field of transformers.TrainingArguments, under its old or new name"
+        )
+
+    aliases: ClassVar[tuple[str, ...]] = ("LoRA",)
+    accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
+    produces: ClassVar[str] = "adapter"
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "accelerate")
+    modules: ClassVar[Mapping[str, str]] = {}
+    params: Params
+
+    def data_names(self) -> list[str]:
+        """The training data, and the evaluation data where it is its own."""
+        return [name for name in (self.params.train_data_config, self.params.eval_data_config) if name is not None]
+
+    def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
+        """training_args by name and type, and target modules against the layers that the model has."""
+        yield from _training_arguments.check(self.params.training_args, self.name)
+        targets = _targets.as_list(self.params.target_modules)
+        if targets and facts.linear_modules:
+            names = [*facts.linear_modules, "embed_tokens", "lm_head"]
+            if missing := _targets.unmatched(targets, names):
+                yield Problem("invalid-value", self.name, _targets.sentence(missing, names))
+        optimizer = str(self.params.training_args.get("optim", ""))
+        if ("paged" in optimizer or "8bit" in optimizer) and not lazy.installed("bitsandbytes"):
+            yield Problem(
+                "missing-extra",
+                self.name,
+                f"training_args.optim '{optimizer}' needs the package bitsandbytes.",
+                "Run: pip install bitsandbytes, or use adamw_torch.",
+            )
+
+    def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
+        """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""
+        arguments = _training_arguments.today(self.params.training_args)
+        n_rows = int(arguments.get("per_device_train_batch_size", 8))
+        config = data.get(self.params.train_data_config)
+        n_tokens = n_rows * (config.pre_process_data_config.max_seq_len if config else 1024)
+        width = max(1, len(facts.linear_modules)) * 2 * facts.hidden_size
+        n_adapter = self.params.r * width * facts.n_layers * 2
+        size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
+        # kept for the backward pass, a layer and token: inputs of its linear layers, norms, attention (about 16 hidden)
+        kept = 1 if arguments.get("gradient_checkpointing") else 16
+        activations = n_tokens * facts.n_layers * kept * facts.hidden_size * size
+        logits = n_tokens * facts.vocab_size * 4 * 3
+        needed = facts.n_parameters * size + n_adapter * 16 + activations + logits
+        on_device = needed if machine.device == "cuda" else 0
+        return Estimate(
+            memory_bytes=int(1.2e9 + (facts.n_parameters * size if on_device else needed)),
+            device_memory_bytes=int(on_device),
+            disk_bytes=int(n_adapter * 4 + 3 * n_adapter * 12 + 20e6),
+        )
+
+    def run(self, model: Model, context: Context) -> Model:
+        """Train and save the adapter beside the tokenizer it was trained with."""
+        from transformers import set_seed
+
+        from olivine.passes.finetune import _trainer
+
+        arguments = _training_arguments.today(self.params.training_args)
+        set_seed(int(arguments.get("seed", 42)))
+        tokenizer = load_tokenizer(model)
+        train_set, held_out = self._samples(context, tokenizer)
+        context.report.record(samples=train_set.summary())
+        if train_set.statistics.n_truncated or train_set.statistics.n_dropped:
+            context.report.warn(train_set.summary())
+        adapted = self._adapted(model, context, arguments)
+        args = _trainer.arguments(
+            self.params.training_args,
+            context.scratch / "checkpoints",
+            on_cpu=context.machine.device == "cpu",
+            has_eval=held_out is not None,
+        )
+        pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
+        history = _trainer.train(adapted, train_set, held_out, args, pad, context.report)
+        _record(context, train_set, held_out, history)
+        _save(adapted, tokenizer, context)
+        return Model(
+            "adapter", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code
+        )
+
+    def _samples(self, context: Context, tokenizer: Any) -> tuple[SampleSet, SampleSet | None]:
+        """What is trained on, and what is held out; rows are split before they are packed."""
+        config = context.data[self.params.train_data_config]
+        rows = read_rows(config)
+        if self.params.eval_data_config is not None:
+            other = context.data[self.params.eval_data_config]
+            return _made(config, rows, tokenizer), _made(other, read_rows(other), tokenizer)
+        if self.params.eval_dataset_size is None:
+            return _made(config, rows, tokenizer), None
+        seed = _training_arguments.split_seed(self.params.training_args)
+        train, held_out = split(len(rows), self.params.eval_dataset_size, seed)
+        return _made(config, rows.take(train), tokenizer), _made(config, rows.take(held_out), tokenizer)
+
+    def _adapted(self, model: Model, context: Context, arguments: Mapping[str, Any]) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        dtype = self._dtype(model, context.machine)
+        base = load_causal_lm(model, dtype=dtype, device=context.machine.device)
+        names = linear_names(base)
+        targets = _targets.as_list(self.params.target_modules)
+        every = [name for name, _ in base.named_modules() if name]
+        if targets and (missing := _targets.unmatched(targets, every)):
+            raise RequestError(_targets.sentence(missing, names))
+        config = LoraConfig(
+            r=self.params.r,
+            lora_alpha=self.params.alpha,
+            lora_dropout=self.params.lora_dropout,
+            target_modules=targets or sorted({name.rpartition(".")[2] for name in names}),
+            exclude_modules=_targets.as_list(self.params.exclude_modules) or (None if targets else ["lm_head"]),
+            modules_to_save=self.params.modules_to_save,
+            bias=self.params.bias,
+            use_rslora=self.params.use_rslora,
+            init_lora_weights=self.params.init_lora_weights,
+            task_type="CAUSAL_LM",
+        )
+        if arguments.get("gradient_checkpointing"):
+            base.enable_input_require_grads()
+        adapted = get_peft_model(base, config)
+        n_trained, n_all = adapted.get_nb_trainable_parameters()
+        if n_trained == 0:
+            raise RequestError("nothing would be trained: no parameter of the model belongs to the adapter")
+        context.report.record(
+            n_trained_parameters=n_trained, n_parameters=n_all, trained_share=n_trained / n_all, dtype=dtype
+        )
+        return adapted.train()
+
+    def _dtype(self, model: Model, machine: Machine) -> str:
+        if self.params.torch_dtype != "auto":
+            return self.params.torch_dtype
+        if machine.device == "cuda":
+            return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+        n_weights = 12 * config.get("num_hidden_layers", 0) * config.get("hidden_size", 0) ** 2
+        return "bfloat16" if n_weights >= BF16_FROM and cpu_computes_in_bf16() else "float32"
+
+
+# From this many parameters on, matrix products dominate a step and bfloat16 pays (SmolLM2-135M: 1.7 s against 2.3 s).
+BF16_FROM = 50_000_000
+
+
+def cpu_computes_in_bf16() -> bool:
+    """Whether the processor has instructions for products of bfloat16; without them torch emulates, slower than float32."""
+    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in flags)
+
+
+def linear_names(model: Any) -> list[str]:
+    """Full names of every linear layer but the head, fused ones included."""
+    head = model.get_output_embeddings()
+    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
+
+
+def _made(config: DataConfig, rows: Rows, tokenizer: Any) -> SampleSet:
+    return samples(config, texts(config, rows, tokenizer), tokenizer)
+
+
+def _record(context: Context, train_set: SampleSet, held_out: SampleSet | None, history: list[dict[str, Any]]) -> None:
+    context.report.record(
+        data=train_set.statistics.to_json(),
+        eval_data=held_out.statistics.to_json() if held_out else None,
+        loss_curve=[[entry["step"], entry["loss"]] for entry in history if "loss" in entry],
+        eval_curve=[[entry["step"], entry["eval_loss"]] for entry in history if "eval_loss" in entry],
+    )
+
+
+def _save(adapted: Any, tokenizer: Any, context: Context) -> None:
+    """PEFT's format, without the place where the base lay on this machine."""
+    adapted.save_pretrained(context.output, save_embedding_layers=False)
+    path = context.output / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (context.output / "README.md").unlink(missing_ok=True)
+    tokenizer.save_pretrained(context.output)

@@ -1,0 +1,55 @@
+"""GGUF: a llama.cpp file as an input model like any other."""
+
+import json
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from olivine.config.schema import DataConfig
+from olivine.models import Model
+from olivine.models.facts import ModelFacts
+from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+
+
+class Gguf(Pass):
+    """Read config and tokenizer out of a GGUF file; its weights stay there and are dequantized when read.
+
+    The plan puts this step first when the input model is a .gguf file. The result is a Hugging Face folder without
+    weights of its own: tokenizer and chat template as transformers converts them, a config without `quantization_config`.
+    """
+
+    aliases: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[PassParams]] = PassParams
+    accepts: ClassVar[frozenset[str]] = frozenset({"gguf"})
+    produces: ClassVar[str] = "hf"
+    libraries: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
+    modules: ClassVar[Mapping[str, str]] = {}
+
+    def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
+        """The vocabulary in memory, the tokenizer on disk."""
+        return Estimate(memory_bytes=800_000_000, disk_bytes=20_000_000)
+
+    def run(self, model: Model, context: Context) -> Model:
+        """Write config.json, generation_config.json and the tokenizer's files."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        where: dict[str, Any] = {"gguf_file": model.path.name}
+        config = AutoConfig.from_pretrained(model.path.parent, **where)
+        tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **where)
+        tokenizer.save_pretrained(context.output)
+        record = _plain(config.to_dict(), str(config.__class__.__name__))
+        (context.output / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        generation = {key: value for key, value in ends.items() if value is not None}
+        text = json.dumps(generation | {"pad_token_id": tokenizer.pad_token_id}, indent=2) + "\n"
+        (context.output / "generation_config.json").write_text(text, encoding="utf-8")
+        return Model("hf", context.output, base=model, task=model.task)
+
+
+def _plain(config: dict[str, Any], class_name: str) -> dict[str, Any]:
+    """The config as a checkpoint of its own would hold it."""
+    for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
+        config.pop(key, None)
+    config["dtype"] = "float32"
+    if not config.get("architectures"):
+        config["architectures"] = [class_name.removesuffix("Config") + "ForCausalLM"]
+    return config

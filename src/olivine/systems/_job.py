@@ -1,0 +1,52 @@
+"""A job is a file: JSON that says all there is to know, so that any worker, here or elsewhere, can do it.
+
+Only JSON and folders cross the border between the parent and a worker. A worker reads jobs and writes events, one JSON
+object a line:
+
+    parent -> worker   a Job
+    worker -> parent   {"event": "started", "pid": ...}
+                       {"event": "progress", "done": 3, "total": 10, "metrics": {"loss": 0.41}}
+                       {"event": "warning", "message": "..."}
+                       {"event": "done", "result": {...}}          result of a pass: {"model": Model, "facts": {...}}
+                       {"event": "failed", "error": {"type", "message", "exit_code", "traceback"}}
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Self
+
+JobKind = Literal["pass", "score", "fetch", "materialize"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One thing for a worker to do.
+
+    kind: "pass" runs a pass; "score" measures a model on rows; "fetch" brings an input model from the hub to a folder;
+      "materialize" writes a model whose weights are computed into a folder of its own.
+    step: the name users see. name: name of the pass (kind "pass"). params: JSON values of its params, or of the task.
+    model: the input model's record (None for "fetch"). output, scratch: folders, see passes.Context.
+    data: data configs by name, with absolute paths. machine: fields of passes.Machine. log: file for all that is
+      printed while the job runs.
+    """
+
+    kind: JobKind
+    step: str
+    output: Path
+    scratch: Path
+    name: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    model: Mapping[str, Any] | None = None
+    data: Mapping[str, Any] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
+    log: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values only; the inverse of `from_json`."""
+        return asdict(self) | {"output": str(self.output), "scratch": str(self.scratch)}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**{**record, "output": Path(record["output"]), "scratch": Path(record["scratch"])})

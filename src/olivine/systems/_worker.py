@@ -1,0 +1,310 @@
+"""The worker: `python -m olivine.systems._worker` reads jobs and writes events, one JSON object a line.
+
+It stays warm for a whole run and ends when its input does, in the middle of a job too: then nobody waits for a result.
+`--job FILE` does the one job of a file and ends with 0, or with the exit code of what went wrong.
+
+What libraries print goes to the job's log, never between the events: those leave by a private copy of standard output,
+while descriptors 1 and 2 point at the log. Standard input is private in the same way, so that no library waits for an
+answer on it.
+"""
+
+import errno
+import faulthandler
+import json
+import os
+import queue
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.errors import ModelError, OlivineError
+from olivine.models import Model
+from olivine.passes import Context, Machine, passes
+from olivine.systems import _memory
+from olivine.systems._job import Job
+
+if TYPE_CHECKING:
+    import filelock
+    import psutil
+else:
+    filelock = lazy.module("filelock")
+    psutil = lazy.module("psutil")
+
+# No telemetry, no bars between the lines of a log, the same sums in the same order on a GPU. A user's own settings win.
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
+    "TQDM_DISABLE": "1",
+    "TRANSFORMERS_VERBOSITY": "warning",
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+}
+OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+_PROGRESS_SECONDS = 0.1  # a screen shows no more, and a pipe should not be flooded
+_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Events:
+    """Writes events for the parent; the Reporter of passes and scores. Safe to use from several threads."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._lock = stream, threading.Lock()
+        self._last_progress = 0.0
+        self.facts: dict[str, Any] = {}
+
+    def begin(self) -> None:
+        """A new job: nothing is reported of it yet."""
+        self._last_progress, self.facts = 0.0, {}
+
+    def send(self, event: str, **fields: Any) -> None:
+        """Write one event; TypeError when a field is no JSON value."""
+        line = json.dumps({"event": event, **fields}, default=_number) + "\n"
+        with self._lock:
+            self._stream.write(line)
+            self._stream.flush()
+
+    def progress(self, done: float, total: float, **metrics: float | str) -> None:
+        """See passes.Reporter."""
+        now = time.monotonic()
+        if done >= total or now - self._last_progress >= _PROGRESS_SECONDS:
+            self._last_progress = now
+            self.send("progress", done=done, total=total, metrics=metrics)
+
+    def warn(self, message: str) -> None:
+        """See passes.Reporter."""
+        self.send("warning", message=message)
+
+    def record(self, **facts: Any) -> None:
+        """See passes.Reporter."""
+        self.facts |= facts
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve jobs from standard input until it ends, or the one job of `--job FILE`."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    os.dup2(2, 1)
+    faulthandler.enable()  # a crash in native code leaves the Python stack in the log
+    if arguments[:1] == ["--job"]:
+        return _serve(json.loads(Path(arguments[1]).read_text(encoding="utf-8")), events)
+    jobs = _jobs(_private_input())
+    events.send("started", pid=os.getpid())
+    for record in jobs:
+        _serve(record, events)
+    return 0
+
+
+def _private_input() -> TextIO:
+    """Standard input, for us alone; others find it empty."""
+    stream = os.fdopen(os.dup(0), "r", encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return stream
+
+
+def _jobs(stream: TextIO) -> Iterator[dict[str, Any]]:
+    """Jobs as they come, read by a thread of its own that sees the end of the input while a job is at work."""
+    lines: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    def read() -> None:
+        for line in stream:
+            lines.put(line)
+        _leave()
+
+    threading.Thread(target=read, daemon=True, name="jobs").start()
+
+    def jobs() -> Iterator[dict[str, Any]]:
+        while True:
+            yield json.loads(lines.get())
+
+    return jobs()
+
+
+def _leave() -> None:
+    """End this process and all that it started; the teardown of native libraries is nothing to wait for."""
+    for child in psutil.Process().children(recursive=True):
+        try:
+            child.kill()
+        except psutil.NoSuchProcess:
+            continue
+    os._exit(0)
+
+
+def _serve(record: Mapping[str, Any], events: Events) -> int:
+    """Do one job and say how it ended; returns the exit code that fits."""
+    job = Job.from_json(record)
+    _log_to(job.log)
+    if job.machine.get("offline"):
+        os.environ.update(OFFLINE)
+    events.begin()
+    _memory.restart_peak()
+    started = time.monotonic()
+    try:
+        with _alone(job):
+            result = KINDS[job.kind](job, events)
+        cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": _memory.peak_bytes()}
+        events.send("done", result={**result, **cost, **_device_memory()})
+    except BaseException as error:  # noqa: BLE001 - the border of the process: whatever it was, the parent decides
+        text = traceback.format_exc()
+        print(text, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log here
+        exit_code = error.exit_code if isinstance(error, OlivineError) else 1
+        described = {"type": type(error).__name__, "message": sentence(error), "exit_code": exit_code}
+        events.send("failed", error=described | {"traceback": text})
+        return exit_code
+    return 0
+
+
+@contextmanager
+def _alone(job: Job) -> Iterator[None]:
+    """Hold the scratch folder: a worker whose parent was killed may live a moment longer and still write there."""
+    job.scratch.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{job.scratch}.lock", timeout=60):
+        yield
+
+
+def sentence(error: BaseException) -> str:
+    """What went wrong, in a line for the user; the log has the traceback."""
+    name, text = type(error).__name__, " ".join(str(error).split())
+    if isinstance(error, OlivineError):
+        return str(error)
+    if isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in text:
+        return f"out of memory: {name}{': ' if text else ''}{_short(text)}"
+    if isinstance(error, SystemExit):
+        return f"a library ended the program with exit code {error.code}"
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f": {error.filename}" if error.filename else ""
+        full = "the disk is full: " if error.errno in _FULL_DISK else ""
+        return f"{full}{error.strerror}{where}"
+    if "No space left on device" in text or "File too large" in text:  # native writers have errors of their own
+        return f"the disk is full: {_short(text)}"
+    return f"{name}: {_short(text)}" if text else name
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 400 else f"{text[:400]} ..."
+
+
+def _number(value: Any) -> Any:
+    """JSON of the scalars that numpy and torch give, and of paths."""
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise TypeError(f"{value!r} of type {type(value).__name__} is no JSON value")
+
+
+def _log_to(path: str) -> None:
+    """Everything that is printed from now on, by Python or by native code, goes to the end of that file."""
+    if not path:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+
+
+def _device_memory() -> dict[str, int]:
+    """Peak memory of the GPU when a job used one."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return {}
+    peak = int(torch.cuda.max_memory_allocated())
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.empty_cache()
+    return {"peak_device_memory_bytes": peak}
+
+
+def _run_pass(job: Job, events: Events) -> dict[str, Any]:
+    plugin = passes.find(job.name)
+    if plugin is None:
+        raise OlivineError(f"this environment ({sys.executable}) has no pass '{job.name}'")
+    step = plugin(plugin.Params.model_validate(job.params))
+    data = {name: DataConfig.model_validate(value) for name, value in job.data.items()}
+    context = Context(job.output, job.scratch, Machine(**job.machine), events, data)
+    model = _model(job)
+    step.requires(model)
+    result = step.run(model, context)
+    step.ensures(result)
+    return {"model": result.to_json(), "facts": events.facts}
+
+
+def _score(job: Job, events: Events) -> dict[str, Any]:
+    from olivine.evaluate import score
+
+    return score(_model(job), job.params, job.output, Machine(**job.machine), events)
+
+
+def _materialize(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
+    from olivine.models.materialize import materialize
+
+    return {"model": materialize(_model(job), job.output).to_json()}
+
+
+def _fetch(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
+    """Bring a model from the hub into the hub's own local cache, which resumes and shares; never a pickle.
+
+    params: name, revision, trust_remote_code. Offline, the local cache alone is asked.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    from olivine.models.materialize import COMPANIONS
+
+    name, revision, trusted = job.params["name"], job.params.get("revision"), job.params.get("trust_remote_code", False)
+    patterns = [*COMPANIONS, "*.safetensors", "*.safetensors.index.json", "*.jinja", *(["*.py"] if trusted else [])]
+    try:
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+    except GatedRepoError:
+        raise ModelError(f"the model '{name}' is gated: accept its terms on the hub and set HF_TOKEN") from None
+    except (RepositoryNotFoundError, RevisionNotFoundError):
+        at = f" at revision '{revision}'" if revision else ""
+        raise ModelError(f"the hub has no model '{name}'{at}; a private one needs HF_TOKEN") from None
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
+        if job.machine.get("offline") or os.environ.get("HF_HUB_OFFLINE"):
+            raise ModelError(f"the model '{name}' is not in the hub's local cache, and this run is offline") from None
+        raise OlivineError(f"the hub cannot be reached, and '{name}' is not in its local cache") from None
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"the model '{name}' has no safetensors; convert its weights, pickled ones are not read")
+    return {"model": Model("hf", folder, trust_remote_code=trusted).to_json()}
+
+
+def _model(job: Job) -> Model:
+    if job.model is None:
+        raise ValueError(f"a job of kind '{job.kind}' needs a model")
+    return Model.from_json(job.model)
+
+
+KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
+    "pass": _run_pass,
+    "score": _score,
+    "materialize": _materialize,
+    "fetch": _fetch,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,125 @@
+"""The machine that a step would run on, found out without a framework."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from olivine import lazy
+from olivine.config.schema import Accelerator, Workflow
+from olivine.errors import Problem
+from olivine.passes import Machine
+
+CPU = "CPUExecutionProvider"
+# execution provider -> distributions that bring it, and the extra to install
+PROVIDERS = {
+    CPU: (("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"), "cpu"),
+    "CUDAExecutionProvider": (("onnxruntime-gpu",), "gpu"),
+    "DmlExecutionProvider": (("onnxruntime-directml",), "directml"),
+}
+
+
+def has_nvidia() -> bool:
+    """Whether an NVIDIA GPU is here, as the driver or its tool tells."""
+    return Path("/proc/driver/nvidia/gpus").is_dir() or shutil.which("nvidia-smi") is not None
+
+
+def memory_bytes() -> int:
+    """Memory that this process may use: the machine's, or less where a container is limited."""
+    limit = Path("/sys/fs/cgroup/memory.max")
+    total = int(psutil.virtual_memory().total)
+    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
+        return min(total, int(text))
+    return total
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Room on the disk where `folder` is or would be."""
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def provider_is_here(name: str) -> bool:
+    """Whether the provider's package and hardware are here."""
+    if name not in PROVIDERS:
+        return False
+    installed = any(lazy.version(package) != "none" for package in PROVIDERS[name][0])
+    if name == "CUDAExecutionProvider":
+        return installed and has_nvidia()
+    return installed if name == CPU else installed and os.name == "nt"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Device and provider for a run, with what the user should know and what is wrong."""
+
+    machine: Machine
+    notes: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+
+def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) -> Choice:
+    """The machine as the config asks for it: `host` runs the passes, `target` runs the result.
+
+    today's accelerators are a demand: what is not here is a problem of kind hardware. An old form's list of providers was a
+    preference: what is not here is passed over, in words.
+    """
+    wanted = _accelerator(workflow, workflow.target) or _accelerator(workflow, workflow.host)
+    provider, notes, problems = _provider(wanted, where)
+    on_gpu = _wants_gpu(_accelerator(workflow, workflow.host) or wanted)
+    device = "cuda" if has_nvidia() and (on_gpu or wanted is None) else "cpu"
+    machine = Machine(
+        device=device,
+        execution_provider=provider,
+        memory_bytes=memory_bytes(),
+        disk_bytes=free_disk_bytes(cache_dir),
+        n_cores=os.cpu_count() or 1,
+        offline=offline,
+    )
+    return Choice(machine, tuple(notes), tuple(problems))
+
+
+def _accelerator(workflow: Workflow, name: str | None) -> Accelerator | None:
+    """The first accelerator of the named system; of the only one when none is named."""
+    if name is None and len(workflow.systems) == 1:
+        name = next(iter(workflow.systems))
+    system = workflow.systems.get(name) if name else None
+    return system.accelerators[0] if system and system.accelerators else None
+
+
+def _wants_gpu(accelerator: Accelerator | None) -> bool:
+    return accelerator is not None and accelerator.device == "gpu"
+
+
+def _provider(wanted: Accelerator | None, where: str) -> tuple[str, list[str], list[Problem]]:
+    names = list(wanted.execution_providers) if wanted else []
+    if wanted is None or (not names and wanted.device == "cpu"):
+        return CPU, [], []
+    if not names:
+        names = ["CUDAExecutionProvider"]
+    here = [name for name in names if provider_is_here(name)]
+    if here:
+        return here[0], [], []
+    if wanted.preference:
+        note = f"{', '.join(names)} is not on this machine; the old form named it as a preference, so the CPU is used"
+        return CPU, [note], []
+    return names[0], [], list(_missing(names[0], where))
+
+
+def _missing(name: str, where: str) -> Iterator[Problem]:
+    fix = "Run this on a machine that has it, or ask for CPUExecutionProvider."
+    if name not in PROVIDERS:
+        yield Problem("unsupported", where, f"the execution provider '{name}' is not served.", fix)
+        return
+    if name == "CUDAExecutionProvider" and not has_nvidia():
+        yield Problem("hardware", where, f"'{name}' is asked for, but this machine has no NVIDIA GPU.", fix)
+    elif name == "DmlExecutionProvider" and os.name != "nt":
+        yield Problem("hardware", where, f"'{name}' is asked for, but DirectML is on Windows only.", fix)
+    else:
+        extra = PROVIDERS[name][1]
+        install = f"Run: pip uninstall onnxruntime onnxruntime-genai; pip install 'olivine[{extra}]'."
+        yield Problem("missing-extra", where, f"'{name}' is asked for, but its package is not installed.", install)

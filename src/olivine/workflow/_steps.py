@@ -1,0 +1,73 @@
+"""What a plan consists of: steps in order, the scores between them, problems, and what all of it will need."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from olivine.config.schema import DataConfig, Quality
+from olivine.errors import Problem
+from olivine.models import Model
+from olivine.passes import Estimate, Machine
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass to run.
+
+    name: the user's name of it (or the pass's for a step that the plan inserted, `implicit`). params: as the pass's Params
+    dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
+    data: the data configs that the params name. files: other user files that decide the result.
+    """
+
+    name: str
+    pass_name: str
+    params: Mapping[str, Any]
+    parent: str | None
+    machine: Machine
+    data: Mapping[str, DataConfig] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    implicit: bool = False
+    estimate: Estimate = Estimate()
+    produces: str = "hf"
+
+
+@dataclass(frozen=True)
+class ScoreRows:
+    """The rows on which every seam is scored.
+
+    part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
+    """
+
+    data: DataConfig
+    part: Literal["eval", "all", "train"]
+    eval_size: float | int | None
+    seed: int
+    target: str
+    max_rows: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What would run. Nothing was touched to make it.
+
+    input_model: its record when it is local; hub_name: what to fetch when it is not.
+    cached: steps whose result is in the cache now ("name" of a pass, "score:name" of a score).
+    translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
+    """
+
+    steps: tuple[Step, ...]
+    problems: tuple[Problem, ...]
+    translated: tuple[str, ...]
+    estimate: Estimate
+    input_model: Model | None
+    hub_name: str | None
+    hub_revision: str | None
+    score: ScoreRows | None
+    quality: Quality
+    cache_dir: Path
+    output_dir: Path
+    machine: Machine
+    workflow: Mapping[str, Any]
+    n_parameters: int = 0
+    cached: frozenset[str] = frozenset()

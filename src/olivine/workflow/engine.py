@@ -1,0 +1,523 @@
+"""Run a plan: each step from the cache or in the worker, each seam scored, the result delivered."""
+
+import json
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from olivine import __version__
+from olivine.errors import ConfigError, GoalMissed, Interrupted, OlivineError, RequestError, StepFailed
+from olivine.models import Model
+from olivine.passes import Machine, first_line, passes
+from olivine.systems._job import Job, JobKind
+from olivine.systems.local import LocalWorker
+from olivine.workflow._goals import drop_allowed
+from olivine.workflow._steps import Plan, Step
+from olivine.workflow.cache import (
+    Cache,
+    Entry,
+    fetched_model,
+    is_full_disk,
+    pack,
+    sync_file,
+    sync_folder,
+    unpack,
+    usable_folder,
+)
+from olivine.workflow.journal import Journal, hide_secrets
+from olivine.workflow.keys import (
+    Hashes,
+    Keys,
+    Seam,
+    absolute,
+    fetch_key,
+    materialize_key,
+    plan_keys,
+    score_params,
+    seams,
+    trusts_code,
+    version,
+)
+
+VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
+LINKED_BYTES = 64 * 2**20  # files of the cache that are at least this large are delivered as hard links
+
+
+class Screen(Protocol):
+    """Who is told while a run goes on."""
+
+    def step_started(self, name: str, description: str) -> None:
+        """A step begins to work."""
+
+    def progress(self, name: str, done: float, total: float, metrics: Mapping[str, Any]) -> None:
+        """The step that is at work came further."""
+
+    def step_done(self, name: str, outcome: str) -> None:
+        """A step is done, or was found in the cache; `outcome` says which, and what it cost."""
+
+    def warning(self, name: str, message: str) -> None:
+        """Something that the user should know, though the run goes on."""
+
+
+class SilentScreen:
+    """Tells nobody."""
+
+    def step_started(self, name: str, description: str) -> None:
+        """See Screen."""
+
+    def progress(self, name: str, done: float, total: float, metrics: Mapping[str, Any]) -> None:
+        """See Screen."""
+
+    def step_done(self, name: str, outcome: str) -> None:
+        """See Screen."""
+
+    def warning(self, name: str, message: str) -> None:
+        """See Screen."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gave.
+
+    model: the delivered folder; None for a workflow without steps. scores: a row for each seam, in order: "model",
+    "format", "size_bytes", the numbers of `olivine.evaluate`, "drop": the label accuracy lost since the seam before.
+    samples: what the last model answered. steps: {"name", "cached", "seconds", "peak_memory_bytes", "facts"} of each.
+    trained_on: the scored rows were trained on. missed: the goals that do not hold, as sentences.
+    """
+
+    model: Path | None
+    scores: list[dict[str, Any]]
+    samples: list[dict[str, str]]
+    steps: list[dict[str, Any]]
+    trained_on: bool
+    missed: list[str]
+    output_dir: Path
+
+    @property
+    def status(self) -> str:
+        """In a word or two."""
+        return "goal missed" if self.missed else "done"
+
+    def to_json(self) -> dict[str, Any]:
+        """What `olivine run --json` prints."""
+        places = {"model": str(self.model) if self.model else None, "output_dir": str(self.output_dir)}
+        return {"status": self.status, **asdict(self), **places}
+
+
+@dataclass
+class _Run:
+    """A run in progress: what it works with, and what it has so far."""
+
+    plan: Plan
+    screen: Screen
+    journal: Journal
+    cache: Cache
+    hashes: Hashes
+    worker: LocalWorker
+    keys: Keys = field(default_factory=lambda: Keys({}, {}))
+    models: dict[str | None, Model] = field(default_factory=dict)
+    entries: dict[str, Entry] = field(default_factory=dict)
+    scored: dict[str, Entry] = field(default_factory=dict)
+    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: list[dict[str, str]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    delivered: Path | None = None
+
+
+def run(plan: Plan, screen: Screen | None = None) -> Result:
+    """Do what the plan says and put the result into its output folder.
+
+    Raises ConfigError when the plan has problems; StepFailed with step, cause and log; GoalMissed, with the Result,
+    when the model was made but lost more than the config allows; Interrupted on Ctrl-C. What was finished stays cached.
+    """
+    if plan.problems:
+        raise ConfigError(plan.problems)
+    with _started(plan, screen or SilentScreen()) as state:
+        for act in (_bring_input, _make_keys, _climb, _deliver):
+            act(state)
+        result = _summary(state)
+        state.journal.write("run_done", **result.to_json())
+    if result.missed:
+        missed = GoalMissed("; ".join(result.missed))
+        missed.result = result
+        raise missed
+    return result
+
+
+@contextmanager
+def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
+    """Everything a run works with; however it ends, the journal says so and the worker is gone."""
+    drop_allowed(plan.quality.max_drop)
+    usable_folder(plan.output_dir, f"output_dir '{plan.output_dir}'")
+    cache = Cache(plan.cache_dir, lambda message: screen.warning("cache", message))
+    cache.prepare()
+    journal = Journal(plan.output_dir)
+    journal.write("run_started", workflow=plan.workflow, versions=versions(), translated=plan.translated)
+    try:
+        with cache, LocalWorker() as worker:
+            yield _Run(plan, screen, journal, cache, Hashes(plan.cache_dir), worker)
+    except (KeyboardInterrupt, Interrupted) as stop:
+        journal.write("run_interrupted", where=str(stop))
+        text = str(stop) or "interrupted"
+        raise Interrupted(f"{text}; finished steps are kept, the same command goes on from there") from None
+    except OSError as error:
+        failure = _as_failure("deliver", error, plan.output_dir)
+        with suppress(OSError):  # a disk that is full has no room for this line either
+            journal.write("run_failed", error=str(failure))
+        raise failure from error
+    except BaseException as error:
+        expected = isinstance(error, OlivineError)
+        with suppress(OSError):
+            journal.write("run_failed", error=str(error) if expected else f"{type(error).__name__}: {error}")
+        raise
+
+
+def _bring_input(state: _Run) -> None:
+    """The input model, fetched when it lies on the hub."""
+    plan = state.plan
+    model = plan.input_model or fetched_model(state.cache, plan)
+    if model is None:
+        params = {"name": plan.hub_name, "revision": plan.hub_revision, "trust_remote_code": trusts_code(plan)}
+
+        def fetch(content: Path) -> Mapping[str, Any]:
+            return _do(state, _job(state, "fetch", "fetch", fetch_key(plan), content, plan.machine, params=params))
+
+        state.cache.remove(fetch_key(plan))  # it names a place where the model is no longer
+        entry = _obtain(state, fetch_key(plan), "fetch", f"Bring {plan.hub_name} from the hub", fetch)
+        model = Model.from_json(entry.result["model"])
+    state.models[None] = model
+
+
+def _make_keys(state: _Run) -> None:
+    """The key of every result, all before anything runs: a file that is edited meanwhile does not mix into them."""
+    state.keys = plan_keys(state.plan, state.models[None], state.hashes)
+
+
+def _climb(state: _Run) -> None:
+    """Every step, and after each the score of what it made."""
+    waiting = seams(state.plan)
+    for step in (None, *state.plan.steps):
+        if step is not None:
+            _step(state, step)
+        for seam in [seam for seam in waiting if seam.step == (step.name if step else None)]:
+            _score(state, seam)
+
+
+def _step(state: _Run, step: Step) -> None:
+    """The result of one step, from the cache or the worker."""
+    plugin = passes.find(step.pass_name)
+    if plugin is None:
+        raise LookupError(f"no pass '{step.pass_name}'")
+    key, model = state.keys.models[step.name], state.models[step.parent]
+
+    def make(content: Path) -> Mapping[str, Any]:
+        data = {name: absolute(config).model_dump(mode="json") for name, config in step.data.items()}
+        job = _job(state, "pass", step.name, key, content, step.machine, model, params=step.params, data=data)
+        result = _do(state, replace(job, name=step.pass_name))
+        return {**result, "model": _inside(step, pack(result["model"], content, model))}
+
+    entry = _obtain(state, key, step.name, first_line(plugin).rstrip("."), make)
+    state.entries[step.name] = entry
+    state.models[step.name] = Model.from_json(unpack(entry.result["model"], entry.content, model))
+
+
+def _inside(step: Step, record: Any) -> Any:
+    """The packed record of a result; a place outside of the output folder and the input model would not last."""
+    if isinstance(record, Mapping) and not str(record["path"]).startswith("${"):
+        raise TypeError(f"pass '{step.pass_name}' gave a model at {record['path']}, outside of its output folder")
+    return record
+
+
+def _score(state: _Run, seam: Seam) -> None:
+    """Score a seam; a model of metadata only cannot answer and is left out."""
+    model, rows = state.models[seam.step], state.plan.score
+    if rows is None or model.attributes.get("metadata_only"):
+        return
+    key, name = state.keys.scores[seam.name], f"score:{seam.name}"
+    previous = state.scored.get(seam.previous) if seam.previous else None
+    machine = state.plan.machine
+    if "execution_provider" in model.attributes:
+        machine = replace(machine, execution_provider=model.attributes["execution_provider"])
+    params = score_params(rows) | {"previous": str(previous.content) if previous else None}
+
+    def make(content: Path) -> Mapping[str, Any]:
+        return _do(state, _job(state, "score", name, key, content, machine, model, params=params))
+
+    entry = _obtain(state, key, name, "Measure on the scored rows", make, _said)
+    state.scored[seam.name] = entry
+    state.samples = list(entry.result["samples"])
+    state.scores[seam.name] = row = _row(state, seam, model, entry)
+    state.journal.write("score", key=key, **row)
+    if "degenerate" in row:
+        state.screen.warning(seam.name, f"its output is degenerate: {row['degenerate']}")
+
+
+def _row(state: _Run, seam: Seam, model: Model, entry: Entry) -> dict[str, Any]:
+    row = {"model": seam.name, "format": model.format, "size_bytes": _size(model), **entry.result["scores"]}
+    before = state.scores.get(seam.previous or "", {}).get("label_accuracy")
+    if before is not None and row.get("label_accuracy") is not None:
+        row["drop"] = before - row["label_accuracy"]
+    return row
+
+
+def _obtain(
+    state: _Run,
+    key: str,
+    name: str,
+    description: str,
+    make: Callable[[Path], Mapping[str, Any]],
+    said: Callable[[Mapping[str, Any]], str] = lambda result: "",  # noqa: ARG005
+) -> Entry:
+    """An entry from the cache, or made now; the screen and the journal are told which, and what it cost."""
+
+    def made(content: Path) -> Mapping[str, Any]:
+        state.screen.step_started(name, description)
+        state.journal.write("step_started", step=name, key=key)
+        return make(content)
+
+    try:
+        entry, is_cached = state.cache.obtain(key, name, made)
+    except StepFailed as error:
+        _note_failure(state, error)
+        raise
+    except OSError as error:
+        failure = _as_failure(name, error, state.cache.folder)
+        _note_failure(state, failure)
+        raise failure from error
+    if not is_cached:
+        state.cache.drop_scratch(key)
+    record = _record(name, entry, is_cached=is_cached)
+    state.steps.append(record)
+    state.journal.write("step_cached" if is_cached else "step_done", key=key, **record)
+    state.screen.step_done(name, ", ".join(filter(None, [said(entry.result), _outcome(record)])))
+    return entry
+
+
+def _note_failure(state: _Run, failure: StepFailed) -> None:
+    with suppress(OSError):  # a full disk may have no room for the journal either
+        log = str(failure.log) if failure.log else None
+        state.journal.write("step_failed", step=failure.step, cause=failure.cause, log=log)
+
+
+def _as_failure(name: str, error: OSError, place: Path) -> StepFailed:
+    """An error of the file system as what it means for a step."""
+    where = error.filename or place
+    if is_full_disk(error):
+        return StepFailed(
+            name, f"the disk is full: no room for {where}; free some, or name another cache_dir or output_dir"
+        )
+    return StepFailed(name, f"{error.strerror or error}: {where}")
+
+
+def _job(
+    state: _Run,
+    kind: JobKind,
+    step: str,
+    key: str,
+    content: Path,
+    machine: Machine,
+    model: Model | None = None,
+    **fields: Any,
+) -> Job:
+    return Job(
+        kind=kind,
+        step=step,
+        output=content.absolute(),
+        scratch=state.cache.scratch(key).absolute(),
+        model=model.to_json() if model else None,
+        machine=asdict(machine),
+        log=str(_new_log(state, step)),
+        **fields,
+    )
+
+
+def _do(state: _Run, job: Job) -> dict[str, Any]:
+    def listen(event: str, fields: Mapping[str, Any]) -> None:
+        if event == "progress":
+            state.screen.progress(job.step, fields["done"], fields["total"], fields["metrics"])
+        elif event == "warning":
+            state.journal.write("warning", step=job.step, message=fields["message"])
+            state.screen.warning(job.step, fields["message"])
+
+    return state.worker.run(job, listen)
+
+
+def _new_log(state: _Run, step: str) -> Path:
+    """An empty log file; step names come from configs, so they are spelt as plain file names."""
+    folder = state.plan.output_dir / "logs"
+    folder.mkdir(exist_ok=True)
+    log = folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', step)}.log"
+    log.write_bytes(b"")
+    return log.absolute()
+
+
+def _record(name: str, entry: Entry, *, is_cached: bool) -> dict[str, Any]:
+    """What a step cost when it was made, and the facts that its pass kept."""
+    cost = {key: entry.result[key] for key in ("peak_memory_bytes", "peak_device_memory_bytes") if key in entry.result}
+    seconds = round(entry.manifest["seconds"], 2)
+    return {"name": name, "cached": is_cached, "seconds": seconds, **cost, "facts": entry.result.get("facts", {})}
+
+
+def _outcome(record: Mapping[str, Any]) -> str:
+    if record["cached"]:
+        return "cached"
+    text = f"{record['seconds']:.1f} s"
+    if "peak_memory_bytes" in record:
+        text += f", peak memory {record['peak_memory_bytes'] / 1e9:.1f} GB"
+    if "n_trained_parameters" in record["facts"]:
+        text += f", {record['facts']['n_trained_parameters']:,} parameters trained"
+    return text
+
+
+def _said(result: Mapping[str, Any]) -> str:
+    scores = result["scores"]
+    parts = [
+        form.format(scores[key])
+        for key, form in (("label_accuracy", "accuracy {:.1%}"), ("loss", "loss {:.3f}"))
+        if scores.get(key) is not None
+    ]
+    return ", ".join(parts)
+
+
+def _size(model: Model) -> int | None:
+    """Bytes of the model on disk; None where its weights are computed from another's."""
+    if model.format == "hf" and model.base is not None:
+        return model.base.path.stat().st_size if model.base.format == "gguf" else None
+    if model.path.is_file():
+        return model.path.stat().st_size
+    return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())
+
+
+def _deliver(state: _Run) -> None:
+    """Put the result, the adapter and the resolved config into the output folder."""
+    plan = state.plan
+    # workflow first: re-reading this file runs the same; the versions stand beside it
+    _write_whole(plan.output_dir / "workflow.json", {**hide_secrets(plan.workflow), "environment": versions()})
+    if not plan.steps:
+        return
+    adapters = [step.name for step in plan.steps if state.models[step.name].format == "adapter"]
+    if adapters:
+        _place(state, state.entries[adapters[-1]], plan.output_dir / "adapter")
+    state.delivered = plan.output_dir / "model"
+    _place(state, _whole(state, plan.steps[-1]), state.delivered)
+
+
+def _whole(state: _Run, step: Step) -> Entry:
+    """The entry whose files are all of the model: the step's own, or its computed weights written out."""
+    model = state.models[step.name]
+    if model.format != "hf" or model.base is None:
+        return state.entries[step.name]
+    key = materialize_key(state.keys.models[step.name])
+
+    def make(content: Path) -> Mapping[str, Any]:
+        result = _do(state, _job(state, "materialize", "materialize", key, content, step.machine, model))
+        return {**result, "model": pack(result["model"], content, None)}
+
+    return _obtain(state, key, "materialize", f"Write the weights of '{step.name}'", make)
+
+
+def _place(state: _Run, entry: Entry, target: Path) -> None:
+    """Make `target` a copy of the entry's files; what was there stays until the copy is complete."""
+    if _is_placed(state, entry, target):
+        return
+    if target.exists() and not target.is_dir():
+        raise RequestError(f"'{target}' is a file, but the result goes there as a folder; move it away")
+    state.cache.hold()
+    with _output_lock(target):
+        for left in target.parent.glob(f".{target.name}-*.partial"):
+            shutil.rmtree(left, ignore_errors=True)  # of a run that died; one that lives holds the lock
+        fresh, old = (target.with_name(f".{target.name}-{uuid.uuid4().hex}.partial") for _ in range(2))
+        try:
+            for name in entry.files:
+                _copy(entry.content / name, fresh / name)
+            sync_folder(fresh)
+            if target.exists():
+                target.rename(old)
+            fresh.rename(target)
+            sync_folder(target.parent)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+            shutil.rmtree(old, ignore_errors=True)
+        for name, file in entry.files.items():
+            state.hashes.remember(target / name, file["blake3"])
+
+
+def _is_placed(state: _Run, entry: Entry, target: Path) -> bool:
+    """Whether the folder holds every file of the entry already, by what is remembered of them."""
+    try:
+        return all(state.hashes.remembered(target / name) == file["blake3"] for name, file in entry.files.items())
+    except OSError:
+        return False
+
+
+@contextmanager
+def _output_lock(target: Path) -> Iterator[None]:
+    """One run at a time replaces a folder."""
+    import filelock
+
+    with filelock.FileLock(target.with_name(f".{target.name}.lock")):
+        yield
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A copy; of a large file a hard link where that is possible, which costs no time and no room."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if source.stat().st_size >= LINKED_BYTES:
+        with suppress(OSError):  # another file system, or one without links
+            os.link(source, target)
+            return
+    shutil.copyfile(source, target)
+    sync_file(target)
+
+
+def _summary(state: _Run) -> Result:
+    rows = state.plan.score
+    return Result(
+        model=state.delivered,
+        scores=list(state.scores.values()),
+        samples=state.samples,
+        steps=state.steps,
+        trained_on=rows is not None and rows.part == "train",
+        missed=list(_missed(state)),
+        output_dir=state.plan.output_dir,
+    )
+
+
+def _missed(state: _Run) -> Iterator[str]:
+    """The seams that lost more accuracy than the config allows, and those where a model that worked broke."""
+    allowed = drop_allowed(state.plan.quality.max_drop)
+    for seam in seams(state.plan):
+        row, before = state.scores.get(seam.name), state.scores.get(seam.previous or "")
+        if row is None or before is None:
+            continue
+        if "degenerate" in row and "degenerate" not in before:
+            yield f"'{seam.name}' is broken, '{before['model']}' was not: {row['degenerate']}"
+        # half a part in a million: a drop of exactly the allowed share is allowed, whatever binary fractions make of it
+        if allowed is not None and row.get("drop", 0.0) > allowed + 5e-7:
+            yield (
+                f"label accuracy fell by {100 * row['drop']:.1f} points from '{before['model']}' "
+                f"({before['label_accuracy']:.1%}) to '{seam.name}' ({row['label_accuracy']:.1%}), "
+                f"but quality.max_drop allows {100 * allowed:.1f}"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides results."""
+    return {"olivine": __version__} | {name: version(name) for name in VERSIONS}
+
+
+def _write_whole(path: Path, value: Any) -> None:
+    """Write a JSON file so that a reader sees the old one or the new one, never a part."""
+    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}.partial")
+    try:
+        fresh.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        sync_file(fresh)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)

@@ -1,0 +1,487 @@
+"""What a config would do, and everything that keeps it from being done; touches nothing, imports nothing heavy."""
+
+import difflib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from olivine import data, lazy
+from olivine.config import Loaded, explain_params
+from olivine.config.schema import DataConfig, PassConfig, Workflow
+from olivine.errors import ConfigError, DataError, ModelError, Problem, RequestError, Unsupported
+from olivine.models import Model
+from olivine.models.facts import ModelFacts
+from olivine.models.inspect import check_checkpoint, read_facts
+from olivine.passes import Estimate, Machine, Pass, passes
+from olivine.passes.finetune._training_arguments import split_seed
+from olivine.workflow._goals import drop_allowed
+from olivine.workflow._known_passes import OLIVE_PASSES
+from olivine.workflow._machine import choose
+from olivine.workflow._steps import Plan, ScoreRows, Step
+from olivine.workflow.cache import cached
+
+N_TRAINED_ON = 64  # training rows that are scored when there are no others
+EXCLUDE_EACH_OTHER = (
+    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
+    ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
+)
+
+
+@dataclass
+class _Draft:
+    """A plan in the making."""
+
+    loaded: Loaded
+    workflow: Workflow
+    machine: Machine
+    problems: list[Problem] = field(default_factory=list)
+    translated: list[str] = field(default_factory=list)
+    steps: list[Step] = field(default_factory=list)
+    facts: ModelFacts | None = None
+    model: Model | None = None
+    hub_name: str | None = None
+    download_bytes: int = 0
+
+    def where(self, *path: str | int) -> str:
+        return self.loaded.document.where(path)
+
+    def problem(self, kind: Any, path: tuple[str | int, ...], message: str, fix: str = "") -> None:
+        self.problems.append(Problem(kind, self.where(*path), message, fix))
+
+
+def make_plan(loaded: Loaded, *, offline: bool = False) -> Plan:
+    """The plan of a config that was read; its `problems` say all that keeps it from running.
+
+    Raises ConfigError only when so much of the config is wrong that nothing can be planned.
+    """
+    workflow = loaded.workflow
+    if workflow is None:
+        raise ConfigError(loaded.problems)
+    offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
+    cache_dir, output_dir = Path(workflow.cache_dir).absolute(), Path(workflow.output_dir).absolute()
+    choice = choose(workflow, cache_dir, loaded.document.where(("systems",)), offline=offline)
+    draft = _Draft(loaded, workflow, choice.machine)
+    draft.problems += [*loaded.problems, *choice.problems, *_packages()]
+    draft.translated += [str(note) for note in loaded.notes] + list(choice.notes)
+    _plan_model(draft)
+    _plan_systems(draft)
+    for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
+        _check_folder(draft, folder, key)
+    _plan_steps(draft)
+    score = _plan_score(draft)
+    estimate = _total(draft)
+    _check_room(draft, estimate)
+    plan = Plan(
+        steps=tuple(draft.steps),
+        problems=tuple(sorted(dict.fromkeys(draft.problems), key=_place)),
+        translated=tuple(dict.fromkeys(draft.translated)),
+        estimate=estimate,
+        input_model=draft.model,
+        hub_name=draft.hub_name,
+        hub_revision=workflow.input_model.load_kwargs.revision,
+        score=score,
+        quality=workflow.quality,
+        cache_dir=cache_dir,
+        output_dir=output_dir,
+        machine=draft.machine,
+        workflow=workflow.model_dump(mode="json", exclude_defaults=True),
+        n_parameters=draft.facts.n_parameters if draft.facts else 0,
+    )
+    return plan if plan.problems else replace(plan, cached=cached(plan))
+
+
+def _place(problem: Problem) -> tuple[str, int, str]:
+    """Problems in the order of the file."""
+    name, _, line = problem.where.rpartition(":")
+    return (name, int(line), problem.message) if line.isdigit() else (problem.where, 0, problem.message)
+
+
+def _plan_model(draft: _Draft) -> None:
+    """The input model: a local folder or file, one in the hub's cache, or one to fetch."""
+    given = draft.workflow.input_model
+    if not isinstance(given.model_path, str):
+        return
+    path = Path(given.model_path).expanduser()
+    if not path.exists():
+        _plan_absent_model(draft, given.model_path)
+        return
+    _plan_local_model(draft, path.absolute())
+
+
+def _plan_local_model(draft: _Draft, path: Path) -> None:
+    given = draft.workflow.input_model
+    if path.is_file() and path.suffix != ".gguf":
+        draft.problem(
+            "missing-model", ("input_model", "model_path"), f"'{path}' is neither a model folder nor a .gguf file."
+        )
+        return
+    found = list(check_checkpoint(path))
+    draft.problems += [
+        replace(p, where=draft.where("input_model", "model_path"), message=f"{path}: {p.message}") for p in found
+    ]
+    try:
+        draft.facts = read_facts(path)
+    except ModelError as error:
+        if not found:
+            draft.problem("missing-model", ("input_model", "model_path"), str(error))
+        return
+    trusted = given.load_kwargs.trust_remote_code
+    draft.model = Model("gguf" if path.is_file() else "hf", path, task=given.task, trust_remote_code=trusted)
+    if given.adapter_path is not None:
+        _plan_adapter(draft, Path(given.adapter_path).absolute())
+
+
+def _plan_adapter(draft: _Draft, path: Path) -> None:
+    from olivine.models.adapter import read_config
+
+    try:
+        read_config(path)
+    except (ModelError, Unsupported) as error:
+        draft.problem(error.kind, ("input_model", "adapter_path"), str(error))
+        return
+    draft.model = Model("adapter", path, base=draft.model, task=draft.workflow.input_model.task)
+
+
+def _plan_absent_model(draft: _Draft, name: str) -> None:
+    key = ("input_model", "model_path")
+    looks_local = name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or "\\" in name
+    if not looks_local and (snapshot := _hub_snapshot(name, draft.workflow.input_model.load_kwargs.revision)):
+        _plan_local_model(draft, snapshot)
+    elif looks_local:
+        draft.problem("missing-model", key, f"the model '{name}' does not exist{_nearest_path(Path(name))}")
+    elif draft.machine.offline:
+        fix = "Fetch it while online, or name a folder."
+        draft.problem("network", key, f"the model '{name}' is not on this machine and the network is off.", fix)
+    else:
+        draft.hub_name = name
+        draft.translated.append(f"the model '{name}' is fetched from the hub before the first step")
+
+
+def _nearest_path(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f": there is no folder '{path.parent}'."
+    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+    return f"; did you mean '{path.parent / close[0]}'?" if close else "."
+
+
+def _hub_snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a model that the hub's cache on this machine holds whole."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    root = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
+    reference = root / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
+    snapshot = root / "snapshots" / commit if commit else None
+    return snapshot if snapshot and (snapshot / "config.json").is_file() else None
+
+
+def _plan_systems(draft: _Draft) -> None:
+    named = [("host", draft.workflow.host, ("host",)), ("target", draft.workflow.target, ("target",))]
+    named += [("host", config.host, ("passes", name, "host")) for name, config in draft.workflow.passes.items()]
+    for key, system, path in named:
+        if system is not None and system not in draft.workflow.systems:
+            known = difflib.get_close_matches(system, draft.workflow.systems, n=1)
+            hint = (
+                f"Did you mean '{known[0]}'?"
+                if known
+                else f"systems has: {', '.join(draft.workflow.systems) or 'none'}."
+            )
+            draft.problem("invalid-value", path, f"{key} names the system '{system}', which is not defined.", hint)
+
+
+def _plan_steps(draft: _Draft) -> None:
+    """Every pass in the order of the config, each checked against the model that reaches it."""
+    facts = draft.facts
+    form = draft.model.format if draft.model else "hf"
+    if form == "gguf":
+        gguf = passes.classes["gguf"]
+        draft.steps.append(_step(draft, "gguf", gguf(gguf.Params()), {}, None, implicit=True))
+        form = "hf"
+    if not draft.workflow.passes:
+        draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
+    for name, config in draft.workflow.passes.items():
+        plugin = _plugin(draft, name, config)
+        if plugin is None:
+            continue
+        if form not in plugin.accepts:
+            _explain_chain(draft, name, plugin, form)
+        form = plugin.produces
+        step = _with_params(draft, name, config, plugin)
+        if step is None:
+            continue
+        used = _data_of(draft, name, step)
+        parent = draft.steps[-1].name if draft.steps else None
+        if facts is not None:
+            draft.problems += [_placed(draft, name, problem) for problem in step.check(facts, draft.machine, used)]
+            draft.steps.append(_step(draft, name, step, used, parent, facts))
+            facts = step.forecast(facts)
+        else:
+            draft.steps.append(_step(draft, name, step, used, parent))
+
+
+def _plugin(draft: _Draft, name: str, config: PassConfig) -> type[Pass] | None:
+    plugin = passes.find(config.type)
+    path = ("passes", name, "type")
+    if plugin is None and config.type.lower() in OLIVE_PASSES:
+        have = ", ".join(passes.classes)
+        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", f"There are: {have}.")
+    elif plugin is None:
+        nearest = passes.nearest(config.type)
+        hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.classes)}."
+        draft.problem("unknown-pass", path, f"there is no pass '{config.type}'.", hint)
+    else:
+        for module, extra in plugin.modules.items():
+            if not lazy.installed(module):
+                draft.problem("missing-extra", path, f"{lazy.missing_sentence(module, extra)}.")
+    return plugin
+
+
+def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass]) -> Pass | None:
+    try:
+        return plugin(plugin.Params.model_validate(dict(config.params)))
+    except ValidationError as error:
+        known = [*plugin.Params.model_fields, "type", "host"]
+        draft.problems += explain_params(draft.loaded.document, ("passes", name), error, known)
+        return None
+
+
+def _explain_chain(draft: _Draft, name: str, plugin: type[Pass], form: str) -> None:
+    wanted = " or ".join(sorted(plugin.accepts))
+    bridges = [
+        other.name for other in passes.classes.values() if form in other.accepts and other.produces in plugin.accepts
+    ]
+    fix = f"Put '{bridges[0]}' before it." if bridges else "Change the order of the passes."
+    draft.problem(
+        "invalid-value", ("passes", name), f"pass '{name}' takes {wanted}, but what reaches it is {form}.", fix
+    )
+
+
+def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
+    """The data configs that a step names, each checked."""
+    used: dict[str, DataConfig] = {}
+    for wanted in step.data_names():
+        config = draft.workflow.data(wanted)
+        if config is None:
+            known = [other.name for other in draft.workflow.data_configs]
+            close = difflib.get_close_matches(wanted, known, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known) or 'none'}."
+            draft.problem("missing-data", ("passes", name), f"no data config is named '{wanted}'.", hint)
+            continue
+        used[wanted] = config
+        _check_data(draft, config)
+    return used
+
+
+def _check_data(draft: _Draft, config: DataConfig) -> None:
+    index = next(i for i, other in enumerate(draft.workflow.data_configs) if other.name == config.name)
+    for problem in data.check(config):
+        is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
+        draft.problems.append(problem if is_row else replace(problem, where=draft.where("data_configs", index)))
+
+
+def _placed(draft: _Draft, name: str, problem: Problem) -> Problem:
+    """A problem of a pass with the file and line of the param that it names."""
+    params = draft.workflow.passes[name].params
+    key = next((key for key in params if key in problem.message), None)
+    inner = params.get("training_args")
+    if key == "training_args" and isinstance(inner, Mapping):
+        sub = [
+            other for other in inner if f"training_args.{other} " in problem.message or f"'{other}'" in problem.message
+        ]
+        if sub:
+            return replace(problem, where=draft.where("passes", name, key, sub[0]))
+    return replace(problem, where=draft.where("passes", name, *([key] if key else [])))
+
+
+def _step(
+    draft: _Draft,
+    name: str,
+    step: Pass,
+    used: Mapping[str, DataConfig],
+    parent: str | None,
+    facts: ModelFacts | None = None,
+    *,
+    implicit: bool = False,
+) -> Step:
+    facts = facts or draft.facts
+    return Step(
+        name=name,
+        pass_name=step.name,
+        params=step.params.model_dump(mode="json"),
+        parent=parent,
+        machine=draft.machine,
+        data=used,
+        files=tuple(step.files()),
+        implicit=implicit,
+        estimate=step.estimate(facts, draft.machine, used) if facts else Estimate(),
+        produces=step.produces,
+    )
+
+
+def _plan_score(draft: _Draft) -> ScoreRows | None:
+    """Which rows every seam is scored on, and what should be predicted."""
+    quality = draft.workflow.quality
+    try:
+        drop_allowed(quality.max_drop)
+    except RequestError as error:
+        draft.problem("invalid-value", ("quality", "max_drop"), str(error))
+    if not quality.enabled:
+        return None
+    rows = _score_rows(draft)
+    if rows is None:
+        if quality.max_drop is not None:
+            fix = "Name the rows in quality.data_config."
+            draft.problem(
+                "missing-data", ("quality", "max_drop"), "max_drop is set, but there are no rows to score.", fix
+            )
+        return None
+    config, part, size, seed, n_most = rows
+    try:
+        target = quality.target or data.target_column(config)
+    except DataError as error:
+        draft.problem("missing-data", ("data_configs",), str(error))
+        return None
+    told = {
+        "eval": f"scored on the held-out rows of '{config.name}'",
+        "all": f"scored on the rows of '{config.name}'",
+        "train": f"scored on up to {n_most} rows of '{config.name}' that were trained on: there are no others",
+    }
+    draft.translated.append(f"every model is {told[part]}; it should predict the column '{target}'")
+    return ScoreRows(config, part, size, seed, target, n_most)  # type: ignore[arg-type]
+
+
+def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int] | None:
+    quality = draft.workflow.quality
+    if quality.data_config is not None:
+        config = draft.workflow.data(quality.data_config)
+        if config is None:
+            draft.problem(
+                "missing-data", ("quality", "data_config"), f"no data config is named '{quality.data_config}'."
+            )
+            return None
+        _check_data(draft, config)
+        return config, "all", None, 0, quality.max_samples
+    step = next((step for step in draft.steps if "train_data_config" in step.params), None)
+    if step is None:
+        return None
+    named = step.params.get("eval_data_config")
+    if named is not None:
+        return (step.data[named], "all", None, 0, quality.max_samples) if named in step.data else None
+    config = step.data.get(step.params["train_data_config"])
+    if config is None:
+        return None
+    size, seed = step.params.get("eval_dataset_size"), split_seed(step.params["training_args"])
+    if size is not None:
+        return config, "eval", size, seed, quality.max_samples
+    return config, "train", None, seed, min(N_TRAINED_ON, quality.max_samples)
+
+
+def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
+    existing = folder
+    while not existing.exists() and existing.parent != existing:
+        existing = existing.parent
+    if not existing.is_dir():
+        draft.problem(
+            "invalid-value", (key,), f"{key} '{folder}' cannot be a folder: '{existing}' is a file.", "Choose another."
+        )
+    elif not os.access(existing, os.W_OK):
+        draft.problem("invalid-value", (key,), f"{key} '{folder}' cannot be written to.", "Choose another.")
+
+
+def _packages() -> Iterator[Problem]:
+    """Packages that exclude each other, and versions outside of what was tested."""
+    for group in EXCLUDE_EACH_OTHER:
+        found = [name for name in group if lazy.version(name) != "none"]
+        if len(found) > 1:
+            keep = found[0]
+            fix = f"Run: pip uninstall -y {' '.join(found)}; pip install {keep}."
+            yield Problem("missing-extra", "", f"{' and '.join(found)} are both installed and break each other.", fix)
+    version = lazy.version("transformers")
+    if version != "none" and version.partition(".")[0] != "5":
+        fix = "Run: pip install 'transformers>=5,<6'."
+        yield Problem("missing-extra", "", f"transformers {version} is installed, but 5.x is supported.", fix)
+    if version == "none":
+        yield Problem(
+            "missing-extra", "", "transformers is not installed.", f"Run: {sys.executable} -m pip install olivine."
+        )
+
+
+def _total(draft: _Draft) -> Estimate:
+    estimates = [step.estimate for step in draft.steps]
+    scoring = int(1.2e9 + 4.2 * draft.facts.n_parameters) if draft.facts else 0
+    return Estimate(
+        memory_bytes=max([scoring, *(estimate.memory_bytes for estimate in estimates)]),
+        device_memory_bytes=max((estimate.device_memory_bytes for estimate in estimates), default=0),
+        # the result is delivered beside the cache
+        disk_bytes=sum(e.disk_bytes for e in estimates) + (estimates[-1].disk_bytes if estimates else 0),
+        download_bytes=draft.download_bytes,
+    )
+
+
+def _check_room(draft: _Draft, estimate: Estimate) -> None:
+    for step in draft.steps:
+        if step.estimate.memory_bytes > draft.machine.memory_bytes:
+            draft.problem(
+                "hardware",
+                ("passes", step.name),
+                f"step '{step.name}' needs about {_size(step.estimate.memory_bytes)} of memory, but this machine has "
+                f"{_size(draft.machine.memory_bytes)}.",
+                "Lower max_seq_len or per_device_train_batch_size."
+                if step.produces == "adapter"
+                else "Use a larger machine.",
+            )
+    if estimate.disk_bytes > draft.machine.disk_bytes:
+        draft.problem(
+            "hardware",
+            ("cache_dir",),
+            f"about {_size(estimate.disk_bytes)} of disk are needed, but {_size(draft.machine.disk_bytes)} are free.",
+            "Choose a cache_dir and output_dir on a larger disk.",
+        )
+
+
+def to_json(plan: Plan) -> dict[str, Any]:
+    """What `olivine plan --json` prints."""
+    return {
+        "steps": [
+            {
+                "name": step.name,
+                "pass": step.pass_name,
+                "params": step.params,
+                "cached": step.name in plan.cached,
+                "implicit": step.implicit,
+                "estimate": vars(step.estimate),
+            }
+            for step in plan.steps
+        ],
+        "problems": [problem.to_json() for problem in plan.problems],
+        "translated": list(plan.translated),
+        "estimate": vars(plan.estimate) | {"n_parameters": plan.n_parameters},
+    }
+
+
+def lines(plan: Plan) -> list[str]:
+    """The plan for a person."""
+    machine = plan.machine
+    text = [f"runs on {machine.device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
+    name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "no model")
+    text.append(f"model {name}" + (f", {plan.n_parameters / 1e6:,.0f} million parameters" if plan.n_parameters else ""))
+    text += [_step_line(plan, step) for step in plan.steps]
+    needed = plan.estimate
+    text.append(f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most")
+    if needed.device_memory_bytes:
+        text.append(f"needs about {_size(needed.device_memory_bytes)} on the GPU")
+    return text + [f"note: {note}" for note in plan.translated]
+
+
+def _step_line(plan: Plan, step: Step) -> str:
+    state = "cached" if step.name in plan.cached else "to run"
+    asked = f"; memory {_size(step.estimate.memory_bytes)}, disk {_size(step.estimate.disk_bytes)}"
+    return f"step {step.name} ({step.pass_name}): {state}{asked if state == 'to run' else ''}"
+
+
+def _size(n_bytes: float) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"

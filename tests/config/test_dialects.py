@@ -1,0 +1,488 @@
+"""Each row of the table of old forms, and that nothing changes meaning in silence."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from olivine.config import Note, load, migrate, read
+from olivine.errors import ConfigError
+
+PUBLISHED = sorted((Path(__file__).parent / "published").glob("*.json"))
+MODEL = {"type": "HfModel", "model_path": "some/model"}
+LORA = {"type": "LoRA", "train_data_config": "train"}
+DATA = {"name": "train", "load_dataset_config": {"data_files": "a.json"}}
+
+
+def config(**sections: Any) -> dict[str, Any]:
+    return {"input_model": MODEL, "passes": {"lora": LORA}} | sections
+
+
+def written(tmp_path: Path, value: dict[str, Any]) -> Path:
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(value, indent=1))
+    return path
+
+
+def migrated(tmp_path: Path, value: dict[str, Any]) -> tuple[dict[str, Any], list[Note]]:
+    return migrate(read(written(tmp_path, value)))
+
+
+def today(tmp_path: Path, **sections: Any) -> dict[str, Any]:
+    """The config in today's form; a plan of it meets no problem, and translating it again changes nothing."""
+    result, _ = migrated(tmp_path, config(**sections))
+    path = tmp_path / "today.json"
+    path.write_text(json.dumps(result))
+    assert load(path).problems == ()
+    assert migrate(read(path))[0] == result
+    return result
+
+
+def notes(tmp_path: Path, **sections: Any) -> list[str]:
+    return [str(note) for note in migrated(tmp_path, config(**sections))[1]]
+
+
+def warnings(tmp_path: Path, **sections: Any) -> list[str]:
+    return [note.message for note in migrated(tmp_path, config(**sections))[1] if note.warning]
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_published_configs_are_read(path):
+    loaded = load(path)
+    assert loaded.workflow is not None
+    kinds = {problem.kind for problem in loaded.problems}
+    assert kinds == ({"unsupported"} if path.stem == "azureml-2024" else set())
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
+def test_migrating_twice_is_migrating_once_and_means_the_same(path, tmp_path):
+    once, _ = migrate(read(path))
+    copy = written(tmp_path, once)
+    assert migrate(read(copy))[0] == once
+
+    def meaning(file: Path) -> dict[str, Any]:
+        return load(file).workflow.model_dump(exclude={"data_configs": {"__all__": {"folder"}}})
+
+    assert meaning(copy) == meaning(path)
+
+
+def test_todays_published_config_is_not_changed_at_all():
+    path = next(path for path in PUBLISHED if path.stem == "local-today")
+    assert migrate(read(path))[0] == json.loads(path.read_text())
+
+
+def test_the_published_local_config_says_what_it_said():
+    workflow = load(next(path for path in PUBLISHED if path.stem == "local-2024")).workflow
+    assert workflow.input_model.model_path == "model-cache/microsoft/phi-3-mini"
+    assert workflow.input_model.load_kwargs.trust_remote_code
+    pre = workflow.data_configs[0].pre_process_data_config
+    assert (pre.strategy, pre.max_seq_len, pre.use_attention_mask) == ("join", 2048, False)
+    params = workflow.passes["lora"].params
+    assert (params["r"], params["alpha"], params["eval_dataset_size"]) == (64, 64, 0.3)
+    assert params["training_args"]["eval_strategy"] == "steps"
+    assert "double_quant" not in params
+    assert workflow.passes["builder"].params == {"precision": "int4"}
+    assert workflow.output_dir == "../model-cache/models/phi3-finetuned"
+    assert workflow.log_severity_level == 0
+    (accelerator,) = workflow.systems[workflow.target].accelerators
+    assert (accelerator.device, accelerator.execution_providers) == ("gpu", ["CUDAExecutionProvider"])
+    assert accelerator.preference
+
+
+def test_the_published_azureml_config_is_refused_by_name_only():
+    loaded = load(next(path for path in PUBLISHED if path.stem == "azureml-2024"))
+    messages = " ".join(str(problem) for problem in loaded.problems)
+    for name in ("model_file_format", "azureml_registry_model", "azureml_datastore", "AzureML"):
+        assert name in messages
+    assert len(loaded.problems) == 4
+    (accelerator,) = loaded.workflow.systems["aml"].accelerators
+    assert accelerator.execution_providers == ["CUDAExecutionProvider"]
+    assert not accelerator.preference
+    assert loaded.workflow.systems["aml"].config["aml_compute"] == "COMPUTE"
+
+
+def test_lines_survive_translation():
+    path = next(path for path in PUBLISHED if path.stem == "local-2024")
+    document = load(path).document
+    lines = path.read_text().splitlines()
+
+    def line(*keys: Any) -> str:
+        place = document.where(keys)
+        return lines[int(place.rpartition(":")[2]) - 1]
+
+    assert '"lora_r"' in line("passes", "lora", "r")
+    assert '"lora_r"' in line("passes", "lora", "params", "r")
+    assert '"evaluation_strategy"' in line("passes", "lora", "params", "training_args", "eval_strategy")
+    assert '"corpus_strategy"' in line("data_configs", 0, "pre_process_data_config", "strategy")
+    assert '"model_name"' in line("input_model", "model_path")
+    assert '"output_dir"' in line("output_dir")
+
+
+@pytest.mark.parametrize("name", ["model_loading_args", "from_pretrained_args", "load_kwargs"])
+def test_loading_arguments_under_each_of_their_names(tmp_path, name):
+    old = {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "a/b", name: {"trust_remote_code": True}}}}
+    result = today(tmp_path, input_model=old)
+    assert result["input_model"] == {
+        "type": "HfModel",
+        "model_path": "a/b",
+        "load_kwargs": {"trust_remote_code": True},
+    }
+
+
+def test_model_keys_may_be_nested_or_flat(tmp_path):
+    nested = today(
+        tmp_path, input_model={"type": "hfmodel", "config": {"model_path": "a/b", "task": "text-generation"}}
+    )
+    flat = today(tmp_path, input_model={"type": "HfModel", "model_path": "a/b", "task": "text-generation"})
+    assert nested == flat
+
+
+def test_another_model_name_beside_the_path_is_a_warning(tmp_path):
+    model = {"type": "PyTorchModel", "config": {"model_path": "folder", "hf_config": {"model_name": "a/b"}}}
+    (message,) = warnings(tmp_path, input_model=model)
+    assert "config and tokenizer come from 'folder'" in message
+
+
+def test_string_accelerators_take_the_engines_execution_providers(tmp_path):
+    systems = {"here": {"type": "localsystem", "config": {"accelerators": ["GPU", "cpu"]}}}
+    engine = {"execution_providers": ["CUDAExecutionProvider", "CPUExecutionProvider"], "target": "here"}
+    result = today(tmp_path, systems=systems, engine=engine)
+    assert result["systems"]["here"]["accelerators"] == [
+        {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]},
+        {"device": "cpu", "execution_providers": ["CPUExecutionProvider"]},
+    ]
+
+
+def test_execution_providers_that_fit_no_accelerator_are_a_warning(tmp_path):
+    systems = {"here": {"type": "LocalSystem", "accelerators": ["cpu"]}}
+    engine = {"execution_providers": ["CUDAExecutionProvider"], "target": "here"}
+    (message,) = warnings(tmp_path, systems=systems, engine=engine)
+    assert "CUDAExecutionProvider runs on none" in message
+
+
+def test_execution_providers_without_accelerators_stay_a_preference(tmp_path):
+    engine = {"execution_providers": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+    result = today(tmp_path, engine=engine)
+    assert result["systems"][result["target"]]["accelerators"] == [
+        {"device": "gpu", "execution_providers": engine["execution_providers"], "preference": True}
+    ]
+    assert any("list of preferences" in note for note in notes(tmp_path, engine=engine))
+
+
+def test_execution_providers_go_to_the_target_that_has_no_accelerators(tmp_path):
+    systems = {"here": {"type": "LocalSystem"}}
+    result = today(tmp_path, systems=systems, target="here", execution_providers=["CPUExecutionProvider"])
+    assert list(result["systems"]) == ["here"]
+    assert result["systems"]["here"]["accelerators"][0]["preference"] is True
+
+
+def test_the_device_of_a_system_is_an_accelerator(tmp_path):
+    result = today(tmp_path, systems={"here": {"type": "LocalSystem", "config": {"device": "cpu"}}})
+    assert result["systems"]["here"]["accelerators"] == [{"device": "cpu"}]
+
+
+def test_systems_written_in_place_are_named(tmp_path):
+    result = today(tmp_path, host={"type": "LocalSystem"}, passes={"lora": LORA | {"host": {"type": "localsystem"}}})
+    assert result["host"] == "host_system"
+    assert result["systems"] == {"host_system": {"type": "LocalSystem"}, "lora_system": {"type": "LocalSystem"}}
+
+
+def test_data_configs_as_a_mapping_become_a_list(tmp_path):
+    result = today(tmp_path, data_configs={"train": {"load_dataset_config": {"data_files": "a.json"}}})
+    assert result["data_configs"] == [{"name": "train", "load_dataset_config": {"data_files": "a.json"}}]
+
+
+def test_params_config_and_component_kwargs_are_split_by_section(tmp_path):
+    params = {
+        "data_name": "glue",
+        "subset": "mrpc",
+        "component_kwargs": {"pre_process_data": {"dataset_type": "corpus", "text_cols": ["a"], "source_max_len": 128}},
+    }
+    result = today(tmp_path, data_configs={"train": {"type": "HuggingfaceContainer", "params_config": params}})
+    (entry,) = result["data_configs"]
+    assert entry["load_dataset_config"] == {"data_name": "glue", "subset": "mrpc", "split": "validation"}
+    assert entry["pre_process_data_config"] == {"text_cols": ["a"], "max_seq_len": 128, "strategy": "line-by-line"}
+
+
+def test_components_become_sections(tmp_path):
+    components = {"load_dataset": {"name": "x", "type": "huggingface_dataset", "params": {"data_files": "a.json"}}}
+    result = today(tmp_path, data_configs=[{"name": "train", "components": components}])
+    assert result["data_configs"][0]["load_dataset_config"] == {
+        "type": "huggingface_dataset",
+        "data_files": "a.json",
+    }
+
+
+def test_nested_and_flat_params_of_data_are_the_same(tmp_path):
+    nested = {"name": "train", "load_dataset_config": {"params": {"data_files": "a.json", "split": "train"}}}
+    flat = {"name": "train", "load_dataset_config": {"data_files": "a.json", "split": "train"}}
+    assert today(tmp_path, data_configs=[nested]) == today(tmp_path, data_configs=[flat])
+
+
+@pytest.mark.parametrize(("name", "split"), [("glue", "validation"), ("json", None), ("csv", None)])
+def test_the_old_default_split_is_written_down_for_hub_data(tmp_path, name, split):
+    result = today(tmp_path, data_configs=[{"name": "train", "load_dataset_config": {"params": {"data_name": name}}}])
+    assert result["data_configs"][0]["load_dataset_config"].get("split") == split
+
+
+def pre_process(tmp_path: Path, section: dict[str, Any]) -> dict[str, Any]:
+    result = today(tmp_path, data_configs=[DATA | {"pre_process_data_config": section}])
+    return result["data_configs"][0]["pre_process_data_config"]
+
+
+def test_text_keys_of_2024_have_todays_names(tmp_path):
+    old = {"dataset_type": "corpus", "corpus_strategy": "join", "source_max_len": 2048}
+    assert pre_process(tmp_path, old) == {"max_seq_len": 2048, "strategy": "join"}
+
+
+def test_the_old_default_strategy_is_written_down(tmp_path):
+    assert pre_process(tmp_path, {"source_max_len": 64}) == {"max_seq_len": 64, "strategy": "line-by-line"}
+    assert pre_process(tmp_path, {"max_seq_len": 64}) == {"max_seq_len": 64}
+
+
+def test_pairs_keep_their_lengths(tmp_path):
+    old = {"dataset_type": "pair", "pair_format": "alpaca", "source_max_len": 64, "target_max_len": 32}
+    expected = {"strategy": "pair", "pair_format": "alpaca", "source_max_len": 64, "target_max_len": 32}
+    assert pre_process(tmp_path, old) == expected
+
+
+def test_an_unknown_dataset_type_is_a_problem(tmp_path):
+    data = DATA | {"pre_process_data_config": {"dataset_type": "corpse"}}
+    (problem,) = load(written(tmp_path, config(data_configs=[data]))).problems
+    assert "'corpse'" in problem.message
+    assert problem.kind == "invalid-value"
+
+
+def test_special_tokens_are_said_where_the_config_is_silent(tmp_path):
+    silent = DATA | {"pre_process_data_config": {"text_template": "{a}"}}
+    told = DATA | {"pre_process_data_config": {"text_template": "{a}", "add_special_tokens": False}}
+    assert any("begin and end tokens" in note for note in notes(tmp_path, data_configs=[silent]))
+    assert not any("begin and end tokens" in note for note in notes(tmp_path, data_configs=[told]))
+
+
+def lora(tmp_path: Path, **params: Any) -> dict[str, Any]:
+    return today(tmp_path, passes={"lora": {"type": "lora", "config": params}})["passes"]["lora"]
+
+
+def test_lora_params_of_2024_have_todays_names(tmp_path):
+    assert lora(tmp_path, lora_r=8, lora_alpha=16, lora_dropout=0.1) == {
+        "type": "lora",
+        "r": 8,
+        "alpha": 16,
+        "lora_dropout": 0.1,
+    }
+
+
+def test_evaluation_strategy_is_eval_strategy(tmp_path):
+    result = lora(tmp_path, training_args={"evaluation_strategy": "steps", "optim": "adamw_torch"})
+    assert result["training_args"] == {"eval_strategy": "steps", "optim": "adamw_torch"}
+
+
+def test_extra_args_are_training_args(tmp_path):
+    assert lora(tmp_path, training_args={"extra_args": {"seed": 1}})["training_args"] == {"seed": 1}
+
+
+def test_double_quant_on_lora_is_dropped_with_a_warning_and_kept_on_qlora(tmp_path):
+    (message,) = warnings(tmp_path, passes={"lora": {"type": "LoRA", "config": {"double_quant": True}}})
+    assert '{"type": "QLoRA", "quant_type": "nf4", "double_quant": true}' in message
+    assert lora(tmp_path, double_quant=True) == {"type": "lora"}
+    result = today(tmp_path, passes={"lora": {"type": "QLoRA", "double_quant": True}})
+    assert result["passes"]["lora"]["double_quant"] is True
+
+
+def test_max_steps_beside_epochs_is_a_warning_with_the_numbers(tmp_path):
+    arguments = {"max_steps": 10, "num_train_epochs": 3}
+    (message,) = warnings(tmp_path, passes={"lora": LORA | {"training_args": arguments}})
+    assert "10 optimizer steps, not for 3 epochs" in message
+    assert warnings(tmp_path, passes={"lora": LORA | {"training_args": arguments | {"max_steps": -1}}}) == []
+
+
+def test_group_by_length_is_named_as_transformers_names_it_today(tmp_path):
+    found = notes(tmp_path, passes={"lora": LORA | {"training_args": {"group_by_length": True}}})
+    assert any("train_sampling_strategy" in note for note in found)
+
+
+def test_training_in_onnx_runtime_is_refused(tmp_path):
+    path = written(tmp_path, config(passes={"lora": LORA | {"use_ort_trainer": True}}))
+    (problem,) = load(path).problems
+    assert problem.kind == "unsupported"
+    assert "use_ort_trainer" in problem.message
+    result, found = migrate(read(path))
+    assert "use_ort_trainer" not in result["passes"]["lora"]
+    assert [note.warning for note in found] == [True]
+    assert lora(tmp_path, use_ort_trainer=False) == {"type": "lora"}
+
+
+def test_passes_may_be_nested_flat_or_in_a_list_of_one(tmp_path):
+    flat = today(tmp_path, passes={"build": {"type": "ModelBuilder", "precision": "int4"}})
+    for form in (
+        {"type": "ModelBuilder", "config": {"precision": "int4"}},
+        [{"type": "ModelBuilder", "precision": "int4"}],
+        {"type": "ModelBuilder", "precision": "int4", "disable_search": True},
+        {"type": "ModelBuilder", "config": {"precision": "int4", "exclude_embeds": "DEFAULT_VALUE"}},
+    ):
+        assert today(tmp_path, passes={"build": form}) == flat
+
+
+def test_engine_keys_may_stand_under_engine_or_at_the_top(tmp_path):
+    keys = {"cache_dir": "c", "output_dir": "o", "log_severity_level": 2, "search_strategy": False}
+    assert today(tmp_path, engine=keys) == today(tmp_path, **keys)
+
+
+def test_a_key_at_the_top_and_under_engine_with_another_value_is_a_problem(tmp_path):
+    path = written(tmp_path, config(cache_dir="a", engine={"cache_dir": "b"}))
+    (problem,) = load(path).problems
+    assert "'cache_dir' is 'b' here, but 'cache_dir' is 'a'" in problem.message
+    with pytest.raises(ConfigError):
+        migrate(read(path))
+
+
+def test_old_and_new_name_together_are_a_problem_unless_equal(tmp_path):
+    (problem,) = load(written(tmp_path, config(passes={"lora": LORA | {"lora_r": 8, "r": 16}}))).problems
+    assert "'lora_r' is 8 here, but 'r' is 16" in problem.message
+    assert today(tmp_path, passes={"lora": LORA | {"lora_r": 8, "r": 8}})["passes"]["lora"]["r"] == 8
+
+
+def test_search_of_2024_has_todays_names(tmp_path):
+    search = {
+        "execution_order": "joint",
+        "search_algorithm": "exhaustive",
+        "search_algorithm_config": {"num_samples": 5, "seed": 0},
+    }
+    result, _ = migrated(tmp_path, config(search_strategy=search))
+    assert result["search_strategy"] == {
+        "execution_order": "joint",
+        "sampler": "sequential",
+        "sampler_config": {"max_samples": 5, "seed": 0},
+    }
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "clean_cache",
+        "clean_evaluation_cache",
+        "plot_pareto_frontier",
+        "no_artifacts",
+        "enable_shared_cache",
+    ],
+)
+def test_switches_that_are_off_are_dropped_and_those_that_are_on_refused(tmp_path, key):
+    assert key not in today(tmp_path, engine={key: False})
+    (problem,) = load(written(tmp_path, config(engine={key: True}))).problems
+    assert problem.kind == "unsupported"
+    assert f"'{key}'" in problem.message
+    assert problem.fix
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("auto_optimizer_config", {"opt_level": 0}),
+        ("packaging_config", [{"type": "Zipfile", "name": "out"}]),
+        ("output_name", "model"),
+        ("workflow_host", "aml"),
+        ("cache_config", {"cache_dir": "c", "account_name": "a"}),
+        ("pass_flows", [["lora"], []]),
+        ("data_root", "azureml://datastores/x"),
+        ("builds", {"a": {"pipeline": ["lora"]}}),
+    ],
+)
+def test_wishes_to_the_old_engine_are_refused_with_what_to_use(tmp_path, key, value):
+    (problem,) = load(written(tmp_path, config(**{key: value}))).problems
+    assert problem.kind == "unsupported"
+    assert f"'{key}'" in problem.message
+    assert problem.fix
+
+
+def test_a_single_flow_is_the_order_of_the_passes(tmp_path):
+    passes = {"a": {"type": "Merge"}, "b": {"type": "LoRA"}, "c": {"type": "ModelBuilder"}}
+    assert list(today(tmp_path, passes=passes, pass_flows=[["b", "a"]])["passes"]) == ["b", "a"]
+    assert any("without c" in note for note in notes(tmp_path, passes=passes, pass_flows=[["b", "a"]]))
+
+
+def test_data_root_stands_before_relative_data_files(tmp_path):
+    files = {"load_dataset_config": {"params": {"data_files": ["a.json", "/b.json"], "data_dir": "d"}}}
+    result = today(tmp_path, data_root="root/", data_configs=[{"name": "train"} | files])
+    load_config = result["data_configs"][0]["load_dataset_config"]
+    assert load_config["data_files"] == ["root/a.json", "/b.json"]
+    assert load_config["data_dir"] == "root/d"
+    assert "data_root" not in result
+
+
+def test_the_cache_folder_may_stand_in_cache_config(tmp_path):
+    result = today(tmp_path, engine={"cache_config": {"cache_dir": "c", "clean_cache": False}})
+    assert result["cache_dir"] == "c"
+
+
+@pytest.mark.parametrize("key", ["workflow_id", "log_to_file", "ort_log_severity_level", "evaluate_input_model"])
+def test_wishes_that_are_met_anyway_are_dropped_with_a_note(tmp_path, key):
+    assert key not in today(tmp_path, **{key: 1})
+    assert any(f"'{key}' is dropped" in note for note in notes(tmp_path, **{key: 1}))
+
+
+def test_local_references_are_paths(tmp_path):
+    model = {"type": "HfModel", "model_path": {"type": "local_folder", "config": {"path": "here"}}}
+    files = {"type": "local_file", "config": {"path": "a.json"}}
+    result = today(
+        tmp_path, input_model=model, data_configs=[{"name": "t", "load_dataset_config": {"data_files": files}}]
+    )
+    assert result["input_model"]["model_path"] == "here"
+    assert result["data_configs"][0]["load_dataset_config"]["data_files"] == "a.json"
+
+
+def test_types_are_known_in_any_case(tmp_path):
+    result = today(
+        tmp_path,
+        input_model={"type": "HFMODEL", "model_path": "a"},
+        systems={"s": {"type": "LOCALSYSTEM"}},
+        data_configs=[DATA | {"type": "huggingfacecontainer"}],
+    )
+    assert result["input_model"]["type"] == "HfModel"
+    assert result["systems"]["s"]["type"] == "LocalSystem"
+    assert result["data_configs"][0]["type"] == "HuggingfaceContainer"
+
+
+def test_yaml_and_json_of_one_config_are_the_same_workflow(tmp_path):
+    import yaml
+
+    source = next(path for path in PUBLISHED if path.stem == "local-2024")
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(json.loads(source.read_text()), sort_keys=False))
+    (tmp_path / "a.json").write_text(source.read_text())
+    assert load(tmp_path / "a.yaml").workflow == load(tmp_path / "a.json").workflow
+
+
+def test_the_input_of_a_migration_stays_as_it_is():
+    document = read(next(path for path in PUBLISHED if path.stem == "local-2024"))
+    before = json.dumps(document.root)
+    migrate(document)
+    assert json.dumps(document.root) == before
+
+
+@pytest.mark.parametrize("junk", [None, 3, "x", [], [3], {}, {"a": 3}, {"a": [None]}, [{"type": []}], {"type": {}}])
+@pytest.mark.parametrize(
+    "key",
+    [
+        "input_model",
+        "systems",
+        "data_configs",
+        "passes",
+        "engine",
+        "host",
+        "search_strategy",
+        "execution_providers",
+        "pass_flows",
+        "data_root",
+        "cache_config",
+        "evaluators",
+        "evaluator",
+        "quality",
+        "azureml_client",
+    ],
+)
+def test_junk_anywhere_is_explained_and_never_crashes(tmp_path, key, junk):
+    for value in (config(**{key: junk}), {key: {"config": junk, "params_config": junk, "load_dataset_config": junk}}):
+        loaded = load(written(tmp_path, value))
+        assert all("\n" not in str(problem) for problem in loaded.problems)
+        assert len(set(loaded.problems)) == len(loaded.problems)

@@ -1,0 +1,38 @@
+"""What every test may use; the environment of all of them is offline."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "HF_DATASETS_OFFLINE": "1",
+    "OMP_NUM_THREADS": "2",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+
+import pytest
+from tiny import tiny_adapter, tiny_model
+
+
+@pytest.fixture(scope="session")
+def tiny_llama(tmp_path_factory):
+    """An untied Llama; read only."""
+    return tiny_model(tmp_path_factory.mktemp("llama") / "model", "llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_tied(tmp_path_factory):
+    """A Llama whose head is its embedding; read only."""
+    return tiny_model(tmp_path_factory.mktemp("tied") / "model", "llama", tied=True)
+
+
+@pytest.fixture(scope="session")
+def tiny_phi3(tmp_path_factory):
+    """A Phi-3 with fused layers; read only."""
+    return tiny_model(tmp_path_factory.mktemp("phi3") / "model", "phi3")
+
+
+@pytest.fixture(scope="session")
+def llama_adapter(tiny_llama, tmp_path_factory):
+    """An adapter of `tiny_llama`; read only."""
+    return tiny_adapter(tiny_llama, tmp_path_factory.mktemp("adapter") / "adapter")

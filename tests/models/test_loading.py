@@ -1,0 +1,98 @@
+"""A model that is filled from lazy weights is the model that transformers loads."""
+
+import pytest
+import torch
+from tiny import tiny_adapter, tiny_model
+from transformers import AutoModelForCausalLM
+
+from olivine.errors import ModelError
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm
+from olivine.models.materialize import materialize
+from olivine.models.weights import weights
+
+IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
+
+
+@pytest.mark.parametrize("architecture", ["llama", "smollm", "mistral", "phi3", "qwen2", "qwen3", "gemma"])
+def test_logits_equal_those_of_transformers(architecture, tmp_path):
+    folder = tiny_model(tmp_path, architecture)
+    expected = AutoModelForCausalLM.from_pretrained(folder)(IDS).logits
+    assert torch.equal(load_causal_lm(Model("hf", folder))(IDS).logits, expected)
+
+
+def test_adapter_is_applied_by_peft(tiny_llama, llama_adapter):
+    base = Model("hf", tiny_llama)
+    adapted = load_causal_lm(Model("adapter", llama_adapter, base=base))(IDS).logits
+    assert not torch.allclose(adapted, load_causal_lm(base)(IDS).logits)
+
+
+def test_bfloat16_casts_every_weight(tiny_llama):
+    model = load_causal_lm(Model("hf", tiny_llama), dtype="bfloat16")
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.bfloat16}
+
+
+def test_nothing_is_read_before_it_is_asked_for(tiny_llama, monkeypatch):
+    import safetensors
+
+    opened = []
+    real = safetensors.safe_open
+    monkeypatch.setattr(safetensors, "safe_open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    tensors = weights(Model("hf", tiny_llama))
+    assert opened == []
+    tensors["model.norm.weight"].read()
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma"])
+def test_merged_model_equals_base_plus_adapter(architecture, tied, tmp_path):
+    base = Model("hf", tiny_model(tmp_path / "base", architecture, tied=tied))
+    adapter = Model("adapter", tiny_adapter(base.path, tmp_path / "adapter"), base=base)
+    merged = Model("hf", base.path, base=adapter)
+    expected = load_causal_lm(adapter)(IDS).logits
+    lazy = load_causal_lm(merged)(IDS).logits
+    assert (lazy - expected).abs().max() <= 1e-4
+    target = tmp_path / "merged"
+    target.mkdir()
+    materialize(merged, target)
+    reloaded = AutoModelForCausalLM.from_pretrained(target)(IDS).logits
+    assert torch.equal(reloaded, lazy)
+
+
+def test_merge_agrees_with_peft(tiny_llama, llama_adapter):
+    from peft import PeftModel
+
+    oracle = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), llama_adapter).merge_and_unload()
+    merged = weights(Model("hf", tiny_llama, base=Model("adapter", llama_adapter, base=Model("hf", tiny_llama))))
+    for name, parameter in oracle.state_dict().items():
+        torch.testing.assert_close(merged[name].read(), parameter, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 32}}])
+def test_variants_of_lora_merge_like_peft(settings, tiny_llama, tmp_path):
+    base = Model("hf", tiny_llama)
+    adapter = Model("adapter", tiny_adapter(tiny_llama, tmp_path, **settings), base=base)
+    merged = load_causal_lm(Model("hf", tiny_llama, base=adapter))(IDS).logits
+    assert (merged - load_causal_lm(adapter)(IDS).logits).abs().max() <= 1e-4
+
+
+def test_materialized_shards_have_an_index(tiny_llama, llama_adapter, tmp_path, monkeypatch):
+    monkeypatch.setattr("olivine.models.materialize.MAX_SHARD_BYTES", 100_000)
+    merged = Model("hf", tiny_llama, base=Model("adapter", llama_adapter, base=Model("hf", tiny_llama)))
+    materialize(merged, tmp_path)
+    assert (tmp_path / "model.safetensors.index.json").is_file()
+    reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)(IDS).logits
+    assert torch.equal(reloaded, load_causal_lm(merged)(IDS).logits)
+
+
+def test_missing_weights_are_named(tiny_llama, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in tiny_llama.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    tensors = load_file(tmp_path / "model.safetensors")
+    tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"):
+        load_causal_lm(Model("hf", tmp_path))

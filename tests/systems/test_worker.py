@@ -1,0 +1,122 @@
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from olivine.errors import DataError
+from olivine.systems import _memory
+from olivine.systems._job import Job
+from olivine.systems._worker import Events, sentence
+
+WORKER = [sys.executable, "-m", "olivine.systems._worker"]
+
+
+def _events(text):
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_job_survives_json(job):
+    made = job("write", text="x")
+    assert Job.from_json(json.loads(json.dumps(made.to_json()))) == made
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "exit_code", "event"),
+    [("write", None, 0, "done"), ("fail", "raise", 1, "failed"), ("fail", "request", 2, "failed")],
+)
+def test_job_file_ends_with_its_exit_code(job, tmp_path, name, how, exit_code, event):
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job(name, **({"how": how} if how else {})).to_json()))
+    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == exit_code
+    assert _events(done.stdout)[-1]["event"] == event
+
+
+def test_worker_ends_with_its_input(fakes):
+    done = subprocess.run(WORKER, input="", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0
+    assert [event["event"] for event in _events(done.stdout)] in ([], ["started"])
+
+
+def test_unknown_pass_names_the_environment(job, tmp_path):
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job("nonsense").to_json()))
+    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    error = _events(done.stdout)[-1]["error"]
+    assert "has no pass 'nonsense'" in error["message"]
+    assert "Traceback" in error["traceback"]
+
+
+def test_worker_reports_nothing_and_draws_no_bars(job, tmp_path):
+    """No telemetry, whatever library a pass uses; offline when the machine is."""
+    code = (
+        "import os, sys; sys.argv[1:] = ['--job', sys.argv[1]]\n"
+        "from olivine.systems import _worker; _worker.main()\n"
+        "names = ['HF_HUB_DISABLE_TELEMETRY', 'DO_NOT_TRACK', 'HF_HUB_OFFLINE', 'TQDM_DISABLE']\n"
+        "assert [os.environ.get(name) for name in names] == ['1'] * 4"
+    )
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job("write").to_json()))
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60, capture_output=True)
+
+
+class _Scalar:
+    def item(self):
+        return 0.5
+
+
+def test_events_hold_json_values_only():
+    stream = io.StringIO()
+    Events(stream).send("done", result={"loss": _Scalar()})
+    assert _events(stream.getvalue()) == [{"event": "done", "result": {"loss": 0.5}}]
+    with pytest.raises(TypeError, match="no JSON value"):
+        Events(stream).send("done", result={"loss": object()})
+
+
+def test_flood_of_progress_is_thinned_but_the_end_is_told():
+    stream = io.StringIO()
+    events = Events(stream)
+    for done in range(10_001):
+        events.progress(done, 10_000)
+    told = _events(stream.getvalue())
+    assert len(told) < 1000
+    assert told[-1]["done"] == 10_000
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (DataError("train.jsonl:37: no 'phrase'"), "train.jsonl:37: no 'phrase'"),
+        (MemoryError(), "out of memory: MemoryError"),
+        (
+            RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 3 TB"),
+            "out of memory: RuntimeError",
+        ),
+        (
+            OSError(28, "No space left on device", "model.safetensors"),
+            "the disk is full: No space left on device: model.safetensors",
+        ),
+        (OSError(2, "No such file or directory", "a.json"), "No such file or directory: a.json"),
+        (
+            RuntimeError("Error while serializing: No space left on device (os error 28)"),
+            "the disk is full: Error while",
+        ),
+        (KeyError("x"), "KeyError: 'x'"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_error_is_told_in_a_line(error, said):
+    assert sentence(error).startswith(said)
+    assert "\n" not in sentence(error)
+
+
+def test_peak_memory_counts_what_was_used_since_the_restart():
+    _memory.restart_peak()
+    before = _memory.peak_bytes()
+    block = bytearray(64 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert _memory.peak_bytes() > before + 60 * 2**20
+    del block
+    assert _memory.kernel_kills() >= 0

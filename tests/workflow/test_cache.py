@@ -1,0 +1,233 @@
+import json
+import os
+import shutil
+import time
+
+import filelock
+import pytest
+
+from olivine.errors import RequestError
+from olivine.models import Model
+from olivine.workflow.cache import Cache, Entry, pack, unpack, usable_folder
+
+KEY, OTHER = "a" * 64, "b" * 64
+
+
+@pytest.fixture
+def warnings():
+    return []
+
+
+@pytest.fixture
+def cache(tmp_path, warnings):
+    made = Cache(tmp_path / "cache", warnings.append)
+    made.prepare()
+    return made
+
+
+def _fill(content, text="x" * 100):
+    (content / "sub").mkdir()
+    (content / "sub" / "weights").write_text(text)
+    (content / "config.json").write_text("{}")
+    return {"n": 1}
+
+
+def _never(content):
+    raise AssertionError("was in the cache")
+
+
+def test_entry_is_made_once_and_found_again(cache):
+    entry, was_there = cache.obtain(KEY, "step", _fill)
+    assert not was_there
+    again, was_there = cache.obtain(KEY, "step", _never)
+    assert was_there
+    assert again.result == entry.result == {"n": 1}
+    assert set(again.files) == {"config.json", "sub/weights"}
+    assert again.size_bytes == 102
+    assert cache.has(KEY)
+    assert not cache.has(OTHER)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_failure_keeps_nothing(cache, error):
+    def fail(content):
+        _fill(content)
+        raise error
+
+    with pytest.raises(type(error)):
+        cache.obtain(KEY, "step", fail)
+    assert not cache.has(KEY)
+    assert not list((cache.folder / "building").iterdir())
+    assert not cache.obtain(KEY, "step", _fill)[1]
+
+
+def _truncate(entry):
+    with (entry.content / "sub" / "weights").open("r+b") as file:
+        file.truncate(50)
+
+
+def _alter(entry):
+    (entry.content / "sub" / "weights").write_text("y" * 100)
+
+
+def _remove(entry):
+    (entry.content / "config.json").unlink()
+
+
+def _cut_manifest(entry):
+    manifest = entry.folder / "manifest.json"
+    manifest.write_bytes(manifest.read_bytes()[:-40])
+
+
+def _lose_manifest(entry):
+    (entry.folder / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (_truncate, "'sub/weights' has 50 bytes, not 100"),
+        (_alter, "'sub/weights' was altered"),
+        (_remove, "'config.json' is missing"),
+        (_cut_manifest, "its manifest is damaged"),
+        (_lose_manifest, "its manifest is damaged"),
+    ],
+)
+def test_damaged_entry_is_noticed_and_made_again(cache, warnings, damage, said):
+    entry, _ = cache.obtain(KEY, "step", _fill)
+    damage(entry)
+    assert not cache.has(KEY)
+    again, was_there = cache.obtain(KEY, "step", _fill)
+    assert not was_there
+    assert said in warnings[0]
+    assert "'step'" in warnings[0]
+    assert (again.content / "sub" / "weights").read_text() == "x" * 100
+    assert not list((cache.folder / "building").iterdir())
+
+
+def test_cache_that_was_copied_is_still_good(cache, tmp_path):
+    cache.obtain(KEY, "step", _fill)
+    shutil.copytree(cache.folder, tmp_path / "copy")
+    os.utime(tmp_path / "copy" / "steps" / KEY / "content" / "config.json")
+    assert Cache(tmp_path / "copy").has(KEY)
+
+
+def test_verify_reads_every_byte(cache):
+    """A change that left size and time as they were escapes the quick check."""
+    entry, _ = cache.obtain(KEY, "step", _fill)
+    cache.obtain(OTHER, "other", _fill)
+    file = entry.content / "sub" / "weights"
+    status = file.stat()
+    with file.open("r+") as handle:
+        handle.write("y")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert cache.has(KEY)
+    assert {entry.key: damage for entry, damage in cache.verify()} == {KEY: "'sub/weights' was altered", OTHER: None}
+
+
+def test_leftovers_of_the_dead_are_removed_and_those_of_the_living_stay(cache):
+    dead, alive = (cache.folder / "building" / f"{key}-123-abc" for key in (KEY, OTHER))
+    for folder in (dead, alive):
+        folder.mkdir()
+    with filelock.FileLock(cache.folder / "locks" / f"{OTHER}.lock"):
+        Cache(cache.folder).prepare()
+        assert not dead.exists()
+        assert alive.exists()
+    Cache(cache.folder).prepare()
+    assert not alive.exists()
+
+
+def _age(entry: Entry, days: float):
+    then = time.time() - days * 86_400
+    os.utime(entry.folder / "manifest.json", (then, then))
+
+
+def test_garbage_is_what_was_not_used_for_long(cache):
+    for key, days in ((KEY, 40), (OTHER, 10)):
+        _age(cache.obtain(key, key[0], _fill)[0], days)
+    assert [entry.name for entry in cache.entries()] == ["a", "b"]
+    cache.close()
+    assert [entry.name for entry in cache.collect_garbage(30, dry_run=True)] == ["a"]
+    assert cache.has(KEY)
+    assert [entry.name for entry in cache.collect_garbage(30)] == ["a"]
+    assert not cache.has(KEY)
+    assert cache.has(OTHER)
+
+
+def test_use_makes_an_entry_young(cache):
+    entry, _ = cache.obtain(KEY, "step", _fill)
+    _age(entry, 40)
+    cache.lookup(KEY)
+    assert not cache.collect_garbage(30)
+
+
+def test_garbage_collection_leaves_what_a_run_uses(cache):
+    _age(cache.obtain(OTHER, "old", _fill)[0], 1)
+    with Cache(cache.folder) as running:
+        cache.close()
+        running.obtain(KEY, "step", _fill)
+        assert [entry.name for entry in cache.collect_garbage(0)] == ["old"]
+        assert cache.has(KEY)
+    time.sleep(0.01)
+    assert [entry.name for entry in cache.collect_garbage(0)] == ["step"]
+
+
+def test_garbage_collection_leaves_an_entry_whose_key_is_held(cache):
+    _age(cache.obtain(KEY, "step", _fill)[0], 40)
+    cache.close()
+    with cache.lock(KEY, "step"):
+        assert not cache.collect_garbage(30)
+    assert cache.has(KEY)
+
+
+def test_old_checkpoints_are_garbage(cache):
+    scratch = cache.scratch(KEY)
+    os.utime(scratch, (0, 0))
+    young = cache.scratch(OTHER)
+    cache.collect_garbage(30)
+    assert not scratch.exists()
+    assert young.exists()
+
+
+def test_record_is_bound_to_the_present_places(tmp_path):
+    base = Model("gguf", tmp_path / "base.gguf")
+    view = Model("hf", tmp_path / "view", base=base)
+    output = tmp_path / "output"
+    made = [
+        Model("adapter", output, base=view),
+        Model("hf", output / "merged", base=base, attributes={"files": [str(output / "a"), "b"]}),
+        view,
+        Model("hf", output),
+    ]
+    elsewhere = Model("hf", tmp_path / "other", base=Model("gguf", tmp_path / "moved.gguf"))
+    for model in made:
+        packed = pack(model.to_json(), output, view)
+        assert str(tmp_path) not in json.dumps(packed)
+        assert unpack(packed, output, view) == model.to_json()
+        assert str(tmp_path / "view") not in json.dumps(unpack(packed, output, elsewhere))
+    assert unpack(pack(view.to_json(), output, view), output, elsewhere) == elsewhere.to_json()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs users")
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root can become another user")
+def test_read_only_folder_is_one_sentence_for_a_plain_user(tmp_path):
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    for place in [folder, *folder.parents][:-2]:
+        place.chmod(0o755)
+    pid = os.fork()
+    if pid == 0:
+        os.setuid(65534)
+        try:
+            usable_folder(folder, "output_dir 'x'")
+        except RequestError as error:
+            os._exit(0 if "output_dir 'x' cannot be written to (Permission denied)" in str(error) else 1)
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_file_in_the_way_of_a_folder_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(RequestError, match="a file is in the way"):
+            usable_folder(path, "cache_dir")
