@@ -1,5 +1,7 @@
 """`olivine passes`."""
 
+import inspect
+
 import click
 
 from olivine.cli._common import json_option, print_json
@@ -53,7 +55,7 @@ def _show_one(name: str, *, as_json: bool) -> int:
             }
         )
         return 0
-    click.echo((plugin.__doc__ or "").strip())
+    click.echo(inspect.cleandoc(plugin.__doc__ or ""))
     click.echo(f"\ntakes {' or '.join(sorted(plugin.accepts))}, gives {plugin.produces}\n\nparams:")
     for key, field in plugin.Params.model_fields.items():
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"

@@ -1,0 +1,91 @@
+"""`olivine cache`."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from olivine.cli._common import json_option, print_json
+
+if TYPE_CHECKING:
+    from olivine.workflow.cache import Cache
+
+
+def _cache_dir(function: Callable[..., Any]) -> Callable[..., Any]:
+    return click.option(
+        "--cache-dir",
+        default=".olive-cache",
+        show_default=True,
+        type=click.Path(path_type=Path, file_okay=False),
+        help="The cache_dir of the config.",
+    )(function)
+
+
+@click.group("cache")
+def command() -> None:
+    """See what is stored, free space, check every byte."""
+
+
+@command.command("ls")
+@_cache_dir
+@json_option
+def show(cache_dir: Path, as_json: bool) -> int:
+    """List every stored result with its size and last use, oldest first."""
+    from olivine.cli._screen import readable_bytes
+
+    entries = sorted(_open(cache_dir).entries(), key=lambda entry: entry.last_used)
+    if as_json:
+        print_json(
+            [{"key": e.key, "name": e.name, "size_bytes": e.size_bytes, "last_used": e.last_used} for e in entries]
+        )
+        return 0
+    for entry in entries:
+        used = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry.last_used))
+        click.echo(f"{entry.key[:12]}  {readable_bytes(entry.size_bytes):>8}  {used}  {entry.name}")
+    click.echo(f"{len(entries)} results, {readable_bytes(sum(entry.size_bytes for entry in entries))} in {cache_dir}")
+    return 0
+
+
+@command.command("gc")
+@_cache_dir
+@click.option("--days", default=30.0, show_default=True, help="Keep what was used within that many days.")
+@click.option("--dry-run", is_flag=True, help="Only say what would go.")
+@json_option
+def collect(cache_dir: Path, days: float, dry_run: bool, as_json: bool) -> int:
+    """Remove results that no run has used for a while; what a run is using stays."""
+    from olivine.cli._screen import readable_bytes
+
+    gone = _open(cache_dir).collect_garbage(days, dry_run=dry_run)
+    n_bytes = sum(entry.size_bytes for entry in gone)
+    if as_json:
+        print_json({"removed": [entry.key for entry in gone], "size_bytes": n_bytes, "dry_run": dry_run})
+    else:
+        verb = "would be removed" if dry_run else "removed"
+        click.echo(f"{len(gone)} results {verb}, {readable_bytes(n_bytes)}")
+    return 0
+
+
+@command.command("verify")
+@_cache_dir
+@json_option
+def verify(cache_dir: Path, as_json: bool) -> int:
+    """Read every byte again; exit code 1 when a result is not what it was (the next run makes it again)."""
+    checked = list(_open(cache_dir).verify())
+    damaged = [(entry, damage) for entry, damage in checked if damage is not None]
+    if as_json:
+        print_json({"n_entries": len(checked), "damaged": {entry.key: damage for entry, damage in damaged}})
+    else:
+        for entry, damage in damaged:
+            click.secho(f"{entry.key[:12]} {entry.name}: {damage}", fg="red")
+        click.echo(f"{len(checked)} results, {len(damaged)} damaged")
+    return 1 if damaged else 0
+
+
+def _open(cache_dir: Path) -> "Cache":
+    from olivine.workflow.cache import Cache
+
+    if not (cache_dir / "steps").is_dir():
+        raise click.UsageError(f"{cache_dir} is no cache of olivine; name the config's cache_dir with --cache-dir")
+    return Cache(cache_dir)

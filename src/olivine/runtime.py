@@ -1,0 +1,125 @@
+"""Talk to a model folder: onnxruntime-genai for ONNX, transformers for the rest."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from olivine import lazy
+from olivine.errors import ModelError
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm, load_tokenizer
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+else:
+    np, torch = lazy.module("numpy"), lazy.module("torch")
+
+Messages = Sequence[Mapping[str, str]]
+Listener = Callable[[str], None]
+
+
+class Chat(Protocol):
+    """A model that answers."""
+
+    def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
+        """The greedy answer; pieces of it go to `on_text` as they come.
+
+        question: messages ({"role", "content"}), rendered by the model's chat template; or text that is continued as it is.
+        """
+
+
+def open_chat(folder: Path) -> Chat:
+    """The model in `folder`, ready to answer.
+
+    Raises ModelError when the folder holds no model, and MissingExtra when the package that runs it is not installed.
+    """
+    if (folder / "genai_config.json").is_file():
+        lazy.require("onnxruntime_genai", "cpu")
+        return _GenaiChat(folder)
+    if (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
+    if (folder / "config.json").is_file():
+        return _TorchChat(folder)
+    inner = folder / "model"
+    hint = f"; did you mean {inner}?" if inner.is_dir() else ""
+    raise ModelError(f"{folder} holds no model: neither genai_config.json nor config.json{hint}")
+
+
+class _GenaiChat:
+    """An ONNX folder."""
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime_genai
+
+        self._genai: Any = onnxruntime_genai
+        self._model = onnxruntime_genai.Model(str(folder))
+        self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
+        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+        self._context_length: int = config["model"]["context_length"]
+        self._begin: int | None = config["model"].get("bos_token_id")
+        self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
+
+    def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
+        prompt = list(self._tokenizer.encode(self._text(question)))
+        if isinstance(question, str) and self._begin is not None and prompt[:1] != [self._begin]:
+            prompt = [self._begin, *prompt]
+        if len(prompt) >= self._context_length:
+            raise ModelError(f"the prompt has {len(prompt)} tokens, but the model reads {self._context_length}")
+        params = self._genai.GeneratorParams(self._model)
+        params.set_search_options(max_length=min(self._context_length, len(prompt) + max_new_tokens), do_sample=False)
+        generator = self._genai.Generator(self._model, params)
+        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        stream, pieces = self._tokenizer.create_stream(), []
+        while not generator.is_done():
+            generator.generate_next_token()
+            token = int(generator.get_next_tokens()[0])
+            if token in self._ends:
+                break
+            pieces.append(stream.decode(token))
+            if on_text is not None:
+                on_text(pieces[-1])
+        return "".join(pieces)
+
+    def _text(self, question: Messages | str) -> str:
+        if isinstance(question, str):
+            return question
+        text: str = self._tokenizer.apply_chat_template(
+            json.dumps([dict(message) for message in question]), add_generation_prompt=True
+        )
+        return text
+
+
+class _TorchChat:
+    """A Hugging Face folder."""
+
+    def __init__(self, folder: Path) -> None:
+        model = Model("hf", folder)
+        self._tokenizer = load_tokenizer(model)
+        self._model = load_causal_lm(model, dtype="auto")
+
+    def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
+        ids = self._ids(question)
+        with torch.inference_mode():
+            written = self._model.generate(
+                input_ids=torch.tensor([ids]),
+                attention_mask=torch.ones((1, len(ids)), dtype=torch.long),
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                pad_token_id=self._tokenizer.pad_token_id,
+            )
+        text: str = self._tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True)
+        if on_text is not None:
+            on_text(text)
+        return text
+
+    def _ids(self, question: Messages | str) -> list[int]:
+        if isinstance(question, str):
+            text = question
+        else:
+            messages = [dict(message) for message in question]
+            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        begin = self._tokenizer.bos_token_id
+        return [begin, *ids] if isinstance(question, str) and begin is not None and ids[:1] != [begin] else ids

@@ -1,0 +1,187 @@
+"""The command line as its user meets it."""
+
+import contextlib
+import io
+import json
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from tiny import write_rows
+
+from olivine.cli import COMMANDS, exit_code
+
+
+def run(*arguments):
+    """The command line in this process: exit code, standard output, standard error."""
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = exit_code([str(argument) for argument in arguments])
+    return SimpleNamespace(exit_code=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+
+def config(folder, model, **changes):
+    rows = write_rows(folder / "rows.jsonl")
+    text = "### Text: {phrase}\n### The tone is:\n{tone}"
+    content = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "data_configs": [
+            {
+                "name": "rows",
+                "type": "HuggingfaceContainer",
+                "load_dataset_config": {"data_name": "json", "data_files": str(rows), "split": "train"},
+                "pre_process_data_config": {"text_template": text, "strategy": "line-by-line", "max_seq_len": 64},
+            }
+        ],
+        "passes": {
+            "lora": {
+                "type": "LoRA",
+                "r": 4,
+                "train_data_config": "rows",
+                "eval_dataset_size": 0.25,
+                "training_args": {"max_steps": 2, "per_device_train_batch_size": 2},
+            },
+            "merge": {"type": "MergeAdapterWeights"},
+            "builder": {"type": "ModelBuilder", "precision": "int4"},
+        },
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "out"),
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(content | changes, indent=2))
+    return path
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_the_list_is_the_command_s_own(name):
+    done = run(name, "--help")
+    assert done.exit_code == 0
+    assert COMMANDS[name].rstrip(".:;").split(":")[0] in " ".join(done.stdout.split())
+
+
+def test_unknown_command_names_the_nearest():
+    assert "Did you mean 'plan'?" in run("plam").stderr
+    assert exit_code(["plam"]) == 2
+
+
+def test_plan_prints_json_and_exits_with_2_on_problems(tiny_llama, tmp_path):
+    good = run("plan", "--config", config(tmp_path, tiny_llama), "--json")
+    assert good.exit_code == 0
+    plan = json.loads(good.stdout)
+    assert set(plan) == {"steps", "problems", "translated", "estimate"}
+    assert [step["name"] for step in plan["steps"]] == ["lora", "merge", "builder"]
+    bad = run("plan", "--config", config(tmp_path, tmp_path / "nothing"), "--json")
+    assert bad.exit_code == 2
+    assert {problem["kind"] for problem in json.loads(bad.stdout)["problems"]} == {"missing-model"}
+
+
+def test_run_of_a_wrong_config_does_nothing_and_says_every_problem(tiny_llama, tmp_path):
+    path = config(tmp_path, tiny_llama, pases={}, passes={"lora": {"type": "LoRA", "train_data_config": "rowz"}})
+    done = run("run", "--config", path)
+    assert done.exit_code == 2
+    assert "pases" in done.stderr
+    assert "Did you mean 'rows'?" in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "cache").exists()
+
+
+def test_missing_config_is_one_sentence(capsys):
+    assert exit_code(["run", "--config", "nowhere.json"]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere.json" in error
+    assert "Traceback" not in error
+
+
+def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
+    """The main job on a tiny model, through real processes: run, again from the cache, evaluate, chat, cache."""
+    path = config(tmp_path, tiny_llama)
+    command = [sys.executable, "-m", "olivine"]
+    first = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True)
+    assert first.returncode == 0, first.stderr
+    result = json.loads(first.stdout)
+    assert result["status"] == "done"
+    assert [row["model"] for row in result["scores"]] == ["base", "lora", "merge", "builder"]
+    assert all(row["n_rows"] == 6 for row in result["scores"])
+    assert result["scores"][2]["kl"] < 1e-4  # merging changes nothing
+    names = {file.name for file in (tmp_path / "out" / "model").iterdir()}
+    assert {"genai_config.json", "tokenizer.json", "model.onnx"} <= names
+    assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
+
+    again = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True)
+    assert all(step["cached"] for step in json.loads(again.stdout)["steps"])
+    assert json.loads(again.stdout)["scores"] == result["scores"]
+
+    moved = tmp_path / "elsewhere"
+    shutil.move(tmp_path / "out" / "model", moved)
+    chat = subprocess.run(
+        [*command, "chat", moved, "--raw", "--prompt", "day", "--max-new-tokens", "3"], capture_output=True, text=True
+    )
+    assert chat.returncode == 0, chat.stderr
+    assert chat.stdout.startswith("day")
+    scored = subprocess.run(
+        [*command, "evaluate", moved, "--config", path, "--json"], capture_output=True, text=True
+    )
+    assert json.loads(scored.stdout)["scores"]["loss"] == pytest.approx(result["scores"][-1]["loss"], abs=1e-6)
+    assert run("cache", "verify", "--cache-dir", tmp_path / "cache").exit_code == 0
+
+
+def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
+    path = config(tmp_path, tiny_llama, passes={"lora": {"type": "LoRA", "train_data_config": "rows", "training_args": {"max_steps": 1}}})
+    done = run("run", "--config", path)
+    assert done.exit_code == 0, done.stderr
+    assert "trained on!" in done.stdout  # no rows were held out
+    assert "| base " in done.stdout
+    assert "| lora " in done.stdout
+
+
+def test_drop_past_the_budget_fails_the_run_and_keeps_the_artifacts(tiny_llama, tmp_path, monkeypatch):
+    from olivine.workflow import engine
+
+    path = config(tmp_path, tiny_llama, quality={"max_drop": "3pp"})
+    real = engine.LocalWorker.run
+
+    def run_with_a_bad_int4(self, job, listen):
+        result = real(self, job, listen)
+        if job.kind == "score":
+            result["scores"]["label_accuracy"] = 0.5 if job.model["format"] == "onnx" else 0.9
+            result["scores"].pop("degenerate", None)
+        return result
+
+    monkeypatch.setattr(engine.LocalWorker, "run", run_with_a_bad_int4)
+    done = run("run", "--config", path)
+    assert done.exit_code == 1
+    assert "from 'merge' (90.0%) to 'builder' (50.0%)" in done.stderr
+    assert "| builder " in done.stdout  # the table is shown all the same
+    assert (tmp_path / "out" / "model" / "genai_config.json").is_file()
+
+
+def test_schema_knows_the_params_of_every_pass():
+    schema = json.loads(run("schema").stdout)
+    arms = schema["properties"]["passes"]["additionalProperties"]["oneOf"]
+    assert {"r", "alpha", "training_args"} <= set(next(arm for arm in arms if "LoRA" in arm["properties"]["type"]["enum"])["properties"])
+
+
+def test_pass_is_shown_with_its_params():
+    text = run("passes", "LoRA").stdout
+    assert "lora_dropout (default 0.0)" in text
+    assert run("passes", "lorra").exit_code == 2
+
+
+def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
+    assert exit_code(["chat", str(tmp_path), "--prompt", "hi"]) == 2
+    assert "holds no model" in capsys.readouterr().err
+
+
+def test_migrate_prints_today_s_form_and_says_what_changed(tmp_path):
+    old = {"input_model": {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "m"}}}, "passes": {"lora": {"type": "LoRA", "config": {"lora_r": 8, "train_data_config": "d"}}}}
+    path = tmp_path / "old.json"
+    path.write_text(json.dumps(old))
+    done = run("migrate", path)
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["passes"]["lora"]["r"] == 8
+    assert "lora_r" in done.stderr
+    kept = tmp_path / "new.json"
+    assert run("migrate", path, "--output", kept).exit_code == 0
+    assert run("migrate", path, "--output", kept).exit_code == 2

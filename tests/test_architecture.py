@@ -1,0 +1,96 @@
+"""What the layout promises: imports only downwards, nothing heavy in the parent, plugins in files of their own."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import olivine
+
+ROOT = Path(olivine.__file__).parent
+# A module may import from its own layer and those below it.
+LAYERS = {
+    "errors": 0,
+    "registry": 0,
+    "lazy": 0,
+    "__init__": 0,
+    "config": 1,
+    "models": 2,
+    "data": 2,
+    "kernels": 3,
+    "runtime": 3,
+    "passes": 4,
+    "evaluate": 4,
+    "systems": 5,
+    "workflow": 6,
+    "cli": 8,
+    "__main__": 8,
+}
+HEAVY = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "onnx_ir", "numpy")
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def layer(module: str) -> int:
+    return LAYERS[module.split(".")[1] if "." in module else "__init__"]
+
+
+def imported(path: Path):
+    """Every module of ours that the file imports, function-level imports included."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "olivine":
+            if node.module == "olivine":
+                yield from (f"olivine.{name.name}" for name in node.names if name.name in LAYERS)
+            else:
+                yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (name.name for name in node.names if name.name.split(".")[0] == "olivine")
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_imports_go_downwards_only(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    for module in imported(path):
+        if module != "olivine":
+            assert layer(module) <= LAYERS[own], f"{path.name} in '{own}' imports {module}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_heavy_libraries_are_imported_late(path):
+    parts = path.relative_to(ROOT).parts
+    if parts[0] == "kernels" or path.name == "_trainer.py":  # _trainer.py is imported by a running pass only
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        assert not [name for name in names if name.split(".")[0] in HEAVY]
+
+
+def modules_after(code: str) -> set[str]:
+    script = f"import sys\n{code}\nprint(' '.join(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_help_imports_click_and_nothing_of_weight():
+    loaded = modules_after("from olivine.cli import exit_code\nassert exit_code(['--help']) == 0")
+    assert not loaded & {*HEAVY, "pydantic", "rich", "yaml", "huggingface_hub", "psutil"}
+
+
+def test_listing_passes_imports_no_framework():
+    loaded = modules_after("from olivine.cli import exit_code\nassert exit_code(['passes']) == 0")
+    assert not loaded & set(HEAVY)
+
+
+def test_engine_imports_no_framework():
+    loaded = modules_after("import olivine.workflow.engine, olivine.workflow.plan")
+    assert not loaded & set(HEAVY)
+
+
+def test_no_network_or_telemetry_library_is_imported_by_the_parent():
+    loaded = modules_after("import olivine.workflow.engine, olivine.workflow.plan, olivine.cli")
+    assert not loaded & {"requests", "httpx", "urllib3", "huggingface_hub"}

@@ -1,0 +1,90 @@
+"""Every example config plans and runs; the published ones with nothing but their paths changed."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny import tiny_model
+
+from olivine.config import load
+from olivine.workflow.plan import make_plan
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+N_ROWS = 24
+
+
+@pytest.fixture
+def workplace(tiny_phi3, tmp_path, monkeypatch):
+    """A folder with the model and rows where a user would have put them."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(tiny_phi3, "model")
+    rows = (EXAMPLES / "tone" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:N_ROWS]
+    Path("rows.json").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    return tmp_path
+
+
+def with_paths(name: str) -> Path:
+    """The published config with its model, data and output paths changed, and nothing else."""
+    config = json.loads((EXAMPLES / "configs" / name).read_text(encoding="utf-8"))
+    if name == "local-2024.json":
+        config["input_model"]["config"]["hf_config"]["model_name"] = "model"
+        config["data_configs"][0]["load_dataset_config"]["params"]["data_files"] = "rows.json"
+        config["engine"] |= {"cache_dir": "cache", "output_dir": "out"}
+    else:
+        config["input_model"]["model_path"] = "model"
+        config["data_configs"][0]["load_dataset_config"]["data_files"] = "rows.json"
+        config |= {"cache_dir": "cache", "output_dir": "out"}
+    path = Path("config.json")
+    path.write_text(json.dumps(config, indent=2), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", ["local-2024.json", "local-today.json"])
+def test_published_config_runs_with_only_its_paths_changed(name, workplace):
+    done = subprocess.run(
+        [sys.executable, "-m", "olivine", "run", "--config", with_paths(name), "--json"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert [row["model"] for row in result["scores"]][-1] == "builder"
+    assert result["trained_on"] is (name == "local-today.json")  # the 2024 form holds 30 % of the rows out
+    assert (workplace / "out" / "model" / "genai_config.json").is_file()
+    lora = next(step for step in result["steps"] if step["name"] == "lora")
+    assert lora["facts"]["loss_curve"][-1][0] == 10  # max_steps won over three epochs
+
+
+def test_plan_of_the_2024_form_says_what_every_old_key_became(workplace):
+    plan = make_plan(load(with_paths("local-2024.json")))
+    assert plan.problems == ()
+    told = " ".join(plan.translated)
+    for word in ("double_quant", "QLoRA", "max_steps", "lora_r", "source_max_len", "group_by_length", "CUDAExecutionProvider"):
+        assert word in told
+
+
+def test_demo_config_plans_on_any_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    model = tiny_model(tmp_path / "model", "smollm")
+    overrides = [f"input_model.model_path={model}", f"cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / 'o'}"]
+    plan = make_plan(load(EXAMPLES / "tone" / "olive-config.json", overrides))
+    assert plan.problems == ()
+    assert plan.score.data.name == "tone_heldout"  # what is scored is never trained on
+
+
+def rows_of(name):
+    text = (EXAMPLES / "tone" / name).read_text(encoding="utf-8")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_tone_phrases_are_balanced_and_do_not_overlap():
+    train, held_out = rows_of("train.jsonl"), rows_of("heldout.jsonl")
+    assert len(train) >= 480
+    assert len(held_out) >= 120
+    for rows in (train, held_out):
+        counts = {tone: sum(row["tone"] == tone for row in rows) for tone in ("joy", "sadness", "fear", "surprise")}
+        assert len(set(counts.values())) == 1
+        assert sum(counts.values()) == len(rows)
+    phrases = [row["phrase"].casefold() for row in train + held_out]
+    assert len(set(phrases)) == len(phrases)
