@@ -11,6 +11,7 @@ os.environ |= {
 }
 
 import pytest
+
 from tiny import tiny_adapter, tiny_model
 
 

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny import tiny_model
 
 from olivine.config import load
 from olivine.workflow.plan import make_plan
+from tiny import tiny_model
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 N_ROWS = 24
@@ -45,7 +45,10 @@ def with_paths(name: str) -> Path:
 @pytest.mark.parametrize("name", ["local-2024.json", "local-today.json"])
 def test_published_config_runs_with_only_its_paths_changed(name, workplace):
     done = subprocess.run(
-        [sys.executable, "-m", "olivine", "run", "--config", with_paths(name), "--json"], capture_output=True, text=True
+        [sys.executable, "-m", "olivine", "run", "--config", with_paths(name), "--json"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
@@ -60,7 +63,15 @@ def test_plan_of_the_2024_form_says_what_every_old_key_became(workplace):
     plan = make_plan(load(with_paths("local-2024.json")))
     assert plan.problems == ()
     told = " ".join(plan.translated)
-    for word in ("double_quant", "QLoRA", "max_steps", "lora_r", "source_max_len", "group_by_length", "CUDAExecutionProvider"):
+    for word in (
+        "double_quant",
+        "QLoRA",
+        "max_steps",
+        "lora_r",
+        "source_max_len",
+        "group_by_length",
+        "CUDAExecutionProvider",
+    ):
         assert word in told
 
 

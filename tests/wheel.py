@@ -28,7 +28,19 @@ def main() -> None:
         config = make_workflow(folder, python)
         call(python, "-m", "olivine", "plan", "--config", config, cwd=folder)
         call(python, "-m", "olivine", "run", "--config", config, cwd=folder)
-        call(python, "-m", "olivine", "chat", "out/model", "--raw", "--prompt", "day", "--max-new-tokens", "4", cwd=folder)
+        call(
+            python,
+            "-m",
+            "olivine",
+            "chat",
+            "out/model",
+            "--raw",
+            "--prompt",
+            "day",
+            "--max-new-tokens",
+            "4",
+            cwd=folder,
+        )
     print("the wheel works in a clean environment")  # noqa: T201 - this is a script
 
 

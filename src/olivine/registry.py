@@ -1,7 +1,7 @@
 """Plugins: the file name is the name, `__init__` lists nothing, third parties join by entry point.
 
-A registry looks into a package and its sub-packages for modules whose name has no leading underscore; each holds exactly
-one class derived from the registry's base. Names are matched in any case, and a class may list aliases.
+A registry looks into a package and its sub-packages for modules whose name has no leading underscore; each holds
+exactly one class derived from the registry's base. Names are matched in any case, and a class may list aliases.
 """
 
 import difflib

@@ -26,7 +26,8 @@ class Chat(Protocol):
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
         """The greedy answer; pieces of it go to `on_text` as they come.
 
-        question: messages ({"role", "content"}), rendered by the model's chat template; or text that is continued as it is.
+        question: messages ({"role", "content"}), rendered by the model's chat template; or text that is continued as
+        it is.
         """
 
 

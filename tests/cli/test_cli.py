@@ -9,9 +9,9 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from tiny import write_rows
 
 from olivine.cli import COMMANDS, exit_code
+from tiny import write_rows
 
 
 def run(*arguments):
@@ -98,7 +98,7 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     """The main job on a tiny model, through real processes: run, again from the cache, evaluate, chat, cache."""
     path = config(tmp_path, tiny_llama)
     command = [sys.executable, "-m", "olivine"]
-    first = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True)
+    first = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     result = json.loads(first.stdout)
     assert result["status"] == "done"
@@ -109,26 +109,33 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     assert {"genai_config.json", "tokenizer.json", "model.onnx"} <= names
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
 
-    again = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True)
+    again = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True, check=False)
     assert all(step["cached"] for step in json.loads(again.stdout)["steps"])
     assert json.loads(again.stdout)["scores"] == result["scores"]
 
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "out" / "model", moved)
     chat = subprocess.run(
-        [*command, "chat", moved, "--raw", "--prompt", "day", "--max-new-tokens", "3"], capture_output=True, text=True
+        [*command, "chat", moved, "--raw", "--prompt", "day", "--max-new-tokens", "3"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert chat.returncode == 0, chat.stderr
     assert chat.stdout.startswith("day")
     scored = subprocess.run(
-        [*command, "evaluate", moved, "--config", path, "--json"], capture_output=True, text=True
+        [*command, "evaluate", moved, "--config", path, "--json"], capture_output=True, text=True, check=False
     )
     assert json.loads(scored.stdout)["scores"]["loss"] == pytest.approx(result["scores"][-1]["loss"], abs=1e-6)
     assert run("cache", "verify", "--cache-dir", tmp_path / "cache").exit_code == 0
 
 
 def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
-    path = config(tmp_path, tiny_llama, passes={"lora": {"type": "LoRA", "train_data_config": "rows", "training_args": {"max_steps": 1}}})
+    path = config(
+        tmp_path,
+        tiny_llama,
+        passes={"lora": {"type": "LoRA", "train_data_config": "rows", "training_args": {"max_steps": 1}}},
+    )
     done = run("run", "--config", path)
     assert done.exit_code == 0, done.stderr
     assert "trained on!" in done.stdout  # no rows were held out
@@ -160,7 +167,9 @@ def test_drop_past_the_budget_fails_the_run_and_keeps_the_artifacts(tiny_llama, 
 def test_schema_knows_the_params_of_every_pass():
     schema = json.loads(run("schema").stdout)
     arms = schema["properties"]["passes"]["additionalProperties"]["oneOf"]
-    assert {"r", "alpha", "training_args"} <= set(next(arm for arm in arms if "LoRA" in arm["properties"]["type"]["enum"])["properties"])
+    assert {"r", "alpha", "training_args"} <= set(
+        next(arm for arm in arms if "LoRA" in arm["properties"]["type"]["enum"])["properties"]
+    )
 
 
 def test_pass_is_shown_with_its_params():
@@ -175,7 +184,10 @@ def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
 
 
 def test_migrate_prints_today_s_form_and_says_what_changed(tmp_path):
-    old = {"input_model": {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "m"}}}, "passes": {"lora": {"type": "LoRA", "config": {"lora_r": 8, "train_data_config": "d"}}}}
+    old = {
+        "input_model": {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "m"}}},
+        "passes": {"lora": {"type": "LoRA", "config": {"lora_r": 8, "train_data_config": "d"}}},
+    }
     path = tmp_path / "old.json"
     path.write_text(json.dumps(old))
     done = run("migrate", path)

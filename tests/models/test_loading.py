@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from tiny import tiny_adapter, tiny_model
 from transformers import AutoModelForCausalLM
 
 from olivine.errors import ModelError
@@ -10,6 +9,7 @@ from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.materialize import materialize
 from olivine.models.weights import weights
+from tiny import tiny_adapter, tiny_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
 
@@ -63,13 +63,18 @@ def test_merged_model_equals_base_plus_adapter(architecture, tied, tmp_path):
 def test_merge_agrees_with_peft(tiny_llama, llama_adapter):
     from peft import PeftModel
 
-    oracle = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), llama_adapter).merge_and_unload()
+    oracle = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(tiny_llama), llama_adapter
+    ).merge_and_unload()
     merged = weights(Model("hf", tiny_llama, base=Model("adapter", llama_adapter, base=Model("hf", tiny_llama))))
     for name, parameter in oracle.state_dict().items():
         torch.testing.assert_close(merged[name].read(), parameter, atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("settings", [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 32}}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"use_rslora": True}, {"use_dora": True}, {"rank_pattern": {"q_proj": 2}, "alpha_pattern": {"q_proj": 32}}],
+)
 def test_variants_of_lora_merge_like_peft(settings, tiny_llama, tmp_path):
     base = Model("hf", tiny_llama)
     adapter = Model("adapter", tiny_adapter(tiny_llama, tmp_path, **settings), base=base)

@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny import tiny_adapter, tiny_model
 
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
+from tiny import tiny_adapter, tiny_model
 
 FILE = "adapter_model.safetensors"
 

@@ -11,7 +11,8 @@ import click
 
 from olivine import __version__
 
-# name -> what it does, in one line; the command is `command` in olivine.cli.<name>, and its help begins with the same line
+# name -> what it does, in one line; the command is `command` in olivine.cli.<name>, and its help begins with the same
+# line
 COMMANDS = {
     "run": "Run a workflow: exit 0 only when the promised model exists and keeps its goals.",
     "plan": "Show what would run, what it needs and every problem; touches nothing.",

@@ -10,7 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from olivine.errors import Problem
-    from olivine.workflow.plan import Plan
+    from olivine.workflow._steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

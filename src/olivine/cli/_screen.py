@@ -76,11 +76,11 @@ def _number(value: Any) -> str:
 # column of the table -> key of a score, and how it is written
 COLUMNS = (
     ("accuracy", "label_accuracy", "{:.1%}"),
-    ("drop", "drop", "{:+.1%}"),
+    ("change", "change", "{:+.1%}"),
     ("loss", "loss", "{:.3f}"),
     ("perplexity", "perplexity", "{:.4g}"),
     ("KL to the step before", "kl", "{:.4f}"),
-    ("same first token", "top1_agreement", "{:.1%}"),
+    ("same top token", "top1_agreement", "{:.1%}"),
     ("size", "size_bytes", "{}"),
 )
 
@@ -91,7 +91,11 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     table += [[str(row["model"]), *(_cell(row, key, form) for _, key, form in COLUMNS)] for row in rows]
     widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
     written = [
-        "| " + " | ".join(text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))) + " |"
+        "| "
+        + " | ".join(
+            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
+        )
+        + " |"
         for line in table
     ]
     rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
@@ -99,7 +103,7 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
-    value = row.get(key)
+    value = -row["drop"] if key == "change" and "drop" in row else row.get(key)
     if value is None:
         return ""
     return readable_bytes(value) if key == "size_bytes" else form.format(value)

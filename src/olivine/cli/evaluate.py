@@ -11,7 +11,7 @@ from olivine.cli._common import config_options, json_option, print_json, print_p
 
 if TYPE_CHECKING:
     from olivine.models import Model
-    from olivine.workflow._steps import Plan
+    from olivine.workflow._steps import Plan, ScoreRows
 
 
 @click.command("evaluate")
@@ -25,12 +25,13 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     are those on which `olivine run` would score every seam.
     """
     plan = read_plan(config, overrides, offline=offline)
-    if plan.score is None:
+    rows = plan.score
+    if rows is None:
         raise click.UsageError("the config names no rows to score; set quality.data_config")
     if blocking := [problem for problem in plan.problems if problem.kind in ("missing-data", "missing-file")]:
         print_problems(blocking)
         return 2
-    result = _score(plan, _model(model_dir, plan))
+    result = _score(plan, rows, _model(model_dir, plan))
     if as_json:
         print_json(result)
         return 0
@@ -46,20 +47,21 @@ def _model(folder: Path, plan: "Plan") -> "Model":
         return Model("onnx", folder.absolute(), attributes={"execution_provider": plan.machine.execution_provider})
     if (folder / "adapter_config.json").is_file():
         if plan.input_model is None or plan.input_model.format != "hf":
-            raise click.UsageError(f"{folder} is an adapter; input_model must be the local Hugging Face folder that it adapts")
+            raise click.UsageError(
+                f"{folder} is an adapter; input_model must be the local Hugging Face folder that it adapts"
+            )
         return Model("adapter", folder.absolute(), base=plan.input_model)
     if (folder / "config.json").is_file():
         return Model("hf", folder.absolute())
     raise click.UsageError(f"{folder} holds no model: neither genai_config.json, adapter_config.json nor config.json")
 
 
-def _score(plan: "Plan", model: "Model") -> dict[str, Any]:
+def _score(plan: "Plan", rows: "ScoreRows", model: "Model") -> dict[str, Any]:
     from olivine.cli._screen import Screen
     from olivine.systems._job import Job
     from olivine.systems.local import LocalWorker
     from olivine.workflow.keys import score_params
 
-    assert plan.score is not None
     screen = Screen()
     with tempfile.TemporaryDirectory() as folder, LocalWorker() as worker:
         job = Job(
@@ -67,7 +69,7 @@ def _score(plan: "Plan", model: "Model") -> dict[str, Any]:
             step="evaluate",
             output=Path(folder),
             scratch=Path(folder),
-            params=score_params(plan.score) | {"previous": None},
+            params=score_params(rows) | {"previous": None},
             model=model.to_json(),
             machine=asdict(plan.machine),
             log=str(Path(folder) / "evaluate.log"),

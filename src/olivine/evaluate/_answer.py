@@ -26,7 +26,9 @@ class Runtime(Protocol):
         """Answer every question of the batch."""
 
 
-def known_answer(logits: "npt.NDArray[np.float32]", target: Sequence[int], end_tokens: Sequence[int]) -> list[int] | None:
+def known_answer(
+    logits: "npt.NDArray[np.float32]", target: Sequence[int], end_tokens: Sequence[int]
+) -> list[int] | None:
     """The greedy text, where the logits of the target tell it: each target token comes first, up to the end token.
 
     Greedy decoding would write just the target then, so that it need not run; None when it would write something else.

@@ -38,7 +38,7 @@ class OnnxRuntime:
         self._n_written = 0
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
-        """Answer every question of the batch; onnxruntime-genai writes where the target's logits do not tell the text."""
+        """Answer every question; onnxruntime-genai writes where the target's logits do not tell the text."""
         answers = []
         for question, logits in zip(batch, self._target_logits(batch), strict=True):
             tokens = known_answer(logits, question.target, end_tokens) if self._n_written >= PROVEN else None

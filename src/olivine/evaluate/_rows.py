@@ -25,8 +25,8 @@ class Question:
 def questions(examples: Sequence[Example], tokenizer: Any, n_most: int, *, special: bool) -> list[Question]:
     """Token ids of every example, exactly as training makes them: tokenised as a whole, cut where the target begins.
 
-    special: begin and end tokens stand round the text. A prompt with more than `n_most` tokens beside the target keeps its
-    end; a target keeps its start.
+    special: begin and end tokens stand round the text. A prompt with more than `n_most` tokens beside the target keeps
+    its end; a target keeps its start.
     """
     encoder = Encoder(tokenizer, add_special_tokens=special)
     encoded = encoder.encode([Text(example.prompt + example.target, len(example.prompt)) for example in examples])

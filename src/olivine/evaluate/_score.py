@@ -48,8 +48,8 @@ class _Reading:
 def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter) -> dict[str, Any]:
     """Measure `model` on the rows that `params` describes and keep what the next seam compares with in `output`.
 
-    params: data (a DataConfig), part, eval_size, seed, target, max_rows, previous (folder of the model one seam before).
-    Returns {"scores": name -> number, "samples": first rows with what was expected and generated}.
+    params: data (a DataConfig), part, eval_size, seed, target, max_rows, previous (folder of the model one seam
+    before). Returns {"scores": name -> number, "samples": first rows with what was expected and generated}.
     """
     config = DataConfig.model_validate(params["data"])
     tokenizer = load_tokenizer(model)

@@ -1,4 +1,4 @@
-"""A Hugging Face model or adapter on questions: one pass over the prompts serves both the target and the greedy text."""
+"""A Hugging Face model or adapter on questions: one pass over the prompts serves target and greedy text."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

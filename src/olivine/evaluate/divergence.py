@@ -7,7 +7,7 @@ class DivergenceMetric(Metric):
     """Mean KL divergence to the step before on the target tokens, and how often both put the same token first."""
 
     def compute(self, evidence: Evidence) -> dict[str, float]:
-        """`kl` in nats with `kl_standard_error`, `top1_agreement` in 0..1; empty for the first model or another vocabulary."""
+        """`kl` in nats, `kl_standard_error`, `top1_agreement` in 0..1; empty for the first model or other tokens."""
         from olivine.kernels.divergence import divergence
 
         if evidence.previous is None or evidence.previous.shape != evidence.log_probabilities.shape:

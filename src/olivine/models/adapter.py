@@ -31,8 +31,9 @@ _PREFIX = "base_model.model."
 class Delta:
     """What the adapter does to one weight of the base.
 
-    a: [r, inputs], b: [outputs, r] (for an embedding a: [r, vocabulary], b: [hidden, r]). scale: s of the equation above.
-    magnitude: of DoRA, [outputs]. replacement: a whole new tensor (modules_to_save), then everything else is None.
+    a: [r, inputs], b: [outputs, r] (for an embedding a: [r, vocabulary], b: [hidden, r]). scale: s of the equation
+    above. magnitude: of DoRA, [outputs]. replacement: a whole new tensor (modules_to_save), then everything else is
+    None.
     """
 
     target: str
@@ -44,9 +45,16 @@ class Delta:
     is_embedding: bool = False
     is_transposed: bool = False
 
+    @property
+    def factors(self) -> tuple[LazyTensor, LazyTensor]:
+        """The matrices a and b of an update that is no replacement."""
+        if self.a is None or self.b is None:
+            raise ValueError(f"'{self.target}' is replaced, not updated")
+        return self.a, self.b
+
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """adapter_config.json; raises ModelError when the folder is no adapter, Unsupported for another method than LoRA."""
+    """adapter_config.json; raises ModelError when the folder is no adapter, Unsupported for other methods than LoRA."""
     path = folder / CONFIG
     if not path.is_file():
         raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
@@ -84,7 +92,7 @@ def _read(config: Mapping[str, Any], tensors: Weights, base: Weights) -> Iterato
 
 
 def _split(name: str) -> tuple[str, str]:
-    """ "base_model.model.x.q_proj.lora_A.weight" -> ("x.q_proj", "a")."""
+    """Module and part of a name: "base_model.model.x.q_proj.lora_A.weight" -> ("x.q_proj", "a")."""
     plain = name.removeprefix(_PREFIX)
     for pattern, part in (
         (r"\.lora_A(\.default)?\.weight$", "a"),
@@ -144,16 +152,16 @@ def _check_shape(delta: Delta, base: Weights) -> None:
     if delta.replacement is not None:
         changed = delta.replacement.shape
     else:
-        assert delta.a is not None
-        assert delta.b is not None
-        changed = (delta.b.shape[0], delta.a.shape[1])
-        if delta.a.shape[0] != delta.b.shape[1]:
-            raise ModelError(f"the adapter's ranks of '{delta.target}' differ: {delta.a.shape} and {delta.b.shape}")
+        a, b = delta.factors
+        changed = (b.shape[0], a.shape[1])
+        if a.shape[0] != b.shape[1]:
+            raise ModelError(f"the adapter's ranks of '{delta.target}' differ: {a.shape} and {b.shape}")
         if delta.is_embedding or delta.is_transposed:
             changed = (changed[1], changed[0])
     if tuple(changed) != tuple(shape):
         raise ModelError(
-            f"the adapter belongs to another base: '{delta.target}' is {list(shape)} there, but the adapter changes {list(changed)}"
+            f"the adapter belongs to another base: '{delta.target}' is {list(shape)} there, "
+            f"but the adapter changes {list(changed)}"
         )
 
 
@@ -170,10 +178,11 @@ def refuse_if_nothing_changes(adapter: Model, base: Weights) -> None:
 
 def _changes(delta: Delta, base: Weights) -> bool:
     if delta.replacement is not None:
-        return delta.target not in base or not torch.equal(delta.replacement.read().float(), base[delta.target].read().float())
-    assert delta.a is not None
-    assert delta.b is not None
-    return bool(delta.b.read().any()) and bool(delta.a.read().any())
+        return delta.target not in base or not torch.equal(
+            delta.replacement.read().float(), base[delta.target].read().float()
+        )
+    a, b = delta.factors
+    return bool(b.read().any()) and bool(a.read().any())
 
 
 def merged_weights(adapter: Model) -> Weights:
@@ -206,10 +215,9 @@ def apply(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":
     dtype = getattr(torch, tensor.dtype)
     if delta.replacement is not None:
         return delta.replacement.read().to(dtype)
-    assert delta.a is not None
-    assert delta.b is not None
+    a, b = delta.factors
     weight = tensor.read().to(torch.float32)
-    update = delta.scale * (delta.b.read().float() @ delta.a.read().float())
+    update = delta.scale * (b.read().float() @ a.read().float())
     if delta.is_embedding or delta.is_transposed:
         update = update.T
     weight += update

@@ -135,7 +135,9 @@ class GgufHeader:
         tensors = {name: GgufTensor(name, kind, shape, start + offset) for name, kind, shape, offset in infos}
         for tensor in tensors.values():
             if tensor.type_number not in TYPES:
-                raise ModelError(f"{path}: tensor '{tensor.name}' has ggml type {tensor.type_number}, which is not known")
+                raise ModelError(
+                    f"{path}: tensor '{tensor.name}' has ggml type {tensor.type_number}, which is not known"
+                )
             if tensor.offset + tensor.n_bytes > len(data):
                 raise ModelError(f"{path} is truncated: tensor '{tensor.name}' reaches past its end")
         return cls(path, metadata, tensors)

@@ -154,7 +154,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
 
 
 CONVERT = (
-    "If you trust them, convert them: python -c \"from transformers import AutoModelForCausalLM as M; "
+    'If you trust them, convert them: python -c "from transformers import AutoModelForCausalLM as M; '
     "M.from_pretrained('FOLDER').save_pretrained('NEW_FOLDER')\"."
 )
 

@@ -15,7 +15,7 @@ else:
 
 
 def load_tokenizer(model: Model) -> Any:
-    """The tokenizer in the model's folder; an adapter without one uses its base's. Raises ModelError when there is none."""
+    """The tokenizer in the model's folder; an adapter without one uses its base's. ModelError when there is none."""
     from transformers import AutoTokenizer
 
     source = model
@@ -30,8 +30,8 @@ def load_tokenizer(model: Model) -> Any:
 def load_causal_lm(model: Model, *, dtype: str = "float32", device: str = "cpu") -> Any:
     """The model as a transformers module (a PeftModel for an adapter), on `device`, in eval mode.
 
-    dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so the
-    peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
+    dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so
+    the peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
     """
     if model.format == "adapter":
         return _load_adapter(model, dtype, device)
@@ -63,15 +63,15 @@ def _load_checkpoint(model: Model, dtype: str, device: str) -> Any:
 
 def _dtype(dtype: str, config: Any, source: Any) -> "torch.dtype":
     if dtype != "auto":
-        return getattr(torch, dtype)  # type: ignore[no-any-return]
+        return getattr(torch, dtype)
     if config.dtype is not None:
-        return config.dtype  # type: ignore[no-any-return]
+        return config.dtype
     first = next(iter(source.values()))
-    return getattr(torch, first.dtype)  # type: ignore[no-any-return]
+    return getattr(torch, first.dtype)
 
 
 def _fill(module: Any, source: Any, dtype: "torch.dtype", device: str, model: Model) -> None:
-    """Put every tensor where the module expects it, tie what is tied, and compute the buffers that no checkpoint holds."""
+    """Put every tensor where the module expects it, tie what is tied, compute the buffers that no checkpoint holds."""
     wanted = module.state_dict()
     tied = _tied_names(module)
     missing = [name for name in wanted if name not in source and name not in tied]
@@ -100,21 +100,19 @@ def _tied_names(module: Any) -> set[str]:
 def _assign(module: Any, name: str, tensor: "torch.Tensor") -> None:
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
-    if leaf in owner._parameters:
-        owner._parameters[leaf] = torch.nn.Parameter(tensor, requires_grad=False)
+    if isinstance(getattr(owner, leaf), torch.nn.Parameter):
+        owner.register_parameter(leaf, torch.nn.Parameter(tensor, requires_grad=False))
     else:
-        owner._buffers[leaf] = tensor
+        owner.register_buffer(leaf, tensor)
 
 
 def _fill_buffers(module: Any, device: str) -> None:
     """Buffers outside of the state dict (rotary frequencies) were made on the meta device: make their owners again."""
     for owner in module.modules():
-        if not any(buffer is not None and buffer.is_meta for buffer in owner._buffers.values()):
-            continue
-        fresh = _rebuilt(owner)
-        for name, buffer in owner._buffers.items():
-            if buffer is not None and buffer.is_meta:
-                owner._buffers[name] = fresh._buffers[name].to(device)
+        missing = [name for name, buffer in owner.named_buffers(recurse=False) if buffer.is_meta]
+        fresh = _rebuilt(owner) if missing else None
+        for name in missing:
+            owner.register_buffer(name, getattr(fresh, name).to(device), persistent=False)
 
 
 def _rebuilt(owner: Any) -> Any:

@@ -44,8 +44,8 @@ def copy_companions(source: Path, target: Path) -> None:
 def materialize(model: Model, folder: Path) -> Model:
     """Stream every tensor into safetensors shards in `folder`, beside config and tokenizer; gives the model there.
 
-    The header of a shard is written first, from shapes and types alone; then one tensor is alive at a time. The bytes are
-    on the disk when this returns. OSError (a full disk) passes; the caller owns `folder` and removes it.
+    The header of a shard is written first, from shapes and types alone; then one tensor is alive at a time. The bytes
+    are on the disk when this returns. OSError (a full disk) passes; the caller owns `folder` and removes it.
     """
     copy_companions(model.path, folder)
     shards = list(_shards(list(weights(model).values())))
@@ -86,7 +86,11 @@ def _write(path: Path, tensors: Sequence[LazyTensor]) -> None:
     offset = 0
     for tensor in tensors:
         end = offset + n_bytes(tensor)
-        header[tensor.name] = {"dtype": _CODES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [offset, end]}
+        header[tensor.name] = {
+            "dtype": _CODES[tensor.dtype],
+            "shape": list(tensor.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the data begins aligned

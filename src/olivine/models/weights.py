@@ -1,7 +1,7 @@
 """Weights by name, computed when read: of safetensors, of a GGUF file, of an adapter merged into its base.
 
-`weights(model)` never loads a model. Each tensor is read on its own, and what wraps a mapping (a merge, a cast) wraps its
-tensors: the peak memory of whoever walks through it is a few tensors.
+`weights(model)` never loads a model. Each tensor is read on its own, and what wraps a mapping (a merge, a cast) wraps
+its tensors: the peak memory of whoever walks through it is a few tensors.
 """
 
 import json
@@ -88,7 +88,7 @@ def safetensors_files(folder: Path) -> list[Path]:
 
 
 def read_safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Name -> {"dtype", "shape", "data_offsets"} of a safetensors file; raises ModelError when the file is cut short."""
+    """Name -> {"dtype", "shape", "data_offsets"} of a safetensors file; ModelError when the file is cut short."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         n_header = int.from_bytes(stream.read(8), "little")
@@ -136,7 +136,9 @@ def gguf_weights(file: Path, config_folder: Path) -> Weights:
         name = hf_names.get(tensor.name)
         if name is not None:
             found[name] = LazyTensor(name, tensor.shape, "float32", _gguf_reader(file, tensor, processor))
-    missing = sorted(set(hf_names.values()) - set(found) - ({"lm_head.weight"} if config.tie_word_embeddings else set()))
+    missing = sorted(
+        set(hf_names.values()) - set(found) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
+    )
     if missing:
         raise ModelError(f"{file} lacks the weights {', '.join(missing[:5])}")
     return found
@@ -160,7 +162,9 @@ def _gguf_reader(file: Path, tensor: GgufTensor, processor: Any) -> Callable[[],
         raw = np.fromfile(file, dtype=np.uint8, count=tensor.n_bytes, offset=tensor.offset)
         kind = GGMLQuantizationType(tensor.type_number)
         values = dequantize(raw, kind).reshape(tensor.shape)
-        values = processor.process(weights=values, name=tensor.name, tensor_key_mapping={}, parsed_parameters={}).weights
+        values = processor.process(
+            weights=values, name=tensor.name, tensor_key_mapping={}, parsed_parameters={}
+        ).weights
         return torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
 
     return read

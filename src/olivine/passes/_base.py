@@ -1,7 +1,7 @@
 """The contract of a pass: typed params, what it takes and gives, `requires -> run -> ensures`.
 
-One pass is one file; its name is the file's, its help the first line of the class docstring. A pass module imports no heavy
-library at its top (see olivine.lazy): `plan` reads it in the parent process, `run` works in the worker.
+One pass is one file; its name is the file's, its help the first line of the class docstring. A pass module imports no
+heavy library at its top (see olivine.lazy): `plan` reads it in the parent process, `run` works in the worker.
 """
 
 from abc import ABC, abstractmethod
@@ -137,5 +137,3 @@ class Pass(ABC):
 def first_line(plugin: type) -> str:
     """The help of a plugin: the first line of its docstring."""
     return (plugin.__doc__ or "").strip().partition("\n")[0]
-
-

@@ -4,7 +4,7 @@ from olivine.errors import RequestError
 
 
 def drop_allowed(value: float | str | None) -> float | None:
-    """quality.max_drop as a share of 1: 0.03, "3pp" and "3%" are three points of accuracy; None when there is no goal."""
+    """quality.max_drop as a share of 1: 0.03, "3pp" and "3%" are three points; None when there is no goal."""
     if value is None:
         return None
     if isinstance(value, str):

@@ -65,8 +65,8 @@ class Choice:
 def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) -> Choice:
     """The machine as the config asks for it: `host` runs the passes, `target` runs the result.
 
-    today's accelerators are a demand: what is not here is a problem of kind hardware. An old form's list of providers was a
-    preference: what is not here is passed over, in words.
+    today's accelerators are a demand: what is not here is a problem of kind hardware. An old form's list of providers
+    was a preference: what is not here is passed over, in words.
     """
     wanted = _accelerator(workflow, workflow.target) or _accelerator(workflow, workflow.host)
     provider, notes, problems = _provider(wanted, where)

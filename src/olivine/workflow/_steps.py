@@ -15,8 +15,8 @@ from olivine.passes import Estimate, Machine
 class Step:
     """One pass to run.
 
-    name: the user's name of it (or the pass's for a step that the plan inserted, `implicit`). params: as the pass's Params
-    dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
+    name: the user's name of it (or the pass's for a step that the plan inserted, `implicit`). params: as the pass's
+    Params dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
     data: the data configs that the params name. files: other user files that decide the result.
     """
 
@@ -28,7 +28,7 @@ class Step:
     data: Mapping[str, DataConfig] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     implicit: bool = False
-    estimate: Estimate = Estimate()
+    estimate: Estimate = field(default_factory=Estimate)
     produces: str = "hf"
 
 

@@ -1,1 +1,1 @@
-
+"""Passes that make what a runtime loads."""

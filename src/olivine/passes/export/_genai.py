@@ -70,7 +70,7 @@ def complete_config(model: Model, folder: Path, max_length: int, search: Mapping
 
 
 def end_tokens(tokenizer: Any, folder: Path) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, the generation config's, and the end of a turn of the template."""
+    """Every token that ends an answer: the tokenizer's, the generation config's, the end of a turn of the template."""
     tokens = _as_list(tokenizer.eos_token_id)
     generation = folder / "generation_config.json"
     if generation.is_file():
@@ -109,7 +109,11 @@ def refuse_broken_scales(folder: Path) -> None:
         graph = onnx_ir.load(path).graph
         for value in graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or not tensor.dtype.is_floating_point() or value.name.endswith(("cos_cache", "sin_cache")):
+            if (
+                tensor is None
+                or not tensor.dtype.is_floating_point()
+                or value.name.endswith(("cos_cache", "sin_cache"))
+            ):
                 continue
             if not np.isfinite(tensor.numpy().astype(np.float32, copy=False)).all():
                 raise ModelError(f"the weight '{value.name}' holds NaN or infinity, so the model cannot be built")

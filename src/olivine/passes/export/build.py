@@ -60,9 +60,9 @@ class Build(Pass):
     The result is a folder with the graph, its weights, genai_config.json, tokenizer and chat template; it holds no path
     of this machine and may be moved anywhere.
     1. The graph is the builder's, for the execution provider of the target. 2. Weights come from the input model as it
-    is, merged or dequantized on the way where they are computed. 3. The end tokens are the union of the tokenizer's, the
-    generation config's and the one that ends a turn in the chat template. 4. `search.max_length` is at most 4096 unless
-    asked for: the cache for a context of 131,072 tokens would not fit in most machines.
+    is, merged or dequantized on the way where they are computed. 3. The end tokens are the union of the tokenizer's,
+    the generation config's and the one that ends a turn in the chat template. 4. `search.max_length` is at most 4096
+    unless asked for: the cache for a context of 131,072 tokens would not fit in most machines.
     """
 
     class Params(PassParams):
@@ -146,7 +146,7 @@ class Build(Pass):
         return (self.params.int4_block_size or 32) if self.params.precision in ("int4", "int8") else None
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
-        """The builder holds every weight in float32, once in torch and once in the graph (measured: 8 bytes a weight)."""
+        """The builder holds every weight in float32, in torch and again in the graph (measured: 8 bytes a weight)."""
         embedding = 0 if self.params.precision in ("fp16", "bf16") else facts.vocab_size * facts.hidden_size
         size = facts.n_parameters * BYTES_PER_WEIGHT[self.params.precision]
         if self.params.precision == "int4" and not facts.tied_embeddings:
@@ -164,7 +164,9 @@ class Build(Pass):
         if not self.params.metadata_only:
             _genai.refuse_broken_scales(context.output)
         _genai.complete_config(model, context.output, self.params.max_length or DEFAULT_MAX_LENGTH, self._search())
-        context.report.record(size_bytes=sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file()))
+        context.report.record(
+            size_bytes=sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file())
+        )
         return Model(
             format="onnx",
             path=context.output,

@@ -1,1 +1,1 @@
-
+"""Passes that train."""

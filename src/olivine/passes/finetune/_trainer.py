@@ -31,8 +31,10 @@ def arguments(given: Mapping[str, Any], folder: Path, *, on_cpu: bool, has_eval:
     return TrainingArguments(output_dir=str(folder), **named)
 
 
-def train(model: Any, samples: SampleSet, held_out: SampleSet | None, args: TrainingArguments, pad: int, report: Reporter) -> list[dict[str, Any]]:
-    """Train in place, going on from the last whole checkpoint; gives the log (loss, eval_loss, learning_rate a step)."""
+def train(
+    model: Any, samples: SampleSet, held_out: SampleSet | None, args: TrainingArguments, pad: int, report: Reporter
+) -> list[dict[str, Any]]:
+    """Train in place, going on from the last whole checkpoint; gives the log (loss, eval_loss by step)."""
     trainer = _Trainer(
         model=model,
         args=args,
@@ -105,10 +107,10 @@ class _Reports(TrainerCallback):  # type: ignore[misc]
     def __init__(self, report: Reporter) -> None:
         self._report, self._started, self._first = report, 0.0, 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
         self._started, self._first = time.monotonic(), state.global_step
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
         speed = (state.global_step - self._first) / max(1e-9, time.monotonic() - self._started)
         metrics = {"loss": round(float(loss), 4)} if loss is not None else {}

@@ -1,4 +1,4 @@
-"""transformers.TrainingArguments by name, known without importing it: today's fields, those of earlier releases, our own.
+"""transformers.TrainingArguments by name, known without importing it: today's fields and earlier names.
 
 The table is tested against the installed release.
 """

@@ -27,9 +27,9 @@ class Lora(Pass):
 
     1. Rows become samples as the data config says; with `eval_dataset_size` some rows are held out before anything is
     packed. 2. All linear layers of the decoder are trained unless `target_modules` names some. 3. The base is held in
-    bfloat16 where the processor computes in it and the model is large enough to gain, else in float32; the adapter always
-    trains in float32. 4. An interrupted training goes on from its last checkpoint and ends with the same adapter. 5. The
-    result is a PEFT adapter.
+    bfloat16 where the processor computes in it and the model is large enough to gain, else in float32; the adapter
+    always trains in float32. 4. An interrupted training goes on from its last checkpoint and ends with the same
+    adapter. 5. The result is a PEFT adapter.
     """
 
     class Params(PassParams):
@@ -40,7 +40,9 @@ class Lora(Pass):
         lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the update's inputs dropped while training")
         target_modules: list[str] | str | None = Field(None, description="layers to train; else all linear ones")
         exclude_modules: list[str] | str | None = Field(None, description="layers to leave out")
-        modules_to_save: list[str] | None = Field(None, description="modules trained in full and saved with the adapter")
+        modules_to_save: list[str] | None = Field(
+            None, description="modules trained in full and saved with the adapter"
+        )
         bias: Literal["none", "all", "lora_only"] = "none"
         use_rslora: bool = Field(False, description="scale by alpha / sqrt(r), so that high ranks keep learning")
         init_lora_weights: bool = Field(True, description="start from no change at all")
@@ -125,9 +127,7 @@ class Lora(Pass):
         history = _trainer.train(adapted, train_set, held_out, args, pad, context.report)
         _record(context, train_set, held_out, history)
         _save(adapted, tokenizer, context)
-        return Model(
-            "adapter", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code
-        )
+        return Model("adapter", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
 
     def _samples(self, context: Context, tokenizer: Any) -> tuple[SampleSet, SampleSet | None]:
         """What is trained on, and what is held out; rows are split before they are packed."""
@@ -190,7 +190,7 @@ BF16_FROM = 50_000_000
 
 
 def cpu_computes_in_bf16() -> bool:
-    """Whether the processor has instructions for products of bfloat16; without them torch emulates, slower than float32."""
+    """Whether the processor multiplies bfloat16 itself; where it does not, torch emulates, slower than float32."""
     flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in flags)
 
@@ -198,7 +198,9 @@ def cpu_computes_in_bf16() -> bool:
 def linear_names(model: Any) -> list[str]:
     """Full names of every linear layer but the head, fused ones included."""
     head = model.get_output_embeddings()
-    return [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head]
+    return [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    ]
 
 
 def _made(config: DataConfig, rows: Rows, tokenizer: Any) -> SampleSet:

@@ -1,1 +1,1 @@
-
+"""Passes that make an input readable."""

@@ -14,7 +14,8 @@ class Gguf(Pass):
     """Read config and tokenizer out of a GGUF file; its weights stay there and are dequantized when read.
 
     The plan puts this step first when the input model is a .gguf file. The result is a Hugging Face folder without
-    weights of its own: tokenizer and chat template as transformers converts them, a config without `quantization_config`.
+    weights of its own: tokenizer and chat template as transformers converts them, a config without
+    `quantization_config`.
     """
 
     aliases: ClassVar[tuple[str, ...]] = ()

@@ -1,0 +1,202 @@
+"""Scores against a slow, obvious evaluation: one row at a time, no padding, no cache."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny import tiny_adapter
+
+from olivine.config.schema import DataConfig
+from olivine.data import examples, read_rows, split
+from olivine.evaluate import Evidence, _score, metrics, score
+from olivine.evaluate._answer import known_answer
+from olivine.evaluate._degenerate import degenerate
+from olivine.evaluate.label_accuracy import matches
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.passes import Context, Machine, passes
+
+MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+WORDS = ["joy", "sadness", "fear", "surprise"]
+
+
+class Reporter:
+    def progress(self, done, total, **metrics):
+        assert 0 < done <= total
+
+    def warn(self, message):
+        pass
+
+    def record(self, **facts):
+        pass
+
+
+@pytest.fixture
+def rows(tmp_path):
+    """Rows of very different lengths, so that padding matters."""
+    lines = [{"q": "what a day " * (1 + 3 * (i % 4)) + str(i), "a": WORDS[i % 4]} for i in range(21)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    settings = {"text_template": "{q} is: {a}", "max_seq_len": 64, "strategy": "line-by-line"}
+    return DataConfig.model_validate(
+        {"name": "rows", "load_dataset_config": {"data_files": str(path)}, "pre_process_data_config": settings}
+    )
+
+
+def params(config, **changes):
+    base = {"data": config.model_dump(mode="json"), "part": "all", "eval_size": None, "seed": 0, "target": "a"}
+    return base | {"max_rows": 100, "previous": None} | changes
+
+
+def scored(model, config, folder, **changes):
+    folder.mkdir()
+    return score(model, params(config, **changes), folder, MACHINE, Reporter())
+
+
+def obvious(model, config):
+    """Loss and greedy text of every row, by the book."""
+    tokenizer, module = load_tokenizer(model), load_causal_lm(model)
+    losses, texts = [], []
+    for example in examples(config, read_rows(config), tokenizer, "a"):
+        encoded = tokenizer(example.prompt + example.target, add_special_tokens=False, return_offsets_mapping=True)
+        cut = next(i for i, (_, end) in enumerate(encoded.offset_mapping) if end > len(example.prompt))
+        ids = [tokenizer.bos_token_id, *encoded.input_ids, tokenizer.eos_token_id]
+        with torch.no_grad():
+            log_probabilities = torch.log_softmax(module(torch.tensor([ids])).logits[0].double(), -1)
+        losses += [-log_probabilities[i - 1, ids[i]].item() for i in range(cut + 1, len(ids))]
+        prompt, written = ids[: cut + 1], []
+        for _ in range(40):
+            with torch.no_grad():
+                token = module(torch.tensor([prompt + written])).logits[0, -1].argmax().item()
+            if token == tokenizer.eos_token_id:
+                break
+            written.append(token)
+        texts.append(written)
+    return losses, texts, tokenizer
+
+
+@pytest.mark.parametrize("fixture", ["tiny_llama", "tiny_phi3"])
+def test_scores_equal_the_obvious_evaluation(fixture, request, rows, tmp_path):
+    model = Model("hf", request.getfixturevalue(fixture))
+    result = scored(model, rows, tmp_path / "s")
+    losses, texts, tokenizer = obvious(model, rows)
+    assert result["scores"]["n_tokens"] == len(losses)
+    assert result["scores"]["loss"] == pytest.approx(np.mean(losses), abs=1e-4)
+    assert result["scores"]["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-3)
+    for sample, tokens in zip(result["samples"], texts, strict=False):
+        n_written = len(tokenizer(sample["generated"], add_special_tokens=False).input_ids)
+        assert tokenizer.decode(tokens, skip_special_tokens=True).startswith(
+            sample["generated"][: max(1, n_written - 2)]
+        )
+
+
+def test_onnx_in_float32_agrees_with_transformers(tiny_llama, rows, tmp_path):
+    model = Model("hf", tiny_llama)
+    build = passes.classes["build"]
+    (tmp_path / "built").mkdir()
+    (tmp_path / "scratch").mkdir()
+    context = Context(tmp_path / "built", tmp_path / "scratch", MACHINE, Reporter())
+    built = build(build.Params(precision="fp32")).run(model, context)
+    first = scored(model, rows, tmp_path / "a")
+    second = scored(built, rows, tmp_path / "b", previous=str(tmp_path / "a"))
+    assert second["scores"]["kl"] < 1e-6
+    assert second["scores"]["top1_agreement"] == 1.0
+    assert second["scores"]["loss"] == pytest.approx(first["scores"]["loss"], abs=1e-4)
+    assert [s["generated"] for s in second["samples"]] == [s["generated"] for s in first["samples"]]
+
+
+def test_another_model_diverges(tiny_llama, rows, tmp_path):
+    base = Model("hf", tiny_llama)
+    scored(base, rows, tmp_path / "a")
+    adapter = Model("adapter", tiny_adapter(tiny_llama, tmp_path / "adapter"), base=base)
+    result = scored(adapter, rows, tmp_path / "b", previous=str(tmp_path / "a"))
+    assert result["scores"]["kl"] > 0.01
+    assert "kl" not in scored(base, rows, tmp_path / "c")["scores"]  # nothing to compare with
+
+
+def test_parts_are_those_of_the_split(tiny_llama, rows, tmp_path):
+    model = Model("hf", tiny_llama)
+    train, held_out = split(21, 0.3, 7)
+    for part, indices in (("eval", held_out), ("train", train)):
+        result = scored(model, rows, tmp_path / part, part=part, eval_size=0.3, seed=7)
+        assert result["scores"]["n_rows"] == len(indices)
+        assert [s["expected"] for s in result["samples"]] == [WORDS[i % 4] for i in indices][:8]
+
+
+def test_rows_past_the_most_are_left_out_evenly(tiny_llama, rows, tmp_path):
+    result = scored(Model("hf", tiny_llama), rows, tmp_path / "s", max_rows=7)
+    assert result["scores"]["n_rows"] == 7
+    assert [s["expected"] for s in result["samples"]] == [WORDS[i % 4] for i in range(0, 21, 3)]
+
+
+def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(_score, "KEPT_BYTES", 10 * 2 * 384)
+    scored(Model("hf", tiny_llama), rows, tmp_path / "a")
+    kept = np.load(tmp_path / "a" / _score.KEPT_FILE)
+    assert kept.shape == (10, 384)
+    again = scored(Model("hf", tiny_llama), rows, tmp_path / "b", previous=str(tmp_path / "a"))
+    assert again["scores"]["kl"] == 0
+
+
+def test_known_answer_needs_every_token_first_and_an_end():
+    logits = np.zeros((2, 5), dtype=np.float32)
+    logits[0, 3] = logits[1, 1] = 1
+    assert known_answer(logits, [3, 1], [1]) == [3]
+    assert known_answer(logits, [4, 1], [1]) is None  # another token comes first
+    assert known_answer(logits, [3, 2], [1]) is None  # no end token: decoding would go on
+
+
+def evidence(**changes):
+    values = {
+        "labels": ["joy", "fear"],
+        "generated": ["Joy.", "joy"],
+        "token_losses": np.array([1.0, 3.0]),
+        "log_probabilities": np.zeros((1, 4), dtype=np.float16),
+    }
+    return Evidence(**(values | changes))
+
+
+def test_metrics_of_hand_made_evidence():
+    found = {}
+    for metric in metrics.classes.values():
+        found |= metric().compute(evidence())
+    assert found == {"label_accuracy": 0.5, "loss": 2.0, "perplexity": math.exp(2)}
+
+
+@pytest.mark.parametrize(
+    ("label", "generated", "expected"),
+    [
+        ("joy", " Joy.\n### Text: more", True),
+        ("joy", "\n\njoy", True),
+        ("joy", "joyful", False),
+        ("joy", "", False),
+        ("New  York", "new york!", True),
+        ("two\nlines", "two\nlines", True),
+        ("two\nlines", "two", False),
+    ],
+)
+def test_labels_match_after_normalisation(label, generated, expected):
+    assert matches(label, generated) is expected
+
+
+def test_degenerate_output_is_named():
+    ok = [False, False]
+    assert degenerate(ok, ok, ["joy", "fear"]) is None
+    assert "NaN logits in 1 of 2 rows" in degenerate([True, False], ok, ["joy", "fear"])
+    assert "flat logits" in degenerate(ok, [True, True], ["a", "b"])
+    assert "repetition: 2 of 2" in degenerate(ok, ok, ["la la la la la la la", "no no no no no no"])
+
+
+def test_broken_model_is_named(tiny_llama, rows, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "broken"
+    shutil.copytree(tiny_llama, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.norm.weight"].zero_()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    assert "flat logits" in scored(Model("hf", folder), rows, tmp_path / "s")["scores"]["degenerate"]

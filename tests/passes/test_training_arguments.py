@@ -1,0 +1,70 @@
+"""The table of TrainingArguments is that of the installed release, and old names find their place."""
+
+import dataclasses
+
+import pytest
+from transformers import TrainingArguments
+
+from olivine.passes.finetune._training_arguments import (
+    FIELDS,
+    FLAGS,
+    OWNED,
+    RENAMED,
+    Defaults,
+    check,
+    split_seed,
+    today,
+)
+
+
+def test_table_is_the_installed_release():
+    assert set(FIELDS) == {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def test_every_successor_exists():
+    successors = {*RENAMED.values(), *(field for field, _ in FLAGS.values()), *dataclasses.asdict(Defaults())}
+    assert successors <= set(FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"evaluation_strategy": "steps"}, {"eval_strategy": "steps"}),
+        ({"group_by_length": True}, {"train_sampling_strategy": "group_by_length"}),
+        ({"group_by_length": False}, {}),
+        ({"warmup_ratio": 0.1}, {"warmup_steps": 0.1}),
+        ({"per_gpu_train_batch_size": 4}, {"per_device_train_batch_size": 4}),
+        ({"no_cuda": True}, {"use_cpu": True}),
+        ({"overwrite_output_dir": True}, {}),
+        ({"learning_rate": 1e-4, "max_steps": 3}, {"learning_rate": 1e-4, "max_steps": 3}),
+    ],
+)
+def test_old_names_become_todays(old, new):
+    assert list(check(old, "lora")) == []
+    assert today(old) == new
+
+
+def test_unknown_name_is_a_problem_with_the_nearest():
+    (problem,) = check({"learning_rat": 1.0}, "lora")
+    assert problem.kind == "unknown-key"
+    assert "Did you mean 'learning_rate'?" in problem.fix
+
+
+@pytest.mark.parametrize("arguments", [{"max_steps": "ten"}, {"learning_rate": True}, {"fp16": 1}, {"seed": 1.5}])
+def test_wrong_type_is_a_problem_with_the_value(arguments):
+    (problem,) = check(arguments, "lora")
+    assert problem.kind == "invalid-value"
+    assert repr(next(iter(arguments.values()))) in problem.message
+
+
+@pytest.mark.parametrize("name", OWNED)
+def test_what_olivine_decides_is_refused_by_name(name):
+    (problem,) = check({name: "x"}, "lora")
+    assert problem.kind == "unsupported"
+    assert name in problem.message
+
+
+def test_held_out_rows_follow_data_seed_then_seed():
+    assert split_seed({"data_seed": 7, "seed": 1}) == 7
+    assert split_seed({"seed": 1}) == 1
+    assert split_seed({}) == 42
