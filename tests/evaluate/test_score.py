@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_adapter
 
 from olivine.config.schema import DataConfig
 from olivine.data import examples, read_rows, split
@@ -17,6 +16,7 @@ from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
+from tiny import tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 WORDS = ["joy", "sadness", "fear", "surprise"]

@@ -9,7 +9,6 @@ import numpy as np
 import onnxruntime_genai
 import pytest
 import torch
-from tiny import tiny_adapter, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivine.errors import ModelError
@@ -18,6 +17,7 @@ from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export.build import ARCHITECTURES
+from tiny import tiny_adapter, tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 Build = passes.classes["build"]

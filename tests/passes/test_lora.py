@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from peft import PeftModel
-from tiny import write_rows
 from transformers import AutoModelForCausalLM
 
 from olivine.config.schema import DataConfig
@@ -15,6 +14,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
+from tiny import write_rows
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 Lora = passes.classes["lora"]
@@ -188,8 +188,8 @@ def test_checkpointing_trains_the_same_adapter(tiny_llama, tmp_path):
 
 
 def test_trainer_sees_each_row_with_one_begin_and_a_trained_end(tiny_llama, tmp_path):
-    from olivine.passes.finetune.lora import _made
     from olivine.data import read_rows
+    from olivine.passes.finetune.lora import _made
 
     tokenizer = load_tokenizer(Model("hf", tiny_llama))
     config = data(tmp_path)

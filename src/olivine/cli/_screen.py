@@ -103,7 +103,7 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
-    value = -row["drop"] if key == "change" and "drop" in row else row.get(key)
+    value = 0.0 - row["drop"] if key == "change" and "drop" in row else row.get(key)
     if value is None:
         return ""
     return readable_bytes(value) if key == "size_bytes" else form.format(value)

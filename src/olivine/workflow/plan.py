@@ -180,7 +180,10 @@ def _hub_snapshot(name: str, revision: str | None) -> Path | None:
 
 
 def _plan_systems(draft: _Draft) -> None:
-    named = [("host", draft.workflow.host, ("host",)), ("target", draft.workflow.target, ("target",))]
+    named: list[tuple[str, str | None, tuple[str, ...]]] = [
+        ("host", draft.workflow.host, ("host",)),
+        ("target", draft.workflow.target, ("target",)),
+    ]
     named += [("host", config.host, ("passes", name, "host")) for name, config in draft.workflow.passes.items()]
     for key, system, path in named:
         if system is not None and system not in draft.workflow.systems:
@@ -196,7 +199,7 @@ def _plan_systems(draft: _Draft) -> None:
 def _plan_steps(draft: _Draft) -> None:
     """Every pass in the order of the config, each checked against the model that reaches it."""
     facts = draft.facts
-    form = draft.model.format if draft.model else "hf"
+    form: str | None = draft.model.format if draft.model else "hf"
     if form == "gguf":
         gguf = passes.classes["gguf"]
         draft.steps.append(_step(draft, "gguf", gguf(gguf.Params()), {}, None, implicit=True))
@@ -206,8 +209,9 @@ def _plan_steps(draft: _Draft) -> None:
     for name, config in draft.workflow.passes.items():
         plugin = _plugin(draft, name, config)
         if plugin is None:
+            form = None  # what an unknown pass would give is not known: one mistake, one message
             continue
-        if form not in plugin.accepts:
+        if form is not None and form not in plugin.accepts:
             _explain_chain(draft, name, plugin, form)
         form = plugin.produces
         step = _with_params(draft, name, config, plugin)
@@ -366,18 +370,21 @@ def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int]
         _check_data(draft, config)
         return config, "all", None, 0, quality.max_samples
     step = next((step for step in draft.steps if "train_data_config" in step.params), None)
-    if step is None:
-        return None
-    named = step.params.get("eval_data_config")
-    if named is not None:
-        return (step.data[named], "all", None, 0, quality.max_samples) if named in step.data else None
-    config = step.data.get(step.params["train_data_config"])
+    return _held_out_rows(step, quality.max_samples) if step else None
+
+
+def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | None, int, int] | None:
+    """The rows that a training step evaluates on, or some that it trains on when there are no others."""
+    named = step.params.get("eval_data_config") or step.params["train_data_config"]
+    config = step.data.get(named)
     if config is None:
         return None
+    if step.params.get("eval_data_config") is not None:
+        return config, "all", None, 0, n_most
     size, seed = step.params.get("eval_dataset_size"), split_seed(step.params["training_args"])
     if size is not None:
-        return config, "eval", size, seed, quality.max_samples
-    return config, "train", None, seed, min(N_TRAINED_ON, quality.max_samples)
+        return config, "eval", size, seed, n_most
+    return config, "train", None, seed, min(N_TRAINED_ON, n_most)
 
 
 def _check_folder(draft: _Draft, folder: Path, key: str) -> None:

@@ -89,10 +89,12 @@ def turn_end(tokenizer: Any) -> list[int]:
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     # A template that ends a turn with plain text (or nothing) has no turn end that generation could stop at.
     first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
-    return [first] if first in tokenizer.all_special_ids or _is_added(tokenizer, first) else []
+    if first is None or not (first in tokenizer.all_special_ids or _is_added(tokenizer, first)):
+        return []
+    return [first]
 
 
-def _is_added(tokenizer: Any, token: int | None) -> bool:
+def _is_added(tokenizer: Any, token: int) -> bool:
     added = tokenizer.added_tokens_decoder.get(token)
     return added is not None and added.special
 

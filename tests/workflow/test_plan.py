@@ -1,0 +1,281 @@
+"""A plan finds everything that keeps a workflow from running, at once, and touches nothing."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from olivine.config import load
+from olivine.errors import PROBLEM_KINDS, ConfigError
+from olivine.workflow.plan import lines, make_plan, to_json
+from tiny import write_rows
+
+TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
+PUBLISHED = Path(__file__).parent.parent / "config" / "published"
+
+
+def content(folder, model):
+    rows = folder / "rows.jsonl"
+    if not rows.exists():
+        write_rows(rows)
+    return {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "data_configs": [
+            {
+                "name": "rows",
+                "type": "HuggingfaceContainer",
+                "load_dataset_config": {"data_name": "json", "data_files": str(rows), "split": "train"},
+                "pre_process_data_config": {"text_template": TEMPLATE, "strategy": "line-by-line", "max_seq_len": 64},
+            }
+        ],
+        "passes": {
+            "lora": {"type": "LoRA", "train_data_config": "rows"},
+            "merge": {"type": "MergeAdapterWeights"},
+            "builder": {"type": "ModelBuilder", "precision": "int4"},
+        },
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "out"),
+    }
+
+
+@pytest.fixture
+def planned(tiny_llama, tmp_path):
+    """Plan the usual config after `change(config)`; the config stands one key a line."""
+
+    def plan(change=lambda config: None, model=tiny_llama, **options):
+        config = content(tmp_path, model)
+        change(config)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config, indent=1))
+        return make_plan(load(path), **options)
+
+    return plan
+
+
+def only(plan, kind):
+    """The one problem of the plan, which is of that kind."""
+    assert [problem.kind for problem in plan.problems] == [kind], plan.problems
+    return plan.problems[0]
+
+
+def line_of(tmp_path, text):
+    return next(n for n, line in enumerate((tmp_path / "config.json").read_text().splitlines(), 1) if text in line)
+
+
+def test_good_config_has_no_problem_and_says_what_it_needs(planned):
+    plan = planned()
+    assert plan.problems == ()
+    assert [step.name for step in plan.steps] == ["lora", "merge", "builder"]
+    assert plan.n_parameters > 50_000
+    assert all(step.estimate.memory_bytes > 0 for step in plan.steps)
+    text = "\n".join(lines(plan))
+    assert "step builder (build): to run" in text
+    assert set(to_json(plan)) == {"steps", "problems", "translated", "estimate"}
+    json.dumps(to_json(plan))
+
+
+def test_three_mistakes_give_three_messages_with_their_lines(planned, tmp_path):
+    def change(config):
+        config["passes"]["lora"] |= {"lora_dropuot": 0.1, "r": "many"}
+        config["clean_cache"] = True
+
+    plan = planned(change)
+    assert len(plan.problems) == 3
+    for key in ("lora_dropuot", '"r"', "clean_cache"):
+        where = f"config.json:{line_of(tmp_path, key)}"
+        assert sum(problem.where.endswith(where) for problem in plan.problems) == 1, plan.problems
+    assert "lora_dropout" in str(plan.problems)
+
+
+def test_every_problem_is_reported_at_once(planned, tmp_path):
+    def change(config):
+        config["input_model"]["model_path"] = str(tmp_path / "nothing")
+        config["data_configs"][0]["load_dataset_config"]["data_files"] = str(tmp_path / "rowz.jsonl")
+        config["passes"]["extra"] = {"type": "LoRRA"}
+        config["host"] = "nowhere"
+
+    kinds = [problem.kind for problem in planned(change).problems]
+    assert sorted(kinds) == ["invalid-value", "missing-file", "missing-model", "unknown-pass"]
+    assert set(kinds) <= set(PROBLEM_KINDS)
+
+
+def test_unknown_pass_names_the_nearest(planned):
+    problem = only(planned(lambda c: c["passes"].update(merge={"type": "MergeAdapterWeight"})), "unknown-pass")
+    assert "Did you mean 'MergeAdapterWeights'?" in problem.fix
+
+
+@pytest.mark.parametrize("name", ["QLoRA", "GptqQuantizer", "OnnxConversion", "SpinQuant", "loha"])
+def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
+    plan = planned(lambda c: c["passes"].update(merge={"type": name}))
+    assert name in next(problem for problem in plan.problems if problem.kind == "unsupported").message
+
+
+def test_unknown_training_argument_is_named_with_its_line(planned, tmp_path):
+    plan = planned(lambda c: c["passes"]["lora"].update(training_args={"learning_rat": 1e-4}))
+    problem = only(plan, "unknown-key")
+    assert problem.where.endswith(f"config.json:{line_of(tmp_path, 'learning_rat')}")
+    assert "Did you mean 'learning_rate'?" in problem.fix
+
+
+def test_target_module_that_matches_nothing_is_named(planned, tmp_path):
+    problem = only(planned(lambda c: c["passes"]["lora"].update(target_modules=["qkv_proj"])), "invalid-value")
+    assert "The model has: down_proj, embed_tokens" in problem.message
+    assert problem.where.endswith(f"config.json:{line_of(tmp_path, 'target_modules')}")
+
+
+def test_data_config_that_is_not_there_names_the_nearest(planned):
+    problem = only(planned(lambda c: c["passes"]["lora"].update(train_data_config="row")), "missing-data")
+    assert "Did you mean 'rows'?" in problem.fix
+
+
+def test_malformed_row_is_named_by_file_and_line(planned, tmp_path):
+    write_rows(tmp_path / "rows.jsonl", 60)
+    text = (tmp_path / "rows.jsonl").read_text().splitlines()
+    text[36] = '{"phrase": "cut'
+    (tmp_path / "rows.jsonl").write_text("\n".join(text))
+    assert only(planned(), "missing-data").where.endswith("rows.jsonl:37")
+
+
+def test_column_that_is_not_there_lists_the_columns(planned):
+    change = {"text_template": "{sentence} {tone}"}
+    problem = only(planned(lambda c: c["data_configs"][0]["pre_process_data_config"].update(change)), "invalid-value")
+    assert "phrase, tone" in problem.message
+
+
+def broken_copy(model, folder, *removed):
+    shutil.copytree(model, folder)
+    for name in removed:
+        (folder / name).unlink()
+    return folder
+
+
+def test_folder_without_tokenizer(planned, tiny_llama, tmp_path):
+    folder = broken_copy(tiny_llama, tmp_path / "m", "tokenizer.json")
+    assert "no tokenizer" in only(planned(model=folder), "missing-model").message
+
+
+def test_pickled_weights_are_refused_with_the_command_that_converts_them(planned, tiny_llama, tmp_path):
+    folder = broken_copy(tiny_llama, tmp_path / "m", "model.safetensors")
+    (folder / "pytorch_model.bin").write_bytes(b"x")
+    problem = only(planned(model=folder), "missing-model")
+    assert "'pytorch_model.bin'" in problem.message
+    assert "save_pretrained" in problem.fix
+
+
+def test_truncated_weights_are_noticed_without_loading_them(planned, tiny_llama, tmp_path):
+    folder = broken_copy(tiny_llama, tmp_path / "m")
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-10])
+    assert "truncated" in only(planned(model=folder), "missing-model").message
+
+
+def test_missing_shard_is_named(planned, tiny_llama, tmp_path):
+    folder = broken_copy(tiny_llama, tmp_path / "m", "model.safetensors")
+    index = {"weight_map": {"model.norm.weight": "model-00001-of-00002.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert "model-00001-of-00002.safetensors" in only(planned(model=folder), "missing-model").message
+
+
+def test_missing_model_names_the_nearest_folder(planned, tmp_path):
+    (tmp_path / "my-model").mkdir()
+    problem = only(planned(model=tmp_path / "my-modle"), "missing-model")
+    assert "my-model'?" in problem.message
+
+
+def test_architecture_is_checked_from_the_config_alone(planned, tiny_llama, tmp_path):
+    folder = broken_copy(tiny_llama, tmp_path / "m")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["MambaForCausalLM"]}))
+    assert "'MambaForCausalLM' cannot be exported" in only(planned(model=folder), "unsupported").message
+
+
+def test_passes_in_the_wrong_order_say_what_to_insert(planned):
+    problem = only(planned(lambda c: c["passes"].pop("merge")), "invalid-value")
+    assert "takes hf, but what reaches it is adapter" in problem.message
+    assert "Put 'merge' before it" in problem.fix
+
+
+def test_hub_name_without_a_network_is_a_network_problem(planned):
+    problem = only(planned(model="microsoft/Phi-3-mini-4k-instruct", offline=True), "network")
+    assert "microsoft/Phi-3-mini-4k-instruct" in problem.message
+
+
+def test_demanded_accelerator_that_is_not_here_is_a_hardware_problem(planned, monkeypatch):
+    monkeypatch.setattr("olivine.workflow._machine.has_nvidia", lambda: False)
+    accelerator = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}
+
+    def change(config):
+        config |= {"systems": {"here": {"type": "LocalSystem", "accelerators": [accelerator]}}, "target": "here"}
+
+    assert "no NVIDIA GPU" in only(planned(change), "hardware").message
+
+
+def test_step_that_does_not_fit_in_memory_is_a_hardware_problem(planned, monkeypatch):
+    monkeypatch.setattr("olivine.workflow._machine.memory_bytes", lambda: 10**8)
+    plan = planned()
+    assert {problem.kind for problem in plan.problems} == {"hardware"}
+    assert "Lower max_seq_len" in str(plan.problems)
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_that_is_a_file_is_named(planned, tmp_path, key):
+    (tmp_path / "taken").write_text("")
+    problem = only(planned(lambda c: c.update({key: str(tmp_path / "taken")})), "invalid-value")
+    assert f"{key} '" in problem.message
+
+
+def test_nonsense_budget_is_named(planned):
+    problem = only(planned(lambda c: c.update(quality={"max_drop": "a bit"})), "invalid-value")
+    assert "'a bit' is no number" in problem.message
+
+
+@pytest.mark.parametrize(
+    ("params", "quality", "part", "n_most"),
+    [
+        ({}, {}, "train", 64),
+        ({"eval_dataset_size": 0.25}, {}, "eval", 512),
+        ({"eval_data_config": "rows"}, {}, "all", 512),
+        ({"eval_dataset_size": 0.25}, {"data_config": "rows", "max_samples": 9}, "all", 9),
+    ],
+)
+def test_rows_to_score_follow_the_config(planned, params, quality, part, n_most):
+    def change(config):
+        config["passes"]["lora"] |= params
+        config["quality"] = quality
+
+    score = planned(change).score
+    assert (score.part, score.max_rows, score.target) == (part, n_most, "tone")
+
+
+def test_rows_that_were_trained_on_are_said_to_be(planned):
+    assert "that were trained on" in " ".join(planned().translated)
+
+
+def test_plan_touches_nothing_and_imports_no_framework(planned, tmp_path):
+    planned()
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    code = (
+        "import sys; from pathlib import Path; from olivine.config import load; from olivine.workflow.plan import make_plan\n"
+        f"assert not make_plan(load(Path({str(tmp_path / 'config.json')!r}))).problems\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+
+
+def test_config_that_says_nothing_usable_is_an_error_with_all_problems(tmp_path):
+    (tmp_path / "config.json").write_text('{"input_model": 3}')
+    with pytest.raises(ConfigError):
+        make_plan(load(tmp_path / "config.json"))
+
+
+def test_azureml_form_of_2024_is_unsupported_by_name_and_nothing_else_is_wrong_with_it():
+    plan = make_plan(load(PUBLISHED / "azureml-2024.json"))
+    kinds = {problem.kind for problem in plan.problems}
+    assert "unsupported" in kinds
+    assert not kinds & {"unknown-key", "unknown-pass", "invalid-value"}
+    assert "AzureML" in str(plan.problems)
