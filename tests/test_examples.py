@@ -99,3 +99,28 @@ def test_tone_phrases_are_balanced_and_do_not_overlap():
         assert sum(counts.values()) == len(rows)
     phrases = [row["phrase"].casefold() for row in train + held_out]
     assert len(set(phrases)) == len(phrases)
+
+
+def test_config_of_the_readme_plans_and_its_table_is_a_result(workplace):
+    readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
+    config = json.loads(readme.split("```json")[1].split("```")[0])
+    config["input_model"]["model_path"] = "model"
+    config["data_configs"][0]["load_dataset_config"]["data_files"] = "rows.json"
+    Path("readme.json").write_text(json.dumps(config), encoding="utf-8")
+    assert make_plan(load(Path("readme.json"))).problems == ()
+    table = readme.split("<!-- result")[1].split("<!-- /result -->")[0]
+    assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("|")][2:] == [
+        "base",
+        "lora",
+        "merge",
+        "builder",
+    ]
+
+
+def test_links_of_the_documentation_lead_somewhere():
+    import re
+
+    root = EXAMPLES.parent
+    for page in [root / "README.md", *root.glob("docs/**/*.md"), *EXAMPLES.glob("**/*.md")]:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
