@@ -1,6 +1,10 @@
 """What every test may use; the environment of all of them is offline."""
 
 import os
+import signal
+
+# A suite that was started in the background inherits an ignored SIGINT, and so would the programs that it interrupts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
