@@ -3,9 +3,6 @@
 import os
 import signal
 
-# A suite that was started in the background inherits an ignored SIGINT, and so would the programs that it interrupts.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "HF_DATASETS_OFFLINE": "1",
@@ -17,6 +14,11 @@ os.environ |= {
 import pytest
 
 from tiny import tiny_adapter, tiny_model
+
+
+def pytest_configure():
+    """A suite that was started in the background inherits an ignored SIGINT; so would the programs that it interrupts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -12,9 +12,12 @@ import importlib
 import importlib.metadata
 import importlib.util
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivine.errors import MissingExtra
+
+if TYPE_CHECKING:
+    from packaging.specifiers import SpecifierSet
 
 
 class _LazyModule(ModuleType):
@@ -55,3 +58,15 @@ def version(distribution: str) -> str:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "none"
+
+
+def supported(distribution: str) -> "SpecifierSet | None":
+    """The versions of a distribution that olivine's own metadata asks for; None when it asks for none."""
+    from packaging.requirements import Requirement
+
+    try:
+        texts = importlib.metadata.requires("olivine") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source, without being installed
+        return None
+    required = (Requirement(text) for text in texts)
+    return next((one.specifier for one in required if one.name == distribution and one.marker is None), None)

@@ -1,5 +1,10 @@
 """The doctor names what is broken and how to fix it."""
 
+import subprocess
+import sys
+
+import pytest
+
 from olivine import lazy
 from olivine.workflow import doctor
 
@@ -33,3 +38,60 @@ def test_missing_runtime_is_named_with_the_extra(monkeypatch):
     (finding,) = [finding for finding in doctor.diagnose() if finding.name == "runtime"]
     assert not finding.ok
     assert "olivine[cpu]" in finding.fix
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """The answer of the process that loads the runtime: an exit code and standard error, or none in time."""
+
+    def answers(code=0, error=""):
+        def run(command, **_):
+            if code is None:
+                raise subprocess.TimeoutExpired(command, 120)
+            return subprocess.CompletedProcess(command, code, "CPUExecutionProvider\n", error)
+
+        monkeypatch.setattr(doctor.subprocess, "run", run)
+        return {finding.name: finding for finding in doctor.diagnose()}
+
+    return answers
+
+
+def test_runtime_that_does_not_load_is_named_with_the_last_line_of_why(asked):
+    finding = asked(1, "Traceback ...\nImportError: libcudart.so.13: cannot open shared object file")["runtime"]
+    assert not finding.ok
+    assert finding.message.endswith("ImportError: libcudart.so.13: cannot open shared object file")
+
+
+def test_runtime_that_hangs_is_named(asked):
+    assert "does not load within two minutes" in asked(None)["runtime"].message
+
+
+def test_providers_are_those_that_the_runtime_finds(asked):
+    assert "execution providers: CPUExecutionProvider" in asked()["runtime"].message
+
+
+def test_small_machine_is_told_what_is_enough(asked, monkeypatch):
+    monkeypatch.setattr(doctor, "memory_bytes", lambda: 10**9)
+    monkeypatch.setattr(doctor, "free_disk_bytes", lambda folder: 10**9)
+    findings = asked()
+    assert not findings["memory"].ok
+    assert not findings["disk"].ok
+    assert "4 GB" in findings["memory"].fix
+    assert "5 GB" in findings["disk"].fix
+
+
+def test_gpu_and_bfloat16_are_told_and_never_broken(asked, monkeypatch):
+    monkeypatch.setattr(doctor, "has_nvidia", lambda: True)
+    monkeypatch.setattr(doctor, "_has_bf16", lambda: False)
+    findings = asked()
+    assert (findings["gpu"].ok, findings["gpu"].message) == (True, "NVIDIA GPU found")
+    assert "float32" in findings["bfloat16"].message
+
+
+def test_diagnosis_imports_no_framework_in_its_own_process():
+    code = (
+        "import sys; from olivine.workflow import doctor; doctor.diagnose()\n"
+        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'datasets'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

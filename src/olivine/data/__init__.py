@@ -11,7 +11,7 @@ from olivine.data._files import data_files
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
 from olivine.data._split import split
-from olivine.data._texts import Example, Text, examples, target_column, texts
+from olivine.data._texts import Example, Text, columns, examples, target_column, texts
 
 __all__ = [
     "Example",
@@ -20,6 +20,7 @@ __all__ = [
     "Statistics",
     "Text",
     "check",
+    "columns",
     "data_files",
     "examples",
     "read_rows",

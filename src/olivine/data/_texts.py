@@ -74,6 +74,11 @@ def target_column(config: DataConfig) -> str:
     return _form(config, None).target
 
 
+def columns(config: DataConfig) -> tuple[str, ...]:
+    """The columns that the text is made of. Raises DataError as `target_column` does."""
+    return tuple(_form(config, None).columns)
+
+
 def missing_column(form: Form, column: str, there: list[str]) -> tuple[str, str]:
     """What to say when the data does not have a column that the form needs, and the fix."""
     close = difflib.get_close_matches(column, there, n=1)

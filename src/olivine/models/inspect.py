@@ -35,9 +35,13 @@ def read_facts(path: Path) -> ModelFacts:
 
 def _folder_facts(folder: Path) -> ModelFacts:
     config = read_config(folder)
-    architecture = (config.get("architectures") or ["unknown"])[0]
+    names = config.get("architectures")
+    architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
     tensors = _shapes(folder)
-    facts = _from_config(config, architecture)
+    try:
+        facts = _from_config(config, architecture)
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise ModelError(f"{folder / 'config.json'} has a size that is no number above 0: {error}") from None
     n_parameters = sum(_product(shape) for shape in tensors.values()) if tensors else facts["n_parameters"]
     modules = _linear_modules(tensors) or (_FUSED if architecture.startswith("Phi3") else _SPLIT)
     weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))

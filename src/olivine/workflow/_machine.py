@@ -24,7 +24,13 @@ PROVIDERS = {
 
 def has_nvidia() -> bool:
     """Whether an NVIDIA GPU is here, as the driver or its tool tells."""
-    return Path("/proc/driver/nvidia/gpus").is_dir() or shutil.which("nvidia-smi") is not None
+    listed = Path("/proc/driver/nvidia/gpus")
+    return any(listed.iterdir()) if listed.is_dir() else shutil.which("nvidia-smi") is not None
+
+
+def torch_is_for_cpu() -> bool:
+    """Whether the installed torch was built without CUDA, as its version says (2.13.0+cpu)."""
+    return lazy.version("torch").endswith("+cpu")
 
 
 def memory_bytes() -> int:
@@ -38,9 +44,17 @@ def memory_bytes() -> int:
 
 def free_disk_bytes(folder: Path) -> int:
     """Room on the disk where `folder` is or would be."""
-    while not folder.exists():
+    while not is_folder(folder) and folder.parent != folder:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def is_folder(path: Path) -> bool:
+    """Whether the path is a folder; a name that no file system takes is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def provider_is_here(name: str) -> bool:
@@ -70,8 +84,13 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
     """
     wanted = _accelerator(workflow, workflow.target) or _accelerator(workflow, workflow.host)
     provider, notes, problems = _provider(wanted, where)
-    on_gpu = _wants_gpu(_accelerator(workflow, workflow.host) or wanted)
-    device = "cuda" if has_nvidia() and (on_gpu or wanted is None) else "cpu"
+    if provider not in PROVIDERS:  # told once, by the problem
+        provider = CPU
+    host = _accelerator(workflow, workflow.host) or wanted
+    device, more_notes, more_problems = _device(host, where)
+    if not problems:  # a target that is not here says the same
+        problems = more_problems
+    notes += more_notes
     machine = Machine(
         device=device,
         execution_provider=provider,
@@ -83,16 +102,28 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
     return Choice(machine, tuple(notes), tuple(problems))
 
 
+def _device(host: Accelerator | None, where: str) -> tuple[str, list[str], list[Problem]]:
+    """Where the passes run: on the GPU when the host asks for it, or when nothing is asked for and one is here."""
+    if host is not None and host.device != "gpu":
+        return "cpu", [], []
+    demanded = host is not None and not host.preference and "DmlExecutionProvider" not in host.execution_providers
+    if not has_nvidia():
+        return "cpu", [], list(_missing("CUDAExecutionProvider", where)) if demanded else []
+    if torch_is_for_cpu():
+        sentence = "this machine has an NVIDIA GPU, but the installed torch is built for the CPU"
+        if demanded:
+            fix = "Install torch as pytorch.org says for CUDA."
+            return "cpu", [], [Problem("missing-extra", where, f"{sentence}.", fix)]
+        return "cpu", [f"{sentence}, which is used"], []
+    return "cuda", ["no host is named: the NVIDIA GPU of this machine is used"] if host is None else [], []
+
+
 def _accelerator(workflow: Workflow, name: str | None) -> Accelerator | None:
     """The first accelerator of the named system; of the only one when none is named."""
     if name is None and len(workflow.systems) == 1:
         name = next(iter(workflow.systems))
     system = workflow.systems.get(name) if name else None
     return system.accelerators[0] if system and system.accelerators else None
-
-
-def _wants_gpu(accelerator: Accelerator | None) -> bool:
-    return accelerator is not None and accelerator.device == "gpu"
 
 
 def _provider(wanted: Accelerator | None, where: str) -> tuple[str, list[str], list[Problem]]:

@@ -1,6 +1,7 @@
 """What a config would do, and everything that keeps it from being done; touches nothing, imports nothing heavy."""
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,8 @@ from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.cache import cached
 
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
+N_SHOWN = 200  # characters of a name in a message
+N_NAME = 255  # characters that file systems take in a name
 EXCLUDE_EACH_OTHER = (
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
     ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
@@ -107,10 +110,20 @@ def _plan_model(draft: _Draft) -> None:
     if not isinstance(given.model_path, str):
         return
     path = Path(given.model_path).expanduser()
-    if not path.exists():
+    if not given.model_path.strip() or not _is_there(path):
         _plan_absent_model(draft, given.model_path)
         return
     _plan_local_model(draft, path.absolute())
+
+
+def _is_there(path: Path) -> bool:
+    """Whether the path exists; a name that no file system takes does not."""
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
 
 
 def _plan_local_model(draft: _Draft, path: Path) -> None:
@@ -122,7 +135,12 @@ def _plan_local_model(draft: _Draft, path: Path) -> None:
         return
     found = list(check_checkpoint(path))
     draft.problems += [
-        replace(p, where=draft.where("input_model", "model_path"), message=f"{path}: {p.message}") for p in found
+        replace(
+            p,
+            where=draft.where("input_model", "model_path"),
+            message=f"{path} {p.message}" if p.message.startswith("is ") else f"{path}: {p.message}",
+        )
+        for p in found
     ]
     try:
         draft.facts = read_facts(path)
@@ -139,6 +157,10 @@ def _plan_local_model(draft: _Draft, path: Path) -> None:
 def _plan_adapter(draft: _Draft, path: Path) -> None:
     from olivine.models.adapter import read_config
 
+    if draft.model and draft.model.format == "gguf":
+        fix = "Name the Hugging Face folder of the base as model_path."
+        draft.problem("unsupported", ("input_model", "adapter_path"), "an adapter of a GGUF file is not served.", fix)
+        return
     try:
         read_config(path)
     except (ModelError, Unsupported) as error:
@@ -153,30 +175,40 @@ def _plan_absent_model(draft: _Draft, name: str) -> None:
     if not looks_local and (snapshot := _hub_snapshot(name, draft.workflow.input_model.load_kwargs.revision)):
         _plan_local_model(draft, snapshot)
     elif looks_local:
-        draft.problem("missing-model", key, f"the model '{name}' does not exist{_nearest_path(Path(name))}")
+        draft.problem("missing-model", key, f"the model '{_short(name)}' does not exist{_nearest_path(Path(name))}")
     elif draft.machine.offline:
         fix = "Fetch it while online, or name a folder."
         draft.problem("network", key, f"the model '{name}' is not on this machine and the network is off.", fix)
     else:
+        if draft.workflow.input_model.adapter_path is not None:
+            fix = "Fetch the model and name its folder as model_path."
+            path = ("input_model", "adapter_path")
+            draft.problem("unsupported", path, f"an adapter of '{name}', which is still to be fetched.", fix)
         draft.hub_name = name
         draft.translated.append(f"the model '{name}' is fetched from the hub before the first step")
 
 
 def _nearest_path(path: Path) -> str:
+    if not _is_there(path.parent):
+        return f": there is no folder '{_short(str(path.parent))}'."
     if not path.parent.is_dir():
-        return f": there is no folder '{path.parent}'."
+        return f": '{path.parent}' is not a folder."
     close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
     return f"; did you mean '{path.parent / close[0]}'?" if close else "."
 
 
+def _short(name: str) -> str:
+    return name if len(name) <= N_SHOWN else f"{name[:N_SHOWN]}..."
+
+
 def _hub_snapshot(name: str, revision: str | None) -> Path | None:
-    """The folder of a model that the hub's cache on this machine holds whole."""
+    """The folder of a model that the hub's cache on this machine holds whole; half of one is fetched again."""
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     root = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     snapshot = root / "snapshots" / commit if commit else None
-    return snapshot if snapshot and (snapshot / "config.json").is_file() else None
+    return snapshot if snapshot and snapshot.is_dir() and not any(check_checkpoint(snapshot)) else None
 
 
 def _plan_systems(draft: _Draft) -> None:
@@ -200,9 +232,12 @@ def _plan_steps(draft: _Draft) -> None:
     """Every pass in the order of the config, each checked against the model that reaches it."""
     facts = draft.facts
     form: str | None = draft.model.format if draft.model else "hf"
-    if form == "gguf":
+    if form == "gguf" and not _first_takes(draft, form):
         gguf = passes.classes["gguf"]
-        draft.steps.append(_step(draft, "gguf", gguf(gguf.Params()), {}, None, implicit=True))
+        name = "gguf"
+        while name in draft.workflow.passes:  # a pass of the user may have that name
+            name = f"load-{name}"
+        draft.steps.append(_step(draft, name, gguf(gguf.Params()), {}, None, implicit=True))
         form = "hf"
     if not draft.workflow.passes:
         draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
@@ -225,6 +260,13 @@ def _plan_steps(draft: _Draft) -> None:
             facts = step.forecast(facts)
         else:
             draft.steps.append(_step(draft, name, step, used, parent))
+
+
+def _first_takes(draft: _Draft, form: str) -> bool:
+    """Whether the config itself begins with a pass that takes a model of that format."""
+    first = next(iter(draft.workflow.passes.values()), None)
+    plugin = passes.find(first.type) if first else None
+    return plugin is not None and form in plugin.accepts
 
 
 def _plugin(draft: _Draft, name: str, config: PassConfig) -> type[Pass] | None:
@@ -270,21 +312,41 @@ def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
     for wanted in step.data_names():
         config = draft.workflow.data(wanted)
         if config is None:
-            known = [other.name for other in draft.workflow.data_configs]
-            close = difflib.get_close_matches(wanted, known, n=1)
-            hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known) or 'none'}."
-            draft.problem("missing-data", ("passes", name), f"no data config is named '{wanted}'.", hint)
+            params = draft.workflow.passes[name].params
+            key = next(((key,) for key, value in params.items() if value == wanted), ())
+            _no_such_data(draft, wanted, ("passes", name, *key))
             continue
         used[wanted] = config
         _check_data(draft, config)
     return used
 
 
+def _no_such_data(draft: _Draft, name: str, path: tuple[str, ...]) -> None:
+    known = [other.name for other in draft.workflow.data_configs]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known) or 'none'}."
+    draft.problem("missing-data", path, f"no data config is named '{name}'.", hint)
+
+
 def _check_data(draft: _Draft, config: DataConfig) -> None:
     index = next(i for i, other in enumerate(draft.workflow.data_configs) if other.name == config.name)
     for problem in data.check(config):
         is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
-        draft.problems.append(problem if is_row else replace(problem, where=draft.where("data_configs", index)))
+        key = _data_key(config, problem)
+        draft.problems.append(problem if is_row else replace(problem, where=draft.where("data_configs", index, *key)))
+
+
+def _data_key(config: DataConfig, problem: Problem) -> tuple[str, ...]:
+    """The key of a data config that a problem is about: that of the files, or the first set one that it names."""
+    if problem.kind == "missing-file":
+        return ("load_dataset_config", "data_files")
+    places = [
+        (section, key)
+        for section in ("load_dataset_config", "pre_process_data_config")
+        for key in getattr(config, section).model_fields_set
+        if f"'{key}" in problem.message
+    ]
+    return min(places, key=lambda place: problem.message.index(f"'{place[1]}"), default=())
 
 
 def _placed(draft: _Draft, name: str, problem: Problem) -> Problem:
@@ -346,8 +408,12 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
     config, part, size, seed, n_most = rows
     try:
         target = quality.target or data.target_column(config)
-    except DataError as error:
-        draft.problem("missing-data", ("data_configs",), str(error))
+    except DataError:  # the data config itself does not hold: data.check has said so
+        return None
+    if target not in (known := data.columns(config)):
+        close = difflib.get_close_matches(target, known, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"The text is made of: {', '.join(known)}."
+        draft.problem("invalid-value", ("quality", "target"), f"the text has no column '{target}' to predict.", hint)
         return None
     told = {
         "eval": f"scored on the held-out rows of '{config.name}'",
@@ -363,9 +429,7 @@ def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int]
     if quality.data_config is not None:
         config = draft.workflow.data(quality.data_config)
         if config is None:
-            draft.problem(
-                "missing-data", ("quality", "data_config"), f"no data config is named '{quality.data_config}'."
-            )
+            _no_such_data(draft, quality.data_config, ("quality", "data_config"))
             return None
         _check_data(draft, config)
         return config, "all", None, 0, quality.max_samples
@@ -389,6 +453,9 @@ def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | No
 
 def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
     existing = folder
+    if max(map(len, folder.parts)) > N_NAME:
+        draft.problem("invalid-value", (key,), f"{key} has a name of more than {N_NAME} characters.", "Choose another.")
+        return
     while not existing.exists() and existing.parent != existing:
         existing = existing.parent
     if not existing.is_dir():
@@ -407,14 +474,13 @@ def _packages() -> Iterator[Problem]:
             keep = found[0]
             fix = f"Run: pip uninstall -y {' '.join(found)}; pip install {keep}."
             yield Problem("missing-extra", "", f"{' and '.join(found)} are both installed and break each other.", fix)
-    version = lazy.version("transformers")
-    if version != "none" and version.partition(".")[0] != "5":
-        fix = "Run: pip install 'transformers>=5,<6'."
-        yield Problem("missing-extra", "", f"transformers {version} is installed, but 5.x is supported.", fix)
+    version, wanted = lazy.version("transformers"), lazy.supported("transformers")
     if version == "none":
-        yield Problem(
-            "missing-extra", "", "transformers is not installed.", f"Run: {sys.executable} -m pip install olivine."
-        )
+        fix = f"Run: {sys.executable} -m pip install olivine."
+        yield Problem("missing-extra", "", "transformers is not installed.", fix)
+    elif wanted is not None and not wanted.contains(version, prereleases=True):
+        message = f"transformers {version} is installed, but {wanted} is supported."
+        yield Problem("missing-extra", "", message, f"Run: pip install 'transformers{wanted}'.")
 
 
 def _total(draft: _Draft) -> Estimate:

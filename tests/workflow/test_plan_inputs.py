@@ -1,0 +1,379 @@
+"""Every wrong model, column, machine or folder is one problem with its line, found from files alone."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+
+from olivine import lazy
+from olivine.config import load
+from olivine.errors import PROBLEM_KINDS
+from olivine.workflow import _machine
+from olivine.workflow.plan import make_plan, to_json
+from tiny import write_rows
+
+ARCHITECTURE = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 384,
+    "max_position_embeddings": 256,
+}
+
+
+def write_model(folder, **changes):
+    """A folder with a config, a tokenizer and one tensor: all that a plan looks at."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(ARCHITECTURE | changes))
+    (folder / "tokenizer.json").write_text("{}")
+    tensor = {"dtype": "F32", "shape": [64, 64], "data_offsets": [0, 4 * 64 * 64]}
+    header = json.dumps({"model.layers.0.self_attn.q_proj.weight": tensor}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * 64 * 64))
+    return folder
+
+
+def write_gguf(path):
+    """The header of a GGUF file of the architecture llama with one tensor."""
+
+    def text(value):
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    name = text("general.architecture") + struct.pack("<I", 8) + text("llama")
+    alignment = text("general.alignment") + struct.pack("<II", 4, 32)
+    tensor = text("output_norm.weight") + struct.pack("<IQIQ", 1, 8, 0, 0)
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 2) + name + alignment + tensor
+    path.write_bytes(head + bytes(-len(head) % 32 + 32))
+    return path
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """Plan the usual config after `change(config)`."""
+
+    def plan(change=lambda config: None, **options):
+        if not (tmp_path / "model").exists():
+            write_model(tmp_path / "model")
+        rows = write_rows(tmp_path / "rows.jsonl")
+        config = {
+            "input_model": {"type": "HfModel", "model_path": str(tmp_path / "model")},
+            "data_configs": [
+                {
+                    "name": "rows",
+                    "load_dataset_config": {"data_name": "json", "data_files": str(rows)},
+                    "pre_process_data_config": {"text_template": "{phrase}: {tone}", "strategy": "line-by-line"},
+                }
+            ],
+            "passes": {
+                "lora": {"type": "LoRA", "train_data_config": "rows"},
+                "merge": {"type": "MergeAdapterWeights"},
+                "builder": {"type": "ModelBuilder", "precision": "int4"},
+            },
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "out"),
+        }
+        change(config)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config, indent=1))
+        return make_plan(load(path), **options)
+
+    return plan
+
+
+def model_is(path, **changes):
+    return lambda config: config["input_model"].update(model_path=str(path), **changes)
+
+
+def systems_are(**accelerators):
+    """Systems by name, each with one accelerator; `host` and `target` are named as they are called."""
+
+    def change(config):
+        config["systems"] = {
+            name: {"type": "LocalSystem", "accelerators": [accelerator]} for name, accelerator in accelerators.items()
+        }
+        config |= {name: name if name in accelerators else "host" for name in ("host", "target")}
+
+    return change
+
+
+@pytest.fixture
+def only(tmp_path):
+    """The one problem of a plan: its kind and the text of its line in the config are as given."""
+
+    def check(plan, kind, line):
+        (problem,) = plan.problems
+        assert problem.kind == kind
+        name, _, number = problem.where.rpartition(":")
+        assert name.endswith("config.json")
+        assert line in Path(name).read_text().splitlines()[int(number) - 1]
+        return f"{problem.message} {problem.fix}"
+
+    return check
+
+
+def test_small_model_by_hand_has_no_problem(planned):
+    plan = planned()
+    assert plan.problems == ()
+    assert plan.n_parameters == 64 * 64
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("hidden_size", "wide"), ("num_attention_heads", 0), ("vocab_size", None), ("head_dim", [8])]
+)
+def test_size_of_the_model_that_is_no_number(planned, only, tmp_path, key, value):
+    folder = write_model(tmp_path / "odd", **{key: value})
+    assert "is no number above 0" in only(planned(model_is(folder)), "missing-model", "model_path")
+
+
+@pytest.mark.parametrize("architectures", ["LlamaForCausalLM", None, [], [None], 3])
+def test_config_without_a_list_of_architectures_is_refused(planned, only, tmp_path, architectures):
+    folder = write_model(tmp_path / "odd", architectures=architectures)
+    assert "cannot be exported" in only(planned(model_is(folder)), "unsupported", '"builder"')
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '"model"'])
+def test_config_of_the_model_that_is_no_object(planned, only, tmp_path, text):
+    folder = write_model(tmp_path / "odd")
+    (folder / "config.json").write_text(text)
+    assert "config.json" in only(planned(model_is(folder)), "missing-model", "model_path")
+
+
+@pytest.mark.parametrize("name", ["", " ", "m" * 5000, "n/" * 3000, "a\0b"])
+def test_name_that_no_folder_can_have(planned, only, name):
+    assert len(only(planned(model_is(name)), "missing-model", "model_path")) < 500
+
+
+def test_file_that_is_no_model(planned, only, tmp_path):
+    message = only(planned(model_is(tmp_path / "rows.jsonl")), "missing-model", "model_path")
+    assert "neither a model folder nor a .gguf file" in message
+
+
+def test_gguf_file_gets_a_step_that_reads_it(planned, tmp_path):
+    plan = planned(model_is(write_gguf(tmp_path / "m.gguf")))
+    assert plan.steps[0].name == "gguf"
+    assert plan.steps[0].implicit
+    assert plan.steps[1].parent == "gguf"
+
+
+def test_pass_that_is_called_gguf_keeps_its_name(planned, tmp_path):
+    def change(config):
+        model_is(write_gguf(tmp_path / "m.gguf"))(config)
+        config["passes"] = {"gguf": {"type": "LoRA", "train_data_config": "rows"}}
+
+    assert [(step.name, step.parent) for step in planned(change).steps] == [("load-gguf", None), ("gguf", "load-gguf")]
+
+
+def test_config_may_name_the_step_that_reads_a_gguf_file(planned, tmp_path):
+    def change(config):
+        model_is(write_gguf(tmp_path / "m.gguf"))(config)
+        config["passes"] = {"read": {"type": "gguf"}, **config["passes"]}
+
+    plan = planned(change)
+    assert plan.steps[0].name == "read"
+    assert not any(step.implicit for step in plan.steps)
+
+
+def test_truncated_gguf_file(planned, only, tmp_path):
+    path = write_gguf(tmp_path / "m.gguf")
+    path.write_bytes(path.read_bytes()[:20])
+    only(planned(model_is(path)), "missing-model", "model_path")
+
+
+def test_adapter_that_is_none(planned, only, tmp_path):
+    change = model_is(write_model(tmp_path / "base"), adapter_path=str(tmp_path / "base"))
+    assert "is not an adapter" in only(planned(change), "missing-model", "adapter_path")
+
+
+def test_adapter_of_a_gguf_file_is_refused(planned, only, tmp_path):
+    change = model_is(write_gguf(tmp_path / "m.gguf"), adapter_path=str(tmp_path))
+    assert "GGUF" in only(planned(change), "unsupported", "adapter_path")
+
+
+def test_adapter_of_a_model_to_fetch_is_refused_not_dropped(planned, only, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    plan = planned(model_is("nobody/nothing-at-all", adapter_path=str(tmp_path)))
+    assert "still to be fetched" in only(plan, "unsupported", "adapter_path")
+
+
+def hub_cache(folder, monkeypatch, *removed):
+    """A hub cache that holds one model."""
+    monkeypatch.setenv("HF_HUB_CACHE", str(folder))
+    root = folder / "models--some--model"
+    snapshot = write_model(root / "snapshots" / "abc")
+    for name in removed:
+        (snapshot / name).unlink()
+    (root / "refs").mkdir()
+    (root / "refs" / "main").write_text("abc")
+    return snapshot
+
+
+def test_hub_model_in_the_cache_is_local(planned, tmp_path, monkeypatch):
+    snapshot = hub_cache(tmp_path / "hub", monkeypatch)
+    plan = planned(model_is("some/model"), offline=True)
+    assert (plan.problems, plan.hub_name) == ((), None)
+    assert plan.input_model.path == snapshot
+
+
+def test_half_of_a_hub_model_is_fetched_again(planned, only, tmp_path, monkeypatch):
+    hub_cache(tmp_path / "hub", monkeypatch, "model.safetensors")
+    only(planned(model_is("some/model"), offline=True), "network", "model_path")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    plan = planned(model_is("some/model"))
+    assert (plan.problems, plan.hub_name) == ((), "some/model")
+
+
+@pytest.mark.parametrize("template", ["{phrase", "no column", "{phrase.upper}"])
+def test_template_that_does_not_hold_is_one_problem_at_its_line(planned, only, template):
+    def change(config):
+        config["data_configs"][0]["pre_process_data_config"]["text_template"] = template
+
+    only(planned(change), "invalid-value", "text_template")
+
+
+def test_data_file_that_is_not_there_is_named_at_its_line(planned, only, tmp_path):
+    def change(config):
+        config["data_configs"][0]["load_dataset_config"]["data_files"] = str(tmp_path / "rowz.jsonl")
+
+    assert "rowz.jsonl" in only(planned(change), "missing-file", "data_files")
+
+
+def test_empty_data_set(planned, only, tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+
+    def change(config):
+        config["data_configs"][0]["load_dataset_config"]["data_files"] = str(tmp_path / "none.jsonl")
+
+    (problem,) = planned(change).problems
+    assert problem.kind == "missing-data"
+    assert "empty" in problem.message
+
+
+def test_target_that_the_text_does_not_have_names_the_nearest(planned, only):
+    message = only(planned(lambda config: config.update(quality={"target": "tonne"})), "invalid-value", "target")
+    assert "Did you mean 'tone'?" in message
+
+
+@pytest.mark.parametrize("key", ["train_data_config", "eval_data_config"])
+def test_data_config_of_a_pass_that_is_not_there(planned, only, key):
+    message = only(planned(lambda config: config["passes"]["lora"].update({key: "rowz"})), "missing-data", key)
+    assert "Did you mean 'rows'?" in message
+
+
+def test_data_config_of_the_scores_that_is_not_there(planned, only):
+    message = only(planned(lambda c: c.update(quality={"data_config": "rowz"})), "missing-data", "data_config")
+    assert "Did you mean 'rows'?" in message
+
+
+def test_system_that_is_not_defined(planned, only):
+    change = systems_are(host={"device": "cpu"})
+    message = only(planned(lambda config: (change(config), config.update(target="hots"))), "invalid-value", "target")
+    assert "Did you mean 'host'?" in message
+
+
+def test_no_pass_at_all(planned, only):
+    only(planned(lambda config: config.update(passes={})), "invalid-value", '"passes"')
+
+
+def test_gpu_as_host_is_a_demand_also_when_the_target_is_a_cpu(planned, only, monkeypatch):
+    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
+    change = systems_are(host={"device": "gpu"}, target={"device": "cpu"})
+    assert "no NVIDIA GPU" in only(planned(change), "hardware", '"systems"')
+
+
+def test_gpu_without_a_torch_that_uses_it(planned, only, monkeypatch):
+    real = lazy.version
+    monkeypatch.setattr(_machine, "has_nvidia", lambda: True)
+    monkeypatch.setattr(lazy, "version", lambda name: "2.13.0+cpu" if name == "torch" else real(name))
+    plan = planned()
+    assert (plan.machine.device, plan.problems) == ("cpu", ())
+    assert "built for the CPU" in " ".join(plan.translated)
+    change = systems_are(host={"device": "gpu"}, target={"device": "cpu"})
+    assert "built for the CPU" in only(planned(change), "missing-extra", '"systems"')
+
+
+def test_gpu_that_is_found_is_used_and_said_to_be(planned, monkeypatch):
+    real = lazy.version
+    monkeypatch.setattr(_machine, "has_nvidia", lambda: True)
+    monkeypatch.setattr(lazy, "version", lambda name: "2.13.0" if name == "torch" else real(name))
+    plan = planned()
+    assert plan.machine.device == "cuda"
+    assert "NVIDIA GPU of this machine is used" in " ".join(plan.translated)
+
+
+def test_old_list_of_providers_is_a_preference(planned, monkeypatch):
+    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
+    wish = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"], "preference": True}
+    plan = planned(systems_are(host=wish))
+    assert plan.problems == ()
+    assert plan.machine.execution_provider == "CPUExecutionProvider"
+    assert "so the CPU is used" in " ".join(plan.translated)
+
+
+def test_provider_that_is_not_served_is_one_problem(planned, only):
+    change = systems_are(host={"device": "npu", "execution_providers": ["QNNExecutionProvider"]})
+    assert "QNNExecutionProvider" in only(planned(change), "unsupported", '"systems"')
+
+
+def test_two_runtimes_at_once_are_named_with_the_fix(planned, monkeypatch):
+    real = lazy.version
+    monkeypatch.setattr(lazy, "version", lambda name: "1.0" if name == "onnxruntime-genai-cuda" else real(name))
+    (problem,) = planned().problems
+    assert problem.kind == "missing-extra"
+    assert "pip uninstall -y onnxruntime-genai onnxruntime-genai-cuda" in problem.fix
+
+
+@pytest.mark.parametrize("version", ["4.57.1", "6.0.0", "4.99.dev0"])
+def test_other_version_of_transformers_is_one_sentence_with_the_range(planned, monkeypatch, version):
+    real = lazy.version
+    monkeypatch.setattr(lazy, "version", lambda name: version if name == "transformers" else real(name))
+    (problem,) = planned().problems
+    assert problem.kind == "missing-extra"
+    assert version in problem.message
+    assert "transformers<6,>=5" in problem.fix
+
+
+def test_pass_whose_package_is_not_installed(planned, only, monkeypatch):
+    real = lazy.installed
+    monkeypatch.setattr(lazy, "installed", lambda name: name != "onnxruntime_genai" and real(name))
+    assert "pip install 'olivine[cpu]'" in only(planned(), "missing-extra", "ModelBuilder")
+
+
+def test_disk_that_is_too_small(planned, only, monkeypatch):
+    monkeypatch.setattr(_machine, "free_disk_bytes", lambda folder: 1000)
+    assert "of disk are needed" in only(planned(), "hardware", "cache_dir")
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_that_cannot_be_written_to(planned, only, monkeypatch, tmp_path, key):
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    real = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != locked and real(path, mode))
+    assert "cannot be written to" in only(planned(lambda c: c.update({key: str(locked)})), "invalid-value", key)
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_with_a_name_that_is_too_long(planned, only, key):
+    assert "255" in only(planned(lambda c: c.update({key: "x" * 300})), "invalid-value", key)
+
+
+def test_kinds_of_a_program_s_answer_are_the_closed_list(planned, tmp_path):
+    def change(config):
+        config |= {"nonsense": 1, "clean_cache": True, "host": "nowhere"}
+        config["input_model"]["model_path"] = "no/such/model"
+        config["data_configs"][0]["load_dataset_config"]["data_files"] = str(tmp_path / "none.jsonl")
+        config["passes"]["other"] = {"type": "Lorra"}
+        config["passes"]["lora"]["eval_data_config"] = "rowz"
+
+    problems = to_json(planned(change))["problems"]
+    assert all(set(problem) == {"kind", "where", "message", "fix"} for problem in problems)
+    kinds = [problem["kind"] for problem in problems]
+    assert set(kinds) <= set(PROBLEM_KINDS)
+    assert sorted(kinds) == sorted(
+        ["unknown-key", "unsupported", "invalid-value", "missing-model", "missing-file", "unknown-pass", "missing-data"]
+    )
+    lines = [int(problem["where"].rpartition(":")[2]) for problem in problems]
+    assert lines == sorted(lines)
