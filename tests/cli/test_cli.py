@@ -134,7 +134,7 @@ def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     path = config(
         tmp_path,
         tiny_llama,
-        passes={"lora": {"type": "LoRA", "train_data_config": "rows", "training_args": {"max_steps": 1}}},
+        passes={"lora": {"type": "LoRA", "train_data_config": "rows", "training_args": {"max_steps": 2}}},
     )
     done = run("run", "--config", path)
     assert done.exit_code == 0, done.stderr

@@ -130,13 +130,13 @@ def test_adapter_is_pefts_and_holds_no_path(tiny_llama, tmp_path):
     ],
 )
 def test_all_linear_layers_are_trained_by_default(fixture, modules, request, tmp_path):
-    adapter, _ = train(request.getfixturevalue(fixture), tmp_path, training_args={"max_steps": 1})
+    adapter, _ = train(request.getfixturevalue(fixture), tmp_path, training_args={"max_steps": 2})
     config = json.loads((adapter.path / "adapter_config.json").read_text())
     assert set(config["target_modules"]) == modules
 
 
 def test_comma_string_names_several_modules(tiny_llama, tmp_path):
-    adapter, _ = train(tiny_llama, tmp_path, target_modules="q_proj, v_proj", training_args={"max_steps": 1})
+    adapter, _ = train(tiny_llama, tmp_path, target_modules="q_proj, v_proj", training_args={"max_steps": 2})
     assert set(json.loads((adapter.path / "adapter_config.json").read_text())["target_modules"]) == {"q_proj", "v_proj"}
 
 

@@ -4,14 +4,29 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 
+_PATTERN = re.compile(r"[*+?|()\[\]{}^$\\]")
+
 
 def as_list(targets: str | Sequence[str] | None) -> list[str] | None:
-    """Names of modules; a string with commas is several, "all-linear" and None are every linear layer (None)."""
-    if targets is None or targets == "all-linear":
-        return None
+    """Names of modules; a string with commas is several, "all-linear" and None are every linear layer (None).
+
+    A string with the signs of a regular expression is one pattern, commas included.
+    """
     if isinstance(targets, str):
-        return [name.strip() for name in targets.split(",") if name.strip()]
+        targets = [targets] if is_pattern(targets) else [name.strip() for name in targets.split(",") if name.strip()]
+    if targets is None or list(targets) == ["all-linear"]:
+        return None
     return list(targets)
+
+
+def is_pattern(target: str) -> bool:
+    r"""Whether it is a regular expression over whole names, such as `.*layers\.0\..*(q|v)_proj`."""
+    return _PATTERN.search(target) is not None
+
+
+def broken_patterns(targets: Iterable[str]) -> list[str]:
+    """The patterns that are no regular expression."""
+    return [target for target in targets if is_pattern(target) and not _compiles(target)]
 
 
 def unmatched(targets: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -19,15 +34,35 @@ def unmatched(targets: Iterable[str], names: Sequence[str]) -> list[str]:
     return [target for target in targets if not any(_matches(target, name) for name in names)]
 
 
-def _matches(target: str, name: str) -> bool:
-    if name == target or name.endswith(f".{target}"):
-        return True
-    return bool(re.search(r"[*+?|()\[\]^$\\]", target)) and re.fullmatch(target, name) is not None
+def unmatched_leaves(targets: Iterable[str], leaves: Sequence[str]) -> list[str]:
+    """The same where only the last parts of names are known; patterns need whole names and are not judged."""
+    return [target for target in targets if not is_pattern(target) and target.rpartition(".")[2] not in leaves]
 
 
-def sentence(missing: Sequence[str], names: Sequence[str]) -> str:
+def for_peft(targets: Sequence[str]) -> list[str] | str:
+    """As PEFT reads them: a list of names, or one regular expression when there is a pattern among them."""
+    if not any(map(is_pattern, targets)):
+        return list(targets)
+    return "|".join(f"(?:{target})" if is_pattern(target) else rf"(?:.*\.)?{re.escape(target)}" for target in targets)
+
+
+def sentence(missing: Sequence[str], names: Sequence[str], key: str = "target_modules") -> str:
     """What to say of targets that match nothing: the nearest names, and all that there are."""
-    leaves = sorted({name.rpartition(".")[2] for name in names})
+    leaves = sorted({leaf for name in names if not (leaf := name.rpartition(".")[2]).isdigit()})
     close = [match for target in missing for match in difflib.get_close_matches(target, leaves, n=2, cutoff=0.5)]
     hint = f"; did you mean {', '.join(repr(name) for name in dict.fromkeys(close))}?" if close else "."
-    return f"target_modules {', '.join(map(repr, missing))} match no layer{hint} The model has: {', '.join(leaves)}"
+    return f"{key} {', '.join(map(repr, missing))} match no layer{hint} The model has: {', '.join(leaves)}"
+
+
+def _matches(target: str, name: str) -> bool:
+    if is_pattern(target):
+        return re.fullmatch(target, name) is not None
+    return name == target or name.endswith(f".{target}")
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True

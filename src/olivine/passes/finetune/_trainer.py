@@ -4,7 +4,8 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from olivine.data import SampleSet
 from olivine.data._samples import IGNORED
+from olivine.errors import RequestError
 from olivine.passes._base import Reporter
 from olivine.passes.finetune._training_arguments import Defaults, today
 
@@ -28,24 +30,54 @@ def arguments(given: Mapping[str, Any], folder: Path, *, on_cpu: bool, has_eval:
         named["eval_strategy"] = "no"
     if on_cpu:
         named["use_cpu"] = True
-    return TrainingArguments(output_dir=str(folder), **named)
+    with _as_request():
+        return TrainingArguments(output_dir=str(folder), **named)
+
+
+@contextmanager
+def _as_request() -> Iterator[None]:
+    """What the libraries refuse in training_args before the first step is the config's mistake, in their words."""
+    try:
+        yield
+    except torch.OutOfMemoryError:  # a RuntimeError as well, and not the config's
+        raise
+    except (ImportError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        raise RequestError(f"training_args are refused: {' '.join(str(error).split())}") from error
 
 
 def train(
     model: Any, samples: SampleSet, held_out: SampleSet | None, args: TrainingArguments, pad: int, report: Reporter
 ) -> list[dict[str, Any]]:
     """Train in place, going on from the last whole checkpoint; gives the log (loss, eval_loss by step)."""
-    trainer = _Trainer(
-        model=model,
-        args=args,
-        train_dataset=samples,
-        eval_dataset=held_out,
-        data_collator=Collator(pad),
-        callbacks=[_Reports(report)],
-    )
+    with _as_request():
+        trainer = _Trainer(
+            model=model,
+            args=args,
+            train_dataset=samples,
+            eval_dataset=held_out,
+            data_collator=Collator(pad),
+            callbacks=[_Reports(report)],
+        )
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(str(args.output_dir))))
+    _refuse_unusable(model)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
+
+
+def _refuse_unusable(model: Any) -> None:
+    """The last step has no loss after it: look at what it left, and whether any step changed anything at all."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in trained.items():
+        if not bool(torch.isfinite(parameter).all()):
+            raise ArithmeticError(f"'{name}' is not finite after the last step; lower training_args.learning_rate")
+    # the update is B times A and B starts at zero; with full layers among the trained ones B says nothing
+    if all("lora_" in name for name in trained) and not any(
+        bool(parameter.any()) for name, parameter in trained.items() if "lora_B" in name or "lora_embedding_B" in name
+    ):
+        raise RequestError(
+            "training changed nothing: there was no step with a learning rate above 0; raise max_steps or "
+            "num_train_epochs, or lower warmup_steps"
+        )
 
 
 def last_whole_checkpoint(folder: Path) -> str | None:

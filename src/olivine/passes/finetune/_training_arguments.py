@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from olivine.errors import Problem
+from olivine.passes.finetune._optimizers import OPTIMIZERS
 
 _INT, _FLOAT, _BOOL, _TEXT = (int,), (int, float), (bool,), (str,)
 _DICT, _LIST, _NONE = (dict,), (list,), (type(None),)
@@ -131,6 +132,43 @@ FIELDS: dict[str, tuple[type, ...]] = {
     "weight_decay": _FLOAT,
 }
 
+# field -> the texts it takes
+CHOICES: dict[str, tuple[str, ...]] = {
+    "eval_strategy": ("no", "steps", "epoch"),
+    "hub_strategy": ("end", "every_save", "checkpoint", "all_checkpoints"),
+    "log_level": ("detail", "debug", "info", "warning", "error", "critical", "passive"),
+    "log_level_replica": ("detail", "debug", "info", "warning", "error", "critical", "passive"),
+    "logging_strategy": ("no", "steps", "epoch"),
+    "lr_scheduler_type": (
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "constant",
+        "constant_with_warmup",
+        "inverse_sqrt",
+        "reduce_lr_on_plateau",
+        "cosine_with_min_lr",
+        "cosine_warmup_with_min_lr",
+        "warmup_stable_decay",
+        "greedy",
+    ),
+    "optim": tuple(OPTIMIZERS),
+    "save_strategy": ("no", "steps", "epoch", "best"),
+    "train_sampling_strategy": ("random", "sequential", "group_by_length", "batch_rebalance"),
+}
+
+# field -> the least that makes sense; max_steps may be anything, as below 1 it leaves the count to the epochs
+AT_LEAST: dict[str, float] = {
+    "eval_accumulation_steps": 1,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 0,
+    "per_device_eval_batch_size": 1,
+    "per_device_train_batch_size": 1,
+    "warmup_steps": 0,
+    "weight_decay": 0,
+}
+
 # old name -> today's name of the same thing
 RENAMED = {
     "evaluation_strategy": "eval_strategy",
@@ -240,6 +278,19 @@ def check(arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
         elif not _fits(value, FIELDS[field]):
             wanted = " or ".join(kind.__name__ for kind in FIELDS[field] if kind is not type(None))
             yield Problem("invalid-value", where, f"training_args.{name} must be {wanted}, but is {value!r}.")
+        else:
+            yield from _check_value(name, field, value, where)
+
+
+def _check_value(name: str, field: str, value: Any, where: str) -> Iterator[Problem]:
+    """A value of the right type that no release takes."""
+    if field in CHOICES and value not in CHOICES[field]:
+        close = difflib.get_close_matches(value, CHOICES[field], n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(CHOICES[field])}."
+        yield Problem("invalid-value", where, f"training_args.{name} has no '{value}'.", hint)
+    if field in AT_LEAST and value is not None and not value >= AT_LEAST[field]:
+        message = f"training_args.{name} must be at least {AT_LEAST[field]}, but is {value!r}."
+        yield Problem("invalid-value", where, message)
 
 
 def _unknown(name: str, where: str) -> Problem:
@@ -253,6 +304,17 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, bool):  # bool is an int in Python, but not in a config
         return bool in kinds
     return isinstance(value, kinds)
+
+
+def rows_per_step(arguments: Mapping[str, Any]) -> int:
+    """Rows of one micro-batch, under any name; the default where the config's value is wrong (`check` reports that)."""
+    given = today(arguments).get("per_device_train_batch_size")
+    return given if isinstance(given, int) and given > 0 else Defaults.per_device_train_batch_size
+
+
+def checkpoints_activations(arguments: Mapping[str, Any]) -> bool:
+    """Whether activations are computed again in the backward pass, under the old or the new name."""
+    return bool(arguments.get("activation_checkpointing") or arguments.get("gradient_checkpointing"))
 
 
 def split_seed(arguments: Mapping[str, Any]) -> int:

@@ -15,6 +15,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
 from olivine.passes.finetune import _targets, _training_arguments
+from olivine.passes.finetune._optimizers import check_package
 
 if TYPE_CHECKING:
     import torch
@@ -38,7 +39,10 @@ class Lora(Pass):
         r: int = Field(16, gt=0, description="rank of the update: trained parameters grow with it")
         alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
         lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the update's inputs dropped while training")
-        target_modules: list[str] | str | None = Field(None, description="layers to train; else all linear ones")
+        target_modules: list[str] | str | None = Field(
+            None,
+            description="layers to train, by the end of their name or a pattern over all of it; else all linear ones",
+        )
         exclude_modules: list[str] | str | None = Field(None, description="layers to leave out")
         modules_to_save: list[str] | None = Field(
             None, description="modules trained in full and saved with the adapter"
@@ -47,6 +51,7 @@ class Lora(Pass):
         use_rslora: bool = Field(False, description="scale by alpha / sqrt(r), so that high ranks keep learning")
         init_lora_weights: bool = Field(True, description="start from no change at all")
         torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="type of the base")
+        allow_tf32: bool = Field(False, description="let NVIDIA GPUs round the inputs of float32 products to 10 bits")
         train_data_config: str = Field(description="name of the data to train on")
         eval_data_config: str | None = Field(None, description="name of the data to evaluate on")
         eval_dataset_size: float | None = Field(None, gt=0, description="rows held out: below 1 a share, else a count")
@@ -67,32 +72,47 @@ class Lora(Pass):
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and target modules against the layers that the model has."""
+        arguments = _training_arguments.today(self.params.training_args)
         yield from _training_arguments.check(self.params.training_args, self.name)
-        targets = _targets.as_list(self.params.target_modules)
-        if targets and facts.linear_modules:
-            names = [*facts.linear_modules, "embed_tokens", "lm_head"]
-            if missing := _targets.unmatched(targets, names):
-                yield Problem("invalid-value", self.name, _targets.sentence(missing, names))
-        optimizer = str(self.params.training_args.get("optim", ""))
-        if ("paged" in optimizer or "8bit" in optimizer) and not lazy.installed("bitsandbytes"):
-            yield Problem(
-                "missing-extra",
-                self.name,
-                f"training_args.optim '{optimizer}' needs the package bitsandbytes.",
-                "Run: pip install bitsandbytes, or use adamw_torch.",
-            )
+        yield from check_package(arguments.get("optim"), self.name)
+        yield from self._check_targets(facts)
+        yield from self._check_evaluation(arguments)
+        if arguments.get("fp16") is True and machine.device == "cpu":
+            message = "training_args.fp16 needs a GPU, and this step runs on the CPU."
+            yield Problem("hardware", self.name, message, "Remove it, or set torch_dtype: bfloat16.")
+
+    def _check_targets(self, facts: ModelFacts) -> Iterator[Problem]:
+        targets = _targets.as_list(self.params.target_modules) or []
+        excluded = _targets.as_list(self.params.exclude_modules) or []
+        for pattern in _targets.broken_patterns([*targets, *excluded]):
+            yield Problem("invalid-value", self.name, f"the module pattern {pattern!r} is no regular expression.")
+        leaves = [*facts.linear_modules, "embed_tokens", "lm_head"]
+        if facts.linear_modules and (missing := _targets.unmatched_leaves(targets, leaves)):
+            yield Problem("invalid-value", self.name, _targets.sentence(missing, leaves))
+
+    def _check_evaluation(self, arguments: Mapping[str, Any]) -> Iterator[Problem]:
+        size = self.params.eval_dataset_size
+        if size is not None and size > 1 and size % 1:
+            message = f"eval_dataset_size must be a share below 1 or a whole number of rows, but is {size:g}."
+            yield Problem("invalid-value", self.name, message)
+        if arguments.get("load_best_model_at_end") is True and not self._evaluates:
+            message = "training_args.load_best_model_at_end needs rows to evaluate on."
+            yield Problem("invalid-value", self.name, message, "Set eval_dataset_size or eval_data_config.")
+
+    @property
+    def _evaluates(self) -> bool:
+        return self.params.eval_data_config is not None or self.params.eval_dataset_size is not None
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""
-        arguments = _training_arguments.today(self.params.training_args)
-        n_rows = int(arguments.get("per_device_train_batch_size", 8))
+        n_rows = _training_arguments.rows_per_step(self.params.training_args)
         config = data.get(self.params.train_data_config)
         n_tokens = n_rows * (config.pre_process_data_config.max_seq_len if config else 1024)
         width = max(1, len(facts.linear_modules)) * 2 * facts.hidden_size
         n_adapter = self.params.r * width * facts.n_layers * 2
         size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
         # kept for the backward pass, a layer and token: inputs of its linear layers, norms, attention (about 16 hidden)
-        kept = 1 if arguments.get("gradient_checkpointing") else 16
+        kept = 1 if _training_arguments.checkpoints_activations(self.params.training_args) else 16
         activations = n_tokens * facts.n_layers * kept * facts.hidden_size * size
         logits = n_tokens * facts.vocab_size * 4 * 3
         needed = facts.n_parameters * size + n_adapter * 16 + activations + logits
@@ -116,7 +136,12 @@ class Lora(Pass):
         context.report.record(samples=train_set.summary())
         if train_set.statistics.n_truncated or train_set.statistics.n_dropped:
             context.report.warn(train_set.summary())
-        adapted = self._adapted(model, context, arguments)
+        if held_out is None and arguments.get("eval_strategy", "no") != "no":
+            context.report.warn(
+                f"eval_strategy '{arguments['eval_strategy']}' has no rows to evaluate on and is left out; "
+                "set eval_dataset_size or eval_data_config"
+            )
+        adapted = self._adapted(model, context)
         args = _trainer.arguments(
             self.params.training_args,
             context.scratch / "checkpoints",
@@ -142,31 +167,20 @@ class Lora(Pass):
         train, held_out = split(len(rows), self.params.eval_dataset_size, seed)
         return _made(config, rows.take(train), tokenizer), _made(config, rows.take(held_out), tokenizer)
 
-    def _adapted(self, model: Model, context: Context, arguments: Mapping[str, Any]) -> Any:
-        from peft import LoraConfig, get_peft_model
+    def _adapted(self, model: Model, context: Context) -> Any:
+        from peft import get_peft_model
 
         dtype = self._dtype(model, context.machine)
         base = load_causal_lm(model, dtype=dtype, device=context.machine.device)
-        names = linear_names(base)
-        targets = _targets.as_list(self.params.target_modules)
-        every = [name for name, _ in base.named_modules() if name]
-        if targets and (missing := _targets.unmatched(targets, every)):
-            raise RequestError(_targets.sentence(missing, names))
-        config = LoraConfig(
-            r=self.params.r,
-            lora_alpha=self.params.alpha,  # type: ignore[arg-type] # PEFT computes with any number
-            lora_dropout=self.params.lora_dropout,
-            target_modules=targets or sorted({name.rpartition(".")[2] for name in names}),
-            exclude_modules=_targets.as_list(self.params.exclude_modules) or (None if targets else ["lm_head"]),
-            modules_to_save=self.params.modules_to_save,
-            bias=self.params.bias,
-            use_rslora=self.params.use_rslora,
-            init_lora_weights=self.params.init_lora_weights,
-            task_type="CAUSAL_LM",
-        )
-        if arguments.get("gradient_checkpointing"):
+        self._refuse_unmatched(base)
+        if context.machine.device == "cuda":
+            torch.backends.cuda.matmul.allow_tf32 = self.params.allow_tf32
+        if _training_arguments.checkpoints_activations(self.params.training_args):
             base.enable_input_require_grads()
-        adapted = get_peft_model(base, config)
+        try:
+            adapted = get_peft_model(base, self._lora_config(base))
+        except ValueError as error:
+            raise RequestError(f"the adapter cannot be made: {' '.join(str(error).split())}") from error
         n_trained, n_all = adapted.get_nb_trainable_parameters()
         if n_trained == 0:
             raise RequestError("nothing would be trained: no parameter of the model belongs to the adapter")
@@ -174,6 +188,38 @@ class Lora(Pass):
             n_trained_parameters=n_trained, n_parameters=n_all, trained_share=n_trained / n_all, dtype=dtype
         )
         return adapted.train()
+
+    def _lora_config(self, base: Any) -> Any:
+        from peft import LoraConfig
+
+        targets = _targets.as_list(self.params.target_modules)
+        excluded = _targets.as_list(self.params.exclude_modules) or ([] if targets else ["lm_head"])
+        every = sorted({name.rpartition(".")[2] for name in linear_names(base)})
+        return LoraConfig(
+            r=self.params.r,
+            lora_alpha=self.params.alpha,  # type: ignore[arg-type] # PEFT computes with any number
+            lora_dropout=self.params.lora_dropout,
+            target_modules=_targets.for_peft(targets or every),
+            exclude_modules=_targets.for_peft(excluded) or None,
+            modules_to_save=self.params.modules_to_save,
+            bias=self.params.bias,
+            use_rslora=self.params.use_rslora,
+            init_lora_weights=self.params.init_lora_weights,
+            task_type="CAUSAL_LM",
+        )
+
+    def _refuse_unmatched(self, base: Any) -> None:
+        """A name that matches nothing is a mistake in each of the three lists; PEFT passes over most of them."""
+        every = [name for name, _ in base.named_modules() if name]
+        kinds = (torch.nn.Linear, torch.nn.Embedding)
+        trainable = [name for name, module in base.named_modules() if isinstance(module, kinds)]
+        for key, wanted, names in (
+            ("target_modules", _targets.as_list(self.params.target_modules), trainable),
+            ("exclude_modules", _targets.as_list(self.params.exclude_modules), every),
+            ("modules_to_save", self.params.modules_to_save, every),
+        ):
+            if missing := _targets.unmatched(wanted or (), names):
+                raise RequestError(_targets.sentence(missing, names, key))
 
     def _dtype(self, model: Model, machine: Machine) -> str:
         if self.params.torch_dtype != "auto":
