@@ -5,7 +5,10 @@ import dataclasses
 import pytest
 from transformers import TrainingArguments
 
+from olivine.passes.finetune._optimizers import OPTIMIZERS, check_package
 from olivine.passes.finetune._training_arguments import (
+    AT_LEAST,
+    CHOICES,
     FIELDS,
     FLAGS,
     OWNED,
@@ -19,6 +22,25 @@ from olivine.passes.finetune._training_arguments import (
 
 def test_table_is_the_installed_release():
     assert set(FIELDS) == {field.name for field in dataclasses.fields(TrainingArguments)}
+
+
+def test_choices_are_those_of_the_installed_release():
+    from transformers import trainer_utils, training_args
+
+    enums = {
+        "eval_strategy": trainer_utils.IntervalStrategy,
+        "logging_strategy": trainer_utils.IntervalStrategy,
+        "save_strategy": trainer_utils.SaveStrategy,
+        "hub_strategy": trainer_utils.HubStrategy,
+        "lr_scheduler_type": trainer_utils.SchedulerType,
+        "optim": training_args.OptimizerNames,
+    }
+    installed = {field: {member.value for member in enum} for field, enum in enums.items()}
+    for field in dataclasses.fields(TrainingArguments):  # choices of a machine, such as start methods, are not listed
+        if choices := field.metadata.get("choices"):
+            installed[field.name] = set(choices)
+    assert {field: set(choices) for field, choices in CHOICES.items()} == {field: installed[field] for field in CHOICES}
+    assert set(AT_LEAST) <= set(FIELDS)
 
 
 def test_every_successor_exists():
@@ -55,6 +77,32 @@ def test_wrong_type_is_a_problem_with_the_value(arguments):
     (problem,) = check(arguments, "lora")
     assert problem.kind == "invalid-value"
     assert repr(next(iter(arguments.values()))) in problem.message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"lr_scheduler_type": "cosin"}, "Did you mean 'cosine'?"),
+        ({"evaluation_strategy": "step"}, "Did you mean 'steps'?"),
+        ({"optim": "adamw_hf"}, "Did you mean 'adamw_torch'?"),
+        ({"train_sampling_strategy": "xyz"}, "There are: random, sequential, group_by_length, batch_rebalance."),
+        ({"per_gpu_train_batch_size": 0}, "must be at least 1, but is 0"),
+        ({"gradient_accumulation_steps": -2}, "must be at least 1, but is -2"),
+        ({"learning_rate": -1e-4}, "must be at least 0, but is -0.0001"),
+        ({"learning_rate": float("nan")}, "must be at least 0, but is nan"),
+    ],
+)
+def test_value_that_no_release_takes_is_a_problem(arguments, said):
+    (problem,) = check(arguments, "lora")
+    assert problem.kind == "invalid-value"
+    assert said in str(problem)
+
+
+def test_optimizers_of_torch_need_no_package():
+    free = [name for name, module in OPTIMIZERS.items() if module is None]
+    assert "adamw_torch" in free
+    assert [problem for name in free for problem in check_package(name, "lora")] == []
+    assert list(check_package(["adamw_torch"], "lora")) == []  # the wrong type is reported by `check`
 
 
 @pytest.mark.parametrize("name", OWNED)

@@ -377,3 +377,42 @@ def test_kinds_of_a_program_s_answer_are_the_closed_list(planned, tmp_path):
     )
     lines = [int(problem["where"].rpartition(":")[2]) for problem in problems]
     assert lines == sorted(lines)
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_with_a_name_of_too_many_bytes(planned, only, key):
+    assert "255 bytes" in only(planned(lambda c: c.update({key: "ä" * 200})), "invalid-value", key)
+
+
+@pytest.fixture
+def closed(tmp_path, monkeypatch):
+    """A folder that this user may not look into."""
+    folder = tmp_path / "closed"
+    folder.mkdir()
+    stat, access = Path.stat, os.access
+
+    def refuse(path, **options):
+        if folder in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != folder and access(path, mode))
+    return folder
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_below_a_closed_one_cannot_be_written_to(planned, only, closed, key):
+    change = {key: str(closed / "below" / "that")}
+    assert "cannot be written to" in only(planned(lambda c: c.update(change)), "invalid-value", key)
+
+
+def test_model_in_a_closed_folder_is_told_to_be(planned, only, closed):
+    message = only(planned(model_is(closed / "model")), "missing-model", "model_path")
+    assert f"the folder '{closed}' cannot be read" in message
+
+
+def test_damaged_index_of_the_weights_is_one_problem(planned, only, tmp_path):
+    folder = write_model(tmp_path / "odd")
+    (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
+    assert "model.safetensors.index.json is not JSON" in only(planned(model_is(folder)), "missing-model", "model_path")

@@ -1,6 +1,7 @@
 """A model looked at from outside: facts and defects, from JSON files and headers alone."""
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from olivine.errors import ModelError, Problem
 from olivine.models.facts import ModelFacts
 from olivine.models.gguf_header import GgufHeader
-from olivine.models.weights import read_safetensors_header, safetensors_files
+from olivine.models.weights import DTYPES, read_safetensors_header, safetensors_files
 
 # llama.cpp's name of an architecture -> transformers'
 GGUF_ARCHITECTURES = {
@@ -40,7 +41,7 @@ def _folder_facts(folder: Path) -> ModelFacts:
     tensors = _shapes(folder)
     try:
         facts = _from_config(config, architecture)
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ArithmeticError) as error:
         raise ModelError(f"{folder / 'config.json'} has a size that is no number above 0: {error}") from None
     n_parameters = sum(_product(shape) for shape in tensors.values()) if tensors else facts["n_parameters"]
     modules = _linear_modules(tensors) or (_FUSED if architecture.startswith("Phi3") else _SPLIT)
@@ -60,23 +61,39 @@ def _folder_facts(folder: Path) -> ModelFacts:
 def read_config(folder: Path) -> dict[str, Any]:
     """config.json of a folder; raises ModelError when it is missing or no JSON object."""
     path = folder / "config.json"
+    if not os.access(folder, os.X_OK):
+        raise ModelError(f"{folder} cannot be read: the folder is not open to this user")
     if not path.is_file():
         raise ModelError(f"{folder} is not a model folder: it has no config.json")
+    return _read_object(path)
+
+
+def _read_object(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path} is not JSON: {error}") from None
-    if not isinstance(config, dict):
+    if not isinstance(value, dict):
         raise ModelError(f"{path} must hold an object")
-    return config
+    return value
+
+
+def _count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
+    """A size of the model; raises one of Python's own errors when it is no number or below 0."""
+    value = int(config.get(key, default))
+    if value < 0:
+        raise ValueError(f"{key} is {value}")
+    return value
 
 
 def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    hidden, layers = int(config.get("hidden_size", 0)), int(config.get("num_hidden_layers", 0))
-    heads = int(config.get("num_attention_heads", 1))
+    hidden, layers = _count(config, "hidden_size"), _count(config, "num_hidden_layers")
+    heads = _count(config, "num_attention_heads", 1)
     head = int(config.get("head_dim") or (hidden // heads))
     kv_heads = int(config.get("num_key_value_heads") or heads)
-    inner, vocab = int(config.get("intermediate_size", 0)), int(config.get("vocab_size", 0))
+    inner, vocab = _count(config, "intermediate_size"), _count(config, "vocab_size")
     tied = bool(config.get("tie_word_embeddings", True))
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden
     return {
@@ -86,7 +103,7 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
         "n_layers": layers,
         "vocab_size": vocab,
         "intermediate_size": inner,
-        "context_length": int(config.get("max_position_embeddings", 0)),
+        "context_length": _count(config, "max_position_embeddings"),
         "tied_embeddings": tied,
     }
 
@@ -94,10 +111,46 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     """Name -> shape of every tensor, from the headers; empty when the weights are missing or damaged."""
     try:
-        headers = [read_safetensors_header(file) for file in safetensors_files(folder)]
+        headers = _weight_headers(folder)
     except ModelError:
         return {}
     return {name: tuple(entry["shape"]) for header in headers for name, entry in header.items()}
+
+
+def _weight_headers(folder: Path) -> list[dict[str, dict[str, Any]]]:
+    """The headers of all weights of a folder; raises ModelError when the index or a file is missing or damaged."""
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        _check_index(index)
+    headers = [_weight_header(file) for file in safetensors_files(folder)]
+    if not any(headers):
+        raise ModelError(f"{folder} has no weights: its safetensors files are empty")
+    return headers
+
+
+def _check_index(path: Path) -> None:
+    files = _read_object(path).get("weight_map")
+    if not isinstance(files, dict) or not files:
+        raise ModelError(f"{path} has no 'weight_map', which says the file of each tensor")
+    for tensor, name in files.items():
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ModelError(f"{path}: tensor '{tensor}' lies in '{name}', which is no file of this folder")
+
+
+def _weight_header(file: Path) -> dict[str, dict[str, Any]]:
+    try:
+        header = read_safetensors_header(file)
+        sizes = [_product(tuple(entry["shape"])) for entry in header.values()]
+        unknown = {name: entry["dtype"] for name, entry in header.items() if entry["dtype"] not in DTYPES}
+    except OSError as error:
+        raise ModelError(f"{file} cannot be read: {error.strerror}") from None
+    except (AttributeError, IndexError, KeyError, TypeError, RecursionError):
+        raise ModelError(f"{file} is damaged: its header does not describe tensors") from None
+    if not all(isinstance(size, int) for size in sizes):
+        raise ModelError(f"{file} is damaged: a shape in its header is none")
+    for name, kind in unknown.items():
+        raise ModelError(f"{file}: tensor '{name}' has type '{kind}', which is not known")
+    return header
 
 
 def _linear_modules(tensors: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -116,19 +169,43 @@ def _product(shape: tuple[int, ...]) -> int:
     return size
 
 
+def _gguf_header(path: Path) -> GgufHeader:
+    """The header of a GGUF file that holds a whole model; raises ModelError when it does not."""
+    try:
+        header = GgufHeader.read(path)
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    except (ArithmeticError, TypeError, ValueError, RecursionError):
+        raise ModelError(f"{path} is damaged: its header is not one of a GGUF file") from None
+    n_parts = header.get("split.count", 1)
+    if isinstance(n_parts, int) and n_parts > 1:
+        raise ModelError(f"{path} is one of {n_parts} parts: join them with 'llama-gguf-split --merge' of llama.cpp")
+    if not any(_product(tensor.shape) for tensor in header.tensors.values()):
+        raise ModelError(f"{path} has no weights")
+    return header
+
+
+def _gguf_count(header: GgufHeader, key: str) -> int:
+    """A size of the model: the largest where the file has one for each layer."""
+    value = header.get(f"{header.architecture}.{key}", 0)
+    try:
+        return int(max(value)) if isinstance(value, list) else int(value)
+    except (TypeError, ValueError, ArithmeticError):
+        raise ModelError(f"{header.path} is damaged: its {key} is no number") from None
+
+
 def _gguf_facts(path: Path) -> ModelFacts:
-    header = GgufHeader.read(path)
+    header = _gguf_header(path)
     prefix = header.architecture
-    hidden, layers = int(header.get(f"{prefix}.embedding_length", 0)), int(header.get(f"{prefix}.block_count", 0))
     n_parameters = sum(_product(tensor.shape) for tensor in header.tensors.values())
     return ModelFacts(
         architecture=GGUF_ARCHITECTURES.get(prefix, prefix),
         n_parameters=n_parameters,
-        hidden_size=hidden,
-        n_layers=layers,
+        hidden_size=_gguf_count(header, "embedding_length"),
+        n_layers=_gguf_count(header, "block_count"),
         vocab_size=header.length("tokenizer.ggml.tokens"),
-        intermediate_size=int(header.get(f"{prefix}.feed_forward_length", 0)),
-        context_length=int(header.get(f"{prefix}.context_length", 0)),
+        intermediate_size=_gguf_count(header, "feed_forward_length"),
+        context_length=_gguf_count(header, "context_length"),
         tied_embeddings="output.weight" not in header.tensors,
         bytes_per_weight=path.stat().st_size / n_parameters,
         weight_bytes=path.stat().st_size,
@@ -141,7 +218,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
     """What keeps a local model from being loaded: missing, pickled, truncated; nothing of the weights is read."""
     where = str(path)
     if path.is_file():
-        yield from _raised(where, lambda: GgufHeader.read(path))
+        yield from _raised(where, lambda: _gguf_facts(path))
         return
     if problems := list(_raised(where, lambda: read_config(path))):
         yield from problems
@@ -154,7 +231,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
     if pickled and not has_weights:
         yield Problem("missing-model", where, f"the weights are pickled ('{pickled[0]}') and are not read.", CONVERT)
         return
-    yield from _raised(where, lambda: [read_safetensors_header(file) for file in safetensors_files(path)])
+    yield from _raised(where, lambda: _weight_headers(path))
 
 
 CONVERT = (
@@ -167,4 +244,7 @@ def _raised(where: str, action: Any) -> Iterator[Problem]:
     try:
         action()
     except ModelError as error:
-        yield Problem("missing-model", where, str(error).removeprefix(f"{where} ").removeprefix(f"{where}: "))
+        message = str(error)
+        for prefix in (f"{where} ", f"{where}: ", f"{where}{os.sep}"):  # the place is told once
+            message = message.removeprefix(prefix)
+        yield Problem("missing-model", where, message)

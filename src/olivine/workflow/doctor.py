@@ -41,7 +41,13 @@ def _python() -> Finding:
 
 def _packages() -> Iterator[Finding]:
     """Every package that olivine requires, against the range that it asks for."""
-    for text in importlib.metadata.requires("olivine") or []:
+    try:
+        texts = importlib.metadata.requires("olivine") or []
+    except importlib.metadata.PackageNotFoundError:  # run from its source, without being installed
+        fix = "Run: pip install 'olivine[cpu]' (or [gpu], [directml])"
+        yield Finding("olivine", False, "not installed: the versions that it needs are not known", fix)
+        return
+    for text in texts:
         requirement = Requirement(text)
         if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
@@ -93,5 +99,5 @@ def _has_bf16() -> bool:
     information = Path("/proc/cpuinfo")
     if not information.is_file():
         return False
-    text = information.read_text(encoding="utf-8", errors="replace")
-    return "avx512_bf16" in text or "amx_bf16" in text
+    features = information.read_text(encoding="utf-8", errors="replace").split()
+    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features)  # Intel and AMD, Intel, ARM

@@ -22,13 +22,13 @@ from olivine.passes import Estimate, Machine, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
-from olivine.workflow._machine import choose
+from olivine.workflow._machine import choose, is_folder
 from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.cache import cached
 
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
 N_SHOWN = 200  # characters of a name in a message
-N_NAME = 255  # characters that file systems take in a name
+N_NAME = 255  # bytes that file systems take in a name
 EXCLUDE_EACH_OTHER = (
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
     ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
@@ -117,13 +117,11 @@ def _plan_model(draft: _Draft) -> None:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether the path exists; a name that no file system takes does not."""
+    """Whether the path exists; a name that no file system takes, or that this user may not look at, does not."""
     try:
         return path.exists()
-    except OSError as error:
-        if error.errno == errno.ENAMETOOLONG:
-            return False
-        raise
+    except OSError:
+        return False
 
 
 def _plan_local_model(draft: _Draft, path: Path) -> None:
@@ -193,6 +191,8 @@ def _nearest_path(path: Path) -> str:
         return f": there is no folder '{_short(str(path.parent))}'."
     if not path.parent.is_dir():
         return f": '{path.parent}' is not a folder."
+    if not os.access(path.parent, os.R_OK | os.X_OK):
+        return f": the folder '{path.parent}' cannot be read."
     close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
     return f"; did you mean '{path.parent / close[0]}'?" if close else "."
 
@@ -453,17 +453,28 @@ def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | No
 
 def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
     existing = folder
-    if max(map(len, folder.parts)) > N_NAME:
-        draft.problem("invalid-value", (key,), f"{key} has a name of more than {N_NAME} characters.", "Choose another.")
+    if _is_too_long(folder):
+        draft.problem("invalid-value", (key,), f"{key} has a name of more than {N_NAME} bytes.", "Choose another.")
         return
-    while not existing.exists() and existing.parent != existing:
+    while not _is_there(existing) and existing.parent != existing:
         existing = existing.parent
-    if not existing.is_dir():
+    if not is_folder(existing):
         draft.problem(
             "invalid-value", (key,), f"{key} '{folder}' cannot be a folder: '{existing}' is a file.", "Choose another."
         )
     elif not os.access(existing, os.W_OK):
         draft.problem("invalid-value", (key,), f"{key} '{folder}' cannot be written to.", "Choose another.")
+
+
+def _is_too_long(folder: Path) -> bool:
+    """Whether the file system refuses the name: one part of it, or the whole."""
+    if any(len(part.encode("utf-8", "surrogatepass")) > N_NAME for part in folder.parts):
+        return True
+    try:
+        folder.exists()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
 
 
 def _packages() -> Iterator[Problem]:
