@@ -265,3 +265,11 @@ def test_looking_at_a_model_imports_no_framework(tiny_llama):
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_quantized_weights_are_unsupported_by_method(copy):
+    config = read_config(copy) | {"quantization_config": {"quant_method": "gptq"}}
+    (copy / "config.json").write_text(json.dumps(config))
+    (problem,) = check_checkpoint(copy)
+    assert problem.kind == "unsupported"
+    assert "already quantized ('gptq')" in problem.message

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import struct
 from pathlib import Path
 
@@ -196,6 +197,18 @@ def test_adapter_of_a_model_to_fetch_is_refused_not_dropped(planned, only, tmp_p
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     plan = planned(model_is("nobody/nothing-at-all", adapter_path=str(tmp_path)))
     assert "still to be fetched" in only(plan, "unsupported", "adapter_path")
+
+
+@pytest.mark.parametrize("offline", [True, False])
+def test_wrong_params_are_told_before_a_model_is_fetched(planned, monkeypatch, offline):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+
+    def change(config):
+        model_is("nobody/nothing-at-all")(config)
+        config["passes"]["lora"] |= {"training_args": {"learning_rat": 1e-4}, "target_modules": ["qkv_proj"]}
+
+    kinds = [problem.kind for problem in planned(change, offline=offline).problems]
+    assert kinds == (["network"] if offline else []) + ["unknown-key"]
 
 
 def hub_cache(folder, monkeypatch, *removed):
@@ -416,3 +429,34 @@ def test_damaged_index_of_the_weights_is_one_problem(planned, only, tmp_path):
     folder = write_model(tmp_path / "odd")
     (folder / "model.safetensors.index.json").write_text('{"weight_map": ')
     assert "model.safetensors.index.json is not JSON" in only(planned(model_is(folder)), "missing-model", "model_path")
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
+
+
+def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
+    real = lazy.installed
+    monkeypatch.setattr(lazy, "installed", lambda name: name != "onnxruntime_genai" and real(name))
+
+    def names(config):
+        systems_are(host={"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]})(config)
+        config["data_configs"][0]["load_dataset_config"]["data_files"] = "rowz.jsonl"
+        config["passes"]["lora"] |= {"training_args": {"learning_rat": 1e-4}, "eval_data_config": "row"}
+        config["passes"] |= {"again": {"type": "MergeAdapterWeight"}, "quantized": {"type": "QLoRA"}}
+        config["input_model"]["model_path"] = "org/name"
+
+    def order(config):
+        config["passes"].pop("merge")
+        config["input_model"]["model_path"] = str(write_model(tmp_path / "cut"))
+        weights = tmp_path / "cut" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-10])
+
+    write_rows(tmp_path / "rows.jsonl")  # the nearest name of a file is looked for where the config lies
+    problems = [*planned(names, offline=True).problems, *planned(order).problems]
+    said = {(problem.kind, f"{problem.message} {problem.fix}") for problem in problems}
+    examples = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(examples) == len(PROBLEM_KINDS)
+    for kind, example in examples:
+        wanted = re.escape(example).replace(re.escape("..."), ".+")
+        assert any(kind == other and re.search(wanted, text) for other, text in said), (example, said)

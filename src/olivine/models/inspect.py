@@ -6,10 +6,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from olivine.errors import ModelError, Problem
+from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models.facts import ModelFacts
 from olivine.models.gguf_header import GgufHeader
-from olivine.models.weights import DTYPES, read_safetensors_header, safetensors_files
+from olivine.models.weights import DTYPES, read_safetensors_header, refuse_quantized, safetensors_files
 
 # llama.cpp's name of an architecture -> transformers'
 GGUF_ARCHITECTURES = {
@@ -231,6 +231,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
     if pickled and not has_weights:
         yield Problem("missing-model", where, f"the weights are pickled ('{pickled[0]}') and are not read.", CONVERT)
         return
+    yield from _raised(where, lambda: refuse_quantized(path))
     yield from _raised(where, lambda: _weight_headers(path))
 
 
@@ -243,8 +244,8 @@ CONVERT = (
 def _raised(where: str, action: Any) -> Iterator[Problem]:
     try:
         action()
-    except ModelError as error:
+    except (ModelError, Unsupported) as error:
         message = str(error)
         for prefix in (f"{where} ", f"{where}: ", f"{where}{os.sep}"):  # the place is told once
             message = message.removeprefix(prefix)
-        yield Problem("missing-model", where, message)
+        yield Problem(error.kind, where, message)

@@ -35,10 +35,13 @@ COMPANIONS = (
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy config, tokenizer and templates that exist in `source`."""
+    """Copy config, tokenizer and templates that exist in `source`, and the Python that its config refers to."""
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
+    if json.loads((source / "config.json").read_text(encoding="utf-8")).get("auto_map"):
+        for file in source.glob("*.py"):
+            shutil.copyfile(file, target / file.name)
 
 
 def materialize(model: Model, folder: Path) -> Model:

@@ -58,12 +58,24 @@ def weights(model: Model) -> Weights:
     if model.format != "hf":
         raise Unsupported(f"a model of format {model.format} has no full weights by name")
     if model.base is None:
+        refuse_quantized(model.path)
         return safetensors_weights(model.path)
     if model.base.format == "gguf":
         return gguf_weights(model.base.path, model.path)
     from olivine.models.adapter import merged_weights
 
     return merged_weights(model.base)
+
+
+def refuse_quantized(folder: Path) -> None:
+    """Raise Unsupported when the config says that the weights are packed: read by name they would be other numbers."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if packed := config.get("quantization_config"):
+        method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else "unknown"
+        raise Unsupported(
+            f"{folder} holds weights that are already quantized ('{method}'); start from the model in 16 or 32 bits"
+        )
 
 
 def safetensors_weights(folder: Path) -> Weights:
@@ -77,14 +89,22 @@ def safetensors_weights(folder: Path) -> Weights:
 def safetensors_files(folder: Path) -> list[Path]:
     """The files that hold the weights of a folder; raises ModelError when one is missing."""
     index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    else:
-        names = ["model.safetensors"]
+    names = _shard_names(index) if index.is_file() else ["model.safetensors"]
     for name in names:
         if not (folder / name).is_file():
             raise ModelError(f"{folder} lacks the weights '{name}'")
     return [folder / name for name in names]
+
+
+def _shard_names(index: Path) -> list[str]:
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ModelError(f"{index} is damaged: it must hold an object 'weight_map' of file names") from None
+    for name in names:
+        if Path(name).name != name:
+            raise ModelError(f"{index} names the weights '{name}' outside of its folder")
+    return names
 
 
 def read_safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
@@ -96,21 +116,24 @@ def read_safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
             raise ModelError(f"{file} is truncated or not a safetensors file: {size} bytes")
         try:
             header: dict[str, Any] = json.loads(stream.read(n_header))
-        except ValueError:
-            raise ModelError(f"{file} is not a safetensors file: its header is not JSON") from None
-    header.pop("__metadata__", None)
-    end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-    if size < 8 + n_header + end:
-        raise ModelError(f"{file} is truncated: {size} bytes, but its tensors end at {8 + n_header + end}")
+            header.pop("__metadata__", None)
+            end = 8 + n_header + max((entry["data_offsets"][1] for entry in header.values()), default=0)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
+            raise ModelError(f"{file} is not a safetensors file: its header is damaged") from None
+    if size < end:
+        raise ModelError(f"{file} is truncated: {size} bytes, but its tensors end at {end}")
     return header
 
 
 def file_weights(file: Path) -> Weights:
     """The tensors of one safetensors file."""
-    return {
-        name: LazyTensor(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], _safetensors_reader(file, name))
-        for name, entry in read_safetensors_header(file).items()
-    }
+    found: dict[str, LazyTensor] = {}
+    for name, entry in read_safetensors_header(file).items():
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise Unsupported(f"{file}: '{name}' is of type {entry['dtype']}, which is not read")
+        found[name] = LazyTensor(name, tuple(entry["shape"]), dtype, _safetensors_reader(file, name))
+    return found
 
 
 def _safetensors_reader(file: Path, name: str) -> Callable[[], "torch.Tensor"]:
@@ -152,7 +175,23 @@ def _gguf_names(config_folder: Path) -> tuple[Any, dict[str, str], Any]:
     processor = TENSOR_PROCESSORS.get(config.model_type, TensorProcessor)(config=config.to_dict())
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)
-    return config, get_gguf_hf_weights_map(skeleton, processor), processor
+    return config, get_gguf_hf_weights_map(_Flat(config, skeleton.state_dict()), processor), processor
+
+
+@dataclass(frozen=True)
+class _Flat:
+    """A model without submodules: transformers builds llama.cpp's table of names anew for each one, which is slow."""
+
+    config: Any
+    tensors: Mapping[str, Any]
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Every tensor by its full name."""
+        return self.tensors
+
+    def named_children(self) -> tuple[()]:
+        """None."""
+        return ()
 
 
 def _gguf_reader(file: Path, tensor: GgufTensor, processor: Any) -> Callable[[], "torch.Tensor"]:

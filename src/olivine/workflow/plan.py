@@ -29,6 +29,9 @@ from olivine.workflow.cache import cached
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
 N_SHOWN = 200  # characters of a name in a message
 N_NAME = 255  # bytes that file systems take in a name
+# For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
+# told before the model is fetched, and beside the problem that it is missing.
+STAND_IN = ModelFacts("LlamaForCausalLM", n_parameters=0, hidden_size=0, n_layers=0, vocab_size=0)
 EXCLUDE_EACH_OTHER = (
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
     ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
@@ -254,12 +257,10 @@ def _plan_steps(draft: _Draft) -> None:
             continue
         used = _data_of(draft, name, step)
         parent = draft.steps[-1].name if draft.steps else None
-        if facts is not None:
-            draft.problems += [_placed(draft, name, problem) for problem in step.check(facts, draft.machine, used)]
-            draft.steps.append(_step(draft, name, step, used, parent, facts))
-            facts = step.forecast(facts)
-        else:
-            draft.steps.append(_step(draft, name, step, used, parent))
+        found = step.check(facts or STAND_IN, draft.machine, used)
+        draft.problems += [_placed(draft, name, problem) for problem in found]
+        draft.steps.append(_step(draft, name, step, used, parent, facts))
+        facts = step.forecast(facts) if facts else None
 
 
 def _first_takes(draft: _Draft, form: str) -> bool:

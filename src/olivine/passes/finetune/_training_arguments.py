@@ -309,7 +309,9 @@ def _fits(value: Any, kinds: tuple[type, ...]) -> bool:
 def rows_per_step(arguments: Mapping[str, Any]) -> int:
     """Rows of one micro-batch, under any name; the default where the config's value is wrong (`check` reports that)."""
     given = today(arguments).get("per_device_train_batch_size")
-    return given if isinstance(given, int) and given > 0 else Defaults.per_device_train_batch_size
+    if isinstance(given, int) and not isinstance(given, bool) and given > 0:
+        return given
+    return Defaults.per_device_train_batch_size
 
 
 def checkpoints_activations(arguments: Mapping[str, Any]) -> bool:

@@ -2,11 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 from olivine.config.schema import DataConfig
+from olivine.errors import Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
+from olivine.models.gguf_header import GgufHeader
+from olivine.models.inspect import GGUF_ARCHITECTURES
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
 
 
@@ -34,23 +38,36 @@ class Gguf(Pass):
         from transformers import AutoConfig, AutoTokenizer
 
         where: dict[str, Any] = {"gguf_file": model.path.name}
-        config = AutoConfig.from_pretrained(model.path.parent, **where)
-        tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **where)
+        try:
+            config = AutoConfig.from_pretrained(model.path.parent, **where)
+            tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **where)
+        except (ValueError, KeyError, NotImplementedError) as error:
+            raise Unsupported(f"{model.path}: transformers cannot read its config or tokenizer: {error}") from error
         tokenizer.save_pretrained(context.output)
-        record = _plain(config.to_dict(), str(config.__class__.__name__))
+        record = _plain(config.to_dict(), _architecture(model.path))
         (context.output / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+        ends["pad_token_id"] = tokenizer.pad_token_id
         generation = {key: value for key, value in ends.items() if value is not None}
-        text = json.dumps(generation | {"pad_token_id": tokenizer.pad_token_id}, indent=2) + "\n"
+        text = json.dumps(generation, indent=2) + "\n"
         (context.output / "generation_config.json").write_text(text, encoding="utf-8")
         return Model("hf", context.output, base=model, task=model.task)
 
 
-def _plain(config: dict[str, Any], class_name: str) -> dict[str, Any]:
+def _architecture(path: Path) -> str:
+    name = GgufHeader.read(path).architecture
+    if name not in GGUF_ARCHITECTURES:
+        raise Unsupported(
+            f"{path} is of the architecture '{name}'; GGUF files are read of {', '.join(GGUF_ARCHITECTURES)}"
+        )
+    return GGUF_ARCHITECTURES[name]
+
+
+def _plain(config: dict[str, Any], architecture: str) -> dict[str, Any]:
     """The config as a checkpoint of its own would hold it."""
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path"):
         config.pop(key, None)
     config["dtype"] = "float32"
     if not config.get("architectures"):
-        config["architectures"] = [class_name.removesuffix("Config") + "ForCausalLM"]
+        config["architectures"] = [architecture]
     return config
