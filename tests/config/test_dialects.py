@@ -202,7 +202,8 @@ def test_params_config_and_component_kwargs_are_split_by_section(tmp_path):
     result = today(tmp_path, data_configs={"train": {"type": "HuggingfaceContainer", "params_config": params}})
     (entry,) = result["data_configs"]
     assert entry["load_dataset_config"] == {"data_name": "glue", "subset": "mrpc", "split": "validation"}
-    assert entry["pre_process_data_config"] == {"text_cols": ["a"], "max_seq_len": 128, "strategy": "line-by-line"}
+    today_s = {"text_cols": ["a"], "max_seq_len": 128, "strategy": "line-by-line", "train_on": "all"}
+    assert entry["pre_process_data_config"] == today_s
 
 
 def test_components_become_sections(tmp_path):
@@ -233,11 +234,18 @@ def pre_process(tmp_path: Path, section: dict[str, Any]) -> dict[str, Any]:
 
 def test_text_keys_of_2024_have_todays_names(tmp_path):
     old = {"dataset_type": "corpus", "corpus_strategy": "join", "source_max_len": 2048}
-    assert pre_process(tmp_path, old) == {"max_seq_len": 2048, "strategy": "join"}
+    kept = {"train_on": "all", "text_cols": "text"}
+    assert pre_process(tmp_path, old) == {"max_seq_len": 2048, "strategy": "join"} | kept
+    assert any(
+        "trained on every token" in note
+        for note in notes(tmp_path, data_configs=[DATA | {"pre_process_data_config": old}])
+    )
 
 
 def test_the_old_default_strategy_is_written_down(tmp_path):
-    assert pre_process(tmp_path, {"source_max_len": 64}) == {"max_seq_len": 64, "strategy": "line-by-line"}
+    old = {"source_max_len": 64, "text_template": "{a}"}
+    new = {"text_template": "{a}", "max_seq_len": 64, "strategy": "line-by-line", "train_on": "all"}
+    assert pre_process(tmp_path, old) == new
     assert pre_process(tmp_path, {"max_seq_len": 64}) == {"max_seq_len": 64}
 
 

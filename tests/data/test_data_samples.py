@@ -193,10 +193,11 @@ def test_pair_cuts_prompt_and_target_on_their_own():
 
 
 def test_pair_whose_prompt_fills_the_length_is_dropped_and_if_all_do_refused():
-    long = Text("a b c d e f joy", border=12)
-    found = made([long, Text("a joy", border=2)], strategy="pair")
-    assert (len(found), found.statistics.n_dropped) == (1, 1)
-    with pytest.raises(DataError, match="every prompt fills the maximum length of 6 tokens"):
+    long, short = Text("a b c d e f joy", border=12), Text("a joy", border=2)
+    found = made([long, *[short] * 19], strategy="pair")
+    assert (len(found), found.statistics.n_dropped, found.statistics.n_lost) == (19, 1, 1)
+    message = r"1 of 1 rows lose every token .* maximum of 6 tokens; 'max_seq_len: 8' .* 9 cuts none"
+    with pytest.raises(DataError, match=message):
         made([long], strategy="pair")
 
 
@@ -267,10 +268,11 @@ def test_statistics_count_rows_samples_and_tokens():
         "n_samples": 3,
         "n_truncated": 1,
         "n_dropped": 0,
+        "n_lost": 0,
         "n_tokens": 11,
         "n_trained_tokens": 8,
     }
-    assert found.lengths() == [4, 3, 4]
+    assert found.lengths.tolist() == [4, 3, 4]
     json.dumps(found[0])
 
 

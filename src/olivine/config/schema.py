@@ -141,11 +141,19 @@ class PreProcess(Section):
     type: str = "text_generation_huggingface_pre_process"
     text_cols: str | list[str] | None = Field(None, description="columns joined by a space when there is no template")
     text_template: str | None = Field(None, description="Python format string over the row's columns")
-    chat_template: bool | str | None = Field(None, description="true: the tokenizer's chat template over `messages`")
-    add_special_tokens: bool = Field(True, description="put the tokenizer's begin and end tokens round each text, once")
-    strategy: Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window", "pair"] = (
-        "join"
+    chat_template: bool | str | None = Field(
+        None, description="true: the tokenizer's chat template over the messages; a text: a Jinja template"
     )
+    message_col: str = Field("messages", description="column of the messages of a chat")
+    train_on: Literal["all", "completion", "assistant"] | None = Field(
+        None,
+        description="which tokens are trained: all, the completion only, or every turn of the assistant; else the "
+        "assistant's turns of a chat, the completion of a pair, all of any other text",
+    )
+    add_special_tokens: bool = Field(True, description="put the tokenizer's begin and end tokens round each text, once")
+    strategy: (
+        Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window", "pair"] | None
+    ) = Field(None, description="how texts become samples; else a sample a row for chats and pairs, and join for text")
     max_seq_len: int = Field(1024, gt=0, description="tokens a sample holds at most")
     pad_to_max_len: bool = False
     drop_short_sequences: bool = False
@@ -155,17 +163,16 @@ class PreProcess(Section):
     stride: int | None = Field(None, gt=0)
     random_seed: int = 0
     random_retries: int = 10
-    pair_format: Literal["default", "alpaca", "chip2", "self_instruct", "custom"] = Field(
-        "default", description="strategy pair: which columns are prompt and target"
+    pair_format: Literal["default", "alpaca", "chip2", "self_instruct", "custom"] | None = Field(
+        None, description="which columns are prompt and target"
     )
-    input_col: str | None = Field(None, description="strategy pair, custom: column of the prompt")
-    output_col: str | None = Field(None, description="strategy pair, custom: column of the target")
-    input_template: str | None = Field(None, description="strategy pair, custom: format string of the prompt")
-    output_template: str | None = Field(None, description="strategy pair, custom: format string of the target")
+    input_col: str | None = Field(None, description="pair_format custom: column of the prompt")
+    output_col: str | None = Field(None, description="pair_format custom: column of the target")
+    input_template: str | None = Field(None, description="pair_format custom: format string of the prompt")
+    output_template: str | None = Field(None, description="pair_format custom: format string of the target")
     source_max_len: int | None = Field(None, gt=0, description="strategy pair: tokens of the prompt at most")
     target_max_len: int | None = Field(None, gt=0, description="strategy pair: tokens of the target at most")
     ignore_source_in_labels: bool = Field(True, description="strategy pair: do not train on the prompt")
-    message_col: str = _unserved("Name the column of messages 'messages'.", default="messages")
     padding_side: str = _unserved("Remove it: padding stands on the right and is never trained on.", default="right")
     text_formatting_func: Any = _unserved("Use text_template, or write the text into a column of the data file.")
     input_formatting_func: Any = _unserved("Use input_template, or write the text into a column of the data file.")
@@ -209,6 +216,9 @@ class Accelerator(Section):
     """A device and the execution providers wanted on it."""
 
     device: Literal["cpu", "gpu", "npu"] = "cpu"
+    devices: int = Field(
+        1, gt=0, description="how many of them fine-tuning uses; on the CPU, processes that share its cores"
+    )
     execution_providers: list[str] = Field(default_factory=list)
     memory: int | str | None = None
     preference: bool = Field(

@@ -1,20 +1,25 @@
 """Rows of the user become text, tokens and samples; the same rows become the questions that models are scored on.
 
-    config ─ read_rows ─> Rows ─ texts ─> str ─ samples ─> SampleSet
-                           └─ examples ─> Example (prompt, target, label)
+    config ─ prepare ─> Prepared (tokens of every row, on the disk) ─ samples ─> SampleSet
+       └──── read_rows ─> Rows ─ examples ─> Example (prompt, target, label)
 
-`data_files` and `check` use the standard library alone: the parent process calls them.
+`data_files`, `check` and `describe` use the standard library alone: the parent process calls them.
 """
 
 from olivine.data._check import check
+from olivine.data._detect import describe, resolved
+from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
+from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
 from olivine.data._split import split
-from olivine.data._texts import Example, Text, columns, examples, target_column, texts
+from olivine.data._texts import Example, columns, examples, target_column, texts
+from olivine.data.forms import Text
 
 __all__ = [
     "Example",
+    "Prepared",
     "Rows",
     "SampleSet",
     "Statistics",
@@ -22,9 +27,14 @@ __all__ = [
     "check",
     "columns",
     "data_files",
+    "describe",
+    "examine",
     "examples",
+    "prepare",
     "read_rows",
+    "resolved",
     "samples",
+    "shared_rows",
     "split",
     "target_column",
     "texts",

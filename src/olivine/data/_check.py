@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from olivine.config.schema import DataConfig, LoadDataset, Resource
+from olivine.data._detect import resolved
 from olivine.data._files import KINDS, DataFile, Local, locate
 from olivine.data._rows import missing_file, missing_split, where_of
 from olivine.data._settings import check_settings
@@ -55,6 +56,10 @@ def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
         return
     for name in local.missing:
         yield Problem("missing-file", where, *missing_file(local, name))
+    config = resolved(config)
+    if problems := list(check_settings(config)):  # what the columns tell may not go with what the config says
+        yield from problems
+        return
     form = form_of(config.pre_process_data_config)
     parts = {part.name: part for part in slices(config.load_dataset_config.split)}
     for name, part in parts.items():

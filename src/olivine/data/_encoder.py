@@ -1,27 +1,26 @@
-"""Text to token ids, with begin and end tokens exactly once."""
+"""Text to token ids, with begin and end tokens exactly once, and which of them are trained on."""
 
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
+from olivine.data.forms import Text
+from olivine.data.forms._base import Span
 from olivine.errors import Unsupported
 
-_BATCH = 1024  # texts handed to the tokenizer at once: its own records of a text are many times its size
+BATCH = 1024  # texts handed to the tokenizer at once: its own records of a text are many times its size
 
 
 class Tokens(NamedTuple):
-    """Token ids of one text; the first `n_prompt` of them are the prompt of a pair."""
+    """Token ids of one text; the first `n_prompt` of them are the prompt of a pair.
+
+    trained: ranges of tokens that are trained on, in order; None: all of them.
+    """
 
     ids: "array[int]"
     n_prompt: int = 0
-
-
-class Stream(NamedTuple):
-    """Token ids of all texts with the joiner between them, and where each text begins."""
-
-    ids: "array[int]"
-    starts: list[int]
+    trained: tuple[Span, ...] | None = None
 
 
 class Encoder:
@@ -33,61 +32,94 @@ class Encoder:
 
     def __init__(self, tokenizer: Any, *, add_special_tokens: bool) -> None:
         self._tokenizer = tokenizer
-        self._begin = tokenizer.bos_token_id if add_special_tokens else None
-        self._end = tokenizer.eos_token_id if add_special_tokens else None
+        self.begin: int | None = tokenizer.bos_token_id if add_special_tokens else None
+        self.end: int | None = tokenizer.eos_token_id if add_special_tokens else None
+        # The library below transformers, which turns every result into Python lists that nobody reads here.
+        self._fast: Any = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
+        if self._fast is not None:
+            self._fast.no_truncation()  # longer than the model's context is no fault here: the strategies cut
+            self._fast.no_padding()
 
     def encode(self, texts: Sequence[str]) -> Iterator[Tokens]:
-        """Ids of each text. A token that reaches over the end of the prompt belongs to the target."""
-        has_prompts = any(getattr(text, "border", 0) for text in texts)
-        if has_prompts and not self._tokenizer.is_fast:
-            raise Unsupported("strategy 'pair' needs a fast tokenizer (tokenizer.json), which says where tokens stand")
+        """Ids of each text, a batch of texts at a time; see `batch`."""
         remaining = iter(texts)
-        while batch := list(islice(remaining, _BATCH)):
-            encoded = self._call([str(text) for text in batch], return_offsets_mapping=has_prompts)
-            offsets = encoded["offset_mapping"] if has_prompts else [()] * len(batch)
-            for text, ids, places in zip(batch, encoded["input_ids"], offsets, strict=True):
-                yield self._tokens(text, ids, places)
+        while some := list(islice(remaining, BATCH)):
+            yield from self.batch(some)
 
-    def stream(self, texts: Sequence[str], joiner: str) -> Stream:
-        """All texts as one stream.
+    def batch(self, texts: Sequence[str]) -> list[Tokens]:
+        """Ids of each text. A token that reaches into a trained span belongs to it.
 
-        Without an end token, a text is tokenised together with the joiner after it, so that tokens may span the two.
+        The end token that is put after a text is trained with the last of its characters.
         """
-        ids, starts = array("i"), []
-        last = len(texts) - 1
-        between = self._after_end(joiner) if self._end is not None else []
-        joined = texts if self._end is not None else [text + joiner * (i < last) for i, text in enumerate(texts)]
-        for index, tokens in enumerate(self.encode(joined)):
-            starts.append(len(ids))
-            ids.extend(tokens.ids)
-            if index < last:
-                ids.extend(between)
-        return Stream(ids, starts)
+        if any(isinstance(text, Text) and text.spans is not None for text in texts):
+            return self._with_spans(texts)
+        every = self._ids([str(text) for text in texts])
+        return [Tokens(self._framed(text, ids)[0]) for text, ids in zip(texts, every, strict=True)]
 
-    def _tokens(self, text: str, ids: list[int], places: Sequence[tuple[int, int]]) -> Tokens:
-        begin = [self._begin] if self._begin is not None and not self._begins(text, ids) else []
-        end = [self._end] if self._end is not None and not self._ends(text, ids) else []
-        border = getattr(text, "border", 0)
-        n_prompt = next((index for index, (_, stop) in enumerate(places) if stop > border), len(places))
-        return Tokens(array("i", [*begin, *ids, *end]), len(begin) + n_prompt if border else 0)
+    def joiner(self, text: str) -> list[int]:
+        """Ids of the joiner as it follows an end token: at the start of a text, some tokenizers put a space first."""
+        if self.end is None:
+            return self._ids([text])[0]
+        ids = self._ids([self._tokenizer.eos_token + text])[0]
+        return ids[1:] if ids[:1] == [self.end] else self._ids([text])[0]
+
+    def _with_spans(self, texts: Sequence[str]) -> list[Tokens]:
+        if self._fast is None:
+            raise Unsupported(
+                "what is trained on is not all of a text, which needs a fast tokenizer (tokenizer.json): it says where "
+                "tokens stand"
+            )
+        encoded = self._fast.encode_batch([str(text) for text in texts], add_special_tokens=False)
+        return [self._marked(text, encoding) for text, encoding in zip(texts, encoded, strict=True)]
+
+    def _marked(self, text: str, encoding: Any) -> Tokens:
+        ids, n_begin, n_end = self._framed(text, encoding.ids)
+        spans = text.spans if isinstance(text, Text) else None
+        if spans is None:
+            return Tokens(ids)
+        trained = [_tokens_of(encoding, span, len(text), n_begin) for span in spans]
+        trained = [span for span in trained if span[0] < span[1]]
+        if n_end and spans and not text[spans[-1][1] :].strip():
+            trained.append((len(ids) - n_end, len(ids)))
+        n_prompt = trained[0][0] if trained else len(ids)
+        return Tokens(ids, n_prompt if isinstance(text, Text) and text.border else 0, tuple(trained))
+
+    def _framed(self, text: str, ids: list[int]) -> tuple["array[int]", int, int]:
+        """The ids with begin and end token where the text lacks its own, and how many of each were added."""
+        begin = [self.begin] if self.begin is not None and not self._begins(text, ids) else []
+        end = [self.end] if self.end is not None and not self._ends(text, ids) else []
+        return array("i", [*begin, *ids, *end]), len(begin), len(end)
 
     def _begins(self, text: str, ids: list[int]) -> bool:
-        return self._begin in ids and text.lstrip().startswith(self._tokenizer.bos_token)
+        return self.begin in ids and text.lstrip().startswith(self._tokenizer.bos_token)
 
     def _ends(self, text: str, ids: list[int]) -> bool:
-        return self._end in ids and text.rstrip().endswith(self._tokenizer.eos_token)
+        return self.end in ids and text.rstrip().endswith(self._tokenizer.eos_token)
 
-    def _after_end(self, joiner: str) -> list[int]:
-        """Ids of the joiner as it follows an end token: at the start of a text, some tokenizers put a space first."""
-        ids: list[int] = self._call([self._tokenizer.eos_token + joiner])["input_ids"][0]
-        return ids[1:] if ids[:1] == [self._end] else self._call([joiner])["input_ids"][0]
+    def _ids(self, texts: list[str]) -> list[list[int]]:
+        if self._fast is not None:
+            return [encoding.ids for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
+        ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return ids
 
-    def _call(self, texts: list[str], **wanted: bool) -> Any:
-        return self._tokenizer(
-            texts,
-            add_special_tokens=False,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-            verbose=False,  # longer than the model's context is no fault here: the strategies cut
-            **wanted,
-        )
+
+def _tokens_of(encoding: Any, span: Span, n_characters: int, n_begin: int) -> Span:
+    """The tokens that hold the characters of the span, `n_begin` places further."""
+    start, stop = span
+    first = _token_at(encoding, start, stop)
+    if first is None:
+        return 0, 0
+    after = _token_at(encoding, stop, n_characters)
+    last = len(encoding) if after is None else after
+    if after is not None and encoding.token_to_chars(after)[0] < stop:  # it begins inside the span
+        last += 1
+    return n_begin + first, n_begin + max(last, first + 1)
+
+
+def _token_at(encoding: Any, at: int, stop: int) -> int | None:
+    """The first token that holds a character from `at` on; tokenizers leave white space between words out."""
+    for character in range(at, stop):
+        token: int | None = encoding.char_to_token(character)
+        if token is not None:
+            return token
+    return None

@@ -23,7 +23,7 @@ def check_settings(config: DataConfig) -> Iterator[Problem]:
 
 
 def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
-    strategy = settings.strategy
+    strategy = settings.strategy or ""
     if strategy.endswith("-random") and settings.max_samples is None:
         yield f"the strategy '{strategy}' needs 'max_samples'.", "Write how many samples are to be drawn."
     if strategy == "join-sliding-window" and not 0 < (settings.stride or 0) <= settings.max_seq_len:
@@ -32,8 +32,21 @@ def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
         yield message, f"Write stride: {max(1, length // 2)}, for example."
     if settings.chat_template and settings.text_template is not None:
         yield "'chat_template' and 'text_template' both say how a row becomes text.", "Remove one of them."
+    if settings.train_on == "assistant" and (strategy == "pair" or _is_no_chat(settings)):
+        yield "'train_on: assistant' is for chats, which have turns.", "Write train_on: completion."
+    if settings.train_on == "completion" and not settings.ignore_source_in_labels:
+        yield (
+            "'train_on: completion' and 'ignore_source_in_labels: false' contradict each other.",
+            "Remove one of them.",
+        )
     if settings.pad_to_max_len and not settings.use_attention_mask and strategy not in _PACKED:
         yield (
             f"'use_attention_mask: false' with padding is only for the join strategies, not for '{strategy}'.",
             "Remove 'use_attention_mask' or 'pad_to_max_len'.",
         )
+
+
+def _is_no_chat(settings: PreProcess) -> bool:
+    """Whether the settings themselves say that rows are no chats; where they are silent, the columns tell."""
+    told = (settings.text_template, settings.text_cols, settings.pair_format)
+    return not settings.chat_template and any(value is not None for value in told)

@@ -1,29 +1,18 @@
 """Rows to text: for training as one, for scoring cut where the target begins."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
-from olivine.config.schema import DataConfig
+from olivine.config.schema import DataConfig, PreProcess
+from olivine.data._detect import is_known, resolved
 from olivine.data._rows import Rows
 from olivine.data.forms import Form, form_of
+from olivine.data.forms._base import cut_at_prompt
 from olivine.errors import DataError
 
 Result = TypeVar("Result")
-
-
-class Text(str):
-    """The text of a row; its first `border` characters are the prompt of a pair."""
-
-    __slots__ = ("border",)
-    border: int
-
-    def __new__(cls, text: str, border: int = 0) -> Self:
-        """The text with its border."""
-        self = super().__new__(cls, text)
-        self.border = border
-        return self
 
 
 @dataclass(frozen=True)
@@ -40,16 +29,21 @@ class Example:
 
 
 def texts(config: DataConfig, rows: Rows, tokenizer: Any) -> list[str]:
-    """The text of each row, without begin and end tokens; with strategy `pair` a `Text` with its border.
+    """The text of each row, without begin and end tokens; a `Text` with its spans where not all of it is trained on.
 
     Raises DataError with file, line and column for a row that does not fit.
     """
-    settings = config.pre_process_data_config
+    config = resolved(config, _columns(rows))
     form = _form(config, tokenizer)
-    if settings.strategy != "pair":
-        return list(_each(config, rows, form, form.text))
-    pairs = _each(config, rows, form, form.parts)
-    return [Text(prompt + target, len(prompt)) for prompt, target, _ in pairs]
+    return list(_each(config, rows, form, text_of_row(config.pre_process_data_config, form)))
+
+
+def text_of_row(settings: PreProcess, form: Form) -> Callable[[Mapping[str, Any]], str]:
+    """What makes the text of a row. settings: resolved."""
+    if settings.strategy == "pair":
+        return lambda row: cut_at_prompt(form.parts(row))
+    wanted = settings.train_on or "all"
+    return form.text if wanted == "all" else lambda row: form.marked(row, wanted)
 
 
 def examples(config: DataConfig, rows: Rows, tokenizer: Any, target: str | None = None) -> list[Example]:
@@ -57,26 +51,30 @@ def examples(config: DataConfig, rows: Rows, tokenizer: Any, target: str | None 
 
     Raises DataError as `texts` does, and when the text does not hold the target column.
     """
+    config = resolved(config, _columns(rows))
     form = _form(config, tokenizer)
-    if target is not None and target not in form.columns:
+    if target and target not in form.columns:
         close = difflib.get_close_matches(target, form.columns, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         raise DataError(
             f"data config '{config.name}': the target column '{target}' is not in '{form.key}', which names: "
             f"{', '.join(form.columns)}{hint}"
         )
-    cut = _each(config, rows, form, lambda row: form.parts(row, target))
+    cut = _each(config, rows, form, lambda row: form.parts(row, target or None))
     return [Example(*parts, rows.where(index)) for index, parts in enumerate(cut)]
 
 
 def target_column(config: DataConfig) -> str:
-    """The column that the text ends with; `messages` for a chat, whose target is the last turn of the assistant."""
-    return _form(config, None).target
+    """The column that the text ends with; for a chat that of its messages: the target is the assistant's last turn.
+
+    Empty where only the rows tell, and they are not here.
+    """
+    return _form(resolved(config), None).target if is_known(config) else ""
 
 
 def columns(config: DataConfig) -> tuple[str, ...]:
-    """The columns that the text is made of. Raises DataError as `target_column` does."""
-    return tuple(_form(config, None).columns)
+    """The columns that the text is made of; none where only the rows tell, and they are not here."""
+    return tuple(_form(resolved(config), None).columns) if is_known(config) else ()
 
 
 def missing_column(form: Form, column: str, there: list[str]) -> tuple[str, str]:
@@ -84,6 +82,19 @@ def missing_column(form: Form, column: str, there: list[str]) -> tuple[str, str]
     close = difflib.get_close_matches(column, there, n=1)
     message = f"'{form.key}' needs the column '{column}', which the data does not have; its columns are: "
     return f"{message}{', '.join(there)}.", f"Did you mean '{close[0]}'?" if close else ""
+
+
+def misfit(config: DataConfig, form: Form, there: list[str], where: str, error: DataError) -> DataError:
+    """The error of a row with its place, or with that of the config when no row has the column."""
+    for column in form.columns:
+        if column not in there:
+            sentence = " ".join(missing_column(form, column, there)).rstrip()
+            return DataError(f"data config '{config.name}': {sentence}")
+    return DataError(f"{where}: {error}")
+
+
+def _columns(rows: Rows) -> Sequence[str]:
+    return rows[:16].columns() if len(rows) else ()
 
 
 def _form(config: DataConfig, tokenizer: Any) -> Form:
@@ -99,9 +110,4 @@ def _each(config: DataConfig, rows: Rows, form: Form, make: Callable[[Mapping[st
         try:
             yield make(row)
         except DataError as error:
-            there = rows.columns()
-            for column in form.columns:
-                if column not in there:
-                    sentence = " ".join(missing_column(form, column, there)).rstrip()
-                    raise DataError(f"data config '{config.name}': {sentence}") from None
-            raise DataError(f"{rows.where(index)}: {error}") from error.__cause__
+            raise misfit(config, form, rows.columns(), rows.where(index), error) from error.__cause__

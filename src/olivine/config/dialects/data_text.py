@@ -30,10 +30,23 @@ def _names(section: Object) -> Findings:
     yield from drop(section, "dataset_type", "'dataset_type: corpus' is dropped: every strategy but 'pair' is one.")
     yield from rename(section, "source_max_len", "max_seq_len")
     yield from rename(section, "corpus_strategy", "strategy")
+    yield from _trained_on_everything(section)
     if "strategy" not in section:
         section.put("strategy", "line-by-line", section.place)
         message = "The old default of 'corpus_strategy' is written down: 'strategy: line-by-line' (today's is 'join')."
         yield Note(str(section.place), "corpus_strategy", "strategy", message)
+
+
+def _trained_on_everything(section: Object) -> Findings:
+    """A corpus was trained on from its first token to its last, and was the column `text` when no other was named."""
+    if "train_on" not in section:
+        section.put("train_on", "all", section.place)
+        message = "The old form trained on every token, prompts included; that is written down: 'train_on: all'."
+        yield Note(str(section.place), "", "train_on", message)
+    if not any(section.get(key) for key in ("text_template", "text_cols", "chat_template")):
+        section.put("text_cols", "text", section.place)
+        message = "The old default of 'text_cols' is written down: 'text' (today the columns tell the form)."
+        yield Note(str(section.place), "text_cols", "text_cols", message)
 
 
 def _pair(section: Object) -> Findings:

@@ -6,22 +6,32 @@ A form says what is wrong with a row in a DataError without a place; who knows t
 from typing import Any
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Form, Parts
+from olivine.data.forms._base import Form, Parts, Text
 from olivine.data.forms.chat import Chat
 from olivine.data.forms.pair import Pair
 from olivine.data.forms.template import Template
 
-__all__ = ["Chat", "Form", "Pair", "Parts", "Template", "form_of"]
+__all__ = ["Chat", "Form", "Pair", "Parts", "Template", "Text", "form_of", "reads_pairs"]
+
+
+def reads_pairs(settings: PreProcess) -> bool:
+    """Whether prompt and target come from columns of their own. Strategy `pair` prefers them to text_cols."""
+    if settings.chat_template:
+        return False
+    if settings.strategy == "pair":
+        return settings.pair_format not in (None, "default") or not settings.text_template
+    return settings.pair_format is not None and settings.text_template is None and not settings.text_cols
 
 
 def form_of(settings: PreProcess, tokenizer: Any = None) -> Form:
     """The form that the settings ask for: chat_template wins over a pair's columns, over text_template, over text_cols.
 
-    tokenizer: needed to render a chat, not to check rows. Raises DataError when a template cannot be read.
+    The settings are `resolved`, so that a form that the columns tell stands in them. tokenizer: needed to render a
+    chat, not to check rows. Raises DataError when a template cannot be read.
     """
     if settings.chat_template:
-        return Chat(settings.chat_template, tokenizer)
-    if settings.strategy == "pair" and (settings.pair_format != "default" or not settings.text_template):
+        return Chat(settings.chat_template, tokenizer, settings.message_col)
+    if reads_pairs(settings):
         return Pair.of(settings)
     if settings.text_template is not None:
         return Template.parse(settings.text_template, "text_template")

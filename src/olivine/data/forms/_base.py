@@ -1,9 +1,33 @@
 """What every form of text offers."""
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
 
 from olivine.errors import DataError
+
+Span = tuple[int, int]
+
+
+class Text(str):
+    """The text of a row, and which of its characters are trained on.
+
+    spans: ranges of characters, in order; None: all of them. A `border` is one span, from there to the end: what
+    comes before is the prompt.
+    """
+
+    __slots__ = ("spans",)
+    spans: tuple[Span, ...] | None
+
+    def __new__(cls, text: str, border: int = 0, spans: Sequence[Span] | None = None) -> Self:
+        """The text with its border, or its spans."""
+        self = super().__new__(cls, text)
+        self.spans = tuple(spans) if spans is not None else ((border, len(text)),) if border else None
+        return self
+
+    @property
+    def border(self) -> int:
+        """Where the first span begins; 0 when everything is trained on."""
+        return self.spans[0][0] if self.spans else len(self) if self.spans is not None else 0
 
 
 class Parts(NamedTuple):
@@ -41,6 +65,9 @@ class Form(Protocol):
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """The text cut before the column `target`, or before the one that the form ends with."""
 
+    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:
+        """The whole text with the spans of its "completion", or of every turn of the "assistant"."""
+
 
 def value_of(row: Mapping[str, Any], column: str) -> Any:
     """The value of a column, for a text. Raises DataError when it is missing or has no plain text."""
@@ -61,3 +88,9 @@ def encodable(text: str) -> str:
     except UnicodeEncodeError as error:
         raise DataError(f"the text holds half of a surrogate pair (\\u{ord(text[error.start]):04x})") from None
     return text
+
+
+def cut_at_prompt(parts: Parts) -> Text:
+    """Prompt and target as one text, of which the target is trained on."""
+    text = parts.prompt + parts.target
+    return Text(text, spans=[(len(parts.prompt), len(text))])

@@ -1,11 +1,11 @@
-"""A prompt and a target from columns of their own: strategy `pair`."""
+"""A prompt and a target from columns of their own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Parts, encodable, value_of
+from olivine.data.forms._base import Parts, Text, cut_at_prompt, encodable, value_of
 from olivine.data.forms.template import Template
 from olivine.errors import DataError
 
@@ -64,8 +64,12 @@ class Pair:
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """Prompt and target. Raises DataError when another column than the pair's own is asked for."""
         if target not in (None, self.target):
-            raise DataError(f"the target of strategy 'pair' is the column '{self.target}', not '{target}'")
+            raise DataError(f"the target of these pairs is the column '{self.target}', not '{target}'")
         return Parts(encodable(self.prompt_of(row)), encodable(self.target_of(row)), self.label_of(row))
+
+    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - a pair has one completion
+        """The target is the completion."""
+        return cut_at_prompt(self.parts(row))
 
 
 def _column(name: str) -> Part:

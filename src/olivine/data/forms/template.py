@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
-from olivine.data.forms._base import Parts, encodable, value_of
+from olivine.data.forms._base import Parts, Text, cut_at_prompt, encodable, value_of
 from olivine.errors import DataError
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"": lambda value: value, "s": str, "r": repr, "a": ascii}
@@ -84,13 +84,16 @@ class Template:
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """The text cut before the last place where the column `target` stands."""
         wanted = target or self.target
-        self.check(row)
         for index in range(len(self.pieces) - 1, -1, -1):
             piece = self.pieces[index]
             if isinstance(piece, Field) and piece.column == wanted:
                 prompt, rest = _filled(self.pieces[:index], row), _filled(self.pieces[index:], row)
-                return Parts(prompt, rest, str(value_of(row, wanted)))
+                return Parts(encodable(prompt), encodable(rest), str(value_of(row, wanted)))
         raise DataError(f"the target column '{wanted}' is not in '{self.key}', which names: {', '.join(self.columns)}")
+
+    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - a template has one completion
+        """The text from its last column on is the completion."""
+        return cut_at_prompt(self.parts(row))
 
 
 def _filled(pieces: Sequence[str | Field], row: Mapping[str, Any]) -> str:

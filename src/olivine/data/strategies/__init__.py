@@ -1,12 +1,11 @@
-"""How texts become samples; one strategy a module.
+"""How rows become samples; one strategy a module.
 
-A strategy gives blocks; cutting, dropping, padding and counting that all of them share is done by `samples`.
+A strategy lays samples out; cutting short, dropping, padding and counting that all of them share is done by `samples`.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from olivine.config.schema import PreProcess
-from olivine.data._encoder import Encoder
 from olivine.data.strategies import (
     join,
     join_random,
@@ -15,17 +14,17 @@ from olivine.data.strategies import (
     line_by_line_random,
     pair,
 )
-from olivine.data.strategies._block import Block
+from olivine.data.strategies._layout import Block, Layout, Source, longest
 
-Strategy = Callable[[Sequence[str], PreProcess, Encoder], Iterator[Block]]
+Strategy = Callable[[Source, PreProcess], Layout]
 
 STRATEGIES: Mapping[str, Strategy] = {
-    "join": join.blocks,
-    "join-random": join_random.blocks,
-    "join-sliding-window": join_sliding_window.blocks,
-    "line-by-line": line_by_line.blocks,
-    "line-by-line-random": line_by_line_random.blocks,
-    "pair": pair.blocks,
+    "join": join.layout,
+    "join-random": join_random.layout,
+    "join-sliding-window": join_sliding_window.layout,
+    "line-by-line": line_by_line.layout,
+    "line-by-line-random": line_by_line_random.layout,
+    "pair": pair.layout,
 }
 
-__all__ = ["STRATEGIES", "Block", "Strategy"]
+__all__ = ["STRATEGIES", "Block", "Layout", "Source", "Strategy", "longest"]

@@ -1,14 +1,18 @@
 """`join`: all rows in one stream, cut into blocks of the maximum length."""
 
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from olivine import lazy
 from olivine.config.schema import PreProcess
-from olivine.data._encoder import Encoder
-from olivine.data.strategies._block import Block
+from olivine.data.strategies._layout import Layout, Source, StreamLayout, stream_length
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 
-def blocks(texts: Sequence[str], settings: PreProcess, encoder: Encoder) -> Iterator[Block]:
+def layout(source: Source, settings: PreProcess) -> Layout:
     """Consecutive blocks that hold every token of the stream once; the last one may be shorter."""
-    ids, _ = encoder.stream(texts, settings.joiner)
-    for start in range(0, len(ids), settings.max_seq_len):
-        yield Block(ids[start : start + settings.max_seq_len])
+    begins = np.arange(0, stream_length(source), settings.max_seq_len)
+    return StreamLayout(source, begins, settings.max_seq_len)

@@ -1,24 +1,30 @@
 """`join-random`: `max_samples` blocks, each from the start of a random row."""
 
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from olivine import lazy
 from olivine.config.schema import PreProcess
-from olivine.data._encoder import Encoder
 from olivine.data._random import Draw
-from olivine.data.strategies._block import Block
+from olivine.data.strategies._layout import Layout, Source, StreamLayout, stream_length, stream_starts
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 
-def blocks(texts: Sequence[str], settings: PreProcess, encoder: Encoder) -> Iterator[Block]:
+def layout(source: Source, settings: PreProcess) -> Layout:
     """Blocks of the stream of `join`; one that begins near its end is shorter.
 
     With `drop_short_sequences` a short one is drawn again, up to `random_retries` times.
     """
-    ids, starts = encoder.stream(texts, settings.joiner)
-    draw = Draw(settings.random_seed)
+    starts, n_tokens = stream_starts(source), stream_length(source)
+    draw, begins = Draw(settings.random_seed), []
     for _ in range(settings.max_samples or 0):
-        start = starts[draw.below(len(starts))]
+        start = int(starts[draw.below(len(starts))])
         for _ in range(settings.random_retries if settings.drop_short_sequences else 0):
-            if start + settings.max_seq_len <= len(ids):
+            if start + settings.max_seq_len <= n_tokens:
                 break
-            start = starts[draw.below(len(starts))]
-        yield Block(ids[start : start + settings.max_seq_len])
+            start = int(starts[draw.below(len(starts))])
+        begins.append(start)
+    return StreamLayout(source, np.asarray(begins, np.int64), settings.max_seq_len)

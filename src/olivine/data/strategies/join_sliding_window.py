@@ -1,16 +1,20 @@
 """`join-sliding-window`: blocks of the stream that overlap, each token trained once with more text before it."""
 
-from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from olivine import lazy
 from olivine.config.schema import PreProcess
-from olivine.data._encoder import Encoder
-from olivine.data.strategies._block import Block
+from olivine.data.strategies._layout import Layout, Source, StreamLayout, stream_length
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 
-def blocks(texts: Sequence[str], settings: PreProcess, encoder: Encoder) -> Iterator[Block]:
+def layout(source: Source, settings: PreProcess) -> Layout:
     """A block every `stride` tokens; what it shares with the one before is masked. The last one may be shorter."""
-    ids, _ = encoder.stream(texts, settings.joiner)
     stride = settings.stride or settings.max_seq_len
     overlap = settings.max_seq_len - stride
-    for start in range(0, max(1, len(ids) - overlap), stride):
-        yield Block(ids[start : start + settings.max_seq_len], n_masked=overlap if start else 0)
+    begins = np.arange(0, max(1, stream_length(source) - overlap), stride)
+    return StreamLayout(source, begins, settings.max_seq_len, np.where(begins > 0, overlap, 0))

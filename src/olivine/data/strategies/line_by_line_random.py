@@ -1,25 +1,32 @@
 """`line-by-line-random`: `max_samples` rows drawn with replacement."""
 
-from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from olivine import lazy
 from olivine.config.schema import PreProcess
-from olivine.data._encoder import Encoder
 from olivine.data._random import Draw
-from olivine.data.strategies import line_by_line
-from olivine.data.strategies._block import Block
+from olivine.data.strategies._layout import Layout, RowLayout, Source
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 
-def blocks(texts: Sequence[str], settings: PreProcess, encoder: Encoder) -> Iterator[Block]:
-    """The blocks of `line-by-line` in the order of `random_seed`.
+def layout(source: Source, settings: PreProcess) -> Layout:
+    """The samples of `line-by-line` in the order of `random_seed`.
 
     With `drop_short_sequences` a short one is drawn again, up to `random_retries` times.
     """
-    every = list(line_by_line.blocks(texts, settings, encoder))
-    draw = Draw(settings.random_seed)
+    is_full = source.lengths >= settings.max_seq_len
+    draw, drawn = Draw(settings.random_seed), []
     for _ in range(settings.max_samples or 0):
-        block = every[draw.below(len(every))]
+        row = draw.below(len(source.rows))
         for _ in range(settings.random_retries if settings.drop_short_sequences else 0):
-            if len(block.ids) == settings.max_seq_len:
+            if is_full[row]:
                 break
-            block = every[draw.below(len(every))]
-        yield block
+            row = draw.below(len(source.rows))
+        drawn.append(row)
+    rows = source.rows[np.asarray(drawn, np.int64)]
+    return RowLayout(replace(source, rows=rows), settings.max_seq_len)

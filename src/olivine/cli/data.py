@@ -1,0 +1,224 @@
+"""`olivine data`."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import dropwhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import click
+
+from olivine.cli._common import json_option, print_json, print_problems, read_plan
+
+if TYPE_CHECKING:
+    from olivine.config.schema import DataConfig
+    from olivine.data import Prepared
+    from olivine.workflow._steps import Plan, Step
+
+_WRONG = ("missing-data", "missing-file", "missing-model", "invalid-value", "unknown-key", "network")
+_BAR = 40  # characters of the longest bar of the histogram
+_SHOWN = 1200  # characters of a sample
+
+
+@click.command("data")
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the config.")
+@click.option("--offline", is_flag=True, help="Use the network for nothing.")
+@json_option
+def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
+    """Look at what training would see: samples, lengths, what is cut, doubled or shared.
+
+    CONFIG is the workflow config. Exit code 2 when training would refuse the data. The tokens are kept in cache_dir,
+    and the run takes them from there.
+    """
+    plan = read_plan(config, overrides, offline=offline)
+    if wrong := [problem for problem in plan.problems if problem.kind in _WRONG]:
+        print_problems(wrong)
+        return 2
+    found = list(_examined(plan))
+    if as_json:
+        print_json(found)
+    else:
+        for each in found:
+            click.echo("\n".join(_lines(each)))
+    problems = [f"data config '{each['data']}' {each['problem']}" for each in found if each["problem"]]
+    for problem in problems:
+        click.secho(f"olivine: {problem}", err=True, fg="red")
+    return 2 if problems else 0
+
+
+class _Part(NamedTuple):
+    """Rows that are looked at together. kept_apart_from: the training rows that none of these should be among."""
+
+    name: str
+    config: "DataConfig"
+    prepared: "Prepared"
+    rows: Sequence[int] | None
+    kept_apart_from: "_Part | None" = None
+
+
+def _examined(plan: "Plan") -> Iterator[dict[str, Any]]:
+    from olivine.data import describe, examine, shared_rows
+
+    for part in _parts(plan):
+        settings = part.prepared.config.pre_process_data_config
+        found = examine(part.prepared, part.rows)
+        shared = None
+        if (train := part.kept_apart_from) is not None:
+            shared = shared_rows(train.prepared, train.rows, part.prepared, part.rows)
+            if shared["n"]:
+                found["warnings"].append(f"{shared['n']:,} rows are among those that are trained on")
+        yield {
+            "data": part.prepared.config.name,
+            "part": part.name,
+            "form": describe(part.config).partition(";")[0] if part.name == "score" else describe(part.config),
+            "strategy": settings.strategy,
+            "train_on": settings.train_on,
+            "max_seq_len": settings.max_seq_len,
+            **found,
+            "shared_with_train": shared,
+        }
+
+
+def _parts(plan: "Plan") -> Iterator[_Part]:
+    """What the training steps train and evaluate on, and what models are scored on; without such a step, all data."""
+    from olivine.config.schema import DataConfig
+    from olivine.data import prepare
+
+    tokenizer = _tokenizer(plan)
+    screen = _screen()
+
+    def prepared(config: "DataConfig") -> "Prepared":
+        screen.step_started(config.name, "rows to tokens")
+
+        def progress(done: float, total: float, **metrics: Any) -> None:
+            screen.progress(config.name, done, total, metrics)
+
+        try:
+            return prepare(config, tokenizer, plan.cache_dir / "scratch", progress)
+        finally:
+            screen.close()
+
+    steps = [step for step in plan.steps if "train_data_config" in step.params]
+    if not steps:
+        for given in plan.workflow.get("data_configs", ()):
+            config = DataConfig.model_validate(given)
+            yield _Part("all", config, prepared(config), None)
+    for step in steps:
+        yield from _parts_of(step, plan, prepared)
+
+
+def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
+    from olivine.data import split
+    from olivine.passes.finetune._training_arguments import split_seed
+
+    params = step.params
+    config = step.data[params["train_data_config"]]
+    every = prepared(config)
+    size, other = params.get("eval_dataset_size"), params.get("eval_data_config")
+    train, held_out = _Part("train", config, every, None), None
+    if other is not None:
+        held_out = _Part("eval", step.data[other], prepared(step.data[other]), None, train)
+    elif size is not None:
+        rows = split(len(every), size, split_seed(params["training_args"]))
+        train = _Part("train", config, every, rows[0])
+        held_out = _Part("eval", config, every, rows[1], train)
+    yield train
+    if held_out is not None:
+        yield held_out
+    if plan.score is not None and plan.score.part == "all" and plan.score.data.name not in step.data:
+        yield _Part("score", plan.score.data, prepared(plan.score.data), None, train)
+
+
+def _tokenizer(plan: "Plan") -> Any:
+    """The tokenizer of the input model, read in this process."""
+    from olivine.models.loading import load_tokenizer
+    from olivine.passes import Context, passes
+    from olivine.systems._worker import ENVIRONMENT
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    model = plan.input_model
+    if model is None:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(plan.hub_name, revision=plan.hub_revision)
+    if model.format != "gguf":
+        return load_tokenizer(model)
+    gguf = passes.classes["gguf"]
+    with tempfile.TemporaryDirectory() as folder:
+        context = Context(Path(folder), Path(folder), plan.machine, _Silent())
+        return load_tokenizer(gguf(gguf.Params()).run(model, context))
+
+
+class _Silent:
+    """A reporter for a pass that has nothing to say here."""
+
+    def progress(self, done: float, total: float, **metrics: float | str) -> None:
+        """Say nothing."""
+
+    def warn(self, message: str) -> None:
+        """Say nothing."""
+
+    def record(self, **facts: Any) -> None:
+        """Keep nothing."""
+
+
+def _screen() -> Any:
+    from olivine.cli._screen import Screen
+
+    return Screen()
+
+
+def _lines(found: Mapping[str, Any]) -> Iterator[str]:
+    title = f"{found['data']} ({found['part']})"
+    yield click.style(title, bold=True)
+    yield f"  {found['form']}"
+    yield (
+        f"  {found['n_rows']:,} rows, {found['n_samples']:,} samples of at most {found['max_seq_len']:,} tokens "
+        f"({found['strategy']}), {found['n_tokens']:,} tokens"
+    )
+    yield f"  trained: {found['share_trained']:.1%} of the tokens; cut: {found['share_truncated']:.1%} of the samples"
+    begin, end = found["begin"], found["end"]
+    once = f"{begin['token']}, exactly once in {begin['share_once']:.1%} of the rows" if begin["token"] else "none"
+    yield f"  begin token: {once}"
+    yield f"  end token: {end['token'] or 'none'}, an end is trained in {end['share_trained']:.1%} of the rows"
+    yield from _histogram(found["row_lengths"], found["max_seq_len"])
+    for sample in found["samples"]:
+        yield f"  sample{' of ' + sample['where'] if sample['where'] else ''}, {sample['n_tokens']} tokens:"
+        yield _coloured(sample["pieces"])
+    for warning in found["warnings"]:
+        yield click.style(f"  ! {warning}", fg="yellow")
+    for first, again in (*found["duplicates"]["places"], *(found["shared_with_train"] or {}).get("places", ())):
+        yield f"    {again} is {first}"
+
+
+def _histogram(lengths: Mapping[str, Any], limit: int) -> Iterator[str]:
+    yield (
+        f"  tokens of a row: {lengths['shortest']:,} to {lengths['longest']:,}, half up to {lengths['median']:,}, "
+        f"95 % up to {lengths['p95']:,}"
+    )
+    bars = list(dropwhile(lambda bar: not bar["n"], lengths["histogram"]))
+    most = max(bar["n"] for bar in bars)
+    width = len(f"{bars[-1]['to']:,}")
+    for bar in bars:
+        mark = " < max_seq_len" if bar["from"] <= limit <= bar["to"] else ""
+        yield f"    up to {bar['to']:>{width},} {'#' * round(_BAR * bar['n'] / most)} {bar['n']:,}{mark}"
+
+
+def _coloured(pieces: Sequence[Mapping[str, Any]]) -> str:
+    """The text with what is trained on in green; between angle quotes where there are no colours."""
+    has_colours = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    text, room = "", _SHOWN
+    for piece in pieces:
+        shown = piece["text"] if len(piece["text"]) <= room else f"{piece['text'][:room]} ..."
+        room = max(0, room - len(shown))
+        if piece["trained"]:
+            text += click.style(shown, fg="green") if has_colours else f"«{shown}»"
+        else:
+            text += click.style(shown, dim=True) if has_colours else shown
+        if not room:
+            break
+    return "\n".join(f"    {line}" for line in text.splitlines())

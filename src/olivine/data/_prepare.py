@@ -1,0 +1,245 @@
+"""Rows to tokens, once: a batch at a time on all cores, into a store that later runs find again by its content."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.data._detect import resolved
+from olivine.data._encoder import BATCH, Encoder, Tokens
+from olivine.data._samples import SampleSet, encoded, joins_text, laid_out, with_fault
+from olivine.data._settings import check_settings
+from olivine.data._store import META, TokenStore, Writer
+from olivine.data._stream import RowStream
+from olivine.data._texts import misfit, text_of_row
+from olivine.data.forms import form_of
+from olivine.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    import filelock
+
+    from olivine.data._store import Integers
+else:
+    filelock = lazy.module("filelock")
+
+Progress = Callable[..., None]
+
+VERSION = 1  # raised when the same rows and settings give other tokens
+_BATCH_CHARACTERS = 2**20  # in a batch at most: the tokenizer's own records are many times the size of long texts
+# What of the settings decides the tokens; lengths, strategies and seeds only decide how samples are laid out.
+_DECIDING = (
+    "text_cols",
+    "text_template",
+    "chat_template",
+    "message_col",
+    "pair_format",
+    "input_col",
+    "output_col",
+    "input_template",
+    "output_template",
+    "add_special_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The tokens of every row of a data config. config: with everything written down that the rows told."""
+
+    config: DataConfig
+    store: TokenStore
+    stream: RowStream
+    tokenizer: Any
+    encoder: Encoder
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def where(self, row: int) -> str:
+        """Where a row stands: "train.jsonl:37"."""
+        return self.stream.where(int(self.store.files[row]), int(self.store.numbers[row]))
+
+    def samples_with_fault(self, rows: "Sequence[int] | Integers | None" = None) -> tuple[SampleSet, str | None]:
+        """The samples, and why `samples` would refuse them."""
+        return with_fault(self.config, self.store, rows, self.tokenizer, self.encoder)
+
+    def samples(self, rows: Sequence[int] | None = None) -> SampleSet:
+        """The samples of some rows, all by default; raises as `olivine.data.samples` does."""
+        return laid_out(self.config, self.store, rows, self.tokenizer, self.encoder)
+
+
+def prepare(
+    config: DataConfig, tokenizer: Any, cache: Path | None = None, progress: Progress | None = None
+) -> Prepared:
+    """Tokenise every row of the config, unless that was done before.
+
+    cache: a folder that stays; the tokens lie there under a key of everything they depend on: the bytes of the files,
+    the settings that make the text, the tokenizer. Without it they are kept in memory. progress: called with rows done,
+    rows in all (about), and rows_per_second.
+
+    Raises DataError with file, line and column for the first row that does not fit, and ConfigError for settings that
+    do not hold together.
+    """
+    _refuse_contradictions(config)
+    stream = RowStream(config)
+    config = resolved(config, stream.columns())
+    _refuse_contradictions(config)
+    settings = config.pre_process_data_config
+    encoder = Encoder(tokenizer, add_special_tokens=settings.add_special_tokens)
+    if cache is None or not tokenizer.is_fast:  # what a tokenizer in Python would do, no key can tell
+        return Prepared(
+            config, _tokenised(config, stream, tokenizer, encoder, None, progress), stream, tokenizer, encoder
+        )
+    folder = cache / f"tokens-{_key(config, stream, tokenizer, encoder)}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(f"{folder}.lock"):
+        store = _opened(folder)
+        if store is None:
+            store = _built(folder, lambda made: _tokenised(config, stream, tokenizer, encoder, made, progress))
+    return Prepared(config, store, stream, tokenizer, encoder)
+
+
+def _refuse_contradictions(config: DataConfig) -> None:
+    if problems := list(check_settings(config)):
+        raise ConfigError(problems)
+
+
+def _opened(folder: Path) -> TokenStore | None:
+    """The store of an earlier run, if it is whole; notes that it was used."""
+    try:
+        n_tokens = json.loads((folder / META).read_text(encoding="utf-8"))["n_tokens"]
+        if (folder / "ids.bin").stat().st_size != 4 * n_tokens:
+            return None
+        os.utime(folder)
+    except (OSError, ValueError, KeyError):
+        return None
+    return TokenStore.open(folder)
+
+
+def _built(folder: Path, make: Callable[[Path], TokenStore]) -> TokenStore:
+    """What `make` writes, renamed into place when all of it is there. The folder's lock is held."""
+    building = folder.with_name(f"{folder.name}.building")
+    shutil.rmtree(building, ignore_errors=True)  # of a run that was killed
+    shutil.rmtree(folder, ignore_errors=True)
+    building.mkdir()
+    try:
+        make(building)
+        building.rename(folder)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    return TokenStore.open(folder)
+
+
+def _tokenised(
+    config: DataConfig,
+    stream: RowStream,
+    tokenizer: Any,
+    encoder: Encoder,
+    folder: Path | None,
+    progress: Progress | None,
+) -> TokenStore:
+    writer = Writer(folder)
+    try:
+        about, done, started = stream.about(), 0, time.monotonic()
+        for texts, places, tokens in _in_parallel(_batches(config, stream, tokenizer), encoder, config):
+            writer.add(tokens, texts, places)
+            done += len(texts)
+            if progress is not None:
+                speed = done / max(1e-9, time.monotonic() - started)
+                progress(done, max(about, done), rows_per_second=round(speed))
+        if not done:
+            raise DataError(f"data config '{config.name}': the data set has no rows")
+        return writer.finish()
+    finally:
+        writer.close()
+
+
+_Batch = tuple[list[str], list[tuple[int, int]]]
+
+
+def _batches(config: DataConfig, stream: RowStream, tokenizer: Any) -> Iterator[_Batch]:
+    """Texts with the places of their rows, as many as the tokenizer takes at once."""
+    settings = config.pre_process_data_config
+    form = form_of(settings, tokenizer)
+    make = text_of_row(settings, form)
+    texts: list[str] = []
+    places: list[tuple[int, int]] = []
+    n_characters = 0
+    for placed in stream:
+        try:
+            text = make(placed.row)
+        except DataError as error:
+            raise misfit(config, form, stream.columns(), stream.where(placed.file, placed.number), error) from error
+        texts.append(text)
+        places.append((placed.file, placed.number))
+        n_characters += len(text)
+        if len(texts) >= BATCH or n_characters >= _BATCH_CHARACTERS:
+            yield texts, places
+            texts, places, n_characters = [], [], 0
+    if texts:
+        yield texts, places
+
+
+def _in_parallel(
+    batches: Iterator[_Batch], encoder: Encoder, config: DataConfig
+) -> Iterator[tuple[list[str], list[tuple[int, int]], list[Tokens]]]:
+    """Batches with their tokens: while the tokenizer's own threads work on one, the next is read and made to text."""
+    settings = config.pre_process_data_config
+    with _all_cores(), ThreadPoolExecutor(1) as pool:
+        waiting: tuple[_Batch, Future[list[Tokens]]] | None = None
+        for batch in batches:
+            at_work = (batch, pool.submit(encoded, batch[0], encoder, settings))
+            if waiting is not None:
+                yield *waiting[0], waiting[1].result()
+            waiting = at_work
+        if waiting is not None:
+            yield *waiting[0], waiting[1].result()
+
+
+@contextmanager
+def _all_cores() -> Iterator[None]:
+    """Let the tokenizer use its threads, which are off elsewhere: they and forked processes do not go together."""
+    before = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["TOKENIZERS_PARALLELISM"]
+        else:
+            os.environ["TOKENIZERS_PARALLELISM"] = before
+
+
+def _key(config: DataConfig, stream: RowStream, tokenizer: Any, encoder: Encoder) -> str:
+    """A hash of everything that the tokens depend on."""
+    settings = config.pre_process_data_config
+    files = [[file.kind, file.path.suffix.lower(), _hash(file.path)] for file in stream.files]
+    decides = {
+        "version": VERSION,
+        "libraries": [lazy.version("tokenizers"), lazy.version("transformers"), lazy.version("jinja2")],
+        "files": files or stream.fingerprint,
+        "split": config.load_dataset_config.split,
+        "settings": settings.model_dump(mode="json", include=set(_DECIDING)),
+        "marked": "pair" if settings.strategy == "pair" else settings.train_on,
+        "joiner": settings.joiner if joins_text(settings, encoder) else None,
+        "tokenizer": tokenizer.backend_tokenizer.to_str(),
+        "special": {key: str(value) for key, value in sorted(tokenizer.special_tokens_map.items())},
+        "chat_template": getattr(tokenizer, "chat_template", None) if settings.chat_template else None,
+    }
+    from blake3 import blake3
+
+    return str(blake3(json.dumps(decides, sort_keys=True, default=str).encode()).hexdigest())[:40]
+
+
+def _hash(path: Path) -> str:
+    from blake3 import blake3
+
+    hasher = blake3(max_threads=blake3.AUTO)
+    return str((hasher.update_mmap(path) if path.stat().st_size else hasher).hexdigest())

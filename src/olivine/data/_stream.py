@@ -1,0 +1,107 @@
+"""The rows of a data config one after the other: none of them stays in memory, and each knows where it stands."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, NamedTuple
+
+from olivine.config.schema import DataConfig
+from olivine.data._files import DataFile, Local, locate
+from olivine.data._rows import missing_file, missing_split
+from olivine.data._split import Slice, slices
+from olivine.data.sources import READERS, Row, hub, parquet_footer, place
+from olivine.errors import DataError
+
+
+class Placed(NamedTuple):
+    """A row, the index of its file among those of the stream, and its number there (its line, mostly)."""
+
+    row: Row
+    file: int
+    number: int
+
+
+class RowStream:
+    """Rows in the order of the data set, as often as they are asked for.
+
+    Raises DataError as `read_rows` does; a row that cannot be read is named when it is reached.
+    """
+
+    def __init__(self, config: DataConfig) -> None:
+        self._config = config
+        local = locate(config)
+        self._remote: Any = hub.load(config.load_dataset_config) if local is None else None
+        self._parts = _parts(config, local) if local is not None else []
+        self.files: list[DataFile] = list(dict.fromkeys(file for part, files in self._parts for file in files))
+
+    @property
+    def fingerprint(self) -> str | None:
+        """What tells a data set of the hub from others; None for local files, whose bytes do."""
+        return None if self._remote is None else str(self._remote._fingerprint)  # noqa: SLF001 - datasets' own cache key
+
+    def columns(self, n_rows: int = 16) -> list[str]:
+        """The columns of the first rows."""
+        if self._remote is not None:
+            return list(self._remote.column_names)
+        return list(dict.fromkeys(column for placed in islice(self, n_rows) for column in placed.row))
+
+    def where(self, file: int, number: int) -> str:
+        """Where a row stands: "train.jsonl:37"."""
+        if self._remote is not None:
+            return f"{self._config.load_dataset_config.data_name}: row {number}"
+        return place(self.files[file].shown, self.files[file].kind, number)
+
+    def __iter__(self) -> Iterator[Placed]:
+        if self._remote is not None:
+            yield from (Placed(row, 0, number) for number, row in enumerate(self._remote, 1))
+            return
+        for part, files in self._parts:
+            if part.start is None and part.stop is None:
+                yield from self._rows(files)
+            else:
+                chosen = part.indices(_count(files, self))
+                yield from islice(self._rows(files), chosen.start, max(chosen.start, chosen.stop))
+
+    def about(self) -> int:
+        """How many rows there may be, for a progress bar: files are counted by their lines. 0 where it is not known."""
+        if self._remote is not None:
+            return len(self._remote)
+        return sum(_about(file) for file in self.files)
+
+    def _rows(self, files: Sequence[DataFile]) -> Iterator[Placed]:
+        for file in files:
+            index = self.files.index(file)
+            try:
+                for number, row in READERS[file.kind](file.path):
+                    if isinstance(row, DataError):
+                        raise DataError(f"{self.where(index, number)}: {row}")
+                    yield Placed(row, index, number)
+            except OSError as error:
+                raise DataError(f"{file.shown}: the file cannot be read: {error.strerror or error}") from error
+
+
+def _parts(config: DataConfig, local: Local) -> list[tuple[Slice, list[DataFile]]]:
+    if local.missing:
+        raise DataError(" ".join(missing_file(local, local.missing[0])).rstrip())
+    parts = slices(config.load_dataset_config.split)
+    for part in parts:
+        if part.name not in local.splits:
+            raise DataError(f"data config '{config.name}': {' '.join(missing_split(local, part))}")
+    return [(part, local.splits[part.name]) for part in parts]
+
+
+def _count(files: Sequence[DataFile], stream: RowStream) -> int:
+    """How many rows the files have: a slice may count from their end, or in percent."""
+    return sum(
+        parquet_footer.read(file.path).n_rows if file.kind == "parquet" else sum(1 for _ in stream._rows([file]))  # noqa: SLF001 - one module
+        for file in files
+    )
+
+
+def _about(file: DataFile) -> int:
+    try:
+        if file.kind == "parquet":
+            return parquet_footer.read(file.path).n_rows
+        with file.path.open("rb") as opened:
+            return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(2**20), b""))
+    except (OSError, DataError):  # reading the rows says what is wrong
+        return 0

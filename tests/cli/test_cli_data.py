@@ -1,0 +1,209 @@
+"""`olivine data`: what training would see, and why it would refuse it."""
+
+import json
+
+import pytest
+
+from olivine.cli import exit_code
+from olivine.data import examine, prepare, shared_rows
+
+ROWS = [{"prompt": f"the quick {word} ", "completion": "joy"} for word in ("fox", "dog", "box", "jug", "day", "night")]
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write_rows(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_config(folder, model, *, more=(), step=None, **text):
+    write = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "data_configs": [
+            {
+                "name": name,
+                "load_dataset_config": {"data_name": "json", "data_files": f"{name}.jsonl"},
+                "pre_process_data_config": {"max_seq_len": 64, **text},
+            }
+            for name in ("rows", *more)
+        ],
+        "passes": {"lora": {"type": "lora", "train_data_config": "rows", **(step or {})}},
+        "cache_dir": "cache",
+        "output_dir": "out",
+    }
+    (folder / "config.json").write_text(json.dumps(write))
+    return "config.json"
+
+
+def run(capsys, *arguments):
+    code = exit_code(["data", *arguments])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_samples_show_what_is_trained(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", ROWS)
+    code, text, _ = run(capsys, write_config(there, tiny_llama))
+    assert code == 0
+    assert "pairs {prompt, completion} (told by its columns: prompt, completion)" in text
+    assert "sample of rows.jsonl:1, " in text
+    assert "<s>the quick fox« joy</s>»" in text  # the space belongs to the token of the answer
+    assert text.count("  sample of ") == 3
+    assert "begin token: <s>, exactly once in 100.0% of the rows" in text
+    assert "end token: </s>, an end is trained in 100.0% of the rows" in text
+    assert "!" not in text
+
+
+def test_json_has_every_number(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", [*ROWS, ROWS[0], {"prompt": " ", "completion": " "}])
+    code, text, _ = run(capsys, write_config(there, tiny_llama), "--json")
+    (found,) = json.loads(text)
+    assert code == 0
+    assert (found["data"], found["part"], found["strategy"], found["train_on"]) == (
+        "rows",
+        "train",
+        "line-by-line",
+        "completion",
+    )
+    assert (found["n_rows"], found["n_samples"], found["n_empty_rows"], found["n_lost"]) == (8, 7, 1, 0)
+    assert found["duplicates"] == {"n": 1, "places": [["rows.jsonl:1", "rows.jsonl:7"]]}
+    assert sum(bar["n"] for bar in found["row_lengths"]["histogram"]) == 7
+    assert 0 < found["share_trained"] < 0.5
+    assert found["problem"] is None
+    assert found["warnings"] == ["1 of 8 rows have the text of an earlier one", "1 rows have no text"]
+
+
+def test_rows_shared_by_train_and_eval_are_named(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", ROWS)
+    write_rows(there / "other.jsonl", [ROWS[3], {"prompt": "so ", "completion": "fear"}])
+    name = write_config(there, tiny_llama, more=["other"], step={"eval_data_config": "other"})
+    _, text, _ = run(capsys, name)
+    assert "rows (train)" in text
+    assert "other (eval)" in text
+    assert "! 1 rows are among those that are trained on" in text
+    assert "other.jsonl:1 is rows.jsonl:4" in text
+
+
+def test_held_out_rows_are_looked_at_on_their_own(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", [*ROWS, *ROWS])
+    _, text, _ = run(capsys, write_config(there, tiny_llama, step={"eval_dataset_size": 4}), "--json")
+    train, held_out = json.loads(text)
+    assert (train["part"], train["n_rows"], held_out["part"], held_out["n_rows"]) == ("train", 8, "eval", 4)
+    assert held_out["shared_with_train"]["n"] > 0
+
+
+def test_rows_that_lose_everything_are_an_error_that_names_the_length(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", ROWS)
+    code, text, error = run(capsys, write_config(there, tiny_llama, max_seq_len=4))
+    assert code == 2
+    assert "6 of 6 rows lose every token that is to be trained at a maximum of 4 tokens; 'max_seq_len: " in error
+    assert "tokens of a row: " in text
+    length = int(error.split("max_seq_len: ")[1].split("'")[0])
+    code, _, _ = run(capsys, write_config(there, tiny_llama, max_seq_len=length))
+    assert code == 0
+
+
+def test_lora_step_refuses_the_same_rows(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", ROWS)
+    name = write_config(there, tiny_llama, max_seq_len=4)
+    code = exit_code(["run", "--config", name])
+    assert code == 2
+    assert "rows lose every token that is to be trained" in capsys.readouterr().err
+
+
+def test_nothing_to_train_is_an_error(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", [{"messages": [{"role": "user", "content": "hello"}]}] * 3)
+    code, _, error = run(capsys, write_config(there, tiny_llama))
+    assert code == 2
+    assert "gives no sample: no token of any row is to be trained" in error
+
+
+@pytest.mark.parametrize(
+    ("rows", "text", "warning"),
+    [
+        ([{"text": "one two"}], {"add_special_tokens": False}, "do not end in a trained end token"),
+        ([{"text": "one two"}], {"add_special_tokens": False}, "do not begin with <s> exactly once"),
+        ([{"text": "one <s> two"}], {}, "do not begin with <s> exactly once"),
+        ([{"text": "one two three four"}], {"max_seq_len": 5, "strategy": "line-by-line"}, "1 samples are cut"),
+    ],
+)
+def test_what_would_hardly_be_meant_is_a_warning(there, tiny_llama, capsys, rows, text, warning):
+    write_rows(there / "rows.jsonl", rows)
+    code, printed, _ = run(capsys, write_config(there, tiny_llama, **text))
+    assert code == 0
+    assert warning in printed
+
+
+@pytest.mark.parametrize(
+    ("line", "fault"), [("{}", "rows.jsonl:7: the row has no column 'completion'"), ("no", "rows.jsonl:7: not JSON")]
+)
+def test_bad_row_is_named_and_nothing_is_looked_at(there, tiny_llama, capsys, line, fault):
+    write_rows(there / "rows.jsonl", ROWS)
+    with (there / "rows.jsonl").open("a") as file:
+        file.write(line.replace("{}", '{"prompt": "a"}') + "\n")
+    code, text, error = run(capsys, write_config(there, tiny_llama))
+    assert (code, text) == (2, "")
+    assert fault in error
+
+
+def test_plan_shows_the_form_and_what_is_trained_on(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", ROWS)
+    exit_code(["plan", "--config", write_config(there, tiny_llama)])
+    text = capsys.readouterr().out
+    assert "note: the rows of 'rows' are pairs {prompt, completion} (told by its columns: prompt, completion); " in text
+    assert "the completion alone is trained on, 'completion'" in text
+
+
+@pytest.mark.parametrize("template", [{"text_template": "{prompt}{completion}"}, {"chat_template": True}])
+def test_old_corpus_trains_on_everything_and_plan_says_what_the_completion_would_be(
+    there, tiny_llama, capsys, template
+):
+    messages = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "joy"}]
+    write_rows(there / "rows.jsonl", [row | {"messages": messages} for row in ROWS])
+    old = {"dataset_type": "corpus", "corpus_strategy": "line-by-line", "source_max_len": 64}
+    name = write_config(there, tiny_llama, **old, **template)
+    config = json.loads((there / name).read_text())
+    config["data_configs"][0]["pre_process_data_config"].pop("max_seq_len")
+    (there / name).write_text(json.dumps(config))
+    assert exit_code(["plan", "--config", name]) == 0
+    text = capsys.readouterr().out
+    assert "trained on every token, prompts included; that is written down: 'train_on: all'" in text
+    assert "all of it is trained on; 'train_on: completion' would train on " in text
+    _, told, _ = run(capsys, name, "--json")
+    (found,) = json.loads(told)
+    assert found["n_trained_tokens"] == found["n_tokens"] - found["n_samples"]
+
+
+def test_config_that_is_not_there_is_one_sentence(there, capsys):
+    code, _, error = run(capsys, "none.json")
+    assert code == 2
+    assert "none.json" in error
+
+
+def test_blocks_of_joined_rows_are_shown_too(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", [{"text": "the quick brown fox"}] * 9)
+    code, text, _ = run(capsys, write_config(there, tiny_llama, strategy="join", max_seq_len=16))
+    assert code == 0
+    assert "  sample, 16 tokens:" in text
+
+
+def test_numbers_are_those_counted_by_hand(there, tiny_llama):
+    from transformers import AutoTokenizer
+
+    from olivine.config.schema import DataConfig
+
+    write_rows(there / "rows.jsonl", ROWS)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
+    data = {"data_files": "rows.jsonl"}
+    prepared = prepare(DataConfig.model_validate({"name": "rows", "load_dataset_config": data}), tokenizer)
+    found = examine(prepared)
+    lengths = [len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 2 for row in ROWS]
+    n_trained = len(ROWS) * (len(tokenizer("joy")["input_ids"]) + 1)
+    assert found["n_tokens"] == sum(lengths)
+    assert found["share_trained"] == n_trained / sum(lengths)
+    assert (found["row_lengths"]["shortest"], found["row_lengths"]["longest"]) == (min(lengths), max(lengths))
+    assert shared_rows(prepared, [0, 1], prepared, [2, 3]) == {"n": 0, "places": []}
