@@ -268,8 +268,8 @@ def test_looking_at_a_model_imports_no_framework(tiny_llama):
 
 
 def test_quantized_weights_are_unsupported_by_method(copy):
-    config = read_config(copy) | {"quantization_config": {"quant_method": "gptq"}}
+    config = read_config(copy) | {"quantization_config": {"quant_method": "bitsandbytes"}}
     (copy / "config.json").write_text(json.dumps(config))
     (problem,) = check_checkpoint(copy)
     assert problem.kind == "unsupported"
-    assert "already quantized ('gptq')" in problem.message
+    assert "already quantized ('bitsandbytes')" in problem.message

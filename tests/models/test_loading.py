@@ -33,15 +33,24 @@ def test_bfloat16_casts_every_weight(tiny_llama):
 
 
 def test_nothing_is_read_before_it_is_asked_for(tiny_llama, monkeypatch):
-    import safetensors
+    import numpy as np
 
-    opened = []
-    real = safetensors.safe_open
-    monkeypatch.setattr(safetensors, "safe_open", lambda *a, **k: opened.append(a) or real(*a, **k))
+    read, real = [], np.fromfile
+    monkeypatch.setattr(np, "fromfile", lambda *a, **k: read.append(a) or real(*a, **k))
     tensors = weights(Model("hf", tiny_llama))
-    assert opened == []
+    assert read == []
     tensors["model.norm.weight"].read()
-    assert len(opened) == 1
+    assert len(read) == 1
+
+
+def test_rows_are_those_of_the_whole_tensor_and_nothing_else_is_read(tiny_llama, monkeypatch):
+    import numpy as np
+
+    tensor = weights(Model("hf", tiny_llama))["model.layers.0.mlp.up_proj.weight"]
+    whole, n_read, real = tensor.read(), [], np.fromfile
+    monkeypatch.setattr(np, "fromfile", lambda *a, **k: n_read.append(a[2]) or real(*a, **k))
+    assert torch.equal(tensor.rows(3, 10), whole[3:10])
+    assert n_read == [7 * whole.shape[1] * whole.element_size()]
 
 
 @pytest.mark.parametrize("tied", [False, True])

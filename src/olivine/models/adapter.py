@@ -9,13 +9,14 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
 from olivine.models._model import Model
+from olivine.models.nf4 import Rounding, rounded_weights
 from olivine.models.weights import LazyTensor, Weights, file_weights, weights
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ else:
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
+# attribute of an adapter's record: how training kept the base (see nf4.Rounding)
+ROUNDING = "base_rounding"
 # Fields of PEFT's LoraConfig that give the adapter another equation than W + s B A.
 _NOT_MERGED = (
     "alora_invocation_tokens",
@@ -245,14 +248,25 @@ def _changes(delta: Delta, base: Weights) -> bool:
     )
 
 
-def merged_weights(adapter: Model) -> Weights:
+def trained_base(adapter: Model) -> Weights:
+    """The tensors that the adapter was trained on: its base's, through 4 bits where training kept them so (QLoRA)."""
+    if adapter.base is None:
+        raise ModelError(f"the adapter {adapter.path} has no base model")
+    base = weights(adapter.base)
+    rounding = adapter.attributes.get(ROUNDING)
+    return rounded_weights(base, Rounding.from_json(rounding)) if rounding else base
+
+
+def merged_weights(adapter: Model, *, into_trained_base: bool = True) -> Weights:
     """The base's tensors with the adapter's updates, computed in float32 and stored in the base's type.
+
+    into_trained_base: false merges into the base as it is on disk even when training saw it in 4 bits.
 
     A head that shares its embedding in the base, and no longer does once one of them was trained, is among them.
     """
     if adapter.base is None:
         raise ModelError(f"the adapter {adapter.path} has no base model to merge into")
-    base = weights(adapter.base)
+    base = trained_base(adapter) if into_trained_base else weights(adapter.base)
     changes = deltas(adapter, base)
     merged = {name: _merged(tensor, changes.get(name), name) for name, tensor in base.items()}
     embedding = embedding_of(base)
@@ -273,8 +287,9 @@ def unties(adapter: Model, base: Weights, *, tied: bool) -> bool:
 
 
 def _merged(tensor: LazyTensor, delta: Delta | None, name: str) -> LazyTensor:
-    read = tensor.read if delta is None else lambda: apply(delta, tensor)
-    return LazyTensor(name, tensor.shape, tensor.dtype, read)
+    if delta is None:
+        return replace(tensor, name=name)
+    return LazyTensor(name, tensor.shape, tensor.dtype, lambda: apply(delta, tensor))
 
 
 def apply(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":

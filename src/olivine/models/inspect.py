@@ -1,5 +1,6 @@
 """A model looked at from outside: facts and defects, from JSON files and headers alone."""
 
+import contextlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -9,7 +10,13 @@ from typing import Any
 from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models.facts import ModelFacts
 from olivine.models.gguf_header import GgufHeader
-from olivine.models.weights import DTYPES, read_safetensors_header, refuse_quantized, safetensors_files
+from olivine.models.weights import (
+    DTYPES,
+    checkpoint_weights,
+    read_safetensors_header,
+    refuse_quantized,
+    safetensors_files,
+)
 
 # llama.cpp's name of an architecture -> transformers'
 GGUF_ARCHITECTURES = {
@@ -109,11 +116,16 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Name -> shape of every tensor, from the headers; empty when the weights are missing or damaged."""
+    """Name -> shape of every tensor of the plain model, from the headers; empty when weights are missing or damaged.
+
+    Of a quantized checkpoint that is not read, the tensors as they are stored.
+    """
     try:
         headers = _weight_headers(folder)
     except ModelError:
         return {}
+    with contextlib.suppress(ModelError, Unsupported):
+        return {name: tensor.shape for name, tensor in checkpoint_weights(folder).items()}
     return {name: tuple(entry["shape"]) for header in headers for name, entry in header.items()}
 
 
@@ -231,8 +243,11 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
     if pickled and not has_weights:
         yield Problem("missing-model", where, f"the weights are pickled ('{pickled[0]}') and are not read.", CONVERT)
         return
-    yield from _raised(where, lambda: refuse_quantized(path))
-    yield from _raised(where, lambda: _weight_headers(path))
+    problems = [
+        *_raised(where, lambda: refuse_quantized(path)),
+        *_raised(where, lambda: _weight_headers(path)),
+    ]
+    yield from problems or _raised(where, lambda: checkpoint_weights(path))
 
 
 CONVERT = (

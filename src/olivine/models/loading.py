@@ -1,12 +1,13 @@
 """A model in memory, ready to run: built empty, then filled tensor by tensor from `weights()`."""
 
 import json
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models._model import Model
-from olivine.models.weights import weights
+from olivine.models.weights import LazyTensor, Weights, weights
 
 if TYPE_CHECKING:
     import torch
@@ -27,15 +28,18 @@ def load_tokenizer(model: Model) -> Any:
         raise ModelError(f"{source.path} holds no usable tokenizer: {error}") from error
 
 
-def load_causal_lm(model: Model, *, dtype: str = "float32", device: str = "cpu") -> Any:
+def load_causal_lm(
+    model: Model, *, dtype: str = "float32", device: str = "cpu", each_layer: Callable[[Any], None] | None = None
+) -> Any:
     """The model as a transformers module (a PeftModel for an adapter), on `device`, in eval mode.
 
     dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so
     the peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
+    each_layer: called with every decoder layer of a checkpoint as soon as all of it is filled.
     """
     if model.format == "adapter":
         return _load_adapter(model, dtype, device)
-    return _load_checkpoint(model, dtype, device)
+    return _load_checkpoint(model, dtype, device, each_layer)
 
 
 def _load_adapter(model: Model, dtype: str, device: str) -> Any:
@@ -43,19 +47,53 @@ def _load_adapter(model: Model, dtype: str, device: str) -> Any:
 
     if model.base is None:
         raise ModelError(f"the adapter {model.path} has no base model to run on")
-    base = load_causal_lm(model.base, dtype=dtype, device=device)
+    from olivine.models.adapter import trained_base
+
+    base = _load_checkpoint(model.base, dtype, device, source=trained_base(model))
     return PeftModel.from_pretrained(base, str(model.path)).eval()
 
 
-def _load_checkpoint(model: Model, dtype: str, device: str) -> Any:
-    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+def lazy_causal_lm(
+    model: Model, wrap: "Callable[[LazyTensor, torch.dtype], torch.Tensor]", source: Weights | None = None
+) -> Any:
+    """The checkpoint as a transformers module whose parameters are what `wrap` makes of each tensor and its type.
+
+    source: tensors to take in place of the checkpoint's own. Nothing is read; ModelError as in `load_causal_lm`. The
+    type is the checkpoint's own.
+    """
+    empty, own, dtype = _skeleton(model, "auto")
+    for name, tensor in _wanted(empty, own if source is None else source, model):
+        _assign(empty, name, wrap(tensor, dtype))
+    empty.tie_weights()
+    _fill_buffers(empty, "cpu")
+    return empty.eval()
+
+
+def _skeleton(model: Model, dtype: str, source: Weights | None = None) -> "tuple[Any, Weights, torch.dtype]":
+    """The module on the meta device, the checkpoint's tensors, and the type that the parameters are to have."""
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    source = weights(model)
+    if hasattr(config, "quantization_config"):  # weights() dequantizes: the module is the plain one
+        del config.quantization_config
+    source = weights(model) if source is None else source
     target = _dtype(dtype, config, source)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, dtype=target, trust_remote_code=model.trust_remote_code)
-    _fill(empty, source, target, device, model)
+    return empty, source, target
+
+
+def _load_checkpoint(
+    model: Model,
+    dtype: str,
+    device: str,
+    each_layer: Callable[[Any], None] | None = None,
+    source: Weights | None = None,
+) -> Any:
+    from transformers import GenerationConfig
+
+    empty, source, target = _skeleton(model, dtype, source)
+    _fill(empty, source, target, device, model, each_layer)
     if (model.path / "generation_config.json").is_file():
         empty.generation_config = GenerationConfig.from_pretrained(model.path)
     return empty.eval()
@@ -70,24 +108,57 @@ def _dtype(dtype: str, config: Any, source: Any) -> "torch.dtype":
     return getattr(torch, first.dtype)
 
 
-def _fill(module: Any, source: Any, dtype: "torch.dtype", device: str, model: Model) -> None:
+def _fill(
+    module: Any,
+    source: Weights,
+    dtype: "torch.dtype",
+    device: str,
+    model: Model,
+    each_layer: Callable[[Any], None] | None = None,
+) -> None:
     """Put every tensor where the module expects it, tie what is tied, compute the buffers that no checkpoint holds."""
+    layers = _last_names(module) if each_layer is not None else {}
+    for name, lazy_tensor in _wanted(module, source, model):
+        tensor = lazy_tensor.read()
+        if tuple(tensor.shape) != lazy_tensor.shape:
+            raise ModelError(f"{model.path}: '{name}' is {list(tensor.shape)}, but was promised {lazy_tensor.shape}")
+        _assign(module, name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
+        if each_layer is not None and (layer := layers.pop(name, None)) is not None:
+            each_layer(layer)
+    module.tie_weights()
+    _fill_buffers(module, device)
+
+
+def _last_names(module: Any) -> dict[str, Any]:
+    """The decoder layers by the name of the last tensor of each, in the order in which tensors are filled."""
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [
+        (f"{name}.", found) for name, found in module.named_modules() if isinstance(found, GradientCheckpointingLayer)
+    ]
+    last = {}
+    for name in module.state_dict():
+        for start, layer in layers:
+            if name.startswith(start):
+                last[start] = (name, layer)
+    return dict(last.values())
+
+
+def _wanted(module: Any, source: Weights, model: Model) -> "Iterator[tuple[str, LazyTensor]]":
+    """The tensors that the module has a place for; ModelError for one that is missing or has another shape."""
     wanted = module.state_dict()
     tied = _tied_names(module)
     missing = [name for name in wanted if name not in source and name not in tied]
     if missing:
         raise ModelError(f"{model.path} lacks the weights {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    for name in wanted:
+    for name, place in wanted.items():
         if name not in source:
             continue
-        tensor = source[name].read()
-        if tuple(tensor.shape) != tuple(wanted[name].shape):
+        if source[name].shape != tuple(place.shape):
             raise ModelError(
-                f"{model.path}: '{name}' is {list(tensor.shape)}, but the config asks for {list(wanted[name].shape)}"
+                f"{model.path}: '{name}' is {list(source[name].shape)}, but the config asks for {list(place.shape)}"
             )
-        _assign(module, name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
-    module.tie_weights()
-    _fill_buffers(module, device)
+        yield name, source[name]
 
 
 def _tied_names(module: Any) -> set[str]:

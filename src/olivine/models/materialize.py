@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from olivine import lazy
 from olivine.models._model import Model
+from olivine.models.quantized import plain_config
 from olivine.models.weights import DTYPES, LazyTensor, weights
 
 if TYPE_CHECKING:
@@ -35,11 +36,18 @@ COMPANIONS = (
 
 
 def copy_companions(source: Path, target: Path) -> None:
-    """Copy config, tokenizer and templates that exist in `source`, and the Python that its config refers to."""
+    """Copy config, tokenizer and templates that exist in `source`, and the Python that its config refers to.
+
+    The config comes without `quantization_config`: what is made of the source's weights is no longer packed its way.
+    """
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
-    if json.loads((source / "config.json").read_text(encoding="utf-8")).get("auto_map"):
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    if plain_config(config) != config:
+        text = json.dumps(plain_config(config), indent=2) + "\n"
+        (target / "config.json").write_text(text, encoding="utf-8")
+    if config.get("auto_map"):
         for file in source.glob("*.py"):
             shutil.copyfile(file, target / file.name)
 

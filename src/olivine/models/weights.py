@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
 from olivine.models._model import Model
+from olivine.models.blockwise import Blockwise
 from olivine.models.gguf_header import GgufHeader, GgufTensor
 
 if TYPE_CHECKING:
@@ -40,12 +41,22 @@ DTYPES = {
 
 @dataclass(frozen=True)
 class LazyTensor:
-    """A tensor that is computed when read. dtype: torch's name of it, e.g. "bfloat16"."""
+    """A tensor that is computed when read. dtype: torch's name of it, e.g. "bfloat16".
+
+    read_rows: computes the rows [start, stop) alone, where that is cheaper than the whole. blockwise: computes the
+    codes and scales of a tensor that is stored quantized in a form that operators know; `read` then dequantizes.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     read: Callable[[], "torch.Tensor"]
+    read_rows: Callable[[int, int], "torch.Tensor"] | None = None
+    blockwise: Callable[[], Blockwise] | None = None
+
+    def rows(self, start: int, stop: int) -> "torch.Tensor":
+        """The rows [start, stop)."""
+        return self.read()[start:stop] if self.read_rows is None else self.read_rows(start, stop)
 
 
 Weights = Mapping[str, LazyTensor]
@@ -58,24 +69,30 @@ def weights(model: Model) -> Weights:
     if model.format != "hf":
         raise Unsupported(f"a model of format {model.format} has no full weights by name")
     if model.base is None:
-        refuse_quantized(model.path)
-        return safetensors_weights(model.path)
+        return checkpoint_weights(model.path)
     if model.base.format == "gguf":
         return gguf_weights(model.base.path, model.path)
     from olivine.models.adapter import merged_weights
 
-    return merged_weights(model.base)
+    return merged_weights(model.base, into_trained_base=model.attributes.get("merge_base") != "16-bit")
+
+
+def checkpoint_weights(folder: Path) -> Weights:
+    """The tensors of a folder by the names of the plain model; what is stored quantized has `blockwise`.
+
+    Raises Unsupported, with its name, for a way of quantizing that is not read.
+    """
+    from olivine.models.quantized import checkpoint_format, unpacked
+
+    kind = checkpoint_format(folder)
+    return unpacked(folder, kind, safetensors_weights(folder))
 
 
 def refuse_quantized(folder: Path) -> None:
-    """Raise Unsupported when the config says that the weights are packed: read by name they would be other numbers."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if packed := config.get("quantization_config"):
-        method = packed.get("quant_method", "unknown") if isinstance(packed, dict) else "unknown"
-        raise Unsupported(
-            f"{folder} holds weights that are already quantized ('{method}'); start from the model in 16 or 32 bits"
-        )
+    """Raise Unsupported when the config says that the weights are packed in a way that is not read."""
+    from olivine.models.quantized import checkpoint_format
+
+    checkpoint_format(folder)
 
 
 def safetensors_weights(folder: Path) -> Weights:
@@ -127,24 +144,46 @@ def read_safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
 
 def file_weights(file: Path) -> Weights:
     """The tensors of one safetensors file."""
+    with file.open("rb") as stream:
+        first = 8 + int.from_bytes(stream.read(8), "little")
     found: dict[str, LazyTensor] = {}
     for name, entry in read_safetensors_header(file).items():
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise Unsupported(f"{file}: '{name}' is of type {entry['dtype']}, which is not read")
-        found[name] = LazyTensor(name, tuple(entry["shape"]), dtype, _safetensors_reader(file, name))
+        start, stop = entry["data_offsets"]
+        place = _Place(file, name, tuple(entry["shape"]), dtype, first + start, stop - start)
+        found[name] = LazyTensor(name, place.shape, dtype, place.read, place.rows if len(place.shape) > 1 else None)
     return found
 
 
-def _safetensors_reader(file: Path, name: str) -> Callable[[], "torch.Tensor"]:
-    def read() -> "torch.Tensor":
-        from safetensors import safe_open
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor lies in a file. It is read, not mapped: pages of a mapping would count as resident memory."""
 
-        # Opened for each tensor: a mapping kept open would count every page ever touched as resident memory.
-        with safe_open(str(file), framework="pt") as handle:
-            return handle.get_tensor(name)
+    file: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    offset: int
+    n_bytes: int
 
-    return read
+    def read(self) -> "torch.Tensor":
+        """The whole tensor."""
+        return self._read(0, self.n_bytes, self.shape)
+
+    def rows(self, start: int, stop: int) -> "torch.Tensor":
+        """The rows [start, stop)."""
+        row = self.n_bytes // self.shape[0]
+        return self._read(start * row, (stop - start) * row, (stop - start, *self.shape[1:]))
+
+    def _read(self, offset: int, n_bytes: int, shape: tuple[int, ...]) -> "torch.Tensor":
+        if n_bytes == 0:
+            return torch.empty(shape, dtype=getattr(torch, self.dtype))
+        raw = np.fromfile(self.file, np.uint8, n_bytes, offset=self.offset + offset)
+        if len(raw) != n_bytes:
+            raise ModelError(f"{self.file} ended while '{self.name}' was read; was it replaced?")
+        return torch.from_numpy(raw).view(getattr(torch, self.dtype)).view(shape)
 
 
 def gguf_weights(file: Path, config_folder: Path) -> Weights:
@@ -152,13 +191,17 @@ def gguf_weights(file: Path, config_folder: Path) -> Weights:
 
     The names and the layout changes of llama.cpp's converter are undone with transformers' own tables.
     """
+    from olivine.models.quantized.gguf import gguf_blockwise
+
     header = GgufHeader.read(file)
     config, hf_names, processor = _gguf_names(config_folder)
     found: dict[str, LazyTensor] = {}
     for tensor in header.tensors.values():
         name = hf_names.get(tensor.name)
         if name is not None:
-            found[name] = LazyTensor(name, tensor.shape, "float32", _gguf_reader(file, tensor, processor))
+            blockwise = gguf_blockwise(file, tensor, processor)
+            read = _gguf_reader(file, tensor, processor)
+            found[name] = LazyTensor(name, tensor.shape, "float32", read, blockwise=blockwise)
     missing = sorted(
         set(hf_names.values()) - set(found) - ({"lm_head.weight"} if config.tie_word_embeddings else set())
     )

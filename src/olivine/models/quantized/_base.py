@@ -1,0 +1,186 @@
+"""The contract of a quantized checkpoint's format: from its tensors, by name and shape, to one weight each."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from olivine import lazy
+from olivine.errors import ModelError, Unsupported
+from olivine.models.blockwise import BITS, GROUPS, Blockwise
+from olivine.models.weights import LazyTensor
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+Parts = Mapping[str, LazyTensor]
+
+
+class CheckpointFormat:
+    """One `quant_method`: the file's name is the registry's name for it.
+
+    method: as config.json spells it. leaves: endings of the tensors that make up a packed weight. key: that one of
+    them which every packed weight has. folder: for messages. config: the checkpoint's `quantization_config`.
+    """
+
+    name: ClassVar[str] = ""
+    aliases: ClassVar[tuple[str, ...]] = ()
+    method: ClassVar[str] = ""
+    leaves: ClassVar[tuple[str, ...]] = ()
+    key: ClassVar[str] = ""
+
+    def __init__(self, folder: Path, config: Mapping[str, Any]) -> None:
+        self.folder, self.config = folder, config
+
+    def refuse(self) -> None:
+        """Raise Unsupported or ModelError when the config alone says that this checkpoint is not read."""
+        raise NotImplementedError
+
+    def packed(self, module: str, parts: Parts) -> "Packed":
+        """The weight of a module, by the leaves of its tensors; ModelError when they do not fit together."""
+        raise NotImplementedError
+
+    def whole(self, key: str, value: Any) -> int:
+        """A number of the config; ModelError when it is none."""
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise ModelError(
+                f"{self.folder / 'config.json'}: {key} of the quantization must be a number, not {value!r}"
+            )
+        return value
+
+    def refuse_bits(self, bits: int) -> None:
+        """Raise Unsupported for widths other than 4 and 8 bits."""
+        if bits not in BITS:
+            raise Unsupported(
+                f"{self.folder} holds weights of {bits} bits ('{self.method}'); 4 and 8 bits are read: "
+                "start from the model in 16 or 32 bits"
+            )
+
+    def words(self, module: str, parts: Parts) -> LazyTensor:
+        """The packed codes: int32 in two dimensions, or ModelError."""
+        found = parts[self.key]
+        if len(found.shape) != 2:
+            raise ModelError(f"{self.folder}: '{module}{self.key}' is {list(found.shape)}; packed weights are matrices")
+        return self.part(module, parts, self.key, found.shape, ("int32",))
+
+    def part(self, module: str, parts: Parts, leaf: str, shape: Sequence[int], dtypes: Sequence[str]) -> LazyTensor:
+        """A tensor that must be there, with that shape and one of those types; ModelError otherwise."""
+        found = parts.get(leaf)
+        if found is None:
+            raise ModelError(
+                f"{self.folder} lacks '{module}{leaf}', without which '{module}{self.key}' is not a weight"
+            )
+        if found.shape != tuple(shape):
+            raise ModelError(
+                f"{self.folder}: '{module}{leaf}' is {list(found.shape)}, but its weight asks for {list(shape)}"
+            )
+        if found.dtype not in dtypes:
+            raise ModelError(f"{self.folder}: '{module}{leaf}' is {found.dtype}, but must be {' or '.join(dtypes)}")
+        return found
+
+    def n_groups(self, module: str, width: int, group: int) -> int:
+        """Groups along the inputs; ModelError when the last one would be shorter."""
+        if group < 1 or width % group:
+            raise ModelError(f"{self.folder}: the group size {group} does not divide the {width} inputs of '{module}'")
+        return width // group
+
+
+FLOATS = ("float16", "bfloat16", "float32")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """One weight as a checkpoint stores it, each part computed when called.
+
+    shape: [N, K]. group: of the inputs as stored; it divides K. codes: uint8 [N, K]. scales: [N, K / group].
+    zero_points: uint8 [N, K / group], None for the middle. symmetric: the config says that they are the middle ones.
+    order: the group of each input [K] where the checkpoint stores it.
+    """
+
+    folder: Path
+    name: str
+    shape: tuple[int, int]
+    bits: int
+    group: int
+    codes: "Callable[[], torch.Tensor]"
+    scales: "Callable[[], torch.Tensor]"
+    zero_points: "Callable[[], torch.Tensor] | None"
+    symmetric: bool
+    order: "Callable[[], torch.Tensor] | None" = None
+
+    def lazy(self) -> LazyTensor:
+        """As a tensor of the plain model, in float32: products of codes and 16-bit scales are exact there."""
+        return LazyTensor(
+            self.name, self.shape, "float32", self.read, blockwise=self.blockwise if self._operator_group else None
+        )
+
+    @property
+    def _operator_group(self) -> int | None:
+        """The widest group that operators know and that lies within this weight's groups."""
+        return max((group for group in GROUPS if self.group % group == 0), default=None)
+
+    def blockwise(self) -> Blockwise:
+        """Codes, scales and zero points as they are stored, a scale of a wide group standing once for each part of it.
+
+        Raises Unsupported when groups are not runs of neighbouring inputs.
+        """
+        if self._order() is not None:
+            raise Unsupported(
+                f"{self.folder}: the groups of '{self.name}' follow the order of activations (g_idx), which no fast "
+                "int4 operator reads; start from the model in 16 bits, or from one quantized with desc_act: false"
+            )
+        stored = self._stored()
+        group = self._operator_group
+        return stored if group in (None, self.group) else stored.split(group)
+
+    def read(self) -> "torch.Tensor":
+        """The weight in float32."""
+        order = self._order()
+        stored = self._stored()
+        if order is None:
+            return stored.dequantized()
+        middle = float(1 << (self.bits - 1))
+        zeros = middle if stored.zero_points is None else stored.zero_points.float()[:, order]
+        return (stored.codes.float() - zeros) * stored.scales[:, order]
+
+    def _stored(self) -> Blockwise:
+        zeros = None if self.zero_points is None else self.zero_points()
+        if zeros is not None and self.symmetric and bool((zeros == 1 << (self.bits - 1)).all()):
+            zeros = None
+        return Blockwise(self.bits, self.group, self.codes(), self.scales().float().contiguous(), zeros)
+
+    def _order(self) -> "torch.Tensor | None":
+        """The group of each input, None when groups are runs of neighbours."""
+        if self.order is None:
+            return None
+        found = self.order().long()
+        n_groups = self.shape[1] // self.group
+        if torch.equal(found, torch.arange(self.shape[1]) // self.group):
+            return None
+        if bool((found < 0).any()) or bool((found >= n_groups).any()):
+            raise ModelError(f"{self.folder}: g_idx of '{self.name}' names a group that it does not have")
+        return found
+
+
+def unpack(words: "torch.Tensor", bits: int, order: Sequence[int] | None = None) -> "torch.Tensor":
+    """int32 [n, m] -> uint8 [n, m * 32 / bits]; code j of a word lies at bit `bits * order[j]`, or `bits * j`."""
+    n_codes = 32 // bits
+    pieces = words.contiguous().view(torch.uint8)  # the lowest bits of a word come first, as in every file read here
+    if bits == 4:
+        pieces = torch.stack([pieces & 15, pieces >> 4], dim=-1)
+    codes = pieces.view(*words.shape, n_codes)
+    if order is not None:
+        codes = torch.stack([codes[..., place] for place in order], dim=-1)
+    return codes.view(words.shape[0], -1)
+
+
+def pack_words(codes: "torch.Tensor", bits: int) -> "torch.Tensor":
+    """uint8 [n, k] -> int32 [n, ceil(k * bits / 32)], the inverse of `unpack`; the rest of the last word is 0."""
+    n_codes = 32 // bits
+    n_words = -(-codes.shape[1] // n_codes)
+    padded = torch.nn.functional.pad(codes, (0, n_words * n_codes - codes.shape[1]))
+    if bits == 4:
+        padded = padded[:, ::2] | (padded[:, 1::2] << 4)
+    return padded.contiguous().view(torch.int32)
