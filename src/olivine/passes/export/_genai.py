@@ -2,55 +2,134 @@
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
-from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.models.loading import lazy_causal_lm, load_causal_lm, load_tokenizer
+from olivine.models.materialize import copy_companions
+from olivine.models.quantized import quantization_config
+from olivine.models.weights import LazyTensor, Weights
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir
     import onnxruntime_genai
+    import torch
+
+    from olivine.passes.export._choices import Settings
+    from olivine.passes.export._stream import Progress
 else:
     np, onnx_ir = lazy.module("numpy"), lazy.module("onnx_ir")
-    onnxruntime_genai = lazy.module("onnxruntime_genai")
+    onnxruntime_genai, torch = lazy.module("onnxruntime_genai"), lazy.module("torch")
 
 
-def build(model: Model, output: Path, scratch: Path, precision: str, provider: str, options: Mapping[str, str]) -> None:
-    """Run the builder for `provider` ("cpu", "cuda", ...); its prints go wherever standard output goes."""
+@dataclass(frozen=True)
+class Target:
+    """What the builder is told: precision, execution provider ("cpu", "cuda", ...) and its KEY=VALUE options."""
+
+    precision: str
+    provider: str
+    options: Mapping[str, str]
+
+
+def build(
+    model: Model,
+    output: Path,
+    scratch: Path,
+    target: Target,
+    settings: "Settings | None",
+    progress: "Progress",
+    source: Weights | None = None,
+) -> None:
+    """Let the builder make the graph, and stream the weights into it; its prints go wherever standard output goes.
+
+    settings: how the matrices are quantized; None leaves that, and the reading of all weights, to the builder.
+    source: tensors to stream in place of the model's own; what is float32 in it stays so.
+    """
     from onnxruntime_genai.models import builder
 
-    arguments = ("", str(model.path), str(output), precision, provider, str(scratch / "builder"))
-    given = [f"{key}={value}" for key, value in options.items()]
+    arguments = (
+        "",
+        str(_plain_folder(model, scratch)),
+        str(output),
+        target.precision,
+        target.provider,
+        str(scratch / "builder"),
+    )
+    given = [f"{key}={value}" for key, value in target.options.items()]
     try:
         prepared = builder.parse_extra_options(*arguments, given)
-        with _weights_from(model, builder.Model):
+        load = _whole(model) if settings is None else _streamed(model, settings, progress, source)
+        with _weights_from(builder.Model, load):
             builder.create_model(*arguments, **prepared)
     except NotImplementedError as error:
         raise Unsupported(f"the model builder does not know this model: {error}") from error
 
 
+def _plain_folder(model: Model, scratch: Path) -> Path:
+    """The model's folder, or one whose config says nothing of packed weights: the builder would unpack them itself."""
+    if quantization_config(model.path) is None:
+        return model.path
+    folder = scratch / "plain"
+    folder.mkdir(parents=True, exist_ok=True)
+    copy_companions(model.path, folder)
+    return folder
+
+
 @contextlib.contextmanager
-def _weights_from(model: Model, base: Any) -> Iterator[None]:
-    """Let the builder take its weights from our loader, which computes what is not on disk.
+def _weights_from(base: Any, load: Callable[[Any], Any]) -> Iterator[None]:
+    """Let the builder take its weights from us.
 
     `load_weights` is the builder's own seam for other sources (GGUF, quantized checkpoints); it is replaced where the
     builder's base class defines it, and restored afterwards.
     """
     original = base.load_weights
-
-    def load_weights(_builder: Any, _input_path: str) -> Any:
-        return load_causal_lm(model, dtype="auto")
-
-    base.load_weights = load_weights
+    base.load_weights = lambda maker, _input_path: load(maker)
     try:
         yield
     finally:
         base.load_weights = original
+
+
+def _whole(model: Model) -> Callable[[Any], Any]:
+    return lambda _maker: load_causal_lm(model, dtype="auto")
+
+
+def _streamed(model: Model, settings: "Settings", progress: "Progress", source: Weights | None) -> Callable[[Any], Any]:
+    """Parameters that are not yet numbers; the one builder that asks for them saves them as they are to be saved."""
+
+    def load(maker: Any) -> Any:
+        from olivine.passes.export._lazy_weights import lazy_weight
+
+        maker.save_model = lambda folder: _save(maker, Path(folder), settings, progress)
+
+        def wrap(tensor: LazyTensor, dtype: "torch.dtype") -> "torch.Tensor":
+            exact = source is not None and tensor.dtype == "float32"
+            return lazy_weight(tensor, torch.float32 if exact else dtype)
+
+        return lazy_causal_lm(model, wrap, source)
+
+    return load
+
+
+def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") -> None:
+    """Quantize the builder's graph, and write it with its weights."""
+    from olivine.passes.export import _choices, _quantize_graph, _stream
+
+    graph, jobs = maker.model, []
+    if maker.onnx_dtype.name in ("INT4", "UINT4", "INT8", "UINT8"):
+        chosen = _choices.choices(settings, _quantize_graph.matrices(graph))
+        jobs = _quantize_graph.quantize_graph(
+            graph, lambda matrix: chosen.get(matrix.node), maker.quant_attrs["accuracy_level"]
+        )
+    graph.graph.sort()
+    maker.stamp_build_metadata(graph)
+    _stream.save(graph, folder / maker.filename, jobs, progress=progress)
 
 
 def complete_config(model: Model, folder: Path, max_length: int, search: Mapping[str, Any]) -> None:
@@ -119,6 +198,32 @@ def refuse_broken_scales(folder: Path) -> None:
                 continue
             if not np.isfinite(tensor.numpy().astype(np.float32, copy=False)).all():
                 raise ModelError(f"the weight '{value.name}' holds NaN or infinity, so the model cannot be built")
+
+
+def refuse_slow_forms(folder: Path, execution_provider: str) -> None:
+    """Raise ModelError for the legal forms of MatMulNBits that its CPU kernels do not have.
+
+    They fall back to dequantizing the whole weight for every token, 95 to 160 times slower: reordered inputs (g_idx),
+    zero points that are not integers, and 8 bits without accuracy level 4.
+    """
+    if execution_provider != "CPUExecutionProvider":
+        return
+    for path in folder.glob("*.onnx"):
+        for node in onnx_ir.load(path).graph:
+            if node.op_type == "MatMulNBits" and (why := _slow_because(node)):
+                raise ModelError(f"'{node.name}' would run about 100 times slower on this CPU: {why}")
+
+
+def _slow_because(node: Any) -> str | None:
+    level = node.attributes.get_int("accuracy_level", 0)
+    inputs = [*node.inputs, None, None, None][:5]
+    if inputs[4] is not None:
+        return "it has reordered inputs (g_idx)"
+    if inputs[3] is not None and inputs[3].dtype != onnx_ir.DataType.UINT8:
+        return "its zero points are not stored as integers"
+    if node.attributes.get_int("bits", 4) == 8 and level != 4:
+        return f"8 bits need accuracy level 4, and it has {level}"
+    return None
 
 
 def check_folder(folder: Path) -> None:

@@ -1,16 +1,22 @@
 """ModelBuilder: the ONNX model and folder that onnxruntime-genai loads."""
 
 import json
-from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from olivine.config.schema import DataConfig
-from olivine.errors import Problem, Unsupported
+from olivine.errors import DataError, Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
+from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes.finetune._training_arguments import split_seed
+
+if TYPE_CHECKING:
+    from olivine.passes.export._choices import Settings
+    from olivine.passes.quantize._fold import Folding
 
 # Architectures that the builder dispatches on and that are text models with weights we can serve (tested against it).
 ARCHITECTURES = frozenset(
@@ -52,6 +58,26 @@ PROVIDERS = {
 }
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.13, "int4": 0.63}
 DEFAULT_MAX_LENGTH = 4096
+CPU = "CPUExecutionProvider"
+EIGHT = 8
+# of k_quant_mixed; the error-ranked choice needs a third of the weights that the builder's positions take
+MIXED_SHARE = 0.06
+# the builder's options that change the graph alone; any other leaves reading and quantizing to the builder
+STREAMED_OPTIONS = frozenset(
+    {
+        "disable_qkv_fusion",
+        "filename",
+        "fuse_mlp_gate_up",
+        "fuse_qk_norm_gqa",
+        "fuse_qkv",
+        "hf_remote",
+        "hf_token",
+        "include_hidden_states",
+        "nodes_to_exclude",
+        "prune_lm_head",
+        "shared_embeddings",
+    }
+)
 
 
 class Build(Pass):
@@ -59,9 +85,12 @@ class Build(Pass):
 
     The result is a folder with the graph, its weights, genai_config.json, tokenizer and chat template; it holds no path
     of this machine and may be moved anywhere.
-    1. The graph is the builder's, for the execution provider of the target. 2. Weights come from the input model as it
-    is, merged or dequantized on the way where they are computed. 3. The end tokens are the union of the tokenizer's,
-    the generation config's and the one that ends a turn in the chat template. 4. `search.max_length` is at most 4096
+    1. The graph is the builder's, for the execution provider of the target. 2. Weights are streamed: read, merged,
+    quantized and written a few rows at a time, so that the model never is in memory. What a checkpoint already holds in
+    4 or 8 bits is taken over as it is. 3. int4 scales and zero points are searched for the least error, each input
+    weighted by how much of it there is in calibration text (`int4_algo_config: default` gives the builder's own
+    rounding, byte for byte). 4. The end tokens are the union of the tokenizer's,
+    the generation config's and the one that ends a turn in the chat template. 5. `search.max_length` is at most 4096
     unless asked for: the cache for a context of 131,072 tokens would not fit in most machines.
     """
 
@@ -77,11 +106,43 @@ class Build(Pass):
         int4_accuracy_level: Literal[0, 1, 2, 3, 4] | None = Field(
             None, description="4 computes in int8, the fastest on CPUs and the builder's default there; 1 in float32"
         )
-        int4_algo_config: str | None = Field(
-            None, description="default, rtn, k_quant, or one of the builder's mixed forms such as k_quant_last"
+        int4_algo_config: (
+            Literal[
+                "search",
+                "default",
+                "rtn",
+                "k_quant",
+                "rtn_last",
+                "k_quant_last",
+                "k_quant_mixed",
+                "k_quant_linear",
+            ]
+            | None
+        ) = Field(
+            None,
+            description="search (int4's default, and what k_quant now means), default or rtn (round to nearest as the "
+            "builder does); _last keeps the head in 8 bits, _mixed also the layers with the largest error",
         )
         int4_op_types_to_quantize: list[str] | None = Field(None, description="MatMul, Gather (the embedding)")
         int4_is_symmetric: bool | None = Field(None, description="false stores a zero point for every block")
+        head_bits: Literal[4, 8] | None = Field(None, description="of the head, and of an embedding that is tied to it")
+        embedding_bits: Literal[4, 8] | None = Field(
+            None, description="of an embedding of its own; 8 on CPUs with int4_algo_config search, else it stays float"
+        )
+        int8_share: float | None = Field(
+            None, ge=0, le=1, description="share of the layers' weights in 8 bits, those with the largest error first"
+        )
+        calibration_data_config: str | None = Field(
+            None, description="data to weigh the inputs by; else the training data of an earlier step, else own text"
+        )
+        calibration_held_out: float | None = Field(
+            None, gt=0, description="rows of it that are left out, as eval_dataset_size of the training step"
+        )
+        calibration_may_be_short: bool = Field(
+            False, description="with too little of that data, calibrate with text of the model's own, and say so"
+        )
+        calibration_seed: int = Field(0, description="of the split and of the text that the model writes")
+        calibration_tokens: int = Field(8192, ge=512, description="tokens to calibrate with")
         exclude_embeds: bool = Field(False, description="leave the embedding out: the graph takes inputs_embeds")
         exclude_lm_head: bool = Field(False, description="leave the head out: the graph gives hidden states")
         enable_cuda_graph: bool = Field(False, description="prepare for CUDA graphs")
@@ -103,6 +164,7 @@ class Build(Pass):
             return {f"int4_{key}" if key in plain else key: value for key, value in values.items()}
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
@@ -126,6 +188,7 @@ class Build(Pass):
                 f"Choose one of {', '.join(PROVIDERS)}.",
             )
         yield from self._check_block_size(facts)
+        yield from self._check_runs_fast(machine)
 
     def _check_block_size(self, facts: ModelFacts) -> Iterator[Problem]:
         size = self._block_size
@@ -141,17 +204,67 @@ class Build(Pass):
                     f"Use {' or '.join(fitting)}." if fitting else "Use precision fp16 or fp32.",
                 )
 
+    def _check_runs_fast(self, machine: Machine) -> Iterator[Problem]:
+        level = self.params.int4_accuracy_level
+        in_8_bits = self.params.precision == "int8" or self.params.head_bits == EIGHT or self._int8_share > 0
+        if machine.execution_provider == CPU and level not in (None, 4) and in_8_bits and self._is_quantized:
+            yield Problem(
+                "invalid-value",
+                self.name,
+                f"weights in 8 bits run about 100 times slower on CPUs with int4_accuracy_level {level}.",
+                "Leave it out, or set it to 4.",
+            )
+
+    @property
+    def _is_quantized(self) -> bool:
+        return self.params.precision in ("int4", "int8")
+
     @property
     def _block_size(self) -> int | None:
-        return (self.params.int4_block_size or 32) if self.params.precision in ("int4", "int8") else None
+        return (self.params.int4_block_size or 32) if self._is_quantized else None
+
+    @property
+    def searches(self) -> bool:
+        """Whether scales are searched, which takes calibration text."""
+        algo = self.params.int4_algo_config
+        return self.params.precision == "int4" and (algo is None or algo == "search" or algo.startswith("k_quant"))
+
+    @property
+    def _int8_share(self) -> float:
+        mixed = self.params.int4_algo_config in ("k_quant_mixed", "k_quant_linear")
+        return self.params.int8_share if self.params.int8_share is not None else (MIXED_SHARE if mixed else 0.0)
+
+    @classmethod
+    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Calibrate with what was trained on, without the rows that were held out."""
+        training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
+        if training is None:
+            return {}
+        return {
+            "calibration_data_config": training["train_data_config"],
+            "calibration_held_out": training.get("eval_dataset_size"),
+            "calibration_may_be_short": True,
+            "calibration_seed": split_seed(training.get("training_args", {})),
+        }
+
+    def data_names(self) -> list[str]:
+        """The calibration data, where there is some to weigh the inputs by."""
+        name = self.params.calibration_data_config
+        return [name] if name is not None and self.searches else []
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
-        """The builder holds every weight in float32, in torch and again in the graph (measured: 8 bytes a weight)."""
-        embedding = 0 if self.params.precision in ("fp16", "bf16") else facts.vocab_size * facts.hidden_size
+        """Frameworks, a tensor and its copy a worker; to calibrate, one layer and the activations of all tokens."""
+        embedding = facts.vocab_size * facts.hidden_size
         size = facts.n_parameters * BYTES_PER_WEIGHT[self.params.precision]
-        if self.params.precision == "int4" and not facts.tied_embeddings:
-            size += embedding * (4.0 - BYTES_PER_WEIGHT["int4"])  # an untied embedding stays float32
-        return Estimate(memory_bytes=int(600e6 + 8.1 * facts.n_parameters), disk_bytes=int(size))
+        if self._is_quantized and not facts.tied_embeddings and self._embedding_bits(machine) is None:
+            size += embedding * (4.0 - BYTES_PER_WEIGHT[self.params.precision])  # an embedding of its own stays float32
+        memory = 0.9e9 + (12 * embedding if not self._is_quantized or not facts.tied_embeddings else 0)
+        if self.searches:
+            layer = (facts.n_parameters - embedding) / max(1, facts.n_layers) * 4
+            activations = 2 * self.params.calibration_tokens * facts.hidden_size * 4
+            writes_its_own = 2.0 * facts.n_parameters if self.params.calibration_data_config is None else 0.0
+            memory = max(memory, 0.9e9 + layer + activations + 12 * embedding, 0.9e9 + writes_its_own)
+        return Estimate(memory_bytes=int(memory), disk_bytes=int(size))
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder; raises Unsupported when the builder does not know the model."""
@@ -160,12 +273,18 @@ class Build(Pass):
         provider = PROVIDERS.get(context.machine.execution_provider)
         if provider is None:
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
-        _genai.build(model, context.output, context.scratch, self.params.precision, provider, self.options())
-        if not self.params.metadata_only:
+        streamed = self._streams(model)
+        folding = self._calibrated(model, context) if streamed and self.searches else None
+        settings = self._settings(context, folding) if streamed else None
+        source = folding.apply(weights(model)) if folding is not None else None
+        target = _genai.Target(self.params.precision, provider, self.options(streamed=streamed))
+        _genai.build(model, context.output, context.scratch, target, settings, context.report.progress, source)
+        if not self.params.metadata_only and settings is None:
             _genai.refuse_broken_scales(context.output)
         _genai.complete_config(model, context.output, self.params.max_length or DEFAULT_MAX_LENGTH, self._search())
         context.report.record(
-            size_bytes=sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file())
+            streamed=settings is not None,
+            size_bytes=sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file()),
         )
         return Model(
             format="onnx",
@@ -178,29 +297,112 @@ class Build(Pass):
             },
         )
 
+    def _settings(self, context: Context, folding: "Folding | None") -> "Settings":
+        """How the matrices are quantized."""
+        from olivine.passes.export import _choices
+
+        algo = self.params.int4_algo_config or ""
+        on_cpu = context.machine.execution_provider == CPU
+        return _choices.Settings(
+            bits=4 if self.params.precision == "int4" else 8,
+            group=self.params.int4_block_size or 32,
+            symmetric=self._symmetric(context.machine),
+            search=self.searches,
+            importance=folding.importances if folding is not None else None,
+            head_bits=self.params.head_bits or (8 if algo.endswith(("_last", "_mixed")) else None),
+            embedding_bits=self._embedding_bits(context.machine),
+            int8_share=self._int8_share,
+            half_scales=self.searches and on_cpu,
+            excluded=frozenset(_as_list(self.params.extra_options.get("nodes_to_exclude"))),
+        )
+
+    def _symmetric(self, machine: Machine) -> bool:
+        """Zero points cost nothing on CPUs; GPUs have their fastest kernels for weights without."""
+        if self.params.int4_is_symmetric is not None:
+            return self.params.int4_is_symmetric
+        return not (self.searches and machine.execution_provider == CPU)
+
+    def _embedding_bits(self, machine: Machine) -> int | None:
+        """Of an embedding that is not tied: onnxruntime's CPU kernel reads quantized rows."""
+        if self.params.embedding_bits is not None:
+            return self.params.embedding_bits
+        if "Gather" in (self.params.int4_op_types_to_quantize or ()):
+            return 4
+        return 8 if self.searches and machine.execution_provider == CPU else None
+
+    def _streams(self, model: Model) -> bool:
+        """False where only the builder's own code can do what is asked for."""
+        if self.params.metadata_only or self.params.use_qdq or not set(self.params.extra_options) <= STREAMED_OPTIONS:
+            return False
+        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+        # experts are packed by the builder while it makes the graph
+        return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
+
+    def _calibrated(self, model: Model, context: Context) -> "Folding | None":
+        """The mean square of every input, from the user's rows or from text that the model writes itself.
+
+        Strong inputs are also weakened where a norm or the layer before can make up for it (AWQ, Lin et al. 2023,
+        arXiv:2306.00978). None for a checkpoint that is quantized already: its codes are taken over.
+        """
+        from olivine.kernels.blockwise import Format
+        from olivine.passes.quantize._fold import find_folds
+
+        if any(tensor.blockwise is not None for tensor in weights(model).values()):
+            return None
+        data = context.data.get(self.params.calibration_data_config or "")
+        try:
+            tokens = self._tokens(model, context, data)
+        except DataError as error:
+            if data is None or not self.params.calibration_may_be_short:
+                raise
+            context.report.warn(f"calibrated with text that the model wrote: {error}")
+            data = None
+            tokens = self._tokens(model, context, data)
+        source = f"data config '{data.name}'" if data is not None else "text that the model wrote"
+        context.report.record(calibration={"tokens": tokens.numel(), "source": source})
+        fmt = Format(4, self._block_size or 32, self._symmetric(context.machine))
+        return find_folds(model, tokens, fmt, device=context.machine.device, report=context.report)
+
+    def _tokens(self, model: Model, context: Context, data: DataConfig | None) -> Any:
+        from olivine.passes.quantize._tokens import calibration_tokens
+
+        return calibration_tokens(
+            model,
+            data=data,
+            held_out=self.params.calibration_held_out if data is not None else None,
+            n_tokens=self.params.calibration_tokens,
+            seed=self.params.calibration_seed,
+            device=context.machine.device,
+        )
+
     def ensures(self, model: Model) -> None:
         """The folder is complete, and onnxruntime-genai loads it and generates a token where its provider is here."""
         from olivine.passes.export import _genai
 
         if not self.params.metadata_only:
             _genai.check_folder(model.path)
+            _genai.refuse_slow_forms(model.path, model.attributes["execution_provider"])
             if not (self.params.exclude_embeds or self.params.exclude_lm_head):
                 _genai.check_generates(model.path, model.attributes["execution_provider"])
 
-    def options(self) -> dict[str, str]:
-        """What the builder is told, as its KEY=VALUE options."""
-        given = {
+    def options(self, *, streamed: bool) -> dict[str, str]:
+        """What the builder is told, as its KEY=VALUE options; where we quantize, how is not its business."""
+        given: dict[str, Any] = {
             "block_size": self.params.int4_block_size,
             "accuracy_level": self.params.int4_accuracy_level,
-            "algo_config": self.params.int4_algo_config,
-            "op_types_to_quantize": "/".join(self.params.int4_op_types_to_quantize or ()) or None,
-            "is_symmetric": self.params.int4_is_symmetric,
             "exclude_embeds": self.params.exclude_embeds or None,
             "exclude_lm_head": self.params.exclude_lm_head or None,
             "enable_cuda_graph": self.params.enable_cuda_graph or None,
             "use_qdq": self.params.use_qdq or None,
             "config_only": self.params.metadata_only or None,
         }
+        if not streamed:
+            algo = self.params.int4_algo_config
+            given |= {
+                "algo_config": "k_quant" if algo == "search" else algo,
+                "op_types_to_quantize": "/".join(self.params.int4_op_types_to_quantize or ()) or None,
+                "is_symmetric": self.params.int4_is_symmetric,
+            }
         options = {key: _text(value) for key, value in given.items() if value is not None}
         return options | {key: _text(value) for key, value in self.params.extra_options.items()}
 
@@ -209,6 +411,13 @@ class Build(Pass):
         if self.params.max_length is not None:
             search["max_length"] = self.params.max_length
         return search
+
+
+def _as_list(value: Any) -> list[str]:
+    """The builder's lists: names with commas between them, or a list."""
+    if value is None:
+        return []
+    return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
 
 
 def _text(value: Any) -> str:

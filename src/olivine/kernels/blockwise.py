@@ -1,0 +1,177 @@
+"""Weights in blocks: integer codes that share a scale and a zero point along the input dimension."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from olivine.models.blockwise import BITS, GROUPS, Blockwise
+
+__all__ = [
+    "BITS",
+    "GROUPS",
+    "TILE",
+    "Array",
+    "Blockwise",
+    "Format",
+    "Method",
+    "importance_of",
+    "pack",
+    "quantize",
+    "quantize_rows",
+    "refuse_format",
+    "rtn",
+    "search",
+]
+Method = Literal["rtn", "search"]
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a weight is stored: 4 or 8 bits, `group` weights a scale, with or without a zero point of their own."""
+
+    bits: int = 4
+    group: int = 32
+    symmetric: bool = True
+
+    @property
+    def middle(self) -> int:
+        """The code that stands for zero in a symmetric format."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def highest(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Codes, a float32 scale and, when asymmetric, a zero point of `bits`, a weight."""
+        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.group
+
+
+def rtn(weight: torch.Tensor, fmt: Format) -> Blockwise:
+    """Round to nearest within each block's range; the codes and scales are those of ONNX Runtime's own quantizer.
+
+    weight: [N, K], any float type. Raises ValueError when the group does not divide K, or a weight is NaN or infinite.
+    """
+    return quantize(weight, fmt, "rtn")
+
+
+def search(weight: torch.Tensor, fmt: Format, importance: torch.Tensor | None = None) -> Blockwise:
+    """Scales and integer zero points with the least error, each input weighted by its importance.
+
+    weight: [N, K]. importance: [K], the mean square of each input (the diagonal of X'X / n); all alike when None, which
+    is hardly better than `rtn`. The weights of an input that was never active still count a little (1e-4 of the mean).
+    """
+    return quantize(weight, fmt, "search", importance)
+
+
+def quantize(weight: torch.Tensor, fmt: Format, method: Method, importance: torch.Tensor | None = None) -> Blockwise:
+    """`rtn` or `search` by name, on all cores."""
+    _refuse_unusable(weight, fmt)
+    n_rows, width = weight.shape
+    codes = torch.empty((n_rows, width), dtype=torch.uint8)
+    scales = torch.empty((n_rows, width // fmt.group), dtype=torch.float32)
+    zeros = torch.empty((n_rows, width // fmt.group), dtype=torch.uint8)
+    weights_of_inputs = _importance(importance, width) if method == "search" else None
+    step = max(1, TILE // max(1, width))
+
+    def work(start: int) -> None:
+        tile = weight[start : start + step].detach().to("cpu", torch.float32).contiguous().numpy()
+        part = slice(start, start + step)
+        quantize_rows(tile, fmt, weights_of_inputs, codes[part].numpy(), scales[part].numpy(), zeros[part].numpy())
+
+    _on_all_cores(work, range(0, n_rows, step))
+    return Blockwise(fmt.bits, fmt.group, codes, scales, None if fmt.symmetric else zeros)
+
+
+def quantize_rows(
+    weight: Array,
+    fmt: Format,
+    importance: Array | None,
+    codes: Array,
+    scales: Array,
+    zeros: Array,
+    *,
+    half_scales: bool = False,
+) -> None:
+    """Fill codes, scales and zeros of float32 rows [n, K] on this core; `rtn` when importance is None.
+
+    half_scales: scales are rounded to float16 before the codes are, which then are the nearest ones for it.
+    """
+    from olivine.kernels import _blocks
+
+    if importance is None:
+        _blocks.round_to_nearest(weight, fmt.group, fmt.bits, fmt.symmetric, codes, scales, zeros)
+    else:
+        _blocks.search(weight, importance, fmt.group, fmt.bits, fmt.symmetric, codes, scales, zeros)
+    if half_scales:
+        scales[:] = scales.astype(np.float16)
+        _blocks.round_codes(weight, fmt.group, fmt.bits, scales, zeros, codes)
+
+
+def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
+    """Codes [n, K] as bytes [n, ceil(K * bits / 8)], the first of two 4-bit codes in the low half of its byte."""
+    if bits == 8:
+        return codes
+    from olivine.kernels import _blocks
+
+    packed = torch.empty((codes.shape[0], (codes.shape[1] + 1) // 2), dtype=torch.uint8)
+    _blocks.pack_nibbles(codes.contiguous().numpy(), packed.numpy())
+    return packed
+
+
+def importance_of(importance: torch.Tensor | None, width: int) -> Array:
+    """Importances [K] as the kernels take them: float32 with mean 1 and a floor of 1e-4, so that no input is free."""
+    return _importance(importance, width)
+
+
+# weights that are turned to float32 at once; small enough to stay in a core's cache with its codes
+TILE = 1 << 18
+
+
+def _importance(importance: torch.Tensor | None, width: int) -> Array:
+    if importance is None:
+        return np.ones(width, np.float32)
+    if tuple(importance.shape) != (width,):
+        raise ValueError(f"importance must be [{width}], but is {list(importance.shape)}")
+    values = importance.detach().to("cpu", torch.float64)
+    if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
+        raise ValueError("importances must be finite and not negative")
+    mean = float(values.mean())
+    scaled = values / mean if mean > 0 else torch.ones_like(values)
+    floored: Array = scaled.clamp(min=1e-4).to(torch.float32).numpy()
+    return floored
+
+
+def _refuse_unusable(weight: torch.Tensor, fmt: Format) -> None:
+    if weight.ndim != 2:
+        raise ValueError(f"a weight to quantize has two dimensions, but this one is {list(weight.shape)}")
+    refuse_format(fmt, weight.shape[1])
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError("the weight holds NaN or infinite values")
+
+
+def refuse_format(fmt: Format, width: int) -> None:
+    """Raise ValueError when a weight of `width` inputs cannot be stored so."""
+    if fmt.bits not in BITS:
+        raise ValueError(f"weights are stored in 4 or 8 bits, not {fmt.bits}")
+    if fmt.group not in GROUPS:
+        raise ValueError(f"the group size must be one of {', '.join(map(str, GROUPS))}, not {fmt.group}")
+    if width % fmt.group:
+        raise ValueError(f"the group size {fmt.group} does not divide the {width} inputs")
+
+
+def _on_all_cores(work: Callable[[int], None], starts: range) -> None:
+    if len(starts) < 2:
+        for start in starts:
+            work(start)
+        return
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(work, starts))

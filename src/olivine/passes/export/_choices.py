@@ -1,0 +1,170 @@
+"""Which matrix of a graph is stored how: bits, group, zero points, and what its scales are searched with."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from olivine.errors import Unsupported
+from olivine.kernels.blockwise import GROUPS, Blockwise, Format, quantize
+from olivine.passes.export._quantize_graph import Choice, Matrix
+
+HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
+HEAD_WEIGHT = "lm_head.weight"
+# Where a scale of 16 bits beside a Cast is folded by the runtime when it loads the model.
+_HALF_SCALES = ("cpu",)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the params of the export come to.
+
+    bits, group, symmetric: of every matrix that is not named below. search: importance-weighted scales, else to
+    nearest. importance: mean square of each input by the name of the checkpoint's tensor. head_bits: of the head
+    (and of the embedding where it is tied to it). embedding_bits: of an embedding of its own, None to leave it alone.
+    int8_share: share of the weights of all layers that are promoted to 8 bits, those with the largest error first.
+    half_scales: store scales in 16 bits. excluded: nodes that stay float.
+    """
+
+    bits: int = 4
+    group: int = 32
+    symmetric: bool = True
+    search: bool = False
+    importance: Mapping[str, torch.Tensor] | None = None
+    head_bits: int | None = None
+    embedding_bits: int | None = None
+    int8_share: float = 0.0
+    half_scales: bool = False
+    excluded: frozenset[str] = frozenset()
+
+    @property
+    def format(self) -> Format:
+        """Of a matrix without a rule of its own."""
+        return Format(self.bits, self.group, self.symmetric)
+
+
+def choices(settings: Settings, found: Mapping[str, Matrix]) -> Mapping[str, Choice]:
+    """The choice of every matrix that is quantized, by its node."""
+    made = {}
+    for name, matrix in found.items():
+        if name in settings.excluded:
+            continue
+        taken = _taken_over(matrix)
+        choice = taken or (_embedding(settings, matrix) if name == EMBEDDING else _matmul(settings, matrix))
+        if choice is not None:
+            made[name] = choice
+    for name in _promoted(settings, found, made):
+        made[name] = _in_8_bits(settings, found[name], made[name])
+    return made
+
+
+def _matmul(settings: Settings, matrix: Matrix) -> Choice:
+    importance = _importance(settings, matrix)
+    choice = Choice(
+        settings.format,
+        importance=importance,
+        search=settings.search,
+        half_scales=settings.half_scales,
+    )
+    _refuse_width(choice.fmt, matrix)
+    if matrix.node == HEAD and settings.head_bits == 8:
+        return _in_8_bits(settings, matrix, choice)
+    return choice
+
+
+def _embedding(settings: Settings, matrix: Matrix) -> Choice | None:
+    """A row is read alone: no input is more important than another."""
+    if settings.embedding_bits is None:
+        return None
+    group = widest_group(matrix.width, settings.group)
+    fmt = Format(settings.embedding_bits, group, symmetric=False) if group else None
+    return Choice(fmt, half_scales=settings.half_scales) if fmt else None
+
+
+def _in_8_bits(settings: Settings, matrix: Matrix, choice: Choice) -> Choice:
+    """With 256 codes a wide group loses nothing that could be measured, and is read faster."""
+    group = max(settings.group, widest_group(matrix.width, 128) or settings.group)
+    return replace(choice, fmt=Format(8, group, settings.symmetric), search=False)
+
+
+def widest_group(width: int, limit: int) -> int | None:
+    """The largest group up to `limit` that divides a width; None when not even 16 does."""
+    return max((group for group in GROUPS if group <= limit and width % group == 0), default=None)
+
+
+def _refuse_width(fmt: Format, matrix: Matrix) -> None:
+    if matrix.width % fmt.group:
+        fitting = widest_group(matrix.width, 256)
+        hint = f"; use {fitting}" if fitting else ""
+        raise Unsupported(
+            f"the group size {fmt.group} does not divide the {matrix.width} inputs of '{matrix.rows.names[0]}'{hint}"
+        )
+
+
+def _importance(settings: Settings, matrix: Matrix) -> torch.Tensor | None:
+    """Pieces of one matrix share their input, and so its importance. A tied head has the embedding's name."""
+    known = settings.importance or {}
+    names = [HEAD_WEIGHT] if matrix.node == HEAD else matrix.rows.names
+    return next((known[name] for name in names if name in known), None)
+
+
+def _promoted(settings: Settings, found: Mapping[str, Matrix], made: Mapping[str, Choice]) -> list[str]:
+    """The matrices with the largest relative error of their outputs, up to the share of all weights."""
+    if settings.int8_share <= 0:
+        return []
+    own = (name for name, choice in made.items() if choice.fmt.bits == 4 and choice.given is None)
+    candidates = [name for name in own if name != EMBEDDING]
+    sizes = {name: found[name].n_rows * found[name].width for name in candidates}
+    budget = settings.int8_share * sum(sizes.values())
+    promoted = []
+    errors = {name: relative_error(found[name], made[name]) for name in candidates}
+    for name in sorted(candidates, key=lambda name: -errors[name]):
+        if sizes[name] <= budget:
+            promoted.append(name)
+            budget -= sizes[name]
+    return promoted
+
+
+def relative_error(matrix: Matrix, choice: Choice) -> float:
+    """Squared error of the outputs over their square, for uncorrelated inputs: tr(dW D dW') / tr(W D W')."""
+    weight = matrix.rows.read(0, matrix.n_rows).float()
+    stored = quantize(weight, choice.fmt, "search" if choice.search else "rtn", choice.importance).dequantized()
+    weights = choice.importance.float() if choice.importance is not None else torch.ones(matrix.width)
+    return float((((stored - weight) ** 2) @ weights).sum() / ((weight**2) @ weights).sum().clamp(min=1e-30))
+
+
+def _taken_over(matrix: Matrix) -> Choice | None:
+    """Codes that the checkpoint already holds go on as they are, when all pieces are stored alike."""
+    sources: list[Any] = [piece.source for piece in matrix.rows.pieces]
+    readers = [source.blockwise for source in sources if getattr(source, "blockwise", None) is not None]
+    if not readers or len(readers) < len(sources):
+        return None
+    fmt = _format_of(readers[0]())
+    if any(_format_of(reader()) != fmt for reader in readers[1:]):
+        raise Unsupported(
+            f"{', '.join(matrix.rows.names)} are stored in different formats, and the graph joins them; "
+            "set extra_options: {fuse_qkv: false}"
+        )
+    return Choice(fmt, given=_joined(matrix, readers, fmt))
+
+
+def _format_of(stored: Blockwise) -> Format:
+    return Format(stored.bits, stored.group, stored.symmetric)
+
+
+def _joined(matrix: Matrix, readers: list[Any], fmt: Format) -> Callable[[], Blockwise]:
+    def read() -> Blockwise:
+        parts = [
+            reader().rows(piece.start, piece.stop) for reader, piece in zip(readers, matrix.rows.pieces, strict=True)
+        ]
+        zeros = None if fmt.symmetric else torch.cat([part.zero_points for part in parts])
+        codes, scales = torch.cat([part.codes for part in parts]), torch.cat([part.scales for part in parts])
+        return Blockwise(fmt.bits, fmt.group, codes, scales, zeros)
+
+    return read
+
+
+def half_scales(provider: str) -> bool:
+    """Whether scales of 16 bits cost nothing at run time."""
+    return provider in _HALF_SCALES

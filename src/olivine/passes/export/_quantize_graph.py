@@ -1,0 +1,340 @@
+"""Float MatMul and Gather nodes of a builder's graph become their quantized operators, whose data is computed later.
+
+Names, order and attributes are those that ONNX Runtime's own quantizer gives, so that with the same rounding the files
+are the same byte for byte.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import torch
+
+from olivine.errors import ModelError
+from olivine.kernels.blockwise import TILE, Blockwise, Format, importance_of, pack, quantize_rows
+from olivine.models.weights import LazyTensor
+from olivine.passes.export._lazy_weights import Piece, Rows
+from olivine.passes.export._stream import Job, Write, lazy_weight_of
+
+# rows of a matrix that one job does, in weights: enough jobs for all cores, few enough to cost nothing
+CHUNK = 1 << 24
+EMBEDDING_GATHER = "GatherBlockQuantized"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one matrix is stored.
+
+    importance: [K] for the search, None to round to nearest. half_scales: scales are stored in 16 bits and cast to the
+    graph's type, which onnxruntime does once when it loads the model.
+    """
+
+    fmt: Format
+    importance: torch.Tensor | None = None
+    search: bool = False
+    half_scales: bool = False
+    given: Callable[[], Blockwise] | None = None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight [N, K] of the graph, with the node that uses it and the checkpoint's tensors that it is made of."""
+
+    node: str
+    weight: str
+    rows: Rows
+
+    @property
+    def n_rows(self) -> int:
+        """N: outputs, or words of an embedding."""
+        return self.rows.n_rows
+
+    @property
+    def width(self) -> int:
+        """K: inputs."""
+        return self.rows.pieces[0].source.shape[1]
+
+
+Choose = Callable[[Matrix], Choice | None]
+
+
+def matrices(model: ir.Model) -> dict[str, Matrix]:
+    """Every weight of a MatMul or an embedding's Gather that is a matrix of floats, by the node's name."""
+    found = {}
+    for node in model.graph:
+        place = {"MatMul": 1, "Gather": 0}.get(node.op_type)
+        value = node.inputs[place] if place is not None else None
+        if value is None or value.const_value is None:
+            continue
+        rows = _rows_of(value, flipped=node.op_type == "MatMul")
+        if rows is not None:
+            found[str(node.name)] = Matrix(str(node.name), str(value.name), rows)
+    return found
+
+
+def _rows_of(value: ir.Value, *, flipped: bool) -> Rows | None:
+    """The matrix [N, K] of a parameter, or of a float weight [K, N] that a finished graph holds."""
+    tensor = value.const_value
+    lazy = lazy_weight_of(tensor)
+    if lazy is not None:
+        return lazy.rows if lazy.rows is not None and lazy.flipped == flipped else None
+    if not flipped or tensor.dtype not in _TORCH or len(tensor.shape) != 2:
+        return None
+    width, n_rows = tensor.shape.numpy()
+    dtype = _TORCH[tensor.dtype]
+
+    def read() -> torch.Tensor:
+        raw = torch.frombuffer(bytearray(tensor.tobytes()), dtype=dtype)
+        return raw.view(width, n_rows).T
+
+    source = LazyTensor(str(value.name), (n_rows, width), str(dtype).removeprefix("torch."), read)
+    return Rows((Piece(source, 0, n_rows, dtype),))
+
+
+def quantize_graph(model: ir.Model, choose: Choose, accuracy_level: int) -> list[Job]:
+    """Replace every matrix that `choose` gives a format; gives the jobs that compute the new initializers."""
+    jobs: list[Job] = []
+    graph = model.graph
+    graph.opset_imports.setdefault("com.microsoft", 1)
+    tied = next((node for node in graph if node.op_type == EMBEDDING_GATHER), None)
+    for name, matrix in matrices(model).items():
+        choice = choose(matrix)
+        if choice is None:
+            continue
+        node = next(node for node in graph if node.name == name)
+        stored = _Stored(model, matrix, choice)
+        if node.op_type == "MatMul":
+            _replace_matmul(graph, node, stored, accuracy_level)
+            if tied is not None and name == "/lm_head/MatMul":
+                _share(graph, tied, stored)
+        else:
+            _replace_gather(graph, node, stored)
+        jobs += stored.jobs()
+    _drop_unused(graph)
+    return jobs
+
+
+def _replace_matmul(graph: ir.Graph, node: ir.Node, stored: "_Stored", accuracy_level: int) -> None:
+    fmt = stored.choice.fmt
+    attributes: dict[str, Any] = {
+        "K": stored.matrix.width,
+        "N": stored.matrix.n_rows,
+        "bits": fmt.bits,
+        "block_size": fmt.group,
+    }
+    if accuracy_level:
+        attributes["accuracy_level"] = accuracy_level
+    _replace(graph, node, "MatMulNBits", f"{node.name}_Q{fmt.bits}", [node.inputs[0], *stored.inputs()], attributes)
+
+
+def _replace_gather(graph: ir.Graph, node: ir.Node, stored: "_Stored") -> None:
+    weight, *rest = stored.inputs(flat=True)
+    fmt = stored.choice.fmt
+    attributes = {"bits": fmt.bits, "block_size": fmt.group, "gather_axis": 0, "quantize_axis": 1}
+    inputs = [weight, node.inputs[1], *rest]
+    _replace(graph, node, EMBEDDING_GATHER, f"{node.name}_Q{fmt.bits}", inputs, attributes)
+
+
+def _share(graph: ir.Graph, gather: ir.Node, stored: "_Stored") -> None:
+    """Let the embedding that the builder tied to the head read the head's bytes, whatever their format."""
+    fmt, matrix = stored.choice.fmt, stored.matrix
+    reshape = gather.inputs[0].producer()
+    weight, *rest = stored.inputs()
+    width = matrix.width * fmt.bits // 8
+    if reshape is None or weight is None:
+        raise ModelError("the builder's tied embedding has another form than expected")
+    reshape.replace_input_with(0, weight)
+    if list(reshape.outputs[0].shape or ()) != [matrix.n_rows, width]:
+        constant = ir.node("Constant", [], {"value": ir.tensor(np.array([matrix.n_rows, width], np.int64))})
+        constant.name = constant.outputs[0].name = f"{gather.name}/flat_shape"
+        graph.insert_before(reshape, constant)
+        reshape.replace_input_with(1, constant.outputs[0])
+        reshape.outputs[0].shape = ir.Shape([matrix.n_rows, width])
+    gather.resize_inputs(2 + len(rest))
+    for place, value in enumerate(rest):
+        gather.replace_input_with(2 + place, value)
+    for key, number in (("bits", fmt.bits), ("block_size", fmt.group)):
+        gather.attributes[key] = ir.AttrInt64(key, number)
+
+
+def _replace(
+    graph: ir.Graph,
+    node: ir.Node,
+    op_type: str,
+    name: str,
+    inputs: Sequence[ir.Value | None],
+    attributes: Mapping[str, Any],
+) -> None:
+    """Put a node in the place of another; its result keeps its name."""
+    output = node.outputs[0]
+    ordered = dict(sorted(attributes.items()))
+    new = ir.node(op_type, inputs=inputs, attributes=ordered, domain="com.microsoft", num_outputs=1, name=name)
+    result = new.outputs[0]
+    result.name, result.shape, result.type = output.name, output.shape, output.type
+    graph.insert_after(node, new)
+    output.replace_all_uses_with(result, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+class _Stored:
+    """The initializers of one quantized matrix, declared by name, type and shape."""
+
+    def __init__(self, model: ir.Model, matrix: Matrix, choice: Choice) -> None:
+        self.matrix, self.choice = matrix, choice
+        self._graph = model.graph
+        fmt = choice.fmt
+        self._row_bytes = matrix.width * fmt.bits // 8
+        self._n_blocks = matrix.width // fmt.group
+        self._zero_bytes = (self._n_blocks * fmt.bits + 7) // 8
+        self._float = model.graph.initializers[matrix.weight].const_value.dtype
+        self._scale_type = ir.DataType.FLOAT16 if choice.half_scales else self._float
+        self._weight_name = f"{matrix.weight}_Q{fmt.bits}"
+
+    def inputs(self, *, flat: bool = False) -> list[ir.Value | None]:
+        """Weight, scales and zero points as values of the graph, declared on the first call.
+
+        flat: the weight as [N, bytes] (an embedding) rather than [N, blocks, bytes of a block].
+        """
+        blocks = [self._n_blocks, self._row_bytes // self._n_blocks]
+        shape = [self.matrix.n_rows, self._row_bytes] if flat else [self.matrix.n_rows, *blocks]
+        weight = self._declare(self._weight_name, ir.DataType.UINT8, shape)
+        found = [weight, self._scales()]
+        if not self.choice.fmt.symmetric:
+            shape = [self.matrix.n_rows, self._zero_bytes]
+            found.append(self._declare(f"{self.matrix.weight}_zero_points", ir.DataType.UINT8, shape))
+        return list(found)
+
+    def _scales(self) -> ir.Value:
+        name, shape = f"{self.matrix.weight}_scales", [self.matrix.n_rows, self._n_blocks]
+        if self._scale_type == self._float:
+            return self._declare(name, self._float, shape)
+        known = self._graph.initializers.get(f"{name}_16")
+        if known is not None:
+            return known.uses()[0].node.outputs[0]
+        stored = self._declare(f"{name}_16", self._scale_type, shape)
+        cast = ir.node(
+            "Cast", inputs=[stored], attributes={"to": int(self._float)}, num_outputs=1, name=f"/{name}/Cast"
+        )
+        result = cast.outputs[0]
+        result.name, result.shape, result.type = name, ir.Shape(shape), ir.TensorType(self._float)
+        self._graph.insert_before(self._graph[0], cast)
+        return result
+
+    def _declare(self, name: str, dtype: ir.DataType, shape: list[int]) -> ir.Value:
+        if name in self._graph.initializers:
+            return self._graph.initializers[name]
+        value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+        value.const_value = ir.LazyTensor(_never, dtype=dtype, shape=ir.Shape(shape), name=name)
+        self._graph.register_initializer(value)
+        return value
+
+    def jobs(self) -> list[Job]:
+        """The work, in parts of whole rows where the checkpoint can be read so."""
+        n_rows = self.matrix.n_rows
+        tiled = self.choice.given is None and all(piece.source.read_rows for piece in self.matrix.rows.pieces)
+        step = max(1, CHUNK // self.matrix.width) if tiled else n_rows
+        return [QuantizeRows(self, start, min(start + step, n_rows), tiled=tiled) for start in range(0, n_rows, step)]
+
+    @property
+    def names(self) -> tuple[str, str, str]:
+        """Initializers of weight, scales and zero points."""
+        scales = f"{self.matrix.weight}_scales" + ("" if self._scale_type == self._float else "_16")
+        return self._weight_name, scales, f"{self.matrix.weight}_zero_points"
+
+    def write(self, write: Write, start: int, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
+        """Write rows from `start` on."""
+        fmt = self.choice.fmt
+        weight_name, scales_name, zeros_name = self.names
+        stored = scales.to(_TORCH[self._scale_type])
+        write(weight_name, start * self._row_bytes, pack(codes, fmt.bits).numpy())
+        write(scales_name, start * self._n_blocks * stored.element_size(), stored.view(torch.uint8).numpy())
+        if not fmt.symmetric:
+            write(zeros_name, start * self._zero_bytes, pack(zeros, fmt.bits).numpy())
+
+
+_TORCH = {
+    ir.DataType.FLOAT: torch.float32,
+    ir.DataType.FLOAT16: torch.float16,
+    ir.DataType.BFLOAT16: torch.bfloat16,
+}
+
+
+def _never() -> Any:
+    raise AssertionError("a declared initializer is written by its job")
+
+
+@dataclass(frozen=True)
+class QuantizeRows:
+    """Some rows of one matrix, quantized tile by tile."""
+
+    stored: _Stored
+    start: int
+    stop: int
+    tiled: bool
+
+    @property
+    def fills(self) -> Sequence[str]:
+        """Weight, scales and zero points."""
+        return self.stored.names[: 2 if self.stored.choice.fmt.symmetric else 3]
+
+    @property
+    def n_bytes(self) -> int:
+        """A tile as it is read, in float32 and as codes; or the whole matrix where it cannot be read in parts."""
+        return (TILE if self.tiled else self.n_weights) * 8
+
+    @property
+    def n_weights(self) -> int:
+        """Elements of these rows."""
+        return (self.stop - self.start) * self.stored.matrix.width
+
+    def run(self, write: Write) -> None:
+        """Read, quantize, pack, write."""
+        choice, matrix = self.stored.choice, self.stored.matrix
+        if choice.given is not None:
+            self._take_over(write, choice.given())
+            return
+        importance = importance_of(choice.importance, matrix.width) if choice.search else None
+        step = max(1, TILE // matrix.width)
+        whole = None if self.tiled else matrix.rows.read(self.start, self.stop)
+        for start in range(self.start, self.stop, step):
+            stop = min(start + step, self.stop)
+            tile = matrix.rows.read(start, stop) if whole is None else whole[start:stop]
+            if not bool((finite := torch.isfinite(tile)).all()):
+                row = start + int((~finite).any(dim=1).nonzero()[0])
+                raise ModelError(f"the weight '{_owner(matrix.rows, row)}' holds NaN or infinity")
+            self._quantize(write, start, tile.to(torch.float32).contiguous(), importance)
+
+    def _quantize(self, write: Write, start: int, tile: torch.Tensor, importance: Any) -> None:
+        fmt = self.stored.choice.fmt
+        n_blocks = tile.shape[1] // fmt.group
+        codes = torch.empty(tile.shape, dtype=torch.uint8)
+        scales = torch.empty((len(tile), n_blocks), dtype=torch.float32)
+        zeros = torch.empty((len(tile), n_blocks), dtype=torch.uint8)
+        half = self.stored.choice.half_scales
+        quantize_rows(tile.numpy(), fmt, importance, codes.numpy(), scales.numpy(), zeros.numpy(), half_scales=half)
+        self.stored.write(write, start, codes, scales, zeros)
+
+    def _take_over(self, write: Write, given: Blockwise) -> None:
+        zeros = given.zero_points
+        if zeros is None:
+            zeros = torch.full(given.scales.shape, self.stored.choice.fmt.middle, dtype=torch.uint8)
+        self.stored.write(write, 0, given.codes, given.scales, zeros)
+
+
+def _owner(rows: Rows, row: int) -> str:
+    """The checkpoint's tensor that a row belongs to."""
+    for piece in rows.pieces:
+        row -= piece.stop - piece.start
+        if row < 0:
+            return piece.source.name
+    raise IndexError(row)
+
+
+def _drop_unused(graph: ir.Graph) -> None:
+    """Forget the float weights that no node uses any more."""
+    used = {id(value) for node in graph for value in node.inputs} | {id(value) for value in graph.outputs}
+    for name, value in list(graph.initializers.items()):
+        if id(value) not in used:
+            del graph.initializers[name]

@@ -1,0 +1,143 @@
+"""GPTQ over a model, layer by layer: each layer sees what the quantized layers before it give."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from olivine import lazy
+from olivine.errors import ModelError
+from olivine.passes.quantize._calibrate import HEAD, Layer, LayerStream, Statistic
+
+if TYPE_CHECKING:
+    import torch
+
+    from olivine.kernels.blockwise import Blockwise, Format
+    from olivine.kernels.gptq import Factor
+else:
+    torch = lazy.module("torch")
+
+Quantized = Mapping[str, "Callable[[], Blockwise]"]
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """How GPTQ goes over a layer.
+
+    damping: share of the mean diagonal added to a Hessian. act_order: visit columns by falling importance.
+    true_sequential: within a layer, too, every input is that which quantized weights make.
+    """
+
+    damping: float = 0.01
+    act_order: bool = True
+    true_sequential: bool = False
+
+
+def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep, folder: Path) -> Quantized:
+    """Quantize the weights that `formats` names; each is read again from `folder` when it is asked for.
+
+    A layer's file is written whole or not at all. One that is there already is taken over: a run that was killed goes
+    on from its last layer, and ends with the same codes. Raises ModelError that names a weight which is not finite.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Callable[[], Blockwise]] = {}
+    for layer in stream:
+        file = folder / f"{layer.name}.safetensors"
+        if not file.is_file():
+            _save(file, dict(_quantized(layer, stream, formats, sweep)))
+        made = _load(file)
+        for name, read in made.items():
+            _replace(layer, name, read())
+        layer.run()
+        found |= made
+    if HEAD in formats:
+        file = folder / "head.safetensors"
+        if not file.is_file():
+            _save(file, dict(_group(stream.head("full"), stream, formats, sweep)))
+        found |= _load(file)
+    return found
+
+
+def _quantized(
+    layer: Layer, stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep
+) -> "Iterator[tuple[str, Blockwise]]":
+    """The weights of a layer, those that read one input together."""
+    if not sweep.true_sequential:
+        for statistic in layer.run("full", formats):
+            yield from _group(statistic, stream, formats, sweep)
+        return
+    inputs = [statistic.names for statistic in layer.run("diagonal", formats)]
+    for names in inputs:
+        for statistic in layer.run("full", names):
+            for name, made in _group(statistic, stream, formats, sweep):
+                _replace(layer, name, made)
+                yield name, made
+
+
+def _group(
+    statistic: Statistic, stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep
+) -> "Iterator[tuple[str, Blockwise]]":
+    """The weights that read one input: one factor for all, one sweep for those of one format."""
+    from olivine.kernels.gptq import factor
+
+    names = [name for name in statistic.names if name in formats]
+    try:
+        shared = factor(statistic.values, damping=sweep.damping, act_order=sweep.act_order)
+        for fmt in dict.fromkeys(formats[name] for name in names):
+            together = [name for name in names if formats[name] == fmt]
+            yield from zip(together, _stacked(together, stream, shared, fmt), strict=True)
+    except ValueError as error:
+        raise ModelError(f"{', '.join(names)} cannot be quantized: {error}") from error
+
+
+def _stacked(names: list[str], stream: LayerStream, shared: "Factor", fmt: "Format") -> "Iterator[Blockwise]":
+    from olivine.kernels.gptq import gptq
+
+    parts = [stream.source[name].read().to(stream.device, torch.float32) for name in names]
+    made = gptq(torch.cat(parts), shared, fmt)
+    first = 0
+    for part in parts:
+        yield made.rows(first, first + len(part))
+        first += len(part)
+
+
+def _replace(layer: Layer, name: str, made: "Blockwise") -> None:
+    parameter = layer.parameter(name)
+    parameter.data = made.dequantized().to(parameter.device, parameter.dtype)
+
+
+def _save(file: Path, made: "Mapping[str, Blockwise]") -> None:
+    from safetensors.torch import save_file
+
+    tensors: dict[str, torch.Tensor] = {}
+    for name, one in made.items():
+        tensors[f"{name}|codes"] = one.codes.contiguous()
+        tensors[f"{name}|scales"] = one.scales.contiguous()
+        if one.zero_points is not None:
+            tensors[f"{name}|zero_points"] = one.zero_points.contiguous()
+    formats = {name: f"{one.bits} {one.group}" for name, one in made.items()}
+    partial = file.with_suffix(".partial")
+    save_file(tensors, partial, metadata=formats)
+    partial.replace(file)
+
+
+def _load(file: Path) -> "dict[str, Callable[[], Blockwise]]":
+    from safetensors import safe_open
+
+    with safe_open(str(file), framework="pt") as handle:
+        return {name: _reader(file, name, value) for name, value in (handle.metadata() or {}).items()}
+
+
+def _reader(file: Path, name: str, value: str) -> "Callable[[], Blockwise]":
+    def read() -> "Blockwise":
+        from safetensors import safe_open
+
+        from olivine.kernels.blockwise import Blockwise
+
+        bits, group = (int(number) for number in value.split())
+        with safe_open(str(file), framework="pt") as handle:
+            key = f"{name}|zero_points"
+            zero = handle.get_tensor(key) if key in handle.keys() else None  # noqa: SIM118 - it is no mapping
+            return Blockwise(bits, group, handle.get_tensor(f"{name}|codes"), handle.get_tensor(f"{name}|scales"), zero)
+
+    return read

@@ -1,0 +1,178 @@
+"""Calibration tokens: the user's own rows, a text file, or what the model itself writes, offline and from a seed."""
+
+import random
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.data import read_rows, split, texts
+from olivine.data._encoder import Encoder
+from olivine.errors import DataError, ModelError
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.passes._base import Reporter
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+N_TOKENS = 8192
+LENGTH = 512
+# Below this, most inputs of a wide layer were hardly ever seen, and their importance is noise.
+FEWEST = 512
+# Self-written text comes in short rows: decoding 64 rows takes hardly longer than 16, and importances measured on rows
+# of 128 tokens serve as well as those on rows of 512 (docs/quantization.md).
+WRITTEN_LENGTH = 128
+_MARK = "\u2063olivine\u2063"
+
+
+def calibration_tokens(
+    model: Model,
+    *,
+    data: DataConfig | None = None,
+    text: Path | None = None,
+    held_out: float | None = None,
+    n_tokens: int = N_TOKENS,
+    length: int | None = None,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Reporter | None = None,
+) -> "torch.Tensor":
+    """Rows of tokens [rows, length] to calibrate with, all full, about `n_tokens` in all.
+
+    data: the user's rows, as the data config turns them into text; drawn in an order that the seed decides. held_out: a
+    share or count of rows that were split off to evaluate on, and are not looked at. text: a text file, from its start.
+    With neither, the model writes the tokens: half of its rows begin like any text, half like a question of a user,
+    where it has a chat template. Raises DataError when data or text give less than 512 tokens.
+    """
+    tokenizer = load_tokenizer(model)
+    wanted = max(n_tokens, FEWEST)
+    if data is None and text is None:
+        size = min(length or WRITTEN_LENGTH, _context_length(model))
+        return written_tokens(model, tokenizer, -(-wanted // size), size, seed=seed, device=device, report=report)
+    given = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
+    ids = _first(given, wanted)
+    if len(ids) < FEWEST:
+        where = f"data config '{data.name}'" if data is not None else str(text)
+        raise DataError(
+            f"{where} gives {len(ids)} tokens, but calibration needs at least {FEWEST}; add text, or leave it out: "
+            "the model then writes its own"
+        )
+    size = min(length or LENGTH, len(ids), _context_length(model))
+    n_rows = len(ids) // size
+    return torch.tensor(ids[: n_rows * size]).view(n_rows, size)
+
+
+def written_tokens(
+    model: Model,
+    tokenizer: Any,
+    n_rows: int,
+    length: int,
+    *,
+    seed: int = 0,
+    device: str = "cpu",
+    report: Reporter | None = None,
+) -> "torch.Tensor":
+    """What the model writes, [n_rows, length]: sampled at temperature 1 among the 50 likeliest tokens, from a seed.
+
+    A model's own text covers what it will see better than any short foreign one (Liu et al. 2023, arXiv:2305.17888);
+    after the opening of a chat it writes the question itself (Xu et al. 2024, arXiv:2406.08464). All rows go forward
+    together; openings are fed token by token like everything else, so no row is padded. The whole model is in memory.
+    """
+    runnable = load_causal_lm(model, dtype=_dtype(device), device=device)
+    openings = _openings(tokenizer, runnable.config)
+    forced = [openings[row % len(openings)][:length] for row in range(n_rows)]
+    chance = torch.Generator().manual_seed(seed)
+    tokens = torch.empty((n_rows, length), dtype=torch.long)
+    cache = None
+    with torch.inference_mode():
+        for place in range(length):
+            if place:
+                step = runnable(
+                    input_ids=tokens[:, place - 1 : place].to(device), past_key_values=cache, use_cache=True
+                )
+                cache = step.past_key_values
+                tokens[:, place] = _sampled(step.logits[:, -1], chance)
+            for row, opening in enumerate(forced):
+                if place < len(opening):
+                    tokens[row, place] = opening[place]
+            if report is not None and place % 16 == 0:
+                report.progress(place, length)
+    return tokens
+
+
+def _sampled(logits: "torch.Tensor", chance: "torch.Generator", n_best: int = 50) -> "torch.Tensor":
+    values, places = logits.float().cpu().topk(min(n_best, logits.shape[-1]))
+    if not bool(torch.isfinite(values).all()):
+        raise ModelError("the model's own text cannot be sampled: its logits are not finite")
+    return places.gather(1, torch.multinomial(values.softmax(dim=-1), 1, generator=chance)).squeeze(1)
+
+
+def _dtype(device: str) -> str:
+    from olivine.passes.finetune.lora import cpu_computes_in_bf16
+
+    return "bfloat16" if device.startswith("cuda") or cpu_computes_in_bf16() else "float32"
+
+
+def _openings(tokenizer: Any, config: Any) -> list[list[int]]:
+    """How a row may begin: with the begin token (or what the model has instead), and like a question of a user."""
+    firsts = (tokenizer.bos_token_id, getattr(config, "bos_token_id", None), tokenizer.eos_token_id, 0)
+    begin = next(token for token in firsts if token is not None)
+    question = _question(tokenizer)
+    return [[int(begin)], question] if question else [[int(begin)]]
+
+
+def _question(tokenizer: Any) -> list[int]:
+    """The chat template up to where a user's words begin; empty when there is none."""
+    if not getattr(tokenizer, "chat_template", None):
+        return []
+    from jinja2 import TemplateError
+
+    try:
+        rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
+    except (TemplateError, ValueError):  # it demands more than one message of a user; plain rows serve as well
+        return []
+    opening, found, _ = rendered.partition(_MARK)
+    ids: list[int] = tokenizer(opening, add_special_tokens=False)["input_ids"] if found else []
+    return ids
+
+
+def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None) -> Iterator["array[int]"]:
+    rows = read_rows(data)
+    if held_out is not None:
+        rows = rows.take(split(len(rows), held_out, seed)[0])
+    made = list(texts(data, rows, tokenizer))
+    random.Random(seed).shuffle(made)  # noqa: S311 - an order, no secret
+    encoder = Encoder(tokenizer, add_special_tokens=data.pre_process_data_config.add_special_tokens)
+    return (tokens.ids for tokens in encoder.encode(made))
+
+
+def _of_file(path: Path | None, tokenizer: Any) -> Iterator["array[int]"]:
+    if path is None or not path.is_file():
+        raise DataError(f"{path}: there is no such text file to calibrate with")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text: byte {error.start}") from error
+    encoder = Encoder(tokenizer, add_special_tokens=True)
+    return (tokens.ids for tokens in encoder.encode([text]))
+
+
+def _first(pieces: Iterable["array[int]"], n_tokens: int) -> list[int]:
+    ids: list[int] = []
+    for piece in pieces:
+        ids.extend(piece)
+        if len(ids) >= n_tokens:
+            break
+    return ids[:n_tokens]
+
+
+def _context_length(model: Model) -> int:
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    return int(getattr(config, "max_position_embeddings", None) or LENGTH)

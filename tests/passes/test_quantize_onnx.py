@@ -1,0 +1,98 @@
+"""A float ONNX folder that is quantized: the builder's own bytes, and clear words for what cannot be."""
+
+import contextlib
+import io
+
+import onnx_ir
+import pytest
+
+from olivine.errors import ModelError
+from olivine.models import Model
+from olivine.passes import Context, Machine, passes
+from olivine.passes.export import _genai
+from olivine.passes.export._choices import Settings
+from tiny import tiny_model
+
+MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+
+
+class Reporter:
+    def progress(self, done, total, **metrics):
+        pass
+
+    def warn(self, message):
+        pass
+
+    def record(self, **facts):
+        pass
+
+
+def built(model, folder, precision):
+    folder.mkdir(parents=True)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        target = _genai.Target(precision, "cpu", {})
+        _genai.build(model, folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None)
+    return folder
+
+
+def quantized(folder, output, **params):
+    output.mkdir()
+    plugin = passes.find("OnnxMatMul4Quantizer")
+    step = plugin(plugin.Params(**params))
+    model = Model("onnx", folder, attributes={"execution_provider": "CPUExecutionProvider"})
+    step.requires(model)
+    result = step.run(model, Context(output, output.parent / "scratch", MACHINE, Reporter()))
+    step.ensures(result)
+    return result.path
+
+
+@pytest.fixture(scope="module")
+def float_llama(tmp_path_factory):
+    """A tiny untied Llama in float32 ONNX; read only."""
+    folder = tmp_path_factory.mktemp("float")
+    model = Model("hf", tiny_model(folder / "model", "llama"))
+    return built(model, folder / "fp32", "fp32"), built(model, folder / "int4", "int4")
+
+
+def test_float_graph_quantized_afterwards_holds_the_builders_codes(float_llama, tmp_path):
+    source, direct = float_llama
+    result = quantized(source, tmp_path / "out")
+    ours, theirs = (onnx_ir.load(folder / "model.onnx").graph.initializers for folder in (result, direct))
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        assert ours[name].const_value.tobytes() == value.const_value.tobytes(), name
+    assert {path.name for path in result.iterdir()} == {path.name for path in source.iterdir() if path.is_file()}
+
+
+def test_search_and_zero_points_run(float_llama, tmp_path):
+    result = quantized(float_llama[0], tmp_path / "out", algorithm="K_QUANT", is_symmetric=False, block_size=16)
+    nodes = [node for node in onnx_ir.load(result / "model.onnx").graph if node.op_type == "MatMulNBits"]
+    assert nodes
+    assert all(len(node.inputs) == 4 and node.attributes["block_size"].value == 16 for node in nodes)
+
+
+def test_nodes_that_are_left_out_stay_float(float_llama, tmp_path):
+    result = quantized(float_llama[0], tmp_path / "a", nodes_to_exclude=["/lm_head/MatMul"])
+    assert "/lm_head/MatMul" in {node.name for node in onnx_ir.load(result / "model.onnx").graph}
+    only = quantized(float_llama[0], tmp_path / "b", nodes_to_include=["/lm_head/MatMul"])
+    names = {node.name for node in onnx_ir.load(only / "model.onnx").graph if node.op_type == "MatMulNBits"}
+    assert names == {"/lm_head/MatMul_Q4"}
+
+
+def test_unknown_nodes_and_quantized_models_are_refused(float_llama, tmp_path):
+    with pytest.raises(ModelError, match="no node '/lm_head/MatMull'"):
+        quantized(float_llama[0], tmp_path / "a", nodes_to_exclude=["/lm_head/MatMull"])
+    with pytest.raises(ModelError, match="no float weight to quantize"):
+        quantized(float_llama[1], tmp_path / "b")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelError, match="holds 0 graphs"):
+        quantized(tmp_path / "empty", tmp_path / "c")
+
+
+def test_slow_form_is_a_problem_of_the_plan():
+    plugin = passes.find("OnnxBlockWiseRtnQuantization")
+    from olivine.workflow.plan import STAND_IN
+
+    problems = list(plugin(plugin.Params(bits=8, accuracy_level=1)).check(STAND_IN, MACHINE, {}))
+    assert "100 times slower" in problems[0].message
+    assert not list(plugin(plugin.Params(bits=8)).check(STAND_IN, MACHINE, {}))

@@ -1,0 +1,299 @@
+"""The streamed export: the builder's own bytes with its own rounding, nothing read twice, nothing half written."""
+
+import contextlib
+import errno
+import io
+import os
+import shutil
+
+import numpy as np
+import onnx_ir
+import onnxruntime_genai
+import pytest
+import torch
+
+from olivine.errors import ModelError, Unsupported
+from olivine.kernels.blockwise import Format
+from olivine.models import Model
+from olivine.models.weights import LazyTensor
+from olivine.passes.export import _choices, _genai, _lazy_weights, _stream
+from olivine.passes.export._choices import Settings
+from olivine.passes.export._lazy_weights import lazy_weight
+from tiny import tiny_adapter, tiny_model
+
+PROMPT = [1, 40, 50, 60, 70]
+
+
+def export(model, folder, settings, precision="int4", provider="cpu", **options):
+    folder.mkdir(parents=True)
+    target = _genai.Target(precision, provider, {key: str(value) for key, value in options.items()})
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        _genai.build(model, folder, folder.parent / "scratch", target, settings, lambda _done, _total: None)
+    return folder
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def generated(folder, n_tokens=12):
+    model = onnxruntime_genai.Model(str(folder))
+    params = onnxruntime_genai.GeneratorParams(model)
+    params.set_search_options(max_length=len(PROMPT) + n_tokens, do_sample=False)
+    generator = onnxruntime_genai.Generator(model, params)
+    generator.append_tokens(np.array(PROMPT, dtype=np.int32))
+    while not generator.is_done():
+        generator.generate_next_token()
+    return [int(token) for token in generator.get_sequence(0)]
+
+
+def graph(folder):
+    return onnx_ir.load(folder / "model.onnx").graph
+
+
+def node_of(folder, name):
+    return next(node for node in graph(folder) if node.name.startswith(name))
+
+
+FORMS = {
+    "int4": ("int4", "cpu", {}, Settings()),
+    "block 16": ("int4", "cpu", {"block_size": 16}, Settings(group=16)),
+    "int8": ("int8", "cpu", {}, Settings(bits=8)),
+    "float32": ("fp32", "cpu", {}, Settings()),
+    "CUDA": ("int4", "cuda", {}, Settings()),
+    "float16": ("fp16", "cuda", {}, Settings()),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("architecture", "tied"),
+    [("llama", False), ("llama", True), ("phi3", False), ("qwen2", False), ("qwen3", True), ("gemma", True)],
+)
+def test_every_file_is_the_builders_byte_for_byte(architecture, tied, form, tmp_path):
+    precision, provider, options, settings = FORMS[form]
+    model = Model("hf", tiny_model(tmp_path / "model", architecture, tied=tied, hidden_size=128))
+    theirs = export(model, tmp_path / "theirs", None, precision, provider, **options)
+    ours = export(model, tmp_path / "ours", settings, precision, provider, **options)
+    assert files(ours) == files(theirs)
+
+
+def test_asymmetric_blocks_are_the_builders_as_well(tiny_phi3, tmp_path):
+    theirs = export(Model("hf", tiny_phi3), tmp_path / "theirs", None, is_symmetric="false")
+    ours = export(Model("hf", tiny_phi3), tmp_path / "ours", Settings(symmetric=False), is_symmetric="false")
+    assert files(ours) == files(theirs)
+
+
+def test_merge_is_exported_on_the_fly(tiny_phi3, tmp_path):
+    from olivine.models.materialize import materialize
+
+    adapter = Model("adapter", tiny_adapter(tiny_phi3, tmp_path / "adapter"), base=Model("hf", tiny_phi3))
+    folder = tmp_path / "lazy"
+    shutil.copytree(tiny_phi3, folder, ignore=shutil.ignore_patterns("*.safetensors"))
+    lazy = Model("hf", folder, base=adapter)
+    (tmp_path / "whole").mkdir()
+    whole = materialize(lazy, tmp_path / "whole")
+    one, other = (export(model, tmp_path / name, Settings()) for name, model in (("a", lazy), ("b", whole)))
+    assert (one / "model.onnx.data").read_bytes() == (other / "model.onnx.data").read_bytes()
+
+
+def test_every_tensor_is_read_once_and_only_when_written(tiny_llama, tmp_path, monkeypatch):
+    from olivine.models import weights as module
+
+    read, real = [], module._Place._read
+    monkeypatch.setattr(module._Place, "_read", lambda self, *a: read.append((self.name, a[1])) or real(self, *a))
+    export(Model("hf", tiny_llama), tmp_path / "out", Settings())
+    sizes = {}
+    for name, n_bytes in read:
+        sizes[name] = sizes.get(name, 0) + n_bytes
+    weights = module.weights(Model("hf", tiny_llama))
+    assert sizes == {name: 4 * int(np.prod(tensor.shape)) for name, tensor in weights.items()}
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("architecture", ["llama", "phi3", "gemma"])
+def test_searched_models_run_and_are_smaller_than_the_builders(architecture, tied, tmp_path):
+    model = Model("hf", tiny_model(tmp_path / "model", architecture, tied=tied, hidden_size=128))
+    settings = Settings(symmetric=False, search=True, half_scales=True, embedding_bits=8)
+    ours = export(model, tmp_path / "ours", settings)
+    theirs = export(model, tmp_path / "theirs", Settings())
+    assert (ours / "model.onnx.data").stat().st_size < (theirs / "model.onnx.data").stat().st_size
+    assert len(generated(ours)) > len(PROMPT)
+    _genai.refuse_slow_forms(ours, "CPUExecutionProvider")
+
+
+def test_half_scales_change_no_logit(tiny_llama, tmp_path):
+    """The runtime folds the Cast; codes are those of the rounded scale, so both graphs hold the same numbers."""
+    import onnxruntime
+
+    folder = export(Model("hf", tiny_llama), tmp_path / "a", Settings(symmetric=False, search=True, half_scales=True))
+    scales = {name: value for name, value in graph(folder).initializers.items() if name.endswith("_scales_16")}
+    assert scales
+    assert all(value.dtype == onnx_ir.DataType.FLOAT16 for value in scales.values())
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    assert "Cast" not in {
+        node.op_type for node in onnx_ir.load(tmp_path / "optimized.onnx").graph if "scales" in str(node.name)
+    }
+
+
+def test_8_bit_head_is_shared_with_a_tied_embedding(tiny_tied, tmp_path):
+    folder = export(Model("hf", tiny_tied), tmp_path / "out", Settings(symmetric=False, search=True, head_bits=8))
+    nodes = {node.name: node for node in graph(folder)}
+    head, embedding = nodes["/lm_head/MatMul_Q8"], nodes["/model/embed_tokens/GatherBlockQuantized"]
+    assert head.attributes["bits"].value == embedding.attributes["bits"].value == 8
+    assert embedding.inputs[0].producer().inputs[0] is head.inputs[1]
+    assert embedding.inputs[2] is head.inputs[2]
+    assert len(generated(folder)) > len(PROMPT)
+
+
+def test_embedding_rows_are_those_of_the_model(tiny_llama, tmp_path):
+    """An embedding of its own in 8 bits: every row dequantizes to the checkpoint's within half a step."""
+    folder = export(Model("hf", tiny_llama), tmp_path / "out", Settings(search=True, embedding_bits=8))
+    node = node_of(folder, "/model/embed_tokens")
+    assert node.op_type == "GatherBlockQuantized"
+    codes, scales, zeros = (node.inputs[place].const_value.numpy() for place in (0, 2, 3))
+    from olivine.models.weights import weights
+
+    embedding = weights(Model("hf", tiny_llama))["model.embed_tokens.weight"].read().numpy()
+    group = embedding.shape[1] // scales.shape[1]
+    found = (codes.reshape(*scales.shape, group).astype(np.float32) - zeros[..., None]) * scales[..., None]
+    assert np.abs(found.reshape(embedding.shape) - embedding).max() <= scales.max() * 0.51
+    assert len(generated(folder)) > len(PROMPT)
+
+
+def test_layers_with_the_largest_error_get_8_bits_within_the_budget(tiny_llama, tmp_path):
+    settings = Settings(symmetric=False, search=True, int8_share=0.3)
+    folder = export(Model("hf", tiny_llama), tmp_path / "out", settings)
+    sizes = {4: 0, 8: 0}
+    for node in graph(folder):
+        if node.op_type == "MatMulNBits":
+            sizes[node.attributes["bits"].value] += node.attributes["K"].value * node.attributes["N"].value
+    assert 0 < sizes[8] <= 0.3 * (sizes[4] + sizes[8])
+    assert len(generated(folder)) > len(PROMPT)
+
+
+def test_excluded_nodes_stay_float(tiny_llama, tmp_path):
+    settings = Settings(excluded=frozenset({"/lm_head/MatMul"}))
+    folder = export(Model("hf", tiny_llama), tmp_path / "out", settings, nodes_to_exclude="/lm_head/MatMul")
+    assert node_of(folder, "/lm_head").op_type == "MatMul"
+
+
+def test_group_that_does_not_divide_is_refused_with_one_that_does(tmp_path):
+    model = Model("hf", tiny_model(tmp_path / "model", hidden_size=64, intermediate_size=48))
+    with pytest.raises(Unsupported, match=r"32 does not divide the 48 inputs of '.*down_proj.*'; use 16"):
+        export(model, tmp_path / "out", Settings())
+
+
+def test_full_disk_leaves_nothing(tiny_llama, tmp_path, monkeypatch):
+    real, written = os.pwrite, []
+
+    def pwrite(descriptor, data, place):
+        written.append(len(data))
+        if sum(written) > 20_000:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(descriptor, data, place)
+
+    monkeypatch.setattr(_stream.os, "pwrite", pwrite)
+    with pytest.raises(OSError, match="No space"):
+        export(Model("hf", tiny_llama), tmp_path / "out", Settings())
+    assert not list((tmp_path / "out").glob("*.onnx*"))
+
+
+def test_short_writes_and_systems_without_pwrite_give_the_same_file(tiny_llama, tmp_path, monkeypatch):
+    whole = export(Model("hf", tiny_llama), tmp_path / "whole", Settings())
+    real = os.pwrite
+    monkeypatch.setattr(_stream.os, "pwrite", lambda descriptor, data, place: real(descriptor, data[:777], place))
+    short = export(Model("hf", tiny_llama), tmp_path / "short", Settings())
+    monkeypatch.delattr(_stream.os, "pwrite")
+    seeking = export(Model("hf", tiny_llama), tmp_path / "seeking", Settings())
+    assert files(whole) == files(short) == files(seeking)
+
+
+def test_nan_is_named_by_the_checkpoints_tensor(tiny_llama, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_llama, folder)
+    tensors = load_file(folder / "model.safetensors")
+    tensors["model.layers.1.self_attn.k_proj.weight"][3, 5] = float("inf")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"'model.layers.1.self_attn.k_proj.weight' holds NaN or infinity"):
+        export(Model("hf", folder), tmp_path / "out", Settings())
+
+
+def test_builder_is_as_before_even_when_the_export_fails(tiny_llama, tmp_path):
+    from onnxruntime_genai.models import builder
+
+    before = dict(vars(builder.Model))
+    with pytest.raises(Unsupported):
+        export(Model("hf", tiny_llama), tmp_path / "out", Settings(group=256))
+    assert dict(vars(builder.Model)) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"accuracy_level": 1, "bits": 8}, "accuracy level 4"),
+        ({"float_zeros": True}, "not stored as integers"),
+        ({"g_idx": True}, "g_idx"),
+    ],
+)
+def test_forms_without_a_cpu_kernel_are_refused(change, why, tiny_llama, tmp_path):
+    folder = export(Model("hf", tiny_llama), tmp_path / "out", Settings(symmetric=False))
+    model = onnx_ir.load(folder / "model.onnx")
+    node = next(node for node in model.graph if node.op_type == "MatMulNBits")
+    for key in ("accuracy_level", "bits"):
+        if key in change:
+            node.attributes[key] = onnx_ir.AttrInt64(key, change[key])
+    if change.get("float_zeros"):
+        node.replace_input_with(3, node.inputs[2])
+    if change.get("g_idx"):
+        node.resize_inputs(5)
+        node.replace_input_with(4, node.inputs[1])
+    onnx_ir.save(model, folder / "model.onnx")
+    with pytest.raises(ModelError, match=why):
+        _genai.refuse_slow_forms(folder, "CPUExecutionProvider")
+    _genai.refuse_slow_forms(folder, "CUDAExecutionProvider")
+
+
+def leaf(name, value):
+    return LazyTensor(name, tuple(value.shape), "float32", lambda: value, lambda start, stop: value[start:stop])
+
+
+def test_what_is_done_to_lazy_weights_is_done_to_their_numbers():
+    first, second = torch.randn(6, 8), torch.randn(4, 8)
+    a, b = (lazy_weight(leaf(name, value), torch.float32) for name, value in (("a", first), ("b", second)))
+    joined = torch.cat([a[1:5], b], dim=0).T.to(torch.float16)
+    assert torch.equal(joined.compute(), torch.cat([first[1:5], second]).T.to(torch.float16))
+    assert joined.flipped
+    assert joined.rows.names == ["a", "b"]
+    assert torch.equal(joined.rows.read(3, 6), torch.cat([first[1:5], second])[3:6].to(torch.float16))
+    halves = a.split(3)
+    assert [half.rows.pieces[0].start for half in halves] == [0, 3]
+    assert torch.equal(halves[1].compute(), first[3:])
+    shifted = a + 1
+    assert shifted.rows is None
+    assert torch.equal(shifted.compute(), first + 1)
+    assert (a * 2).sum().item() == pytest.approx(float((first * 2).sum()))
+
+
+def test_columns_and_partial_transposes_are_not_taken_for_rows():
+    value = torch.randn(6, 8)
+    weight = lazy_weight(leaf("a", value), torch.float32)
+    for made, expected in (
+        (weight[:, 2:4], value[:, 2:4]),
+        (weight.T[1:3], value.T[1:3]),
+        (weight.reshape(8, 6), value.reshape(8, 6)),
+        (weight[::2], value[::2]),
+    ):
+        assert made.rows is None
+        assert torch.equal(made.compute(), expected)
+
+
+def test_widest_group_divides():
+    assert _choices.widest_group(576, 128) == 64
+    assert _choices.widest_group(24, 128) is None
+    assert Format(4, 32, False).bits_per_weight == 4 + 36 / 32
+    assert _lazy_weights.Rows(()).n_rows == 0
