@@ -188,12 +188,11 @@ def test_checkpointing_trains_the_same_adapter(tiny_llama, tmp_path):
 
 
 def test_trainer_sees_each_row_with_one_begin_and_a_trained_end(tiny_llama, tmp_path):
-    from olivine.data import read_rows
-    from olivine.passes.finetune.lora import _made
+    from olivine.data import prepare
 
     tokenizer = load_tokenizer(Model("hf", tiny_llama))
     config = data(tmp_path)
-    for sample in _made(config, read_rows(config), tokenizer):
+    for sample in prepare(config, tokenizer).samples():
         assert sample["input_ids"].count(tokenizer.bos_token_id) == 1
         assert sample["labels"][-1] == tokenizer.eos_token_id
 

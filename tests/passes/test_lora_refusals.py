@@ -134,5 +134,6 @@ def test_estimate_knows_what_costs_memory(tiny_llama):
     def memory(**arguments):
         return Lora(params(training_args=arguments)).estimate(facts, MACHINE, {}).memory_bytes
 
-    assert memory(per_gpu_train_batch_size=16) > memory(per_device_train_batch_size=4)
+    # a step's rows travel in micro-batches that are no larger than what pays
+    assert memory(per_gpu_train_batch_size=16) == memory(per_device_train_batch_size=4)
     assert memory(gradient_checkpointing=True) == memory(activation_checkpointing=True) < memory()

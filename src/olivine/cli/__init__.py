@@ -16,10 +16,12 @@ from olivine import __version__
 COMMANDS = {
     "run": "Run a workflow: exit 0 only when the promised model exists and keeps its goals.",
     "plan": "Show what would run, what it needs and every problem; touches nothing.",
+    "data": "Look at what training would see: samples, lengths, what is cut, doubled or shared.",
     "migrate": "Rewrite an old config in today's form and say what changed meaning.",
     "passes": "List the passes, or the params of one.",
     "schema": "Print the JSON schema of the config, for an editor's completion.",
     "evaluate": "Score a model on the rows of a config.",
+    "parity": "Compare a model with the one it was made from, token by token.",
     "chat": "Talk to a model that was built.",
     "cache": "See what is stored, free space, check every byte.",
     "doctor": "Look at the machine and the packages, and say how to fix what is broken.",

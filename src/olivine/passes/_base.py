@@ -5,7 +5,7 @@ heavy library at its top (see olivine.lazy): `plan` reads it in the parent proce
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -16,6 +16,8 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
+
+UNCHANGED = "unchanged"  # what a pass that only looks at a model produces
 
 
 class PassParams(BaseModel):
@@ -29,6 +31,7 @@ class Machine:
     """Where a step would run and what is there; found out without importing a framework.
 
     device: "cpu" or "cuda". execution_provider: "CPUExecutionProvider", ... of the target, where the result will run.
+    n_devices: how many of them a pass that can use several of them gets; on the CPU, processes that share its cores.
     """
 
     device: str
@@ -37,6 +40,7 @@ class Machine:
     disk_bytes: int
     n_cores: int
     offline: bool = False
+    n_devices: int = 1
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,10 @@ class Context:
     output: an empty folder; everything the pass keeps goes there, and it is renamed into the cache when all went well.
     scratch: a folder that survives a killed worker and is the same for the same step again: checkpoints to resume from.
     data: the data configs that the params name, with absolute paths.
+    models: the models that came before in the workflow, in order: "input" the input model, then every step's result by
+      the step's name.
+    rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
+      The process of rank 0 fills `output`.
     """
 
     output: Path
@@ -76,16 +84,20 @@ class Context:
     machine: Machine
     report: Reporter
     data: Mapping[str, DataConfig] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    rank: int | None = None
 
 
 class Pass(ABC):
     """What is done to a model.
 
     A subclass says as class variables, once, everything that `plan` and the docs need:
-    Params: the typed params. accepts: the formats of the input model. produces: the format of the result.
+    Params: the typed params. accepts: the formats of the input model. produces: the format of the result, or UNCHANGED
+    for a pass that looks at its input model and gives it back: the step after it goes on from there.
     aliases: names of the pass in configs of Olive. version: raised when the same params give another result.
     libraries: distributions whose versions decide the result (they are part of the cache key).
     modules: importable modules that `run` needs, each with the extra that brings it.
+    spreads: whether it uses all of `Machine.n_devices`, or one of them.
     """
 
     name: ClassVar[str]
@@ -96,12 +108,22 @@ class Pass(ABC):
     produces: ClassVar[str]
     libraries: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[Mapping[str, str]] = {}
+    spreads: ClassVar[bool] = False
 
     def __init__(self, params: PassParams) -> None:
         self.params = params
 
+    @classmethod
+    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Params that the config leaves out and the params of earlier steps decide; what the config says wins."""
+        return {}
+
     def data_names(self) -> list[str]:
         """Names of the data configs that the params refer to."""
+        return []
+
+    def model_names(self) -> list[str]:
+        """Names of earlier steps whose results the params refer to."""
         return []
 
     def files(self) -> list[Path]:

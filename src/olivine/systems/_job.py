@@ -27,8 +27,8 @@ class Job:
       "materialize" writes a model whose weights are computed into a folder of its own.
     step: the name users see. name: name of the pass (kind "pass"). params: JSON values of its params, or of the task.
     model: the input model's record (None for "fetch"). output, scratch: folders, see passes.Context.
-    data: data configs by name, with absolute paths. machine: fields of passes.Machine. log: file for all that is
-      printed while the job runs.
+    data: data configs by name, with absolute paths. models: records of the models before, see passes.Context.
+    machine: fields of passes.Machine. log: file for all that is printed while the job runs.
     """
 
     kind: JobKind
@@ -39,6 +39,7 @@ class Job:
     params: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] | None = None
     data: Mapping[str, Any] = field(default_factory=dict)
+    models: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     log: str = ""
 

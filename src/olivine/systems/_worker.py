@@ -8,7 +8,6 @@ while descriptors 1 and 2 point at the log. Standard input is private in the sam
 answer on it.
 """
 
-import errno
 import faulthandler
 import json
 import os
@@ -27,6 +26,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
+from olivine.passes._events import Events, sentence
 from olivine.systems import _memory
 from olivine.systems._job import Job
 
@@ -50,44 +50,6 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-
-_PROGRESS_SECONDS = 0.1  # a screen shows no more, and a pipe should not be flooded
-_FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-class Events:
-    """Writes events for the parent; the Reporter of passes and scores. Safe to use from several threads."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream, self._lock = stream, threading.Lock()
-        self._last_progress = 0.0
-        self.facts: dict[str, Any] = {}
-
-    def begin(self) -> None:
-        """A new job: nothing is reported of it yet."""
-        self._last_progress, self.facts = 0.0, {}
-
-    def send(self, event: str, **fields: Any) -> None:
-        """Write one event; TypeError when a field is no JSON value."""
-        line = json.dumps({"event": event, **fields}, default=_number) + "\n"
-        with self._lock:
-            self._stream.write(line)
-            self._stream.flush()
-
-    def progress(self, done: float, total: float, **metrics: float | str) -> None:
-        """See passes.Reporter."""
-        now = time.monotonic()
-        if done >= total or now - self._last_progress >= _PROGRESS_SECONDS:
-            self._last_progress = now
-            self.send("progress", done=done, total=total, metrics=metrics)
-
-    def warn(self, message: str) -> None:
-        """See passes.Reporter."""
-        self.send("warning", message=message)
-
-    def record(self, **facts: Any) -> None:
-        """See passes.Reporter."""
-        self.facts |= facts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -176,37 +138,6 @@ def _alone(job: Job) -> Iterator[None]:
         yield
 
 
-def sentence(error: BaseException) -> str:
-    """What went wrong, in a line for the user; the log has the traceback."""
-    name, text = type(error).__name__, " ".join(str(error).split())
-    if isinstance(error, OlivineError):
-        return str(error)
-    if isinstance(error, MemoryError) or "OutOfMemory" in name or "can't allocate memory" in text:
-        return f"out of memory: {name}{': ' if text else ''}{_short(text)}"
-    if isinstance(error, SystemExit):
-        return f"a library ended the program with exit code {error.code}"
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f": {error.filename}" if error.filename else ""
-        full = "the disk is full: " if error.errno in _FULL_DISK else ""
-        return f"{full}{error.strerror}{where}"
-    if "No space left on device" in text or "File too large" in text:  # native writers have errors of their own
-        return f"the disk is full: {_short(text)}"
-    return f"{name}: {_short(text)}" if text else name
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= 400 else f"{text[:400]} ..."
-
-
-def _number(value: Any) -> Any:
-    """JSON of the scalars that numpy and torch give, and of paths."""
-    if isinstance(value, Path):
-        return str(value)
-    if hasattr(value, "item"):
-        return value.item()
-    raise TypeError(f"{value!r} of type {type(value).__name__} is no JSON value")
-
-
 def _log_to(path: str) -> None:
     """Everything that is printed from now on, by Python or by native code, goes to the end of that file."""
     if not path:
@@ -238,7 +169,8 @@ def _run_pass(job: Job, events: Events) -> dict[str, Any]:
         raise OlivineError(f"this environment ({sys.executable}) has no pass '{job.name}'")
     step = plugin(plugin.Params.model_validate(job.params))
     data = {name: DataConfig.model_validate(value) for name, value in job.data.items()}
-    context = Context(job.output, job.scratch, Machine(**job.machine), events, data)
+    models = {name: Model.from_json(value) for name, value in job.models.items()}
+    context = Context(job.output, job.scratch, Machine(**job.machine), events, data, models)
     model = _model(job)
     step.requires(model)
     result = step.run(model, context)

@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from olivine import lazy
 from olivine.errors import Interrupted, StepFailed
+from olivine.passes._events import ending
 from olivine.systems import _memory
 from olivine.systems._job import Job
 
@@ -183,20 +184,6 @@ def _take(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any] 
         raise StepFailed(job.step, error["message"], log, exit_code=error["exit_code"], tail=error["traceback"])
     listen(event, fields)
     return None
-
-
-def ending(code: int, *, memory_ran_out: bool = False) -> str:
-    """How a process ended, in words. code: as subprocess gives it, negative for a signal."""
-    if code >= 0:
-        return f"ended with exit code {code}" if code < 2**31 else f"crashed (0x{code:08X})"
-    name = signal.Signals(-code).name if -code in {*signal.Signals} else f"signal {-code}"
-    if name == "SIGKILL" and memory_ran_out:
-        return "was killed by the kernel: out of memory"
-    if name == "SIGKILL":
-        return "was killed (SIGKILL): by someone, or because the memory allowed to it ran out"
-    if name in ("SIGTERM", "SIGINT", "SIGHUP"):
-        return f"was ended from outside ({name})"
-    return f"crashed ({name})"
 
 
 def _tail(log: Path | None, n_lines: int = 12) -> str:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,20 @@ def has_nvidia() -> bool:
     """Whether an NVIDIA GPU is here, as the driver or its tool tells."""
     listed = Path("/proc/driver/nvidia/gpus")
     return any(listed.iterdir()) if listed.is_dir() else shutil.which("nvidia-smi") is not None
+
+
+def n_nvidia() -> int:
+    """How many NVIDIA GPUs this process may use: those of the machine, or those that CUDA_VISIBLE_DEVICES leaves."""
+    if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
+        return len([name for name in visible.split(",") if name.strip() not in ("", "-1")])
+    listed = Path("/proc/driver/nvidia/gpus")
+    if listed.is_dir():
+        return len(list(listed.iterdir()))
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    told = subprocess.run([tool, "--list-gpus"], capture_output=True, text=True, check=False).stdout
+    return sum(line.startswith("GPU ") for line in told.splitlines())
 
 
 def torch_is_for_cpu() -> bool:
@@ -90,7 +105,9 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
     device, more_notes, more_problems = _device(host, where)
     if not problems:  # a target that is not here says the same
         problems = more_problems
-    notes += more_notes
+    n_devices, device_notes, device_problems = _devices(host, device, where)
+    notes += [*more_notes, *device_notes]
+    problems = problems or device_problems
     machine = Machine(
         device=device,
         execution_provider=provider,
@@ -98,6 +115,7 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
         disk_bytes=free_disk_bytes(cache_dir),
         n_cores=os.cpu_count() or 1,
         offline=offline,
+        n_devices=n_devices,
     )
     return Choice(machine, tuple(notes), tuple(problems))
 
@@ -116,6 +134,21 @@ def _device(host: Accelerator | None, where: str) -> tuple[str, list[str], list[
             return "cpu", [], [Problem("missing-extra", where, f"{sentence}.", fix)]
         return "cpu", [f"{sentence}, which is used"], []
     return "cuda", ["no host is named: the NVIDIA GPU of this machine is used"] if host is None else [], []
+
+
+def _devices(host: Accelerator | None, device: str, where: str) -> tuple[int, list[str], list[Problem]]:
+    """How many devices a pass that can use several of them gets: those asked for, which must be there."""
+    wanted = host.devices if host is not None else 1
+    if wanted == 1:
+        n_idle = n_nvidia() - 1 if device == "cuda" else 0
+        note = f"{n_idle} more NVIDIA GPUs are on this machine: fine-tuning uses them with 'devices' in its accelerator"
+        return 1, [note] if n_idle > 0 else [], []
+    there, kind = (n_nvidia(), "NVIDIA GPUs") if device == "cuda" else (os.cpu_count() or 1, "cores")
+    if there >= wanted:
+        return wanted, [], []
+    message = f"'devices' asks for {wanted}, but this machine has {there} {kind}."
+    few = min(wanted, max(2, there))  # still several: what needs several is no second mistake
+    return few, [], [Problem("hardware", where, message, f"Set it to {max(1, there)} at most.")]
 
 
 def _accelerator(workflow: Workflow, name: str | None) -> Accelerator | None:

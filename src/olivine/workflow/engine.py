@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from olivine import __version__
 from olivine.errors import ConfigError, GoalMissed, Interrupted, OlivineError, RequestError, StepFailed
 from olivine.models import Model
-from olivine.passes import Machine, first_line, passes
+from olivine.passes import UNCHANGED, Machine, first_line, passes
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
 from olivine.workflow._goals import drop_allowed
@@ -218,7 +218,11 @@ def _step(state: _Run, step: Step) -> None:
 
     def make(content: Path) -> Mapping[str, Any]:
         data = {name: absolute(config).model_dump(mode="json") for name, config in step.data.items()}
-        job = _job(state, "pass", step.name, key, content, step.machine, model, params=step.params, data=data)
+        names = [name for name in state.models if name is not None]
+        before = {"input": state.models[None], **{name: state.models[name] for name in names}}
+        models = {name: one.to_json() for name, one in before.items()}
+        fields = {"params": step.params, "data": data, "models": models}
+        job = _job(state, "pass", step.name, key, content, step.machine, model, **fields)
         result = _do(state, replace(job, name=step.pass_name))
         return {**result, "model": _inside(step, pack(result["model"], content, model))}
 
@@ -372,6 +376,8 @@ def _outcome(record: Mapping[str, Any]) -> str:
         text += f", peak memory {record['peak_memory_bytes'] / 1e9:.1f} GB"
     if "n_trained_parameters" in record["facts"]:
         text += f", {record['facts']['n_trained_parameters']:,} parameters trained"
+    if "summary" in record["facts"]:
+        text += f", {record['facts']['summary']}"
     return text
 
 
@@ -399,13 +405,14 @@ def _deliver(state: _Run) -> None:
     plan = state.plan
     # workflow first: re-reading this file runs the same; the versions stand beside it
     _write_whole(plan.output_dir / "workflow.json", {**hide_secrets(plan.workflow), "environment": versions()})
-    if not plan.steps:
+    made = [step for step in plan.steps if step.produces != UNCHANGED]
+    if not made:
         return
-    adapters = [step.name for step in plan.steps if state.models[step.name].format == "adapter"]
+    adapters = [step.name for step in made if state.models[step.name].format == "adapter"]
     if adapters:
         _place(state, state.entries[adapters[-1]], plan.output_dir / "adapter")
     state.delivered = plan.output_dir / "model"
-    _place(state, _whole(state, plan.steps[-1]), state.delivered)
+    _place(state, _whole(state, made[-1]), state.delivered)
 
 
 def _whole(state: _Run, step: Step) -> Entry:
@@ -490,7 +497,9 @@ def _summary(state: _Run) -> Result:
 
 
 def _missed(state: _Run) -> Iterator[str]:
-    """The seams that lost more accuracy than the config allows, and those where a model that worked broke."""
+    """Checks that were missed, seams that lost more accuracy than allowed, those where a model that worked broke."""
+    for step in state.steps:
+        yield from (f"'{step['name']}': {sentence}" for sentence in step["facts"].get("missed", ()))
     allowed = drop_allowed(state.plan.quality.max_drop)
     for seam in seams(state.plan):
         row, before = state.scores.get(seam.name), state.scores.get(seam.previous or "")

@@ -23,7 +23,7 @@ from olivine.data import data_files
 from olivine.errors import ModelError, RequestError
 from olivine.models import Model
 from olivine.models.materialize import COMPANIONS
-from olivine.passes import passes
+from olivine.passes import UNCHANGED, passes
 from olivine.workflow._steps import Plan, ScoreRows, Step
 
 SCORE_VERSION = 1  # raised when the same model and rows would give other numbers
@@ -206,8 +206,9 @@ def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
             "files": [hashes.file(path) for path in step.files],
             "libraries": _versions(plugin.libraries),
             "device": step.machine.device,
-            # weights do not depend on what will run them; a graph does
-            "execution_provider": step.machine.execution_provider if plugin.produces == "onnx" else None,
+            **({"devices": step.machine.n_devices} if step.machine.n_devices > 1 and plugin.spreads else {}),
+            # weights do not depend on what will run them; a graph and what is measured of it do
+            "execution_provider": step.machine.execution_provider if plugin.produces in ("onnx", UNCHANGED) else None,
         }
     )
 
@@ -285,8 +286,9 @@ def seams(plan: Plan) -> list[Seam]:
         if step.implicit:
             nearest[step.name] = nearest[step.parent]
             continue
-        found.append(Seam(step.name, step.name, nearest[step.parent]))
-        nearest[step.name] = step.name
+        if step.produces != UNCHANGED:  # else its result was scored when it was made
+            found.append(Seam(step.name, step.name, nearest[step.parent]))
+            nearest[step.name] = step.name
     return found
 
 

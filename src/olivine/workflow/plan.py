@@ -18,7 +18,7 @@ from olivine.errors import ConfigError, DataError, ModelError, Problem, RequestE
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
-from olivine.passes import Estimate, Machine, Pass, passes
+from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
@@ -251,12 +251,13 @@ def _plan_steps(draft: _Draft) -> None:
             continue
         if form is not None and form not in plugin.accepts:
             _explain_chain(draft, name, plugin, form)
-        form = plugin.produces
+        form = form if plugin.produces == UNCHANGED else plugin.produces
         step = _with_params(draft, name, config, plugin)
         if step is None:
             continue
         used = _data_of(draft, name, step)
-        parent = draft.steps[-1].name if draft.steps else None
+        parent = next((made.name for made in reversed(draft.steps) if made.produces != UNCHANGED), None)
+        _check_model_names(draft, name, step)
         found = step.check(facts or STAND_IN, draft.machine, used)
         draft.problems += [_placed(draft, name, problem) for problem in found]
         draft.steps.append(_step(draft, name, step, used, parent, facts))
@@ -288,8 +289,14 @@ def _plugin(draft: _Draft, name: str, config: PassConfig) -> type[Pass] | None:
 
 
 def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass]) -> Pass | None:
+    known_data = {other.name for other in draft.workflow.data_configs}
+    inherited = {
+        key: value
+        for key, value in plugin.inherited([step.params for step in draft.steps]).items()
+        if not key.endswith("data_config") or value in known_data  # the step that named it has been told
+    }
     try:
-        return plugin(plugin.Params.model_validate(dict(config.params)))
+        return plugin(plugin.Params.model_validate({**inherited, **config.params}))
     except ValidationError as error:
         known = [*plugin.Params.model_fields, "type", "host"]
         draft.problems += explain_params(draft.loaded.document, ("passes", name), error, known)
@@ -319,7 +326,30 @@ def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
             continue
         used[wanted] = config
         _check_data(draft, config)
+        if "train_data_config" in type(step).Params.model_fields:
+            _tell_data(draft, config)
     return used
+
+
+def _tell_data(draft: _Draft, config: DataConfig) -> None:
+    """Say what the rows look like and which part of them is trained on."""
+    try:
+        draft.translated.append(data.describe(config))
+    except DataError:  # the data config itself does not hold: data.check has said so
+        return
+
+
+def _check_model_names(draft: _Draft, name: str, step: Pass) -> None:
+    """Every model that a step names must have come before it."""
+    known = ["input", *(earlier.name for earlier in draft.steps)]
+    for wanted in step.model_names():
+        if wanted not in known:
+            params = draft.workflow.passes[name].params
+            key = next(((key,) for key, value in params.items() if value == wanted), ())
+            close = difflib.get_close_matches(wanted, known, n=1)
+            hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known)}."
+            message = f"'{wanted}' is neither a path nor the name of an earlier step."
+            draft.problem("missing-model", ("passes", name, *key), message, hint)
 
 
 def _no_such_data(draft: _Draft, name: str, path: tuple[str, ...]) -> None:
@@ -411,7 +441,8 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
         target = quality.target or data.target_column(config)
     except DataError:  # the data config itself does not hold: data.check has said so
         return None
-    if target not in (known := data.columns(config)):
+    known = data.columns(config)
+    if known and target not in known:
         close = difflib.get_close_matches(target, known, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"The text is made of: {', '.join(known)}."
         draft.problem("invalid-value", ("quality", "target"), f"the text has no column '{target}' to predict.", hint)
@@ -421,7 +452,8 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
         "all": f"scored on the rows of '{config.name}'",
         "train": f"scored on up to {n_most} rows of '{config.name}' that were trained on: there are no others",
     }
-    draft.translated.append(f"every model is {told[part]}; it should predict the column '{target}'")
+    wanted = f"the column '{target}'" if target else "what the text of a row ends with"
+    draft.translated.append(f"every model is {told[part]}; it should predict {wanted}")
     return ScoreRows(config, part, size, seed, target, n_most)  # type: ignore[arg-type]
 
 
@@ -551,14 +583,16 @@ def to_json(plan: Plan) -> dict[str, Any]:
 def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
-    text = [f"runs on {machine.device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
+    device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
+    text = [f"runs on {device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "no model")
     text.append(f"model {name}" + (f", {plan.n_parameters / 1e6:,.0f} million parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
     needed = plan.estimate
     text.append(f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most")
     if needed.device_memory_bytes:
-        text.append(f"needs about {_size(needed.device_memory_bytes)} on the GPU")
+        which = "the GPU" if machine.n_devices == 1 else "each GPU"
+        text.append(f"needs about {_size(needed.device_memory_bytes)} on {which}")
     return text + [f"note: {note}" for note in plan.translated]
 
 

@@ -1,9 +1,7 @@
 """The training loop: transformers' Trainer with our collator, our reports, and checkpoints that survive a kill."""
 
 import json
-import math
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -11,21 +9,41 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from torch import distributed
+from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import EvalLoopOutput
 
 from olivine.data import SampleSet
 from olivine.data._samples import IGNORED
 from olivine.errors import RequestError
+from olivine.kernels.averaging import Averaged
 from olivine.passes._base import Reporter
+from olivine.passes.finetune import _acceleration, _sharding
+from olivine.passes.finetune._batches import MicroBatch, StepSet
+from olivine.passes.finetune._reports import Reports, Watch, Work
+from olivine.passes.finetune._setup import Settings, Setup, prepare, token_counts
 from olivine.passes.finetune._training_arguments import Defaults, today
 
 # Trainer writes trainer_state.json last, so a checkpoint that has it (and all the rest) is whole.
 _WHOLE = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
 
+_ALONE = Settings()
 
-def arguments(given: Mapping[str, Any], folder: Path, *, on_cpu: bool, has_eval: bool) -> TrainingArguments:
-    """TrainingArguments of a config's training_args over our defaults."""
-    named = asdict(Defaults()) | today(given)
+
+def arguments(
+    given: Mapping[str, Any], folder: Path, *, on_cpu: bool, has_eval: bool, early_stopping: bool = False
+) -> TrainingArguments:
+    """TrainingArguments of a config's training_args over our defaults.
+
+    Reading the loss of every step makes a GPU wait for it: there it is logged every tenth step unless the config says
+    otherwise. early_stopping: evaluate as often as checkpoints are written, and end with the best of them.
+    """
+    named = asdict(Defaults()) | ({} if on_cpu else {"logging_steps": 10}) | today(given)
+    if early_stopping and has_eval:
+        same = {"eval_strategy": named["save_strategy"], "eval_steps": named["save_steps"]}
+        best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+        named = same | best | named
     if not has_eval:
         named["eval_strategy"] = "no"
     if on_cpu:
@@ -46,9 +64,24 @@ def _as_request() -> Iterator[None]:
 
 
 def train(
-    model: Any, samples: SampleSet, held_out: SampleSet | None, args: TrainingArguments, pad: int, report: Reporter
+    model: Any,
+    samples: SampleSet,
+    held_out: SampleSet | None,
+    args: TrainingArguments,
+    pad: int,
+    report: Reporter,
+    settings: Settings = _ALONE,
 ) -> list[dict[str, Any]]:
-    """Train in place, going on from the last whole checkpoint; gives the log (loss, eval_loss by step)."""
+    """Train in place, going on from the last whole checkpoint; gives the log (loss, eval_loss by step).
+
+    Every process of a run over several devices calls this alike. A step holds per_device_train_batch_size times
+    gradient_accumulation_steps rows, over all of them, whatever the micro-batches are; its loss is the mean over its
+    trained tokens.
+    """
+    setup = prepare(model, samples, args, pad, report, settings)
+    callbacks: list[TrainerCallback] = [Reports(report, Work.of(model, setup.lengths, torch.device(args.device)))]
+    if settings.early_stopping_patience is not None and held_out is not None:
+        callbacks.append(EarlyStoppingCallback(settings.early_stopping_patience))
     with _as_request():
         trainer = _Trainer(
             model=model,
@@ -56,9 +89,13 @@ def train(
             train_dataset=samples,
             eval_dataset=held_out,
             data_collator=Collator(pad),
-            callbacks=[_Reports(report)],
+            callbacks=callbacks,
+            setup=setup,
+            report=report,
         )
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(Path(str(args.output_dir))))
+    if settings.rank:  # each rank drops others of its activations
+        torch.manual_seed(args.seed + settings.rank)
+    trainer.train(resume_from_checkpoint=_checkpoint(Path(str(args.output_dir)), settings, torch.device(args.device)))
     _refuse_unusable(model)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
@@ -80,18 +117,29 @@ def _refuse_unusable(model: Any) -> None:
         )
 
 
-def last_whole_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written to its end; those that were not are removed."""
+def _checkpoint(folder: Path, settings: Settings, device: torch.device) -> str | None:
+    """Where all ranks go on from: the first of them looks and tidies up, before any of them writes."""
+    if settings.world_size == 1:
+        return last_whole_checkpoint(folder)
+    found = last_whole_checkpoint(folder, settings.world_size) if settings.rank == 0 else None
+    step = torch.tensor(int(found.rpartition("-")[2]) if found else -1, device=device)
+    distributed.broadcast(step, src=0)
+    return str(folder / f"checkpoint-{int(step)}") if step >= 0 else None
+
+
+def last_whole_checkpoint(folder: Path, world_size: int = 1) -> str | None:
+    """The newest checkpoint that was written to its end by every rank; those that were not are removed."""
+    names = [*_WHOLE, *([f"rng_state_{rank}.pth" for rank in range(world_size)] if world_size > 1 else [])]
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     for checkpoint in reversed(found):
-        if _is_whole(checkpoint):
+        if _is_whole(checkpoint, names):
             return str(checkpoint)
         shutil.rmtree(checkpoint)
     return None
 
 
-def _is_whole(checkpoint: Path) -> bool:
-    if not all((checkpoint / name).is_file() for name in _WHOLE):
+def _is_whole(checkpoint: Path, names: Sequence[str]) -> bool:
+    if not all((checkpoint / name).is_file() for name in names):
         return False
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -120,30 +168,184 @@ class Collator:
         return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
+class _Loader(DataLoader):  # type: ignore[misc] # torch is not read by the type checker
+    """A loader of steps that tells them the epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        self.dataset.set_epoch(epoch)
+
+
+class _OneByOne(BatchSampler):  # type: ignore[misc] # as above
+    """Steps in their order; when a resumed epoch wraps this sampler, the epoch still reaches the steps."""
+
+    def __init__(self, steps: StepSet) -> None:
+        super().__init__(SequentialSampler(steps), batch_size=1, drop_last=False)
+        self._steps = steps
+
+    def set_epoch(self, epoch: int) -> None:
+        self._steps.set_epoch(epoch)
+
+
+def _only(batch: list[dict[str, Any]]) -> dict[str, Any]:
+    return batch[0]
+
+
 class _Trainer(Trainer):  # type: ignore[misc]
-    """A loss that is not a number ends the training at once: every later step would be wasted."""
+    """transformers' Trainer, for which a batch is all of a step: its micro-batches are run here.
+
+    The loss is summed over the trained tokens of the step and divided by their number, as Trainer does for unpacked
+    rows. A loss that is not a number ends the training: every later step would be wasted.
+    """
+
+    def __init__(self, *, setup: Setup, report: Reporter, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._setup, self._report, self._watch = setup, report, Watch()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Steps as they were laid out; each rank has its own share, so nothing is sharded again."""
+        return self._loader(self._setup.steps)
+
+    def _loader(self, steps: StepSet) -> DataLoader[Any]:
+        return _Loader(
+            steps,
+            batch_sampler=_OneByOne(steps),
+            collate_fn=_only,
+            num_workers=self.args.dataloader_num_workers,
+            generator=torch.Generator(),  # its own: the loader draws a seed, which must not move the dropout's
+        )
+
+    def num_examples(self, dataloader: DataLoader[Any]) -> int:
+        """Rows of an epoch, over all ranks."""
+        steps = getattr(dataloader.dataset, "steps", None)
+        return sum(len(step.rows) for step in steps) if steps is not None else super().num_examples(dataloader)
+
+    def get_total_train_batch_size(self, args: TrainingArguments) -> int:  # noqa: ARG002 - its signature
+        """Rows of a step."""
+        return self._setup.steps.rows_per_step
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:
+        """Trained tokens of the step, over all ranks; of a batch of the model's own loss as Trainer counts them."""
+        if "micro_batches" not in batch_samples[0]:
+            return super()._get_num_items_in_batch(batch_samples, device)
+        n_trained = sum(step["n_trained"] for step in batch_samples)
+        if self.args.world_size > 1:
+            return self.accelerator.gather(torch.tensor(n_trained, device=device)).sum().clamp_min(1)
+        return max(1, n_trained)
+
+    def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
+        """Of the step's forward and backward pass, from its tokens."""
+        return int(self._reports.work.per_token * inputs["input_ids"].numel())
+
+    @property
+    def _reports(self) -> Reports:
+        return next(callback for callback in self.callback_handler.callbacks if isinstance(callback, Reports))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        loss: torch.Tensor = super().training_step(model, inputs, num_items_in_batch)
-        value = float(loss)
-        if not math.isfinite(value):
-            raise ArithmeticError(
-                f"the loss became {value} at step {self.state.global_step + 1}; lower training_args.learning_rate"
+        """Forward and backward passes of all micro-batches; when memory runs out, once more in smaller ones."""
+        model.train()
+        if callable(getattr(self.optimizer, "train", None)):
+            self.optimizer.train()
+        self._reports.count(inputs)
+        while True:
+            try:
+                loss = self._accumulate(model, inputs, num_items_in_batch)
+            except torch.OutOfMemoryError:
+                self._lower_limit(inputs)
+            except torch._dynamo.exc.TorchDynamoException as error:  # noqa: SLF001 - torch has no public name for it
+                self._stop_compiling(error)
+            else:
+                self._watch.add(loss, self.state.global_step + 1)
+                if isinstance(model, Averaged):
+                    model.average_gradients()
+                return loss
+            model.zero_grad(set_to_none=True)
+
+    def _wrap_model(self, model: Any, training: bool = True, dataloader: Any = None) -> Any:
+        """Replicas whose gradients we average; nothing is left for accelerate to wrap then."""
+        if self._setup.settings.world_size == 1 or not training or isinstance(model, Averaged):
+            return super()._wrap_model(model, training, dataloader)
+        return Averaged(model)
+
+    def _accumulate(self, model: Any, step: Mapping[str, Any], n_items: Any) -> torch.Tensor:
+        total = torch.zeros((), device=self.args.device)
+        micro_batches = self._setup.micro_batches(step)
+        for rows in micro_batches:
+            loss = self.micro_batch_loss(model, self._setup.collate(rows), n_items, len(micro_batches))
+            self.accelerator.backward(loss)
+            total += loss.detach()
+        return total
+
+    def micro_batch_loss(self, model: Any, batch: MicroBatch, n_items: Any, n_micro_batches: int) -> torch.Tensor:
+        """The share of the step's loss that this micro-batch has."""
+        if self._setup.head is None:
+            loss: torch.Tensor = self.compute_loss(model, {**batch.inputs, "labels": batch.labels}, False, n_items)
+            return loss if self.model_accepts_loss_kwargs else loss / n_micro_batches
+        return self._summed_loss(model, batch) * (self.args.world_size / n_items)  # ranks are averaged
+
+    def _summed_loss(self, model: Any, batch: MicroBatch) -> torch.Tensor:
+        head = self._setup.head
+        assert head is not None  # noqa: S101 - for the type checker
+        with head.catching() as caught:
+            model(**batch.inputs, logits_to_keep=1, use_cache=False)
+        return head.loss(caught[0], batch.where, batch.targets)
+
+    def _lower_limit(self, step: Mapping[str, Any]) -> None:
+        """Halve the micro-batch after memory ran out; the step's rows stay the same."""
+        sizes = [sum(len(row.ids) for row in rows) for rows in self._setup.micro_batches(step)]
+        # ranks of a sharded base gather its layers together: none can run a step again by itself
+        if self._setup.settings.sharded or all(len(rows) == 1 for rows in self._setup.micro_batches(step)):
+            raise RequestError(
+                f"memory ran out with {max(sizes)} tokens in a micro-batch; lower max_seq_len, or set "
+                "training_args.gradient_checkpointing"
             )
-        return loss
+        self._setup.lower_limit(min(self._setup.limit, max(sizes)) // 2)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        message = (
+            f"memory ran out in step {self.state.global_step + 1}: micro-batches have {self._setup.limit} tokens now"
+        )
+        self._report.warn(f"{message}, and the step is run again")
 
+    def _stop_compiling(self, error: Exception) -> None:
+        if not _acceleration.is_compiled(self.model) or self._setup.settings.sharded:
+            raise error
+        _acceleration.give_up_compiling(self.model)
+        self._report.record(not_compiled_because=" ".join(str(error).split())[:300])
 
-class _Reports(TrainerCallback):  # type: ignore[misc]
-    """Progress for the screen: step, loss, tokens a second."""
+    def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
+        """The mean loss over the trained tokens of all held-out rows, in the same way as it is trained."""
+        if self._setup.head is None:
+            return super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        steps = self._evaluated()
+        self.model_wrapped.eval()
+        total = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        with torch.no_grad():
+            for step in self._loader(steps):
+                for rows in step["micro_batches"]:
+                    total[0] += self._summed_loss(self.model_wrapped, self._setup.collate(rows))
+                total[1] += step["n_trained"]
+        if self.args.world_size > 1:
+            total = self.accelerator.reduce(total, reduction="sum")
+        loss = float(total[0] / total[1].clamp_min(1))
+        return EvalLoopOutput(None, None, {f"{metric_key_prefix}_loss": loss}, len(self.eval_dataset))
 
-    def __init__(self, report: Reporter) -> None:
-        self._report, self._started, self._first = report, 0.0, 0
+    def _evaluated(self) -> StepSet:
+        """The held-out rows in their order, in micro-batches as large as those of training."""
+        setup, lengths = self._setup, token_counts(self.eval_dataset)
+        return StepSet(
+            self.eval_dataset,
+            lengths,
+            max(1, self.args.per_device_eval_batch_size),
+            max(setup.limit, *lengths),
+            order="sequential",
+            packed=setup.packed,
+            rank=setup.settings.rank,
+            world_size=setup.settings.world_size,
+        )
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
-        self._started, self._first = time.monotonic(), state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
-        loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
-        speed = (state.global_step - self._first) / max(1e-9, time.monotonic() - self._started)
-        metrics = {"loss": round(float(loss), 4)} if loss is not None else {}
-        self._report.progress(state.global_step, state.max_steps, **metrics, steps_per_second=round(speed, 2))
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """No checkpoint holds weights that came from a loss which is not a number."""
+        self._watch.close()
+        if self._setup.settings.sharded:
+            _sharding.drop_gathered(self.model)  # writing does it on the first rank: the others must follow
+        super()._save_checkpoint(model, trial)

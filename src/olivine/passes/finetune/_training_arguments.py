@@ -206,6 +206,7 @@ WITHOUT_EFFECT = frozenset(
     }
 )
 
+_SEVERAL = "set 'devices' in the host's accelerator, and 'sharding' in the pass, to train on several devices"
 # what olivine decides itself, and where the user says it instead
 OWNED = {
     "output_dir": "set the workflow's output_dir",
@@ -213,18 +214,18 @@ OWNED = {
     "push_to_hub": "upload the folder `output_dir/adapter` when it is good",
     "do_predict": "remove it: scores come after the step",
     "local_rank": "remove it: it belongs to a launcher",
-    "deepspeed": "remove it: training runs on one device",
-    "fsdp": "remove it: training runs on one device",
-    "fsdp_config": "remove it: training runs on one device",
-    "parallelism_config": "remove it: training runs on one device",
+    "deepspeed": _SEVERAL,
+    "fsdp": _SEVERAL,
+    "fsdp_config": _SEVERAL,
+    "parallelism_config": _SEVERAL,
     "hub_token": "remove it: tokens come from the environment",
     "use_ipex": "remove it: PyTorch itself is as fast on today's processors",
     "fp16_opt_level": "remove it: NVIDIA's apex is not used",
     "torchdynamo": "use torch_compile_backend",
     "logging_dir": "remove it: the reporting tool's own environment variable says where it writes",
-    "fsdp_min_num_params": "remove it: training runs on one device",
-    "fsdp_transformer_layer_cls_to_wrap": "remove it: training runs on one device",
-    "tp_size": "remove it: training runs on one device",
+    "fsdp_min_num_params": _SEVERAL,
+    "fsdp_transformer_layer_cls_to_wrap": _SEVERAL,
+    "tp_size": _SEVERAL,
 }
 
 

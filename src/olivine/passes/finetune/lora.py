@@ -1,20 +1,22 @@
 """LoRA: train a small low-rank update of the weights (Hu et al. 2021, arXiv:2106.09685)."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from packaging.version import Version
 from pydantic import Field
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import Rows, SampleSet, read_rows, samples, split, texts
+from olivine.data import Prepared, SampleSet, prepare, split
 from olivine.errors import Problem, RequestError
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
-from olivine.passes.finetune import _targets, _training_arguments
+from olivine.passes.finetune import _launch, _memory, _sharding, _targets, _training_arguments
 from olivine.passes.finetune._optimizers import check_package
 
 if TYPE_CHECKING:
@@ -51,6 +53,16 @@ class Lora(Pass):
         use_rslora: bool = Field(False, description="scale by alpha / sqrt(r), so that high ranks keep learning")
         init_lora_weights: bool = Field(True, description="start from no change at all")
         torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="type of the base")
+        sharding: Literal["none", "fsdp"] = Field(
+            "none",
+            description="on several devices: the whole base on each, or (fsdp) a part of it on each",
+        )
+        compile: bool | Literal["auto"] = Field(
+            "auto", description="compile the decoder's layers; auto: on a GPU, when there is enough to train"
+        )
+        early_stopping_patience: int | None = Field(
+            None, gt=0, description="end after so many evaluations without a better loss, with the best adapter"
+        )
         allow_tf32: bool = Field(False, description="let NVIDIA GPUs round the inputs of float32 products to 10 bits")
         train_data_config: str = Field(description="name of the data to train on")
         eval_data_config: str | None = Field(None, description="name of the data to evaluate on")
@@ -64,6 +76,7 @@ class Lora(Pass):
     produces: ClassVar[str] = "adapter"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "accelerate")
     modules: ClassVar[Mapping[str, str]] = {}
+    spreads: ClassVar[bool] = True
     params: Params
 
     def data_names(self) -> list[str]:
@@ -77,9 +90,24 @@ class Lora(Pass):
         yield from check_package(arguments.get("optim"), self.name)
         yield from self._check_targets(facts)
         yield from self._check_evaluation(arguments)
+        if self.params.sharding != "none":
+            yield from self._check_sharding(machine)
         if arguments.get("fp16") is True and machine.device == "cpu":
             message = "training_args.fp16 needs a GPU, and this step runs on the CPU."
             yield Problem("hardware", self.name, message, "Remove it, or set torch_dtype: bfloat16.")
+
+    def _check_sharding(self, machine: Machine) -> Iterator[Problem]:
+        if machine.n_devices == 1:
+            message = f"sharding '{self.params.sharding}' spreads the base over several devices, and this step has one."
+            yield Problem("invalid-value", self.name, message, "Remove it, or set 'devices' in the host's accelerator.")
+        if (version := lazy.version("torch")) != "none" and Version(version) < _sharding.LEAST_TORCH:
+            message = f"sharding needs torch {_sharding.LEAST_TORCH}, and {version} is installed."
+            yield Problem("missing-extra", self.name, message, f"Run: pip install 'torch>={_sharding.LEAST_TORCH}'.")
+        whole = [name.rpartition(".")[2] for name in self.params.modules_to_save or ()]
+        if self.params.bias != "none" or set(whole) - {"embed_tokens", "lm_head"}:
+            key = "bias" if self.params.bias != "none" else "modules_to_save"
+            message = f"with sharding, '{key}' cannot train parts of the decoder's layers: they are spread and frozen."
+            yield Problem("unsupported", self.name, message, "Remove one of the two.")
 
     def _check_targets(self, facts: ModelFacts) -> Iterator[Problem]:
         targets = _targets.as_list(self.params.target_modules) or []
@@ -95,6 +123,9 @@ class Lora(Pass):
         if size is not None and size > 1 and size % 1:
             message = f"eval_dataset_size must be a share below 1 or a whole number of rows, but is {size:g}."
             yield Problem("invalid-value", self.name, message)
+        if self.params.early_stopping_patience is not None and not self._evaluates:
+            message = "early_stopping_patience needs rows to evaluate on."
+            yield Problem("invalid-value", self.name, message, "Set eval_dataset_size or eval_data_config.")
         if arguments.get("load_best_model_at_end") is True and not self._evaluates:
             message = "training_args.load_best_model_at_end needs rows to evaluate on."
             yield Problem("invalid-value", self.name, message, "Set eval_dataset_size or eval_data_config.")
@@ -104,30 +135,46 @@ class Lora(Pass):
         return self.params.eval_data_config is not None or self.params.eval_dataset_size is not None
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
-        """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""
-        n_rows = _training_arguments.rows_per_step(self.params.training_args)
-        config = data.get(self.params.train_data_config)
-        n_tokens = n_rows * (config.pre_process_data_config.max_seq_len if config else 1024)
+        """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch.
+
+        On several devices: the GPU memory is that of each of them, the machine's memory that of all processes.
+        """
+        n_devices = machine.n_devices
         width = max(1, len(facts.linear_modules)) * 2 * facts.hidden_size
         n_adapter = self.params.r * width * facts.n_layers * 2
         size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
-        # kept for the backward pass, a layer and token: inputs of its linear layers, norms, attention (about 16 hidden)
-        kept = 1 if _training_arguments.checkpoints_activations(self.params.training_args) else 16
-        activations = n_tokens * facts.n_layers * kept * facts.hidden_size * size
-        logits = n_tokens * facts.vocab_size * 4 * 3
-        needed = facts.n_parameters * size + n_adapter * 16 + activations + logits
+        arguments, config = self.params.training_args, data.get(self.params.train_data_config)
+        longest = config.pre_process_data_config.max_seq_len if config else 1024
+        checkpointed = facts.n_layers if _training_arguments.checkpoints_activations(arguments) else 0
+        shape = _memory.Shape.of_facts(facts, n_adapter, size, machine.device)
+        shape = replace(
+            shape, checkpointed=checkpointed, compiled=machine.device == "cuda" and bool(self.params.compile)
+        )
+        if self.params.sharding == "fsdp":
+            shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
+        rows = -(-_training_arguments.rows_per_step(arguments) // n_devices)
+        needed = _memory.peak_bytes(shape, max(longest, min(rows * longest, _memory.ENOUGH_TOKENS[machine.device])))
         on_device = needed if machine.device == "cuda" else 0
         return Estimate(
-            memory_bytes=int(1.2e9 + (facts.n_parameters * size if on_device else needed)),
+            memory_bytes=int(
+                1.2e9 * (n_devices + (n_devices > 1)) + (facts.n_parameters * size if on_device else needed * n_devices)
+            ),
             device_memory_bytes=int(on_device),
             disk_bytes=int(n_adapter * 4 + 3 * n_adapter * 12 + 20e6),
         )
 
     def run(self, model: Model, context: Context) -> Model:
         """Train and save the adapter beside the tokenizer it was trained with."""
+        if context.machine.n_devices > 1 and context.rank is None:
+            self._samples(context, load_tokenizer(model))  # prepared once, found by every rank
+            return _launch.run_on_all(self, model, context)
+        return self._train(model, context)
+
+    def _train(self, model: Model, context: Context) -> Model:
+        """In this process: all of it, or the share of a rank."""
         from transformers import set_seed
 
-        from olivine.passes.finetune import _trainer
+        from olivine.passes.finetune import _setup, _trainer
 
         arguments = _training_arguments.today(self.params.training_args)
         set_seed(int(arguments.get("seed", 42)))
@@ -141,37 +188,64 @@ class Lora(Pass):
                 f"eval_strategy '{arguments['eval_strategy']}' has no rows to evaluate on and is left out; "
                 "set eval_dataset_size or eval_data_config"
             )
-        adapted = self._adapted(model, context)
         args = _trainer.arguments(
             self.params.training_args,
             context.scratch / "checkpoints",
             on_cpu=context.machine.device == "cpu",
             has_eval=held_out is not None,
+            early_stopping=self.params.early_stopping_patience is not None,
         )
+        adapted = self._adapted(model, context)
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-        history = _trainer.train(adapted, train_set, held_out, args, pad, context.report)
+        settings = _setup.Settings(
+            compile=self.params.compile,
+            early_stopping_patience=self.params.early_stopping_patience,
+            rank=context.rank or 0,
+            world_size=1 if context.rank is None else context.machine.n_devices,
+            sharded=self._is_sharded(context),
+        )
+        history = _trainer.train(adapted, train_set, held_out, args, pad, context.report, settings)
         _record(context, train_set, held_out, history)
-        _save(adapted, tokenizer, context)
-        return Model("adapter", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
+        if not context.rank:
+            _save(adapted, tokenizer, context)
+        return Model(
+            "adapter",
+            context.output,
+            base=model,
+            task=model.task,
+            trust_remote_code=model.trust_remote_code,
+            attributes=self._attributes(),
+        )
+
+    def _stored_layer(self) -> Callable[[Any], Any] | None:
+        """What is done to every decoder layer of the base as soon as it is loaded."""
+        return None
+
+    def _attributes(self) -> Mapping[str, Any]:
+        """What later steps need to know of how the adapter was trained."""
+        return {}
 
     def _samples(self, context: Context, tokenizer: Any) -> tuple[SampleSet, SampleSet | None]:
         """What is trained on, and what is held out; rows are split before they are packed."""
-        config = context.data[self.params.train_data_config]
-        rows = read_rows(config)
+        rows = _made(context.data[self.params.train_data_config], context, tokenizer)
         if self.params.eval_data_config is not None:
-            other = context.data[self.params.eval_data_config]
-            return _made(config, rows, tokenizer), _made(other, read_rows(other), tokenizer)
+            other = _made(context.data[self.params.eval_data_config], context, tokenizer)
+            return rows.samples(), other.samples()
         if self.params.eval_dataset_size is None:
-            return _made(config, rows, tokenizer), None
+            return rows.samples(), None
         seed = _training_arguments.split_seed(self.params.training_args)
         train, held_out = split(len(rows), self.params.eval_dataset_size, seed)
-        return _made(config, rows.take(train), tokenizer), _made(config, rows.take(held_out), tokenizer)
+        return rows.samples(train), rows.samples(held_out)
+
+    def _is_sharded(self, context: Context) -> bool:
+        return self.params.sharding == "fsdp" and context.rank is not None
 
     def _adapted(self, model: Model, context: Context) -> Any:
         from peft import get_peft_model
 
-        dtype = self._dtype(model, context.machine)
-        base = load_causal_lm(model, dtype=dtype, device=context.machine.device)
+        dtype, sharded = self._dtype(model, context.machine), self._is_sharded(context)
+        each_layer = _sharding.shard_layer if sharded else self._stored_layer()
+        base = load_causal_lm(model, dtype=dtype, device=context.machine.device, each_layer=each_layer)
         self._refuse_unmatched(base)
         if context.machine.device == "cuda":
             torch.backends.cuda.matmul.allow_tf32 = self.params.allow_tf32
@@ -182,8 +256,13 @@ class Lora(Pass):
         except ValueError as error:
             raise RequestError(f"the adapter cannot be made: {' '.join(str(error).split())}") from error
         n_trained, n_all = adapted.get_nb_trainable_parameters()
+        n_all += sum(
+            module.in_features * module.out_features for module in adapted.modules() if hasattr(module, "rounding")
+        )
         if n_trained == 0:
             raise RequestError("nothing would be trained: no parameter of the model belongs to the adapter")
+        if sharded:
+            _sharding.shard_rest(adapted)
         context.report.record(
             n_trained_parameters=n_trained, n_parameters=n_all, trained_share=n_trained / n_all, dtype=dtype
         )
@@ -249,8 +328,9 @@ def linear_names(model: Any) -> list[str]:
     ]
 
 
-def _made(config: DataConfig, rows: Rows, tokenizer: Any) -> SampleSet:
-    return samples(config, texts(config, rows, tokenizer), tokenizer)
+def _made(config: DataConfig, context: Context, tokenizer: Any) -> Prepared:
+    """The tokens of the rows; they lie beside the scratch folders, so that other steps and runs find them too."""
+    return prepare(config, tokenizer, context.scratch.parent, context.report.progress)
 
 
 def _record(context: Context, train_set: SampleSet, held_out: SampleSet | None, history: list[dict[str, Any]]) -> None:

@@ -2,18 +2,22 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
 
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.adapter import refuse_if_nothing_changes, unties
+from olivine.models.adapter import ROUNDING, refuse_if_nothing_changes, unties
 from olivine.models.facts import ModelFacts
 from olivine.models.materialize import COMPANIONS, copy_companions
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes.finetune._training_arguments import split_seed
 
 
 class Merge(Pass):
@@ -22,15 +26,44 @@ class Merge(Pass):
     1. The merge is lazy: the result holds config and tokenizer, and its weights are computed, in float32 and one tensor
     at a time, by whoever reads them; a merge that goes on to an export is never written to disk. 2. An adapter that is
     empty, changes nothing, or belongs to another base (names or shapes) is refused with the names. 3. A tied head that
-    was trained without its embedding stands on its own in the result, whose config says so.
+    was trained without its embedding stands on its own in the result, whose config says so. 4. An adapter that was
+    trained on a base in 4 bits (QLoRA) fits that base, and is usually merged into the one in 16 bits: both merges are
+    scored, and the better one is the result.
     """
 
+    class Params(PassParams):
+        """Only for adapters that were trained on a base in 4 bits."""
+
+        eval_data_config: str | None = Field(None, description="rows to score both merges on; else the training step's")
+        eval_dataset_size: float | None = Field(None, gt=0, description="the rows of it that training held out")
+        eval_seed: int = Field(42, description="of the split into rows to train on and rows held out")
+        eval_max_rows: int = Field(64, gt=0, description="rows to score at most")
+        merge_base: Literal["better", "16-bit", "4-bit"] = Field("better", description="which base to merge into")
+
     aliases: ClassVar[tuple[str, ...]] = ("MergeAdapterWeights",)
-    Params: ClassVar[type[PassParams]] = PassParams
     accepts: ClassVar[frozenset[str]] = frozenset({"adapter"})
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     modules: ClassVar[Mapping[str, str]] = {}
+    version: ClassVar[int] = 2
+    params: Params
+
+    @classmethod
+    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """The rows that a QLoRA step evaluates on, or some that it trains on."""
+        training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
+        if training is None or "quant_type" not in training:
+            return {}
+        own = training.get("eval_data_config")
+        return {
+            "eval_data_config": own or training["train_data_config"],
+            "eval_dataset_size": None if own else training.get("eval_dataset_size"),
+            "eval_seed": split_seed(training.get("training_args", {})),
+        }
+
+    def data_names(self) -> list[str]:
+        """The rows to score both merges on."""
+        return [self.params.eval_data_config] if self.params.eval_data_config is not None else []
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """The adapter and one of the base's tensors in float32 at a time."""
@@ -49,7 +82,46 @@ class Merge(Pass):
             config["tie_word_embeddings"] = False
             context.report.record(untied=True)
         (context.output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        return Model("hf", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
+        merged = Model("hf", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
+        return (
+            replace(merged, attributes=self._base_of_choice(merged, context))
+            if ROUNDING in model.attributes
+            else merged
+        )
+
+    def _base_of_choice(self, merged: Model, context: Context) -> Mapping[str, Any]:
+        """Which base the adapter goes into: as asked for, or with the lower loss on the user's rows."""
+        if self.params.merge_base != "better":
+            return {"merge_base": self.params.merge_base}
+        if self.params.eval_data_config is None:
+            context.report.warn("no rows to score both merges on: merged into the 4-bit base that it was trained on")
+            return {"merge_base": "4-bit"}
+        scores = {base: self._scores(replace(merged, attributes={"merge_base": base}), context) for base in BASES}
+        best = min(BASES, key=lambda base: float(scores[base]["loss"]))
+        context.report.record(merge_base=best, merge_scores=scores)
+        told = ", ".join(f"{base} {scores[base]['loss']:.4f}" for base in BASES)
+        context.report.warn(f"merged into the {best} base: its loss on the user's rows is the lower one ({told})")
+        return {"merge_base": best}
+
+    def _scores(self, merged: Model, context: Context) -> Mapping[str, Any]:
+        from olivine.evaluate._score import score
+
+        data = context.data[str(self.params.eval_data_config)]
+        params = {
+            "data": data.model_dump(mode="json"),
+            "part": "eval" if self.params.eval_dataset_size else "all",
+            "eval_size": self.params.eval_dataset_size,
+            "seed": self.params.eval_seed,
+            "target": None,
+            "max_rows": self.params.eval_max_rows,
+        }
+        folder = context.scratch / "scores"
+        folder.mkdir(parents=True, exist_ok=True)
+        found = score(merged, params, folder, context.machine, context.report)["scores"]
+        return {key: found[key] for key in ("loss", "perplexity", "label_accuracy") if key in found}
+
+
+BASES = ("16-bit", "4-bit")
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

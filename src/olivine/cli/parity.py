@@ -1,0 +1,200 @@
+"""`olivine parity`."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from olivine.cli._common import json_option, print_json
+
+if TYPE_CHECKING:
+    from olivine.models import Model
+
+_COLOURS = {"excellent": "green", "good": "green", "usable": "yellow", "poor": "red", "degenerate": "red"}
+
+
+@click.command("parity")
+@click.argument("reference", type=click.Path(path_type=Path))
+@click.argument("candidate", type=click.Path(path_type=Path))
+@click.option(
+    "--base", type=click.Path(path_type=Path), help="The model that an adapter adapts, if its record is wrong."
+)
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    help="Text, JSONL, CSV or Parquet file to read; else the reference writes.",
+)
+@click.option("--max-kld", type=click.FloatRange(min=0), help="Exit 1 when the mean KL divergence is above, in nats.")
+@click.option("--min-top1", type=click.FloatRange(0, 1), help="Exit 1 when the best token agrees less often.")
+@click.option("--tokens", "n_tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens to read.")
+@click.option("--length", default=256, show_default=True, type=click.IntRange(2), help="Tokens of a window.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the text the reference writes.")
+@click.option(
+    "--device", type=click.Choice(["cpu", "cuda"]), help="Where models in transformers run; else a GPU if any."
+)
+@click.option("--dtype", default="float32", show_default=True, type=click.Choice(["float32", "bfloat16", "float16"]))
+@click.option("--no-speed", is_flag=True, help="Leave out load time, memory and speed.")
+@click.option("--no-split", is_flag=True, help="Leave out the split into errors of weights and of run time.")
+@json_option
+def command(reference: Path, candidate: Path, base: Path | None, as_json: bool, **options: Any) -> int:
+    """Compare a model with the one it was made from, token by token.
+
+    REFERENCE and CANDIDATE are Hugging Face folders, adapter folders, ONNX folders or GGUF files that share a
+    tokenizer. Exit code 1 when the candidate is past a limit or its output is degenerate.
+    """
+    from olivine.evaluate.parity import open_model
+
+    open_model(reference, base)  # a wrong path is told before anything starts
+    facts = _compare(reference, base, open_model(candidate, base), options)
+    if as_json:
+        print_json(facts["parity"] | {"missed": facts["missed"]})
+    else:
+        _show(facts["parity"])
+    for sentence in facts["missed"]:
+        click.secho(f"olivine: {sentence}", err=True, fg="red")
+    return 1 if facts["missed"] else 0
+
+
+def _params(reference: Path, base: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as params of the pass that does the work."""
+    return {
+        "reference": str(reference.absolute()),
+        "base": str(base.absolute()) if base else None,
+        "text": str(options["data"].absolute()) if options["data"] else None,
+        "speed": not options["no_speed"],
+        "split": not options["no_split"],
+        **{key: options[key] for key in ("max_kld", "min_top1", "n_tokens", "length", "seed", "dtype")},
+    }
+
+
+def _compare(reference: Path, base: Path | None, candidate: "Model", options: Mapping[str, Any]) -> dict[str, Any]:
+    from olivine.cli._screen import Screen
+    from olivine.systems._job import Job
+    from olivine.systems.local import LocalWorker
+
+    screen = Screen()
+    machine = {"device": options["device"], "execution_provider": "", "memory_bytes": 0, "disk_bytes": 0, "n_cores": 1}
+    with tempfile.TemporaryDirectory() as folder, LocalWorker() as worker:
+        job = Job(
+            kind="pass",
+            step="parity",
+            name="parity_check",
+            output=Path(folder),
+            scratch=Path(folder) / "scratch",
+            params=_params(reference, base, options),
+            model=candidate.to_json(),
+            machine=machine,
+            log=str(Path(folder) / "parity.log"),
+        )
+        screen.step_started("parity", f"{candidate.path} with {reference}")
+
+        def listen(event: str, fields: Any) -> None:
+            if event == "progress":
+                screen.progress("parity", fields["done"], fields["total"], fields["metrics"])
+            elif event == "warning":
+                screen.warning("parity", fields["message"])
+
+        try:
+            facts: dict[str, Any] = worker.run(job, listen)["facts"]
+        finally:
+            screen.close()
+    return facts
+
+
+def _show(found: Mapping[str, Any]) -> None:
+    """Two tables: how far, and at what cost."""
+    verdict = str(found["verdict"])
+    click.echo(f"{click.style(verdict, fg=_COLOURS[verdict], bold=True)} ({_bands()})")
+    tokens = found["tokens"]
+    seed = f", seed {tokens['seed']}" if tokens["seed"] is not None else ""
+    click.echo(f"{found['candidate']['path']}\nagainst {found['reference']['path']}")
+    click.echo(f"on {tokens['n_tokens']:,} tokens in {tokens['n_windows']} windows: {tokens['source']}{seed}")
+    _print(_distance(found), ("", "", ""))
+    _print(_costs(found), ("", "reference", "candidate", "ratio"))
+
+
+def _print(rows: Iterator[tuple[str, ...]], titles: tuple[str, ...]) -> None:
+    """A table; a line is never broken, however narrow the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=any(titles), pad_edge=False, padding=(0, 3, 0, 0))
+    for title in titles:
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(highlight=False)
+    console.width = max(console.width, 120)
+    console.print()
+    console.print(table)
+
+
+def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """Name, value, remark."""
+    yield "mean KL divergence", f"{_plus_minus(found, 'kl', 'kl_standard_error', 4)} nat", ""
+    quantiles = ", ".join(_number(found[f"kl_{key}"], 4) for key in ("median", "p90", "p99", "max"))
+    yield "median, p90, p99, max", quantiles, ""
+    yield "same top token", _percent(found, "top1_agreement", "top1_standard_error"), ""
+    if found["top1_agreement_clear"] is not None:
+        share = found["n_clear"] / found["n_positions"]
+        clear = _percent(found, "top1_agreement_clear", "top1_standard_error_clear")
+        yield "  away from near-ties", clear, f"margin above 0.1 nat: {share:.0%} of positions"
+    yield "top-5 overlap", f"{found['top5_overlap']:.1%}", ""
+    yield (
+        "perplexity",
+        f"{_number(found['reference_perplexity'], 3)} -> {_number(found['candidate_perplexity'], 3)}",
+        "",
+    )
+    yield "  ratio", _plus_minus(found, "perplexity_ratio", "perplexity_ratio_standard_error", 4), "paired error"
+    change = found["rms_probability_change"]
+    yield (
+        "change of probability",
+        f"{change:.2%}" if change is not None else "none",
+        "root mean square, of the next token",
+    )
+    if greedy := found["greedy"]:
+        same = f"{greedy['n_same']} of {greedy['n_prompts']} texts the same"
+        yield "greedy text in common", f"{greedy['mean']:.1f} of {greedy['new_tokens']} tokens", same
+    if found["weights"] and found["runtime"]:
+        yield "KL of the weights alone", f"{_number(found['weights']['kl'], 4)} nat", "computed in float32"
+        yield "KL of the run time", f"{_number(found['runtime']['kl'], 4)} nat", "computing in int8, on top"
+
+
+def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    """Name, reference, candidate, candidate by reference."""
+    from olivine.cli._screen import readable_bytes
+
+    a, b = found["reference"], found["candidate"]
+    yield "runs in", str(a["run_as"]), str(b["run_as"]), ""
+    for name, key, form in (
+        ("size on disk", "size_bytes", readable_bytes),
+        ("bits per weight", "bits_per_weight", lambda value: f"{value:.2f}"),
+        ("load", "load_seconds", lambda value: f"{value:.2f} s"),
+        ("peak memory", "peak_memory_bytes", readable_bytes),
+        ("prefill", "prefill_tokens_per_second", lambda value: f"{value:,.0f} tok/s"),
+        ("decode", "decode_tokens_per_second", lambda value: f"{value:,.1f} tok/s"),
+    ):
+        if a[key] is not None and b[key] is not None:
+            yield name, form(a[key]), form(b[key]), f"{b[key] / a[key]:.2f}"
+
+
+def _bands() -> str:
+    from olivine.evaluate.parity import BANDS
+
+    return "mean KL divergence: " + ", ".join(f"{word} below {bound:g}" for bound, word in BANDS[:-1])
+
+
+def _number(value: float | None, n_digits: int) -> str:
+    return f"{value:.{n_digits}f}" if value is not None else "not a number"
+
+
+def _plus_minus(found: Mapping[str, Any], key: str, error: str, n_digits: int) -> str:
+    if found[key] is None or found[error] is None:
+        return _number(found[key], n_digits)
+    return f"{found[key]:.{n_digits}f} ± {found[error]:.{n_digits}f}"
+
+
+def _percent(found: Mapping[str, Any], key: str, error: str) -> str:
+    return f"{found[key]:.1%} ± {found[error]:.1%}"

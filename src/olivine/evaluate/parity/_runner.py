@@ -1,0 +1,79 @@
+"""`python -m olivine.evaluate.parity._runner`: the process of one model. Reads wishes, see _process.Runner."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+from olivine import memory
+from olivine.evaluate.parity._generate import greedy, sample
+from olivine.evaluate.parity._speed import measure
+from olivine.evaluate.parity._steppers import Stepper, open_stepper
+from olivine.models import Model
+
+
+class _Server:
+    """Answers wishes one after the other."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._stepper: Stepper | None = None
+
+    def open(self, model: dict[str, Any], device: str | None, dtype: str, accuracy_level: int | None) -> None:
+        self._stepper = open_stepper(Model.from_json(model), device, dtype, accuracy_level)
+        facts = {"n_vocabulary": self._stepper.n_vocabulary, "context_length": self._stepper.context_length}
+        self._send(**facts, device=self._stepper.device)
+
+    def feed(self, ids: list[list[int]], *, fresh: bool) -> None:
+        logits = self._opened.feed(ids, fresh=fresh)
+        self._send(shape=logits.shape)
+        self._stream.write(logits.data)
+        self._stream.flush()
+
+    def sample(self, **wish: Any) -> None:
+        self._send(ids=sample(self._opened, **wish, report=lambda *done: self._send(progress=done)))
+
+    def greedy(self, **wish: Any) -> None:
+        self._send(ids=greedy(self._opened, **wish))
+
+    def speed(
+        self, model: dict[str, Any], device: str | None, dtype: str, prompt: list[int], n_new: int, **_: Any
+    ) -> None:
+        found = measure(Model.from_json(model), device, dtype, prompt, n_new)
+        self._send(**found, peak_memory_bytes=memory.peak_bytes())
+
+    def fail(self, error: BaseException) -> None:
+        """Say what went wrong."""
+        text = " ".join(str(error).split())
+        self._send(error={"type": type(error).__name__, "message": text})
+
+    @property
+    def _opened(self) -> Stepper:
+        if self._stepper is None:
+            raise RuntimeError("no model is open")
+        return self._stepper
+
+    def _send(self, **record: Any) -> None:
+        self._stream.write(json.dumps(record).encode() + b"\n")
+        self._stream.flush()
+
+
+def main() -> None:
+    """Serve until the input ends. What libraries print goes to standard error, never between the answers."""
+    server = _Server(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        wish = json.loads(line)
+        answer: Callable[..., None] = getattr(server, wish.pop("do"))
+        try:
+            answer(**wish)
+        except Exception as error:  # noqa: BLE001 - the border of the process: the one who asked decides
+            import traceback
+
+            traceback.print_exc()
+            server.fail(error)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Windows of token ids that both models read: of the user's text, or sampled from the reference itself."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from olivine.config.schema import DataConfig
+from olivine.data import check, read_rows, texts
+from olivine.data._encoder import Encoder
+from olivine.errors import DataError, Unsupported
+from olivine.evaluate.parity._process import Runner
+from olivine.models import Model
+from olivine.models.loading import load_tokenizer
+
+Windows = list[list[int]]
+_SHORTEST = 2  # tokens of a window: one to read and one to predict
+# column of a row -> how a file that holds it becomes text, in the order of preference
+_FORMS: tuple[tuple[frozenset[str], dict[str, Any]], ...] = (
+    (frozenset({"messages"}), {"chat_template": True}),
+    (frozenset({"text"}), {"text_cols": "text"}),
+    (frozenset({"prompt", "completion"}), {"text_template": "{prompt}{completion}"}),
+)
+
+
+def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, length: int) -> Windows:
+    """At most `n_tokens` ids in windows of at most `length`, from a file or a data config.
+
+    A text file (.txt, .md) is one text, cut into windows; of rows (JSON, JSONL, CSV, Parquet; columns `text`,
+    `messages`, or `prompt` and `completion`) and of a config's data, each is a text of its own. Every text begins with
+    the tokenizer's begin token. Raises DataError with the place when there is nothing to read.
+    """
+    if isinstance(source, Path) and source.suffix in (".txt", ".md"):
+        found, place, special = [_whole(source)], str(source), True
+    else:
+        config = source if isinstance(source, DataConfig) else _config_of(source)
+        for problem in check(config):
+            raise DataError(str(problem))
+        found, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
+        special = config.pre_process_data_config.add_special_tokens
+        place = str(source) if isinstance(source, Path) else place
+    windows = list(_cut(found, Encoder(tokenizer, add_special_tokens=special), n_tokens, length))
+    if not windows:
+        raise DataError(f"{place}: no text of at least {_SHORTEST} tokens to compare the models on")
+    return windows
+
+
+def _whole(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path} is not UTF-8 text") from None
+
+
+def _config_of(path: Path) -> DataConfig:
+    """A data config that reads the file by the columns of its rows."""
+    kinds = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+    if path.suffix not in kinds:
+        raise DataError(f"{path}: the text must be a .txt, .md, .json, .jsonl, .csv or .parquet file")
+    if not path.is_file():
+        raise DataError(f"the data file '{path}' does not exist")
+    load = {"data_name": kinds[path.suffix], "data_files": str(path.absolute())}
+    plain = DataConfig.model_validate({"name": path.name, "load_dataset_config": load})
+    columns = set(read_rows(plain).columns())
+    form = next((settings for wanted, settings in _FORMS if wanted <= columns), None)
+    if form is None:
+        raise DataError(
+            f"{path} has the columns {', '.join(sorted(columns))}, but a text is made of 'text', of 'messages', or of "
+            "'prompt' and 'completion'; name how rows become text in a config, with --config"
+        )
+    return DataConfig.model_validate(
+        {"name": path.name, "load_dataset_config": load, "pre_process_data_config": form | {"strategy": "line-by-line"}}
+    )
+
+
+def _cut(found: Sequence[str], encoder: Encoder, n_tokens: int, length: int) -> Iterator[list[int]]:
+    """The texts in windows until the tokens are enough."""
+    left = n_tokens
+    for encoded in encoder.encode([text for text in found if text.strip()]):
+        ids = encoded.ids.tolist()
+        for start in range(0, len(ids), length):
+            window = ids[start : start + min(length, left)]
+            if len(window) >= _SHORTEST:
+                yield window
+                left -= len(window)
+            if left < _SHORTEST:
+                return
+
+
+def sample_windows(
+    runner: Runner, tokenizer: Any, n_tokens: int, length: int, seed: int, n_vocabulary: int, report: Any = None
+) -> Windows:
+    """Text that the reference writes itself: windows of `length` ids, sampled at temperature 1, the same for a seed.
+
+    It needs no data, and it is what the model will be near in use. Each window begins with the begin token (the end
+    token where there is none); after an end token that is drawn, another text begins.
+    """
+    begin = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+    if begin is None:
+        raise Unsupported(
+            "the tokenizer has neither a begin nor an end token to start a text with; name one with --data"
+        )
+    n_windows = max(1, n_tokens // length)
+    end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
+    return runner.sample(n_windows, length, seed, int(begin), end, n_vocabulary, report)
+
+
+def same_vocabulary(reference: Model, candidate: Model) -> tuple[Any, str | None]:
+    """The reference's tokenizer, after a look at both; a note when one has added tokens that the other has not.
+
+    Raises Unsupported, with an example, when an id means different tokens: probabilities could not be compared.
+    """
+    ours, theirs = load_tokenizer(reference), load_tokenizer(candidate)
+    by_id, by_other_id = ({token_id: token for token, token_id in one.get_vocab().items()} for one in (ours, theirs))
+    added = {*ours.get_added_vocab().values(), *theirs.get_added_vocab().values()}
+    differing = sorted(
+        token_id
+        for token_id in by_id.keys() | by_other_id.keys()
+        if by_id.get(token_id) != by_other_id.get(token_id)
+        and not (token_id in added and (token_id not in by_id or token_id not in by_other_id))
+    )
+    if differing:
+        first = differing[0]
+        raise Unsupported(
+            f"the models do not share a vocabulary, so their probabilities cannot be compared: {len(differing)} of "
+            f"{len(by_id.keys() | by_other_id.keys())} ids differ, e.g. {first} is {json.dumps(by_id.get(first))} in "
+            f"'{reference.path}' and {json.dumps(by_other_id.get(first))} in '{candidate.path}'"
+        )
+    extra = len(by_id.keys() ^ by_other_id.keys())
+    return ours, f"{extra} added tokens are known to one of the tokenizers only" if extra else None

@@ -1,0 +1,165 @@
+"""Cross entropy of a language model's head, a chunk of positions at a time: the full logits never exist.
+
+The logits of a 32,000-token vocabulary are ten times the size of the hidden states that they come from, and autograd
+keeps them twice. Here each chunk's logits live only until its loss and the gradient of its hidden states are known;
+both are computed in the forward pass, so that nothing is computed twice (the idea of Apple's "Cut Your Losses in
+Large-Vocabulary Language Models", Wijmans et al. 2024, arXiv:2411.09009, without its custom kernel).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+IGNORED = -100
+# Logits of one chunk in float32; a larger chunk gains no speed on a GPU or CPU, a smaller one repeats reading the head.
+CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 32 * 2**20}
+
+
+@dataclass(frozen=True)
+class Logits:
+    """What a model does to the head's output before the softmax: `softcap * tanh(scale * logits / softcap)`."""
+
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def __call__(self, logits: torch.Tensor) -> torch.Tensor:
+        """The final logits, float32."""
+        logits = logits.float()
+        if self.scale != 1.0:
+            logits = logits * self.scale
+        return logits if self.softcap is None else self.softcap * torch.tanh(logits / self.softcap)
+
+    @staticmethod
+    def of(config: Any) -> "Logits":
+        """As the config of a transformers model says (Gemma caps, Cohere and Granite scale)."""
+        scale = getattr(config, "logit_scale", None) or 1.0
+        if divisor := getattr(config, "logits_scaling", None):
+            scale /= divisor
+        return Logits(float(scale), getattr(config, "final_logit_softcapping", None))
+
+
+def chunk_rows(n_vocabulary: int, device: str) -> int:
+    """Positions whose float32 logits fill one chunk; a multiple of 128, and no less."""
+    return max(128, CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * n_vocabulary) // 128 * 128)
+
+
+def chunked_loss(
+    hidden: torch.Tensor,
+    head: torch.nn.Module,
+    targets: torch.Tensor,
+    logits: Logits,
+    n_rows: int | None = None,
+    *,
+    fused: bool = False,
+) -> torch.Tensor:
+    """The summed cross entropy of `logits(head(hidden))` against `targets`, float32.
+
+    hidden: [positions, width]; targets: [positions], token numbers (-100 adds nothing). n_rows: positions of a chunk;
+    fused: whether the work on a chunk's logits is compiled (a few passes over them instead of ten).
+    A head that is a plain linear layer takes the fast form, whether it is trained or frozen; any other module (an
+    adapted head) is called chunk by chunk and computed again in the backward pass.
+    """
+    n_rows = n_rows or chunk_rows(_n_outputs(head), hidden.device.type)
+    if hidden.shape[0] == 0:
+        return hidden.sum().float() * 0.0
+    if type(head) is torch.nn.Linear:
+        total: torch.Tensor = _LinearLoss.apply(hidden, head.weight, head.bias, targets, logits, n_rows, fused)
+        return total
+    return _recomputed_loss(hidden, head, targets, logits, n_rows)
+
+
+def _n_outputs(head: torch.nn.Module) -> int:
+    weight = getattr(head, "weight", None)
+    return int(getattr(head, "out_features", weight.shape[0] if weight is not None else 32_000))
+
+
+def _recomputed_loss(
+    hidden: torch.Tensor, head: Callable[..., Any], targets: torch.Tensor, logits: Logits, n_rows: int
+) -> torch.Tensor:
+    def of_chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits(head(states)), wanted, ignore_index=IGNORED, reduction="sum")
+
+    parts = zip(hidden.split(n_rows), targets.split(n_rows), strict=True)
+    return torch.stack([checkpoint(of_chunk, states, wanted, use_reentrant=False) for states, wanted in parts]).sum()
+
+
+class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not read by the type checker
+    """Loss and gradients of a linear head in one pass over the chunks; the backward pass only scales them."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        logits: Logits,
+        n_rows: int,
+        fused: bool,
+    ) -> torch.Tensor:
+        of_chunk = _compiled_chunk() if fused else _chunk
+        wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+        matrix = weight.to(hidden.dtype)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=torch.float32) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=torch.float32) if wants_bias and bias is not None else None
+        total = hidden.new_zeros((), dtype=torch.float32)
+        for start in range(0, hidden.shape[0], n_rows):
+            rows = slice(start, start + n_rows)
+            states = hidden[rows]
+            raw = functional.linear(states, matrix, None if bias is None else bias.to(hidden.dtype))
+            loss, slope = of_chunk(raw, targets[rows], logits)
+            total += loss
+            if grad_hidden is not None:
+                torch.mm(slope, matrix, out=grad_hidden[rows])
+            if grad_weight is not None:
+                grad_weight += slope.t() @ states
+            if grad_bias is not None:
+                grad_bias += slope.sum(dim=0, dtype=torch.float32)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        hidden, weight, bias = ctx.saved_tensors
+        return (
+            None if hidden is None else hidden * grad,
+            None if weight is None else (weight * grad).to(ctx.dtypes[0]),
+            None if bias is None else (bias * grad).to(ctx.dtypes[1]),
+            None,
+            None,
+            None,
+            None,
+        )
+
+
+@cache
+def _compiled_chunk() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.compile(_chunk, dynamic=True)
+    return compiled
+
+
+def _chunk(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
+    """The summed loss of a chunk and its slope by the head's raw output, in the type of that output.
+
+    loss = log sum exp z - z[target], and d loss / d z = softmax(z) - one_hot(target); z is scaled and capped, so the
+    slope by the raw output has the factor `scale * (1 - (z / softcap)^2)`.
+    """
+    z = logits(raw)
+    trained = targets != IGNORED
+    wanted = targets.masked_fill(~trained, 0)[:, None]
+    normalizer = z.logsumexp(dim=-1, keepdim=True)
+    loss = ((normalizer - z.gather(1, wanted))[:, 0] * trained).sum()
+    inner = None if logits.softcap is None else 1 - (z / logits.softcap).square()
+    slope = z.sub_(normalizer).exp_()  # in place: neither z nor the raw output is read again
+    slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
+    if inner is not None:
+        slope *= inner
+    slope *= trained[:, None] * logits.scale
+    return loss, slope.to(raw.dtype)

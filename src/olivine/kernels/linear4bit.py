@@ -1,0 +1,142 @@
+"""A frozen linear layer whose weight is kept in 4 bits and unpacked for each product, in both directions.
+
+The weight is never kept unpacked: the backward pass unpacks it again, so that memory stays at half a byte a weight.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from olivine.models.nf4 import Packed, Rounding, pack, unpack
+
+Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
+
+
+def _unpack(
+    codes: torch.Tensor,
+    magnitudes: torch.Tensor,
+    table: torch.Tensor,
+    scales: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    out_features: int,
+    in_features: int,
+    dtype: torch.dtype,
+) -> torch.Tensor:
+    return unpack(Packed(codes, magnitudes, table, scales, offset), (out_features, in_features), dtype)
+
+
+_unpack_fused = torch.compile(_unpack, dynamic=False)
+
+
+def _weight(parts: Parts, out_features: int, in_features: int, dtype: torch.dtype) -> torch.Tensor:
+    """On a GPU in one kernel: written once, no table look-up in memory."""
+    run = _unpack_fused if parts[0].is_cuda else _unpack
+    weight: torch.Tensor = run(*parts, out_features, in_features, dtype)
+    return weight
+
+
+@torch.library.custom_op("olivine::linear4bit", mutates_args=())  # type: ignore[untyped-decorator] # torch is unread
+def _linear4bit(
+    inputs: torch.Tensor,
+    codes: torch.Tensor,
+    magnitudes: torch.Tensor,
+    table: torch.Tensor,
+    scales: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    out_features: int,
+) -> torch.Tensor:
+    weight = _weight((codes, magnitudes, table, scales, offset), out_features, inputs.shape[-1], inputs.dtype)
+    return functional.linear(inputs, weight)
+
+
+@_linear4bit.register_fake  # type: ignore[untyped-decorator] # as above
+def _(
+    inputs: torch.Tensor,
+    codes: torch.Tensor,  # noqa: ARG001 - the signature of the operator
+    magnitudes: torch.Tensor,  # noqa: ARG001 - as above
+    table: torch.Tensor,  # noqa: ARG001 - as above
+    scales: torch.Tensor | None,  # noqa: ARG001 - as above
+    offset: torch.Tensor | None,  # noqa: ARG001 - as above
+    out_features: int,
+) -> torch.Tensor:
+    return inputs.new_empty(*inputs.shape[:-1], out_features)
+
+
+@torch.library.custom_op("olivine::linear4bit_backward", mutates_args=())  # type: ignore[untyped-decorator] # as above
+def _linear4bit_backward(
+    grad: torch.Tensor,
+    codes: torch.Tensor,
+    magnitudes: torch.Tensor,
+    table: torch.Tensor,
+    scales: torch.Tensor | None,
+    offset: torch.Tensor | None,
+    in_features: int,
+) -> torch.Tensor:
+    weight = _weight((codes, magnitudes, table, scales, offset), grad.shape[-1], in_features, grad.dtype)
+    return grad @ weight
+
+
+@_linear4bit_backward.register_fake  # type: ignore[untyped-decorator] # as above
+def _(
+    grad: torch.Tensor,
+    codes: torch.Tensor,  # noqa: ARG001 - the signature of the operator
+    magnitudes: torch.Tensor,  # noqa: ARG001 - as above
+    table: torch.Tensor,  # noqa: ARG001 - as above
+    scales: torch.Tensor | None,  # noqa: ARG001 - as above
+    offset: torch.Tensor | None,  # noqa: ARG001 - as above
+    in_features: int,
+) -> torch.Tensor:
+    return grad.new_empty(*grad.shape[:-1], in_features)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001 - torch's signature
+    given, *parts, _ = inputs
+    ctx.save_for_backward(*parts)
+    ctx.in_features = given.shape[-1]
+
+
+def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    return (_linear4bit_backward(grad, *ctx.saved_tensors, ctx.in_features), *[None] * 6)
+
+
+_linear4bit.register_autograd(_gradients, setup_context=_keep)
+
+
+class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the type checker
+    """y = x W' + bias with W in 4 bits and frozen; inputs of any float type, in which the product is computed."""
+
+    def __init__(self, plain: torch.nn.Linear, rounding: Rounding) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = plain.in_features, plain.out_features
+        self.compute_dtype, self.rounding = plain.weight.dtype, rounding
+        packed = pack(plain.weight.data, rounding)
+        for name in ("codes", "magnitudes", "table", "scales", "offset"):
+            self.register_buffer(name, getattr(packed, name), persistent=False)
+        self.bias = plain.bias
+
+    @property
+    def weight(self) -> torch.Tensor:
+        """The unpacked weight [out, in]: for whoever asks for its type or its values; the layer does not keep it."""
+        return _unpack(*self._parts(), self.out_features, self.in_features, self.compute_dtype)
+
+    def _parts(self) -> Parts:
+        return self.codes, self.magnitudes, self.table, self.scales, self.offset
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """[..., in] to [..., out]."""
+        result: torch.Tensor = _linear4bit(inputs, *self._parts(), self.out_features)
+        return result if self.bias is None else result + self.bias.to(result.dtype)
+
+    def extra_repr(self) -> str:
+        """As torch's, with the type."""
+        return f"in_features={self.in_features}, out_features={self.out_features}, {self.rounding.kind}"
+
+
+def pack_layer(layer: torch.nn.Module, rounding: Rounding) -> int:
+    """Put every linear layer inside of a decoder layer into 4 bits, in place; gives their number."""
+    found = [(name, module) for name, module in layer.named_modules() if type(module) is torch.nn.Linear]
+    for name, module in found:
+        owner, _, leaf = name.rpartition(".")
+        setattr(layer.get_submodule(owner), leaf, Linear4bit(module, rounding))
+    return len(found)

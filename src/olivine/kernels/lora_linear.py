@@ -1,0 +1,176 @@
+"""LoRA's linear layer without float32 copies of the activations.
+
+PEFT keeps A and B in float32 and casts the layer's input and the update to float32 for them: on a bfloat16 base that
+triples the bytes which the update moves and keeps. Here the two small matrices are cast instead, their float32 masters
+take the gradient, and the update is added to the base layer's result in one product.
+"""
+
+import importlib.util
+from typing import Any
+
+import torch
+from peft.tuners.lora.layer import Linear
+from torch.nn import functional
+
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+@torch.library.custom_op("olivine::lora_linear", mutates_args=())  # type: ignore[untyped-decorator] # torch is unread
+def _lora_linear(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, a: torch.Tensor, b: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The layer's result, and the inputs in the update's low rank, which the backward pass needs."""
+    flat = inputs.reshape(-1, inputs.shape[-1])
+    result = functional.linear(flat, weight, bias)
+    reduced = flat @ a.t()
+    _add_update(result, reduced, b)  # in place: the result is read and written once more, not copied
+    return result.view(*inputs.shape[:-1], weight.shape[0]), reduced
+
+
+@_lora_linear.register_fake  # type: ignore[untyped-decorator] # as above
+def _(
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,  # noqa: ARG001 - the signature of the operator
+    a: torch.Tensor,
+    b: torch.Tensor,  # noqa: ARG001 - as above
+) -> tuple[torch.Tensor, torch.Tensor]:
+    n_rows = inputs.numel() // inputs.shape[-1]
+    return inputs.new_empty(*inputs.shape[:-1], weight.shape[0]), inputs.new_empty(n_rows, a.shape[0])
+
+
+@torch.library.custom_op("olivine::lora_linear_backward", mutates_args=())  # type: ignore[untyped-decorator] # as above
+def _lora_linear_backward(
+    grad: torch.Tensor,
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    reduced: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Gradients of the inputs, a and b; the base weight is frozen."""
+    flat, slope = inputs.reshape(-1, inputs.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    slope_reduced, grad_b = _two_products(slope, reduced, b)
+    grad_inputs = slope @ weight
+    _add_update(grad_inputs, slope_reduced, a.t().contiguous())
+    return grad_inputs.view(inputs.shape), slope_reduced.t() @ flat, grad_b
+
+
+def _add_update(result: torch.Tensor, reduced: torch.Tensor, b: torch.Tensor) -> None:
+    """In place: result += reduced b'."""
+    if _in_triton(result, b.shape[1]):
+        from olivine.kernels import _update
+
+        _update.add_update(result, reduced, b)
+    else:
+        result.addmm_(reduced, b.t())
+
+
+def _two_products(slope: torch.Tensor, reduced: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The products slope b and slope' reduced."""
+    if _in_triton(slope, b.shape[1]):
+        from olivine.kernels import _update
+
+        return _update.two_products(slope.contiguous(), reduced, b)
+    return slope @ b, slope.t() @ reduced
+
+
+def _in_triton(wide: torch.Tensor, rank: int) -> bool:
+    """Where the kernels pay: high ranks do work enough for cuBLAS, and few rows are a matter of launches, not bytes."""
+    halves = wide.dtype in (torch.bfloat16, torch.float16)
+    return _HAS_TRITON and wide.is_cuda and halves and rank <= 64 and wide.shape[0] >= 2048
+
+
+@_lora_linear_backward.register_fake  # type: ignore[untyped-decorator] # as above
+def _(
+    grad: torch.Tensor,  # noqa: ARG001 - the signature of the operator
+    inputs: torch.Tensor,
+    weight: torch.Tensor,  # noqa: ARG001 - as above
+    a: torch.Tensor,
+    b: torch.Tensor,
+    reduced: torch.Tensor,  # noqa: ARG001 - as above
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return inputs.new_empty(inputs.shape), torch.empty_like(a), torch.empty_like(b)
+
+
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[torch.Tensor, torch.Tensor]) -> None:
+    given, weight, _, a, b = inputs
+    ctx.save_for_backward(given, weight, a, b, output[1])
+    ctx.mark_non_differentiable(output[1])
+
+
+def _gradients(ctx: Any, grad: torch.Tensor, _: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+    given, weight, a, b, reduced = ctx.saved_tensors
+    grad_inputs, grad_a, grad_b = _lora_linear_backward(grad, given, weight, a, b, reduced)
+    return grad_inputs, None, None, grad_a, grad_b
+
+
+_lora_linear.register_autograd(_gradients, setup_context=_keep)
+
+
+def lora_linear(
+    inputs: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    a: torch.Tensor,
+    b: torch.Tensor,
+    scaling: float,
+) -> torch.Tensor:
+    """A linear layer and its update: inputs W' + bias + scaling * inputs A' B', in the type of the inputs.
+
+    weight: [out, in], frozen, of the inputs' type; a: [rank, in] and b: [out, rank] of any type, usually float32.
+    """
+    result: torch.Tensor = _lora_linear(inputs, weight, bias, a.to(inputs.dtype), (b * scaling).to(inputs.dtype))[0]
+    return result
+
+
+def with_update(
+    base: torch.Tensor, inputs: torch.Tensor, a: torch.Tensor, b: torch.Tensor, scaling: float
+) -> torch.Tensor:
+    """The same for a base layer of any kind that has given its result; the inputs may have had a dropout."""
+    reduced = functional.linear(inputs.to(base.dtype), a.to(base.dtype))
+    return base + functional.linear(reduced, (b * scaling).to(base.dtype))
+
+
+class LoraLinear(Linear):
+    """PEFT's layer with the update computed by `lora_linear`; its parameters, names and files are PEFT's."""
+
+    def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """As PEFT's; what is not one plain trained adapter on one tensor goes to PEFT's own."""
+        if args or kwargs or self.disable_adapters or self.merged or len(self.active_adapters) != 1:
+            return super().forward(x, *args, **kwargs)
+        name = self.active_adapters[0]
+        base = self.base_layer
+        if name not in self.lora_A:
+            return base(x)
+        dropout = self.lora_dropout[name]
+        a, b, scaling = self.lora_A[name].weight, self.lora_B[name].weight, self.scaling[name]
+        drops = self.training and not isinstance(dropout, torch.nn.Identity)
+        if drops or not _is_frozen_linear(base, x):
+            return with_update(base(x), dropout(x), a, b, scaling)
+        return lora_linear(x, base.weight, base.bias, a, b, scaling)
+
+
+def _is_frozen_linear(base: Any, inputs: torch.Tensor) -> bool:
+    if type(base) is not torch.nn.Linear or base.weight.dtype != inputs.dtype or base.weight.requires_grad:
+        return False
+    return (base.bias is None or not base.bias.requires_grad) and not torch.is_autocast_enabled(inputs.device.type)
+
+
+def take_over(model: torch.nn.Module) -> int:
+    """Let every LoRA layer that is PEFT's plain one compute as LoraLinear, in place; gives their number.
+
+    Left alone: variants (DoRA and others), adapters with a bias, adapters whose layers hold more than a weight each.
+    """
+    known = [module for module in model.modules() if type(module) is Linear and _is_plain(module)]
+    for module in known:
+        # the class adds no state: everything that reads, saves or merges the layer finds PEFT's own
+        module.__class__ = LoraLinear
+    return len(known)
+
+
+def _is_plain(layer: Any) -> bool:
+    if layer.lora_variant or any(layer.lora_bias.values()) or layer.fan_in_fan_out or len(layer.lora_A) != 1:
+        return False
+    small = [*layer.lora_A.values(), *layer.lora_B.values()]
+    return all(type(module) is torch.nn.Linear and module.bias is None for module in small)

@@ -1,0 +1,132 @@
+"""What one micro-batch needs: a model of the peak memory of LoRA training, and the largest micro-batch that fits.
+
+Counted are the tensors that training holds at its peak, which is where the backward pass enters the last layer: the
+weights, the adapter with its gradient and both moments, what each layer keeps for the backward pass, the gradients in
+flight through one layer, and the head's chunk. The counts per layer are those of the decoder that Llama, Phi, Qwen,
+Mistral and Gemma share (attention and a gated MLP). `benchmarks/finetune_gpu.py` sets them against the measured peak.
+"""
+
+from dataclasses import dataclass, replace
+
+from olivine.models.facts import ModelFacts
+
+# float32 master, its gradient and Adam's two moments
+BYTES_PER_TRAINED_WEIGHT = 16
+# logits of one chunk: the head's output, its float32 copy, and one more while the softmax is taken
+_CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 32 * 2**20}
+# A longer micro-batch is no faster: the matrix products are as efficient as they get.
+ENOUGH_TOKENS = {"cuda": 8192, "cpu": 1024}
+# Share of the free memory that is planned with: allocators lose some to fragments.
+_USABLE = 0.92
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes of a decoder, in numbers of weights or features; `weight_bytes` and `size` (of an activation) in bytes.
+
+    kv_size: features of the keys (and of the values) of a token; compiled: whether each layer runs as fused kernels.
+    checkpointed: layers whose activations are computed again in the backward pass.
+    """
+
+    hidden: int
+    intermediate: int
+    n_layers: int
+    vocabulary: int
+    query_size: int
+    kv_size: int
+    weight_bytes: int
+    n_trained: int
+    size: int = 2
+    compiled: bool = False
+    checkpointed: int = 0
+    device: str = "cuda"
+
+    @staticmethod
+    def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
+        """From a model that is not loaded: as if each query head had a key head of its own."""
+        hidden = facts.hidden_size
+        return Shape(
+            hidden=hidden,
+            intermediate=facts.intermediate_size or 4 * hidden,
+            n_layers=facts.n_layers,
+            vocabulary=facts.vocab_size,
+            query_size=hidden,
+            kv_size=hidden,
+            weight_bytes=facts.n_parameters * size,
+            n_trained=n_trained,
+            size=size,
+            device=device,
+        )
+
+
+def layer_bytes(shape: Shape) -> int:
+    """What one layer keeps of each token for the backward pass, when nothing is computed again.
+
+    Each adapter's A needs the input of its layer: both norms' outputs, the attention's output, the MLP's product.
+    Attention needs its queries, keys and values, the MLP both halves, the norms the stream that they read. Values are
+    a part of the fused product, which stays whole. Kernels that are not fused keep the stream in float32, the
+    activated gate, and one more copy of the stream's width.
+    """
+    fused = shape.query_size + 2 * shape.kv_size
+    elements = 2 * shape.hidden + fused + 2 * shape.query_size + shape.kv_size + 3 * shape.intermediate
+    if shape.compiled:
+        return (elements + 2 * shape.hidden) * shape.size
+    return (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden
+
+
+def peak_bytes(shape: Shape, n_tokens: int) -> int:
+    """The peak of one micro-batch of that many tokens."""
+    kept = (shape.n_layers - shape.checkpointed) * layer_bytes(shape)
+    kept += shape.checkpointed * shape.hidden * shape.size
+    if shape.checkpointed:
+        kept += layer_bytes(shape)  # the one that is being computed again
+    # gradients of the widest part of a layer, and the hidden states at the head with their gradient
+    moving = shape.size * (4 * shape.intermediate + 2 * shape.hidden) + shape.size * 4 * shape.hidden
+    chunk = min(_CHUNK_BYTES[shape.device], n_tokens * shape.vocabulary * 4)
+    head = chunk * (8 + 2 * shape.size) // 4
+    fixed = shape.weight_bytes + shape.n_trained * BYTES_PER_TRAINED_WEIGHT
+    return fixed + max(n_tokens * (kept + shape.size * 3 * shape.hidden) + head, n_tokens * (kept + moving))
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to train: tokens of a micro-batch, layers to compute again, and the peak that this is expected to reach."""
+
+    n_tokens: int
+    checkpointed: int
+    peak_bytes: int
+    fits: bool
+
+
+def choose(
+    shape: Shape, available_bytes: int, longest_row: int, tokens_per_step: int, *, may_checkpoint: bool = True
+) -> Choice:
+    """The largest useful micro-batch that fits; only when a single row does not fit are layers computed again.
+
+    shape.checkpointed is what the user asked for and is kept when it is not 0; available_bytes: what the device has
+    for this process, weights included. A micro-batch is never smaller than the longest row.
+    """
+    usable = int(available_bytes * _USABLE)
+    enough = max(longest_row, min(tokens_per_step, ENOUGH_TOKENS[shape.device]))
+    shapes = [shape]
+    if may_checkpoint and shape.checkpointed == 0:
+        eighth = max(1, shape.n_layers // 8)
+        shapes += [replace(shape, checkpointed=n) for n in range(eighth, shape.n_layers, eighth)]
+        shapes.append(replace(shape, checkpointed=shape.n_layers))
+    for candidate in shapes:
+        n_tokens = _largest(candidate, usable, longest_row, enough)
+        if n_tokens:
+            return Choice(n_tokens, candidate.checkpointed, peak_bytes(candidate, n_tokens), fits=True)
+    last = shapes[-1]
+    return Choice(longest_row, last.checkpointed, peak_bytes(last, longest_row), fits=False)
+
+
+def _largest(shape: Shape, usable: int, smallest: int, enough: int) -> int:
+    """The most tokens between the two bounds whose peak fits; 0 when not even the smallest does."""
+    if peak_bytes(shape, smallest) > usable:
+        return 0
+    low, high = smallest, enough
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if peak_bytes(shape, middle) <= usable else (low, middle - 1)
+    return low

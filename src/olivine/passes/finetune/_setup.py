@@ -1,0 +1,216 @@
+"""How a model is trained here, decided before the first step: packed or padded, how much at once, compiled or not."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.data import SampleSet
+from olivine.passes._base import Reporter
+from olivine.passes.finetune import _acceleration, _memory, _sharding
+from olivine.passes.finetune._batches import Packer, Padder, Row, StepSet, split_rows
+
+if TYPE_CHECKING:
+    import psutil
+    import torch
+    from torch import distributed
+    from transformers import TrainingArguments
+else:
+    psutil = lazy.module("psutil")
+    torch = lazy.module("torch")
+    distributed = lazy.module("torch.distributed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the pass decides beside TrainingArguments.
+
+    compile: "auto", or whether decoder layers are compiled. early_stopping_patience: evaluations without a better loss
+    after which training ends; None for never. rank and world_size: this process among those that train together.
+    sharded: the frozen base lies in parts on the devices of all of them.
+    """
+
+    compile: bool | str = "auto"
+    early_stopping_patience: int | None = None
+    rank: int = 0
+    world_size: int = 1
+    sharded: bool = False
+
+
+@dataclass
+class Setup:
+    """What training works with.
+
+    head: the way to a loss in chunks, None for the model's own loss. collate: rows to a micro-batch. steps: which rows
+    travel together. limit: tokens of a micro-batch; it falls when memory runs out. lengths: tokens of each sample.
+    """
+
+    head: _acceleration.Head | None
+    collate: Packer | Padder
+    steps: StepSet
+    limit: int
+    lengths: Sequence[int]
+    settings: Settings
+
+    @property
+    def packed(self) -> bool:
+        """Whether rows stand one after another in one packed row."""
+        return isinstance(self.collate, Packer)
+
+    def micro_batches(self, step: Mapping[str, Any]) -> list[list[Row]]:
+        """The rows of a step in micro-batches that keep to the limit, which may be lower than when it was laid out."""
+        given: list[list[Row]] = step["micro_batches"]
+        if self.limit >= self.steps.limit:
+            return given
+        return split_rows(given, self.limit, packed=self.packed)
+
+    def lower_limit(self, n_tokens: int) -> None:
+        """Have smaller micro-batches from now on; compiled layers see one length again."""
+        self.limit = max(1, n_tokens)
+        if isinstance(self.collate, Packer):
+            self.collate.least = min(self.collate.least, self.limit)
+
+
+def prepare(
+    model: Any, samples: SampleSet, args: "TrainingArguments", pad: int, report: Reporter, settings: Settings
+) -> Setup:
+    """Put in what the model takes, and lay out the first epoch; what was decided is recorded.
+
+    args.gradient_accumulation_steps becomes 1: the loader gives all of a step's rows at once.
+    """
+    device, lengths = torch.device(args.device), token_counts(samples)
+    rows_per_step = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    args.gradient_accumulation_steps = 1
+    head, reason = _ways(model, args)
+    report.record(packed=not reason, loss_in_chunks=head is not None, padded_because=reason or None)
+    compiles = not reason and _compiles(model, args, settings, lengths, rows_per_step)
+    shape = replace(_shape_of(model, args), compiled=compiles)
+    limit = _fit(model, shape, lengths, rows_per_step, report, packed=not reason)
+    steps = StepSet(
+        samples,
+        lengths,
+        rows_per_step,
+        limit,
+        seed=args.data_seed if args.data_seed is not None else args.seed,
+        order=args.train_sampling_strategy,
+        drop_last=args.dataloader_drop_last,
+        packed=not reason,
+        rank=settings.rank,
+        world_size=settings.world_size,
+    )
+    collate = Padder(pad, device) if reason else _packer(model, pad, device)
+    setup = Setup(head, collate, steps, limit, lengths, settings)
+    if compiles:
+        _compile(model, setup, report)
+    return setup
+
+
+def token_counts(samples: SampleSet) -> Sequence[int]:
+    """Tokens of each sample without padding."""
+    counts: Any = samples.lengths
+    return [int(count) for count in (counts() if callable(counts) else counts)]
+
+
+def _ways(model: Any, args: "TrainingArguments") -> tuple[_acceleration.Head | None, str]:
+    """The loss in chunks if the model has it, and why its rows cannot be packed (empty when they can)."""
+    _acceleration.use_lora_linear(model)
+    if reason := _needs_own_loss(args):
+        return None, reason
+    head, reason = _acceleration.find_head(model)
+    return head, reason or _acceleration.use_packed_attention(model)
+
+
+def _needs_own_loss(args: "TrainingArguments") -> str:
+    """Arguments of transformers' Trainer that work on whole logits or on padded rows."""
+    for name in ("label_smoothing_factor", "neftune_noise_alpha", "fp16", "bf16_full_eval", "fp16_full_eval"):
+        if getattr(args, name, None):
+            return f"training_args.{name} works on padded rows"
+    return "training_args.use_liger_kernel replaces the loss" if args.use_liger_kernel else ""
+
+
+def _compiles(
+    model: Any, args: "TrainingArguments", settings: Settings, lengths: Sequence[int], rows_per_step: int
+) -> bool:
+    n_steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * len(lengths) / rows_per_step
+    n_tokens = int(n_steps * rows_per_step * sum(lengths) / len(lengths))
+    dtype = _acceleration.base_of(model).dtype
+    return _acceleration.wants_compile(settings.compile, torch.device(args.device).type, dtype, n_tokens)
+
+
+def _fit(
+    model: Any, shape: _memory.Shape, lengths: Sequence[int], rows_per_step: int, report: Reporter, *, packed: bool
+) -> int:
+    """Tokens of a micro-batch that fits; layers are checkpointed where it takes that."""
+    longest = max(lengths)
+    whole_step = min(rows_per_step * longest, sum(lengths)) if packed else rows_per_step * longest
+    choice = _memory.choose(shape, _available_bytes(shape), longest, whole_step)
+    if choice.checkpointed and not shape.checkpointed:
+        _acceleration.checkpoint_layers(model, choice.checkpointed)
+    report.record(
+        micro_batch_tokens=choice.n_tokens,
+        checkpointed_layers=choice.checkpointed,
+        expected_peak_bytes=choice.peak_bytes,
+    )
+    if not choice.fits:
+        report.warn(
+            f"a row of {longest} tokens is expected to need {choice.peak_bytes / 1e9:.1f} GB, more than is free; "
+            "lower max_seq_len if memory runs out"
+        )
+    return choice.n_tokens
+
+
+def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
+    """The sizes of a loaded model; checkpointed throughout where the user asked for it."""
+    config = _acceleration.base_of(model).config.get_text_config()
+    hidden, n_heads = config.hidden_size, getattr(config, "num_attention_heads", 1)
+    width = getattr(config, "head_dim", None) or hidden // n_heads
+    parameters = list(model.parameters())
+    n_trained = sum(p.numel() for p in parameters if p.requires_grad)
+    frozen = [p for p in parameters if not p.requires_grad]
+    frozen_bytes = sum(_sharding.bytes_here(p) for p in frozen) + _sharding.gathered_bytes(model)
+    size = min((p.element_size() for p in frozen if p.is_floating_point()), default=4)
+    return _memory.Shape(
+        hidden=hidden,
+        intermediate=getattr(config, "intermediate_size", None) or 4 * hidden,
+        n_layers=config.num_hidden_layers,
+        vocabulary=config.vocab_size,
+        query_size=n_heads * width,
+        kv_size=(getattr(config, "num_key_value_heads", None) or n_heads) * width,
+        weight_bytes=frozen_bytes,
+        n_trained=n_trained,
+        size=size,
+        checkpointed=config.num_hidden_layers if args.gradient_checkpointing or args.activation_checkpointing else 0,
+        device="cuda" if torch.device(args.device).type == "cuda" else "cpu",
+    )
+
+
+def _available_bytes(shape: _memory.Shape) -> int:
+    """What this process may use in all, with what it holds already; the least of all ranks, which choose alike."""
+    world_size = distributed.get_world_size() if distributed.is_initialized() else 1
+    if shape.device == "cuda":
+        free, _ = torch.cuda.mem_get_info()
+        available = int(free + torch.cuda.memory_reserved())
+    else:
+        available = int(psutil.virtual_memory().available / world_size + shape.weight_bytes)
+    if world_size == 1:
+        return available
+    least = torch.tensor(available, device=shape.device)
+    distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
+    return int(least)
+
+
+def _packer(model: Any, pad: int, device: "torch.device") -> Packer:
+    dtype = _acceleration.base_of(model).dtype
+    return Packer(pad, device, with_lengths=not _acceleration.has_variable_length(device, dtype))
+
+
+def _compile(model: Any, setup: Setup, report: Reporter) -> None:
+    """Compile the decoder layers: in one static form where all micro-batches can have one length."""
+    assert isinstance(setup.collate, Packer)  # noqa: S101 - for the type checker: only packed rows are compiled
+    micro_batches = [rows for step in setup.steps.steps for ranks in step.ranks for rows in ranks if rows]
+    sizes = [sum(setup.lengths[row] for row in rows) for rows in micro_batches]
+    alike = setup.collate.fix(sizes, max(map(len, micro_batches)), max(setup.lengths))
+    n_layers = _acceleration.compile_layers(model, dynamic=not alike)
+    if setup.head is not None:
+        setup.head.fused = True
+    report.record(compiled_layers=n_layers, compiled_for="one length" if alike else "any length")

@@ -1,0 +1,74 @@
+"""QLoRA: LoRA on a base whose weights are kept in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field
+
+from olivine.config.schema import DataConfig
+from olivine.errors import Problem
+from olivine.models.adapter import ROUNDING
+from olivine.models.facts import ModelFacts
+from olivine.models.nf4 import BLOCK, BLOCKS, Rounding
+from olivine.passes._base import Estimate, Machine
+from olivine.passes.finetune.lora import Lora
+
+
+class Qlora(Lora):
+    """Fine-tune with QLoRA: as LoRA, with the decoder's linear layers of the base in 4 bits while it trains.
+
+    1. Layers are packed as they are loaded: the base never is in memory in 16 bits. 2. Each product unpacks its weight,
+    forwards and backwards, and forgets it. 3. The adapter remembers how its base was stored: it is scored on that base,
+    and MergeAdapterWeights scores the merge into either base and takes the better.
+    """
+
+    class Params(Lora.Params):
+        """Names are those of Olive's QLoRA pass."""
+
+        quant_type: Literal["nf4", "fp4"] = Field(
+            "nf4", description="the 16 values: of a normal distribution, or floats"
+        )
+        double_quant: bool = Field(True, description="store the magnitudes of blocks in 8 bits as well")
+        compute_dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
+            None, description="what products are computed in; else torch_dtype's"
+        )
+        save_quant_config: bool = Field(True, description="accepted; the adapter's record always says it")
+
+    aliases: ClassVar[tuple[str, ...]] = ("QLoRA",)
+    params: Params
+
+    def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:
+        """As LoRA's; a base in 4 bits is not spread over devices."""
+        yield from super().check(facts, machine, data)
+        if self.params.sharding != "none":
+            message = "a base in 4 bits is not sharded: every device keeps all of it."
+            yield Problem("unsupported", self.name, message, "Remove sharding, or use LoRA.")
+
+    def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
+        """LoRA's, with the weights of the layers in 4 bits and one of them unpacked."""
+        whole = super().estimate(facts, machine, data)
+        size = 2 if machine.device == "cuda" else 4
+        n_packed = max(
+            0, facts.n_parameters - facts.vocab_size * facts.hidden_size * (1 if facts.tied_embeddings else 2)
+        )
+        magnitude = (1 + 4 / BLOCKS) if self.params.double_quant else 4
+        saved = int(n_packed * (size - 0.5 - magnitude / BLOCK))
+        if machine.device == "cuda":
+            return replace(whole, device_memory_bytes=max(0, whole.device_memory_bytes - saved))
+        return replace(whole, memory_bytes=max(0, whole.memory_bytes - saved))
+
+    @property
+    def _rounding(self) -> Rounding:
+        return Rounding(self.params.quant_type, self.params.double_quant)
+
+    def _stored_layer(self) -> Callable[[Any], Any]:
+        from olivine.kernels.linear4bit import pack_layer
+
+        return lambda layer: pack_layer(layer, self._rounding)
+
+    def _attributes(self) -> Mapping[str, Any]:
+        return {ROUNDING: self._rounding.to_json()}
+
+    def _dtype(self, model: Any, machine: Machine) -> str:
+        return self.params.compute_dtype or super()._dtype(model, machine)

@@ -1,0 +1,88 @@
+"""AWQ's folds leave the float model what it is, whatever the architecture calls its parts."""
+
+import pytest
+import torch
+
+from olivine.kernels.blockwise import Format
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm
+from olivine.models.weights import weights
+from olivine.passes.quantize._calibrate import importances
+from olivine.passes.quantize._fold import find_folds
+from tiny import CLASSES, EXTRA, tiny_model
+
+MORE = {"gemma2": "Gemma2Config", "gemma3": "Gemma3TextConfig", "olmo2": "Olmo2Config", "phi": "PhiConfig"}
+GEMMA = {"head_dim": 16, "sliding_window": 8}
+NORMS = ("input_layernorm", "post_attention_layernorm")
+# what stands folded in the first layer, beside the linear layers themselves
+EXPECTED = {
+    "llama": NORMS,
+    "mistral": NORMS,
+    "phi3": NORMS,
+    "qwen2": NORMS,
+    "qwen3": NORMS,
+    "gemma": NORMS,
+    "gemma2": ("input_layernorm", "pre_feedforward_layernorm"),
+    "gemma3": ("input_layernorm", "pre_feedforward_layernorm"),
+    "olmo2": (),  # its norms come after the layers
+    "phi": ("input_layernorm",),
+}
+
+
+class Reporter:
+    def __init__(self):
+        self.warnings = []
+
+    def progress(self, done, total, **metrics):
+        pass
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+
+def model_of(architecture, folder, monkeypatch):
+    for name, kind in MORE.items():
+        monkeypatch.setitem(CLASSES, name, kind)
+    monkeypatch.setitem(EXTRA, "gemma2", GEMMA)
+    monkeypatch.setitem(EXTRA, "gemma3", GEMMA | {"layer_types": ["sliding_attention", "full_attention"]})
+    path = tiny_model(folder, architecture)
+    whole = load_causal_lm(Model("hf", path))
+    with torch.no_grad():  # fresh norms are all alike, and biases zero
+        for parameter in whole.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    whole.save_pretrained(path)
+    return Model("hf", path)
+
+
+@pytest.mark.parametrize("architecture", EXPECTED)
+def test_folded_model_is_the_model(architecture, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = model_of(architecture, tmp_path / "m", monkeypatch)
+    tokens, report = torch.randint(0, 384, (4, 24)), Reporter()
+    folding = find_folds(model, tokens, Format(4, 16, symmetric=False), report=report)
+    folded = folding.apply(weights(model))
+    assert not report.warnings
+    assert {name for name, tensor in folded.items() if tensor.dtype == "float32"} >= set(folding.folds)
+    names = {name.split(".")[3] for name in folding.folds if ".0." in name and "norm" in name}
+    assert names == set(EXPECTED[architecture])
+    plain, other = load_causal_lm(model), load_causal_lm(model)
+    for name, parameter in other.named_parameters():
+        parameter.data = folded[name].read() if name in folded else parameter.data
+    with torch.inference_mode():
+        before, after = plain(tokens).logits, other(tokens).logits
+    assert torch.allclose(after, before, rtol=1e-4, atol=1e-4)
+    assert any(not torch.equal(folded[name].read(), weights(model)[name].read()) for name in folding.folds)
+    measured = importances(model, tokens, source=folded)
+    for name, values in folding.importances.items():
+        assert torch.allclose(values, measured[name], rtol=1e-3, atol=1e-7)
+
+
+def test_layer_that_would_change_is_left_as_it_was(tiny_llama, monkeypatch):
+    monkeypatch.setattr("olivine.passes.quantize._fold._offset", lambda norm: 1.0)  # not so in a Llama
+    report = Reporter()
+    folding = find_folds(Model("hf", tiny_llama), torch.randint(0, 384, (2, 16)), Format(4, 16), report=report)
+    assert not folding.folds
+    assert "model.layers.0 gives something else" in report.warnings[0]
+    plain = importances(Model("hf", tiny_llama), torch.randint(0, 384, (2, 16)))
+    assert set(folding.importances) == set(plain)

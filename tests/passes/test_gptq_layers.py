@@ -1,0 +1,128 @@
+"""GPTQ over a whole model: each layer sees the quantized ones, and a killed run goes on."""
+
+import pytest
+import torch
+
+from olivine.errors import ModelError
+from olivine.kernels.blockwise import Format, search
+from olivine.kernels.gptq import gptq
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm
+from olivine.models.weights import weights
+from olivine.passes.quantize._calibrate import LayerStream, importances, linear_weights
+from olivine.passes.quantize._layers import Sweep, gptq_layers
+
+FMT = Format(4, 16, symmetric=False)
+TOKENS = torch.randint(0, 384, (16, 64), generator=torch.Generator().manual_seed(0))
+
+
+def formats(model, *, head=False):
+    return dict.fromkeys(linear_weights(model, head=head), FMT)
+
+
+def slow(model):
+    """The obvious way: the whole model in memory, one layer after the other."""
+    whole, made = load_causal_lm(model), {}
+    for index, layer in enumerate(whole.model.layers):
+        inputs = {}
+        handles = [
+            module.register_forward_pre_hook(lambda _, args, name=name, into=inputs: into.__setitem__(name, args[0]))
+            for name, module in layer.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        ]
+        with torch.inference_mode():
+            whole(TOKENS)
+        for name, given in inputs.items():
+            rows = given.reshape(-1, given.shape[-1]).float()
+            module = layer.get_submodule(name)
+            one = gptq(module.weight.data, rows.T @ rows / len(rows), FMT)
+            made[f"model.layers.{index}.{name}.weight"] = one
+            module.weight.data = one.dequantized()
+        for handle in handles:
+            handle.remove()
+    return made
+
+
+def test_codes_are_those_of_the_whole_model_done_layer_by_layer(tiny_llama, tmp_path):
+    model = Model("hf", tiny_llama)
+    made = gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path)
+    expected = slow(model)
+    assert set(made) == set(expected)
+    for name, read in made.items():
+        assert (read().codes != expected[name].codes).float().mean() < 0.01  # sums of tokens in another order
+        assert torch.equal(read().scales, expected[name].scales) or "layers.0" not in name
+
+
+def test_outputs_are_closer_than_after_a_search(tiny_llama, tmp_path):
+    model = Model("hf", tiny_llama)
+    importance = importances(model, TOKENS)
+    source = weights(model)
+    searched = {name: search(source[name].read(), FMT, importance[name]) for name in formats(model)}
+    swept = {
+        name: read()
+        for name, read in gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path).items()
+    }
+    reference, errors = load_causal_lm(model), []
+    with torch.inference_mode():
+        truth = reference(TOKENS).logits
+        for made in (searched, swept):
+            other = load_causal_lm(model)
+            for name, one in made.items():
+                other.get_parameter(name).data = one.dequantized()
+            errors.append(float((other(TOKENS).logits - truth).square().mean()))
+    assert errors[1] < errors[0]
+
+
+def test_killed_run_goes_on_from_its_last_layer(tiny_llama, tmp_path, monkeypatch):
+    model = Model("hf", tiny_llama)
+    whole = gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path / "whole")
+    gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path / "cut")
+    (tmp_path / "cut" / "model.layers.1.safetensors").unlink()
+    (tmp_path / "cut" / "model.layers.1.partial").write_bytes(b"half")
+    done = []
+    monkeypatch.setattr("olivine.passes.quantize._layers._group", _counting(done))
+    again = gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path / "cut")
+    assert done == ["model.layers.1"] * 4
+    for name, read in whole.items():
+        assert torch.equal(again[name]().codes, read().codes)
+        assert torch.equal(again[name]().zero_points, read().zero_points)
+
+
+def _counting(done):
+    from olivine.passes.quantize._layers import _group
+
+    def group(statistic, *rest):
+        done.append(".".join(statistic.names[0].split(".")[:3]))
+        return _group(statistic, *rest)
+
+    return group
+
+
+def test_true_sequential_and_the_head_are_served(tiny_llama, tmp_path):
+    model = Model("hf", tiny_llama)
+    wanted = formats(model, head=True)
+    plain = gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(), tmp_path / "a")
+    sequential = gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(true_sequential=True), tmp_path / "b")
+    assert set(plain) == set(sequential) == set(wanted)
+    assert plain["lm_head.weight"]().codes.shape == (384, 64)
+    first = "model.layers.0.self_attn.q_proj.weight"
+    assert torch.equal(plain[first]().codes, sequential[first]().codes)
+    later = "model.layers.0.mlp.down_proj.weight"
+    assert not torch.equal(plain[later]().codes, sequential[later]().codes)
+
+
+def test_only_what_is_named_is_quantized_each_in_its_format(tiny_phi3, tmp_path):
+    model = Model("hf", tiny_phi3)
+    wanted = {"model.layers.0.self_attn.qkv_proj.weight": FMT, "model.layers.1.mlp.down_proj.weight": Format(8, 32)}
+    made = gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(act_order=False), tmp_path)
+    assert {name: (read().bits, read().group, read().zero_points is None) for name, read in made.items()} == {
+        "model.layers.0.self_attn.qkv_proj.weight": (4, 16, False),
+        "model.layers.1.mlp.down_proj.weight": (8, 32, True),
+    }
+
+
+def test_group_that_does_not_fit_names_the_weight(tiny_llama, tmp_path):
+    model = Model("hf", tiny_llama)
+    wanted = dict.fromkeys(linear_weights(model), Format(4, 256))
+    with pytest.raises(ModelError, match=r"q_proj.weight.*cannot be quantized.*256 does not divide"):
+        gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(), tmp_path)

@@ -1,0 +1,186 @@
+"""ParityCheck as a step of a workflow, and `olivine parity`, as their users meet them."""
+
+import json
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from olivine.cli import exit_code, parity
+from olivine.config import load
+from olivine.errors import GoalMissed
+from olivine.models import Model
+from olivine.passes import UNCHANGED, Context, Machine, passes
+from olivine.passes.check.parity_check import ParityCheck
+from olivine.workflow.engine import run
+from olivine.workflow.plan import make_plan
+
+QUICK = {"n_tokens": 80, "length": 40, "n_prompts": 2, "n_new": 8, "speed": False}
+
+
+class Recorder:
+    def __init__(self):
+        self.facts, self.warnings = {}, []
+
+    def progress(self, *_, **__):
+        pass
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+    def record(self, **facts):
+        self.facts |= facts
+
+
+def plan_of(folder, model, **check):
+    passes_ = {
+        "builder": {"type": "ModelBuilder", "precision": "int4"},
+        "check": {"type": "ParityCheck", **QUICK, **check},
+    }
+    content = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "passes": passes_,
+        "quality": {"enabled": False},
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "out"),
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(content))
+    return make_plan(load(path))
+
+
+def test_missed_gate_fails_the_run_and_keeps_the_model_and_the_report(tiny_llama, tmp_path):
+    message = r"'check': the mean KL divergence is 0\.\d+ nat, but at most 1e-06"
+    with pytest.raises(GoalMissed, match=message) as missed:
+        run(plan_of(tmp_path, tiny_llama, max_kld=1e-6))
+    assert missed.value.exit_code == 1
+    result = missed.value.result
+    assert (result.model / "genai_config.json").is_file()
+    assert not (result.model / "parity.json").exists()
+    found = result.steps[-1]["facts"]["parity"]
+    assert found["reference"]["path"] == str(tiny_llama)  # the last model that is not quantized
+    assert found["candidate"]["format"] == "onnx"
+    assert found["kl"] > found["runtime"]["kl"] > 0
+    with pytest.raises(GoalMissed, match=message) as again:  # found in the cache, it is missed all the same
+        run(plan_of(tmp_path, tiny_llama, max_kld=1e-6))
+    assert all(step["cached"] for step in again.value.result.steps)
+
+
+def test_step_after_a_check_does_not_depend_on_it(tiny_llama, tmp_path):
+    content = {
+        "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},
+        "passes": {
+            "before": {"type": "ParityCheck", "reference": "input"},
+            "builder": {"type": "ModelBuilder"},
+            "after": {"type": "OnnxDiscrepancyCheck", "reference_model_path": str(tiny_llama), "max_mae": 0.1},
+        },
+        "quality": {"enabled": False},
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(content))
+    plan = make_plan(load(path))
+    assert plan.problems == ()
+    assert [step.parent for step in plan.steps] == [None, None, "builder"]
+    assert plan.steps[2].params["max_logit_error"] == 0.1
+    assert tiny_llama / "model.safetensors" in plan.steps[2].files
+
+
+def test_plan_names_references_and_texts_that_are_not_there(tiny_llama, tmp_path):
+    def problem(**params):
+        found = plan_of(tmp_path, tiny_llama, **params).problems
+        assert len(found) == 1
+        return str(found[0])
+
+    assert "'bilder' is neither a path nor the name of an earlier step. Did you mean 'builder'?" in problem(
+        reference="bilder"
+    )
+    assert "does not exist" in problem(reference=str(tmp_path / "gone"))
+    assert f"the text '{tmp_path / 'gone.txt'}' does not exist" in problem(text=str(tmp_path / "gone.txt"))
+    assert "both say what is read" in problem(text=str(tmp_path / "config.json"), data_config="rows")
+    assert "no data config is named 'rows'" in problem(data_config="rows")
+    assert "max_kdl" in problem(max_kdl=0.1)
+    assert plan_of(tmp_path, tiny_llama, reference="builder").problems == ()
+
+
+def test_pass_gives_its_model_back_with_a_report(tiny_llama, tmp_path):
+    (tmp_path / "output").mkdir()
+    rows = tmp_path / "rows.txt"
+    rows.write_text("The quick brown fox jumps over the lazy dog.\n" * 5)
+    report = Recorder()
+    machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+    context = Context(tmp_path / "output", tmp_path, machine, report)
+    step = ParityCheck(ParityCheck.Params(reference=str(tiny_llama), text=str(rows), **QUICK))
+    model = Model("hf", tiny_llama)
+    assert step.run(model, context) == model
+    assert ParityCheck.produces == UNCHANGED
+    found = json.loads((tmp_path / "output" / "parity.json").read_text())
+    assert found == json.loads(json.dumps(report.facts["parity"]))
+    assert found["tokens"]["source"] == str(rows)
+    assert (found["kl"], found["verdict"]) == (0, "excellent")
+    assert report.facts["summary"] == "excellent: KL 0.0000, same top token 100.0%"
+
+
+def test_quantized_models_are_no_reference_of_their_own(tiny_llama, tmp_path):
+    from olivine.errors import ModelError
+    from olivine.passes.check.parity_check import _last_unquantized
+
+    (tmp_path / "config.json").write_text('{"quantization_config": {}}')
+    plain, rounded, graph = Model("hf", tiny_llama), Model("hf", tmp_path), Model("onnx", tmp_path)
+    assert _last_unquantized({"input": plain, "gptq": rounded, "build": graph}) is plain
+    with pytest.raises(ModelError, match="name one as 'reference'"):
+        _last_unquantized({"input": rounded})
+
+
+def test_both_names_find_the_pass():
+    assert passes.find("ParityCheck") is passes.find("OnnxDiscrepancyCheck") is passes.classes["parity_check"]
+
+
+def command(capfd, *arguments):
+    code = exit_code(["parity", *map(str, arguments)])
+    out, err = capfd.readouterr()
+    return SimpleNamespace(exit_code=code, stdout=out, stderr=err)
+
+
+FAST = ("--tokens", 80, "--length", 40, "--no-speed", "--device", "cpu")
+
+
+def test_command_prints_json_or_tables_and_exits_with_1_past_a_limit(tiny_llama, llama_adapter, capfd):
+    done = command(capfd, tiny_llama, llama_adapter, *FAST, "--max-kld", 0.001, "--min-top1", 1, "--json")
+    assert done.exit_code == 1
+    assert "at most 0.001 is allowed" in done.stderr
+    found = json.loads(done.stdout)
+    assert found["verdict"] == "poor"
+    assert len(found["missed"]) == 2
+    found["candidate"] |= {"load_seconds": 1.5, "peak_memory_bytes": 3 * 10**9, "decode_tokens_per_second": 12.34}
+    found["reference"] |= {"load_seconds": 3.0, "peak_memory_bytes": 6 * 10**9, "decode_tokens_per_second": None}
+    parity._show(found | {"weights": found, "runtime": found, "kl_max": None})
+    shown = capfd.readouterr().out
+    assert f"{found['kl']:.4f} ± {found['kl_standard_error']:.4f} nat" in shown
+    assert "not a number" in shown
+    lines = {" ".join(line.split()) for line in shown.splitlines()}
+    assert "load 3.00 s 1.50 s 0.50" in lines
+    assert "peak memory 6.0 GB 3.0 GB 0.50" in lines
+    assert "decode" not in shown  # one of them was not measured
+    assert "KL of the run time" in shown
+
+
+def test_command_fails_for_a_broken_model_without_any_limit(tiny_llama, tmp_path, capfd):
+    shutil.copytree(tiny_llama, tmp_path / "flat")
+    tensors = load_file(tmp_path / "flat" / "model.safetensors")
+    tensors["lm_head.weight"].zero_()
+    save_file(tensors, tmp_path / "flat" / "model.safetensors", {"format": "pt"})
+    done = command(capfd, tiny_llama, tmp_path / "flat", *FAST)
+    assert done.exit_code == 1
+    assert "degenerate" in done.stdout
+    assert "flat logits" in done.stderr
+
+
+def test_command_refuses_what_is_no_model_at_once(tiny_llama, tmp_path, capfd):
+    done = command(capfd, tiny_llama, tmp_path / "none", *FAST)
+    assert done.exit_code == 2
+    assert done.stderr == f"olivine: the model '{tmp_path / 'none'}' does not exist\n"
+    assert command(capfd, tmp_path, tiny_llama).exit_code == 2
+    assert command(capfd, tiny_llama, tiny_llama, "--tokens", 1).exit_code == 2

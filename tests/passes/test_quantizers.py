@@ -1,0 +1,249 @@
+"""The quantizing passes on Hugging Face models: which weight gets which format, and what is refused before a run."""
+
+import json
+
+import pytest
+import torch
+
+from olivine.errors import ModelError, RequestError, Unsupported
+from olivine.kernels.blockwise import Format, rtn, search
+from olivine.models import Model
+from olivine.models.inspect import read_facts
+from olivine.models.weights import weights
+from olivine.passes import Context, Machine, passes
+from olivine.passes.quantize import _quantizer
+from olivine.passes.quantize._calibrate import importances, linear_weights
+from olivine.passes.quantize._quantizer import CalibratedParams, QuantizerParams
+from tiny import tiny_model
+
+MACHINE = Machine("cpu", "CPUExecutionProvider", 2**34, 2**34, 2)
+NAMES = ["rtn", "kquant", "gptq", "awq"]
+TOKENS = torch.randint(0, 384, (8, 64), generator=torch.Generator().manual_seed(0))
+
+
+class Reporter:
+    def __init__(self):
+        self.facts, self.warnings = {}, []
+
+    def progress(self, done, total, **metrics):
+        pass
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+    def record(self, **facts):
+        self.facts |= facts
+
+
+def problems(name, model, **params):
+    plugin = passes.classes[name]
+    return [str(found) for found in plugin(plugin.Params(**params)).check(read_facts(model), MACHINE, {})]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Rtn", "rtn"),
+        ("KQuant", "kquant"),
+        ("Gptq", "gptq"),
+        ("GptqQuantizer", "gptq"),
+        ("GptqModel", "gptq"),
+        ("AutoGPTQQuantizer", "gptq"),
+        ("AutoAWQQuantizer", "awq"),
+    ],
+)
+def test_names_of_olive_lead_here(old, new):
+    assert passes.find(old) is passes.classes[new]
+
+
+def test_params_of_olive_are_understood():
+    gptq = passes.classes["gptq"].Params(
+        bits=4,
+        group_size=128,
+        sym=True,
+        desc_act=False,
+        damp_percent=0.05,
+        static_groups=False,
+        true_sequential=True,
+        data_config="mine",
+        overrides={"lm_head": {"bits": 8, "sym": False}},
+    )
+    assert gptq.overrides["lm_head"].symmetric is False
+    awq = passes.classes["awq"].Params(w_bit=4, q_group_size=64, zero_point=True)
+    assert (awq.bits, awq.group_size, awq.sym) == (4, 64, False)
+    with pytest.raises(ValueError, match="group_size"):
+        QuantizerParams(group_size=48)
+    with pytest.raises(ValueError, match="extra"):
+        QuantizerParams(group=32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_cannot_work_is_found_before_the_run(name, tiny_llama, tiny_tied):
+    assert not problems(name, tiny_llama)
+    assert (
+        "group_size 128 does not divide the model's hidden_size 64. Use 16 or 32 or 64."
+        in problems(name, tiny_llama, group_size=128)[0]
+    )
+    assert "stores the embedding in 8 bits" in problems(name, tiny_llama, embeds=True)[0]
+    assert "head is its embedding" in problems(name, tiny_tied, lm_head=True)[0]
+    assert not problems(name, tiny_llama, lm_head=True)
+    assert "is no regular expression" in problems(name, tiny_llama, modules_to_not_convert=["re:("])[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_estimate_is_far_below_the_float_model(name, tiny_llama):
+    plugin = passes.classes[name]
+    facts = read_facts(tiny_llama).__class__(
+        architecture="LlamaForCausalLM",
+        n_parameters=8_000_000_000,
+        hidden_size=4096,
+        n_layers=32,
+        vocab_size=128_256,
+        intermediate_size=14336,
+    )
+    params = {} if name == "rtn" else {"data_config": "mine"}
+    needed = plugin(plugin.Params(**params)).estimate(facts, MACHINE, {})
+    assert needed.memory_bytes < 16e9
+    assert needed.disk_bytes > 5e9
+
+
+def test_data_and_text_are_part_of_the_key(tmp_path):
+    plugin = passes.classes["gptq"]
+    one = plugin(plugin.Params(data_config="mine", calibration_text=tmp_path / "t.txt"))
+    assert one.data_names() == ["mine"]
+    assert one.files() == [tmp_path / "t.txt"]
+
+
+@pytest.mark.parametrize("name", ["kquant", "gptq", "awq"])
+def test_training_data_calibrates_without_what_was_held_out(name):
+    plugin = passes.classes[name]
+    earlier = [{"train_data_config": "mine", "eval_dataset_size": 20, "training_args": {"seed": 7}}, {}]
+    params = plugin.Params(**plugin.inherited(earlier))
+    assert (params.data_config, params.calibration_held_out, params.calibration_seed) == ("mine", 20, 7)
+    assert plugin.inherited([{}]) == {}
+
+
+def test_every_linear_layer_gets_the_widest_group_that_fits(tiny_llama, tiny_phi3):
+    made = _quantizer.formats(Model("hf", tiny_llama), QuantizerParams())
+    assert set(made) == set(linear_weights(Model("hf", tiny_llama)))
+    assert set(made.values()) == {Format(4, 64, symmetric=False)}
+    fused = _quantizer.formats(Model("hf", tiny_phi3), QuantizerParams(sym=True, bits=8, group_size=32, lm_head=True))
+    assert "model.layers.0.self_attn.qkv_proj.weight" in fused
+    assert fused["lm_head.weight"] == Format(8, 32, symmetric=True)
+
+
+def test_overrides_and_exclusions_are_by_name_part_and_pattern(tiny_llama):
+    params = QuantizerParams(
+        modules_to_not_convert=["layers.1.mlp", r"re:.*\.0\.self_attn\.o_proj"],
+        overrides={
+            "model.layers.0.mlp.down_proj": {"bits": 8},
+            r"re:.*\.(q|k|v)_proj": {"group_size": 16, "symmetric": True},
+        },
+    )
+    made = _quantizer.formats(Model("hf", tiny_llama), params)
+    assert not [name for name in made if "layers.1.mlp" in name]
+    assert "model.layers.0.self_attn.o_proj.weight" not in made
+    assert made["model.layers.0.mlp.down_proj.weight"].bits == 8
+    assert made["model.layers.1.self_attn.k_proj.weight"] == Format(4, 16, symmetric=True)
+    for wrong in ({"overrides": {"model.layers.9": {"bits": 8}}}, {"modules_to_not_convert": ["fc1"]}):
+        with pytest.raises(
+            RequestError, match=r"no module that is quantized is named .*; names look like 'model.layers"
+        ):
+            _quantizer.formats(Model("hf", tiny_llama), QuantizerParams(**wrong))
+
+
+def test_width_that_no_group_divides_is_named(tmp_path):
+    odd = Model("hf", tiny_model(tmp_path / "m", intermediate_size=72))
+    with pytest.raises(Unsupported, match="no group size divides the widths 64, 72"):
+        _quantizer.formats(odd, QuantizerParams())
+    with pytest.raises(Unsupported, match=r"group_size 32 does not divide the 72 inputs of '.*down_proj.weight'"):
+        _quantizer.formats(odd, QuantizerParams(group_size=32))
+
+
+def test_the_worst_go_up_to_8_bits_and_those_that_read_one_input_together(tiny_llama):
+    model = Model("hf", tiny_llama)
+    formats = _quantizer.formats(model, QuantizerParams())
+    found = importances(model, TOKENS)
+    source = weights(model)
+    sizes = {name: source[name].read().numel() for name in formats}
+    for share in (0.0, 0.1, 0.3, 1.0):
+        made = _quantizer.promoted(formats, source, found, share)
+        up = {name for name, fmt in made.items() if fmt.bits == 8}
+        assert sum(sizes[name] for name in up) <= share * sum(sizes.values())
+        for layer in range(2):
+            for parts in (("self_attn", "qkv"), ("mlp", ("gate", "up"))):
+                together = {f"model.layers.{layer}.{parts[0]}.{part}_proj.weight" for part in parts[1]}
+                assert together <= up or not together & up
+    assert len(up) == len(formats)
+    assert all(made[name].group == formats[name].group for name in formats)
+
+
+def test_tensors_are_quantized_when_they_are_asked_for(tiny_llama):
+    source = weights(Model("hf", tiny_llama))
+    name, fmt = "model.layers.0.mlp.up_proj.weight", Format(4, 32, symmetric=False)
+    importance = torch.rand(64)
+    made = _quantizer.quantized(source, {name: fmt}, "search", {name: importance})
+    expected = search(source[name].read(), fmt, importance)
+    assert set(made) == {name}
+    assert torch.equal(made[name]().codes, expected.codes)
+    plain = _quantizer.quantized(source, {name: fmt}, "rtn")
+    assert torch.equal(plain[name]().codes, rtn(source[name].read(), fmt).codes)
+
+
+def test_weight_that_is_not_finite_is_named(tiny_llama):
+    source = dict(weights(Model("hf", tiny_llama)))
+    name = "model.layers.0.mlp.up_proj.weight"
+    broken = source[name].__class__(name, source[name].shape, "float32", lambda: torch.full((128, 64), float("nan")))
+    made = _quantizer.quantized({name: broken}, {name: Format(4, 32)}, "rtn")
+    with pytest.raises(ModelError, match=r"'model.layers.0.mlp.up_proj.weight' cannot be quantized: .*NaN"):
+        made[name]()
+
+
+def context_of(tmp_path, data=None):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "scratch").mkdir(exist_ok=True)
+    return Context(tmp_path / "out", tmp_path / "scratch", MACHINE, Reporter(), data or {})
+
+
+def test_tokens_and_importances_survive_a_killed_run(tiny_llama, tmp_path, monkeypatch):
+    model, context = Model("hf", tiny_llama), context_of(tmp_path)
+    params = CalibratedParams(calibration_tokens=512)
+    tokens = _quantizer.tokens(model, params, context)
+    found = _quantizer.importances(model, tokens, context)
+    assert context.report.facts["calibration"] == {"tokens": 512, "source": "text that the model wrote"}
+    monkeypatch.setattr("olivine.passes.quantize._tokens.calibration_tokens", None)
+    monkeypatch.setattr("olivine.passes.quantize._calibrate.importances", None)
+    assert torch.equal(_quantizer.tokens(model, params, context), tokens)
+    again = _quantizer.importances(model, tokens, context)
+    assert set(again) == set(found)
+    assert all(torch.equal(again[name], found[name]) for name in found)
+
+
+def test_too_little_data_of_an_earlier_step_is_made_up_for_and_said(tiny_llama, tmp_path):
+    from olivine.config.schema import DataConfig
+
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"text": "one row"}) + "\n")
+    load = {"data_name": "json", "data_files": str(file)}
+    data = DataConfig(name="mine", load_dataset_config=load, pre_process_data_config={"text_cols": ["text"]})
+    context = context_of(tmp_path, {"mine": data})
+    params = CalibratedParams(calibration_tokens=512, data_config="mine", calibration_may_be_short=True)
+    assert _quantizer.tokens(Model("hf", tiny_llama), params, context).numel() == 512
+    assert "calibrated with text that the model wrote: data config 'mine' gives" in context.report.warnings[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_checkpoint_holds_the_codes_and_reads_back(name, tiny_llama, tmp_path):
+    pytest.importorskip("olivine.models.quantized.write")
+    plugin, model = passes.classes[name], Model("hf", tiny_llama)
+    params = {} if name == "rtn" else {"calibration_tokens": 512}
+    context = context_of(tmp_path)
+    made = plugin(plugin.Params(group_size=32, **params)).run(model, context)
+    stored = weights(made)
+    quantized = {key for key, tensor in stored.items() if tensor.blockwise is not None}
+    assert quantized == set(linear_weights(model))
+    assert context.report.facts["n_quantized"] == len(quantized)
+    plain = weights(model)
+    if name != "awq":  # whose tensors are folded
+        for key in quantized:
+            assert (stored[key].read() - plain[key].read()).abs().max() < 0.5 * plain[key].read().abs().max()

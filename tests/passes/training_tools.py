@@ -1,0 +1,105 @@
+"""Rows, adapted models, and one step of training by plain Trainer and peft or by ours, with the gradients that it sees."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
+
+from olivine.passes.finetune import _trainer
+
+
+class Samples(list):
+    """Rows as a SampleSet gives them."""
+
+    @property
+    def lengths(self):
+        return [len(row["input_ids"]) for row in self]
+
+
+class Report:
+    def __init__(self):
+        self.facts, self.warnings = {}, []
+
+    def progress(self, done, total, **metrics):
+        self.metrics = metrics
+
+    def warn(self, message):
+        self.warnings.append(message)
+
+    def record(self, **facts):
+        self.facts |= facts
+
+
+def rows(n_rows=8, seed=0, longest=24):
+    generator = torch.Generator().manual_seed(seed)
+    made = Samples()
+    for index in range(n_rows):
+        n_tokens = int(torch.randint(3, longest, (1,), generator=generator))
+        ids = torch.randint(7, 380, (n_tokens,), generator=generator).tolist()
+        n_prompt = index % 3
+        made.append({"input_ids": ids, "labels": [-100] * n_prompt + ids[n_prompt:], "attention_mask": [1] * n_tokens})
+    return made
+
+
+def adapted(folder, **settings):
+    torch.manual_seed(3)
+    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(**config))
+    with torch.no_grad():  # B starts at zero, where A has no gradient
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    return model
+
+
+def arguments(folder, **more):
+    named = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 2, "max_steps": 1, "learning_rate": 0.0}
+    named |= {"use_cpu": True, "report_to": "none", "save_strategy": "no", "max_grad_norm": 0.0, "disable_tqdm": True}
+    named |= {"train_sampling_strategy": "sequential", "use_cache": False, "logging_steps": 1}
+    return TrainingArguments(output_dir=str(folder), **(named | more))
+
+
+def gradients_of(monkeypatch, model, run):
+    """The gradients that the first optimiser step sees, and the logged loss."""
+    seen = {}
+
+    def keep(self, *args, **kwargs):
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                seen[name] = parameter.grad.clone()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.optim.AdamW, "step", keep)
+        history = run()
+    return seen, next(entry["loss"] for entry in history if "loss" in entry)
+
+
+def plain(monkeypatch, model, samples, folder, **more):
+    def run():
+        trainer = Trainer(
+            model=model, args=arguments(folder, **more), train_dataset=samples, data_collator=_trainer.Collator(2)
+        )
+        trainer.train()
+        return trainer.state.log_history
+
+    return gradients_of(monkeypatch, model, run)
+
+
+def ours(monkeypatch, model, samples, folder, report=None, **more):
+    report = report or Report()
+
+    def run():
+        return _trainer.train(model, samples, None, arguments(folder, **more), 2, report)
+
+    monkeypatch.setattr(_trainer, "_refuse_unusable", lambda _: None)  # nothing is trained at learning rate 0
+    return gradients_of(monkeypatch, model, run), report
+
+
+def assert_equal(found, expected):
+    (gradients, loss), (wanted, wanted_loss) = found, expected
+    assert loss == pytest.approx(wanted_loss, abs=1e-5)
+    assert set(gradients) == set(wanted)
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(
+            gradient, wanted[name], atol=1e-5, rtol=1e-4, msg=lambda text, n=name: f"{n}: {text}"
+        )
