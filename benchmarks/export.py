@@ -97,6 +97,9 @@ def make_model(name: str) -> Path:
     folder.mkdir(parents=True)
     hidden, inner, n_layers, heads, vocabulary = SHAPES[name]
     tiny_tokenizer(folder)
+    settings = folder / "tokenizer_config.json"  # the peer's transformers 4 does not know the class of transformers 5
+    named = {**json.loads(settings.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
+    settings.write_text(json.dumps(named))
     config = Phi3Config(
         hidden_size=hidden,
         intermediate_size=inner,
@@ -250,7 +253,7 @@ def main() -> None:
     parser.add_argument("--k-quant", action="store_true", help="also the builder's k_quant at 0.5B (minutes)")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    peer = None if given.no_peer else peer_python(ROOT / ".bench" / "olive", ["-c", "constraints.txt", *PEER])
+    peer = None if given.no_peer else peer_python(ROOT / ".bench" / "olive", PEER)
     result = {f"{size}B": bench(size, given.runs, peer if size == "0.5" else None) for size in given.sizes.split(",")}
     if given.k_quant:
         source = make_model("0.5")

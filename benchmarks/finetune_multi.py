@@ -33,15 +33,12 @@ WINDOW = 5
 WARM = 4  # steps before the first window: compiling, the first allocations, the first collectives
 
 
-def n_gpus() -> int:
-    """GPUs of this machine, found in a process of its own so that this one holds none of their memory."""
-    told = subprocess.run(
-        [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return int(told.stdout)
+def device_names() -> list[str]:
+    """The GPUs of this machine, as the driver's tool tells: this process shall hold none of their memory."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    command = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
 
 
 class Timer:
@@ -321,10 +318,13 @@ def main() -> int:
     if options.rank:
         train_share(json.loads((options.rank / "what.json").read_text(encoding="utf-8")), options.rank)
         return 0
-    counts = options.devices or ([1, 2] if options.smoke else [n for n in (1, 2, 4, 8) if n <= n_gpus()])
-    result: dict = {"environment": environment(), "results": {}}
+    counts = options.devices or ([1, 2] if options.smoke else [n for n in (1, 2, 4, 8) if n <= len(device_names())])
+    about = environment() | {"devices": device_names()}
+    if "COMMIT" in os.environ:  # a copy of the tree without its history
+        about["commit"] = os.environ["COMMIT"]
+    result: dict = {"environment": about, "results": {}}
     if options.only and options.out.is_file():  # the others stay
-        result |= json.loads(options.out.read_text(encoding="utf-8")) | {"environment": environment()}
+        result |= json.loads(options.out.read_text(encoding="utf-8")) | {"environment": about}
     for name, what in configurations(counts, options).items():
         if options.only and options.only not in name:
             continue

@@ -209,7 +209,7 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
         made[title] = [sys.executable, "-c", BUILD, str(source), "{}", json.dumps(steps)]
     if not given.no_peer:
         text = WORK / "peer.jsonl"
-        peer = peer_python(ROOT / ".bench" / "olive", ["-c", "constraints.txt", *PEER])
+        peer = peer_python(ROOT / ".bench" / "olive", PEER)
         made["Olive: GPTQ, group 32"] = [peer, "-c", OLIVE, str(source), "{}", str(written_text(source, text))]
     wanted = given.only.split(",") if given.only else [""]
     return {title: command for title, command in made.items() if any(title.startswith(one) for one in wanted)}

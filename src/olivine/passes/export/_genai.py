@@ -100,6 +100,20 @@ def _whole(model: Model) -> Callable[[Any], Any]:
     return lambda _maker: load_causal_lm(model, dtype="auto")
 
 
+# Methods of the builder that split a fused layer: they make layers of the full size, only to replace their weights.
+_UNPACKERS = ("make_attention_unpacked_regular", "make_mlp_unpacked_regular")
+
+
+def _on_meta(method: Callable[..., Any]) -> Callable[..., Any]:
+    """The method, whose new tensors take no memory and no time to fill."""
+
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with torch.device("meta"):
+            return method(*args, **kwargs)
+
+    return run
+
+
 def _streamed(model: Model, settings: "Settings", progress: "Progress", source: Weights | None) -> Callable[[Any], Any]:
     """Parameters that are not yet numbers; the one builder that asks for them saves them as they are to be saved."""
 
@@ -107,6 +121,9 @@ def _streamed(model: Model, settings: "Settings", progress: "Progress", source: 
         from olivine.passes.export._lazy_weights import lazy_weight
 
         maker.save_model = lambda folder: _save(maker, Path(folder), settings, progress)
+        for name in _UNPACKERS:
+            if hasattr(maker, name):
+                setattr(maker, name, _on_meta(getattr(maker, name)))
 
         def wrap(tensor: LazyTensor, dtype: "torch.dtype") -> "torch.Tensor":
             exact = source is not None and tensor.dtype == "float32"

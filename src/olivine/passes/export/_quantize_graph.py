@@ -6,7 +6,7 @@ are the same byte for byte.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -298,29 +298,59 @@ class QuantizeRows:
         importance = importance_of(choice.importance, matrix.width) if choice.search else None
         step = max(1, TILE // matrix.width)
         whole = None if self.tiled else matrix.rows.read(self.start, self.stop)
+        work = _Buffers.of(min(step, self.stop - self.start), matrix.width, choice.fmt.group)
         for start in range(self.start, self.stop, step):
             stop = min(start + step, self.stop)
             tile = matrix.rows.read(start, stop) if whole is None else whole[start:stop]
-            if not bool((finite := torch.isfinite(tile)).all()):
-                row = start + int((~finite).any(dim=1).nonzero()[0])
-                raise ModelError(f"the weight '{_owner(matrix.rows, row)}' holds NaN or infinity")
-            self._quantize(write, start, tile.to(torch.float32).contiguous(), importance)
+            part = work.first(stop - start)
+            part.weight.copy_(tile)
+            if not bool(torch.isfinite(part.weight.sum())):
+                _refuse_unusable(matrix.rows, start, tile)
+            self._quantize(write, start, part, importance)
 
-    def _quantize(self, write: Write, start: int, tile: torch.Tensor, importance: Any) -> None:
-        fmt = self.stored.choice.fmt
-        n_blocks = tile.shape[1] // fmt.group
-        codes = torch.empty(tile.shape, dtype=torch.uint8)
-        scales = torch.empty((len(tile), n_blocks), dtype=torch.float32)
-        zeros = torch.empty((len(tile), n_blocks), dtype=torch.uint8)
-        half = self.stored.choice.half_scales
-        quantize_rows(tile.numpy(), fmt, importance, codes.numpy(), scales.numpy(), zeros.numpy(), half_scales=half)
-        self.stored.write(write, start, codes, scales, zeros)
+    def _quantize(self, write: Write, start: int, part: "_Buffers", importance: Any) -> None:
+        """Quantize the rows of `part` and write them."""
+        weight, codes, scales, zeros = (tensor.numpy() for tensor in part)
+        choice = self.stored.choice
+        quantize_rows(weight, choice.fmt, importance, codes, scales, zeros, half_scales=choice.half_scales)
+        self.stored.write(write, start, part.codes, part.scales, part.zeros)
 
     def _take_over(self, write: Write, given: Blockwise) -> None:
         zeros = given.zero_points
         if zeros is None:
             zeros = torch.full(given.scales.shape, self.stored.choice.fmt.middle, dtype=torch.uint8)
         self.stored.write(write, 0, given.codes, given.scales, zeros)
+
+
+class _Buffers(NamedTuple):
+    """Memory of one tile, used again for the next: fresh pages would cost more than the arithmetic."""
+
+    weight: torch.Tensor
+    codes: torch.Tensor
+    scales: torch.Tensor
+    zeros: torch.Tensor
+
+    @classmethod
+    def of(cls, n_rows: int, width: int, group: int) -> "_Buffers":
+        """For up to `n_rows` rows."""
+        n_blocks = width // group
+        return cls(
+            torch.empty((n_rows, width), dtype=torch.float32),
+            torch.empty((n_rows, width), dtype=torch.uint8),
+            torch.empty((n_rows, n_blocks), dtype=torch.float32),
+            torch.empty((n_rows, n_blocks), dtype=torch.uint8),
+        )
+
+    def first(self, n_rows: int) -> "_Buffers":
+        """The same memory for fewer rows."""
+        return _Buffers(*(tensor[:n_rows] for tensor in self))
+
+
+def _refuse_unusable(rows: Rows, start: int, tile: torch.Tensor) -> None:
+    """Raise ModelError that names the tensor with the first NaN or infinity, when there is one."""
+    bad = (~torch.isfinite(tile)).any(dim=1).nonzero()
+    if len(bad):
+        raise ModelError(f"the weight '{_owner(rows, start + int(bad[0]))}' holds NaN or infinity")
 
 
 def _owner(rows: Rows, row: int) -> str:

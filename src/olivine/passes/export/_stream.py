@@ -18,7 +18,8 @@ import onnx_ir as ir
 import torch
 
 from olivine.errors import ModelError
-from olivine.passes.export._lazy_weights import LazyWeight
+from olivine.kernels.blockwise import TILE
+from olivine.passes.export._lazy_weights import LazyWeight, Rows
 
 Array = np.ndarray[Any, Any]
 # (initializer, offset in its bytes, contiguous bytes)
@@ -74,9 +75,55 @@ class Whole:
             write(self.name, 0, np.frombuffer(self.tensor.tobytes(), np.uint8))
         else:
             value = inner.compute()
-            if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            if value.is_floating_point() and not _is_finite(value):
                 raise ModelError(f"the weight '{self.name}' holds NaN or infinity")
             write(self.name, 0, bytes_of(value))
+
+
+@dataclass(frozen=True)
+class FloatRows:
+    """One initializer that is rows of the checkpoint in their order, copied and cast a few at a time."""
+
+    name: str
+    rows: Rows
+    tensor: Any
+
+    @property
+    def fills(self) -> Sequence[str]:
+        """The initializer."""
+        return (self.name,)
+
+    @property
+    def n_bytes(self) -> int:
+        """A tile, as it is read and as it is written."""
+        return 8 * TILE
+
+    @property
+    def n_weights(self) -> int:
+        """Its elements."""
+        return int(np.prod(self.tensor.shape.numpy(), dtype=np.int64))
+
+    def run(self, write: Write) -> None:
+        """Read, cast and write tile after tile."""
+        n_rows, width = self.tensor.shape.numpy()
+        step, row_bytes = max(1, TILE // width), self.tensor.nbytes // n_rows
+        for start in range(0, n_rows, step):
+            tile = self.rows.read(start, min(start + step, n_rows))
+            if tile.is_floating_point() and not _is_finite(tile):
+                raise ModelError(f"the weight '{self.rows.names[0]}' holds NaN or infinity")
+            write(self.name, start * row_bytes, bytes_of(tile))
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; the sum tells in one pass, and only a huge one needs a second look."""
+    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
+
+
+def _float_job(value: ir.Value) -> Job:
+    lazy = lazy_weight_of(value.const_value)
+    if lazy is None or lazy.rows is None or lazy.flipped or not all(p.source.read_rows for p in lazy.rows.pieces):
+        return Whole(str(value.name), value.const_value)
+    return FloatRows(str(value.name), lazy.rows, value.const_value)
 
 
 def lazy_weight_of(tensor: Any) -> LazyWeight | None:
@@ -133,7 +180,7 @@ def save(
     jobs = list(jobs)
     filled = {name for job in jobs for name in job.fills}
     values = [value for value in model.graph.initializers.values() if value.const_value is not None]
-    jobs += [Whole(value.name, value.const_value) for value in values if value.name not in filled]
+    jobs += [_float_job(value) for value in values if value.name not in filled]
     offsets, total = _place(values, data.name, path.parent)
     try:
         with data.open("wb") as stream:
