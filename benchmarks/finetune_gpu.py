@@ -52,6 +52,16 @@ CONFIGURATIONS = {
         "args": {"gradient_checkpointing": True},
         "seconds": 100,
     },
+    "ours, QLoRA": {"kind": "ours", "rows": LONG, "per_step": 4, "n_steps": 22, "qlora": True, "seconds": 120},
+    "ours, QLoRA, checkpointing, 1 row": {
+        "kind": "ours",
+        "rows": LONG,
+        "per_step": 1,
+        "n_steps": 8,
+        "qlora": True,
+        "args": {"gradient_checkpointing": True},
+        "seconds": 80,
+    },
     "peer, phrases padded to 1,024": PEER
     | {"rows": PHRASES, "pad": 1024, "per_step": 16, "n_steps": 3, "checkpointing": True, "seconds": 90},
     "peer, phrases unpadded": PEER | {"rows": PHRASES, "per_step": 16, "n_steps": 4, "seconds": 60},
@@ -85,8 +95,8 @@ def make_rows(kind: str, count: int, pad: int = 0) -> Rows:
     return made
 
 
-def make_model(sizes: dict, r: int, targets: list[str]):  # noqa: ANN201 - a PeftModel
-    """The base on the device with random weights, and its adapter."""
+def make_model(sizes: dict, r: int, targets: list[str], *, qlora: bool = False):  # noqa: ANN201 - a PeftModel
+    """The base on the device with random weights, its layers in 4 bits for QLoRA, and its adapter."""
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, Phi3Config
@@ -101,6 +111,12 @@ def make_model(sizes: dict, r: int, targets: list[str]):  # noqa: ANN201 - a Pef
             parameter.requires_grad_(False)
             if "norm" not in name:
                 parameter.normal_(std=0.02, generator=generator)
+    if qlora:
+        from olivine.kernels.linear4bit import pack_layer
+        from olivine.models.nf4 import Rounding
+
+        for layer in model.model.layers:
+            pack_layer(layer, Rounding())
     config = LoraConfig(r=r, lora_alpha=2 * r, target_modules=targets, task_type="CAUSAL_LM")
     return get_peft_model(model, config).train()
 
@@ -197,7 +213,7 @@ def run_one(name: str, what: dict, pipe, profile: Path | None) -> None:  # noqa:
     import torch
 
     torch.manual_seed(0)
-    model = make_model(what["sizes"], what.get("r", 16), what.get("targets", EVERY))
+    model = make_model(what["sizes"], what.get("r", 16), what.get("targets", EVERY), qlora=what.get("qlora", False))
     wait()
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()

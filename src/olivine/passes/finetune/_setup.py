@@ -168,6 +168,7 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
     n_trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = [p for p in parameters if not p.requires_grad]
     frozen_bytes = sum(_sharding.bytes_here(p) for p in frozen) + _sharding.gathered_bytes(model)
+    frozen_bytes += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())  # weights in 4 bits
     size = min((p.element_size() for p in frozen if p.is_floating_point()), default=4)
     return _memory.Shape(
         hidden=hidden,
