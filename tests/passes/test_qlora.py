@@ -138,3 +138,46 @@ def test_one_base_can_be_asked_for(tiny_llama, tmp_path):
         attributes={ROUNDING: {}},
     )
     assert Merge(Merge.Params(merge_base="16-bit"))._base_of_choice(adapter, None) == {"merge_base": "16-bit"}
+
+
+@pytest.mark.parametrize("kind", ["DoRA", "LoRA with use_dora"])
+def test_dora_trains_magnitudes_and_its_merge_is_exact(kind, tiny_llama, tmp_path):
+    from peft import PeftModel
+    from safetensors.torch import load_file
+
+    from olivine.config.schema import DataConfig
+    from olivine.passes import Context, Machine
+
+    path = write_rows(tmp_path / "rows.jsonl")
+    data = DataConfig.model_validate(
+        {
+            "name": "rows",
+            "load_dataset_config": {"data_files": str(path)},
+            "pre_process_data_config": {"text_template": "{phrase}: {tone}", "strategy": "line-by-line"},
+        }
+    )
+    plugin = passes.find(kind.split()[0])
+    arguments = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 0.01}
+    params = plugin.Params(r=4, train_data_config="rows", training_args=arguments, use_dora=True)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "scratch").mkdir()
+    machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+
+    class Quiet:
+        def progress(self, done, total, **metrics):
+            pass
+
+        def warn(self, message):
+            pass
+
+        def record(self, **facts):
+            pass
+
+    context = Context(tmp_path / "out", tmp_path / "scratch", machine, Quiet(), {"rows": data})
+    adapter = plugin(params).run(Model("hf", tiny_llama), context)
+    names = load_file(adapter.path / "adapter_model.safetensors")
+    assert any("lora_magnitude_vector" in name for name in names)
+    ids = torch.tensor([[1, 40, 50, 60]])
+    expected = PeftModel.from_pretrained(load_causal_lm(Model("hf", tiny_llama)), str(adapter.path)).eval()(ids).logits
+    merged = load_causal_lm(Model("hf", tiny_llama, base=adapter))(ids).logits
+    assert (merged - expected).abs().max() <= 1e-4

@@ -3,7 +3,7 @@
 OLIVE_PASSES = frozenset(
     """
 AddOliveMetadata AppendPrePostProcessingOps AutoClip CaptureSplitInfo
-ComposeOnnxModels DoRA DynamicToFixedShape EPContextBinaryGenerator ExtractAdapters
+ComposeOnnxModels DynamicToFixedShape EPContextBinaryGenerator ExtractAdapters
 GraphSurgeries HqqQuantizer IncDynamicQuantization IncQuantization IncStaticQuantization InputNCHWtoNHWC
 InsertBeamSearch LoftQ LoHa LoKr MatMulNBitsToQDQ MixedPrecisionOverrides MoEExpertsDistributor
 NVModelOptQuantization OnnxBnb4Quantization OnnxConversion

@@ -51,6 +51,7 @@ class Lora(Pass):
         )
         bias: Literal["none", "all", "lora_only"] = "none"
         use_rslora: bool = Field(False, description="scale by alpha / sqrt(r), so that high ranks keep learning")
+        use_dora: bool = Field(False, description="train the magnitude of each output as well (DoRA)")
         init_lora_weights: bool = Field(True, description="start from no change at all")
         torch_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="type of the base")
         sharding: Literal["none", "fsdp"] = Field(
@@ -283,6 +284,7 @@ class Lora(Pass):
             modules_to_save=self.params.modules_to_save,
             bias=self.params.bias,
             use_rslora=self.params.use_rslora,
+            use_dora=self.params.use_dora,
             init_lora_weights=self.params.init_lora_weights,
             task_type="CAUSAL_LM",
         )

@@ -1,0 +1,22 @@
+"""DoRA: LoRA that also trains the magnitude of each output (Liu et al. 2024, arXiv:2402.09353)."""
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from olivine.passes.finetune.lora import Lora
+
+
+class Dora(Lora):
+    """Fine-tune with DoRA: as LoRA, with the length of every row of a weight trained apart from its direction.
+
+    It often reaches at a low rank what LoRA needs a higher one for, at about half of LoRA's speed.
+    """
+
+    class Params(Lora.Params):
+        """Those of LoRA."""
+
+        use_dora: bool = Field(True, description="train magnitudes; false makes it LoRA")
+
+    aliases: ClassVar[tuple[str, ...]] = ("DoRA",)
+    params: Params
