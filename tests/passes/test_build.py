@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import onnxruntime_genai
@@ -208,3 +209,19 @@ def test_builder_is_left_as_it_was(tiny_llama, tmp_path):
     before = builder.Model.load_weights
     build(Model("hf", tiny_llama), tmp_path, precision="fp32")
     assert builder.Model.load_weights is before
+
+
+def test_a_quantized_embedding_does_not_keep_the_layers_from_being_calibrated(tiny_tied, tmp_path, monkeypatch):
+    """GGUF files often hold the embedding in 8 bits and the layers in a form that has to be rounded anew."""
+    from olivine.kernels.blockwise import Format, rtn
+    from olivine.models.weights import weights
+    from olivine.passes.export import build as module
+
+    source = dict(weights(Model("hf", tiny_tied)))
+    for part, name in (("embedding", "model.embed_tokens.weight"), ("layer", "model.layers.0.mlp.up_proj.weight")):
+        stored = {**source, name: replace(source[name], blockwise=lambda n=name: rtn(source[n].read(), Format(8)))}
+        context = Context(tmp_path, tmp_path, MACHINE, Reporter())
+        step = Build(Build.Params(calibration_tokens=512))
+        monkeypatch.setattr(module, "weights", lambda _model, stored=stored: stored)
+        found = step._calibrated(Model("hf", tiny_tied), context)
+        assert (found is not None) is (part == "embedding")

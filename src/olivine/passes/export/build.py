@@ -164,7 +164,7 @@ class Build(Pass):
             return {f"int4_{key}" if key in plain else key: value for key, value in values.items()}
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
@@ -342,12 +342,12 @@ class Build(Pass):
         """The mean square of every input, from the user's rows or from text that the model writes itself.
 
         Strong inputs are also weakened where a norm or the layer before can make up for it (AWQ, Lin et al. 2023,
-        arXiv:2306.00978). None for a checkpoint that is quantized already: its codes are taken over.
+        arXiv:2306.00978). None for a checkpoint whose layers are quantized already: their codes are taken over.
         """
         from olivine.kernels.blockwise import Format
         from olivine.passes.quantize._fold import find_folds
 
-        if any(tensor.blockwise is not None for tensor in weights(model).values()):
+        if any(tensor.blockwise is not None and ".layers." in name for name, tensor in weights(model).items()):
             return None
         data = context.data.get(self.params.calibration_data_config or "")
         try:
