@@ -99,6 +99,7 @@ def make_model(name: str) -> Path:
     tiny_tokenizer(folder)
     settings = folder / "tokenizer_config.json"  # the peer's transformers 4 does not know the class of transformers 5
     named = {**json.loads(settings.read_text()), "tokenizer_class": "PreTrainedTokenizerFast"}
+    named.pop("extra_special_tokens", None)
     settings.write_text(json.dumps(named))
     config = Phi3Config(
         hidden_size=hidden,
@@ -204,7 +205,7 @@ def run(
     good = [one for one in runs if one["exit"] == 0]
     if not good:
         last = runs[-1]
-        why = "killed at the limit" if last["killed"] else last["output"][-400:]
+        why = "killed at the limit" if last["killed"] else last["output"].strip().splitlines()[-1]
         return {"failed": why, "peak_gb": last["peak_gb"]}
     inner = [last_json(one["output"]) for one in good]
     found = {key: median([one[key] for one in good]) for key in ("seconds", "cpu_seconds", "peak_gb")}
