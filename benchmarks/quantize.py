@@ -198,8 +198,8 @@ def main() -> None:
         for title, command in candidates(source, given).items():
             rows[title] = measure(command, source, windows, settings)
             print(json.dumps({title: rows[title]}), flush=True)
-        result[name] = {"tokens": given.tokens, "candidates": rows}
-    write("quantize", {"models": result})
+            result[name] = {"tokens": given.tokens, "candidates": rows}
+            write("quantize", {"models": result})
 
 
 def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
@@ -238,16 +238,22 @@ def measure(command: list[str], source: Path, windows: object, settings: object)
     folder.parent.mkdir(parents=True, exist_ok=True)
     made = measured([part.replace("{}", str(folder)) if part == "{}" else part for part in command])
     if made["exit"]:
-        return {"failed": made["output"][-600:]}
+        return {"failed": made["output"].strip().splitlines()[-1]}
     output = folder if (folder / "model.onnx").is_file() else next(folder.rglob("model.onnx")).parent
     started = time.perf_counter()
     parity = compare(source, output, windows, settings)
-    found = parity.to_json()
     return {
         "made_in_seconds": made["seconds"],
         "peak_gb": made["peak_gb"],
         "bytes": sum(path.stat().st_size for path in output.glob("model.onnx*")),
-        "parity": {key: found[key] for key in ("summary", "candidate") if key in found},
+        "bits_per_weight": parity.candidate.bits_per_weight,
+        "kl": parity.summary.kl,
+        "kl_standard_error": parity.summary.kl_standard_error,
+        "top1_agreement": parity.summary.top1_agreement,
+        "perplexity_ratio": parity.summary.perplexity_ratio,
+        "prefill_tokens_per_second": parity.candidate.prefill_tokens_per_second,
+        "decode_tokens_per_second": parity.candidate.decode_tokens_per_second,
+        "run_peak_memory_bytes": parity.candidate.peak_memory_bytes,
         "compared_in_seconds": round(time.perf_counter() - started, 1),
     }
 

@@ -32,6 +32,7 @@ def built(model, folder, precision):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         target = _genai.Target(precision, "cpu", {})
         _genai.build(model, folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None)
+    _genai.check_generates(folder, "CPUExecutionProvider")
     return folder
 
 

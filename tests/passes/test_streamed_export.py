@@ -29,6 +29,8 @@ def export(model, folder, settings, precision="int4", provider="cpu", **options)
     target = _genai.Target(precision, provider, {key: str(value) for key, value in options.items()})
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         _genai.build(model, folder, folder.parent / "scratch", target, settings, lambda _done, _total: None)
+    if provider == "cpu":
+        _genai.check_generates(folder, "CPUExecutionProvider")  # every one of them is loaded, and writes a token
     return folder
 
 
