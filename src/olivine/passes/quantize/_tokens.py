@@ -27,6 +27,8 @@ FEWEST = 512
 # Self-written text comes in short rows: decoding 64 rows takes hardly longer than 16, and importances measured on rows
 # of 128 tokens serve as well as those on rows of 512 (docs/quantization.md).
 WRITTEN_LENGTH = 128
+# It costs a step of decoding for every token of a row: half of what is read of a user's rows serves as well.
+WRITTEN_TOKENS = 4096
 _MARK = "\u2063olivine\u2063"
 
 
@@ -53,6 +55,7 @@ def calibration_tokens(
     wanted = max(n_tokens, FEWEST)
     if data is None and text is None:
         size = min(length or WRITTEN_LENGTH, _context_length(model))
+        wanted = min(wanted, WRITTEN_TOKENS)
         return written_tokens(model, tokenizer, -(-wanted // size), size, seed=seed, device=device, report=report)
     given = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
     ids = _first(given, wanted)
