@@ -19,7 +19,15 @@ from pathlib import Path
 from _machine import ROOT, measured, peer_python, write
 
 WORK = ROOT / ".bench" / "quantize"
-PEER = ["olive-ai==0.13.0", "requests", "onnxruntime-genai==0.14.1", "transformers<5", "onnx-ir", "torch==2.13.0"]
+PEER = [
+    "olive-ai==0.13.0",
+    "requests",
+    "datasets",
+    "onnxruntime-genai==0.14.1",
+    "transformers<5",
+    "onnx-ir",
+    "torch==2.13.0",
+]
 BUILD = """
 import json, sys, time
 from pathlib import Path
