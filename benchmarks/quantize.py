@@ -39,10 +39,12 @@ class Reporter:
     def record(self, **facts): pass
 def run(name, model, folder, params):
     plugin = passes.find(name)
-    folder.mkdir(parents=True)
+    scratch = folder.with_name(folder.name + "-scratch")
+    for place in (folder, scratch):
+        place.mkdir(parents=True)
     step = plugin(plugin.Params(**params))
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
-    return step.run(model, Context(folder, folder.parent / (folder.name + "-scratch"), machine, Reporter()))
+    return step.run(model, Context(folder, scratch, machine, Reporter()))
 model, output = Model("hf", Path(sys.argv[1])), Path(sys.argv[2])
 for index, (name, params) in enumerate(json.loads(sys.argv[3])):
     last = name == "ModelBuilder"
@@ -67,8 +69,10 @@ accelerator = AcceleratorSpec("cpu", "CPUExecutionProvider")
 data = DataConfig(
     name="text", type="HuggingfaceContainer",
     load_dataset_config={"data_name": "json", "data_files": text, "split": "train"},
-    pre_process_data_config={"type": "text_generation_huggingface_pre_process", "strategy": "join", "max_seq_len": 512,
-                             "text_cols": ["text"], "max_samples": 16, "add_special_tokens": False},
+    pre_process_data_config={
+        "type": "text_generation_huggingface_pre_process", "model_name": source, "strategy": "join", "max_seq_len": 512,
+        "text_cols": ["text"], "max_samples": 16, "add_special_tokens": False,
+    },
 )
 gptq = create_pass_from_dict(
     Gptq, {"bits": 4, "group_size": 32, "sym": False, "data_config": data},
