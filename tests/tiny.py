@@ -91,17 +91,16 @@ def tiny_model(folder: Path, architecture: str = "llama", *, tied: bool = False,
     return folder
 
 
-def tiny_adapter(base: Path, folder: Path, *, seed: int = 1, **settings) -> Path:
-    """Save a random adapter of the base that changes something."""
+def tiny_adapter(base: Path, folder: Path, *, seed: int = 1, method: str = "LoraConfig", **settings) -> Path:
+    """Save a random adapter of the base that changes something; method: PEFT's class of its config."""
+    import peft
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
     torch.manual_seed(seed)
-    config = LoraConfig(
-        **{"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
-    )
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base), config)
+    alpha = "lora_alpha" if method == "LoraConfig" else "alpha"
+    common = {"r": 4, alpha: 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(base), getattr(peft, method)(**common | settings))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:

@@ -31,7 +31,7 @@ def load_tokenizer(model: Model) -> Any:
 def load_causal_lm(
     model: Model, *, dtype: str = "float32", device: str = "cpu", each_layer: Callable[[Any], None] | None = None
 ) -> Any:
-    """The model as a transformers module (a PeftModel for an adapter), on `device`, in eval mode.
+    """The model as a transformers module (a PeftModel for an adapter that fits its base), on `device`, in eval mode.
 
     dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so
     the peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
@@ -47,8 +47,11 @@ def _load_adapter(model: Model, dtype: str, device: str) -> Any:
 
     if model.base is None:
         raise ModelError(f"the adapter {model.path} has no base model to run on")
-    from olivine.models.adapter import trained_base
+    from olivine.models.adapter import has_fused_layers, merged_weights, trained_base, unties
 
+    if has_fused_layers(model):
+        merged = merged_weights(model)
+        return _load_checkpoint(model.base, dtype, device, source=merged, untied=unties(model, merged, tied=True))
     base = _load_checkpoint(model.base, dtype, device, source=trained_base(model))
     return PeftModel.from_pretrained(base, str(model.path)).eval()
 
@@ -69,13 +72,20 @@ def lazy_causal_lm(
     return empty.eval()
 
 
-def _skeleton(model: Model, dtype: str, source: Weights | None = None) -> "tuple[Any, Weights, torch.dtype]":
-    """The module on the meta device, the checkpoint's tensors, and the type that the parameters are to have."""
+def _skeleton(
+    model: Model, dtype: str, source: Weights | None = None, *, untied: bool = False
+) -> "tuple[Any, Weights, torch.dtype]":
+    """The module on the meta device, the checkpoint's tensors, and the type that the parameters are to have.
+
+    untied: the head has a tensor of its own, whatever the config says.
+    """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     if hasattr(config, "quantization_config"):  # weights() dequantizes: the module is the plain one
         del config.quantization_config
+    if untied:
+        config.tie_word_embeddings = False
     source = weights(model) if source is None else source
     target = _dtype(dtype, config, source)
     with torch.device("meta"):
@@ -89,10 +99,12 @@ def _load_checkpoint(
     device: str,
     each_layer: Callable[[Any], None] | None = None,
     source: Weights | None = None,
+    *,
+    untied: bool = False,
 ) -> Any:
     from transformers import GenerationConfig
 
-    empty, source, target = _skeleton(model, dtype, source)
+    empty, source, target = _skeleton(model, dtype, source, untied=untied)
     _fill(empty, source, target, device, model, each_layer)
     if (model.path / "generation_config.json").is_file():
         empty.generation_config = GenerationConfig.from_pretrained(model.path)

@@ -6,7 +6,7 @@ their largest magnitude; each is the nearest of 16 values between -1 and 1 times
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from olivine import lazy
 from olivine.models.weights import LazyTensor, Weights
@@ -60,6 +60,13 @@ TABLES: dict[str, tuple[float, ...]] = {
         1.0,
     ),
 }
+
+
+class Shift(Protocol):
+    """A matrix that is computed when read."""
+
+    def read(self) -> "torch.Tensor":
+        """The matrix, float32."""
 
 
 @dataclass(frozen=True)
@@ -133,9 +140,16 @@ def rounded(weight: "torch.Tensor", rounding: Rounding) -> "torch.Tensor":
     return unpack(pack(weight, rounding), tuple(weight.shape), weight.dtype)
 
 
-def rounded_weights(source: Weights, rounding: Rounding) -> Weights:
-    """The tensors of a base as the adapter saw them: the linear layers of the decoder went through 4 bits."""
-    return {name: _rounded(tensor, rounding) if is_stored_so(tensor) else tensor for name, tensor in source.items()}
+def rounded_weights(source: Weights, rounding: Rounding, shifts: Mapping[str, Shift] | None = None) -> Weights:
+    """The tensors of a base as the adapter saw them: the linear layers of the decoder went through 4 bits.
+
+    shifts: what was taken from a weight before (LoftQ), by name.
+    """
+    found = shifts or {}
+    return {
+        name: _rounded(tensor, rounding, found.get(name)) if is_stored_so(tensor) else tensor
+        for name, tensor in source.items()
+    }
 
 
 def is_stored_so(tensor: LazyTensor) -> bool:
@@ -143,5 +157,9 @@ def is_stored_so(tensor: LazyTensor) -> bool:
     return len(tensor.shape) == 2 and ".layers." in tensor.name and tensor.name.endswith(".weight")
 
 
-def _rounded(tensor: LazyTensor, rounding: Rounding) -> LazyTensor:
-    return replace(tensor, read=lambda: rounded(tensor.read(), rounding), read_rows=None, blockwise=None)
+def _rounded(tensor: LazyTensor, rounding: Rounding, shift: Shift | None) -> LazyTensor:
+    def read() -> "torch.Tensor":
+        weight = tensor.read()
+        return rounded(weight if shift is None else weight.float() - shift.read(), rounding).to(weight.dtype)
+
+    return replace(tensor, read=read, read_rows=None, blockwise=None)

@@ -12,7 +12,7 @@ from pydantic import Field
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.adapter import ROUNDING, refuse_if_nothing_changes, unties
+from olivine.models.adapter import refuse_if_nothing_changes, rounding_of, unties
 from olivine.models.facts import ModelFacts
 from olivine.models.materialize import COMPANIONS, copy_companions
 from olivine.models.weights import weights
@@ -85,7 +85,7 @@ class Merge(Pass):
         merged = Model("hf", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
         return (
             replace(merged, attributes=self._base_of_choice(merged, context))
-            if ROUNDING in model.attributes
+            if rounding_of(model) is not None
             else merged
         )
 

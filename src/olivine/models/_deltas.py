@@ -1,0 +1,316 @@
+"""What a PEFT adapter does to each weight of its base: read from its files, checked by names and shapes alone.
+
+The update is that of LoRA (s B A with s = alpha / r, or alpha / sqrt(r) for rank-stabilised LoRA, Kalajdzievski 2023,
+arXiv:2312.03732), LoHa or LoKr, see _updates; DoRA: Liu et al. 2024, arXiv:2402.09353.
+"""
+
+import difflib
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import ModelError, Unsupported
+from olivine.models._model import Model
+from olivine.models._updates import Hadamard, Kronecker, LowRank, Update
+from olivine.models.weights import LazyTensor, Weights, file_weights
+
+CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+_METHODS = ("LORA", "LOHA", "LOKR")
+# Fields of PEFT's LoraConfig that give the adapter another equation than W + s B A.
+_NOT_MERGED = (
+    "alora_invocation_tokens",
+    "arrow_config",
+    "kasa_config",
+    "layer_replication",
+    "lora_bias",
+    "monteclora_config",
+    "target_parameters",
+    "use_bdlora",
+    "use_qalora",
+    "velora_config",
+)
+# Values of init_lora_weights that subtract something from the base's weights before training.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# The input embedding, whose weights a tied head shares, in the order of how common the name is.
+_EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "gpt_neox.embed_in.weight")
+HEAD = "lm_head.weight"
+# One layer of some bases holds the rows of several of others, in this order.
+_QKV = 3
+_FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
+
+
+@dataclass(frozen=True)
+class Delta:
+    """What the adapter does to one weight of the base.
+
+    update: what is added. magnitude: of DoRA, [outputs]. replacement: a whole new tensor: of modules_to_save, then
+    there is no update; or, beside an update, the copy of the base's weight that PEFT saves with a trained embedding or
+    head. rows: tokens whose rows of the embedding are replaced, by the replacement's rows. parts: of an adapter whose
+    layers the base has fused, stretches of rows (first, last + 1) with what is done to them.
+    """
+
+    target: str
+    update: Update | None = None
+    magnitude: LazyTensor | None = None
+    replacement: LazyTensor | None = None
+    rows: Sequence[int] | None = None
+    is_embedding: bool = False
+    is_transposed: bool = False
+    parts: Sequence[tuple[int, int, "Delta"]] = ()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """adapter_config.json; ModelError when the folder is no adapter, Unsupported for a method that is not read."""
+    path = folder / CONFIG
+    if not path.is_file():
+        raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
+    if not (folder / FILE).is_file():
+        pickled = " (adapter_model.bin is pickled and is not read)" if (folder / "adapter_model.bin").is_file() else ""
+        raise ModelError(f"{folder} has no {FILE}{pickled}")
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{path} is not JSON: {error}") from None
+    if config.get("peft_type") not in _METHODS:
+        known = ", ".join(_METHODS)
+        raise Unsupported(f"{path}: peft_type '{config.get('peft_type')}' cannot be merged; {known} can")
+    _refuse_other_equations(path, config)
+    return config
+
+
+def _refuse_other_equations(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise Unsupported for what makes the trained model another one than W + s B A of the base as it lies on disk."""
+    for key in _NOT_MERGED:
+        if config.get(key):
+            raise Unsupported(f"{path}: an adapter with '{key}' cannot be merged")
+    init = config.get("init_lora_weights")
+    if isinstance(init, str) and init.lower().startswith(_CHANGES_BASE):
+        raise Unsupported(
+            f"{path}: init_lora_weights '{init}' changed the base before training, so the adapter does not fit "
+            "the base on disk; save it with peft's path_initial_model_for_weight_conversion and merge that"
+        )
+    numbers = ("lora_alpha",) if config["peft_type"] == "LORA" else ("alpha", "r")
+    for key in numbers:
+        if not isinstance(config.get(key), int | float):
+            raise ModelError(f"{path} has no number '{key}'")
+
+
+def deltas(adapter: Model, base: Weights) -> dict[str, Delta]:
+    """What the adapter does, by the base's tensor names, checked before any weight is loaded.
+
+    Raises ModelError with the names: an empty adapter, tensors without their twin, names or shapes of another base.
+    """
+    config = read_config(adapter.path)
+    tensors = file_weights(adapter.path / FILE)
+    if not tensors:
+        raise ModelError(f"the adapter {adapter.path} is empty")
+    found = {delta.target: delta for delta in _read(config, tensors, base)}
+    for delta in found.values():
+        _check_shape(delta, base)
+    return found
+
+
+def _read(config: Mapping[str, Any], tensors: Weights, base: Weights) -> Iterator[Delta]:
+    parts: dict[str, dict[str, LazyTensor]] = {}
+    for name, tensor in tensors.items():
+        module, part = _split(name)
+        parts.setdefault(module, {})[part] = tensor
+    pieces: dict[str, dict[str, Delta]] = {}
+    for module, found in sorted(parts.items()):
+        delta = _delta(config, module, found)
+        if whole := _fused(delta.target, base):
+            pieces.setdefault(whole, {})[_leaf(delta.target)] = delta
+        else:
+            yield replace(delta, target=_known(delta.target, base))
+    for whole, found_pieces in pieces.items():
+        yield _joined(whole, found_pieces, base)
+
+
+def _split(name: str) -> tuple[str, str]:
+    """Module and part of a name: "base_model.model.x.q_proj.lora_A.weight" -> ("x.q_proj", "a")."""
+    plain = name.removeprefix(_PREFIX)
+    for pattern, part in (
+        (r"\.lora_A(\.default)?\.weight$", "a"),
+        (r"\.lora_B(\.default)?\.weight$", "b"),
+        (r"\.lora_embedding_A(\.default)?$", "embedding_a"),
+        (r"\.lora_embedding_B(\.default)?$", "embedding_b"),
+        (r"\.lora_magnitude_vector(\.default)?(\.weight)?$", "magnitude"),
+        (r"\.token_adapter\.trainable_tokens_delta(\.default)?$", "tokens"),
+    ):
+        module, n_found = re.subn(pattern, "", plain)
+        if n_found:
+            return module, part
+    if found := re.fullmatch(r"(.+)\.((?:hada|lokr)_[wt]\d(?:_[ab])?)(?:\.default)?", plain):
+        return found[1], found[2]
+    if plain.endswith(".base_layer.weight"):  # saved with a trained embedding or head
+        return plain.removesuffix(".base_layer.weight"), "base_layer"
+    plain = plain.replace(".base_layer.", ".")  # a bias of a layer that has an adapter
+    return re.sub(r"\.modules_to_save(\.default)?\.", ".", plain), "replacement"
+
+
+def _delta(config: Mapping[str, Any], module: str, parts: Mapping[str, LazyTensor]) -> Delta:
+    """What the tensors of one module do, to a weight of the name that it has in the adapter."""
+    if "replacement" in parts:
+        return Delta(module, replacement=parts["replacement"])
+    target = f"{module}.weight"
+    if set(parts) == {"base_layer"}:
+        return Delta(target, replacement=parts["base_layer"])
+    if "tokens" in parts:
+        return Delta(target, replacement=parts["tokens"], rows=_token_rows(config, module, parts["tokens"]))
+    if config["peft_type"] != "LORA":
+        return Delta(target, _lycoris(config, module, parts))
+    embedding = "embedding_" if "embedding_a" in parts or "embedding_b" in parts else ""
+    if config.get("use_dora") and "magnitude" not in parts:
+        raise ModelError(f"the adapter lacks lora_magnitude_vector of '{module}'")
+    return Delta(
+        target,
+        _low_rank(config, module, parts.get(f"{embedding}a"), parts.get(f"{embedding}b")),
+        magnitude=parts.get("magnitude"),
+        replacement=parts.get("base_layer"),
+        is_embedding=bool(embedding),
+        is_transposed=bool(config.get("fan_in_fan_out")),
+    )
+
+
+def _low_rank(config: Mapping[str, Any], module: str, a: LazyTensor | None, b: LazyTensor | None) -> LowRank:
+    if a is None or b is None:
+        raise ModelError(f"the adapter lacks {'lora_A' if a is None else 'lora_B'} of '{module}'")
+    rank = a.shape[0]
+    alpha = _by_pattern(config.get("alpha_pattern"), module, config["lora_alpha"])
+    return LowRank(a, b, alpha / (math.sqrt(rank) if config.get("use_rslora") else rank))
+
+
+def _lycoris(config: Mapping[str, Any], module: str, parts: Mapping[str, LazyTensor]) -> Update:
+    """LoHa or LoKr of a linear layer."""
+    if kernels := [part for part in parts if "_t" in part]:
+        raise Unsupported(f"the adapter changes '{module}' as a convolution ('{kernels[0]}'), which cannot be merged")
+    rank = _by_pattern(config.get("rank_pattern"), module, config["r"])
+    scale = _by_pattern(config.get("alpha_pattern"), module, config["alpha"]) / rank
+
+    def part(name: str) -> LazyTensor:
+        if name not in parts:
+            raise ModelError(f"the adapter lacks {name} of '{module}'")
+        return parts[name]
+
+    if config["peft_type"] == "LOHA":
+        first, second = (LowRank(part(f"hada_w{n}_b"), part(f"hada_w{n}_a")) for n in (1, 2))
+        return Hadamard(first, second, scale)
+    left, right = (
+        [parts[f"lokr_w{n}"]] if f"lokr_w{n}" in parts else [part(f"lokr_w{n}_a"), part(f"lokr_w{n}_b")] for n in (1, 2)
+    )
+    return Kronecker(left, right, scale)
+
+
+def _token_rows(config: Mapping[str, Any], module: str, values: LazyTensor) -> list[int]:
+    """The tokens of an embedding whose rows are trained."""
+    given = config.get("trainable_token_indices")
+    if isinstance(given, Mapping):
+        given = next((rows for name, rows in given.items() if f".{module}".endswith(f".{name}")), None)
+    if not isinstance(given, list) or len(given) != values.shape[0]:
+        raise ModelError(f"the adapter trains {values.shape[0]} tokens of '{module}', but its config names others")
+    return [int(token) for token in given]
+
+
+def _leaf(target: str) -> str:
+    """The layer's own name: "x.self_attn.q_proj.weight" -> "q_proj"."""
+    return target.rpartition(".")[0].rpartition(".")[2]
+
+
+def _fused(target: str, base: Weights) -> str | None:
+    """The base's tensor that holds the rows of a layer which the base has not by itself."""
+    if target in base:
+        return None
+    module, _, kind = target.rpartition(".")
+    owner, _, leaf = module.rpartition(".")
+    names = [f"{owner}.{whole}.{kind}" for whole, parts in _FUSED.items() if leaf in parts]
+    return next((name for name in names if name in base), None)
+
+
+def _joined(whole: str, pieces: Mapping[str, Delta], base: Weights) -> Delta:
+    """Updates of split layers as one of the rows that they have in the fused one."""
+    stretches = _stretches(whole, base)
+    for leaf, piece in pieces.items():
+        start, stop = stretches[leaf]
+        wanted = (stop - start, *base[whole].shape[1:])
+        for changed in _shapes(piece):
+            if tuple(changed) != wanted:
+                raise ModelError(
+                    f"the adapter belongs to another base: '{leaf}' is {list(wanted)} in its '{whole}', "
+                    f"but the adapter changes {list(changed)}"
+                )
+        if piece.is_transposed:
+            raise Unsupported(f"the adapter changes '{piece.target}' transposed, which its base has fused")
+    return Delta(whole, parts=[(*stretches[leaf], piece) for leaf, piece in pieces.items()])
+
+
+def _stretches(whole: str, base: Weights) -> dict[str, tuple[int, int]]:
+    """The rows of each layer in a fused one: queries as many as the attention's output takes, the others alike."""
+    n_rows, leaves = base[whole].shape[0], _FUSED[_leaf(whole)]
+    output = f"{whole.rpartition('.')[0].rpartition('.')[0]}.o_proj.weight"
+    first = n_rows // len(leaves)
+    if len(leaves) == _QKV:  # grouped heads have fewer keys than queries
+        if output not in base:
+            raise Unsupported(f"the adapter changes '{leaves[0]}' of a base that has '{whole}' and no '{output}'")
+        first = base[output].shape[1]
+    rest = (n_rows - first) // (len(leaves) - 1)
+    ends = [0, *accumulate([first] + [rest] * (len(leaves) - 1))]
+    return dict(zip(leaves, pairwise(ends), strict=True))
+
+
+def _by_pattern(patterns: Mapping[str, float] | None, module: str, default: float) -> float:
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return default
+
+
+def _known(target: str, base: Weights) -> str:
+    """The base's name of a tensor; tied heads are not in every checkpoint and may still be trained."""
+    if target in base or (target == HEAD and embedding_of(base)):
+        return target
+    nearest = difflib.get_close_matches(target, base, n=3)
+    raise ModelError(
+        f"the adapter belongs to another base: the base has no '{target}'; nearest: {', '.join(nearest) or 'nothing'}"
+    )
+
+
+def embedding_of(base: Weights) -> str | None:
+    """The name of the input embedding, which a tied head shares; None when the base names it in another way."""
+    return next((name for name in _EMBEDDINGS if name in base), None)
+
+
+def source_of(target: str, base: Weights) -> LazyTensor:
+    """The base's tensor that an update changes: for a tied head, which no file holds, the embedding."""
+    return base[target if target in base else embedding_of(base) or target]
+
+
+def _check_shape(delta: Delta, base: Weights) -> None:
+    shape = source_of(delta.target, base).shape
+    if delta.rows is not None and delta.replacement is not None:
+        known = max(delta.rows, default=0) < shape[0] and delta.replacement.shape[1:] == shape[1:]
+        if not known:
+            raise ModelError(f"the adapter belongs to another base: it trains tokens that '{delta.target}' has not")
+    for changed in _shapes(delta):
+        if tuple(changed) != tuple(shape):
+            raise ModelError(
+                f"the adapter belongs to another base: '{delta.target}' is {list(shape)} there, "
+                f"but the adapter changes {list(changed)}"
+            )
+
+
+def _shapes(delta: Delta) -> Iterator[tuple[int, ...]]:
+    """The shapes that the parts of an update ask of its target."""
+    if delta.replacement is not None and delta.rows is None:
+        yield delta.replacement.shape
+    if delta.update is None:
+        return
+    if any(left != right for left, right in delta.update.ranks()):
+        raise ModelError(f"the adapter's ranks of '{delta.target}' differ: {delta.update.ranks()}")
+    shape = delta.update.shape
+    yield shape[::-1] if delta.is_embedding or delta.is_transposed else shape
