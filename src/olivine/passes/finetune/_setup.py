@@ -180,9 +180,14 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
         weight_bytes=frozen_bytes,
         n_trained=n_trained,
         size=size,
-        checkpointed=config.num_hidden_layers if args.gradient_checkpointing or args.activation_checkpointing else 0,
+        checkpointed=config.num_hidden_layers if _checkpoints(args) else 0,
         device="cuda" if torch.device(args.device).type == "cuda" else "cpu",
     )
+
+
+def _checkpoints(args: "TrainingArguments") -> bool:
+    """Whether activations are computed again; newer releases of transformers have two names for it."""
+    return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
 def _available_bytes(shape: _memory.Shape) -> int:

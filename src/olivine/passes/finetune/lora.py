@@ -244,8 +244,12 @@ class Lora(Pass):
     def _adapted(self, model: Model, context: Context) -> Any:
         from peft import get_peft_model
 
+        from olivine.passes.finetune import _acceleration
+
         dtype, sharded = self._dtype(model, context.machine), self._is_sharded(context)
         each_layer = _sharding.shard_layer if sharded else self._stored_layer()
+        if context.machine.device == "cuda" and self.params.compile:
+            _acceleration.warm_compiler()
         base = load_causal_lm(model, dtype=dtype, device=context.machine.device, each_layer=each_layer)
         self._refuse_unmatched(base)
         if context.machine.device == "cuda":
