@@ -6,14 +6,23 @@ Blocks are sliced before they are walked through: an index that starts anywhere 
 and such a loop stays scalar.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
 import numpy as np
 
 
-def _jit(*fastmath: str, inlined: bool = False) -> Any:
-    return numba.njit(nogil=True, cache=True, forceinline=inlined, fastmath=set(fastmath), error_model="numpy")
+def _jit(*fastmath: str, inlined: bool = False) -> Callable[[Any], Any]:
+    options: dict[str, Any] = {"nogil": True, "forceinline": inlined, "fastmath": set(fastmath), "error_model": "numpy"}
+
+    def decorate(function: Any) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # neither beside this file nor in the user's folder is a place for the cache
+            return numba.njit(**options)(function)
+
+    return decorate
 
 
 # Parts of a kernel are inlined: a call would count the references of its arrays, which takes longer than the part.
