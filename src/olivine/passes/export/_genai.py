@@ -230,7 +230,7 @@ def refuse_slow_forms(folder: Path, execution_provider: str) -> None:
     if execution_provider != "CPUExecutionProvider":
         return
     for path in folder.glob("*.onnx"):
-        for node in onnx_ir.load(path).graph:
+        for node in onnx_ir.load(path).graph.all_nodes():
             if node.op_type == "MatMulNBits" and (why := _slow_because(node)):
                 raise ModelError(f"'{node.name}' would run about 100 times slower on this CPU: {why}")
 
