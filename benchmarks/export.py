@@ -1,10 +1,12 @@
 """int4 export: ours beside onnxruntime-genai's builder and Olive's ModelBuilder pass, on Phi-3 shapes.
 
-    python benchmarks/export.py [--runs 3] [--sizes 0.1,0.5,1] [--large] [--no-peer]
+    python benchmarks/export.py [--runs 5] [--sizes 0.1,0.5,1,3.8] [--no-peer] [--k-quant]
 
-Measures whole processes (imports included): wall time, CPU time and peak resident memory, the time of the weight work
-alone (read, quantize, write), and whether the files are the same byte for byte. `--large` adds Phi-3-mini's own shape
-(3.8B parameters, 7.6 GB), which the builder cannot do in 16 GB. Writes benchmarks/results/export.json.
+Measures whole processes (imports included), in turns: wall time, CPU time and peak resident memory, the time of each
+part of ours, of the weight work alone (read, quantize, write), and whether the files are the same byte for byte; and
+what the imports of the builder take alone, which is the floor of whoever uses it. 3.8 is Phi-3-mini's own shape
+(7.6 GB), which the builder cannot do in 16 GB. Every row is written to benchmarks/results/export.json as soon as it is
+there; sizes that are not asked for stay in it as they were.
 """
 
 import argparse
@@ -14,9 +16,11 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from _machine import ROOT, last_json, measured, median, peer_python, write
+from _machine import RESULTS, ROOT, environment, last_json, measured, median, peer_python, write
 
 WORK = ROOT / ".bench" / "export"
 PEER = ["olive-ai==0.13.0", "requests", "onnxruntime-genai==0.14.1", "transformers<5", "onnx-ir", "torch==2.13.0"]
@@ -27,28 +31,50 @@ SHAPES = {
     "1": (2048, 5632, 18, 16, 32064),
     "3.8": (3072, 8192, 32, 32, 32064),
 }
+LARGE, LIMIT_GB = "3.8", 16
+FLOOR = "imports alone, no garbage collection, no teardown"
+# What our worker does for the pass; it ends as the worker does, without the teardown of the interpreter.
 OURS = """
-import json, sys, time
+import json, os, sys, time
 from pathlib import Path
-started = time.perf_counter()
+spent, begun = {}, time.perf_counter()
+def lap(name):
+    global begun
+    now = time.perf_counter()
+    spent[name], begun = now - begun, now
 from olivine.models import Model
-from olivine.passes.export import _genai, _stream
-from olivine.passes.export._choices import Settings
-spent = {}
-real = _stream.save
-def save(*args, **kwargs):
-    begun = time.perf_counter()
-    real(*args, **kwargs)
-    spent["weights"] = time.perf_counter() - begun
-_stream.save = save
-source, output, algo = sys.argv[1:]
-search = Settings(symmetric=False, search=True, half_scales=True, embedding_bits=8)
+from olivine.passes.export import _choices, _genai
+lap("import_torch_and_onnx_ir")
+save = _genai._save
+def timed(*args):
+    lap("import_builder_and_make_graph")
+    save(*args)
+    lap("weights")
+_genai._save = timed
+algo, source, output = sys.argv[1:]
+search = _choices.Settings(symmetric=False, search=True, half_scales=True, embedding_bits=8)
+settings = _choices.Settings() if algo == "default" else search
 output = Path(output)
 output.mkdir(parents=True)
 target = _genai.Target("int4", "cpu", {})
-settings = Settings() if algo == "default" else search
 _genai.build(Model("hf", Path(source)), output, output / "cache", target, settings, lambda *_: None)
-print(json.dumps({"weights": spent["weights"], "inside": time.perf_counter() - started}))
+lap("config")
+print(json.dumps(spent), flush=True)
+os._exit(0)
+"""
+# The same imports and nothing else; "quick": without a look for garbage meanwhile, and without the teardown.
+IMPORTS = """
+import gc, json, os, sys, time
+if sys.argv[1] == "quick":
+    gc.disable()
+begun = time.perf_counter()
+import torch, transformers
+middle = time.perf_counter()
+import onnxruntime_genai.models.builder
+spent = {"torch_and_transformers": middle - begun, "builder": time.perf_counter() - middle}
+print(json.dumps(spent), flush=True)
+if sys.argv[1] == "quick":
+    os._exit(0)
 """
 BUILDER = """
 import json, sys, time
@@ -60,7 +86,7 @@ def save(self, folder):
     real(self, folder)
     spent["weights"] = time.perf_counter() - begun
 builder.Model.save_model = save
-source, output, algo = sys.argv[1:]
+algo, source, output = sys.argv[1:]
 arguments = ("", source, output, "int4", "cpu", output + "-cache")
 prepared = builder.parse_extra_options(*arguments, [] if algo == "default" else [f"algo_config={algo}"])
 builder.create_model(*arguments, **prepared)
@@ -72,7 +98,7 @@ from olive.model import HfModelHandler
 from olive.hardware import AcceleratorSpec
 from olive.passes.olive_pass import create_pass_from_dict
 from olive.passes.onnx.model_builder import ModelBuilder
-source, output, _ = sys.argv[1:]
+_, source, output = sys.argv[1:]
 started = time.perf_counter()
 accelerator = AcceleratorSpec("cpu", "CPUExecutionProvider")
 step = create_pass_from_dict(ModelBuilder, {"precision": "int4"}, disable_search=True, accelerator_spec=accelerator)
@@ -152,31 +178,30 @@ def make_model(name: str) -> Path:
 
 
 def disk_speed() -> dict:
-    """Bytes a second of this disk, written with a sync and read without the system's cache."""
+    """Bytes a second of this disk, written with a sync and read without the system's cache; medians of three."""
     path, block = WORK / "disk", os.urandom(1 << 24)
-    started = time.perf_counter()
-    with path.open("wb") as stream:
-        for _ in range(64):
-            stream.write(block)
-        stream.flush()
-        os.fsync(stream.fileno())
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    written = 64 * len(block) / (time.perf_counter() - started)
-    started = time.perf_counter()
-    with path.open("rb") as stream:
-        while stream.read(1 << 24):
-            pass
-    read = 64 * len(block) / (time.perf_counter() - started)
+    written, read = [], []
+    for _ in range(3):
+        started = time.perf_counter()
+        with path.open("wb") as stream:
+            for _ in range(64):
+                stream.write(block)
+            stream.flush()
+            os.fsync(stream.fileno())
+        written.append(64 * len(block) / (time.perf_counter() - started) / 1e6)
+        forget(path)
+        started = time.perf_counter()
+        with path.open("rb") as stream:
+            while stream.read(1 << 24):
+                pass
+        read.append(64 * len(block) / (time.perf_counter() - started) / 1e6)
     path.unlink()
-    return {"write_mb_s": round(written / 1e6), "read_mb_s": round(read / 1e6)}
+    return {"write_mb_s": median(written), "read_mb_s": median(read)}
 
 
-def forget(folder: Path) -> None:
-    """Drop a folder's files from the system's cache, so that reading them reads the disk."""
-    if not hasattr(os, "posix_fadvise"):
-        return
-    for path in folder.iterdir():
+def forget(*paths: Path) -> None:
+    """Drop files from the system's cache, so that reading them reads the disk."""
+    for path in paths if hasattr(os, "posix_fadvise") else ():
         with path.open("rb") as stream:
             os.posix_fadvise(stream.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -190,79 +215,142 @@ def digest(folder: Path) -> dict:
     return found
 
 
-def run(
-    name: str, program: str, python: str, source: Path, algo: str, n_runs: int, limit_gb: float | None = None
-) -> dict:
-    """Medians of several runs of one program on one model; the last output is kept to be compared."""
-    output = WORK / "out" / name
-    runs = []
-    for _ in range(n_runs):
+@dataclass
+class Contender:
+    """A program that exports a model, and what was measured of it so far; after a failure it is not run again."""
+
+    name: str
+    command: Sequence[str]
+    n_runs: int
+    limit_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        self._runs: list[dict] = []
+        self.built: dict = {}
+
+    def turn(self, source: Path) -> bool:
+        """Run it once more on a model that no cache holds; False when it has had its turns."""
+        if len(self._runs) >= self.n_runs or self.failed:
+            return False
+        output = WORK / "out"
         shutil.rmtree(output, ignore_errors=True)
-        forget(source)
-        runs.append(measured([python, "-c", program, str(source), str(output), algo], limit_gb=limit_gb))
-        if runs[-1]["exit"]:
-            break
-    good = [one for one in runs if one["exit"] == 0]
-    if not good:
-        last = runs[-1]
-        why = "killed at the limit" if last["killed"] else last["output"].strip().splitlines()[-1]
-        return {"failed": why, "peak_gb": last["peak_gb"]}
-    inner = [last_json(one["output"]) for one in good]
-    found = {key: median([one[key] for one in good]) for key in ("seconds", "cpu_seconds", "peak_gb")}
-    for key in inner[0]:
-        found[f"{key}_seconds"] = median([one[key] for one in inner])
-    folder = output if (output / "model.onnx").exists() else next(output.rglob("model.onnx")).parent
-    found["bytes"] = sum(path.stat().st_size for path in folder.glob("model.onnx*"))
-    found["digest"] = digest(folder)
+        forget(*source.glob("*.safetensors"))
+        load = os.getloadavg()[0]
+        self._runs.append(measured([*self.command, str(source), str(output)], limit_gb=self.limit_gb) | {"load": load})
+        folder = next((path.parent for path in output.rglob("model.onnx")), None)
+        if not self.failed and not self.built and folder is not None:
+            n_bytes = sum(path.stat().st_size for path in folder.glob("model.onnx*"))
+            self.built = {"bytes": n_bytes, "digest": digest(folder)}
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(f"{output}-cache", ignore_errors=True)
+        return True
+
+    @property
+    def failed(self) -> bool:
+        """Whether the last run did."""
+        return bool(self._runs) and self._runs[-1]["exit"] != 0
+
+    def row(self) -> dict:
+        """Medians of the runs, with the shortest and the longest, and how busy the machine was before them."""
+        last = self._runs[-1]
+        if self.failed:
+            why = "killed at the limit" if last["killed"] else last["output"].strip().splitlines()[-1]
+            return {"failed": why, "peak_gb": last["peak_gb"]}
+        found: dict = {key: median([one[key] for one in self._runs]) for key in ("seconds", "cpu_seconds", "peak_gb")}
+        inner = [last_json(one["output"]) for one in self._runs]
+        found |= {f"{key}_seconds": median([one[key] for one in inner]) for key in inner[0]}
+        seconds = [one["seconds"] for one in self._runs]
+        found |= {"runs": len(seconds), "from_to_seconds": [min(seconds), max(seconds)]}
+        return found | {"load": median([one["load"] for one in self._runs])} | self.built
+
+
+def contenders(size: str, given: argparse.Namespace, peer: str | None) -> list[Contender]:
+    """Everybody who exports this size."""
+
+    def python(program: str, interpreter: str = sys.executable) -> list[str]:
+        return [interpreter, "-c", program]
+
+    large = size == LARGE
+    limit = LIMIT_GB if large else None
+    # behind these words come the model and the output
+    found = [
+        Contender("ours, default", [*python(OURS), "default"], given.runs),
+        Contender("ours, search", [*python(OURS), "search"], given.runs),
+        Contender("builder, default", [*python(BUILDER), "default"], given.runs, limit),
+    ]
+    if peer and size == "0.5":
+        found.append(Contender("Olive's ModelBuilder pass", [*python(OLIVE, peer), ""], given.runs))
+    if given.k_quant and size == "0.5":
+        found.append(Contender("builder, k_quant", [*python(BUILDER), "k_quant"], 1))
+    if not large:
+        found.append(Contender("imports alone", [*python(IMPORTS), "plain"], given.runs))
+        found.append(Contender(FLOOR, [*python(IMPORTS), "quick"], given.runs))
     return found
 
 
-def bench(size: str, runs: int, peer: str | None, *, limit_gb: float | None = None, algos: bool = True) -> dict:
-    """One model, everybody."""
+def compared(rows: Mapping[str, dict], n_bytes: int, disk: Mapping[str, float]) -> dict:
+    """Ours beside the builder's, and beside what the disk allows."""
+    found: dict = {}
+    ours, theirs = rows["ours, default"], rows.get("builder, default", {})
+    if "failed" in ours:
+        return found
+    if "seconds" in theirs:
+        found["same bytes"] = ours["digest"] == theirs["digest"]
+        found["whole process, times faster"] = round(theirs["seconds"] / ours["seconds"], 2)
+        found["weight work, times faster"] = round(theirs["weights_seconds"] / ours["weights_seconds"], 2)
+        if FLOOR in rows:
+            found["whole process, times faster if weights took no time"] = round(
+                theirs["seconds"] / rows[FLOOR]["seconds"], 2
+            )
+    floor = n_bytes / (disk["read_mb_s"] * 1e6) + ours["bytes"] / (disk["write_mb_s"] * 1e6)
+    return found | {"weight work over disk time": round(ours["weights_seconds"] / floor, 2)}
+
+
+def bench(size: str, given: argparse.Namespace, peer: str | None) -> None:
+    """One model, everybody, in turns; the result is written after each."""
     source = make_model(size)
     n_bytes = sum(path.stat().st_size for path in source.glob("*.safetensors"))
-    speed = disk_speed()
-    result: dict = {"checkpoint_bytes": n_bytes, "disk": speed}
-    result["ours, default"] = run("ours", OURS, sys.executable, source, "default", runs)
-    result["ours, search"] = run("ours-search", OURS, sys.executable, source, "search", runs)
-    if algos:
-        result["builder, default"] = run("builder", BUILDER, sys.executable, source, "default", runs, limit_gb)
-    if peer and algos:
-        result["Olive's ModelBuilder pass"] = run("olive", OLIVE, peer, source, "default", runs, limit_gb)
-    ours, theirs = result["ours, default"], result.get("builder, default", {})
-    if "digest" in theirs:
-        result["same bytes"] = ours["digest"] == theirs["digest"]
-        result["whole process, times faster"] = round(theirs["seconds"] / ours["seconds"], 2)
-        result["weight work, times faster"] = round(theirs["weights_seconds"] / ours["weights_seconds"], 2)
-    floor = n_bytes / (speed["read_mb_s"] * 1e6) + ours["bytes"] / (speed["write_mb_s"] * 1e6)
-    result["weight work over disk time"] = round(ours["weights_seconds"] / floor, 2)
-    for one in result.values():
-        if isinstance(one, dict):
-            one.pop("digest", None)
-    print(json.dumps({size: result}, indent=1), flush=True)
-    shutil.rmtree(WORK / "out", ignore_errors=True)
-    return result
+    disk, all_of_them = disk_speed(), contenders(size, given, peer)
+    at = {key: environment()[key] for key in ("date", "commit")}
+    rows: dict[str, dict] = {}
+    while True:
+        measured_more = False
+        for one in all_of_them:
+            if not one.turn(source):
+                continue
+            measured_more = True
+            rows[one.name] = one.row()
+            if "ours, default" in rows:
+                shown = {name: {key: row[key] for key in row if key != "digest"} for name, row in rows.items()}
+                keep(size, {**at, "checkpoint_bytes": n_bytes, "disk": disk, **shown, **compared(rows, n_bytes, disk)})
+            print(f"{size}B, {one.name}: {rows[one.name].get('seconds', 'failed')}", flush=True)
+        if not measured_more:
+            return
+
+
+def keep(size: str, result: dict) -> None:
+    """Put the result of one size in the place of its earlier one."""
+    path = RESULTS / "export.json"
+    sizes = json.loads(path.read_text(encoding="utf-8"))["sizes"] if path.is_file() else {}
+    sizes[f"{size}B"] = result
+    write("export", {"sizes": dict(sorted(sizes.items(), key=lambda item: float(item[0].rstrip("B"))))})
 
 
 def main() -> None:
     """Run what the flags ask for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--sizes", default="0.1,0.5,1")
-    parser.add_argument("--large", action="store_true")
+    parser.add_argument("--runs", type=int, default=5)
+    parser.add_argument("--sizes", default=",".join(SHAPES))
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--k-quant", action="store_true", help="also the builder's k_quant at 0.5B (minutes)")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
-    peer = None if given.no_peer else peer_python(ROOT / ".bench" / "olive", PEER)
-    result = {f"{size}B": bench(size, given.runs, peer if size == "0.5" else None) for size in given.sizes.split(",")}
-    if given.k_quant:
-        source = make_model("0.5")
-        result["0.5B"]["builder, k_quant"] = run("k_quant", BUILDER, sys.executable, source, "k_quant", 1)
-        result["0.5B"]["builder, k_quant"].pop("digest", None)
-    if given.large:
-        result["3.8B"] = bench("3.8", 1, None, limit_gb=16)
-    write("export", {"sizes": result})
+    sizes = given.sizes.split(",")
+    if unknown := set(sizes) - set(SHAPES):
+        parser.error(f"unknown sizes {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
+    peer = peer_python(ROOT / ".bench" / "olive", PEER) if "0.5" in sizes and not given.no_peer else None
+    for size in sizes:
+        bench(size, given, peer)
 
 
 if __name__ == "__main__":

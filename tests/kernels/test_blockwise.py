@@ -1,5 +1,9 @@
 """Block-wise quantization: ONNX Runtime's own codes, an obvious search, and what no weight may do."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -159,3 +163,14 @@ def test_importances_that_do_not_fit_are_refused():
         search(torch.zeros(2, 64), Format(), torch.ones(32))
     with pytest.raises(ValueError, match="finite"):
         search(torch.zeros(2, 64), Format(), torch.full((64,), float("nan")))
+
+
+def test_kernels_are_compiled_anew_where_no_folder_can_be_written():
+    """A container with a read-only disk: numba finds no place for its cache, and refuses to cache."""
+    code = (
+        "import torch; from olivine.kernels.blockwise import Format, rtn\n"
+        "print(rtn(torch.ones(2, 32), Format()).codes.unique().tolist())"
+    )
+    nowhere = {**os.environ, "NUMBA_CACHE_LOCATOR_CLASSES": "IPythonCacheLocator"}  # which has none for a file
+    done = subprocess.run([sys.executable, "-c", code], env=nowhere, capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "[0]", done.stderr

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import gc
 import io
 import os
 import shutil
@@ -12,11 +13,13 @@ import onnxruntime_genai
 import pytest
 import torch
 
+from olivine import memory
 from olivine.errors import ModelError, Unsupported
 from olivine.kernels.blockwise import Format
 from olivine.models import Model
+from olivine.models import weights as weights_module
 from olivine.models.weights import LazyTensor
-from olivine.passes.export import _choices, _genai, _lazy_weights, _stream
+from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream
 from olivine.passes.export._choices import Settings
 from olivine.passes.export._lazy_weights import lazy_weight
 from tiny import tiny_adapter, tiny_model
@@ -99,17 +102,100 @@ def test_merge_is_exported_on_the_fly(tiny_phi3, tmp_path):
     assert (one / "model.onnx.data").read_bytes() == (other / "model.onnx.data").read_bytes()
 
 
-def test_every_tensor_is_read_once_and_only_when_written(tiny_llama, tmp_path, monkeypatch):
-    from olivine.models import weights as module
+@pytest.fixture
+def bytes_read(monkeypatch):
+    """Bytes that are read from a checkpoint, by the name of the tensor."""
+    sizes, real = {}, weights_module._Place._read
 
-    read, real = [], module._Place._read
-    monkeypatch.setattr(module._Place, "_read", lambda self, *a: read.append((self.name, a[1])) or real(self, *a))
+    def read(self, offset, n_bytes, shape):
+        sizes[self.name] = sizes.get(self.name, 0) + n_bytes
+        return real(self, offset, n_bytes, shape)
+
+    monkeypatch.setattr(weights_module._Place, "_read", read)
+    return sizes
+
+
+def small_tiles(monkeypatch):
+    """A few rows a tile and a job, so that a tiny model is read as a large one is."""
+    monkeypatch.setattr(_quantize_graph, "CHUNK", 2048)
+    monkeypatch.setattr(_quantize_graph, "TILE", 512)
+    monkeypatch.setattr(_stream, "TILE", 512)
+
+
+SEARCHED = Settings(symmetric=False, search=True, half_scales=True, embedding_bits=8)
+
+
+@pytest.mark.parametrize("settings", [Settings(), SEARCHED], ids=["default", "search"])
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+@pytest.mark.parametrize("tiled", [False, True])
+def test_every_tensor_is_read_once_and_only_when_written(
+    tiled, architecture, settings, bytes_read, tmp_path, monkeypatch
+):
+    model = Model("hf", tiny_model(tmp_path / "model", architecture, hidden_size=128))
+    if tiled:
+        small_tiles(monkeypatch)
+    save = _stream.save
+    monkeypatch.setattr(
+        _stream, "save", lambda *a, **k: bytes_read.update(before=sum(bytes_read.values())) or save(*a, **k)
+    )
+    export(model, tmp_path / "out", settings)
+    assert bytes_read.pop("before") == 0
+    found = weights_module.weights(model)
+    assert bytes_read == {name: 4 * int(np.prod(tensor.shape)) for name, tensor in found.items()}
+
+
+@pytest.mark.parametrize("settings", [Settings(), SEARCHED], ids=["default", "search"])
+def test_tiles_and_jobs_of_any_size_give_the_same_file(settings, tiny_phi3, tmp_path, monkeypatch):
+    whole = export(Model("hf", tiny_phi3), tmp_path / "whole", settings)
+    small_tiles(monkeypatch)
+    assert files(export(Model("hf", tiny_phi3), tmp_path / "tiled", settings)) == files(whole)
+
+
+def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_path, monkeypatch):
+    """And it is returned: what was read and written does not stay resident."""
+    monkeypatch.setattr(_stream.os, "cpu_count", lambda: 2)
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
+    model = Model("hf", tiny_model(tmp_path / "model", **sizes))
+    assert sum(path.stat().st_size for path in model.path.glob("*.safetensors")) > 180e6
+    export(Model("hf", tiny_llama), tmp_path / "warm", Settings())
+    memory.restart_peak()
+    before = memory.peak_bytes()
+    (tmp_path / "out").mkdir()
+    target = _genai.Target("int4", "cpu", {})
+    _genai.build(model, tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None)
+    assert memory.peak_bytes() - before < 64e6
+
+
+def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        weights_module.os, "posix_fadvise", lambda _file, place, size, _what: told.append((place, size))
+    )
+    (file,) = tiny_llama.glob("*.safetensors")
     export(Model("hf", tiny_llama), tmp_path / "out", Settings())
-    sizes = {}
-    for name, n_bytes in read:
-        sizes[name] = sizes.get(name, 0) + n_bytes
-    weights = module.weights(Model("hf", tiny_llama))
-    assert sizes == {name: 4 * int(np.prod(tensor.shape)) for name, tensor in weights.items()}
+    assert told[0] == (0, file.stat().st_size)
+    told.clear()
+    weights_module.announce(Model("adapter", tmp_path, base=Model("hf", tiny_llama)), 1000)
+    assert told == [(0, 1000)]
+    monkeypatch.delattr(weights_module.os, "posix_fadvise")  # as on Windows and macOS
+    weights_module.announce(Model("hf", tiny_llama), 1000)
+
+
+def test_jobs_to_come_are_read_ahead_of(tiny_phi3, tmp_path, monkeypatch):
+    small_tiles(monkeypatch)
+    monkeypatch.setattr(_stream.os, "cpu_count", lambda: 1)
+    order, announce, run = [], _quantize_graph.QuantizeRows.announce, _quantize_graph.QuantizeRows.run
+    job = lambda self: (self.stored.matrix.node, self.start)  # noqa: E731
+    monkeypatch.setattr(
+        _quantize_graph.QuantizeRows, "announce", lambda self: order.append(("told", job(self))) or announce(self)
+    )
+    monkeypatch.setattr(
+        _quantize_graph.QuantizeRows, "run", lambda self, write: order.append(("run", job(self))) or run(self, write)
+    )
+    export(Model("hf", tiny_phi3), tmp_path / "out", Settings())
+    told = [job for what, job in order if what == "told"]
+    assert len(told) == len(set(told)) > 10
+    assert all(0 < order.index(("run", job)) - order.index(("told", job)) <= 3 for job in told)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -232,6 +318,7 @@ def test_builder_is_as_before_even_when_the_export_fails(tiny_llama, tmp_path):
     with pytest.raises(Unsupported):
         export(Model("hf", tiny_llama), tmp_path / "out", Settings(group=256))
     assert dict(vars(builder.Model)) == before
+    assert gc.isenabled()
 
 
 @pytest.mark.parametrize(
@@ -272,6 +359,10 @@ def test_what_is_done_to_lazy_weights_is_done_to_their_numbers():
     assert joined.flipped
     assert joined.rows.names == ["a", "b"]
     assert torch.equal(joined.rows.read(3, 6), torch.cat([first[1:5], second])[3:6].to(torch.float16))
+    for dtype in (torch.float16, torch.float32):
+        out = torch.empty(3, 8, dtype=dtype)
+        joined.rows.read_into(out, 3, 6)
+        assert torch.equal(out, joined.rows.read(3, 6).to(dtype))
     halves = a.split(3)
     assert [half.rows.pieces[0].start for half in halves] == [0, 3]
     assert torch.equal(halves[1].compute(), first[3:])

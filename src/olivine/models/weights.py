@@ -5,6 +5,7 @@ its tensors: the peak memory of whoever walks through it is a few tensors.
 """
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,7 @@ class LazyTensor:
 
     read_rows: computes the rows [start, stop) alone, where that is cheaper than the whole. blockwise: computes the
     codes and scales of a tensor that is stored quantized in a form that operators know; `read` then dequantizes.
+    announce: tells the system that the rows [start, stop) will be read soon, so that the disk is busy meanwhile.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LazyTensor:
     read: Callable[[], "torch.Tensor"]
     read_rows: Callable[[int, int], "torch.Tensor"] | None = None
     blockwise: Callable[[], Blockwise] | None = None
+    announce: Callable[[int, int], None] | None = None
 
     def rows(self, start: int, stop: int) -> "torch.Tensor":
         """The rows [start, stop)."""
@@ -153,7 +156,8 @@ def file_weights(file: Path) -> Weights:
             raise Unsupported(f"{file}: '{name}' is of type {entry['dtype']}, which is not read")
         start, stop = entry["data_offsets"]
         place = _Place(file, name, tuple(entry["shape"]), dtype, first + start, stop - start)
-        found[name] = LazyTensor(name, place.shape, dtype, place.read, place.rows if len(place.shape) > 1 else None)
+        rows = (place.rows, place.announce) if len(place.shape) > 1 else (None, None)
+        found[name] = LazyTensor(name, place.shape, dtype, place.read, rows[0], announce=rows[1])
     return found
 
 
@@ -177,6 +181,11 @@ class _Place:
         row = self.n_bytes // self.shape[0]
         return self._read(start * row, (stop - start) * row, (stop - start, *self.shape[1:]))
 
+    def announce(self, start: int, stop: int) -> None:
+        """Let the system read the rows [start, stop) into its cache; returns at once."""
+        row = self.n_bytes // self.shape[0]
+        _read_ahead(self.file, self.offset + start * row, (stop - start) * row)
+
     def _read(self, offset: int, n_bytes: int, shape: tuple[int, ...]) -> "torch.Tensor":
         if n_bytes == 0:
             return torch.empty(shape, dtype=getattr(torch, self.dtype))
@@ -184,6 +193,29 @@ class _Place:
         if len(raw) != n_bytes:
             raise ModelError(f"{self.file} ended while '{self.name}' was read; was it replaced?")
         return torch.from_numpy(raw).view(getattr(torch, self.dtype)).view(shape)
+
+
+def announce(model: Model, limit_bytes: int) -> None:
+    """Let the system read the model's safetensors files into its cache while other work is done; returns at once.
+
+    limit_bytes: no more than that, so that the cache holds it until it is read.
+    """
+    if model.base is not None:
+        announce(model.base, limit_bytes)
+        return
+    names = sorted(model.path.glob("*.safetensors")) if model.path.is_dir() else []
+    for file in names:
+        size = min(file.stat().st_size, limit_bytes)
+        limit_bytes -= size
+        if size > 0:
+            _read_ahead(file, 0, size)
+
+
+def _read_ahead(file: Path, offset: int, n_bytes: int) -> None:
+    if not hasattr(os, "posix_fadvise"):  # Windows and macOS read ahead as they think fit
+        return
+    with file.open("rb") as stream:
+        os.posix_fadvise(stream.fileno(), offset, n_bytes, os.POSIX_FADV_WILLNEED)
 
 
 def gguf_weights(file: Path, config_folder: Path) -> Weights:

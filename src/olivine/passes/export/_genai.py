@@ -13,18 +13,19 @@ from olivine.models import Model
 from olivine.models.loading import lazy_causal_lm, load_causal_lm, load_tokenizer
 from olivine.models.materialize import copy_companions
 from olivine.models.quantized import quantization_config
-from olivine.models.weights import LazyTensor, Weights
+from olivine.models.weights import LazyTensor, Weights, announce
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir
     import onnxruntime_genai
+    import psutil
     import torch
 
     from olivine.passes.export._choices import Settings
     from olivine.passes.export._stream import Progress
 else:
-    np, onnx_ir = lazy.module("numpy"), lazy.module("onnx_ir")
+    np, onnx_ir, psutil = lazy.module("numpy"), lazy.module("onnx_ir"), lazy.module("psutil")
     onnxruntime_genai, torch = lazy.module("onnxruntime_genai"), lazy.module("torch")
 
 
@@ -51,20 +52,23 @@ def build(
     settings: how the matrices are quantized; None leaves that, and the reading of all weights, to the builder.
     source: tensors to stream in place of the model's own; what is float32 in it stays so.
     """
-    from onnxruntime_genai.models import builder
+    announce(model, psutil.virtual_memory().available // 4)  # the disk is idle while the builder is imported
+    with contextlib.ExitStack() as quiet:
+        quiet.enter_context(lazy.uncollected())
+        from onnxruntime_genai.models import builder
 
-    arguments = (
-        "",
-        str(_plain_folder(model, scratch)),
-        str(output),
-        target.precision,
-        target.provider,
-        str(scratch / "builder"),
-    )
-    given = [f"{key}={value}" for key, value in target.options.items()]
+        if settings is None:
+            quiet.close()  # whole weights may well be among the garbage
+            load = _whole(model)
+        else:
+            load = _streamed(model, settings, progress, source)
+        arguments = (str(_plain_folder(model, scratch)), str(output), target.precision, target.provider)
+        _create(builder, ("", *arguments, str(scratch / "builder")), target, load)
+
+
+def _create(builder: Any, arguments: tuple[str, ...], target: Target, load: Callable[[Any], Any]) -> None:
     try:
-        prepared = builder.parse_extra_options(*arguments, given)
-        load = _whole(model) if settings is None else _streamed(model, settings, progress, source)
+        prepared = builder.parse_extra_options(*arguments, [f"{key}={value}" for key, value in target.options.items()])
         with _weights_from(builder.Model, load):
             builder.create_model(*arguments, **prepared)
     except NotImplementedError as error:
@@ -226,7 +230,7 @@ def refuse_slow_forms(folder: Path, execution_provider: str) -> None:
     if execution_provider != "CPUExecutionProvider":
         return
     for path in folder.glob("*.onnx"):
-        for node in onnx_ir.load(path).graph:
+        for node in onnx_ir.load(path).graph.all_nodes():
             if node.op_type == "MatMulNBits" and (why := _slow_because(node)):
                 raise ModelError(f"'{node.name}' would run about 100 times slower on this CPU: {why}")
 

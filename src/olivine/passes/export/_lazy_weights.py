@@ -6,7 +6,7 @@ written, and a matrix that is still rows of the checkpoint's tensors can be read
 """
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,28 +51,45 @@ class Rows:
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """The rows [start, stop)."""
-        found, first = [], 0
-        for piece in self.pieces:
-            size = piece.stop - piece.start
-            low, high = max(start - first, 0), min(stop - first, size)
-            if low < high:
-                found.append(piece.rows(low, high))
-            first += size
-        rows = found[0] if len(found) == 1 else torch.cat(found)
-        for dtype in self.casts:
-            rows = rows.to(dtype)
-        return rows
+        found = [piece.rows(low, high) for piece, low, high in self._within(start, stop)]
+        return _cast(found[0] if len(found) == 1 else torch.cat(found), self.casts)
+
+    def read_into(self, out: torch.Tensor, start: int, stop: int) -> None:
+        """Put the rows [start, stop) into `out`, whose type is the last that they are cast to."""
+        casts = self.casts[:-1] if self.casts[-1:] == (out.dtype,) else self.casts
+        place = 0
+        for piece, low, high in self._within(start, stop):
+            out[place : place + high - low].copy_(_cast(piece.rows(low, high), casts))
+            place += high - low
+
+    def announce(self, start: int, stop: int) -> None:
+        """Let the system read the rows [start, stop) while others are computed, where it can."""
+        for piece, low, high in self._within(start, stop):
+            if piece.source.announce is not None:
+                piece.source.announce(piece.start + low, piece.start + high)
 
     def part(self, start: int, stop: int) -> "Rows":
         """The rows [start, stop) as a matrix of their own."""
-        pieces, first = [], 0
+        parts = self._within(start, stop)
+        pieces = (Piece(piece.source, piece.start + low, piece.start + high, piece.dtype) for piece, low, high in parts)
+        return Rows(tuple(pieces), self.casts)
+
+    def _within(self, start: int, stop: int) -> Iterator[tuple[Piece, int, int]]:
+        """The pieces that hold the rows [start, stop), each with which of its own rows these are."""
+        first = 0
         for piece in self.pieces:
             size = piece.stop - piece.start
             low, high = max(start - first, 0), min(stop - first, size)
             if low < high:
-                pieces.append(Piece(piece.source, piece.start + low, piece.start + high, piece.dtype))
+                yield piece, low, high
             first += size
-        return Rows(tuple(pieces), self.casts)
+
+
+def _cast(rows: torch.Tensor, casts: Sequence[torch.dtype]) -> torch.Tensor:
+    """One cast after the other: each rounds."""
+    for dtype in casts:
+        rows = rows.to(dtype)
+    return rows
 
 
 class LazyWeight(torch.Tensor):  # type: ignore[misc] # torch is Any to the type checker

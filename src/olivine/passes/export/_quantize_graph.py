@@ -289,6 +289,11 @@ class QuantizeRows:
         """Elements of these rows."""
         return (self.stop - self.start) * self.stored.matrix.width
 
+    def announce(self) -> None:
+        """Let the system read these rows."""
+        if self.stored.choice.given is None:
+            self.stored.matrix.rows.announce(self.start, self.stop)
+
     def run(self, write: Write) -> None:
         """Read, quantize, pack, write."""
         choice, matrix = self.stored.choice, self.stored.matrix
@@ -301,11 +306,13 @@ class QuantizeRows:
         work = _Buffers.of(min(step, self.stop - self.start), matrix.width, choice.fmt.group)
         for start in range(self.start, self.stop, step):
             stop = min(start + step, self.stop)
-            tile = matrix.rows.read(start, stop) if whole is None else whole[start:stop]
             part = work.first(stop - start)
-            part.weight.copy_(tile)
+            if whole is None:
+                matrix.rows.read_into(part.weight, start, stop)
+            else:
+                part.weight.copy_(whole[start - self.start : stop - self.start])
             if not bool(torch.isfinite(part.weight.sum())):
-                _refuse_unusable(matrix.rows, start, tile)
+                _refuse_unusable(matrix.rows, start, part.weight)
             self._quantize(write, start, part, importance)
 
     def _quantize(self, write: Write, start: int, part: "_Buffers", importance: Any) -> None:

@@ -1,7 +1,7 @@
 """A graph and its data, written side by side: every initializer has its place in the file before it is computed.
 
-Workers read a few rows, quantize or cast them and write them where they belong, each on its own core; what is in memory
-is a tile or a tensor a worker, whatever the size of the model.
+Workers read a few rows, quantize or cast them and write them where they belong, each on its own core, while the system
+reads what they will need next; what is in memory is a tile or a tensor a worker, whatever the size of the model.
 """
 
 import os
@@ -42,6 +42,9 @@ class Job(Protocol):
     def n_weights(self) -> int:
         """Its share of the work."""
 
+    def announce(self) -> None:
+        """Let the system read what it will need while others run."""
+
     def run(self, write: Write) -> None:
         """Compute its bytes and write them."""
 
@@ -67,6 +70,9 @@ class Whole:
     def n_weights(self) -> int:
         """Its elements."""
         return int(np.prod(self.tensor.shape.numpy(), dtype=np.int64))
+
+    def announce(self) -> None:
+        """Nothing: what is computed as a whole is small, or not read from the checkpoint as it is."""
 
     def run(self, write: Write) -> None:
         """Read, compute and write it."""
@@ -102,6 +108,10 @@ class FloatRows:
     def n_weights(self) -> int:
         """Its elements."""
         return int(np.prod(self.tensor.shape.numpy(), dtype=np.int64))
+
+    def announce(self) -> None:
+        """Let the system read the rows."""
+        self.rows.announce(0, self.tensor.shape[0])
 
     def run(self, write: Write) -> None:
         """Read, cast and write tile after tile."""
@@ -233,9 +243,12 @@ class _Writer:
 
 def _run(jobs: Sequence[Job], write: Write, memory_bytes: int, progress: Progress) -> None:
     total, done, lock, budget = sum(job.n_weights for job in jobs), 0, threading.Lock(), Budget(memory_bytes)
+    n_workers = os.cpu_count() or 1
 
-    def work(job: Job) -> None:
+    def work(job: Job, later: Job | None) -> None:
         nonlocal done
+        if later is not None:
+            later.announce()
         with budget.holding(job.n_bytes):
             job.run(write)
         with lock:
@@ -245,8 +258,9 @@ def _run(jobs: Sequence[Job], write: Write, memory_bytes: int, progress: Progres
     n_threads = torch.get_num_threads()
     torch.set_num_threads(1)  # every worker is a core of its own
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            _finish(pool, [pool.submit(work, job) for job in jobs])
+        with ThreadPoolExecutor(n_workers) as pool:
+            ahead = [*jobs[n_workers:], *[None] * n_workers]
+            _finish(pool, [pool.submit(work, job, later) for job, later in zip(jobs, ahead, strict=False)])
     finally:
         torch.set_num_threads(n_threads)
 
