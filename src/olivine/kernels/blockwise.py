@@ -19,7 +19,9 @@ __all__ = [
     "Blockwise",
     "Format",
     "Method",
+    "all_finite",
     "importance_of",
+    "on_all_cores",
     "pack",
     "quantize",
     "quantize_rows",
@@ -87,7 +89,7 @@ def quantize(weight: torch.Tensor, fmt: Format, method: Method, importance: torc
         part = slice(start, start + step)
         quantize_rows(tile, fmt, weights_of_inputs, codes[part].numpy(), scales[part].numpy(), zeros[part].numpy())
 
-    _on_all_cores(work, range(0, n_rows, step))
+    on_all_cores(work, range(0, n_rows, step))
     return Blockwise(fmt.bits, fmt.group, codes, scales, None if fmt.symmetric else zeros)
 
 
@@ -154,8 +156,13 @@ def _refuse_unusable(weight: torch.Tensor, fmt: Format) -> None:
     if weight.ndim != 2:
         raise ValueError(f"a weight to quantize has two dimensions, but this one is {list(weight.shape)}")
     refuse_format(fmt, weight.shape[1])
-    if not bool(torch.isfinite(weight).all()):
+    if not all_finite(weight):
         raise ValueError("the weight holds NaN or infinite values")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; a finite sum says so at a tenth of the cost of looking at each."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def refuse_format(fmt: Format, width: int) -> None:
@@ -168,7 +175,8 @@ def refuse_format(fmt: Format, width: int) -> None:
         raise ValueError(f"the group size {fmt.group} does not divide the {width} inputs")
 
 
-def _on_all_cores(work: Callable[[int], None], starts: range) -> None:
+def on_all_cores(work: Callable[[int], None], starts: range) -> None:
+    """Do `work` for every start; it releases the interpreter's lock while it computes."""
     if len(starts) < 2:
         for start in starts:
             work(start)

@@ -165,10 +165,12 @@ class Layer:
 
         names: only of these weights.
         """
+        from olivine.kernels.blockwise import all_finite
+
         collector = _Collector(self.name, self.module, kind, names) if kind else None
         with torch.inference_mode():
             self._outputs = [self.forward(index, collector) for index in range(len(self.inputs))]
-        if not all(bool(torch.isfinite(hidden).all()) for hidden in self._outputs):
+        if not all(all_finite(hidden) for hidden in self._outputs):
             raise ModelError(f"the activations of {self.name} are not finite: its weights are damaged, or overflow")
         return collector.finish() if collector else []
 
