@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from olivine.models.blockwise import BITS, GROUPS, Blockwise
+from olivine.models.blockwise import BITS, GROUPS, Blockwise, Format
 
 __all__ = [
     "BITS",
@@ -33,30 +32,6 @@ Method = Literal["rtn", "search"]
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Format:
-    """How a weight is stored: 4 or 8 bits, `group` weights a scale, with or without a zero point of their own."""
-
-    bits: int = 4
-    group: int = 32
-    symmetric: bool = True
-
-    @property
-    def middle(self) -> int:
-        """The code that stands for zero in a symmetric format."""
-        return 1 << (self.bits - 1)
-
-    @property
-    def highest(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Codes, a float32 scale and, when asymmetric, a zero point of `bits`, a weight."""
-        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.group
-
-
 def rtn(weight: torch.Tensor, fmt: Format) -> Blockwise:
     """Round to nearest within each block's range; the codes and scales are those of ONNX Runtime's own quantizer.
 
@@ -65,16 +40,26 @@ def rtn(weight: torch.Tensor, fmt: Format) -> Blockwise:
     return quantize(weight, fmt, "rtn")
 
 
-def search(weight: torch.Tensor, fmt: Format, importance: torch.Tensor | None = None) -> Blockwise:
+def search(
+    weight: torch.Tensor, fmt: Format, importance: torch.Tensor | None = None, *, half_scales: bool = False
+) -> Blockwise:
     """Scales and integer zero points with the least error, each input weighted by its importance.
 
     weight: [N, K]. importance: [K], the mean square of each input (the diagonal of X'X / n); all alike when None, which
     is hardly better than `rtn`. The weights of an input that was never active still count a little (1e-4 of the mean).
+    half_scales: scales are float16 numbers, so that they can be stored as such, and the codes the nearest for them.
     """
-    return quantize(weight, fmt, "search", importance)
+    return quantize(weight, fmt, "search", importance, half_scales=half_scales)
 
 
-def quantize(weight: torch.Tensor, fmt: Format, method: Method, importance: torch.Tensor | None = None) -> Blockwise:
+def quantize(
+    weight: torch.Tensor,
+    fmt: Format,
+    method: Method,
+    importance: torch.Tensor | None = None,
+    *,
+    half_scales: bool = False,
+) -> Blockwise:
     """`rtn` or `search` by name, on all cores."""
     _refuse_unusable(weight, fmt)
     n_rows, width = weight.shape
@@ -87,7 +72,8 @@ def quantize(weight: torch.Tensor, fmt: Format, method: Method, importance: torc
     def work(start: int) -> None:
         tile = weight[start : start + step].detach().to("cpu", torch.float32).contiguous().numpy()
         part = slice(start, start + step)
-        quantize_rows(tile, fmt, weights_of_inputs, codes[part].numpy(), scales[part].numpy(), zeros[part].numpy())
+        filled = (array[part].numpy() for array in (codes, scales, zeros))
+        quantize_rows(tile, fmt, weights_of_inputs, *filled, half_scales=half_scales)
 
     on_all_cores(work, range(0, n_rows, step))
     return Blockwise(fmt.bits, fmt.group, codes, scales, None if fmt.symmetric else zeros)

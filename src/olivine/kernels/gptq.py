@@ -76,12 +76,14 @@ def gptq(
     block: int = 128,
     damping: float = 0.01,
     act_order: bool = True,
+    half_scales: bool = False,
 ) -> Blockwise:
     """Quantize a weight [N, K] so that its layer's output changes little: tr(dW H dW') is what falls.
 
     hessian: X'X / n [K, K], or its `factor` where several weights share it (`damping` and `act_order` are then its).
     importance: [K], weights of the search for scales; the Hessian's diagonal when None. block: columns after which the
-    collected corrections reach the rest of the matrix; it decides the speed alone. The result is on the CPU.
+    collected corrections reach the rest of the matrix; it decides the speed alone. half_scales: as in `search`.
+    The result is on the CPU.
     Raises ValueError when the weight is not finite or its width is not the Hessian's.
     """
     shared = hessian if isinstance(hessian, Factor) else factor(hessian, damping=damping, act_order=act_order)
@@ -89,7 +91,7 @@ def gptq(
         raise ValueError(f"widths must be equal, but the weight has {weight.shape[1]}, H {len(shared.diagonal)}")
     if not all_finite(weight):
         raise ValueError("the weight is not finite")
-    start = search(weight, fmt, shared.diagonal if importance is None else importance)
+    start = search(weight, fmt, shared.diagonal if importance is None else importance, half_scales=half_scales)
     n_rows = ROWS.get(weight.device.type, ROWS["cuda"])
     for first in range(0, len(weight), n_rows):
         part = start.rows(first, first + n_rows)  # a view: its codes become those of the sweep

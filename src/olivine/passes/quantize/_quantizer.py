@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
 
     from olivine.kernels.blockwise import Blockwise, Format
+    from olivine.models.quantized.write import ScaleType
     from olivine.passes.quantize._layers import Quantized
 else:
     torch = lazy.module("torch")
@@ -255,19 +256,21 @@ def _lazily(
 
     def blockwise() -> Blockwise:
         try:
-            return quantize(tensor.read(), fmt, method, importance)
+            return quantize(tensor.read(), fmt, method, importance, half_scales=method == "search")
         except ValueError as error:
             raise ModelError(f"'{tensor.name}' cannot be quantized: {error}") from error
 
     return blockwise
 
 
-def finish(model: Model, source: Weights, made: "Quantized", context: Context) -> Model:
-    """Write the checkpoint: `made` quantized, everything else of `source` as it is."""
+def finish(
+    model: Model, source: Weights, made: "Quantized", context: Context, *, scales: "ScaleType" = "float16"
+) -> Model:
+    """Write the checkpoint: `made` quantized, its scales stored in that type, everything else as `source` has it."""
     from olivine.models.quantized.write import write_quantized
 
     tensors = {name: replace(tensor, blockwise=made.get(name)) for name, tensor in source.items()}
-    written: Model = write_quantized(model, context.output, tensors)
+    written: Model = write_quantized(model, context.output, tensors, scale_dtype=scales)
     size = sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file())
     context.report.record(n_quantized=len(made), size_bytes=size)
     return written

@@ -39,4 +39,5 @@ class Rtn(Pass):
         """Write the quantized checkpoint."""
         formats = _quantizer.formats(model, self.params)
         source = weights(model)
-        return _quantizer.finish(model, source, _quantizer.quantized(source, formats, "rtn"), context)
+        made = _quantizer.quantized(source, formats, "rtn")
+        return _quantizer.finish(model, source, made, context, scales="float32")
