@@ -243,11 +243,20 @@ class Build(Pass):
 
     @classmethod
     def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Calibrate with what was trained on, without the rows that were held out."""
+        """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
+        from olivine.passes.quantize import _selection
+
+        picked: dict[str, Any] = {}
+        found = _selection.selection(earlier)
+        if found is not None:
+            by_place = found["algorithm"] in _selection.BY_PLACE
+            mixed = by_place and found["algorithm"] != "high_precision_lm_head"
+            picked = {"head_bits": EIGHT} if by_place else {}
+            picked["int8_share"] = _selection.share(found) or (MIXED_SHARE if mixed else None)
         training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
         if training is None:
-            return {}
-        return {
+            return picked
+        return picked | {
             "calibration_data_config": training["train_data_config"],
             "calibration_held_out": training.get("eval_dataset_size"),
             "calibration_may_be_short": True,
