@@ -104,7 +104,7 @@ def _columns_of_file(file: DataFile) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _columns(file: DataFile, changed_ns: int) -> list[str]:  # noqa: ARG001 - a file that changed is read again
-    """The columns of the first rows; a plan asks many times, and a document of JSON is read whole for them."""
+    """The columns of the first rows; a plan asks many times."""
     try:
         if file.kind == "parquet":
             return parquet_footer.read(file.path).columns
