@@ -8,7 +8,7 @@ from typing import IO, Any
 from olivine.data.sources._lines import not_utf_8
 from olivine.errors import DataError
 
-_CHUNK = 2**20  # bytes read at once; a value that is longer doubles what is read
+_CHUNK = 2**18  # bytes read at once; a value that is longer doubles what is read
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder()
 _LONGEST_WORD = 16  # characters: what ends nearer to the end of the piece may be a cut word (-Infinity, 1.5e+9)

@@ -10,7 +10,7 @@ from olivine.data.sources._json_cursor import Cursor, Fault
 from olivine.data.sources._lines import decoded, lines
 from olivine.errors import DataError
 
-_LINE = 2**22  # bytes: a first line that is longer is not read whole to tell what the file is
+_LINE = 2**20  # bytes: a first line that is longer is not read whole to tell what the file is
 _FORMS = "expected an object a line, an array of objects, or {'data': [...]}"
 Item = tuple[int, Mapping[str, Any] | DataError]
 
