@@ -6,7 +6,7 @@
 `data_files`, `check` and `describe` use the standard library alone: the parent process calls them.
 """
 
-from olivine.data._check import check
+from olivine.data._check import check, check_split
 from olivine.data._detect import describe, resolved
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
@@ -25,6 +25,7 @@ __all__ = [
     "Statistics",
     "Text",
     "check",
+    "check_split",
     "columns",
     "data_files",
     "describe",
