@@ -7,7 +7,7 @@
 """
 
 from olivine.data._check import check, check_split
-from olivine.data._detect import describe, resolved
+from olivine.data._detect import columns_without_form, describe, resolved
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
 from olivine.data._prepare import Prepared, prepare
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "check_split",
     "columns",
+    "columns_without_form",
     "data_files",
     "describe",
     "examine",
