@@ -600,13 +600,19 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _in_words(n_parameters: int) -> str:
+    if n_parameters < 1e6:
+        return f"{n_parameters:,}"
+    return f"{n_parameters / 1e6:,.0f} million"
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
     device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
     text = [f"runs on {device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "no model")
-    text.append(f"model {name}" + (f", {plan.n_parameters / 1e6:,.0f} million parameters" if plan.n_parameters else ""))
+    text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
     needed = plan.estimate
     text.append(f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most")
