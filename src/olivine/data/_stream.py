@@ -5,10 +5,9 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from olivine.config.schema import DataConfig
-from olivine.data._files import DataFile, Local, locate
-from olivine.data._rows import missing_file, missing_split
-from olivine.data._split import Slice, slices
-from olivine.data.sources import READERS, Row, hub, parquet_footer, place
+from olivine.data._files import DataFile, locate
+from olivine.data._rows import parts_of, rows_of
+from olivine.data.sources import Row, hub, parquet_footer, place
 from olivine.errors import DataError
 
 
@@ -30,7 +29,7 @@ class RowStream:
         self._config = config
         local = locate(config)
         self._remote: Any = hub.load(config.load_dataset_config) if local is None else None
-        self._parts = _parts(config, local) if local is not None else []
+        self._parts = parts_of(config, local) if local is not None else []
         self.files: list[DataFile] = list(dict.fromkeys(file for part, files in self._parts for file in files))
 
     @property
@@ -68,25 +67,8 @@ class RowStream:
         return sum(_about(file) for file in self.files)
 
     def _rows(self, files: Sequence[DataFile]) -> Iterator[Placed]:
-        for file in files:
-            index = self.files.index(file)
-            try:
-                for number, row in READERS[file.kind](file.path):
-                    if isinstance(row, DataError):
-                        raise DataError(f"{self.where(index, number)}: {row}")
-                    yield Placed(row, index, number)
-            except OSError as error:
-                raise DataError(f"{file.shown}: the file cannot be read: {error.strerror or error}") from error
-
-
-def _parts(config: DataConfig, local: Local) -> list[tuple[Slice, list[DataFile]]]:
-    if local.missing:
-        raise DataError(" ".join(missing_file(local, local.missing[0])).rstrip())
-    parts = slices(config.load_dataset_config.split)
-    for part in parts:
-        if part.name not in local.splits:
-            raise DataError(f"data config '{config.name}': {' '.join(missing_split(local, part))}")
-    return [(part, local.splits[part.name]) for part in parts]
+        places = [self.files.index(file) for file in files]
+        yield from (Placed(row, places[index], number) for index, number, row in rows_of(files))
 
 
 def _count(files: Sequence[DataFile], stream: RowStream) -> int:
