@@ -14,6 +14,7 @@ from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
 from olivine.data._split import split
+from olivine.data._stream import pick_rows
 from olivine.data._texts import Example, columns, examples, target_column, texts
 from olivine.data.forms import Text
 
@@ -32,6 +33,7 @@ __all__ = [
     "describe",
     "examine",
     "examples",
+    "pick_rows",
     "prepare",
     "read_rows",
     "resolved",

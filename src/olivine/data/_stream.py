@@ -1,12 +1,12 @@
 """The rows of a data config one after the other: none of them stays in memory, and each knows where it stands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from olivine.config.schema import DataConfig
 from olivine.data._files import DataFile, locate
-from olivine.data._rows import parts_of, rows_of
+from olivine.data._rows import Rows, parts_of, rows_of
 from olivine.data.sources import Row, hub, parquet_footer, place
 from olivine.errors import DataError
 
@@ -69,6 +69,17 @@ class RowStream:
     def _rows(self, files: Sequence[DataFile]) -> Iterator[Placed]:
         places = [self.files.index(file) for file in files]
         yield from (Placed(row, places[index], number) for index, number, row in rows_of(files))
+
+
+def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows:
+    """Some rows in the order of the data set; the others are read, but do not stay in memory.
+
+    choose: from the number of rows to the increasing indices of those wanted. Raises DataError as `read_rows` does.
+    """
+    stream = RowStream(config)
+    wanted = set(choose(sum(1 for _ in stream)))
+    kept = [placed for index, placed in enumerate(stream) if index in wanted]
+    return Rows([one.row for one in kept], lambda index: stream.where(kept[index].file, kept[index].number))
 
 
 def _count(files: Sequence[DataFile], stream: RowStream) -> int:
