@@ -260,6 +260,7 @@ def _plan_steps(draft: _Draft) -> None:
         _check_model_names(draft, name, step)
         found = step.check(facts or STAND_IN, draft.machine, used)
         draft.problems += [_placed(draft, name, problem) for problem in found]
+        _check_held_out(draft, name, step, used)
         draft.steps.append(_step(draft, name, step, used, parent, facts))
         facts = step.forecast(facts) if facts else None
 
@@ -329,6 +330,16 @@ def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
         if "train_data_config" in type(step).Params.model_fields:
             _tell_data(draft, config)
     return used
+
+
+def _check_held_out(draft: _Draft, name: str, step: Pass, used: Mapping[str, DataConfig]) -> None:
+    """That the rows can be split as the step wants them, where they are few and here."""
+    params = step.params.model_dump()
+    config, size = used.get(params.get("train_data_config", "")), params.get("eval_dataset_size")
+    if config is None or size is None or params.get("eval_data_config") is not None:
+        return
+    for problem in data.check_split(config, size):
+        draft.problems.append(replace(problem, where=draft.where("passes", name, "eval_dataset_size")))
 
 
 def _tell_data(draft: _Draft, config: DataConfig) -> None:
@@ -430,7 +441,7 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
         return None
     rows = _score_rows(draft)
     if rows is None:
-        if quality.max_drop is not None:
+        if quality.max_drop is not None and not (draft.problems and _names_rows(draft)):
             fix = "Name the rows in quality.data_config."
             draft.problem(
                 "missing-data", ("quality", "max_drop"), "max_drop is set, but there are no rows to score.", fix
@@ -453,8 +464,17 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
         "train": f"scored on up to {n_most} rows of '{config.name}' that were trained on: there are no others",
     }
     wanted = f"the column '{target}'" if target else "what the text of a row ends with"
+    if data.resolved(config).pre_process_data_config.chat_template:
+        wanted = "the last turn of the assistant"
     draft.translated.append(f"every model is {told[part]}; it should predict {wanted}")
     return ScoreRows(config, part, size, seed, target, n_most)  # type: ignore[arg-type]
+
+
+def _names_rows(draft: _Draft) -> bool:
+    """Whether the config names rows to score: when they are not found, that is told already."""
+    return draft.workflow.quality.data_config is not None or any(
+        "train_data_config" in one.params for one in draft.workflow.passes.values()
+    )
 
 
 def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int] | None:
@@ -580,13 +600,19 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _in_words(n_parameters: int) -> str:
+    if n_parameters < 1e6:
+        return f"{n_parameters:,}"
+    return f"{n_parameters / 1e6:,.0f} million"
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
     device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
     text = [f"runs on {device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "no model")
-    text.append(f"model {name}" + (f", {plan.n_parameters / 1e6:,.0f} million parameters" if plan.n_parameters else ""))
+    text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
     needed = plan.estimate
     text.append(f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most")
