@@ -91,7 +91,7 @@ def ours(monkeypatch, model, samples, folder, report=None, **more):
     def run():
         return _trainer.train(model, samples, None, arguments(folder, **more), 2, report)
 
-    monkeypatch.setattr(_trainer, "_refuse_unusable", lambda _: None)  # nothing is trained at learning rate 0
+    monkeypatch.setattr(_trainer, "_refuse_unusable", lambda *_: None)  # nothing is trained at learning rate 0
     return gradients_of(monkeypatch, model, run), report
 
 

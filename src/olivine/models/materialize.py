@@ -59,13 +59,18 @@ def materialize(model: Model, folder: Path) -> Model:
     are on the disk when this returns. OSError (a full disk) passes; the caller owns `folder` and removes it.
     """
     copy_companions(model.path, folder)
-    shards = list(_shards(list(weights(model).values())))
+    write_weights(list(weights(model).values()), folder)
+    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
+
+
+def write_weights(tensors: Sequence[LazyTensor], folder: Path) -> None:
+    """Write tensors as the safetensors files of a checkpoint, one after another; their bytes are on the disk then."""
+    shards = list(_shards(tensors))
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
-    for name, tensors in zip(names, shards, strict=True):
-        _write(folder / name, tensors)
+    for name, shard in zip(names, shards, strict=True):
+        _write(folder / name, shard)
     if len(shards) > 1:
         _write_index(folder, names, shards)
-    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
 
 
 def n_bytes(tensor: LazyTensor) -> int:
