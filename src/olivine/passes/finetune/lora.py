@@ -67,6 +67,9 @@ class Lora(Pass):
         """training_args by name and type, target modules against the model, and methods that exclude others."""
         yield from _checks.check_adapter(self.params, facts, machine, self.name)
         yield from self._check_start()
+        if self.params.use_dora and self.params.sharding != "none":
+            message = "with sharding, 'use_dora' cannot see the whole rows whose length it trains."
+            yield Problem("unsupported", self.name, message, "Remove one of the two.")
         optimizer = _training_arguments.today(self.params.training_args).get("optim")
         if self.params.loraplus_lr_ratio is not None and optimizer in OWN_GROUPS:
             message = f"loraplus_lr_ratio sets learning rates that training_args.optim '{optimizer}' does not take."
