@@ -219,6 +219,7 @@ def test_two_processes_train_as_one_does(method, changes, tiny_llama, tmp_path):
         ("LoKr", {"decompose_factor": 0}, "decompose_factor must be -1 or at least 1, but is 0"),
         ("LoKr", {"target_modules": ["q_prj"]}, "did you mean 'q_proj'"),
         ("LoRA+", {"training_args": {"optim": "lomo"}}, "training_args.optim 'lomo' does not take"),
+        ("FullFinetune", {"training_args": {"optim": "schedule_free_adamw"}}, "not on float32 copies of them"),
         ("FullFinetune", {"training_args": {"learning_rte": 1}}, "Did you mean 'learning_rate'?"),
     ],
 )

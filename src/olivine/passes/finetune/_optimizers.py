@@ -67,6 +67,8 @@ OPTIMIZERS: dict[str, str | None] = {
 
 # those that divide the parameters among themselves, each with a state or a step of its own
 OWN_GROUPS = frozenset(name for name, module in OPTIMIZERS.items() if module in (_GALORE, _APOLLO, _LOMO))
+# those that write into the weights between their steps
+SCHEDULE_FREE = frozenset(name for name, module in OPTIMIZERS.items() if module == _FREE)
 
 
 def check_package(optimizer: object, where: str) -> Iterator[Problem]:

@@ -17,6 +17,7 @@ from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.weights import LazyTensor
 from olivine.passes._base import Context, Estimate, Machine, Pass
 from olivine.passes.finetune import _checks, _memory, _session, _training_arguments
+from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE
 from olivine.passes.finetune._params import TrainingParams
 from olivine.passes.finetune._precision import choose_dtype
 
@@ -59,11 +60,17 @@ class FullFinetune(Pass):
         return self.params.data_names
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
-        """training_args by name and type."""
+        """training_args by name and type, and what works in 16 bits alone."""
         yield from _checks.check_training(self.params, machine, self.name)
-        if _training_arguments.today(self.params.training_args).get("fp16") is True and machine.device != "cpu":
+        arguments = _training_arguments.today(self.params.training_args)
+        if arguments.get("fp16") is True and machine.device != "cpu":
             message = "training_args.fp16 is for adapters: updates of whole weights are lost in 16 bits."
             yield Problem("unsupported", self.name, message, "Remove it; torch_dtype: bfloat16 keeps float32 copies.")
+        if (optimizer := arguments.get("optim")) in OWN_GROUPS | SCHEDULE_FREE:
+            message = (
+                f"training_args.optim '{optimizer}' works on the weights themselves, not on float32 copies of them."
+            )
+            yield Problem("unsupported", self.name, message, "Use adamw_torch or adafactor.")
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """16 bytes a weight, and the smallest micro-batch that training would fall back to where memory is short."""
