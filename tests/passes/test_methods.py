@@ -1,6 +1,8 @@
 """Every method: it learns, the same seed gives the same bytes, a cut training ends with them, several devices agree."""
 
 import json
+import os
+import threading
 from dataclasses import replace
 
 import pytest
@@ -8,12 +10,15 @@ import torch
 from peft import PeftModel
 from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
+from test_kills import workers
 from test_lora import MACHINE, context
+from test_several_devices import wait_for
 from test_training_run import Report
 from training_tools import adapted, arguments, rows
 from transformers import AutoModelForCausalLM, Trainer
 
 from olivine.config import load
+from olivine.errors import StepFailed
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
@@ -219,7 +224,7 @@ def test_two_processes_train_as_one_does(method, changes, tiny_llama, tmp_path):
         ("LoKr", {"decompose_factor": 0}, "decompose_factor must be -1 or at least 1, but is 0"),
         ("LoKr", {"target_modules": ["q_prj"]}, "did you mean 'q_proj'"),
         ("LoRA+", {"training_args": {"optim": "lomo"}}, "training_args.optim 'lomo' does not take"),
-        ("FullFinetune", {"training_args": {"optim": "schedule_free_adamw"}}, "not on float32 copies of them"),
+        ("FullFinetune", {"training_args": {"optim": "schedule_free_adamw"}}, "not on float32 copies"),
         ("FullFinetune", {"training_args": {"learning_rte": 1}}, "Did you mean 'learning_rate'?"),
     ],
 )
@@ -228,7 +233,7 @@ def test_what_cannot_work_is_refused_by_plan(method, changes, message, tiny_llam
     assert any(message in f"{problem.message} {problem.fix}" for problem in problems)
 
 
-def workflow(folder, model, step, **more):
+def workflow(folder, model, step, scored=True, **more):
     config = {
         "input_model": {"type": "HfModel", "model_path": str(model)},
         "data_configs": [
@@ -239,6 +244,7 @@ def workflow(folder, model, step, **more):
             }
         ],
         "passes": {"train": step, **more},
+        "quality": {"enabled": scored},
         "cache_dir": str(folder / "cache"),
         "output_dir": str(folder / "out"),
     }
@@ -274,6 +280,41 @@ def test_adapter_of_every_method_is_scored_merged_and_built(method, tmp_path):
     assert merged == pytest.approx(adapter, abs=0.5 if method == "LoftQ" else 1e-3)
     assert (result.model / "genai_config.json").is_file()
     assert (result.output_dir / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
+@pytest.mark.parametrize("method", ["FullFinetune", "PiSSA", "LoRA+"])
+def test_killed_worker_goes_on_to_the_same_bytes(method, tiny_llama, tmp_path):
+    kind, changes = METHODS[method]
+    arguments = TRAINED["training_args"] | {"max_steps": 40, "save_steps": 2}
+    step = {"type": kind, **changes, **TRAINED, "training_args": arguments}
+    plans = []
+    for name in ("whole", "cut", "cut"):
+        (tmp_path / name).mkdir(exist_ok=True)
+        plans.append(workflow(tmp_path / name, tiny_llama, step, scored=False))
+    run(plans[0])
+
+    def kill():
+        wait_for(lambda: [*(tmp_path / "cut" / "cache").rglob("checkpoint-4/trainer_state.json")])
+        for worker in workers():
+            worker.kill()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    with pytest.raises(StepFailed, match="killed"):
+        run(plans[1])
+    killer.join()
+    run(plans[2])
+    journal = (tmp_path / "cut" / "out" / "journal.jsonl").read_text()
+    assert "loss_curve" in journal
+    found, wanted = (files_of(tmp_path / name / "out") for name in ("cut", "whole"))
+    assert found == wanted
+
+
+def files_of(folder):
+    files = [path for name in ("model", "adapter") for path in (folder / name).rglob("*.safetensors")]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_old_names_of_the_params_are_read(tiny_llama, tmp_path):

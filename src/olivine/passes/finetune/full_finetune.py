@@ -67,9 +67,7 @@ class FullFinetune(Pass):
             message = "training_args.fp16 is for adapters: updates of whole weights are lost in 16 bits."
             yield Problem("unsupported", self.name, message, "Remove it; torch_dtype: bfloat16 keeps float32 copies.")
         if (optimizer := arguments.get("optim")) in OWN_GROUPS | SCHEDULE_FREE:
-            message = (
-                f"training_args.optim '{optimizer}' works on the weights themselves, not on float32 copies of them."
-            )
+            message = f"training_args.optim '{optimizer}' works on the weights themselves, not on float32 copies."
             yield Problem("unsupported", self.name, message, "Use adamw_torch or adafactor.")
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
