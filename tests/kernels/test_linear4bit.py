@@ -81,7 +81,7 @@ def test_a_decoder_layer_is_packed_whole(tiny_llama):
     from olivine.models import Model
     from olivine.models.loading import load_causal_lm
 
-    model = load_causal_lm(Model("hf", tiny_llama), each_layer=lambda layer: pack_layer(layer, Rounding()))
+    model = load_causal_lm(Model("hf", tiny_llama), each_layer=lambda _, layer: pack_layer(layer, Rounding()))
     linear = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
     assert len(linear) == 2 * 7
     assert type(model.lm_head) is torch.nn.Linear

@@ -149,7 +149,7 @@ def test_unknown_pass_names_the_nearest(planned):
     assert "Did you mean 'MergeAdapterWeights'?" in problem.fix
 
 
-@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OnnxConversion", "SpinQuant", "loha"])
+@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OnnxConversion", "SpinQuant", "slicegpt"])
 def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
     assert name in next(problem for problem in plan.problems if problem.kind == "unsupported").message

@@ -3,6 +3,7 @@
 The weight is never kept unpacked: the backward pass unpacks it again, so that memory stays at half a byte a weight.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -106,11 +107,12 @@ _linear4bit.register_autograd(_gradients, setup_context=_keep)
 class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the type checker
     """y = x W' + bias with W in 4 bits and frozen; inputs of any float type, in which the product is computed."""
 
-    def __init__(self, plain: torch.nn.Linear, rounding: Rounding) -> None:
+    def __init__(self, plain: torch.nn.Linear, rounding: Rounding, shift: torch.Tensor | None = None) -> None:
+        """Shift: what is taken from the weight before it is rounded, [out, in] float32."""
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.compute_dtype, self.rounding = plain.weight.dtype, rounding
-        packed = pack(plain.weight.data, rounding)
+        packed = pack(plain.weight.data if shift is None else plain.weight.data.float() - shift, rounding)
         for name in ("codes", "magnitudes", "table", "scales", "offset"):
             self.register_buffer(name, getattr(packed, name), persistent=False)
         self.bias = plain.bias
@@ -133,10 +135,13 @@ class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the t
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.rounding.kind}"
 
 
-def pack_layer(layer: torch.nn.Module, rounding: Rounding) -> int:
-    """Put every linear layer inside of a decoder layer into 4 bits, in place; gives their number."""
+def pack_layer(layer: torch.nn.Module, rounding: Rounding, shifts: Mapping[str, torch.Tensor] | None = None) -> int:
+    """Put every linear layer inside of a decoder layer into 4 bits, in place; gives their number.
+
+    shifts: by name inside of the layer, what is taken from a weight before it is rounded.
+    """
     found = [(name, module) for name, module in layer.named_modules() if type(module) is torch.nn.Linear]
     for name, module in found:
         owner, _, leaf = name.rpartition(".")
-        setattr(layer.get_submodule(owner), leaf, Linear4bit(module, rounding))
+        setattr(layer.get_submodule(owner), leaf, Linear4bit(module, rounding, (shifts or {}).get(name)))
     return len(found)

@@ -64,13 +64,18 @@ def materialize(model: Model, folder: Path) -> Model:
     copy_companions(model.path, folder)
     dtype = _type_of_packed(model)
     tensors = [_stored_as(tensor, dtype) if dtype else tensor for tensor in weights(model).values()]
+    write_weights(tensors, folder)
+    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
+
+
+def write_weights(tensors: Sequence[LazyTensor], folder: Path) -> None:
+    """Write tensors as the safetensors files of a checkpoint, one after another; their bytes are on the disk then."""
     shards = list(_shards(tensors))
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
-    for name, tensors in zip(names, shards, strict=True):
-        _write(folder / name, tensors)
+    for name, shard in zip(names, shards, strict=True):
+        _write(folder / name, shard)
     if len(shards) > 1:
         _write_index(folder, names, shards)
-    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
 
 
 def _type_of_packed(model: Model) -> str | None:

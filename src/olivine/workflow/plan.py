@@ -305,6 +305,11 @@ def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass
 
 
 def _explain_chain(draft: _Draft, name: str, plugin: type[Pass], form: str) -> None:
+    maker = next((step for step in reversed(draft.steps) if step.produces == form and not step.implicit), None)
+    if maker is not None and form in plugin.not_accepted:
+        message, fix = plugin.not_accepted[form]
+        draft.problem("invalid-value", ("passes", name), message.format(name=maker.name), fix)
+        return
     wanted = " or ".join(sorted(plugin.accepts))
     bridges = [
         other.name for other in passes.classes.values() if form in other.accepts and other.produces in plugin.accepts
@@ -561,16 +566,17 @@ def _total(draft: _Draft) -> Estimate:
 
 def _check_room(draft: _Draft, estimate: Estimate) -> None:
     for step in draft.steps:
+        on_device, device_bytes = step.estimate.device_memory_bytes, draft.machine.device_memory_bytes
         if step.estimate.memory_bytes > draft.machine.memory_bytes:
-            draft.problem(
-                "hardware",
-                ("passes", step.name),
-                f"step '{step.name}' needs about {_size(step.estimate.memory_bytes)} of memory, but this machine has "
-                f"{_size(draft.machine.memory_bytes)}.",
-                "Lower max_seq_len or per_device_train_batch_size."
-                if step.produces == "adapter"
-                else "Use a larger machine.",
-            )
+            needed, there = _size(step.estimate.memory_bytes), _size(draft.machine.memory_bytes)
+            message = f"step '{step.name}' needs about {needed} of memory, but this machine has {there}."
+        elif device_bytes and on_device > device_bytes:
+            needed, there = _size(on_device), _size(device_bytes)
+            message = f"step '{step.name}' needs about {needed} on the GPU, but it has {there}."
+        else:
+            continue
+        fix = passes.classes[step.pass_name].when_too_large
+        draft.problem("hardware", ("passes", step.name), message, fix)
     if estimate.disk_bytes > draft.machine.disk_bytes:
         draft.problem(
             "hardware",

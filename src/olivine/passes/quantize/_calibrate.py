@@ -326,7 +326,7 @@ def skeleton(model: Model, dtype: str = "float32") -> Any:
 
 
 def _dtype(source: Weights, device: str) -> str:
-    from olivine.passes.finetune.lora import cpu_computes_in_bf16
+    from olivine.passes.finetune._precision import cpu_computes_in_bf16
 
     if device.startswith("cuda"):
         return "bfloat16"
