@@ -175,13 +175,13 @@ def test_model_that_cannot_fit_is_one_sentence_of_plan(machine, where, tiny_llam
     assert problem.fix == "Use LoRA, which trains a small part of the weights, or a larger machine."
 
 
-def test_estimate_counts_sixteen_bytes_a_weight_and_falls_back_to_what_fits(tiny_llama):
+def test_estimate_counts_what_a_weight_takes_and_falls_back_to_what_fits(tiny_llama):
     facts = replace(read_facts(tiny_llama), **LARGE | {"n_parameters": 1_000_000_000})
     gpu = replace(MACHINE, device="cuda")
     step = Full(Full.Params(train_data_config="rows"))
     free = step.estimate(facts, replace(gpu, device_memory_bytes=80 * 10**9), {}).device_memory_bytes
-    tight = step.estimate(facts, replace(gpu, device_memory_bytes=20 * 10**9), {}).device_memory_bytes
-    assert 16e9 < tight <= 20e9 < free
+    tight = step.estimate(facts, replace(gpu, device_memory_bytes=22 * 10**9), {}).device_memory_bytes
+    assert 18e9 < tight <= 22e9 < free
     cpu = step.estimate(facts, replace(MACHINE, memory_bytes=10**12), {})
     assert cpu.memory_bytes > 16e9
     assert cpu.disk_bytes > 36e9

@@ -6,6 +6,7 @@ Blocks are sliced before they are walked through: an index that starts anywhere 
 and such a loop stays scalar.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 

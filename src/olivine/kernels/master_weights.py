@@ -39,10 +39,14 @@ class MasterWeights(torch.optim.Optimizer):  # type: ignore[misc] # torch is not
 
     @torch.no_grad()  # type: ignore[untyped-decorator] # as above
     def step(self, closure: None = None) -> None:
-        """Update the masters with the gradients of the parameters, and the parameters with the masters."""
+        """Update the masters with the gradients of the parameters, and the parameters with the masters.
+
+        The gradients are gone after it: each makes room for its float32 copy.
+        """
         assert closure is None  # noqa: S101 - for the type checker: Trainer computes the loss itself
         for parameter, master in self._pairs:
             master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
         self.inner.step()
         for parameter, master in self._pairs:
             master.grad = None

@@ -12,6 +12,8 @@ from olivine.models.facts import ModelFacts
 
 # float32 master, its gradient and Adam's two moments
 BYTES_PER_TRAINED_WEIGHT = 16
+# the same with the weight itself in 16 bits; its gradient gives way to the master's for the time of the update
+BYTES_WITH_MASTER = 18
 # logits of one chunk: the head's output, its float32 copy, and one more while the softmax is taken
 _CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 32 * 2**20}
 # A longer micro-batch is no faster: the matrix products are as efficient as they get.

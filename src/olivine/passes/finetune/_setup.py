@@ -173,6 +173,8 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
     frozen = [p for p in parameters if not p.requires_grad]
     frozen_bytes = sum(_sharding.bytes_here(p) for p in frozen) + _sharding.gathered_bytes(model)
     frozen_bytes += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())  # weights in 4 bits
+    beside_masters = _memory.BYTES_WITH_MASTER - _memory.BYTES_PER_TRAINED_WEIGHT
+    frozen_bytes += sum(beside_masters * p.numel() for p in parameters if p.requires_grad and p.element_size() < 4)
     size = min((p.element_size() for p in frozen or parameters if p.is_floating_point()), default=4)
     return _memory.Shape(
         hidden=hidden,

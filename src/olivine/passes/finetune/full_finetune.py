@@ -34,9 +34,10 @@ class FullFinetune(Pass):
     """Fine-tune every weight of the model: embeddings, norms and head included.
 
     1. Where the model computes in bfloat16, the optimizer works on float32 copies: no update is rounded away. 2. A tied
-    head stays tied. 3. Every weight takes 16 bytes (itself, its gradient and two moments), which `plan` counts; a model
-    that cannot fit is refused. 4. Several devices hold it as replicas. 5. An interrupted training goes on from its last
-    checkpoint. 6. The result is a Hugging Face folder in the type that it was trained in; there is nothing to merge.
+    head stays tied. 3. Every weight takes 16 bytes (itself, its gradient and two moments; 18 with a copy), which `plan`
+    counts; a model that cannot fit is refused. 4. Several devices hold it as replicas. 5. An interrupted training goes
+    on from its last checkpoint. 6. The result is a Hugging Face folder in the type that it was trained in; there is
+    nothing to merge.
     """
 
     class Params(TrainingParams):
@@ -71,14 +72,14 @@ class FullFinetune(Pass):
             yield Problem("unsupported", self.name, message, "Use adamw_torch or adafactor.")
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
-        """16 bytes a weight, and the smallest micro-batch that training would fall back to where memory is short."""
+        """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""
         n = facts.n_parameters
         size = 2 if machine.device == "cuda" else 4
         config = data.get(self.params.train_data_config)
         longest = config.pre_process_data_config.max_seq_len if config else 1024
         shape = _memory.Shape.of_facts(facts, n, size, machine.device)
         there = machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes // machine.n_devices
-        shape = replace(shape, weight_bytes=0)
+        shape = replace(shape, weight_bytes=n * (_bytes_per_weight(size) - _memory.BYTES_PER_TRAINED_WEIGHT))
         rows = -(-_training_arguments.rows_per_step(self.params.training_args) // machine.n_devices)
         needed = _memory.choose(shape, there or 2**60, longest, rows * longest).peak_bytes
         on_device = needed if machine.device == "cuda" else 0
@@ -112,13 +113,18 @@ class FullFinetune(Pass):
         return _session.Ready(module.train(), result, save, settings)
 
 
+def _bytes_per_weight(size: int) -> int:
+    """Of a weight of so many bytes with all that its training needs."""
+    return _memory.BYTES_PER_TRAINED_WEIGHT if size == 4 else _memory.BYTES_WITH_MASTER
+
+
 def _refuse_too_large(n_trained: int, module: Any) -> None:
     """Raise RequestError when a GPU has no room for what the optimizer will hold, before the first step finds out."""
     if module.device.type != "cuda":
         return
     free, _ = torch.cuda.mem_get_info()
     there = free + torch.cuda.memory_reserved()
-    needed = n_trained * _memory.BYTES_PER_TRAINED_WEIGHT
+    needed = n_trained * _bytes_per_weight(module.dtype.itemsize)
     if needed > there:
         raise RequestError(
             f"training all {n_trained:,} weights needs {needed / 1e9:.1f} GB, and this GPU has {there / 1e9:.1f} GB; "
