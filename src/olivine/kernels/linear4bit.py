@@ -4,12 +4,13 @@ The weight is never kept unpacked: the backward pass unpacks it again, so that m
 """
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from olivine.models.nf4 import Packed, Rounding, pack, unpack
+from olivine.models.nf4 import BLOCK, Packed, Rounding, magnitudes_of, pack, unpack
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
@@ -31,10 +32,42 @@ _unpack_fused = torch.compile(_unpack, dynamic=False)
 
 
 def _weight(parts: Parts, out_features: int, in_features: int, dtype: torch.dtype) -> torch.Tensor:
-    """On a GPU in one kernel: written once, no table look-up in memory."""
+    """On a GPU in one kernel: written once, no table look-up in memory; on a CPU in compiled loops."""
+    if parts[0].device.type == "cpu":
+        return unpack_on_cpu(Packed(*parts), (out_features, in_features), dtype)
     run = _unpack_fused if parts[0].is_cuda else _unpack
     weight: torch.Tensor = run(*parts, out_features, in_features, dtype)
     return weight
+
+
+_BLOCKS_A_TASK = 1 << 15  # two million weights, a millisecond of one core: less does not pay for a thread
+
+
+def unpack_on_cpu(packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """What `nf4.unpack` gives, to the bit, on as many threads as torch has."""
+    from olivine.kernels import _unpack4bit
+
+    n_bytes = BLOCK // 2
+    magnitudes, table, codes = magnitudes_of(packed).numpy(), packed.table.numpy(), packed.codes.numpy()
+    in_bf16 = dtype == torch.bfloat16  # written as its bits; any other type is turned from float32
+    values = torch.empty(2 * len(codes), dtype=torch.uint16 if in_bf16 else torch.float32)
+    kernel = _unpack4bit.to_bfloat16 if in_bf16 else _unpack4bit.to_float32
+    found = values.numpy()
+
+    def work(start: int) -> None:
+        end = start + _BLOCKS_A_TASK
+        part = slice(start * n_bytes, end * n_bytes), slice(start, end), slice(start * BLOCK, end * BLOCK)
+        kernel(codes[part[0]], magnitudes[part[1]], table, found[part[2]])
+
+    starts = range(0, len(magnitudes), _BLOCKS_A_TASK)
+    if len(starts) > 1 and torch.get_num_threads() > 1:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(work, starts))
+    else:
+        for start in starts:
+            work(start)
+    weight = values.view(torch.bfloat16) if in_bf16 else values
+    return weight[: shape[0] * shape[1]].view(shape).to(dtype)
 
 
 @torch.library.custom_op("olivine::linear4bit", mutates_args=())  # type: ignore[untyped-decorator] # torch is unread
