@@ -56,6 +56,21 @@ def make_checkpoint(folder: Path, sizes: dict, n_layers: int, device: str) -> in
     return sum(shape.numel() for shape in shapes.values())
 
 
+def same_codes(device: str) -> float:
+    """Share of GPTQ's codes on this device that are those of the processor, for one small weight."""
+    import torch
+
+    from olivine.kernels.blockwise import Format
+    from olivine.kernels.gptq import gptq
+
+    generator = torch.Generator().manual_seed(0)
+    weight, mixed = torch.randn(512, 1024, generator=generator), torch.randn(1024, 1024, generator=generator)
+    inputs = torch.randn(4096, 1024, generator=generator) @ mixed
+    matrix, fmt = inputs.T @ inputs / len(inputs), Format(4, 32, symmetric=False)
+    there = gptq(weight.to(device), matrix.to(device), fmt).codes
+    return float((there == gptq(weight, matrix, fmt).codes).float().mean())
+
+
 def main() -> None:
     """Measure each stage once, after a warm-up of the device."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -76,6 +91,7 @@ def main() -> None:
     result: dict = {"environment": environment(), "sizes": sizes, "layers": given.layers, "tokens": N_TOKENS}
     folder = Path(tempfile.mkdtemp())
     started = time.perf_counter()
+    result["codes as on the processor"] = same_codes(device)
     result["weights"] = make_checkpoint(folder, sizes, given.layers, device)
     result["made_in_seconds"] = time.perf_counter() - started
     model, fmt = Model("hf", folder), Format(4, 32, symmetric=False)

@@ -135,3 +135,13 @@ def test_what_is_not_finite_or_does_not_fit_is_named():
         gptq(weight, matrix * float("inf"), fmt)
     with pytest.raises(ValueError, match="not positive"):
         factor(-matrix + 2 * torch.diag(matrix.diagonal()) - 1e6 * (torch.ones(32, 32) - torch.eye(32)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU; benchmarks/quantize_gpu.py does the same there")
+@pytest.mark.parametrize("fmt", [Format(4, 32), Format(4, 32, symmetric=False), Format(8, 16)])
+def test_gpu_gives_the_codes_of_the_processor(fmt):
+    weight, matrix = torch.randn(300, 416), hessian(correlated(1000, 416))
+    there = gptq(weight.cuda(), matrix.cuda(), fmt)
+    here = gptq(weight, matrix, fmt)
+    assert (there.codes == here.codes).float().mean() > 0.999  # sums in another order decide a tie now and then
+    torch.testing.assert_close(there.scales, here.scales)

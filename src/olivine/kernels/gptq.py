@@ -5,6 +5,7 @@ columns that lie together, so that columns can be visited in any order and the r
 that of falling importance: the columns that matter most are rounded while all others can still correct them.
 """
 
+import importlib.util
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 
 from olivine.kernels.blockwise import Blockwise, Format, all_finite, on_all_cores, search
 
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Rows are independent: as many at a time as keep a block of columns in the processor's cache.
 ROWS = {"cpu": 2048, "cuda": 65536}
 # of which each core takes so many: with a block of columns they fill half of its second cache
@@ -108,7 +110,7 @@ def _sweep(weight: torch.Tensor, shared: Factor, fmt: Format, start: Blockwise, 
     scale = torch.where(scales == 0, torch.ones_like(scales), scales).T.contiguous()  # [K / group, N]
     shift = torch.full_like(scale, float(fmt.middle)) if zero is None else zero.float().T.contiguous()
     codes = torch.empty(columns.shape, dtype=torch.uint8, device=weight.device)
-    round_block = _round_block_on_cores if weight.device.type == "cpu" else _round_block
+    round_block = _round_block_on_cores if weight.device.type == "cpu" else _round_block_on_gpu
     for first in range(0, len(columns), block):
         last = min(first + block, len(columns))
         part = slice(first, last)
@@ -140,6 +142,23 @@ def _round_block(
         torch.sub(columns[k], code.sub_(z).mul_(s), out=errors[k]).div_(pivots[k])
         columns[k + 1 :].addr_(upper[k, k + 1 :], errors[k], alpha=-1)
     return errors
+
+
+def _round_block_on_gpu(
+    columns: torch.Tensor,
+    upper: torch.Tensor,
+    groups: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    fmt: Format,
+    codes: torch.Tensor,
+) -> torch.Tensor:
+    """`_round_block` as one kernel, where Triton is."""
+    if not _HAS_TRITON:
+        return _round_block(columns, upper, groups, scale, shift, fmt, codes)
+    from olivine.kernels import _rounding
+
+    return _rounding.round_block(columns, upper, groups, scale, shift, fmt.highest, codes)
 
 
 def _round_block_on_cores(
