@@ -3,10 +3,15 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_tools import adapted, arguments, whole
 
-from olivine.passes.finetune._memory import Shape, choose, peak_bytes
+from olivine.kernels import lora_linear
+from olivine.passes.finetune import _acceleration, _setup
+from olivine.passes.finetune._memory import Shape, choose, layer_bytes, peak_bytes
+from tiny import tiny_model
 
 # Phi-3-mini with LoRA of rank 16 on all linear layers, bfloat16
 PHI = Shape(3072, 8192, 32, 32064, 3072, 3072, 7_642_159_104, 25_165_824, compiled=True)
@@ -72,12 +77,52 @@ def test_updates_that_are_written_out_are_counted():
     assert peak_bytes(again, 64) - peak_bytes(replace(plain, checkpointed=32), 64) < written.update_bytes / 4
 
 
+KINDS = {
+    "LoRA": {},
+    "DoRA": {"use_dora": True},
+    "LoHa": {"method": "LoHaConfig"},
+    "LoKr": {"method": "LoKrConfig"},
+    "every weight": None,
+}
+
+
+def kept_bytes(model, n_tokens):
+    """What autograd keeps of the decoder for the backward pass, each storage once, without the weights."""
+    weights = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (storage.nbytes(), tensor)  # the tensor keeps its address from being reused
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        _acceleration.base_of(model).model(input_ids=torch.arange(n_tokens)[None] % 300, use_cache=False)
+    return sum(n_bytes for n_bytes, _ in kept.values())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_layers_keep_is_what_autograd_keeps(kind, dtype, tmp_path):
+    sizes = {"hidden_size": 256, "intermediate_size": 704, "num_attention_heads": 8, "num_key_value_heads": 8}
+    folder = tiny_model(tmp_path / "model", "llama", max_position_embeddings=1024, **sizes)
+    how = KINDS[kind]
+    model = whole(folder, dtype=dtype) if how is None else adapted(folder, **how)
+    if how is not None:  # the base alone: adapters train in float32
+        for parameter in model.parameters():
+            parameter.data = parameter.data if parameter.requires_grad else parameter.data.to(dtype)
+        lora_linear.take_over(model)
+    model.train()
+    few, many = kept_bytes(model, 128), kept_bytes(model, 256)
+    shape = _setup._shape_of(model, arguments(tmp_path))
+    per_token, fixed = (many - few) / 128 / shape.n_layers, 2 * few - many
+    assert 0.95 * per_token < layer_bytes(shape) < 1.3 * per_token
+    assert 0.8 * fixed - 2**20 < shape.update_bytes < 1.2 * fixed + 1
+
+
 @pytest.mark.parametrize("method", ["LoHaConfig", "LoKrConfig", "LoraConfig"])
 def test_written_updates_of_a_model_are_found(method, tiny_llama):
-    from training_tools import adapted
-
-    from olivine.passes.finetune._setup import _update_bytes
-
     model = adapted(tiny_llama, method, target_modules=["q_proj", "down_proj"])
     expected = 0 if method == "LoraConfig" else 4 * 2 * (64 * 64 + 64 * 128)
-    assert _update_bytes(model) == expected
+    assert _setup._update_bytes(model) == expected

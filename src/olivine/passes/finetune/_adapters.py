@@ -159,12 +159,13 @@ def estimate(
     saved_bytes: int = 0,
     factors: int = 2,
     writes_update: bool = False,
+    scales_outputs: bool = False,
 ) -> Estimate:
     """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch.
 
     On several devices: the GPU memory is that of each of them, the machine's memory that of all processes. saved_bytes:
     what the base takes less than its parameters in the type that is computed in. factors: how many matrices of the rank
-    a layer has. writes_update: whether layers compute their update as a whole matrix.
+    a layer has. writes_update, scales_outputs: how PEFT's own layers compute (LoHa, LoKr, DoRA), see `_memory.Shape`.
     """
     n_devices = machine.n_devices
     width = max(1, len(facts.linear_modules)) * 2 * facts.hidden_size
@@ -179,6 +180,7 @@ def estimate(
         checkpointed=checkpointed,
         compiled=machine.device == "cuda" and bool(params.compile) and not writes_update,
         update_bytes=4 * max(0, facts.n_parameters - 2 * facts.vocab_size * facts.hidden_size) if writes_update else 0,
+        scales_outputs=scales_outputs,
     )
     shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
     if params.sharding == "fsdp":

@@ -28,7 +28,8 @@ class Shape:
 
     kv_size: features of the keys (and of the values) of a token; compiled: whether each layer runs as fused kernels.
     checkpointed: layers whose activations are computed again in the backward pass. update_bytes: of the updates of all
-    layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr).
+    layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr, DoRA). scales_outputs:
+    whether each layer's output is kept beside that of its update, to be scaled (DoRA).
     """
 
     hidden: int
@@ -44,6 +45,7 @@ class Shape:
     checkpointed: int = 0
     device: str = "cuda"
     update_bytes: int = 0
+    scales_outputs: bool = False
 
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
@@ -75,11 +77,20 @@ def layer_bytes(shape: Shape) -> int:
     fused = shape.query_size + 2 * shape.kv_size
     elements = 2 * shape.hidden + fused + 2 * shape.query_size + shape.kv_size + 3 * shape.intermediate
     if shape.compiled:
-        return (elements + 2 * shape.hidden) * shape.size
-    copies = 4 * (5 * shape.hidden + shape.query_size + shape.intermediate)
+        return (elements + 2 * shape.hidden) * shape.size + _written_bytes(shape)
+    kept = (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden
+    return kept + _written_bytes(shape)
+
+
+def _written_bytes(shape: Shape) -> int:
+    """What PEFT's own layers keep of each token beside the rest: float32 copies of inputs, outputs to be scaled."""
+    n_bytes = 0
     if shape.update_bytes and shape.size < 4:
-        return (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden + copies
-    return (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden
+        n_bytes += 4 * (5 * shape.hidden + shape.query_size + shape.intermediate)
+    if shape.scales_outputs:
+        outputs = shape.query_size + 2 * shape.kv_size + 2 * shape.hidden + 2 * shape.intermediate
+        n_bytes += (4 + shape.size) * outputs
+    return n_bytes
 
 
 def peak_bytes(shape: Shape, n_tokens: int) -> int:

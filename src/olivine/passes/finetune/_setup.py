@@ -189,6 +189,7 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
         checkpointed=config.num_hidden_layers if _checkpoints(args) else 0,
         device="cuda" if torch.device(args.device).type == "cuda" else "cpu",
         update_bytes=_update_bytes(model),
+        scales_outputs=any(getattr(module, "lora_magnitude_vector", None) for module in model.modules()),
     )
 
 
@@ -198,10 +199,14 @@ def _checkpoints(args: "TrainingArguments") -> bool:
 
 
 def _update_bytes(model: Any) -> int:
-    """Of the updates that PEFT's LoHa and LoKr write out, each in float32 and as large as its layer's weight."""
+    """Of the updates that PEFT's LoHa, LoKr and DoRA write out, each in float32 and as large as its layer's weight."""
     from peft.tuners.lycoris_utils import LycorisLayer
 
-    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, LycorisLayer)]
+    layers = [
+        module.get_base_layer()
+        for module in model.modules()
+        if isinstance(module, LycorisLayer) or getattr(module, "lora_magnitude_vector", None)
+    ]
     return sum(4 * layer.weight.numel() for layer in layers)
 
 

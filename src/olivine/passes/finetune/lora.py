@@ -86,7 +86,8 @@ class Lora(Pass):
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""
-        return _adapters.estimate(self.params, facts, machine, data)
+        dora = self.params.use_dora
+        return _adapters.estimate(self.params, facts, machine, data, writes_update=dora, scales_outputs=dora)
 
     def run(self, model: Model, context: Context) -> Model:
         """Train and save the adapter beside the tokenizer it was trained with."""

@@ -58,7 +58,10 @@ class Qlora(Lora):
         )
         magnitude = (1 + 4 / BLOCKS) if self.params.double_quant else 4
         saved = int(n_packed * (size - 0.5 - magnitude / BLOCK))
-        return _adapters.estimate(self.params, facts, machine, data, saved_bytes=saved)
+        dora = self.params.use_dora
+        return _adapters.estimate(
+            self.params, facts, machine, data, saved_bytes=saved, writes_update=dora, scales_outputs=dora
+        )
 
     @property
     def _rounding(self) -> Rounding:
