@@ -43,21 +43,24 @@ def lap(name):
     now = time.perf_counter()
     spent[name], begun = now - begun, now
 from olivine.models import Model
-from olivine.passes.export import _choices, _genai
-lap("import_torch_and_onnx_ir")
+from olivine.passes.export import _genai
+algo, source, output = sys.argv[1:]
+model = Model("hf", Path(source))
+_genai.prepare(model)
+from olivine.passes.export import _choices
+lap("imports")
 save = _genai._save
 def timed(*args):
-    lap("import_builder_and_make_graph")
+    lap("graph")
     save(*args)
     lap("weights")
 _genai._save = timed
-algo, source, output = sys.argv[1:]
 search = _choices.Settings(symmetric=False, search=True, half_scales=True, embedding_bits=8)
 settings = _choices.Settings() if algo == "default" else search
 output = Path(output)
 output.mkdir(parents=True)
 target = _genai.Target("int4", "cpu", {})
-_genai.build(Model("hf", Path(source)), output, output / "cache", target, settings, lambda *_: None)
+_genai.build(model, output, output / "cache", target, settings, lambda *_: None)
 lap("config")
 print(json.dumps(spent), flush=True)
 os._exit(0)

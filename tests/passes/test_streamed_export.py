@@ -172,7 +172,7 @@ def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, mo
         weights_module.os, "posix_fadvise", lambda _file, place, size, _what: told.append((place, size))
     )
     (file,) = tiny_llama.glob("*.safetensors")
-    export(Model("hf", tiny_llama), tmp_path / "out", Settings())
+    _genai.prepare(Model("hf", tiny_llama))
     assert told[0] == (0, file.stat().st_size)
     told.clear()
     weights_module.announce(Model("adapter", tmp_path, base=Model("hf", tiny_llama)), 1000)

@@ -1,6 +1,7 @@
 """What surrounds onnxruntime-genai's model builder: our weights in, a complete and checked folder out."""
 
 import contextlib
+import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,13 @@ class Target:
     options: Mapping[str, str]
 
 
+def prepare(model: Model) -> None:
+    """What an export waits for: the disk begins to read the weights, and the builder is imported, with torch."""
+    announce(model, psutil.virtual_memory().available // 4)
+    with lazy.uncollected():
+        importlib.import_module("onnxruntime_genai.models.builder")
+
+
 def build(
     model: Model,
     output: Path,
@@ -52,21 +60,18 @@ def build(
     settings: how the matrices are quantized; None leaves that, and the reading of all weights, to the builder.
     source: tensors to stream in place of the model's own; what is float32 in it stays so.
     """
-    announce(model, psutil.virtual_memory().available // 4)  # the disk is idle while the builder is imported
-    with contextlib.ExitStack() as quiet:
-        quiet.enter_context(lazy.uncollected())
-        from onnxruntime_genai.models import builder
-
-        if settings is None:
-            quiet.close()  # whole weights may well be among the garbage
-            load = _whole(model)
-        else:
-            load = _streamed(model, settings, progress, source)
-        arguments = (str(_plain_folder(model, scratch)), str(output), target.precision, target.provider)
-        _create(builder, ("", *arguments, str(scratch / "builder")), target, load)
+    folders = (str(_plain_folder(model, scratch)), str(output))
+    arguments = ("", *folders, target.precision, target.provider, str(scratch / "builder"))
+    if settings is None:  # whole weights may well be among the garbage
+        _create(arguments, target, _whole(model))
+    else:
+        with lazy.uncollected():
+            _create(arguments, target, _streamed(model, settings, progress, source))
 
 
-def _create(builder: Any, arguments: tuple[str, ...], target: Target, load: Callable[[Any], Any]) -> None:
+def _create(arguments: tuple[str, ...], target: Target, load: Callable[[Any], Any]) -> None:
+    from onnxruntime_genai.models import builder
+
     try:
         prepared = builder.parse_extra_options(*arguments, [f"{key}={value}" for key, value in target.options.items()])
         with _weights_from(builder.Model, load):

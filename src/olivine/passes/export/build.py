@@ -273,6 +273,7 @@ class Build(Pass):
         provider = PROVIDERS.get(context.machine.execution_provider)
         if provider is None:
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
+        _genai.prepare(model)
         streamed = self._streams(model)
         folding = self._calibrated(model, context) if streamed and self.searches else None
         settings = self._settings(context, folding) if streamed else None
