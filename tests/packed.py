@@ -90,8 +90,8 @@ def pack_compressed(codes, scales, zeros, bits, symmetric=False):
     return found
 
 
-def packed_model(base: Path, folder: Path, config: dict, pack) -> tuple[Path, dict]:
-    """A copy of a tiny model whose projections are packed.
+def packed_model(base: Path, folder: Path, config: dict, pack, keep: tuple[str, ...] = ()) -> tuple[Path, dict]:
+    """A copy of a tiny model whose projections are packed, but those that `keep` names.
 
     pack: (name, weight) -> (tensors of the layer, codes, scales, zeros, group of each input). Gives the folder and,
     for each weight, the last four.
@@ -99,7 +99,8 @@ def packed_model(base: Path, folder: Path, config: dict, pack) -> tuple[Path, di
     shutil.copytree(base, folder)
     file = folder / "model.safetensors"
     tensors, expected = load_file(file), {}
-    for name in [name for name in tensors if name.endswith("_proj.weight")]:
+    packed = [name for name in tensors if name.endswith("_proj.weight") and not any(part in name for part in keep)]
+    for name in packed:
         module = name.removesuffix(".weight")
         parts, *expected[name] = pack(module, tensors.pop(name))
         tensors |= {f"{module}.{leaf}": part for leaf, part in parts.items()}

@@ -207,3 +207,11 @@ def test_numbers_are_those_counted_by_hand(there, tiny_llama):
     assert found["share_trained"] == n_trained / sum(lengths)
     assert (found["row_lengths"]["shortest"], found["row_lengths"]["longest"]) == (min(lengths), max(lengths))
     assert shared_rows(prepared, [0, 1], prepared, [2, 3]) == {"n": 0, "places": []}
+
+
+def test_end_that_the_cut_takes_is_not_said_to_be_trained(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", [{"text": "one two three four"}, {"text": "a"}])
+    _, text, _ = run(capsys, write_config(there, tiny_llama, max_seq_len=5, strategy="line-by-line"))
+    assert "an end is trained in 50.0% of the rows" in text
+    assert "1 samples are cut" in text
+    assert "do not end in a trained end token" not in text  # they would, if they were not cut

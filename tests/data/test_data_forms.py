@@ -101,8 +101,10 @@ def test_form_of_a_hub_data_set_is_told_when_it_is_read(there):
 def test_columns_without_a_form_name_what_is_needed(there):
     write_jsonl(there / "train.jsonl", [{"question": "a", "answer": "b"}])
     (problem,) = check(config(there))
-    assert "needs the column 'text'" in problem.message
-    assert "its columns are: question, answer" in problem.message
+    assert problem.message == "nothing says how a row becomes text, and the columns question, answer do not tell it."
+    assert "text_template, such as '{question} {answer}'" in problem.fix
+    with pytest.raises(DataError, match="not known from its columns: question, answer"):
+        describe(config(there))
 
 
 def test_shared_chat_is_the_same_text_as_messages(there):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olivine.data import _prepare as implementation
-from olivine.data import prepare, read_rows, samples, split, texts
+from olivine.data import pick_rows, prepare, read_rows, samples, split, texts
 from olivine.errors import ConfigError, DataError
 
 WORD = word_tokenizer()
@@ -199,6 +199,13 @@ def test_rows_do_not_stay_in_memory(there, monkeypatch):
     monkeypatch.setattr(implementation, "text_of_row", watched)
     assert len(prepare(config(there), WORD, there / "cache")) == 960
     assert most[0] <= 3 * 16
+
+
+def test_picked_rows_are_those_of_all_rows_with_their_places(there):
+    every = read_rows(config(there))
+    found = pick_rows(config(there), lambda n_rows: range(1, n_rows, 5))
+    assert list(found) == [every[index] for index in range(1, len(every), 5)]
+    assert [found.where(index) for index in range(len(found))] == [every.where(i) for i in range(1, len(every), 5)]
 
 
 def test_blank_rows_are_kept_in_place_and_left_out_of_the_samples(there):

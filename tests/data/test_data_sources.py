@@ -1,11 +1,16 @@
 """Files are read row by row, and each row knows its line."""
 
 import json
+import tracemalloc
 
 import pytest
 from data_tools import config, write_jsonl
+from hypothesis import given
+from hypothesis import strategies as st
 
 from olivine.data import data_files, read_rows
+from olivine.data.sources import _json_cursor
+from olivine.data.sources import json as json_source
 from olivine.errors import DataError, Unsupported
 
 ROWS = [
@@ -140,13 +145,92 @@ def test_malformed_first_line_is_named(there):
         ('[{"a": 1},\n 7]', 2),
         ('{"rows":\n [{"a": 1}]}', 1),
         ('{"data":\n [{"a": 1}, 5]}', 2),
-        ('[{"a": 1},\n{"a": ' + "[" * 100_000, 1),
+        ('[{"a": 1},\n{"a": ' + "[" * 100_000, 2),
+        ('{"n": 1, "data": 5,\n "more": 2}', 1),
+        ('{"data": [{"a": 1}],\n "data": [{"a": 2}]}', 2),
+        ('{"data": [{"a": 1}],\n}', 1),
     ],
 )
 def test_fault_in_a_json_document_is_named_by_line(there, text, line):
     (there / "train.json").write_text(text)
     with pytest.raises(DataError, match=rf"^train\.json:{line}: "):
         read_rows(config(there, "train.json"))
+
+
+@given(
+    value=st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+        max_leaves=12,
+    ),
+    indent=st.sampled_from([None, 1]),
+    is_ascii=st.booleans(),
+    chunk=st.integers(1, 40),
+)
+def test_document_is_the_same_whatever_pieces_it_is_read_in(tmp_path_factory, value, indent, is_ascii, chunk):
+    path = tmp_path_factory.mktemp("json") / "a.json"
+    rows = [{"a": value}, {"a": 1}, {"b": value}]
+    path.write_text(
+        json.dumps({"n": value, "data": rows}, indent=indent, ensure_ascii=is_ascii), "utf-8", "surrogatepass"
+    )
+    try:
+        path.read_text("utf-8")
+    except UnicodeDecodeError:
+        return  # half of a surrogate pair is no UTF-8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_json_cursor, "_CHUNK", chunk)
+        assert repr([row for _, row in json_source.read(path)]) == repr(json.loads(path.read_text("utf-8"))["data"])
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 7, 100])
+@pytest.mark.parametrize(
+    ("text", "line", "said"),
+    [
+        ('[{"a": 1},\n {"a": 2, "b": }]', 2, "Expecting value at column 16"),
+        ('[{"a": "one\ntwo"}]', 1, "Invalid control character at at column 12"),
+        ('[{"a": 1},\n {"a": "' + "x" * 90 + "]", 2, "Unterminated string starting at at column 8"),
+        ('[{"a": 1}, {"a": tru}]', 1, "Expecting value at column 18"),
+        ('[{"a": 1}, {"a": 1.}]', 1, "Expecting ',' delimiter at column 19"),
+        ('[{"a": 1},\n {"a": 2} {"a": 3}]', 2, "Expecting ',' or ']' at column 11"),
+    ],
+)
+def test_fault_has_its_place_whatever_pieces_the_document_is_read_in(there, monkeypatch, text, line, said, chunk):
+    (there / "a.json").write_text(text)
+    monkeypatch.setattr(_json_cursor, "_CHUNK", chunk)
+    number, error = list(json_source.read(there / "a.json"))[-1]
+    assert (number, str(error)) == (line, f"not JSON: {said}")
+
+
+@pytest.mark.parametrize(("before", "after"), [("[", "]"), ('{"version": "1", "data": [', "]}")])
+@pytest.mark.parametrize("between", [", ", ",\n"])
+def test_memory_does_not_grow_with_the_rows_of_a_document(there, before, after, between):
+    row = json.dumps({"prompt": "word " * 20, "completion": "joy"})
+    peaks = {}
+    for n_rows in (25_000, 75_000):
+        with (there / "a.json").open("w") as file:
+            file.write(before + row)
+            file.writelines(between + row for _ in range(n_rows - 1))
+            file.write(after)
+        tracemalloc.start()
+        assert sum(1 for _, row in json_source.read(there / "a.json") if isinstance(row, dict)) == n_rows
+        peaks[n_rows] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peaks[75_000] < 1.1 * peaks[25_000]
+    assert peaks[75_000] < (there / "a.json").stat().st_size / 2
+
+
+def test_long_line_is_a_row_where_it_is_no_table(there, monkeypatch):
+    monkeypatch.setattr(json_source, "_LINE", 64)
+    rows = [{"data": [{"a": 1}], "text": "x" * 100}, {"data": [], "text": "y"}]
+    write_jsonl(there / "two.jsonl", rows)
+    assert list(read_rows(config(there, "two.jsonl"))) == rows
+    write_jsonl(there / "one.jsonl", [{"data": "z", "text": "x" * 100}])
+    assert list(read_rows(config(there, "one.jsonl"))) == [{"data": "z", "text": "x" * 100}]
+    (there / "bad.jsonl").write_text('{"text": ' + "x" * 100)
+    with pytest.raises(DataError, match=r"^bad\.jsonl:1: not JSON: Expecting value at column 10"):
+        read_rows(config(there, "bad.jsonl"))
+    (there / "table.json").write_text(json.dumps({"about": "x" * 100, "data": rows}))
+    assert list(read_rows(config(there, "table.json"))) == rows
 
 
 @pytest.mark.parametrize(

@@ -8,13 +8,15 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import onnxruntime
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, OlivineError, Unsupported
-from olivine.evaluate.parity import Gate, Settings, _graph, compare, open_model, read_windows, sample
+from olivine.evaluate.parity import Gate, Settings, _graph, compare, config_of, open_model, read_windows, sample
 from olivine.evaluate.parity import _compare as comparing
 from olivine.evaluate.parity._generate import draw
 from olivine.evaluate.parity._process import Runner
@@ -166,6 +168,33 @@ def test_adapter_is_compared_with_its_base(tiny_llama, tmp_path):
     assert found.candidate.bits_per_weight > found.reference.bits_per_weight
 
 
+@pytest.mark.parametrize("method", ["LoHaConfig", "LoKrConfig"])
+def test_adapter_of_another_method_is_the_model_that_peft_runs(method, tiny_llama, tmp_path):
+    adapter = tiny_adapter(tiny_llama, tmp_path / "adapter", method=method)
+    module = peft.PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_llama), adapter).eval()
+    module.merge_and_unload().save_pretrained(tmp_path / "merged")
+    load_tokenizer(Model("hf", tiny_llama)).save_pretrained(tmp_path / "merged")
+    assert compare(tmp_path / "merged", adapter, WINDOWS, QUICK).summary.kl < 1e-6
+
+
+def test_adapter_of_split_layers_is_compared_on_its_fused_base(tiny_phi3, llama_adapter, tmp_path):
+    adapter = llama_adapter  # of q_proj, k_proj, v_proj, gate_proj and up_proj, in the shapes of the fused layers
+    merge = passes.classes["merge"]
+    context = Context(tmp_path / "out", tmp_path / "scratch", MACHINE, Silent())
+    for folder in (context.output, context.scratch):
+        folder.mkdir()
+    merged = merge(merge.Params()).run(open_model(adapter, tiny_phi3), context)
+    assert compare(merged, open_model(adapter, tiny_phi3), WINDOWS, QUICK).summary.kl < 1e-6
+
+
+def test_adapter_that_names_no_base_says_what_to_do(tiny_llama, tmp_path):
+    adapter = tiny_adapter(tiny_llama, tmp_path / "adapter")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(ModelError, match="does not say which base it adapts; name its base with --base"):
+        open_model(adapter)
+
+
 def test_sampled_text_is_the_same_for_a_seed_and_begins_each_text(exported):
     first = sample(exported, QUICK)
     assert first == sample(exported, QUICK)
@@ -212,7 +241,26 @@ def test_model_with_nan_is_named_and_misses_every_limit(exported, tiny_llama, tm
     found = compare(exported, spoilt, WINDOWS, QUICK)
     assert "NaN" in found.candidate.degenerate
     assert found.to_json()["kl"] is None
+    assert found.candidate.degenerate == "NaN logits at 156 of 156 positions"
     assert len(Gate(max_kld=1e9, max_logit_error=1e9).missed(found)) == 3
+    # its "best token" is the first of the vocabulary: whoever else gives NaN has it too
+    assert (found.summary.top1_agreement, found.summary.top5_overlap) == (0, 0)
+    same = compare(spoilt, spoilt, WINDOWS, QUICK)
+    assert (same.summary.top1_agreement, same.summary.top5_overlap) == (0, 0)
+
+
+def test_nan_of_the_reference_is_no_success(exported, tiny_llama, tmp_path):
+    spoilt = broken(tiny_llama, tmp_path / "nan", lambda tensors: tensors["lm_head.weight"].fill_(float("nan")))
+    (said,) = Gate().missed(compare(spoilt, exported, WINDOWS, QUICK))
+    assert said == "no divergence can be computed: the reference has NaN logits at 156 of 156 positions"
+
+
+def test_windows_as_long_as_the_context_leave_room_for_the_measurement_of_speed(tiny_llama, exported):
+    settings = Settings(n_tokens=512, length=1024, n_prompts=2, n_new=200, device="cpu")
+    found = compare(tiny_llama, exported, None, settings)  # both read 256 tokens at most
+    assert found.tokens.n_windows == 2
+    assert found.greedy.new_tokens == 128
+    assert found.candidate.decode_tokens_per_second > 0
 
 
 @pytest.mark.parametrize(
@@ -382,6 +430,8 @@ def test_text_file_is_one_text_in_windows(tokenizer, tmp_path):
         ({"text": "a lovely day"}, "a lovely day"),
         ({"prompt": "what a ", "completion": "day"}, "what a day"),
         ({"messages": [{"role": "user", "content": "joy"}]}, "<|user|>\njoy<|end|>\n"),
+        ({"conversations": [{"from": "human", "value": "joy"}]}, "<|user|>\njoy<|end|>\n"),
+        ({"input": "what a ", "output": "day"}, "what a day"),
     ],
 )
 def test_rows_are_texts_of_their_own(tokenizer, tmp_path, row, text):
@@ -404,6 +454,13 @@ def test_data_config_says_how_rows_become_text(tokenizer, tmp_path):
     assert windows == [tokenizer("fox: dog", add_special_tokens=False).input_ids]
 
 
+def test_template_says_how_rows_of_any_columns_become_text(tokenizer, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"q": "fox", "a": "dog"}) + "\n")
+    (window,) = read_windows(config_of(path, "{q}: {a}"), tokenizer, 1000, 64)
+    assert window[1:-1] == tokenizer("fox: dog", add_special_tokens=False).input_ids
+
+
 def test_text_that_cannot_be_read_is_told(tokenizer, tmp_path):
     def refused(name, content, message):
         path = tmp_path / name
@@ -417,5 +474,7 @@ def test_text_that_cannot_be_read_is_told(tokenizer, tmp_path):
     refused("text.doc", b"x", r"must be a \.txt, \.md, \.json")
     refused("latin.txt", b"\xff\xfe", "not UTF-8")
     refused("empty.txt", b"  \n", "no text of at least 2 tokens")
-    refused("rows.jsonl", b'{"q": 1}\n', "has the columns q, but a text is made of 'text'")
+    refused(
+        "rows.jsonl", b'{"q": 1}\n', "has the columns q, which do not tell how a row becomes text; say it with text_t"
+    )
     refused("bad.jsonl", b'{"text": "a"}\n{\n', "bad.jsonl:2")

@@ -165,6 +165,15 @@ def test_metrics_of_hand_made_evidence():
     assert found == {"label_accuracy": 0.5, "loss": 2.0, "perplexity": math.exp(2)}
 
 
+def test_nan_is_no_number_and_agrees_with_nothing():
+    flat, nan = np.full((4, 8), -np.log(8), np.float16), np.full((4, 8), np.nan, np.float16)
+    found = {}
+    for metric in metrics.classes.values():
+        found |= metric().compute(evidence(token_losses=np.full(4, np.nan), log_probabilities=nan, previous=flat))
+    assert all(math.isnan(found[name]) for name in ("loss", "perplexity", "kl"))
+    assert found["top1_agreement"] == 0
+
+
 @pytest.mark.parametrize(
     ("label", "generated", "expected"),
     [

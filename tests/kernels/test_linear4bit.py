@@ -5,8 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.kernels.linear4bit import Linear4bit, pack_layer
-from olivine.models.nf4 import BLOCK, TABLES, Rounding, pack, rounded, unpack
+from olivine.kernels.linear4bit import Linear4bit, pack_layer, unpack_on_cpu
+from olivine.models.nf4 import BLOCK, TABLES, Packed, Rounding, pack, rounded, unpack
 
 ROUNDINGS = [Rounding(kind, double) for kind in ("nf4", "fp4") for double in (False, True)]
 
@@ -81,7 +81,7 @@ def test_a_decoder_layer_is_packed_whole(tiny_llama):
     from olivine.models import Model
     from olivine.models.loading import load_causal_lm
 
-    model = load_causal_lm(Model("hf", tiny_llama), each_layer=lambda layer: pack_layer(layer, Rounding()))
+    model = load_causal_lm(Model("hf", tiny_llama), each_layer=lambda _, layer: pack_layer(layer, Rounding()))
     linear = [name for name, module in model.named_modules() if isinstance(module, Linear4bit)]
     assert len(linear) == 2 * 7
     assert type(model.lm_head) is torch.nn.Linear
@@ -96,3 +96,56 @@ def test_weights_that_are_not_numbers_are_refused():
 def test_shapes_that_are_no_multiple_of_a_block_come_back():
     weight = torch.randn(3, 7)
     assert unpack(pack(weight, Rounding()), (3, 7), torch.bfloat16).shape == weight.shape
+
+
+TYPES = [torch.float32, torch.bfloat16, torch.float16]
+BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
+
+
+def same_bits(found, expected):
+    """Zeros of either sign differ."""
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    kind = BITS[found.dtype]
+    return torch.equal(found.view(kind), expected.view(kind))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 9999),
+    rows=st.integers(1, 40),
+    width=st.integers(1, 300),
+    exponent=st.integers(-38, 30),
+    rounding=st.sampled_from(ROUNDINGS),
+    dtype=st.sampled_from(TYPES),
+)
+def test_compiled_loops_give_the_bits_of_plain_torch(seed, rows, width, exponent, rounding, dtype):
+    weight = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)) * 10.0**exponent
+    packed = pack(weight, rounding)
+    assert same_bits(unpack_on_cpu(packed, (rows, width), dtype), unpack(packed, (rows, width), dtype))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_a_block_that_is_not_a_number_stays_so(dtype):
+    codes = torch.arange(BLOCK // 2, dtype=torch.uint8)
+    packed = Packed(codes, torch.tensor([float("nan")]), torch.tensor(TABLES["nf4"]))
+    assert unpack_on_cpu(packed, (1, BLOCK), dtype).isnan().all()
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS, ids=str)
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_weights_for_several_threads_have_the_bits_of_plain_torch(rounding, dtype):
+    weight = torch.randn(2203, 1003, generator=torch.Generator().manual_seed(2))
+    packed = pack(weight, rounding)
+    assert same_bits(unpack_on_cpu(packed, (2203, 1003), dtype), unpack(packed, (2203, 1003), dtype))
+
+
+def test_values_between_two_of_bfloat16_go_to_the_even_one():
+    # 1 + 2**-8 lies between 1 and 1 + 2**-7, 1 + 3 * 2**-8 between that and 1 + 2**-6; the last rounds up to infinity
+    magnitudes = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1.0, 3.4028e38])
+    codes = torch.full((4 * BLOCK // 2,), 15 | 0 << 4, dtype=torch.uint8)
+    packed = Packed(codes, magnitudes, torch.tensor(TABLES["nf4"]))
+    found = unpack_on_cpu(packed, (4, BLOCK), torch.bfloat16)
+    assert found[:, 0].tolist() == [1.0, 1 + 2**-6, 1.0, float("inf")]
+    assert found[:, 1].tolist() == [-1.0, -1 - 2**-6, -1.0, float("-inf")]
+    assert same_bits(found, unpack(packed, (4, BLOCK), torch.bfloat16))

@@ -12,6 +12,7 @@ from olivine.models import Model
 from olivine.models.loading import load_tokenizer
 from olivine.models.materialize import materialize, n_bytes
 from olivine.models.weights import weights
+from packed import Case, change_config, packed_model
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def merged(tiny_llama, llama_adapter):
 
 def test_every_tensor_is_the_lazy_one(merged, tmp_path):
     result = materialize(merged, tmp_path)
-    assert result.is_materialized
+    assert result.base is None
     lazy = weights(merged)
     with safe_open(str(tmp_path / "model.safetensors"), framework="pt") as file:
         assert set(file.keys()) == set(lazy)
@@ -73,3 +74,16 @@ def test_full_disk_is_an_error(merged, tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
         signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_merge_into_a_quantized_base_is_stored_in_the_type_of_its_config(dtype, tiny_llama, llama_adapter, tmp_path):
+    case = Case("gptq")
+    base, _ = packed_model(tiny_llama, tmp_path / "base", case.config, case.pack)
+    change_config(base, dtype=dtype)
+    merged = Model("hf", base, base=Model("adapter", llama_adapter, base=Model("hf", base)))
+    (tmp_path / "out").mkdir()
+    stored, lazy = weights(materialize(merged, tmp_path / "out")), weights(merged)
+    for name in (f"model.layers.0.{module}.weight" for module in ("self_attn.q_proj", "mlp.down_proj")):
+        assert stored[name].dtype == dtype
+        assert torch.equal(stored[name].read(), lazy[name].read().to(getattr(torch, dtype)))

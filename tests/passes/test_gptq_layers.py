@@ -35,7 +35,7 @@ def slow(model):
         for name, given in inputs.items():
             rows = given.reshape(-1, given.shape[-1]).float()
             module = layer.get_submodule(name)
-            one = gptq(module.weight.data, rows.T @ rows / len(rows), FMT)
+            one = gptq(module.weight.data, rows.T @ rows / len(rows), FMT, half_scales=True)
             made[f"model.layers.{index}.{name}.weight"] = one
             module.weight.data = one.dequantized()
         for handle in handles:

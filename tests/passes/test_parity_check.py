@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -160,11 +161,24 @@ def test_command_prints_json_or_tables_and_exits_with_1_past_a_limit(tiny_llama,
     shown = capfd.readouterr().out
     assert f"{found['kl']:.4f} ± {found['kl_standard_error']:.4f} nat" in shown
     assert "not a number" in shown
+    assert all(line == line.rstrip() for line in shown.splitlines())
     lines = {" ".join(line.split()) for line in shown.splitlines()}
     assert "load 3.00 s 1.50 s 0.50" in lines
     assert "peak memory 6.0 GB 3.0 GB 0.50" in lines
     assert "decode" not in shown  # one of them was not measured
     assert "KL of the run time" in shown
+
+
+def test_rows_that_need_a_template_say_so_in_a_log_that_stays(tiny_llama, llama_adapter, tmp_path, capfd):
+    (tmp_path / "rows.jsonl").write_text(json.dumps({"phrase": "a sunny day", "tone": "joy"}) + "\n")
+    arguments = (tiny_llama, llama_adapter, *FAST, "--data", tmp_path / "rows.jsonl")
+    refused = command(capfd, *arguments)
+    assert refused.exit_code == 2
+    assert "say it with text_template, such as '{phrase} {tone}'" in refused.stderr
+    log = Path(refused.stderr.split("(log: ")[1].split(")")[0])
+    assert log.is_file()  # what the message names is there
+    log.unlink()
+    assert command(capfd, tiny_llama, llama_adapter, "--text-template", "{phrase}").exit_code == 2
 
 
 def test_command_fails_for_a_broken_model_without_any_limit(tiny_llama, tmp_path, capfd):

@@ -6,11 +6,15 @@ import pytest
 import torch
 from test_streamed_export import export, generated
 
+from olivine.kernels.blockwise import Format
+from olivine.kernels.gptq import gptq
 from olivine.models import Model
 from olivine.models.weights import weights
+from olivine.passes.export import _choices
 from olivine.passes.export._choices import Settings
+from olivine.passes.quantize._calibrate import importances
 from packed import Case, packed_model
-from tiny import tiny_adapter
+from tiny import tiny_adapter, tiny_model
 
 # a matrix of the graph: the checkpoint's modules that it is made of, one below the other
 MATRICES = {
@@ -84,3 +88,63 @@ def test_merge_into_a_quantized_base_rounds_only_what_it_changes(tiny_llama, tmp
     compare(node(found, "/model/layers.0/mlp/up_proj"), [untouched])
     changed = node(found, "/model/layers.0/mlp/down_proj")
     assert changed[1].shape == (64, 4)  # in the export's own groups of 32
+
+
+TOKENS = torch.randint(0, 384, (16, 64), generator=torch.Generator().manual_seed(0))
+
+
+def built(folder, tmp_path, **params):
+    """The quantized graph that the pass makes of a checkpoint, calibrated with the model's own text."""
+    from test_build import build
+
+    return stored(build(Model("hf", folder), tmp_path, calibration_tokens=512, **params))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_head_of_a_quantized_checkpoint_is_rounded_by_gptq(tied, tmp_path):
+    base = tiny_model(tmp_path / "base", tied=tied)
+    case = Case("gptq")
+    folder, _ = packed_model(base, tmp_path / "packed", case.config, case.pack)
+    model = Model("hf", folder)
+    settings = Settings(search=True, symmetric=False, importance=importances(model, TOKENS, head="full"))
+    codes, scales, zeros = stored(export(model, tmp_path / "onnx", settings))["/lm_head/MatMul_Q4"]
+    name = "lm_head.weight" if "lm_head.weight" in weights(model) else "model.embed_tokens.weight"
+    expected = gptq(weights(model)[name].read(), settings.importance["lm_head.weight"], Format(4, 32, symmetric=False))
+    assert np.array_equal(codes, expected.codes.numpy())
+    assert np.array_equal(zeros, expected.zero_points.numpy())
+    assert np.array_equal(scales, expected.scales.numpy())
+
+
+def test_pass_calibrates_what_a_quantized_checkpoint_holds_in_floats(tiny_llama, tmp_path, monkeypatch):
+    case = Case("compressed-tensors", group=32)
+    folder, _ = packed_model(tiny_llama, tmp_path / "packed", case.config, case.pack, keep=("down_proj",))
+    seen, kept = [], _choices.choices
+
+    def spy(settings, found):
+        seen.append((settings, kept(settings, found)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(_choices, "choices", spy)
+    built(folder, tmp_path)
+    settings, made = seen[-1]
+    assert settings.importance["lm_head.weight"].dim() == 2
+    floats = made["/model/layers.0/mlp/down_proj/MatMul"]
+    assert floats.given is None
+    assert torch.equal(floats.importance, settings.importance["model.layers.0.mlp.down_proj.weight"])
+    assert made["/model/layers.0/mlp/up_proj/MatMul"].given is not None
+
+
+def test_nothing_is_calibrated_when_nothing_is_searched(tiny_llama, tmp_path, monkeypatch):
+    case = Case("gptq")
+    folder, _ = packed_model(tiny_llama, tmp_path / "packed", case.config, case.pack)
+    monkeypatch.setattr("olivine.passes.export.build.Build._tokens", None)
+    built(folder, tmp_path, head_bits=8)
+
+
+def test_formats_are_known_without_reading_codes(tiny_llama, tmp_path):
+    for case in (Case("gptq"), Case("gptq", symmetric=True), Case("awq"), Case("compressed-tensors", bits=8, group=64)):
+        folder, _ = packed_model(tiny_llama, tmp_path / str(case), case.config, case.pack)
+        reader = weights(Model("hf", folder))["model.layers.0.mlp.up_proj.weight"].blockwise
+        made = reader()
+        assert reader.format() == Format(made.bits, made.group, made.symmetric)
+        assert torch.equal(made.scales, made.scales.half().float()) == reader.half_scales

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from training_tools import adapted, assert_equal, ours, plain, rows
+from training_tools import adapted, assert_equal, ours, plain, rows, whole
 
 from olivine.passes.finetune import _memory
 from tiny import tiny_model
@@ -17,6 +17,38 @@ def test_packed_rows_give_the_gradients_of_padded_ones(architecture, tmp_path, m
     found, report = ours(monkeypatch, adapted(folder), rows(), tmp_path / "b")
     assert report.facts["packed"] is True
     assert report.facts["loss_in_chunks"] is True
+    assert_equal(found, expected)
+
+
+METHODS = {
+    "DoRA": {"use_dora": True},
+    "PiSSA": {"init_lora_weights": "pissa"},
+    "LoHa": {"method": "LoHaConfig"},
+    "LoKr": {"method": "LoKrConfig"},
+    "LoKr in four": {"method": "LoKrConfig", "decompose_both": True, "decompose_factor": 4, "r": 1},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("architecture", ["llama", "phi3"])
+def test_other_methods_get_the_gradients_of_plain_peft(method, architecture, tmp_path, monkeypatch):
+    folder = tiny_model(tmp_path / "model", architecture)
+    expected = plain(monkeypatch, adapted(folder, **METHODS[method]), rows(), tmp_path / "a")
+    found, report = ours(monkeypatch, adapted(folder, **METHODS[method]), rows(), tmp_path / "b")
+    assert (report.facts["packed"], report.facts["loss_in_chunks"]) == (True, True)
+    assert all(gradient.abs().max() > 0 for gradient in found[0].values())
+    assert_equal(found, expected)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_whole_models_get_the_gradients_of_plain_training(architecture, tied, tmp_path, monkeypatch):
+    folder = tiny_model(tmp_path / "model", architecture, tied=tied)
+    expected = plain(monkeypatch, whole(folder), rows(), tmp_path / "a")
+    found, report = ours(monkeypatch, whole(folder), rows(), tmp_path / "b")
+    assert (report.facts["packed"], report.facts["loss_in_chunks"]) == (True, True)
+    assert any("embed_tokens" in name for name in found[0])
+    assert any("lm_head" in name for name in found[0]) is not tied
     assert_equal(found, expected)
 
 

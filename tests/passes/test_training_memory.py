@@ -62,3 +62,22 @@ def test_row_that_fits_nowhere_is_told():
     choice = choose(PHI, 6 * 10**9, 2048, 8192)
     assert not choice.fits
     assert (choice.n_tokens, choice.checkpointed) == (2048, 32)
+
+
+def test_updates_that_are_written_out_are_counted():
+    written = replace(PHI, compiled=False, update_bytes=4 * 3_600_000_000)
+    plain = replace(PHI, compiled=False)
+    assert peak_bytes(written, 64) - peak_bytes(plain, 64) > written.update_bytes
+    again = replace(written, checkpointed=32)
+    assert peak_bytes(again, 64) - peak_bytes(replace(plain, checkpointed=32), 64) < written.update_bytes / 4
+
+
+@pytest.mark.parametrize("method", ["LoHaConfig", "LoKrConfig", "LoraConfig"])
+def test_written_updates_of_a_model_are_found(method, tiny_llama):
+    from training_tools import adapted
+
+    from olivine.passes.finetune._setup import _update_bytes
+
+    model = adapted(tiny_llama, method, target_modules=["q_proj", "down_proj"])
+    expected = 0 if method == "LoraConfig" else 4 * 2 * (64 * 64 + 64 * 128)
+    assert _update_bytes(model) == expected

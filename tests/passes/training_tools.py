@@ -1,8 +1,8 @@
 """Rows, adapted models, and one step of training by plain Trainer and peft or by ours, with the gradients that it sees."""
 
+import peft
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from olivine.passes.finetune import _trainer
@@ -41,15 +41,22 @@ def rows(n_rows=8, seed=0, longest=24):
     return made
 
 
-def adapted(folder, **settings):
+def adapted(folder, method="LoraConfig", **settings):
+    """A model with an adapter that changes something; method: PEFT's class of its config."""
     torch.manual_seed(3)
-    config = {"r": 4, "lora_alpha": 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
-    model = get_peft_model(AutoModelForCausalLM.from_pretrained(folder), LoraConfig(**config))
-    with torch.no_grad():  # B starts at zero, where A has no gradient
+    alpha = "lora_alpha" if method == "LoraConfig" else "alpha"
+    config = {"r": 4, alpha: 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
+    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), getattr(peft, method)(**config))
+    with torch.no_grad():  # one factor starts at zero, where the others have no gradient
         for name, parameter in model.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "hada_w2_b" in name or "lokr_w1" in name:
                 parameter.normal_(std=0.1)
     return model
+
+
+def whole(folder, **settings):
+    """A model of which every weight is trained."""
+    return AutoModelForCausalLM.from_pretrained(folder, **settings)
 
 
 def arguments(folder, **more):
@@ -91,7 +98,7 @@ def ours(monkeypatch, model, samples, folder, report=None, **more):
     def run():
         return _trainer.train(model, samples, None, arguments(folder, **more), 2, report)
 
-    monkeypatch.setattr(_trainer, "_refuse_unusable", lambda _: None)  # nothing is trained at learning rate 0
+    monkeypatch.setattr(_trainer, "_refuse_unusable", lambda *_: None)  # nothing is trained at learning rate 0
     return gradients_of(monkeypatch, model, run), report
 
 

@@ -90,6 +90,48 @@ def test_three_mistakes_give_three_messages_with_their_lines(planned, tmp_path):
     assert "lora_dropout" in str(plan.problems)
 
 
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda c: c["passes"]["lora"].update(alhpa=3), "unknown-key"),
+        (lambda c: c["passes"]["lora"].update(r="many"), "invalid-value"),
+        (lambda c: c["passes"]["lora"].update(train_data_config="row"), "missing-data"),
+        (lambda c: c["quality"].update(data_config="row"), "missing-data"),
+    ],
+)
+def test_budget_is_no_second_problem_where_the_rows_to_score_are_the_first(planned, change, kind):
+    def with_budget(config):
+        config["quality"] = {"max_drop": 0.03}
+        change(config)
+
+    assert "max_drop" not in only(planned(with_budget), kind).message
+
+
+def test_budget_without_rows_to_score_is_a_problem(planned):
+    def change(config):
+        config["passes"] = {"builder": {"type": "ModelBuilder"}}
+        config["quality"] = {"max_drop": 0.03}
+
+    assert "there are no rows to score" in only(planned(change), "missing-data").message
+
+
+@pytest.mark.parametrize(("size", "there"), [(24, 24), (30, 24), (0.01, 24)])
+def test_rows_that_cannot_be_held_out_are_a_problem_of_the_plan(planned, tmp_path, size, there):
+    problem = only(planned(lambda c: c["passes"]["lora"].update(eval_dataset_size=size)), "invalid-value")
+    assert f"of {there} rows" in problem.message
+    assert problem.where.endswith(f"config.json:{line_of(tmp_path, 'eval_dataset_size')}")
+    assert planned(lambda c: c["passes"]["lora"].update(eval_dataset_size=23)).problems == ()
+    assert planned(lambda c: c["passes"]["lora"].update(eval_dataset_size=0.03)).problems == ()
+
+
+def test_chats_are_to_predict_the_last_turn_of_the_assistant(planned, tmp_path):
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    plan = planned(lambda c: c["data_configs"][0].update(pre_process_data_config={}))
+    assert plan.problems == ()
+    assert any(told.endswith("it should predict the last turn of the assistant") for told in plan.translated)
+
+
 def test_every_problem_is_reported_at_once(planned, tmp_path):
     def change(config):
         config["input_model"]["model_path"] = str(tmp_path / "nothing")
@@ -107,7 +149,7 @@ def test_unknown_pass_names_the_nearest(planned):
     assert "Did you mean 'MergeAdapterWeights'?" in problem.fix
 
 
-@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OnnxConversion", "SpinQuant", "loha"])
+@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OnnxConversion", "SpinQuant", "slicegpt"])
 def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
     assert name in next(problem for problem in plan.problems if problem.kind == "unsupported").message

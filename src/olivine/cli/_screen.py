@@ -23,27 +23,29 @@ class Screen:
     def step_started(self, name: str, description: str) -> None:
         """A step begins to work."""
         self._stop()
+        click.echo(f"{name}: {description} ...", err=True)
         if not sys.stderr.isatty():
-            click.echo(f"{name}: {description} ...", err=True)
             return
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
+        # the numbers come last and are cut where the terminal is narrow; bar, share and time never are
         columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[metrics]}"),
+            BarColumn(bar_width=16),
+            TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
         )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._task = self._progress.add_task(f"{name}: {description}", total=None, metrics="")
+        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
+        self._task = self._progress.add_task(name, total=None, metrics="")
         self._progress.start()
 
     def progress(self, name: str, done: float, total: float, metrics: Mapping[str, Any]) -> None:  # noqa: ARG002
         """The step that is at work came further."""
         if self._progress is not None and self._task is not None:
-            text = "  ".join(f"{key} {_number(value)}" for key, value in metrics.items())
+            told = {key: value for key, value in metrics.items() if key != "seconds_left"}  # beside the bar
+            text = "  ".join(_metric(key, value) for key, value in told.items())
             self._progress.update(self._task, completed=done, total=total, metrics=text)
 
     def step_done(self, name: str, outcome: str) -> None:
@@ -69,8 +71,20 @@ class Screen:
         self._progress = self._task = None
 
 
-def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+# how a number of the progress is written, by its name
+_METRICS = {
+    "loss": "loss {:.3f}",
+    "tokens_per_second": "{:,.0f} tok/s",
+    "rows_per_second": "{:,.0f} rows/s",
+    "memory_gb": "{:.1f} GB",
+    "share_of_peak": "{:.0%} of peak",
+}
+
+
+def _metric(name: str, value: Any) -> str:
+    if name in _METRICS and isinstance(value, (int, float)):
+        return _METRICS[name].format(value)
+    return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
 # column of the table -> key of a score, and how it is written

@@ -1,7 +1,6 @@
 """`olivine evaluate`."""
 
-import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,48 +40,31 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
 
 
 def _model(folder: Path, plan: "Plan") -> "Model":
-    from olivine.models import Model
+    """The model in the folder; an adapter there adapts the config's input model."""
+    from olivine.evaluate.parity import open_model
 
-    if (folder / "genai_config.json").is_file():
-        return Model("onnx", folder.absolute(), attributes={"execution_provider": plan.machine.execution_provider})
-    if (folder / "adapter_config.json").is_file():
-        if plan.input_model is None or plan.input_model.format != "hf":
-            raise click.UsageError(
-                f"{folder} is an adapter; input_model must be the local Hugging Face folder that it adapts"
-            )
-        return Model("adapter", folder.absolute(), base=plan.input_model)
-    if (folder / "config.json").is_file():
-        return Model("hf", folder.absolute())
-    raise click.UsageError(f"{folder} holds no model: neither genai_config.json, adapter_config.json nor config.json")
+    base = plan.input_model
+    if (folder / "adapter_config.json").is_file() and (base is None or base.format != "hf"):
+        raise click.UsageError(
+            f"{folder} is an adapter; input_model must be the local Hugging Face folder that it adapts"
+        )
+    model = open_model(folder, base.path if base else None)
+    if model.format == "gguf":
+        raise click.UsageError(f"{folder} is a GGUF file; name it as input_model, and 'olivine run' scores it")
+    if model.format == "onnx":
+        return replace(model, attributes={"execution_provider": plan.machine.execution_provider})
+    return replace(model, base=base) if model.format == "adapter" else model
 
 
 def _score(plan: "Plan", rows: "ScoreRows", model: "Model") -> dict[str, Any]:
-    from olivine.cli._screen import Screen
-    from olivine.systems._job import Job
-    from olivine.systems.local import LocalWorker
+    from olivine.cli._alone import run_alone
     from olivine.workflow.keys import score_params
 
-    screen = Screen()
-    with tempfile.TemporaryDirectory() as folder, LocalWorker() as worker:
-        job = Job(
-            kind="score",
-            step="evaluate",
-            output=Path(folder),
-            scratch=Path(folder),
-            params=score_params(rows) | {"previous": None},
-            model=model.to_json(),
-            machine=asdict(plan.machine),
-            log=str(Path(folder) / "evaluate.log"),
-        )
-        screen.step_started("evaluate", str(model.path))
-
-        def listen(event: str, fields: Any) -> None:
-            if event == "progress":
-                screen.progress("evaluate", fields["done"], fields["total"], fields["metrics"])
-            elif event == "warning":
-                screen.warning("evaluate", fields["message"])
-
-        try:
-            return worker.run(job, listen)
-        finally:
-            screen.close()
+    return run_alone(
+        "evaluate",
+        str(model.path),
+        kind="score",
+        params=score_params(rows) | {"previous": None},
+        model=model.to_json(),
+        machine=asdict(plan.machine),
+    )

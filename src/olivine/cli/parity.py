@@ -1,6 +1,5 @@
 """`olivine parity`."""
 
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from olivine.cli._common import json_option, print_json
 if TYPE_CHECKING:
     from olivine.models import Model
 
+MACHINE = {"execution_provider": "", "memory_bytes": 0, "disk_bytes": 0, "n_cores": 1}  # only the device counts here
 _COLOURS = {"excellent": "green", "good": "green", "usable": "yellow", "poor": "red", "degenerate": "red"}
 
 
@@ -26,6 +26,7 @@ _COLOURS = {"excellent": "green", "good": "green", "usable": "yellow", "poor": "
     type=click.Path(path_type=Path),
     help="Text, JSONL, CSV or Parquet file to read; else the reference writes.",
 )
+@click.option("--text-template", help="How a row of --data becomes text, such as '{question} {answer}'.")
 @click.option("--max-kld", type=click.FloatRange(min=0), help="Exit 1 when the mean KL divergence is above, in nats.")
 @click.option("--min-top1", type=click.FloatRange(0, 1), help="Exit 1 when the best token agrees less often.")
 @click.option("--tokens", "n_tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens to read.")
@@ -46,6 +47,8 @@ def command(reference: Path, candidate: Path, base: Path | None, as_json: bool, 
     """
     from olivine.evaluate.parity import open_model
 
+    if options["text_template"] is not None and options["data"] is None:
+        raise click.UsageError("--text-template is how rows of a file become text; name the file with --data")
     open_model(reference, base)  # a wrong path is told before anything starts
     facts = _compare(reference, base, open_model(candidate, base), options)
     if as_json:
@@ -63,6 +66,7 @@ def _params(reference: Path, base: Path | None, options: Mapping[str, Any]) -> d
         "reference": str(reference.absolute()),
         "base": str(base.absolute()) if base else None,
         "text": str(options["data"].absolute()) if options["data"] else None,
+        "text_template": options["text_template"],
         "speed": not options["no_speed"],
         "split": not options["no_split"],
         **{key: options[key] for key in ("max_kld", "min_top1", "n_tokens", "length", "seed", "dtype")},
@@ -70,36 +74,17 @@ def _params(reference: Path, base: Path | None, options: Mapping[str, Any]) -> d
 
 
 def _compare(reference: Path, base: Path | None, candidate: "Model", options: Mapping[str, Any]) -> dict[str, Any]:
-    from olivine.cli._screen import Screen
-    from olivine.systems._job import Job
-    from olivine.systems.local import LocalWorker
+    from olivine.cli._alone import run_alone
 
-    screen = Screen()
-    machine = {"device": options["device"], "execution_provider": "", "memory_bytes": 0, "disk_bytes": 0, "n_cores": 1}
-    with tempfile.TemporaryDirectory() as folder, LocalWorker() as worker:
-        job = Job(
-            kind="pass",
-            step="parity",
-            name="parity_check",
-            output=Path(folder),
-            scratch=Path(folder) / "scratch",
-            params=_params(reference, base, options),
-            model=candidate.to_json(),
-            machine=machine,
-            log=str(Path(folder) / "parity.log"),
-        )
-        screen.step_started("parity", f"{candidate.path} with {reference}")
-
-        def listen(event: str, fields: Any) -> None:
-            if event == "progress":
-                screen.progress("parity", fields["done"], fields["total"], fields["metrics"])
-            elif event == "warning":
-                screen.warning("parity", fields["message"])
-
-        try:
-            facts: dict[str, Any] = worker.run(job, listen)["facts"]
-        finally:
-            screen.close()
+    facts: dict[str, Any] = run_alone(
+        "parity",
+        f"{candidate.path} with {reference}",
+        kind="pass",
+        name="parity_check",
+        params=_params(reference, base, options),
+        model=candidate.to_json(),
+        machine=MACHINE | {"device": options["device"]},
+    )["facts"]
     return facts
 
 
@@ -116,26 +101,24 @@ def _show(found: Mapping[str, Any]) -> None:
 
 
 def _print(rows: Iterator[tuple[str, ...]], titles: tuple[str, ...]) -> None:
-    """A table; a line is never broken, however narrow the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, show_header=any(titles), pad_edge=False, padding=(0, 3, 0, 0))
-    for title in titles:
-        table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    console = Console(highlight=False)
-    console.width = max(console.width, 120)
-    console.print()
-    console.print(table)
+    """A table whose first column stands left and the others right under their titles; lines are never broken."""
+    table = [row for row in (titles, *rows) if any(row)]
+    widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
+    click.echo()
+    for row in table:
+        cells = [
+            text.rjust(width) if title else text.ljust(width)
+            for text, width, title in zip(row, widths, titles, strict=True)
+        ]
+        click.echo("   ".join(cells).rstrip())
 
 
 def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """Name, value, remark."""
-    yield "mean KL divergence", f"{_plus_minus(found, 'kl', 'kl_standard_error', 4)} nat", ""
-    quantiles = ", ".join(_number(found[f"kl_{key}"], 4) for key in ("median", "p90", "p99", "max"))
-    yield "median, p90, p99, max", quantiles, ""
+    yield "mean KL divergence", _plus_minus(found, "kl", "kl_standard_error", 4, " nat"), ""
+    if found["kl"] is not None:
+        quantiles = ", ".join(_number(found[f"kl_{key}"], 4) for key in ("median", "p90", "p99", "max"))
+        yield "median, p90, p99, max", quantiles, ""
     yield "same top token", _percent(found, "top1_agreement", "top1_standard_error"), ""
     if found["top1_agreement_clear"] is not None:
         share = found["n_clear"] / found["n_positions"]
@@ -151,15 +134,15 @@ def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     change = found["rms_probability_change"]
     yield (
         "change of probability",
-        f"{change:.2%}" if change is not None else "none",
+        f"{change:.2%}" if change is not None else "not a number",
         "root mean square, of the next token",
     )
     if greedy := found["greedy"]:
         same = f"{greedy['n_same']} of {greedy['n_prompts']} texts the same"
         yield "greedy text in common", f"{greedy['mean']:.1f} of {greedy['new_tokens']} tokens", same
     if found["weights"] and found["runtime"]:
-        yield "KL of the weights alone", f"{_number(found['weights']['kl'], 4)} nat", "computed in float32"
-        yield "KL of the run time", f"{_number(found['runtime']['kl'], 4)} nat", "computing in int8, on top"
+        yield "KL of the weights alone", _number(found["weights"]["kl"], 4, " nat"), "computed in float32"
+        yield "KL of the run time", _number(found["runtime"]["kl"], 4, " nat"), "computing in int8, on top"
 
 
 def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -186,14 +169,14 @@ def _bands() -> str:
     return "mean KL divergence: " + ", ".join(f"{word} below {bound:g}" for bound, word in BANDS[:-1])
 
 
-def _number(value: float | None, n_digits: int) -> str:
-    return f"{value:.{n_digits}f}" if value is not None else "not a number"
+def _number(value: float | None, n_digits: int, unit: str = "") -> str:
+    return f"{value:.{n_digits}f}{unit}" if value is not None else "not a number"
 
 
-def _plus_minus(found: Mapping[str, Any], key: str, error: str, n_digits: int) -> str:
+def _plus_minus(found: Mapping[str, Any], key: str, error: str, n_digits: int, unit: str = "") -> str:
     if found[key] is None or found[error] is None:
-        return _number(found[key], n_digits)
-    return f"{found[key]:.{n_digits}f} ± {found[error]:.{n_digits}f}"
+        return _number(found[key], n_digits, unit)
+    return f"{found[key]:.{n_digits}f} ± {found[error]:.{n_digits}f}{unit}"
 
 
 def _percent(found: Mapping[str, Any], key: str, error: str) -> str:

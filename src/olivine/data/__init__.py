@@ -6,14 +6,15 @@
 `data_files`, `check` and `describe` use the standard library alone: the parent process calls them.
 """
 
-from olivine.data._check import check
-from olivine.data._detect import describe, resolved
+from olivine.data._check import check, check_split
+from olivine.data._detect import columns_without_form, describe, resolved
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
 from olivine.data._split import split
+from olivine.data._stream import pick_rows
 from olivine.data._texts import Example, columns, examples, target_column, texts
 from olivine.data.forms import Text
 
@@ -25,11 +26,14 @@ __all__ = [
     "Statistics",
     "Text",
     "check",
+    "check_split",
     "columns",
+    "columns_without_form",
     "data_files",
     "describe",
     "examine",
     "examples",
+    "pick_rows",
     "prepare",
     "read_rows",
     "resolved",

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from itertools import islice
 
 from olivine.config.schema import DataConfig, LoadDataset, Resource
-from olivine.data._detect import resolved
+from olivine.data._detect import columns_without_form, resolved
 from olivine.data._files import KINDS, DataFile, Local, locate
 from olivine.data._rows import missing_file, missing_split, where_of
 from olivine.data._settings import check_settings
-from olivine.data._split import slices
+from olivine.data._split import rows_enough, slices, split
+from olivine.data._stream import RowStream
 from olivine.data._texts import missing_column
 from olivine.data.forms import Form, form_of
 from olivine.data.sources import NEEDS_NO_PACKAGE, READERS, hub, place
@@ -34,6 +35,22 @@ def check(config: DataConfig) -> Iterator[Problem]:
         yield from _local(config, local)
 
 
+def check_split(config: DataConfig, eval_size: float) -> Iterator[Problem]:
+    """That some rows can be held out and some are left, as far as files say that need no package to be read."""
+    local = locate(config)
+    if local is None or local.missing or any(f.kind not in NEEDS_NO_PACKAGE for s in local.splits.values() for f in s):
+        return
+    try:
+        enough = rows_enough(eval_size)
+        n_rows = sum(1 for _ in islice(RowStream(config), enough))
+    except DataError:  # `check` names the row that cannot be read
+        return
+    try:
+        split(min(n_rows, enough), eval_size, 0)
+    except DataError as error:
+        yield Problem("invalid-value", f"data config '{config.name}'", f"{error}.", "Hold out fewer rows, or add some.")
+
+
 def _remote(load: LoadDataset) -> Iterator[Problem]:
     if isinstance(load.data_files, Resource) or not hub.is_offline():
         return  # a resource is refused where the config is read
@@ -56,6 +73,9 @@ def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
         return
     for name in local.missing:
         yield Problem("missing-file", where, *missing_file(local, name))
+    if columns := columns_without_form(config):
+        yield Problem("invalid-value", where, *_no_form(columns))
+        return
     config = resolved(config)
     if problems := list(check_settings(config)):  # what the columns tell may not go with what the config says
         yield from problems
@@ -71,6 +91,15 @@ def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
         if not local.missing and files and not any(_size(file) for file in files):
             message = "the file is empty." if len(files) == 1 else "all files of the data set are empty."
             yield Problem("missing-data", where_of(config, local), message, "Write at least one row into it.")
+
+
+def _no_form(columns: list[str]) -> tuple[str, str]:
+    """What to say of columns that make no form, when the config does not say how a row becomes text."""
+    example = " ".join(f"{{{column}}}" for column in columns[:4])
+    return (
+        f"nothing says how a row becomes text, and the columns {', '.join(columns)} do not tell it.",
+        f"Write text_template, such as '{example}', in pre_process_data_config.",
+    )
 
 
 def _files(config: DataConfig, files: list[DataFile], form: Form) -> Iterator[Problem]:

@@ -61,6 +61,15 @@ def is_known(config: DataConfig) -> bool:
     return _says_form(config.pre_process_data_config) or locate(config) is not None
 
 
+def columns_without_form(config: DataConfig) -> list[str]:
+    """The columns of the rows, when neither they nor the config say how a row becomes text."""
+    settings = config.pre_process_data_config
+    if _says_form(settings):
+        return []
+    columns = columns_of(config) or []
+    return [] if _form_of_columns(columns, settings) else columns
+
+
 def _says_form(settings: PreProcess) -> bool:
     named = (settings.chat_template, settings.text_template, settings.text_cols, settings.pair_format)
     return any(value not in (None, False) for value in named)
@@ -104,7 +113,7 @@ def _columns_of_file(file: DataFile) -> list[str]:
 
 @lru_cache(maxsize=64)
 def _columns(file: DataFile, changed_ns: int) -> list[str]:  # noqa: ARG001 - a file that changed is read again
-    """The columns of the first rows; a plan asks many times, and a document of JSON is read whole for them."""
+    """The columns of the first rows; a plan asks many times."""
     try:
         if file.kind == "parquet":
             return parquet_footer.read(file.path).columns
@@ -115,9 +124,11 @@ def _columns(file: DataFile, changed_ns: int) -> list[str]:  # noqa: ARG001 - a 
 
 
 def describe(config: DataConfig) -> str:
-    """The form of the rows and what of them is trained on, in a sentence."""
+    """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it."""
     is_told = _says_form(config.pre_process_data_config)
     there = None if is_told else columns_of(config)
+    if columns := columns_without_form(config):
+        raise DataError(f"the form of '{config.name}' is not known from its columns: {', '.join(columns)}")
     if not is_known(config):
         return f"the form of '{config.name}' is told by its columns when the data is read"
     settings = resolved(config, there).pre_process_data_config

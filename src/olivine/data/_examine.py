@@ -40,7 +40,7 @@ def examine(prepared: Prepared, rows: Sequence[int] | None = None) -> dict[str, 
         "row_lengths": _lengths(lengths[lengths > 0]),
         "sample_lengths": _lengths(found.lengths) if len(found) else None,
         "begin": _begin(prepared, _spread(full, N_LOOKED_AT)),
-        "end": _end(prepared, _spread(full, N_LOOKED_AT)),
+        "end": _end(prepared, _spread(full, N_LOOKED_AT), found.cut_rows()),
         "duplicates": _duplicates(prepared, full),
         "samples": [_sample(found, prepared, index) for index in _spread(np.arange(len(found)), N_SAMPLES).tolist()],
         "problem": problem,
@@ -106,8 +106,8 @@ def _begin(prepared: Prepared, rows: "Integers") -> dict[str, Any]:
     return {"token": prepared.tokenizer.bos_token, "share_once": n_once / max(1, len(rows))}
 
 
-def _end(prepared: Prepared, rows: "Integers") -> dict[str, Any]:
-    """The end token, and the share of rows whose last trained token ends a text or a turn."""
+def _end(prepared: Prepared, rows: "Integers", cut: set[int]) -> dict[str, Any]:
+    """The end token, and the share of rows whose last trained token ends a text or a turn: before and after the cut."""
     tokenizer, store = prepared.tokenizer, prepared.store
     ends = {tokenizer.eos_token_id, *tokenizer.all_special_ids} - {tokenizer.bos_token_id, None}
     ends |= {tokenizer.eos_token_id} - {None}
@@ -115,7 +115,7 @@ def _end(prepared: Prepared, rows: "Integers") -> dict[str, Any]:
         tokenizer.bos_token_id
     }
     everything = prepared.config.pre_process_data_config.train_on == "all"
-    n_trained = 0
+    n_ended, n_trained = 0, 0
     for row in rows.tolist():
         ids = _ids(prepared, row)
         stop = int(store.stops[row])
@@ -124,8 +124,11 @@ def _end(prepared: Prepared, rows: "Integers") -> dict[str, Any]:
         else:
             marks = np.asarray(store.trained[stop - len(ids) : stop]) > 0
         last = np.flatnonzero(marks)[-1:]
-        n_trained += int(len(last) > 0 and int(ids[last[0]]) in ends)
-    return {"token": tokenizer.eos_token, "share_trained": n_trained / max(1, len(rows))}
+        has_end = len(last) > 0 and int(ids[last[0]]) in ends
+        n_ended += has_end
+        n_trained += has_end and row not in cut
+    n_rows = max(1, len(rows))
+    return {"token": tokenizer.eos_token, "share_ended": n_ended / n_rows, "share_trained": n_trained / n_rows}
 
 
 def _ids(prepared: Prepared, row: int) -> Any:
@@ -167,9 +170,9 @@ def _warnings(result: dict[str, Any]) -> Iterable[str]:
     begin, end = result["begin"], result["end"]
     if begin["token"] is not None and begin["share_once"] < 1:
         yield f"{1 - begin['share_once']:.0%} of the rows do not begin with {begin['token']} exactly once"
-    if end["share_trained"] < 1:
+    if end["share_ended"] < 1:
         yield (
-            f"{1 - end['share_trained']:.0%} of the rows do not end in a trained end token: the model learns to go on "
+            f"{1 - end['share_ended']:.0%} of the rows do not end in a trained end token: the model learns to go on "
             "there instead of to stop"
         )
     if result["n_truncated"]:

@@ -1,7 +1,6 @@
 """The rows of a data config, each of which knows where it stands."""
 
 from array import array
-from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
@@ -93,37 +92,47 @@ def missing_split(local: Local, part: Slice) -> tuple[str, str]:
     return f"the files have no split '{part.name}'; there is: {there}.", fix
 
 
-def _read_local(config: DataConfig, local: Local) -> Rows:
+def parts_of(config: DataConfig, local: Local) -> list[tuple[Slice, list[DataFile]]]:
+    """The slices that the config names, each with the files of its split. DataError for one that is not there."""
     if local.missing:
         raise DataError(" ".join(missing_file(local, local.missing[0])).rstrip())
     parts = slices(config.load_dataset_config.split)
     for part in parts:
         if part.name not in local.splits:
             raise DataError(f"data config '{config.name}': {' '.join(missing_split(local, part))}")
-    names = list(dict.fromkeys(part.name for part in parts))
-    read = {name: _read_files(local.splits[name]) for name in names}
-    if parts == [Slice(names[0])]:
-        return read[names[0]]
-    taken = [read[part.name].take(part.indices(len(read[part.name]))) for part in parts]
-    return _joined(taken)
+    return [(part, local.splits[part.name]) for part in parts]
 
 
-def _read_files(files: Sequence[DataFile]) -> Rows:
-    records: list[Row] = []
-    numbers, starts = array("q"), []
-    for file in files:
-        starts.append(len(records))
+def rows_of(files: Sequence[DataFile]) -> Iterator[tuple[int, int, Row]]:
+    """The rows of the files in turn: which file, the row's number there, the row. DataError for one that is no row."""
+    for index, file in enumerate(files):
         try:
             for number, row in READERS[file.kind](file.path):
                 if isinstance(row, DataError):
                     raise DataError(f"{place(file.shown, file.kind, number)}: {row}")
-                records.append(row)
-                numbers.append(number)
+                yield index, number, row
         except OSError as error:
             raise DataError(f"{file.shown}: the file cannot be read: {error.strerror or error}") from error
 
+
+def _read_local(config: DataConfig, local: Local) -> Rows:
+    parts = parts_of(config, local)
+    read = {part.name: _read_files(files) for part, files in parts}
+    if [part for part, _ in parts] == [Slice(parts[0][0].name)]:
+        return read[parts[0][0].name]
+    return _joined([read[part.name].take(part.indices(len(read[part.name]))) for part, _ in parts])
+
+
+def _read_files(files: Sequence[DataFile]) -> Rows:
+    records: list[Row] = []
+    numbers, owners = array("q"), array("q")
+    for index, number, row in rows_of(files):
+        records.append(row)
+        numbers.append(number)
+        owners.append(index)
+
     def where(index: int) -> str:
-        file = files[bisect_right(starts, index) - 1]
+        file = files[owners[index]]
         return place(file.shown, file.kind, numbers[index])
 
     return Rows(records, where)

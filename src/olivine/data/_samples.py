@@ -90,6 +90,11 @@ class SampleSet(Sequence[Sample]):
         rows = getattr(self._layout, "rows", None)
         return int(rows[self._kept[index]]) if rows is not None else None
 
+    def cut_rows(self) -> set[int]:
+        """Rows of the store that a sample has without their end; none where rows are joined."""
+        rows = getattr(self._layout, "rows", None)
+        return set(rows[self._layout.is_truncated].tolist()) if rows is not None else set()
+
     def arrays(self, index: int) -> "tuple[npt.NDArray[np.int32], Integers]":
         """Ids (int32) and labels (int64) of a sample, without padding: what packing takes."""
         block = self._layout.read(int(self._kept[index]))

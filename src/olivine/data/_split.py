@@ -1,5 +1,6 @@
 """Which rows are held out, the same ones every time; and the `split` of a data set by name and slice."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -28,6 +29,13 @@ def split(n_rows: int, eval_size: float, seed: int) -> tuple[list[int], list[int
         )
     held_out = set(_shuffled(n_rows, seed)[:n_eval])
     return [index for index in range(n_rows) if index not in held_out], sorted(held_out)
+
+
+def rows_enough(eval_size: float) -> int:
+    """As many rows as make a split of that size possible; more do so too. 1 where the size itself is wrong."""
+    if eval_size >= 1:
+        return int(eval_size) + 1
+    return math.ceil(max(1 / eval_size, 1 / (1 - eval_size))) if 0 < eval_size < 1 else 1
 
 
 def _shuffled(n_rows: int, seed: int) -> list[int]:

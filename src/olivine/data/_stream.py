@@ -1,14 +1,13 @@
 """The rows of a data config one after the other: none of them stays in memory, and each knows where it stands."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
 from olivine.config.schema import DataConfig
-from olivine.data._files import DataFile, Local, locate
-from olivine.data._rows import missing_file, missing_split
-from olivine.data._split import Slice, slices
-from olivine.data.sources import READERS, Row, hub, parquet_footer, place
+from olivine.data._files import DataFile, locate
+from olivine.data._rows import Rows, parts_of, rows_of
+from olivine.data.sources import Row, hub, parquet_footer, place
 from olivine.errors import DataError
 
 
@@ -30,7 +29,7 @@ class RowStream:
         self._config = config
         local = locate(config)
         self._remote: Any = hub.load(config.load_dataset_config) if local is None else None
-        self._parts = _parts(config, local) if local is not None else []
+        self._parts = parts_of(config, local) if local is not None else []
         self.files: list[DataFile] = list(dict.fromkeys(file for part, files in self._parts for file in files))
 
     @property
@@ -68,25 +67,19 @@ class RowStream:
         return sum(_about(file) for file in self.files)
 
     def _rows(self, files: Sequence[DataFile]) -> Iterator[Placed]:
-        for file in files:
-            index = self.files.index(file)
-            try:
-                for number, row in READERS[file.kind](file.path):
-                    if isinstance(row, DataError):
-                        raise DataError(f"{self.where(index, number)}: {row}")
-                    yield Placed(row, index, number)
-            except OSError as error:
-                raise DataError(f"{file.shown}: the file cannot be read: {error.strerror or error}") from error
+        places = [self.files.index(file) for file in files]
+        yield from (Placed(row, places[index], number) for index, number, row in rows_of(files))
 
 
-def _parts(config: DataConfig, local: Local) -> list[tuple[Slice, list[DataFile]]]:
-    if local.missing:
-        raise DataError(" ".join(missing_file(local, local.missing[0])).rstrip())
-    parts = slices(config.load_dataset_config.split)
-    for part in parts:
-        if part.name not in local.splits:
-            raise DataError(f"data config '{config.name}': {' '.join(missing_split(local, part))}")
-    return [(part, local.splits[part.name]) for part in parts]
+def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows:
+    """Some rows in the order of the data set; the others are read, but do not stay in memory.
+
+    choose: from the number of rows to the increasing indices of those wanted. Raises DataError as `read_rows` does.
+    """
+    stream = RowStream(config)
+    wanted = set(choose(sum(1 for _ in stream)))
+    kept = [placed for index, placed in enumerate(stream) if index in wanted]
+    return Rows([one.row for one in kept], lambda index: stream.where(kept[index].file, kept[index].number))
 
 
 def _count(files: Sequence[DataFile], stream: RowStream) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import examples, read_rows, split
+from olivine.data import examples, pick_rows, resolved, split
 from olivine.errors import DataError
 from olivine.evaluate._answer import Runtime
 from olivine.evaluate._base import Evidence, Metric
@@ -75,17 +75,19 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
 
 
 def _questions(config: DataConfig, params: Mapping[str, Any], tokenizer: Any) -> list[Question]:
-    rows = read_rows(config)
-    indices = list(range(len(rows)))
-    if params["part"] != "all" and params.get("eval_size"):
-        train, held_out = split(len(rows), params["eval_size"], params["seed"])
-        indices = list(held_out if params["part"] == "eval" else train)
-    indices = _evenly(indices, params["max_rows"])
-    if not indices:
+    def choose(n_rows: int) -> Sequence[int]:
+        indices: Sequence[int] = range(n_rows)
+        if params["part"] != "all" and params.get("eval_size"):
+            train, held_out = split(n_rows, params["eval_size"], params["seed"])
+            indices = held_out if params["part"] == "eval" else train
+        return _evenly(indices, params["max_rows"])
+
+    rows = pick_rows(config, choose)
+    if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    every = examples(config, rows, tokenizer, params.get("target"))
+    config = resolved(config)  # by the first rows of the data, as for training, and not by those that were picked
+    chosen = examples(config, rows, tokenizer, params.get("target"))
     settings = config.pre_process_data_config
-    chosen = [every[index] for index in indices]
     return questions(chosen, tokenizer, MAX_TOKENS, special=settings.add_special_tokens)
 
 

@@ -1,6 +1,14 @@
 """Distance to the model one seam before."""
 
+from typing import TYPE_CHECKING
+
+from olivine import lazy
 from olivine.evaluate._base import Evidence, Metric
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
 
 
 class DivergenceMetric(Metric):
@@ -16,5 +24,6 @@ class DivergenceMetric(Metric):
         return {
             "kl": result.mean,
             "kl_standard_error": result.standard_error,
-            "top1_agreement": result.top1_agreement,
+            # the first of NaN is no best token, though a model whose logits are flat has the same
+            "top1_agreement": 0.0 if np.isnan(result.mean) else result.top1_agreement,
         }

@@ -9,8 +9,8 @@ class Perplexity(Metric):
     """Mean negative log-likelihood of the target's tokens in nats, and its exponential."""
 
     def compute(self, evidence: Evidence) -> dict[str, float]:
-        """`loss` in nats a token, `perplexity` = exp(loss) (infinite past 700 nats)."""
+        """`loss` in nats a token, `perplexity` = exp(loss) (infinite from 700 nats on)."""
         if not len(evidence.token_losses):
             return {}
         loss = float(evidence.token_losses.mean())
-        return {"loss": loss, "perplexity": math.exp(loss) if loss < 700 else math.inf}
+        return {"loss": loss, "perplexity": math.inf if loss >= 700 else math.exp(loss)}

@@ -6,6 +6,7 @@ Blocks are sliced before they are walked through: an index that starts anywhere 
 and such a loop stays scalar.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -257,3 +258,29 @@ def pack_nibbles(codes, packed):  # type: ignore[no-untyped-def]
             packed[row, k] = codes[row, 2 * k] | (codes[row, 2 * k + 1] << 4)
         if width % 2:
             packed[row, width // 2] = codes[row, width - 1]
+
+
+@_exact
+def sweep_columns(upper, groups, highest, columns, scale, shift, codes, errors):  # type: ignore[no-untyped-def]
+    """GPTQ's loop over some columns: round each, and let the later ones of them make up for its error.
+
+    upper: float32 [B, B], the rows and columns of the inverse's factor that belong to them. groups: int64 [B], the row
+    of each one's scales. columns: float32 [B, n], a column of the weight a row, changed in place. scale, shift: float32
+    [groups, n]. codes: uint8 [B, n]. errors: float32 [B, n], each over its pivot, for the columns behind these.
+    """
+    n_columns, n_rows = columns.shape
+    for k in range(n_columns):
+        pivot = upper[k, k]
+        group = groups[k]
+        for row in range(n_rows):
+            step = scale[group, row]
+            zero = shift[group, row]
+            value = columns[k, row]
+            code = np.float32(math.floor(value / step + np.float32(0.5))) + zero
+            code = min(max(code, np.float32(0.0)), highest)
+            codes[k, row] = np.uint8(code)
+            errors[k, row] = (value - (code - zero) * step) / pivot
+        for later in range(k + 1, n_columns):
+            factor = upper[k, later]
+            for row in range(n_rows):
+                columns[later, row] -= factor * errors[k, row]

@@ -3,13 +3,12 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from olivine.models.blockwise import BITS, GROUPS, Blockwise
+from olivine.models.blockwise import BITS, GROUPS, Blockwise, Format
 
 __all__ = [
     "BITS",
@@ -19,7 +18,9 @@ __all__ = [
     "Blockwise",
     "Format",
     "Method",
+    "all_finite",
     "importance_of",
+    "on_all_cores",
     "pack",
     "quantize",
     "quantize_rows",
@@ -31,30 +32,6 @@ Method = Literal["rtn", "search"]
 Array = np.ndarray[Any, Any]
 
 
-@dataclass(frozen=True)
-class Format:
-    """How a weight is stored: 4 or 8 bits, `group` weights a scale, with or without a zero point of their own."""
-
-    bits: int = 4
-    group: int = 32
-    symmetric: bool = True
-
-    @property
-    def middle(self) -> int:
-        """The code that stands for zero in a symmetric format."""
-        return 1 << (self.bits - 1)
-
-    @property
-    def highest(self) -> int:
-        """The largest code."""
-        return (1 << self.bits) - 1
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Codes, a float32 scale and, when asymmetric, a zero point of `bits`, a weight."""
-        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.group
-
-
 def rtn(weight: torch.Tensor, fmt: Format) -> Blockwise:
     """Round to nearest within each block's range; the codes and scales are those of ONNX Runtime's own quantizer.
 
@@ -63,16 +40,26 @@ def rtn(weight: torch.Tensor, fmt: Format) -> Blockwise:
     return quantize(weight, fmt, "rtn")
 
 
-def search(weight: torch.Tensor, fmt: Format, importance: torch.Tensor | None = None) -> Blockwise:
+def search(
+    weight: torch.Tensor, fmt: Format, importance: torch.Tensor | None = None, *, half_scales: bool = False
+) -> Blockwise:
     """Scales and integer zero points with the least error, each input weighted by its importance.
 
     weight: [N, K]. importance: [K], the mean square of each input (the diagonal of X'X / n); all alike when None, which
     is hardly better than `rtn`. The weights of an input that was never active still count a little (1e-4 of the mean).
+    half_scales: scales are float16 numbers, so that they can be stored as such, and the codes the nearest for them.
     """
-    return quantize(weight, fmt, "search", importance)
+    return quantize(weight, fmt, "search", importance, half_scales=half_scales)
 
 
-def quantize(weight: torch.Tensor, fmt: Format, method: Method, importance: torch.Tensor | None = None) -> Blockwise:
+def quantize(
+    weight: torch.Tensor,
+    fmt: Format,
+    method: Method,
+    importance: torch.Tensor | None = None,
+    *,
+    half_scales: bool = False,
+) -> Blockwise:
     """`rtn` or `search` by name, on all cores."""
     _refuse_unusable(weight, fmt)
     n_rows, width = weight.shape
@@ -85,9 +72,10 @@ def quantize(weight: torch.Tensor, fmt: Format, method: Method, importance: torc
     def work(start: int) -> None:
         tile = weight[start : start + step].detach().to("cpu", torch.float32).contiguous().numpy()
         part = slice(start, start + step)
-        quantize_rows(tile, fmt, weights_of_inputs, codes[part].numpy(), scales[part].numpy(), zeros[part].numpy())
+        filled = (array[part].numpy() for array in (codes, scales, zeros))
+        quantize_rows(tile, fmt, weights_of_inputs, *filled, half_scales=half_scales)
 
-    _on_all_cores(work, range(0, n_rows, step))
+    on_all_cores(work, range(0, n_rows, step))
     return Blockwise(fmt.bits, fmt.group, codes, scales, None if fmt.symmetric else zeros)
 
 
@@ -154,8 +142,13 @@ def _refuse_unusable(weight: torch.Tensor, fmt: Format) -> None:
     if weight.ndim != 2:
         raise ValueError(f"a weight to quantize has two dimensions, but this one is {list(weight.shape)}")
     refuse_format(fmt, weight.shape[1])
-    if not bool(torch.isfinite(weight).all()):
+    if not all_finite(weight):
         raise ValueError("the weight holds NaN or infinite values")
+
+
+def all_finite(tensor: torch.Tensor) -> bool:
+    """Whether no element is NaN or infinite; a finite sum says so at a tenth of the cost of looking at each."""
+    return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 
 def refuse_format(fmt: Format, width: int) -> None:
@@ -168,7 +161,8 @@ def refuse_format(fmt: Format, width: int) -> None:
         raise ValueError(f"the group size {fmt.group} does not divide the {width} inputs")
 
 
-def _on_all_cores(work: Callable[[int], None], starts: range) -> None:
+def on_all_cores(work: Callable[[int], None], starts: range) -> None:
+    """Do `work` for every start; it releases the interpreter's lock while it computes."""
     if len(starts) < 2:
         for start in starts:
             work(start)

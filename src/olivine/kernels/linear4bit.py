@@ -3,12 +3,14 @@
 The weight is never kept unpacked: the backward pass unpacks it again, so that memory stays at half a byte a weight.
 """
 
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from olivine.models.nf4 import Packed, Rounding, pack, unpack
+from olivine.models.nf4 import BLOCK, Packed, Rounding, magnitudes_of, pack, unpack
 
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
@@ -30,10 +32,42 @@ _unpack_fused = torch.compile(_unpack, dynamic=False)
 
 
 def _weight(parts: Parts, out_features: int, in_features: int, dtype: torch.dtype) -> torch.Tensor:
-    """On a GPU in one kernel: written once, no table look-up in memory."""
+    """On a GPU in one kernel: written once, no table look-up in memory; on a CPU in compiled loops."""
+    if parts[0].device.type == "cpu":
+        return unpack_on_cpu(Packed(*parts), (out_features, in_features), dtype)
     run = _unpack_fused if parts[0].is_cuda else _unpack
     weight: torch.Tensor = run(*parts, out_features, in_features, dtype)
     return weight
+
+
+_BLOCKS_A_TASK = 1 << 15  # two million weights, a millisecond of one core: less does not pay for a thread
+
+
+def unpack_on_cpu(packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
+    """What `nf4.unpack` gives, to the bit, on as many threads as torch has."""
+    from olivine.kernels import _unpack4bit
+
+    n_bytes = BLOCK // 2
+    magnitudes, table, codes = magnitudes_of(packed).numpy(), packed.table.numpy(), packed.codes.numpy()
+    in_bf16 = dtype == torch.bfloat16  # written as its bits; any other type is turned from float32
+    values = torch.empty(2 * len(codes), dtype=torch.uint16 if in_bf16 else torch.float32)
+    kernel = _unpack4bit.to_bfloat16 if in_bf16 else _unpack4bit.to_float32
+    found = values.numpy()
+
+    def work(start: int) -> None:
+        end = start + _BLOCKS_A_TASK
+        part = slice(start * n_bytes, end * n_bytes), slice(start, end), slice(start * BLOCK, end * BLOCK)
+        kernel(codes[part[0]], magnitudes[part[1]], table, found[part[2]])
+
+    starts = range(0, len(magnitudes), _BLOCKS_A_TASK)
+    if len(starts) > 1 and torch.get_num_threads() > 1:
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            list(pool.map(work, starts))
+    else:
+        for start in starts:
+            work(start)
+    weight = values.view(torch.bfloat16) if in_bf16 else values
+    return weight[: shape[0] * shape[1]].view(shape).to(dtype)
 
 
 @torch.library.custom_op("olivine::linear4bit", mutates_args=())  # type: ignore[untyped-decorator] # torch is unread
@@ -106,11 +140,12 @@ _linear4bit.register_autograd(_gradients, setup_context=_keep)
 class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the type checker
     """y = x W' + bias with W in 4 bits and frozen; inputs of any float type, in which the product is computed."""
 
-    def __init__(self, plain: torch.nn.Linear, rounding: Rounding) -> None:
+    def __init__(self, plain: torch.nn.Linear, rounding: Rounding, shift: torch.Tensor | None = None) -> None:
+        """Shift: what is taken from the weight before it is rounded, [out, in] float32."""
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.compute_dtype, self.rounding = plain.weight.dtype, rounding
-        packed = pack(plain.weight.data, rounding)
+        packed = pack(plain.weight.data if shift is None else plain.weight.data.float() - shift, rounding)
         for name in ("codes", "magnitudes", "table", "scales", "offset"):
             self.register_buffer(name, getattr(packed, name), persistent=False)
         self.bias = plain.bias
@@ -133,10 +168,13 @@ class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the t
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.rounding.kind}"
 
 
-def pack_layer(layer: torch.nn.Module, rounding: Rounding) -> int:
-    """Put every linear layer inside of a decoder layer into 4 bits, in place; gives their number."""
+def pack_layer(layer: torch.nn.Module, rounding: Rounding, shifts: Mapping[str, torch.Tensor] | None = None) -> int:
+    """Put every linear layer inside of a decoder layer into 4 bits, in place; gives their number.
+
+    shifts: by name inside of the layer, what is taken from a weight before it is rounded.
+    """
     found = [(name, module) for name, module in layer.named_modules() if type(module) is torch.nn.Linear]
     for name, module in found:
         owner, _, leaf = name.rpartition(".")
-        setattr(layer.get_submodule(owner), leaf, Linear4bit(module, rounding))
+        setattr(layer.get_submodule(owner), leaf, Linear4bit(module, rounding, (shifts or {}).get(name)))
     return len(found)

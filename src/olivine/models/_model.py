@@ -30,16 +30,6 @@ class Model:
     trust_remote_code: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
 
-    @property
-    def is_checkpoint(self) -> bool:
-        """Whether the model has full weights by name: own ones, merged ones or those of a GGUF file."""
-        return self.format in ("hf", "gguf")
-
-    @property
-    def is_materialized(self) -> bool:
-        """Whether all of its bytes lie in `path`."""
-        return self.base is None
-
     def to_json(self) -> dict[str, Any]:
         """JSON values only; the inverse of `from_json`."""
         return {

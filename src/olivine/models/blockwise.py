@@ -1,5 +1,6 @@
 """A weight in blocks: integer codes that share a scale and a zero point along the input dimension."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,30 @@ else:
 # what the int4 and int8 operators of ONNX Runtime read fast
 BITS = (4, 8)
 GROUPS = (16, 32, 64, 128, 256)
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a weight is stored: 4 or 8 bits, `group` weights a scale, with or without a zero point of their own."""
+
+    bits: int = 4
+    group: int = 32
+    symmetric: bool = True
+
+    @property
+    def middle(self) -> int:
+        """The code that stands for zero in a symmetric format."""
+        return 1 << (self.bits - 1)
+
+    @property
+    def highest(self) -> int:
+        """The largest code."""
+        return (1 << self.bits) - 1
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Codes, a float32 scale and, when asymmetric, a zero point of `bits`, a weight."""
+        return self.bits + (32 + (0 if self.symmetric else self.bits)) / self.group
 
 
 @dataclass(frozen=True)
@@ -54,3 +79,19 @@ class Blockwise:
         scales = self.scales.repeat_interleave(n_parts, dim=1)
         zeros = None if self.zero_points is None else self.zero_points.repeat_interleave(n_parts, dim=1)
         return Blockwise(self.bits, group, self.codes, scales, zeros)
+
+
+@dataclass(frozen=True)
+class StoredBlocks:
+    """Reads a weight that a file holds in blocks, when called.
+
+    format: of what it reads, found without its codes. half_scales: whether the file's scales are float16 numbers.
+    """
+
+    read: Callable[[], Blockwise]
+    format: Callable[[], Format]
+    half_scales: bool
+
+    def __call__(self) -> Blockwise:
+        """The weight."""
+        return self.read()

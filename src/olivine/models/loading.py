@@ -29,13 +29,13 @@ def load_tokenizer(model: Model) -> Any:
 
 
 def load_causal_lm(
-    model: Model, *, dtype: str = "float32", device: str = "cpu", each_layer: Callable[[Any], None] | None = None
+    model: Model, *, dtype: str = "float32", device: str = "cpu", each_layer: Callable[[str, Any], None] | None = None
 ) -> Any:
     """The model as a transformers module (a PeftModel for an adapter that fits its base), on `device`, in eval mode.
 
     dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so
     the peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
-    each_layer: called with every decoder layer of a checkpoint as soon as all of it is filled.
+    each_layer: called with the name and module of every decoder layer of a checkpoint as soon as all of it is filled.
     """
     if model.format == "adapter":
         return _load_adapter(model, dtype, device)
@@ -97,7 +97,7 @@ def _load_checkpoint(
     model: Model,
     dtype: str,
     device: str,
-    each_layer: Callable[[Any], None] | None = None,
+    each_layer: Callable[[str, Any], None] | None = None,
     source: Weights | None = None,
     *,
     untied: bool = False,
@@ -126,7 +126,7 @@ def _fill(
     dtype: "torch.dtype",
     device: str,
     model: Model,
-    each_layer: Callable[[Any], None] | None = None,
+    each_layer: Callable[[str, Any], None] | None = None,
 ) -> None:
     """Put every tensor where the module expects it, tie what is tied, compute the buffers that no checkpoint holds."""
     layers = _last_names(module) if each_layer is not None else {}
@@ -136,30 +136,28 @@ def _fill(
             raise ModelError(f"{model.path}: '{name}' is {list(tensor.shape)}, but was promised {lazy_tensor.shape}")
         _assign(module, name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
         if each_layer is not None and (layer := layers.pop(name, None)) is not None:
-            each_layer(layer)
+            each_layer(*layer)
     module.tie_weights()
     _fill_buffers(module, device)
 
 
-def _last_names(module: Any) -> dict[str, Any]:
-    """The decoder layers by the name of the last tensor of each, in the order in which tensors are filled."""
+def _last_names(module: Any) -> dict[str, tuple[str, Any]]:
+    """Name and module of the decoder layers by the last tensor of each, in the order in which tensors are filled."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [
-        (f"{name}.", found) for name, found in module.named_modules() if isinstance(found, GradientCheckpointingLayer)
-    ]
+    layers = [(name, found) for name, found in module.named_modules() if isinstance(found, GradientCheckpointingLayer)]
     last = {}
     for name in module.state_dict():
-        for start, layer in layers:
-            if name.startswith(start):
-                last[start] = (name, layer)
+        for layer in layers:
+            if name.startswith(f"{layer[0]}."):
+                last[layer[0]] = (name, layer)
     return dict(last.values())
 
 
 def _wanted(module: Any, source: Weights, model: Model) -> "Iterator[tuple[str, LazyTensor]]":
     """The tensors that the module has a place for; ModelError for one that is missing or has another shape."""
     wanted = module.state_dict()
-    tied = _tied_names(module)
+    tied = tied_names(module)
     missing = [name for name in wanted if name not in source and name not in tied]
     if missing:
         raise ModelError(f"{model.path} lacks the weights {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
@@ -173,7 +171,7 @@ def _wanted(module: Any, source: Weights, model: Model) -> "Iterator[tuple[str, 
         yield name, source[name]
 
 
-def _tied_names(module: Any) -> set[str]:
+def tied_names(module: Any) -> set[str]:
     """Names that a checkpoint may leave out because they share another tensor."""
     if not module.config.tie_word_embeddings:
         return set()

@@ -4,12 +4,13 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from olivine import lazy
 from olivine.models._model import Model
-from olivine.models.quantized import plain_config
+from olivine.models.quantized import plain_config, quantization_config
 from olivine.models.weights import DTYPES, LazyTensor, weights
 
 if TYPE_CHECKING:
@@ -57,15 +58,39 @@ def materialize(model: Model, folder: Path) -> Model:
 
     The header of a shard is written first, from shapes and types alone; then one tensor is alive at a time. The bytes
     are on the disk when this returns. OSError (a full disk) passes; the caller owns `folder` and removes it.
+
+    What a quantized base holds packed is computed in float32; it is stored in the type that its config names.
     """
     copy_companions(model.path, folder)
-    shards = list(_shards(list(weights(model).values())))
+    dtype = _type_of_packed(model)
+    tensors = [_stored_as(tensor, dtype) if dtype else tensor for tensor in weights(model).values()]
+    write_weights(tensors, folder)
+    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
+
+
+def write_weights(tensors: Sequence[LazyTensor], folder: Path) -> None:
+    """Write tensors as the safetensors files of a checkpoint, one after another; their bytes are on the disk then."""
+    shards = list(_shards(tensors))
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
-    for name, tensors in zip(names, shards, strict=True):
-        _write(folder / name, tensors)
+    for name, shard in zip(names, shards, strict=True):
+        _write(folder / name, shard)
     if len(shards) > 1:
         _write_index(folder, names, shards)
-    return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
+
+
+def _type_of_packed(model: Model) -> str | None:
+    """The 16-bit type of a model whose weights come out of a quantized folder; None for every other."""
+    while model.base is not None:
+        model = model.base
+    if model.format != "hf" or quantization_config(model.path) is None:
+        return None
+    config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "")
+    return dtype if dtype in ("float16", "bfloat16") else None
+
+
+def _stored_as(tensor: LazyTensor, dtype: str) -> LazyTensor:
+    return replace(tensor, dtype=dtype) if tensor.dtype == "float32" and len(tensor.shape) == 2 else tensor
 
 
 def n_bytes(tensor: LazyTensor) -> int:

@@ -124,15 +124,19 @@ def pack(weight: "torch.Tensor", rounding: Rounding) -> Packed:
 def unpack(packed: Packed, shape: tuple[int, ...], dtype: "torch.dtype") -> "torch.Tensor":
     """The tensor again, in `dtype`."""
     codes = torch.stack([packed.codes & 15, packed.codes >> 4], dim=1).view(-1, BLOCK)
-    magnitudes = packed.magnitudes
-    if packed.scales is not None and packed.offset is not None:
-        scales = packed.scales.repeat_interleave(BLOCKS)[: len(magnitudes)]
-        magnitudes = magnitudes.float() * scales + packed.offset
-    values = packed.table[codes.int()] * magnitudes.unsqueeze(1)
+    values = packed.table[codes.int()] * magnitudes_of(packed).unsqueeze(1)
     n_weights = 1
     for size in shape:
         n_weights *= size
     return values.view(-1)[:n_weights].view(shape).to(dtype)
+
+
+def magnitudes_of(packed: Packed) -> "torch.Tensor":
+    """The magnitude of each block, float32."""
+    if packed.scales is None or packed.offset is None:
+        return packed.magnitudes
+    scales = packed.scales.repeat_interleave(BLOCKS)[: len(packed.magnitudes)]
+    return packed.magnitudes.float() * scales + packed.offset
 
 
 def rounded(weight: "torch.Tensor", rounding: Rounding) -> "torch.Tensor":

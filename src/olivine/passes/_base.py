@@ -32,6 +32,7 @@ class Machine:
 
     device: "cpu" or "cuda". execution_provider: "CPUExecutionProvider", ... of the target, where the result will run.
     n_devices: how many of them a pass that can use several of them gets; on the CPU, processes that share its cores.
+    device_memory_bytes: of each GPU; 0 where there is none, or the driver does not say.
     """
 
     device: str
@@ -41,6 +42,7 @@ class Machine:
     n_cores: int
     offline: bool = False
     n_devices: int = 1
+    device_memory_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,9 @@ class Pass(ABC):
     libraries: distributions whose versions decide the result (they are part of the cache key).
     modules: importable modules that `run` needs, each with the extra that brings it.
     spreads: whether it uses all of `Machine.n_devices`, or one of them.
+    when_too_large: what to do when the step needs more memory than there is.
+    not_accepted: why a model of another format has no place before the pass, and what to do, by format; {name} is the
+      step that made it. Formats that are not named are told by what the pass accepts.
     """
 
     name: ClassVar[str]
@@ -109,6 +114,8 @@ class Pass(ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[Mapping[str, str]] = {}
     spreads: ClassVar[bool] = False
+    when_too_large: ClassVar[str] = "Use a larger machine."
+    not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def __init__(self, params: PassParams) -> None:
         self.params = params

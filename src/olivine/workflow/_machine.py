@@ -43,6 +43,16 @@ def n_nvidia() -> int:
     return sum(line.startswith("GPU ") for line in told.splitlines())
 
 
+def gpu_memory_bytes() -> int:
+    """Memory of the smallest NVIDIA GPU as the driver's tool says; 0 when it is not here or does not say."""
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return 0
+    query = [tool, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    told = subprocess.run(query, capture_output=True, text=True, check=False).stdout.split()
+    return min((int(size) * 2**20 for size in told if size.isdigit()), default=0)
+
+
 def torch_is_for_cpu() -> bool:
     """Whether the installed torch was built without CUDA, as its version says (2.13.0+cpu)."""
     return lazy.version("torch").endswith("+cpu")
@@ -116,6 +126,7 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
         n_cores=os.cpu_count() or 1,
         offline=offline,
         n_devices=n_devices,
+        device_memory_bytes=gpu_memory_bytes() if device == "cuda" else 0,
     )
     return Choice(machine, tuple(notes), tuple(problems))
 

@@ -22,6 +22,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import data_files
 from olivine.errors import ModelError, RequestError
 from olivine.models import Model
+from olivine.models.adapter import BASE_FILE
 from olivine.models.materialize import COMPANIONS
 from olivine.passes import UNCHANGED, passes
 from olivine.workflow._steps import Plan, ScoreRows, Step
@@ -185,7 +186,7 @@ def _decides(model: Model, name: PurePath) -> bool:
         return name.suffix != ".md"
     return (
         name.name in COMPANIONS
-        or name.name in ("adapter_config.json", "model.safetensors.index.json")
+        or name.name in ("adapter_config.json", BASE_FILE, "model.safetensors.index.json")
         or name.suffix in (".safetensors", ".jinja")
         or (name.suffix == ".py" and model.trust_remote_code)
     )

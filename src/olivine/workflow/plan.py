@@ -260,6 +260,7 @@ def _plan_steps(draft: _Draft) -> None:
         _check_model_names(draft, name, step)
         found = step.check(facts or STAND_IN, draft.machine, used)
         draft.problems += [_placed(draft, name, problem) for problem in found]
+        _check_held_out(draft, name, step, used)
         draft.steps.append(_step(draft, name, step, used, parent, facts))
         facts = step.forecast(facts) if facts else None
 
@@ -304,6 +305,11 @@ def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass
 
 
 def _explain_chain(draft: _Draft, name: str, plugin: type[Pass], form: str) -> None:
+    maker = next((step for step in reversed(draft.steps) if step.produces == form and not step.implicit), None)
+    if maker is not None and form in plugin.not_accepted:
+        message, fix = plugin.not_accepted[form]
+        draft.problem("invalid-value", ("passes", name), message.format(name=maker.name), fix)
+        return
     wanted = " or ".join(sorted(plugin.accepts))
     bridges = [
         other.name for other in passes.classes.values() if form in other.accepts and other.produces in plugin.accepts
@@ -329,6 +335,16 @@ def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
         if "train_data_config" in type(step).Params.model_fields:
             _tell_data(draft, config)
     return used
+
+
+def _check_held_out(draft: _Draft, name: str, step: Pass, used: Mapping[str, DataConfig]) -> None:
+    """That the rows can be split as the step wants them, where they are few and here."""
+    params = step.params.model_dump()
+    config, size = used.get(params.get("train_data_config", "")), params.get("eval_dataset_size")
+    if config is None or size is None or params.get("eval_data_config") is not None:
+        return
+    for problem in data.check_split(config, size):
+        draft.problems.append(replace(problem, where=draft.where("passes", name, "eval_dataset_size")))
 
 
 def _tell_data(draft: _Draft, config: DataConfig) -> None:
@@ -430,7 +446,7 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
         return None
     rows = _score_rows(draft)
     if rows is None:
-        if quality.max_drop is not None:
+        if quality.max_drop is not None and not (draft.problems and _names_rows(draft)):
             fix = "Name the rows in quality.data_config."
             draft.problem(
                 "missing-data", ("quality", "max_drop"), "max_drop is set, but there are no rows to score.", fix
@@ -453,8 +469,17 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
         "train": f"scored on up to {n_most} rows of '{config.name}' that were trained on: there are no others",
     }
     wanted = f"the column '{target}'" if target else "what the text of a row ends with"
+    if data.resolved(config).pre_process_data_config.chat_template:
+        wanted = "the last turn of the assistant"
     draft.translated.append(f"every model is {told[part]}; it should predict {wanted}")
     return ScoreRows(config, part, size, seed, target, n_most)  # type: ignore[arg-type]
+
+
+def _names_rows(draft: _Draft) -> bool:
+    """Whether the config names rows to score: when they are not found, that is told already."""
+    return draft.workflow.quality.data_config is not None or any(
+        "train_data_config" in one.params for one in draft.workflow.passes.values()
+    )
 
 
 def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int] | None:
@@ -541,16 +566,17 @@ def _total(draft: _Draft) -> Estimate:
 
 def _check_room(draft: _Draft, estimate: Estimate) -> None:
     for step in draft.steps:
+        on_device, device_bytes = step.estimate.device_memory_bytes, draft.machine.device_memory_bytes
         if step.estimate.memory_bytes > draft.machine.memory_bytes:
-            draft.problem(
-                "hardware",
-                ("passes", step.name),
-                f"step '{step.name}' needs about {_size(step.estimate.memory_bytes)} of memory, but this machine has "
-                f"{_size(draft.machine.memory_bytes)}.",
-                "Lower max_seq_len or per_device_train_batch_size."
-                if step.produces == "adapter"
-                else "Use a larger machine.",
-            )
+            needed, there = _size(step.estimate.memory_bytes), _size(draft.machine.memory_bytes)
+            message = f"step '{step.name}' needs about {needed} of memory, but this machine has {there}."
+        elif device_bytes and on_device > device_bytes:
+            needed, there = _size(on_device), _size(device_bytes)
+            message = f"step '{step.name}' needs about {needed} on the GPU, but it has {there}."
+        else:
+            continue
+        fix = passes.classes[step.pass_name].when_too_large
+        draft.problem("hardware", ("passes", step.name), message, fix)
     if estimate.disk_bytes > draft.machine.disk_bytes:
         draft.problem(
             "hardware",
@@ -580,13 +606,19 @@ def to_json(plan: Plan) -> dict[str, Any]:
     }
 
 
+def _in_words(n_parameters: int) -> str:
+    if n_parameters < 1e6:
+        return f"{n_parameters:,}"
+    return f"{n_parameters / 1e6:,.0f} million"
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
     device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
     text = [f"runs on {device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "no model")
-    text.append(f"model {name}" + (f", {plan.n_parameters / 1e6:,.0f} million parameters" if plan.n_parameters else ""))
+    text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
     needed = plan.estimate
     text.append(f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most")

@@ -5,6 +5,7 @@ from olivine.config.dialects._edit import Findings, Note, drop, lift, named, ren
 from olivine.errors import Problem
 
 _KIN = {"lora", "qlora", "loftq", "dora", "loha", "lokr"}
+_LYCORIS = {"loha", "lokr"}
 _ORT_TRAINING = ("use_ort_trainer", "ort_args")
 _QLORA = '{"type": "QLoRA", "quant_type": "nf4", "double_quant": true}'
 
@@ -20,6 +21,8 @@ def translate(config: Object) -> Findings:
             yield from _training_args(name, step)
         if kind == "lora":
             yield from _double_quant(name, step)
+        if kind in _LYCORIS:
+            yield from _lora_dropout(name, step)
 
 
 def _double_quant(name: str, step: Object) -> Findings:
@@ -33,6 +36,18 @@ def _double_quant(name: str, step: Object) -> Findings:
         yield from drop(step, "double_quant", message, warning=True)
     else:
         yield from drop(step, "double_quant", "'double_quant' is dropped: it was never a param of LoRA.")
+
+
+def _lora_dropout(name: str, step: Object) -> Findings:
+    """Olive's LoHa and LoKr took it from LoRA and did nothing with it."""
+    if step.get("lora_dropout"):
+        message = (
+            f"'lora_dropout' is dropped: pass '{name}' has no such dropout, and never had; its own are 'rank_dropout' "
+            "and 'module_dropout'."
+        )
+        yield from drop(step, "lora_dropout", message, warning=True)
+    elif "lora_dropout" in step:
+        yield from drop(step, "lora_dropout", "'lora_dropout' is dropped: it asked for nothing.")
 
 
 def _ort_training(step: Object) -> Findings:

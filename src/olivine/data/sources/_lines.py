@@ -22,4 +22,9 @@ def decoded(raw: bytes) -> str | DataError:
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        return DataError(f"byte 0x{raw[error.start]:02x} is not UTF-8; save the file as UTF-8")
+        return not_utf_8(error)
+
+
+def not_utf_8(error: UnicodeDecodeError) -> DataError:
+    """What is wrong with the bytes, and what to do."""
+    return DataError(f"byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8")

@@ -3,37 +3,63 @@
 import codecs
 import json
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from olivine.data.sources._json_cursor import Cursor, Fault
 from olivine.data.sources._lines import decoded, lines
 from olivine.errors import DataError
 
-_DECODER = json.JSONDecoder()
-_SPACE = " \t\r\n"
+_LINE = 2**20  # bytes: a first line that is longer is not read whole to tell what the file is
+_FORMS = "expected an object a line, an array of objects, or {'data': [...]}"
 Item = tuple[int, Mapping[str, Any] | DataError]
 
 
 def read(path: Path) -> Iterator[Item]:
-    """Each object under the line that it begins on.
+    """Each object under the line that it begins on; a piece of the file is in memory, however large it is.
 
     A file whose first line is a whole JSON value is read line by line; any other as one document.
     """
-    head = list(islice((line for _, line in lines(path) if isinstance(line, DataError) or line.strip()), 2))
-    if not head:
-        return
-    is_document = not isinstance(head[0], DataError) and _is_document(head[0], is_only=len(head) == 1)
-    yield from _document(path) if is_document else _json_lines(path)
+    yield from _document(path) if _is_document(path) else _json_lines(path)
 
 
-def _is_document(first_line: str, *, is_only: bool) -> bool:
-    if first_line.lstrip().startswith("["):
-        return True
-    value = _parsed(first_line)
+def _is_document(path: Path) -> bool:
+    with path.open("rb") as file:
+        pieces = (piece.removeprefix(codecs.BOM_UTF8) for piece in iter(lambda: file.readline(_LINE), b""))
+        first = next((piece for piece in pieces if piece.strip()), b"")
+        if first.lstrip().startswith(b"["):
+            return True
+        last = first
+        while last and not last.endswith(b"\n"):
+            last = next(pieces, b"")
+        is_only = not any(piece.strip() for piece in pieces)
+    if len(first) >= _LINE:
+        return is_only and _begins_a_table(path)
+    text = decoded(first)
+    if isinstance(text, DataError) or not text.strip():
+        return False
+    value = _parsed(text)
     if isinstance(value, DataError):
         return True
     return is_only and isinstance(value, dict) and _is_table(value.get("data"))
+
+
+def _begins_a_table(path: Path) -> bool:
+    """Whether the file is an object whose `data` begins as an array of objects: one line, too long to look at whole."""
+    with path.open("rb") as file:
+        cursor = Cursor(file)
+        try:
+            for key in _keys(cursor) if cursor.peek() == "{" else ():
+                if key != "data":
+                    cursor.value()
+                elif cursor.peek() != "[":
+                    return False
+                else:
+                    cursor.step()
+                    return cursor.peek() in ("{", "]")
+        except Fault:
+            pass  # the lines say what is wrong
+    return False
 
 
 def _is_table(value: Any) -> bool:
@@ -65,74 +91,76 @@ def _row(value: Any) -> Mapping[str, Any] | DataError:
 
 
 def _document(path: Path) -> Iterator[Item]:
-    text = decoded(path.read_bytes().removeprefix(codecs.BOM_UTF8))
-    if isinstance(text, DataError):
-        yield from ((number, line) for number, line in lines(path) if isinstance(line, DataError))
+    with path.open("rb") as file:
+        try:
+            yield from _rows(Cursor(file))
+        except Fault as fault:
+            yield fault.line, fault.error
+
+
+def _rows(cursor: Cursor) -> Iterator[Item]:
+    """The rows of the document, and nothing after it."""
+    if cursor.peek() == "[":
+        yield from _elements(cursor)
+    elif cursor.peek() == "{":
+        yield from _rows_of_table(cursor)
+    else:
+        cursor.value()
+        raise cursor.fault(_FORMS)
+    if cursor.peek():
+        raise cursor.fault("Extra data after the document")
+
+
+def _rows_of_table(cursor: Cursor) -> Iterator[Item]:
+    """The elements of the array under `data`; other keys are gone through."""
+    has_rows = False
+    for key in _keys(cursor):
+        if key != "data":
+            cursor.value()
+            continue
+        if cursor.peek() != "[":
+            raise cursor.fault(_FORMS)
+        if has_rows:
+            raise cursor.fault("the key 'data' stands there twice")
+        has_rows = True
+        yield from _elements(cursor)
+    if not has_rows:
+        raise Fault(1, DataError(f"not JSON that holds rows: {_FORMS}"))
+
+
+def _keys(cursor: Cursor) -> Iterator[str]:
+    """The keys of an object, each when the cursor stands before its value; who asks for the next has read the value."""
+    cursor.step()
+    while cursor.peek() != "}":
+        if cursor.peek() != '"':
+            raise cursor.fault("Expecting property name enclosed in double quotes")
+        key = cursor.value()
+        if cursor.peek() != ":":
+            raise cursor.fault("Expecting ':' delimiter")
+        cursor.step()
+        yield key
+        _go_on(cursor, "}")
+    cursor.step()
+
+
+def _elements(cursor: Cursor) -> Iterator[Item]:
+    """The values of the array that begins here."""
+    cursor.step()
+    while cursor.peek() != "]":
+        line = cursor.line()
+        value = cursor.value()
+        yield line, {"text": value} if isinstance(value, str) else _row(value)
+        _go_on(cursor, "]")
+    cursor.step()
+
+
+def _go_on(cursor: Cursor, end: str) -> None:
+    """Past the comma to what comes next, or to the bracket that ends it all."""
+    found, line = cursor.peek(), cursor.line()
+    if found == end:
         return
-    try:
-        start = _start_of_rows(text)
-        yield from _elements(text, start)
-    except json.JSONDecodeError as error:
-        yield error.lineno, DataError(f"not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:
-        yield 1, DataError(f"not JSON that can be read: {error}")
-
-
-def _start_of_rows(text: str) -> int:
-    """Where the array of rows begins."""
-    start = _skip(text, 0)
-    if text[start] == "[":
-        return start
-    value = json.loads(text)
-    if not isinstance(value, dict) or not isinstance(value.get("data"), list):
-        raise json.JSONDecodeError("expected an object a line, an array of objects, or {'data': [...]}", text, start)
-    return _start_of_value(text, start, "data")
-
-
-def _start_of_value(text: str, start: int, wanted: str) -> int:
-    """Where the value of a key begins, in an object that is known to be well formed and to have the key."""
-    at, found = start + 1, start
-    while text[at := _skip(text, at)] != "}":
-        key, at = _DECODER.raw_decode(text, at)
-        at = _skip(text, _skip(text, at) + 1)
-        if key == wanted:
-            found = at  # of a key that stands twice, the last one counts, as for json.loads
-        _, at = _DECODER.raw_decode(text, at)
-        at = _skip(text, at)
-        at += text[at] == ","
-    return found
-
-
-def _elements(text: str, start: int) -> Iterator[Item]:
-    """The values of the array that begins at `start`, and nothing after the document that the array is."""
-    number, counted = 1, 0
-    at = _skip(text, start + 1)
-    while text[at : at + 1] != "]":
-        number += text.count("\n", counted, at)
-        counted = at
-        value, at = _DECODER.raw_decode(text, at)
-        yield number, {"text": value} if isinstance(value, str) else _row(value)
-        at = _next(text, at)
-    end = _skip(text, at + 1)
-    is_whole = not text[:start].strip()
-    if is_whole and end < len(text):
-        raise json.JSONDecodeError("Extra data after the array", text, end)
-
-
-def _next(text: str, at: int) -> int:
-    """Where the next element begins, or the bracket that ends the array."""
-    at = _skip(text, at)
-    if text[at : at + 1] == "]":
-        return at
-    if text[at : at + 1] != ",":
-        raise json.JSONDecodeError("Expecting ',' or ']' after a row", text, at)
-    after = _skip(text, at + 1)
-    if text[after : after + 1] == "]":
-        raise json.JSONDecodeError("Illegal trailing comma before the end of the array", text, at)
-    return after
-
-
-def _skip(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
-        at += 1
-    return at
+    if found != ",":
+        raise cursor.fault(f"Expecting ',' or '{end}'")
+    cursor.step()
+    if cursor.peek() == end:
+        raise Fault(line, DataError(f"not JSON: a comma stands before the closing '{end}'"))

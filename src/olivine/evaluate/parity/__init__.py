@@ -9,7 +9,7 @@ compare ─ _models.open_model ─> Model ─ _tokens ─> windows of token ids
 from olivine.evaluate.parity._compare import Settings, compare, sample
 from olivine.evaluate.parity._models import open_model
 from olivine.evaluate.parity._record import BANDS, Gate, Parity, Side, Tokens
-from olivine.evaluate.parity._tokens import read_windows
+from olivine.evaluate.parity._tokens import config_of, read_windows
 
 __all__ = [
     "BANDS",
@@ -19,6 +19,7 @@ __all__ = [
     "Side",
     "Tokens",
     "compare",
+    "config_of",
     "open_model",
     "read_windows",
     "sample",

@@ -56,10 +56,14 @@ class Settings:
 
 @dataclass(frozen=True)
 class _Read:
-    """What reading the windows gave. positions: of (reference, candidate), then those of the split where it is made."""
+    """What reading the windows gave.
+
+    context: tokens that both models read at most. positions: of (reference, candidate), then those of the split.
+    """
 
     windows: Windows
     greedy: Greedy | None
+    context: int
     positions: "Positions"
     weights: "Positions | None"
     runtime: "Positions | None"
@@ -92,7 +96,7 @@ def compare(
         read = _read(runnable[0], runnable[1], given, tokenizer, settings, report)
         sides = [_side(one, settings) for one in (first, second)]
         if settings.speed:
-            costs = _costs(runnable, read.windows, settings, report)
+            costs = _costs(runnable, read.windows, read.context, settings, report)
             sides = [replace(side, **cost) for side, cost in zip(sides, costs, strict=True)]
     sides = [replace(side, degenerate=what) for side, what in zip(sides, read.broken, strict=True)]
     tokens = Tokens(
@@ -122,7 +126,7 @@ def sample(reference: Model | Path, settings: Settings | None = None) -> Windows
         with _runner(runnable, settings) as runner:
             facts = runner.open()
             tokenizer, _ = same_vocabulary(runnable, runnable)
-            n_tokens, length = settings.n_tokens, _length(settings, facts)
+            n_tokens, length = settings.n_tokens, _length(settings, _context(facts))
             return sample_windows(runner, tokenizer, n_tokens, length, settings.seed, facts["n_vocabulary"])
 
 
@@ -154,20 +158,22 @@ def _read(
 
         (first, facts), (second, other) = opened(reference), opened(candidate)
         n_vocabulary = min(facts["n_vocabulary"], other["n_vocabulary"])
+        context = _context(facts, other)
         if windows is None:
-            length = _length(settings, facts, other)
+            length = _length(settings, context)
             windows = sample_windows(
                 first, tokenizer, settings.n_tokens, length, settings.seed, n_vocabulary, _told(report, 0, 1)
             )
-        _check(windows, n_vocabulary, facts, other)
+        _check(windows, n_vocabulary, context)
         runners = [first, second]
         if settings.split and candidate.format == "onnx" and set(_graph.accuracy_levels(candidate)) - {1}:
             runners.append(opened(candidate, 1)[0])
         positions = _positions(runners, windows, n_vocabulary, _told(report, 1, 2))
-        texts = _greedy(runners[:2], windows, n_vocabulary, settings)
+        texts = _greedy(runners[:2], windows, n_vocabulary, context, settings)
         return _Read(
             windows=windows,
-            greedy=_common(texts, tokenizer, settings) if texts else None,
+            context=context,
+            greedy=_common(texts, tokenizer, _n_new(settings, context)) if texts else None,
             positions=positions[0],
             weights=positions[1] if len(runners) > 2 else None,
             runtime=positions[2] if len(runners) > 2 else None,
@@ -185,14 +191,23 @@ def _told(report: Reporter, part: int, n_parts: int) -> Callable[[int, int], Non
     return lambda done, total: report.progress(part * total + done, max(n_parts, part + 1) * total)
 
 
-def _length(settings: Settings, *facts: dict[str, Any]) -> int:
-    return min([settings.length, settings.n_tokens, *(int(one["context_length"]) for one in facts)])
+def _context(*facts: dict[str, Any]) -> int:
+    return min(int(one["context_length"]) for one in facts)
 
 
-def _check(windows: Windows, n_vocabulary: int, *facts: dict[str, Any]) -> None:
+def _length(settings: Settings, context: int) -> int:
+    """Tokens of a window that every model can read."""
+    return min(settings.length, settings.n_tokens, context)
+
+
+def _n_new(settings: Settings, context: int) -> int:
+    """Tokens of a greedy text that leave room for a prompt."""
+    return min(settings.n_new, context // 2)
+
+
+def _check(windows: Windows, n_vocabulary: int, context: int) -> None:
     """Raise Unsupported for tokens that a model cannot read; ValueError for a window without anything to predict."""
     longest, largest = max(map(len, windows), default=0), max((max(one, default=0) for one in windows), default=0)
-    context = min(one["context_length"] for one in facts)
     if min(map(len, windows), default=0) < 2:
         raise ValueError("a window needs two tokens at least: one to read and one to predict")
     if longest > context:
@@ -213,9 +228,15 @@ def _positions(
                 *((pair) for one in exact for pair in ((reference, one), (one, candidate))),
             ]
             for found, (p, q) in zip(parts, pairs, strict=False):
-                found.append(divergence.compare_logits(p, q, targets))
+                found.append(_never_agreeing_on_nan(divergence.compare_logits(p, q, targets)))
         report(index + 1, len(windows))
     return [divergence.Positions.joined(found) for found in parts if found]
+
+
+def _never_agreeing_on_nan(found: "Positions") -> "Positions":
+    """The first of NaN logits is no best token that another model could share."""
+    known = ~(found.reference_nan | found.candidate_nan)
+    return replace(found, same_top=found.same_top & known, top_overlap=found.top_overlap * known)
 
 
 def _pieces(
@@ -232,25 +253,26 @@ def _pieces(
 
 
 def _greedy(
-    runners: Sequence[Runner], windows: Windows, n_vocabulary: int, settings: Settings
+    runners: Sequence[Runner], windows: Windows, n_vocabulary: int, context: int, settings: Settings
 ) -> list[tuple[int, list[list[int]]]]:
     """For each model the length of its prompts and what it writes after them; empty when nothing is to be written."""
     chosen = sorted(windows, key=len, reverse=True)[: settings.n_prompts]
-    if not chosen or settings.n_new < 1:
+    n_new = _n_new(settings, context)
+    if not chosen or n_new < 1:
         return []
-    length = min(32, *map(len, chosen))
+    length = min(32, context - n_new, *map(len, chosen))
     prompts = [window[:length] for window in chosen]
-    return [(length, runner.greedy(prompts, settings.n_new, n_vocabulary)) for runner in runners]
+    return [(length, runner.greedy(prompts, n_new, n_vocabulary)) for runner in runners]
 
 
-def _common(texts: list[tuple[int, list[list[int]]]], tokenizer: Any, settings: Settings) -> Greedy:
+def _common(texts: list[tuple[int, list[list[int]]]], tokenizer: Any, n_new: int) -> Greedy:
     """How far the texts are the same; the reference's ends with its end token."""
     (length, ours), (_, theirs) = texts
     ended = [_ended(text, tokenizer.eos_token_id) for text in ours]
     return Greedy(
         n_prompts=len(ours),
         prompt_tokens=length,
-        new_tokens=settings.n_new,
+        new_tokens=n_new,
         common_prefix=tuple(common_prefix(a, b) for a, b in zip(ended, theirs, strict=True)),
         lengths=tuple(len(text) for text in ended),
     )
@@ -273,6 +295,10 @@ def loops(text: Sequence[int]) -> bool:
     return any(tail[period:] == tail[:-period] for period in range(1, MAX_PERIOD + 1) if 3 * period <= len(tail))
 
 
+def _nan(flags: Any) -> str:
+    return f"NaN logits at {int(flags.sum()):,} of {len(flags):,} positions"
+
+
 def _broken(
     positions: "Positions", texts: list[tuple[int, list[list[int]]]], tokenizer: Any
 ) -> tuple[str | None, str | None]:
@@ -280,7 +306,7 @@ def _broken(
     written = [rows for _, rows in texts] or [[], []]
     loose = [[tokenizer.decode(row, skip_special_tokens=True) for row in rows] for rows in written]
     found = [
-        degenerate([bool(nan.any())], [bool(flat.all())], text)
+        _nan(nan) if nan.any() else degenerate([False], [bool(flat.all())], text)
         for nan, flat, text in zip(
             (positions.reference_nan, positions.candidate_nan),
             (positions.reference_flat, positions.candidate_flat),
@@ -308,12 +334,17 @@ def _side(model: Model, settings: Settings) -> Side:
     )
 
 
-def _costs(models: Sequence[Model], windows: Windows, settings: Settings, report: Reporter) -> Iterator[dict[str, Any]]:
+def _costs(
+    models: Sequence[Model], windows: Windows, context: int, settings: Settings, report: Reporter
+) -> Iterator[dict[str, Any]]:
     """Load time, memory and speed of each model, in a fresh process while nothing else runs."""
-    prompt = [token for window in windows for token in window][: settings.length]
+    # onnxruntime-genai counts one token more than it writes
+    n_new = max(1, min(settings.n_new, context // 2 - 1))
+    n_most = max(1, min(settings.length, context - n_new - 1))
+    prompt = [token for window in windows for token in window][:n_most]
     for index, model in enumerate(models):
         with _runner(model, settings, takes_turns=False) as runner:
-            yield runner.speed(prompt, settings.n_new)
+            yield runner.speed(prompt, n_new)
         _told(report, 2, 3)(index + 1, len(models))
 
 

@@ -60,7 +60,8 @@ def _base_of(adapter: Path, given: Path | None) -> Model:
     elif isinstance(named, str) and Path(named).exists():
         base = open_model(Path(named))
     else:
-        raise ModelError(f"'{adapter}' is an adapter of '{named}', which is no path here; name its base with --base")
+        of = f"is an adapter of '{named}', which is no path here" if named else "does not say which base it adapts"
+        raise ModelError(f"the adapter '{adapter}' {of}; name its base with --base")
     if base.format not in ("hf", "gguf"):
         raise ModelError(
             f"the base '{base.path}' of the adapter '{adapter}' is of format {base.format}, not a checkpoint"

@@ -122,7 +122,9 @@ class Parity:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a candidate must keep; None asks for nothing. A degenerate candidate never passes.
+    """What a candidate must keep; None asks for nothing.
+
+    A degenerate candidate never passes, nor does one of which nothing can be said because a model gives NaN.
 
     max_kld: mean KL divergence in nats. min_top1: share of positions with the same first token. min_prefix: shortest
     common prefix of greedy texts in tokens. The others are largest differences of logits.
@@ -143,9 +145,12 @@ class Gate:
         if parity.is_degenerate:
             yield f"its output is degenerate: {parity.candidate.degenerate}"
         summary = parity.summary
+        if math.isnan(summary.kl) and not parity.is_degenerate:
+            yield f"no divergence can be computed: {_who_gives_nan(parity)}"
         # NaN is not at most anything
         if self.max_kld is not None and not summary.kl <= self.max_kld:
-            yield f"the mean KL divergence is {summary.kl:.4g} nat, but at most {self.max_kld:g} is allowed"
+            found_kl = "not a number" if math.isnan(summary.kl) else f"{summary.kl:.4g} nat"
+            yield f"the mean KL divergence is {found_kl}, but at most {self.max_kld:g} is allowed"
         if self.min_top1 is not None and summary.top1_agreement < self.min_top1:
             yield f"the same token comes first at {summary.top1_agreement:.1%}, but {self.min_top1:.1%} is asked for"
         if self.min_prefix is not None and parity.greedy and min(parity.greedy.common_prefix) < self.min_prefix:
@@ -163,3 +168,9 @@ class Gate:
             self.max_logits_above_0_01,
             summary.n_logits_above_0_01,
         )
+
+
+def _who_gives_nan(parity: Parity) -> str:
+    sides = (("the reference", parity.reference), ("the candidate", parity.candidate))
+    found = [f"{name} has {side.degenerate}" for name, side in sides if side.degenerate and "NaN" in side.degenerate]
+    return " and ".join(found) or "it is not a number"

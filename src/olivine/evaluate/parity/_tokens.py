@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.config.schema import DataConfig
-from olivine.data import check, read_rows, texts
+from olivine.data import check, columns_without_form, read_rows, texts
 from olivine.data._encoder import Encoder
 from olivine.errors import DataError, Unsupported
 from olivine.evaluate.parity._process import Runner
@@ -15,25 +15,20 @@ from olivine.models.loading import load_tokenizer
 
 Windows = list[list[int]]
 _SHORTEST = 2  # tokens of a window: one to read and one to predict
-# column of a row -> how a file that holds it becomes text, in the order of preference
-_FORMS: tuple[tuple[frozenset[str], dict[str, Any]], ...] = (
-    (frozenset({"messages"}), {"chat_template": True}),
-    (frozenset({"text"}), {"text_cols": "text"}),
-    (frozenset({"prompt", "completion"}), {"text_template": "{prompt}{completion}"}),
-)
+_KINDS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
 def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, length: int) -> Windows:
     """At most `n_tokens` ids in windows of at most `length`, from a file or a data config.
 
-    A text file (.txt, .md) is one text, cut into windows; of rows (JSON, JSONL, CSV, Parquet; columns `text`,
-    `messages`, or `prompt` and `completion`) and of a config's data, each is a text of its own. Every text begins with
-    the tokenizer's begin token. Raises DataError with the place when there is nothing to read.
+    A text file (.txt, .md) is one text, cut into windows; of rows (JSON, JSONL, CSV, Parquet; their form is told by
+    their columns) and of a config's data, each is a text of its own. Every text begins with the begin token.
+    Raises DataError with the place when there is nothing to read.
     """
     if isinstance(source, Path) and source.suffix in (".txt", ".md"):
         found, place, special = [_whole(source)], str(source), True
     else:
-        config = source if isinstance(source, DataConfig) else _config_of(source)
+        config = source if isinstance(source, DataConfig) else config_of(source)
         for problem in check(config):
             raise DataError(str(problem))
         found, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
@@ -54,25 +49,30 @@ def _whole(path: Path) -> str:
         raise DataError(f"{path} is not UTF-8 text") from None
 
 
-def _config_of(path: Path) -> DataConfig:
-    """A data config that reads the file by the columns of its rows."""
-    kinds = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-    if path.suffix not in kinds:
+def config_of(path: Path, text_template: str | None = None) -> DataConfig:
+    """A data config that reads the rows of the file; without a template, their columns tell how they become text."""
+    if path.suffix not in _KINDS:
         raise DataError(f"{path}: the text must be a .txt, .md, .json, .jsonl, .csv or .parquet file")
     if not path.is_file():
         raise DataError(f"the data file '{path}' does not exist")
-    load = {"data_name": kinds[path.suffix], "data_files": str(path.absolute())}
-    plain = DataConfig.model_validate({"name": path.name, "load_dataset_config": load})
-    columns = set(read_rows(plain).columns())
-    form = next((settings for wanted, settings in _FORMS if wanted <= columns), None)
-    if form is None:
-        raise DataError(
-            f"{path} has the columns {', '.join(sorted(columns))}, but a text is made of 'text', of 'messages', or of "
-            "'prompt' and 'completion'; name how rows become text in a config, with --config"
-        )
-    return DataConfig.model_validate(
-        {"name": path.name, "load_dataset_config": load, "pre_process_data_config": form | {"strategy": "line-by-line"}}
+    config = DataConfig.model_validate(
+        {
+            "name": path.name,
+            "load_dataset_config": {"data_name": _KINDS[path.suffix], "data_files": str(path.absolute())},
+            "pre_process_data_config": {
+                "strategy": "line-by-line",
+                "train_on": "all",
+                **({"text_template": text_template} if text_template is not None else {}),
+            },
+        }
     )
+    if columns := columns_without_form(config):
+        example = " ".join(f"{{{column}}}" for column in columns[:4])
+        raise DataError(
+            f"{path} has the columns {', '.join(columns)}, which do not tell how a row becomes text; "
+            f"say it with text_template, such as '{example}'"
+        )
+    return config
 
 
 def _cut(found: Sequence[str], encoder: Encoder, n_tokens: int, length: int) -> Iterator[list[int]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
-from olivine.models.blockwise import BITS, GROUPS, Blockwise
+from olivine.models.blockwise import BITS, GROUPS, Blockwise, Format, StoredBlocks
 from olivine.models.weights import LazyTensor
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Packed:
 
     shape: [N, K]. group: of the inputs as stored; it divides K. codes: uint8 [N, K]. scales: [N, K / group].
     zero_points: uint8 [N, K / group], None for the middle. symmetric: the config says that they are the middle ones.
-    order: the group of each input [K] where the checkpoint stores it.
+    order: the group of each input [K] where the checkpoint stores it. half_scales: scales are stored in float16.
     """
 
     folder: Path
@@ -109,12 +109,16 @@ class Packed:
     zero_points: "Callable[[], torch.Tensor] | None"
     symmetric: bool
     order: "Callable[[], torch.Tensor] | None" = None
+    half_scales: bool = False
 
     def lazy(self) -> LazyTensor:
         """As a tensor of the plain model, in float32: products of codes and 16-bit scales are exact there."""
-        return LazyTensor(
-            self.name, self.shape, "float32", self.read, blockwise=self.blockwise if self._operator_group else None
-        )
+        stored = StoredBlocks(self.blockwise, self.format, self.half_scales) if self._operator_group else None
+        return LazyTensor(self.name, self.shape, "float32", self.read, blockwise=stored)
+
+    def format(self) -> Format:
+        """What `blockwise` gives; of the tensors, zero points alone are read."""
+        return Format(self.bits, self._operator_group or self.group, self._zero_points() is None)
 
     @property
     def _operator_group(self) -> int | None:
@@ -146,10 +150,14 @@ class Packed:
         return (stored.codes.float() - zeros) * stored.scales[:, order]
 
     def _stored(self) -> Blockwise:
+        scales = self.scales().float().contiguous()
+        return Blockwise(self.bits, self.group, self.codes(), scales, self._zero_points())
+
+    def _zero_points(self) -> "torch.Tensor | None":
         zeros = None if self.zero_points is None else self.zero_points()
         if zeros is not None and self.symmetric and bool((zeros == 1 << (self.bits - 1)).all()):
-            zeros = None
-        return Blockwise(self.bits, self.group, self.codes(), self.scales().float().contiguous(), zeros)
+            return None
+        return zeros
 
     def _order(self) -> "torch.Tensor | None":
         """The group of each input, None when groups are runs of neighbours."""

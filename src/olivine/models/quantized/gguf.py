@@ -1,11 +1,10 @@
 """Blocks of GGUF files that are codes and scales without an offset: Q4_0 and Q8_0 of llama.cpp."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.models.blockwise import Blockwise
+from olivine.models.blockwise import Blockwise, Format, StoredBlocks
 from olivine.models.gguf_header import TYPES, GgufTensor
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ else:
 GROUP = 32
 
 
-def gguf_blockwise(file: Path, tensor: GgufTensor, processor: Any) -> Callable[[], Blockwise] | None:
+def gguf_blockwise(file: Path, tensor: GgufTensor, processor: Any) -> StoredBlocks | None:
     """Reads a tensor's blocks as they are; None for the types that are not codes times a scale.
 
     processor: transformers' table of what llama.cpp's converter did to a model's layout; only a change of the order
@@ -33,7 +32,7 @@ def gguf_blockwise(file: Path, tensor: GgufTensor, processor: Any) -> Callable[[
         order = torch.from_numpy(_rows(tensor, processor).ravel())
         return Blockwise(made.bits, GROUP, made.codes[order], made.scales[order])
 
-    return blockwise
+    return StoredBlocks(blockwise, lambda: Format(4 if unpack is _q4_0 else 8, GROUP), half_scales=True)
 
 
 def _rows(tensor: GgufTensor, processor: Any) -> Any:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem, Unsupported
-from olivine.evaluate.parity import Gate, Parity, Settings, compare, open_model
+from olivine.evaluate.parity import Gate, Parity, Settings, compare, config_of, open_model
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import UNCHANGED, Context, Estimate, Machine, Pass, PassParams
@@ -47,6 +47,9 @@ class ParityCheck(Pass):
         text: str | None = Field(
             None, description="text, JSONL, CSV or Parquet file that both read; else the reference writes the text"
         )
+        text_template: str | None = Field(
+            None, description="how a row of 'text' becomes text, such as '{question} {answer}'; else its columns tell"
+        )
         n_tokens: int = Field(4096, ge=2, description="tokens that both models read; more make the error bars smaller")
         length: int = Field(256, ge=2, description="tokens of a window that is read at once")
         seed: int = Field(0, ge=0, description="of the text that the reference writes")
@@ -80,6 +83,8 @@ class ParityCheck(Pass):
         def _one_text(self) -> "ParityCheck.Params":
             if self.text is not None and self.data_config is not None:
                 raise ValueError("'text' and 'data_config' both say what is read; remove one of them")
+            if self.text_template is not None and self.text is None:
+                raise ValueError("'text_template' is how rows of a file become text; name the file as 'text'")
             return self
 
     aliases: ClassVar[tuple[str, ...]] = ("ParityCheck", "OnnxDiscrepancyCheck")
@@ -141,7 +146,8 @@ class ParityCheck(Pass):
 
     def _text(self, context: Context) -> Path | DataConfig | None:
         if self.params.text is not None:
-            return Path(self.params.text)
+            path, template = Path(self.params.text), self.params.text_template
+            return path if template is None else config_of(path, template)
         return context.data[self.params.data_config] if self.params.data_config is not None else None
 
     def _settings(self, context: Context) -> Settings:

@@ -6,8 +6,10 @@ from typing import Any
 
 import torch
 
-from olivine.errors import Unsupported
+from olivine.errors import ModelError, Unsupported
 from olivine.kernels.blockwise import GROUPS, Blockwise, Format, quantize
+from olivine.kernels.gptq import gptq
+from olivine.models.blockwise import StoredBlocks
 from olivine.passes.export._quantize_graph import Choice, Matrix
 
 HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
@@ -21,7 +23,8 @@ class Settings:
     """What the params of the export come to.
 
     bits, group, symmetric: of every matrix that is not named below. search: importance-weighted scales, else to
-    nearest. importance: mean square of each input by the name of the checkpoint's tensor. head_bits: of the head
+    nearest. importance: mean square of each input by the name of the checkpoint's tensor; where that of the head is its
+    whole X'X / n [K, K], a head in 4 bits is rounded by GPTQ. head_bits: of the head
     (and of the embedding where it is tied to it). embedding_bits: of an embedding of its own, None to leave it alone.
     int8_share: share of the weights of all layers that are promoted to 8 bits, those with the largest error first.
     half_scales: store scales in 16 bits. excluded: nodes that stay float.
@@ -50,7 +53,7 @@ def choices(settings: Settings, found: Mapping[str, Matrix]) -> Mapping[str, Cho
     for name, matrix in found.items():
         if name in settings.excluded:
             continue
-        taken = _taken_over(matrix)
+        taken = _taken_over(settings, matrix)
         choice = taken or (_embedding(settings, matrix) if name == EMBEDDING else _matmul(settings, matrix))
         if choice is not None:
             made[name] = choice
@@ -60,7 +63,8 @@ def choices(settings: Settings, found: Mapping[str, Matrix]) -> Mapping[str, Cho
 
 
 def _matmul(settings: Settings, matrix: Matrix) -> Choice:
-    importance = _importance(settings, matrix)
+    found = _importance(settings, matrix)
+    importance = found.diagonal() if found is not None and found.dim() == 2 else found
     choice = Choice(
         settings.format,
         importance=importance,
@@ -70,7 +74,22 @@ def _matmul(settings: Settings, matrix: Matrix) -> Choice:
     _refuse_width(choice.fmt, matrix)
     if matrix.node == HEAD and settings.head_bits == 8:
         return _in_8_bits(settings, matrix, choice)
+    if found is not None and found.dim() == 2 and settings.search and settings.bits == 4:
+        return replace(choice, given=_swept(settings, matrix, found))
     return choice
+
+
+def _swept(settings: Settings, matrix: Matrix, hessian: torch.Tensor) -> Callable[[], Blockwise]:
+    """Codes of GPTQ, which needs the whole matrix."""
+
+    def read() -> Blockwise:
+        weight = matrix.rows.read(0, matrix.n_rows)
+        try:
+            return gptq(weight, hessian, settings.format, half_scales=settings.half_scales)
+        except ValueError as error:
+            raise ModelError(f"'{matrix.rows.names[0]}' cannot be quantized: {error}") from error
+
+    return read
 
 
 def _embedding(settings: Settings, matrix: Matrix) -> Choice | None:
@@ -134,22 +153,26 @@ def relative_error(matrix: Matrix, choice: Choice) -> float:
     return float((((stored - weight) ** 2) @ weights).sum() / ((weight**2) @ weights).sum().clamp(min=1e-30))
 
 
-def _taken_over(matrix: Matrix) -> Choice | None:
+def _taken_over(settings: Settings, matrix: Matrix) -> Choice | None:
     """Codes that the checkpoint already holds go on as they are, when all pieces are stored alike."""
     sources: list[Any] = [piece.source for piece in matrix.rows.pieces]
     readers = [source.blockwise for source in sources if getattr(source, "blockwise", None) is not None]
     if not readers or len(readers) < len(sources):
         return None
-    fmt = _format_of(readers[0]())
-    if any(_format_of(reader()) != fmt for reader in readers[1:]):
+    fmt = _format_of(readers[0])
+    if any(_format_of(reader) != fmt for reader in readers[1:]):
         raise Unsupported(
             f"{', '.join(matrix.rows.names)} are stored in different formats, and the graph joins them; "
             "set extra_options: {fuse_qkv: false}"
         )
-    return Choice(fmt, given=_joined(matrix, readers, fmt))
+    exact = all(isinstance(reader, StoredBlocks) and reader.half_scales for reader in readers)
+    return Choice(fmt, given=_joined(matrix, readers, fmt), half_scales=settings.half_scales and exact)
 
 
-def _format_of(stored: Blockwise) -> Format:
+def _format_of(reader: Callable[[], Blockwise]) -> Format:
+    if isinstance(reader, StoredBlocks):
+        return reader.format()
+    stored = reader()
     return Format(stored.bits, stored.group, stored.symmetric)
 
 

@@ -164,7 +164,7 @@ class Build(Pass):
             return {f"int4_{key}" if key in plain else key: value for key, value in values.items()}
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
@@ -230,17 +230,33 @@ class Build(Pass):
         return self.params.precision == "int4" and (algo is None or algo == "search" or algo.startswith("k_quant"))
 
     @property
+    def _head_bits(self) -> int | None:
+        """Of the head where it differs from the other matrices."""
+        algo = self.params.int4_algo_config or ""
+        bits = self.params.head_bits or (8 if algo.endswith(("_last", "_mixed")) else 4)
+        return bits if bits == EIGHT else None
+
+    @property
     def _int8_share(self) -> float:
         mixed = self.params.int4_algo_config in ("k_quant_mixed", "k_quant_linear")
         return self.params.int8_share if self.params.int8_share is not None else (MIXED_SHARE if mixed else 0.0)
 
     @classmethod
     def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Calibrate with what was trained on, without the rows that were held out."""
+        """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
+        from olivine.passes.quantize import _selection
+
+        picked: dict[str, Any] = {}
+        found = _selection.selection(earlier)
+        if found is not None:
+            by_place = found["algorithm"] in _selection.BY_PLACE
+            mixed = by_place and found["algorithm"] != "high_precision_lm_head"
+            picked = {"head_bits": EIGHT} if by_place else {}
+            picked["int8_share"] = _selection.share(found) or (MIXED_SHARE if mixed else None)
         training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
         if training is None:
-            return {}
-        return {
+            return picked
+        return picked | {
             "calibration_data_config": training["train_data_config"],
             "calibration_held_out": training.get("eval_dataset_size"),
             "calibration_may_be_short": True,
@@ -302,7 +318,6 @@ class Build(Pass):
         """How the matrices are quantized."""
         from olivine.passes.export import _choices
 
-        algo = self.params.int4_algo_config or ""
         on_cpu = context.machine.execution_provider == CPU
         return _choices.Settings(
             bits=4 if self.params.precision == "int4" else 8,
@@ -310,7 +325,7 @@ class Build(Pass):
             symmetric=self._symmetric(context.machine),
             search=self.searches,
             importance=folding.importances if folding is not None else None,
-            head_bits=self.params.head_bits or (8 if algo.endswith(("_last", "_mixed")) else None),
+            head_bits=self._head_bits,
             embedding_bits=self._embedding_bits(context.machine),
             int8_share=self._int8_share,
             half_scales=self.searches and on_cpu,
@@ -343,12 +358,16 @@ class Build(Pass):
         """The mean square of every input, from the user's rows or from text that the model writes itself.
 
         Strong inputs are also weakened where a norm or the layer before can make up for it (AWQ, Lin et al. 2023,
-        arXiv:2306.00978). None for a checkpoint whose layers are quantized already: their codes are taken over.
+        arXiv:2306.00978). In a checkpoint whose layers are quantized already nothing is folded, as their codes are
+        taken over; what it holds in floats is weighed by what reaches it through them, and the head is rounded by GPTQ.
+        None when it holds no such floats.
         """
         from olivine.kernels.blockwise import Format
-        from olivine.passes.quantize._fold import find_folds
+        from olivine.passes.quantize._calibrate import importances
+        from olivine.passes.quantize._fold import Folding, find_folds
 
-        if any(tensor.blockwise is not None and ".layers." in name for name, tensor in weights(model).items()):
+        taken_over = any(tensor.blockwise and ".layers." in name for name, tensor in weights(model).items())
+        if taken_over and not self._left_to_search(model):
             return None
         data = context.data.get(self.params.calibration_data_config or "")
         try:
@@ -361,8 +380,22 @@ class Build(Pass):
             tokens = self._tokens(model, context, data)
         source = f"data config '{data.name}'" if data is not None else "text that the model wrote"
         context.report.record(calibration={"tokens": tokens.numel(), "source": source})
+        if taken_over:
+            device, report = context.machine.device, context.report
+            return Folding({}, importances(model, tokens, device=device, report=report, head="full"))
         fmt = Format(4, self._block_size or 32, self._symmetric(context.machine))
         return find_folds(model, tokens, fmt, device=context.machine.device, report=context.report)
+
+    def _left_to_search(self, model: Model) -> bool:
+        """Whether a checkpoint with quantized layers holds floats whose scales are searched: of a head, of a layer."""
+        from olivine.passes.quantize._calibrate import HEAD, linear_weights
+
+        found = weights(model)
+        wanted = linear_weights(model, head=not self.params.exclude_lm_head and self._head_bits is None)
+        if HEAD in wanted and HEAD not in found:  # the head is the embedding
+            tied = [name for name in found if name.endswith("embed_tokens.weight")]
+            wanted = {name: 0 for name in (*wanted, *tied) if name != HEAD}
+        return any(name in found and found[name].blockwise is None for name in wanted)
 
     def _tokens(self, model: Model, context: Context, data: DataConfig | None) -> Any:
         from olivine.passes.quantize._tokens import calibration_tokens

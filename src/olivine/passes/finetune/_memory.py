@@ -12,6 +12,8 @@ from olivine.models.facts import ModelFacts
 
 # float32 master, its gradient and Adam's two moments
 BYTES_PER_TRAINED_WEIGHT = 16
+# the same with the weight itself in 16 bits; its gradient gives way to the master's for the time of the update
+BYTES_WITH_MASTER = 18
 # logits of one chunk: the head's output, its float32 copy, and one more while the softmax is taken
 _CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 32 * 2**20}
 # A longer micro-batch is no faster: the matrix products are as efficient as they get.
@@ -25,7 +27,8 @@ class Shape:
     """Sizes of a decoder, in numbers of weights or features; `weight_bytes` and `size` (of an activation) in bytes.
 
     kv_size: features of the keys (and of the values) of a token; compiled: whether each layer runs as fused kernels.
-    checkpointed: layers whose activations are computed again in the backward pass.
+    checkpointed: layers whose activations are computed again in the backward pass. update_bytes: of the updates of all
+    layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr).
     """
 
     hidden: int
@@ -40,6 +43,7 @@ class Shape:
     compiled: bool = False
     checkpointed: int = 0
     device: str = "cuda"
+    update_bytes: int = 0
 
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
@@ -65,12 +69,16 @@ def layer_bytes(shape: Shape) -> int:
     Each adapter's A needs the input of its layer: both norms' outputs, the attention's output, the MLP's product.
     Attention needs its queries, keys and values, the MLP both halves, the norms the stream that they read. Values are
     a part of the fused product, which stays whole. Kernels that are not fused keep the stream in float32, the
-    activated gate, and one more copy of the stream's width.
+    activated gate, and one more copy of the stream's width. Updates that are written out are float32, and so is the
+    copy that each of the seven products then makes of its input.
     """
     fused = shape.query_size + 2 * shape.kv_size
     elements = 2 * shape.hidden + fused + 2 * shape.query_size + shape.kv_size + 3 * shape.intermediate
     if shape.compiled:
         return (elements + 2 * shape.hidden) * shape.size
+    copies = 4 * (5 * shape.hidden + shape.query_size + shape.intermediate)
+    if shape.update_bytes and shape.size < 4:
+        return (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden + copies
     return (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden
 
 
@@ -84,8 +92,16 @@ def peak_bytes(shape: Shape, n_tokens: int) -> int:
     moving = shape.size * (4 * shape.intermediate + 2 * shape.hidden) + shape.size * 4 * shape.hidden
     chunk = min(_CHUNK_BYTES[shape.device], n_tokens * shape.vocabulary * 4)
     head = chunk * (8 + 2 * shape.size) // 4
-    fixed = shape.weight_bytes + shape.n_trained * BYTES_PER_TRAINED_WEIGHT
+    fixed = shape.weight_bytes + shape.n_trained * BYTES_PER_TRAINED_WEIGHT + _update_bytes(shape)
     return fixed + max(n_tokens * (kept + shape.size * 3 * shape.hidden) + head, n_tokens * (kept + moving))
+
+
+def _update_bytes(shape: Shape) -> int:
+    """Updates of the layers that keep them, and while one layer goes back its slope and the two halves of a product."""
+    if not shape.update_bytes:
+        return 0
+    kept = max(1, shape.n_layers - shape.checkpointed)
+    return shape.update_bytes * kept // shape.n_layers + 3 * shape.update_bytes // shape.n_layers
 
 
 @dataclass(frozen=True)

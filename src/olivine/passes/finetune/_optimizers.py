@@ -65,6 +65,11 @@ OPTIMIZERS: dict[str, str | None] = {
     "stable_adamw": "optimi",
 }
 
+# those that divide the parameters among themselves, each with a state or a step of its own
+OWN_GROUPS = frozenset(name for name, module in OPTIMIZERS.items() if module in (_GALORE, _APOLLO, _LOMO))
+# those that write into the weights between their steps
+SCHEDULE_FREE = frozenset(name for name, module in OPTIMIZERS.items() if module == _FREE)
+
 
 def check_package(optimizer: object, where: str) -> Iterator[Problem]:
     """A problem when the package of a known optimizer is not installed."""

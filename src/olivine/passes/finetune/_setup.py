@@ -9,6 +9,7 @@ from olivine.data import SampleSet
 from olivine.passes._base import Reporter
 from olivine.passes.finetune import _acceleration, _memory, _sharding
 from olivine.passes.finetune._batches import Packer, Padder, Row, StepSet, split_rows
+from olivine.passes.finetune._learning_rates import LoraPlus
 
 if TYPE_CHECKING:
     import psutil
@@ -27,7 +28,8 @@ class Settings:
 
     compile: "auto", or whether decoder layers are compiled. early_stopping_patience: evaluations without a better loss
     after which training ends; None for never. rank and world_size: this process among those that train together.
-    sharded: the frozen base lies in parts on the devices of all of them.
+    sharded: the frozen base lies in parts on the devices of all of them. loraplus: learning rates by kind of parameter.
+    master_weights: what is trained is held in fewer than 32 bits, and the optimizer works on float32 copies.
     """
 
     compile: bool | str = "auto"
@@ -35,6 +37,8 @@ class Settings:
     rank: int = 0
     world_size: int = 1
     sharded: bool = False
+    loraplus: LoraPlus | None = None
+    master_weights: bool = False
 
 
 @dataclass
@@ -169,7 +173,9 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
     frozen = [p for p in parameters if not p.requires_grad]
     frozen_bytes = sum(_sharding.bytes_here(p) for p in frozen) + _sharding.gathered_bytes(model)
     frozen_bytes += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())  # weights in 4 bits
-    size = min((p.element_size() for p in frozen if p.is_floating_point()), default=4)
+    beside_masters = _memory.BYTES_WITH_MASTER - _memory.BYTES_PER_TRAINED_WEIGHT
+    frozen_bytes += sum(beside_masters * p.numel() for p in parameters if p.requires_grad and p.element_size() < 4)
+    size = min((p.element_size() for p in frozen or parameters if p.is_floating_point()), default=4)
     return _memory.Shape(
         hidden=hidden,
         intermediate=getattr(config, "intermediate_size", None) or 4 * hidden,
@@ -180,9 +186,23 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
         weight_bytes=frozen_bytes,
         n_trained=n_trained,
         size=size,
-        checkpointed=config.num_hidden_layers if args.gradient_checkpointing or args.activation_checkpointing else 0,
+        checkpointed=config.num_hidden_layers if _checkpoints(args) else 0,
         device="cuda" if torch.device(args.device).type == "cuda" else "cpu",
+        update_bytes=_update_bytes(model),
     )
+
+
+def _checkpoints(args: "TrainingArguments") -> bool:
+    """Whether activations are computed again; newer releases of transformers have two names for it."""
+    return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
+
+
+def _update_bytes(model: Any) -> int:
+    """Of the updates that PEFT's LoHa and LoKr write out, each in float32 and as large as its layer's weight."""
+    from peft.tuners.lycoris_utils import LycorisLayer
+
+    layers = [module.get_base_layer() for module in model.modules() if isinstance(module, LycorisLayer)]
+    return sum(4 * layer.weight.numel() for layer in layers)
 
 
 def _available_bytes(shape: _memory.Shape) -> int:

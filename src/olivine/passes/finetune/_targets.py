@@ -39,6 +39,12 @@ def unmatched_leaves(targets: Iterable[str], leaves: Sequence[str]) -> list[str]
     return [target for target in targets if not is_pattern(target) and target.rpartition(".")[2] not in leaves]
 
 
+def chooses(targets: Sequence[str] | None, excluded: Sequence[str], name: str) -> bool:
+    """Whether a layer of that full name is trained; targets None: every one that is not excluded."""
+    wanted = targets is None or any(_matches(target, name) for target in targets)
+    return wanted and not any(_matches(target, name) for target in excluded)
+
+
 def for_peft(targets: Sequence[str]) -> list[str] | str:
     """As PEFT reads them: a list of names, or one regular expression when there is a pattern among them."""
     if not any(map(is_pattern, targets)):

@@ -1,6 +1,7 @@
 """The training loop: transformers' Trainer with our collator, our reports, and checkpoints that survive a kill."""
 
 import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from olivine.data import SampleSet
 from olivine.data._samples import IGNORED
 from olivine.errors import RequestError
 from olivine.kernels.averaging import Averaged
+from olivine.kernels.master_weights import MasterWeights
 from olivine.passes._base import Reporter
 from olivine.passes.finetune import _acceleration, _sharding
 from olivine.passes.finetune._batches import MicroBatch, StepSet
@@ -26,7 +28,8 @@ from olivine.passes.finetune._setup import Settings, Setup, prepare, token_count
 from olivine.passes.finetune._training_arguments import Defaults, today
 
 # Trainer writes trainer_state.json last, so a checkpoint that has it (and all the rest) is whole.
-_WHOLE = ("adapter_model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json")
+_WHOLE = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
+_WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 _ALONE = Settings()
 
@@ -95,22 +98,29 @@ def train(
         )
     if settings.rank:  # each rank drops others of its activations
         torch.manual_seed(args.seed + settings.rank)
+    before = _marks(model)
     trainer.train(resume_from_checkpoint=_checkpoint(Path(str(args.output_dir)), settings, torch.device(args.device)))
-    _refuse_unusable(model)
+    _refuse_unusable(model, before)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
 
 
-def _refuse_unusable(model: Any) -> None:
+def _marks(model: Any) -> dict[str, tuple[float, float]]:
+    """Two sums over each trained parameter: they tell whether it is still what it was, without a copy of it."""
+    return {
+        name: (float(parameter.detach().double().sum()), float(parameter.detach().double().square().sum()))
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+def _refuse_unusable(model: Any, before: Mapping[str, tuple[float, float]]) -> None:
     """The last step has no loss after it: look at what it left, and whether any step changed anything at all."""
-    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in trained.items():
-        if not bool(torch.isfinite(parameter).all()):
+    after = _marks(model)
+    for name, sums in after.items():
+        if not math.isfinite(sums[0]):
             raise ArithmeticError(f"'{name}' is not finite after the last step; lower training_args.learning_rate")
-    # the update is B times A and B starts at zero; with full layers among the trained ones B says nothing
-    if all("lora_" in name for name in trained) and not any(
-        bool(parameter.any()) for name, parameter in trained.items() if "lora_B" in name or "lora_embedding_B" in name
-    ):
+    if after == before:
         raise RequestError(
             "training changed nothing: there was no step with a learning rate above 0; raise max_steps or "
             "num_train_epochs, or lower warmup_steps"
@@ -140,6 +150,8 @@ def last_whole_checkpoint(folder: Path, world_size: int = 1) -> str | None:
 
 def _is_whole(checkpoint: Path, names: Sequence[str]) -> bool:
     if not all((checkpoint / name).is_file() for name in names):
+        return False
+    if not any((checkpoint / name).is_file() for name in _WEIGHTS):
         return False
     try:
         json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
@@ -231,6 +243,20 @@ class _Trainer(Trainer):  # type: ignore[misc]
         if self.args.world_size > 1:
             return self.accelerator.gather(torch.tensor(n_trained, device=device)).sum().clamp_min(1)
         return max(1, n_trained)
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """As Trainer's, with learning rates by kind of parameter or float32 masters where the settings ask for them."""
+        settings, made = self._setup.settings, getattr(self, "optimizer", None)
+        if made is not None or not (settings.loraplus or settings.master_weights):
+            return super().create_optimizer(model)
+        if settings.loraplus is not None:
+            trained = self.model if model is None else model
+            kind, named = self.get_optimizer_cls_and_kwargs(self.args, trained)
+            made = settings.loraplus.optimizer(trained, kind, named, self.args.weight_decay)
+        else:
+            made = MasterWeights(super().create_optimizer(model))
+        self.optimizer = made
+        return made
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Of the step's forward and backward pass, from its tokens."""

@@ -43,6 +43,9 @@ class Merge(Pass):
     aliases: ClassVar[tuple[str, ...]] = ("MergeAdapterWeights",)
     accepts: ClassVar[frozenset[str]] = frozenset({"adapter"})
     produces: ClassVar[str] = "hf"
+    not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {
+        "hf": ("nothing to merge: '{name}' gives a whole model, not an adapter.", "Remove this pass."),
+    }
     libraries: ClassVar[tuple[str, ...]] = ("torch",)
     modules: ClassVar[Mapping[str, str]] = {}
     version: ClassVar[int] = 2

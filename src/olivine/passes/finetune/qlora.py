@@ -1,17 +1,19 @@
 """QLoRA: LoRA on a base whose weights are kept in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
 
+import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
-from olivine.models.adapter import ROUNDING
+from olivine.models.adapter import BASE_FILE, ROUNDING
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import BLOCK, BLOCKS, Rounding
-from olivine.passes._base import Estimate, Machine
+from olivine.passes._base import Context, Estimate, Machine
+from olivine.passes.finetune import _adapters
+from olivine.passes.finetune._starts import Starts
 from olivine.passes.finetune.lora import Lora
 
 
@@ -24,7 +26,7 @@ class Qlora(Lora):
     """
 
     class Params(Lora.Params):
-        """Names are those of Olive's QLoRA pass."""
+        """Names are those of Olive's QLoRA and LoftQ passes."""
 
         quant_type: Literal["nf4", "fp4"] = Field(
             "nf4", description="the 16 values: of a normal distribution, or floats"
@@ -32,6 +34,9 @@ class Qlora(Lora):
         double_quant: bool = Field(True, description="store the magnitudes of blocks in 8 bits as well")
         compute_dtype: Literal["bfloat16", "float16", "float32"] | None = Field(
             None, description="what products are computed in; else torch_dtype's"
+        )
+        loftq_iter: int = Field(
+            1, gt=0, description="turns of rounding and decomposing, where init_lora_weights is loftq"
         )
         save_quant_config: bool = Field(True, description="accepted; the adapter's record always says it")
 
@@ -47,28 +52,36 @@ class Qlora(Lora):
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """LoRA's, with the weights of the layers in 4 bits and one of them unpacked."""
-        whole = super().estimate(facts, machine, data)
         size = 2 if machine.device == "cuda" else 4
         n_packed = max(
             0, facts.n_parameters - facts.vocab_size * facts.hidden_size * (1 if facts.tied_embeddings else 2)
         )
         magnitude = (1 + 4 / BLOCKS) if self.params.double_quant else 4
         saved = int(n_packed * (size - 0.5 - magnitude / BLOCK))
-        if machine.device == "cuda":
-            return replace(whole, device_memory_bytes=max(0, whole.device_memory_bytes - saved))
-        return replace(whole, memory_bytes=max(0, whole.memory_bytes - saved))
+        return _adapters.estimate(self.params, facts, machine, data, saved_bytes=saved)
 
     @property
     def _rounding(self) -> Rounding:
         return Rounding(self.params.quant_type, self.params.double_quant)
 
-    def _stored_layer(self) -> Callable[[Any], Any]:
+    @property
+    def _n_iterations(self) -> int:
+        return self.params.loftq_iter
+
+    def _stored_layer(self, starts: Starts | None = None) -> Callable[[str, Any], None]:
         from olivine.kernels.linear4bit import pack_layer
 
-        return lambda layer: pack_layer(layer, self._rounding)
+        def pack(name: str, layer: Any) -> None:
+            pack_layer(layer, self._rounding, starts.take(name, layer) if starts is not None else None)
+
+        return pack
 
     def _attributes(self) -> Mapping[str, Any]:
         return {ROUNDING: self._rounding.to_json()}
+
+    def _save_more(self, context: Context) -> None:
+        """The rounding also for those who have the folder alone."""
+        (context.output / BASE_FILE).write_text(json.dumps(self._rounding.to_json()) + "\n", encoding="utf-8")
 
     def _dtype(self, model: Any, machine: Machine) -> str:
         return self.params.compute_dtype or super()._dtype(model, machine)

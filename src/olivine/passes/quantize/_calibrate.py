@@ -165,10 +165,12 @@ class Layer:
 
         names: only of these weights.
         """
+        from olivine.kernels.blockwise import all_finite
+
         collector = _Collector(self.name, self.module, kind, names) if kind else None
         with torch.inference_mode():
             self._outputs = [self.forward(index, collector) for index in range(len(self.inputs))]
-        if not all(bool(torch.isfinite(hidden).all()) for hidden in self._outputs):
+        if not all(all_finite(hidden) for hidden in self._outputs):
             raise ModelError(f"the activations of {self.name} are not finite: its weights are damaged, or overflow")
         return collector.finish() if collector else []
 
@@ -282,18 +284,19 @@ def importances(
     report: Reporter | None = None,
     source: Weights | None = None,
     dtype: str | None = None,
+    head: Kind = "diagonal",
 ) -> dict[str, "torch.Tensor"]:
     """How much each input of each linear layer matters: the mean square of what reaches it, float32 [K] on the CPU.
 
     Keyed by the weight's name in the checkpoint, with "lm_head.weight" for the head, tied or not. tokens: [rows,
-    length] of full rows, without padding.
+    length] of full rows, without padding. head: "full" gives the head's X'X / n, [K, K].
     """
     stream = LayerStream(model, tokens, device=device, report=report, source=source, dtype=dtype)
     found: dict[str, torch.Tensor] = {}
     for layer in stream:
         for statistic in layer.run("diagonal"):
             found |= dict.fromkeys(statistic.names, statistic.values.cpu())
-    found[HEAD] = stream.head().values.cpu()
+    found[HEAD] = stream.head(head).values.cpu()
     return found
 
 
@@ -323,7 +326,7 @@ def skeleton(model: Model, dtype: str = "float32") -> Any:
 
 
 def _dtype(source: Weights, device: str) -> str:
-    from olivine.passes.finetune.lora import cpu_computes_in_bf16
+    from olivine.passes.finetune._precision import cpu_computes_in_bf16
 
     if device.startswith("cuda"):
         return "bfloat16"

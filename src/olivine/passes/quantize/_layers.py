@@ -94,7 +94,7 @@ def _stacked(names: list[str], stream: LayerStream, shared: "Factor", fmt: "Form
     from olivine.kernels.gptq import gptq
 
     parts = [stream.source[name].read().to(stream.device, torch.float32) for name in names]
-    made = gptq(torch.cat(parts), shared, fmt)
+    made = gptq(torch.cat(parts), shared, fmt, half_scales=True)
     first = 0
     for part in parts:
         yield made.rows(first, first + len(part))

@@ -16,11 +16,13 @@ from olivine.models.facts import ModelFacts
 from olivine.models.weights import LazyTensor, Weights
 from olivine.passes._base import Context, Estimate, PassParams
 from olivine.passes.finetune._training_arguments import split_seed
+from olivine.passes.quantize import _selection
 
 if TYPE_CHECKING:
     import torch
 
     from olivine.kernels.blockwise import Blockwise, Format
+    from olivine.models.quantized.write import ScaleType
     from olivine.passes.quantize._layers import Quantized
 else:
     torch = lazy.module("torch")
@@ -57,6 +59,9 @@ class QuantizerParams(PassParams):
         default_factory=dict,
         description="bits, group_size and symmetric for modules by their full name, or 're:' and a pattern",
     )
+    mixed_precision: str | None = Field(
+        None, description="algorithm of a SelectiveMixedPrecision before this pass, which picks weights for 8 bits"
+    )
 
 
 class CalibratedParams(QuantizerParams):
@@ -80,11 +85,12 @@ class CalibratedParams(QuantizerParams):
 
 
 def inherited(earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Calibrate with what was trained on, without the rows that were held out."""
+    """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
+    picked = _selection.inherited(earlier, ranks=True)
     training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
     if training is None:
-        return {}
-    return {
+        return picked
+    return picked | {
         "data_config": training["train_data_config"],
         "calibration_held_out": training.get("eval_dataset_size"),
         "calibration_may_be_short": True,
@@ -101,6 +107,9 @@ def check(name: str, params: QuantizerParams, facts: ModelFacts) -> Iterator[Pro
             fitting = [str(other) for other in GROUP_SIZES if width % other == 0]
             fix = f"Use {' or '.join(fitting)}." if fitting else "This model cannot be quantized in groups."
             yield Problem("invalid-value", name, f"group_size {size} does not divide the model's {key} {width}.", fix)
+    if params.mixed_precision not in (None, *_selection.BY_PLACE):
+        message = f"'{params.mixed_precision}' of SelectiveMixedPrecision ranks weights, which this pass does not."
+        yield Problem("unsupported", name, message, "Use kquant, awq or gptq, or a high_precision algorithm there.")
     if params.embeds:
         message = "embeds: true asks for a quantized embedding, which a checkpoint does not hold."
         yield Problem("unsupported", name, message, "Remove it: ModelBuilder stores the embedding in 8 bits.")
@@ -143,6 +152,7 @@ def formats(model: Model, params: QuantizerParams) -> "dict[str, Format]":
     kept = {name: width for name, width in widths.items() if not _excluded(name, params.modules_to_not_convert or ())}
     usual = params.group_size or _widest(kept.values())
     made: dict[str, Format] = {}
+    picked = _selection.in_8_bits(params.mixed_precision, list(widths)) if params.mixed_precision else set()
     for name, width in kept.items():
         other = next((rule for key, rule in params.overrides.items() if _is(name, key)), Override())
         group = other.group_size or usual
@@ -151,7 +161,7 @@ def formats(model: Model, params: QuantizerParams) -> "dict[str, Format]":
                 f"group_size {group} does not divide the {width} inputs of '{name}'; leave group_size out"
             )
         symmetric = params.sym if other.symmetric is None else other.symmetric
-        made[name] = Format(other.bits or params.bits, group, symmetric)
+        made[name] = Format(other.bits or (8 if name in picked else params.bits), group, symmetric)
     return made
 
 
@@ -255,19 +265,21 @@ def _lazily(
 
     def blockwise() -> Blockwise:
         try:
-            return quantize(tensor.read(), fmt, method, importance)
+            return quantize(tensor.read(), fmt, method, importance, half_scales=method == "search")
         except ValueError as error:
             raise ModelError(f"'{tensor.name}' cannot be quantized: {error}") from error
 
     return blockwise
 
 
-def finish(model: Model, source: Weights, made: "Quantized", context: Context) -> Model:
-    """Write the checkpoint: `made` quantized, everything else of `source` as it is."""
+def finish(
+    model: Model, source: Weights, made: "Quantized", context: Context, *, scales: "ScaleType" = "float16"
+) -> Model:
+    """Write the checkpoint: `made` quantized, its scales stored in that type, everything else as `source` has it."""
     from olivine.models.quantized.write import write_quantized
 
     tensors = {name: replace(tensor, blockwise=made.get(name)) for name, tensor in source.items()}
-    written: Model = write_quantized(model, context.output, tensors)
+    written: Model = write_quantized(model, context.output, tensors, scale_dtype=scales)
     size = sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file())
     context.report.record(n_quantized=len(made), size_bytes=size)
     return written

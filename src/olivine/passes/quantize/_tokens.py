@@ -116,7 +116,7 @@ def _sampled(logits: "torch.Tensor", chance: "torch.Generator", n_best: int = 50
 
 
 def _dtype(device: str) -> str:
-    from olivine.passes.finetune.lora import cpu_computes_in_bf16
+    from olivine.passes.finetune._precision import cpu_computes_in_bf16
 
     return "bfloat16" if device.startswith("cuda") or cpu_computes_in_bf16() else "float32"
 

@@ -41,6 +41,7 @@ class Awq(Pass):
             return plain
 
     aliases: ClassVar[tuple[str, ...]] = ("AutoAWQQuantizer",)
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "numba")

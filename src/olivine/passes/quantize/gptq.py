@@ -34,6 +34,7 @@ class Gptq(Pass):
         true_sequential: bool = Field(False, description="within a layer, too, calibrate on quantized weights; slower")
 
     aliases: ClassVar[tuple[str, ...]] = ("Gptq", "GptqQuantizer", "GptqModel", "AutoGPTQQuantizer")
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "numba")

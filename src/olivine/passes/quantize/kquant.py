@@ -24,6 +24,7 @@ class Kquant(Pass):
 
     Params: ClassVar[type[PassParams]] = _quantizer.CalibratedParams
     aliases: ClassVar[tuple[str, ...]] = ("KQuant",)
+    version: ClassVar[int] = 2
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "numba")

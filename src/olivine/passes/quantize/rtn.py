@@ -1,7 +1,7 @@
 """Rtn: round every weight to the nearest code."""
 
-from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
@@ -9,7 +9,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
-from olivine.passes.quantize import _quantizer
+from olivine.passes.quantize import _quantizer, _selection
 
 
 class Rtn(Pass):
@@ -27,6 +27,11 @@ class Rtn(Pass):
     modules: ClassVar[Mapping[str, str]] = {}
     params: _quantizer.QuantizerParams
 
+    @classmethod
+    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        """Keep in 8 bits what was picked."""
+        return _selection.inherited(earlier, ranks=False)
+
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """Group size, patterns, and what a checkpoint cannot hold."""
         yield from _quantizer.check(self.name, self.params, facts)
@@ -39,4 +44,5 @@ class Rtn(Pass):
         """Write the quantized checkpoint."""
         formats = _quantizer.formats(model, self.params)
         source = weights(model)
-        return _quantizer.finish(model, source, _quantizer.quantized(source, formats, "rtn"), context)
+        made = _quantizer.quantized(source, formats, "rtn")
+        return _quantizer.finish(model, source, made, context, scales="float32")

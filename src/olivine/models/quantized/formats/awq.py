@@ -58,6 +58,7 @@ class Awq(CheckpointFormat):
             scales=lambda: scales.read().T,
             zero_points=None if zeros is None else lambda: _outputs_first(zeros),
             symmetric=symmetric,
+            half_scales=scales.dtype == "float16",
         )
 
 

@@ -133,6 +133,7 @@ class CompressedTensors(CheckpointFormat):
             scales=stored_scales.read,
             zero_points=None if zeros is None else lambda: _zero_points(zeros, bits, n_rows),
             symmetric=symmetric,
+            half_scales=stored_scales.dtype == "float16",
             order=None if order is None else order.read,
         )
 

@@ -92,6 +92,7 @@ class Gptq(CheckpointFormat):
             scales=lambda: scales.read().T,
             zero_points=None if zeros is None else lambda: self._zero_points(zeros, bits, n_rows),
             symmetric=symmetric,
+            half_scales=scales.dtype == "float16",
             order=None if order is None else order.read,
         )
 

@@ -1,0 +1,36 @@
+"""One job for a worker outside of a workflow, with a screen of its own."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from olivine.cli._screen import Screen
+from olivine.systems._job import Job
+from olivine.systems.local import LocalWorker
+
+
+def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
+    """The result of a job; what it writes goes to a folder that is gone afterwards.
+
+    fields: of Job. The log of a job that fails stays, as the error names it.
+    """
+    screen = Screen()
+
+    def listen(event: str, told: Any) -> None:
+        if event == "progress":
+            screen.progress(step, told["done"], told["total"], told["metrics"])
+        elif event == "warning":
+            screen.warning(step, told["message"])
+
+    opened, log = tempfile.mkstemp(prefix=f"olivine-{step}-", suffix=".log")
+    os.close(opened)
+    with tempfile.TemporaryDirectory() as folder, LocalWorker() as worker:
+        job = Job(step=step, output=Path(folder), scratch=Path(folder) / "scratch", log=log, **fields)
+        screen.step_started(step, description)
+        try:
+            result: dict[str, Any] = worker.run(job, listen)
+        finally:
+            screen.close()
+    Path(log).unlink(missing_ok=True)
+    return result

@@ -1,0 +1,198 @@
+"""What the adapters have in common: the base is loaded, PEFT puts the adapter on, and a PEFT folder comes out."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.errors import RequestError
+from olivine.models import Model
+from olivine.models.facts import ModelFacts
+from olivine.models.loading import load_causal_lm
+from olivine.passes._base import Context, Estimate, Machine
+from olivine.passes.finetune import _memory, _sharding, _targets, _training_arguments
+from olivine.passes.finetune._params import AdapterParams
+from olivine.passes.finetune._precision import BF16_FROM
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+
+def load_base(
+    params: AdapterParams, model: Model, context: Context, dtype: str, stored: Callable[[str, Any], None] | None = None
+) -> Any:
+    """The frozen base, on the device; sharded where that is asked for. stored: what is done to each of its layers.
+
+    Raises RequestError for a name in the params that matches nothing.
+    """
+    sharded = is_sharded(params, context)
+    if context.machine.device == "cuda" and params.compile:
+        from olivine.passes.finetune import _acceleration
+
+        _acceleration.warm_compiler()
+
+    def each_layer(name: str, layer: Any) -> None:
+        if stored is not None:
+            stored(name, layer)
+        if sharded:
+            _sharding.shard_layer(layer)
+
+    wanted = each_layer if stored is not None or sharded else None
+    base = load_causal_lm(model, dtype=dtype, device=context.machine.device, each_layer=wanted)
+    _refuse_unmatched(params, base)
+    if _training_arguments.checkpoints_activations(params.training_args):
+        base.enable_input_require_grads()
+    return base
+
+
+def is_sharded(params: AdapterParams, context: Context) -> bool:
+    """Whether this process holds a part of the base."""
+    return params.sharding == "fsdp" and context.rank is not None
+
+
+def put_on(base: Any, config: Any) -> Any:
+    """The base with the adapter of a PEFT config; RequestError with PEFT's words when it cannot be made."""
+    from peft import get_peft_model
+
+    try:
+        return get_peft_model(base, config)
+    except ValueError as error:
+        raise RequestError(f"the adapter cannot be made: {' '.join(str(error).split())}") from error
+
+
+def make_ready(adapted: Any, params: AdapterParams, context: Context, dtype: str) -> Any:
+    """The adapted model in training mode, with what it trains on record."""
+    n_trained, n_all = adapted.get_nb_trainable_parameters()
+    n_all += sum(
+        module.in_features * module.out_features for module in adapted.modules() if hasattr(module, "rounding")
+    )
+    if n_trained == 0:
+        raise RequestError("nothing would be trained: no parameter of the model belongs to the adapter")
+    if is_sharded(params, context):
+        _sharding.shard_rest(adapted)
+    context.report.record(
+        n_trained_parameters=n_trained, n_parameters=n_all, trained_share=n_trained / n_all, dtype=dtype
+    )
+    return adapted.train()
+
+
+def places(params: AdapterParams, base: Any) -> dict[str, Any]:
+    """The fields of a PEFT config that say which modules are trained."""
+    targets = _targets.as_list(params.target_modules)
+    excluded = _targets.as_list(params.exclude_modules) or ([] if targets else ["lm_head"])
+    every = sorted({name.rpartition(".")[2] for name in _linear_names(base)})
+    return {
+        "target_modules": _targets.for_peft(targets or every),
+        "exclude_modules": _targets.for_peft(excluded) or None,
+        "modules_to_save": params.modules_to_save,
+        "task_type": "CAUSAL_LM",
+    }
+
+
+def is_trained(params: AdapterParams, name: str) -> bool:
+    """Whether the linear layer of that full name gets an adapter, as `places` says for all of them."""
+    return _targets.chooses(
+        _targets.as_list(params.target_modules),
+        [*(_targets.as_list(params.exclude_modules) or ()), *(params.modules_to_save or ())],
+        name,
+    )
+
+
+def _linear_names(model: Any) -> list[str]:
+    """Full names of every linear layer but the head, fused ones included."""
+    head = model.get_output_embeddings()
+    return [
+        name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear) and module is not head
+    ]
+
+
+def _refuse_unmatched(params: AdapterParams, base: Any) -> None:
+    """A name that matches nothing is a mistake in each of the three lists; PEFT passes over most of them."""
+    every = [name for name, _ in base.named_modules() if name]
+    kinds = (torch.nn.Linear, torch.nn.Embedding)
+    trainable = [name for name, module in base.named_modules() if isinstance(module, kinds)]
+    for key, wanted, names in (
+        ("target_modules", _targets.as_list(params.target_modules), trainable),
+        ("exclude_modules", _targets.as_list(params.exclude_modules), every),
+        ("modules_to_save", params.modules_to_save, every),
+    ):
+        if missing := _targets.unmatched(wanted or (), names):
+            raise RequestError(_targets.sentence(missing, names, key))
+
+
+def save(adapted: Any, tokenizer: Any, context: Context) -> None:
+    """PEFT's format, without the place where the base lay on this machine."""
+    adapted.save_pretrained(context.output, save_embedding_layers=False)
+    path = context.output / "adapter_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["base_model_name_or_path"] = None
+    for key, value in config.items():
+        if isinstance(value, list):  # PEFT keeps some as sets, whose order changes from process to process
+            config[key] = sorted(value, key=str)
+    path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    (context.output / "README.md").unlink(missing_ok=True)
+    tokenizer.save_pretrained(context.output)
+
+
+def result(model: Model, context: Context, attributes: Mapping[str, Any] | None = None) -> Model:
+    """The record of an adapter of that model."""
+    return Model(
+        "adapter",
+        context.output,
+        base=model,
+        task=model.task,
+        trust_remote_code=model.trust_remote_code,
+        attributes=attributes or {},
+    )
+
+
+def estimate(
+    params: AdapterParams,
+    facts: ModelFacts,
+    machine: Machine,
+    data: Mapping[str, DataConfig],
+    *,
+    saved_bytes: int = 0,
+    factors: int = 2,
+    writes_update: bool = False,
+) -> Estimate:
+    """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch.
+
+    On several devices: the GPU memory is that of each of them, the machine's memory that of all processes. saved_bytes:
+    what the base takes less than its parameters in the type that is computed in. factors: how many matrices of the rank
+    a layer has. writes_update: whether layers compute their update as a whole matrix.
+    """
+    n_devices = machine.n_devices
+    width = max(1, len(facts.linear_modules)) * 2 * facts.hidden_size
+    n_adapter = params.r * width * facts.n_layers * factors
+    size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
+    arguments, config = params.training_args, data.get(params.train_data_config)
+    longest = config.pre_process_data_config.max_seq_len if config else 1024
+    checkpointed = facts.n_layers if _training_arguments.checkpoints_activations(arguments) else 0
+    shape = _memory.Shape.of_facts(facts, n_adapter, size, machine.device)
+    shape = replace(
+        shape,
+        checkpointed=checkpointed,
+        compiled=machine.device == "cuda" and bool(params.compile) and not writes_update,
+        update_bytes=4 * max(0, facts.n_parameters - 2 * facts.vocab_size * facts.hidden_size) if writes_update else 0,
+    )
+    shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
+    if params.sharding == "fsdp":
+        shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
+    rows = -(-_training_arguments.rows_per_step(arguments) // n_devices)
+    if machine.device_memory_bytes:  # what does not fit travels in smaller micro-batches
+        needed = _memory.choose(shape, machine.device_memory_bytes, longest, rows * longest).peak_bytes
+    else:
+        needed = _memory.peak_bytes(shape, max(longest, min(rows * longest, _memory.ENOUGH_TOKENS[machine.device])))
+    on_device = needed if machine.device == "cuda" else 0
+    return Estimate(
+        memory_bytes=int(
+            1.2e9 * (n_devices + (n_devices > 1)) + (facts.n_parameters * size if on_device else needed * n_devices)
+        ),
+        device_memory_bytes=int(on_device),
+        disk_bytes=int(n_adapter * 4 + 3 * n_adapter * 12 + 20e6),
+    )

@@ -1,0 +1,115 @@
+"""SelectiveMixedPrecision: the passes after it keep in 8 bits what it picks, and nothing else."""
+
+import pytest
+from test_quantizers import MACHINE
+
+from olivine.models import Model
+from olivine.models.inspect import read_facts
+from olivine.passes import passes
+from olivine.passes.quantize import _quantizer, _selection
+
+Selective = passes.find("SelectiveMixedPrecision")
+
+
+def earlier(**params):
+    return [Selective.Params(**params).model_dump()]
+
+
+@pytest.mark.parametrize(
+    ("older", "newer"),
+    [
+        ("k_quant_last", "high_precision_lm_head"),
+        ("k_quant_down", "high_precision_mlp_down"),
+        ("k_quant_mixed", "high_precision_mlp_down_qkv"),
+    ],
+)
+def test_older_names_are_the_newer(older, newer):
+    assert Selective.Params(algorithm=older).algorithm == newer
+
+
+def test_layers_are_llama_cpps():
+    """Of 32: the first and last four, and every third between; written out by hand."""
+    assert [layer for layer in range(32) if _selection.picked(layer, 32)] == [
+        *range(4),
+        *(6, 9, 12, 15, 18, 21, 24, 27),
+        *range(28, 32),
+    ]
+
+
+def names(n_layers, modules):
+    found = [f"model.layers.{layer}.{module}.weight" for layer in range(n_layers) for module in modules]
+    return [*found, "lm_head.weight"]
+
+
+def test_each_algorithm_picks_its_modules():
+    every = names(8, ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
+    layers = (0, 3, 6, 7)
+    down = {f"model.layers.{layer}.mlp.down_proj.weight" for layer in layers}
+    queries = {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in layers}
+    assert _selection.in_8_bits("high_precision_lm_head", every) == {"lm_head.weight"}
+    assert _selection.in_8_bits("high_precision_mlp_down", every) == {"lm_head.weight"} | down
+    assert _selection.in_8_bits("high_precision_mlp_down_qkv", every) == {"lm_head.weight"} | down | queries
+
+
+@pytest.mark.parametrize("quantizer", ["rtn", "kquant", "awq", "gptq"])
+def test_quantizer_after_it_stores_these_in_8_bits(quantizer, tiny_llama):
+    plugin = passes.classes[quantizer]
+    params = plugin.Params(**plugin.inherited(earlier(algorithm="k_quant_down", group_size=32)))
+    formats = _quantizer.formats(Model("hf", tiny_llama), params)
+    in_8 = {name for name, fmt in formats.items() if fmt.bits == 8}
+    assert in_8 == {"model.layers.0.mlp.down_proj.weight"}
+    assert {fmt.group for fmt in formats.values()} == {32}
+    own = {**plugin.inherited(earlier(algorithm="k_quant_down")), "overrides": {"re:.*down_proj": {"bits": 4}}}
+    assert {fmt.bits for fmt in _quantizer.formats(Model("hf", tiny_llama), plugin.Params(**own)).values()} == {4}
+
+
+def test_score_becomes_a_share(tiny_llama):
+    found = earlier(algorithm="snr", ratio=0.9)
+    assert passes.classes["gptq"].inherited(found) == {"int8_share": 0.1}
+    rtn = passes.classes["rtn"]
+    problems = list(rtn(rtn.Params(**rtn.inherited(found))).check(read_facts(tiny_llama), MACHINE, {}))
+    assert ["ranks weights" in str(problem) for problem in problems] == [True]
+
+
+def test_export_after_it_keeps_the_head_in_8_bits():
+    build = passes.classes["build"]
+    assert build.Params(**build.inherited(earlier(algorithm="k_quant_last"))).head_bits == 8
+    scored = build.Params(**build.inherited(earlier(algorithm="iqe", ratio=0.8)))
+    assert (scored.head_bits, scored.int8_share) == (None, 0.2)
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"algorithm": "snr"}, "needs a ratio"),
+        ({"algorithm": "snr", "ratio": 1.0}, "needs a ratio"),
+        ({"algorithm": "k_quant_last", "bits": 2}, "bits 2"),
+        ({"algorithm": "k_quant_last", "high_bits": 16}, "high_bits 16"),
+        ({"algorithm": "k_quant_last", "group_size": -1}, "group_size -1"),
+        ({"algorithm": "snr", "ratio": 0.9, "high_group_size": 64, "group_size": 32}, "high_group_size differs"),
+        ({"algorithm": "snr", "ratio": 0.9, "high_sym": True}, "high_sym differs"),
+        ({"algorithm": "k_quant_last", "moe": True}, "moe"),
+    ],
+)
+def test_what_is_not_done_is_one_sentence(params, said, tiny_llama):
+    step = Selective(Selective.Params(**params))
+    problems = [str(problem) for problem in step.check(read_facts(tiny_llama), MACHINE, {})]
+    assert len(problems) == 1
+    assert said in problems[0]
+
+
+def test_it_tells_what_becomes_of_it_and_gives_the_model_back(tiny_llama):
+    said, facts = [], {}
+
+    class Reporter:
+        warn = said.append
+
+        def record(self, **found):
+            facts.update(found)
+
+    context = type("Context", (), {"report": Reporter()})()
+    model = Model("hf", tiny_llama)
+    assert Selective(Selective.Params(algorithm="snr", ratio=0.95)).run(model, context) is model
+    assert "int8_share 0.05" in said[0]
+    Selective(Selective.Params(algorithm="k_quant_mixed")).run(model, context)
+    assert facts["n_in_8_bits"] == 5  # down, q, k and v of the first of two layers, and the head
