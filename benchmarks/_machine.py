@@ -16,6 +16,19 @@ import psutil
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
+# The peer with what it needs and does not say: its own ranges take hours to resolve, and end in packages to compile.
+OLIVE = (
+    "olive-ai==0.13.0",
+    "requests",
+    "datasets==5.0.1",
+    "huggingface_hub==0.36.2",
+    "onnx-ir==1.1.0",
+    "onnxruntime-genai==0.14.1",
+    "peft==0.21.2",
+    "tokenizers==0.22.2",
+    "torch==2.13.0",
+    "transformers==4.57.6",
+)
 LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "onnx-ir", "numpy", "numba")
 
 
@@ -111,12 +124,13 @@ def median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 3)
 
 
-def peer_python(folder: Path, packages: Sequence[str]) -> str:
-    """A Python with the peer in an environment of its own, made on the first call."""
+def olive_python() -> str:
+    """A Python with the peer in an environment of its own under .bench/, made on the first call."""
+    folder = ROOT / ".bench" / "olive"
     python = folder / "bin" / "python"
     if not (folder / "ready").is_file():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
+        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *OLIVE], check=True)
         (folder / "ready").touch()
     return str(python)
 

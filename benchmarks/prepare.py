@@ -17,10 +17,9 @@ import shutil
 import sys
 from pathlib import Path
 
-from _machine import ROOT, last_json, measured, median, peer_python, write
+from _machine import ROOT, last_json, measured, median, olive_python, write
 
 WORK = ROOT / ".bench" / "prepare"
-PEER = ["olive-ai==0.13.0", "requests", "datasets", "transformers<5", "torch==2.13.0"]
 MODEL = ROOT / ".demo" / "SmolLM2-135M-Instruct.Q4_1.gguf"
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
 TOKENIZER = """
@@ -171,7 +170,7 @@ def main() -> None:
     made = measured([sys.executable, "-c", TOKENIZER, str(options.model), str(WORK / "tokenizer")])
     if made["exit"]:
         raise SystemExit(made["output"])
-    peer = None if options.no_peer else peer_python(WORK / "peer", PEER)
+    peer = None if options.no_peer else olive_python()
     rows = write_rows(WORK / f"rows-{options.rows}.jsonl", options.rows)
     result = {"side_by_side": side_by_side(rows, options.rows, options.runs, peer, sys.executable)}
     if options.large:

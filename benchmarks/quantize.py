@@ -17,18 +17,9 @@ import sysconfig
 import time
 from pathlib import Path
 
-from _machine import RESULTS, ROOT, environment, last_json, measured, peer_python, write
+from _machine import RESULTS, ROOT, environment, last_json, measured, olive_python, write
 
 WORK = ROOT / ".bench" / "quantize"
-PEER = [
-    "olive-ai==0.13.0",
-    "requests",
-    "datasets",
-    "onnxruntime-genai==0.14.1",
-    "transformers>=4.56,<5",
-    "onnx-ir",
-    "torch==2.13.0",
-]
 BUILD = """
 import json, sys, time
 from pathlib import Path
@@ -276,7 +267,7 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
         made[title] = [sys.executable, "-c", BUILD, str(source), "{}", json.dumps(steps)]
     if not given.no_peer:
         text = WORK / "peer.jsonl"
-        peer = peer_python(ROOT / ".bench" / "olive", PEER)
+        peer = olive_python()
         made[PEER_GPTQ] = [peer, "-c", OLIVE, str(source), "{}", str(written_text(source, text))]
     wanted = given.only.split(",") if given.only else [""]
     return {title: command for title, command in made.items() if any(title.startswith(one) for one in wanted)}
