@@ -188,6 +188,14 @@ def qwen() -> Path:
     return folder
 
 
+def readable_by_peers(folder: Path) -> None:
+    """Name the tokenizer's class as transformers 4 knows it, which Olive 0.13 needs; transformers 5 reads both."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
+
+
 class Quiet:
     """A reporter that says nothing."""
 
@@ -215,6 +223,7 @@ def main() -> None:
     result = {} if given.fresh else earlier()
     for name in given.models.split(","):
         source = {"smollm2": smollm2, "qwen": qwen}[name]()
+        readable_by_peers(source)
         settings = Settings(n_tokens=given.tokens, n_prompts=0, split=False)
         windows = sample(source, settings)
         known = result.get(name, {})

@@ -192,6 +192,15 @@ def test_weights_that_are_not_numbers_are_named(tiny_llama, tmp_path):
         build(Model("hf", folder), tmp_path, precision="fp32")
 
 
+@pytest.mark.parametrize("value", [True, "true", "1", 1])
+def test_head_of_its_own_cannot_share_the_embedding(value, tiny_llama, tiny_tied):
+    step = Build(Build.Params(extra_options={"shared_embeddings": value}))
+    problems = [str(problem) for problem in step.check(read_facts(tiny_llama), MACHINE, {})]
+    assert len(problems) == 1
+    assert "head of its own" in problems[0]
+    assert not list(step.check(read_facts(tiny_tied), MACHINE, {}))
+
+
 def test_folder_with_missing_data_is_refused(built_llama, tmp_path):
     from olivine.passes.export import _genai
 

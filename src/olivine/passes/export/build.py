@@ -189,6 +189,15 @@ class Build(Pass):
             )
         yield from self._check_block_size(facts)
         yield from self._check_runs_fast(machine)
+        if self._shares_embedding and not facts.tied_embeddings:
+            message = (
+                "shared_embeddings: true gives the head the embedding's weights, but this model has a head of its own"
+            )
+            yield Problem("invalid-value", self.name, f"{message}.", "Remove it: what is one is shared without it.")
+
+    @property
+    def _shares_embedding(self) -> bool:
+        return _text(self.params.extra_options.get("shared_embeddings", False)).lower() in ("true", "1")
 
     def _check_block_size(self, facts: ModelFacts) -> Iterator[Problem]:
         size = self._block_size
