@@ -88,10 +88,13 @@ RUNGS = {
     "ours: search, group 64": [["ModelBuilder", {"int4_block_size": 64}]],
     "ours: search, group 32, 8-bit head": [["ModelBuilder", {"head_bits": 8}]],
     "ours: search, 6 % in 8 bits, 8-bit head": [["ModelBuilder", {"int4_algo_config": "k_quant_mixed"}]],
-    "ours: GPTQ, group 32": [["Gptq", {"group_size": 32}], ["ModelBuilder", {}]],
-    "ours: GPTQ, group 64": [["Gptq", {"group_size": 64}], ["ModelBuilder", {"int4_block_size": 64}]],
+    "ours: GPTQ, group 32": [["Gptq", {"group_size": 32, "calibration_text": "TEXT"}], ["ModelBuilder", {}]],
+    "ours: GPTQ, group 64": [
+        ["Gptq", {"group_size": 64, "calibration_text": "TEXT"}],
+        ["ModelBuilder", {"int4_block_size": 64}],
+    ],
     "ours: GPTQ, group 32, 6 % in 8 bits, 8-bit head": [
-        ["Gptq", {"group_size": 32, "int8_share": 0.06}],
+        ["Gptq", {"group_size": 32, "int8_share": 0.06, "calibration_text": "TEXT"}],
         ["ModelBuilder", {"head_bits": 8}],
     ],
     "ours: round to nearest (the builder's bytes)": [["ModelBuilder", {"int4_algo_config": "default"}]],
@@ -272,26 +275,29 @@ def goals(rows: dict) -> dict:
 def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
     """Title -> the command that makes it, which ends with the folder to write."""
     made = {title: [sys.executable, "-c", BUILDER, str(source), "{}", algo] for title, algo in BUILDERS.items()}
+    rows = written_text(source)
     for title, steps in RUNGS.items():
-        made[title] = [sys.executable, "-c", BUILD, str(source), "{}", json.dumps(steps)]
+        named = json.dumps(steps).replace("TEXT", str(rows.with_suffix(".txt")))
+        made[title] = [sys.executable, "-c", BUILD, str(source), "{}", named]
     if not given.no_peer:
-        text = WORK / "peer.jsonl"
-        peer = olive_python()
-        made[PEER_GPTQ] = [peer, "-c", OLIVE, str(source), "{}", str(written_text(source, text))]
+        made[PEER_GPTQ] = [olive_python(), "-c", OLIVE, str(source), "{}", str(rows)]
     wanted = given.only.split(",") if given.only else [""]
     return {title: command for title, command in made.items() if any(title.startswith(one) for one in wanted)}
 
 
-def written_text(source: Path, path: Path) -> Path:
-    """The text that our own calibration uses, as rows: the peer is calibrated with the same."""
+def written_text(source: Path) -> Path:
+    """The text that our own calibration writes, as rows for the peer and beside them as plain text for our GPTQ."""
     from olivine.models import Model
     from olivine.models.loading import load_tokenizer
     from olivine.passes.quantize._tokens import calibration_tokens
 
+    path = WORK / f"{source.name}-text.jsonl"
+    if path.with_suffix(".txt").is_file():
+        return path
     model = Model("hf", source)
-    tokenizer = load_tokenizer(model)
-    rows = tokenizer.batch_decode(calibration_tokens(model), skip_special_tokens=True)
-    path.write_text("".join(json.dumps({"text": row}) + "\n" for row in rows))
+    texts = load_tokenizer(model).batch_decode(calibration_tokens(model), skip_special_tokens=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    path.with_suffix(".txt").write_text("\n".join(texts))
     return path
 
 
