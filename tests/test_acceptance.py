@@ -157,20 +157,27 @@ def test_graph_is_valid_and_every_weight_lies_in_the_folder(done, tmp_path):
 
 
 def test_failed_step_is_told_to_a_program_and_leaves_the_last_model_whole(done):
-    """An untied head under the builder's flag for shared ones is an error, not gibberish."""
     folder, _ = done
     before = {file.name: file.read_bytes() for file in (folder / "out" / "model").iterdir()}
-    flag = "passes.builder.extra_options.shared_embeddings=true"
-    failed = command(folder, "run", "--config", "config.json", "--offline", "--json", "--set", flag)
+    rate = "passes.lora.training_args.learning_rate=1e30"
+    failed = command(folder, "run", "--config", "config.json", "--offline", "--json", "--set", rate)
     assert failed.returncode == 1
     said = json.loads(failed.stdout)
-    assert (said["status"], said["step"]) == ("failed", "builder")
-    assert "tie_word_embeddings=false" in said["cause"]
+    assert (said["status"], said["step"]) == ("failed", "lora")
+    assert "lower training_args.learning_rate" in said["cause"]
     assert Path(said["log"]).is_file()
     assert "Traceback" not in failed.stderr
     assert {file.name: file.read_bytes() for file in (folder / "out" / "model").iterdir()} == before
     again = command(folder, "run", "--config", "config.json", "--offline", "--json")
     assert all(step["cached"] for step in json.loads(again.stdout)["steps"])
+
+
+def test_flag_that_would_share_an_untied_head_is_an_error_and_not_gibberish(done):
+    folder, _ = done
+    flag = "passes.builder.extra_options.shared_embeddings=true"
+    refused = command(folder, "run", "--config", "config.json", "--offline", "--set", flag)
+    assert refused.returncode == 2
+    assert "this model has a head of its own" in refused.stderr + refused.stdout
 
 
 def states(folder, *arguments):

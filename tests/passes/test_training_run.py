@@ -1,10 +1,13 @@
 """What happens while a model trains: memory that runs out, evaluation, early stopping, models with ways of their own."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from training_tools import Report, Samples, adapted, arguments, assert_equal, ours, plain, rows
-from transformers import AutoModelForCausalLM, Gemma2Config, Trainer
+from transformers import AutoModelForCausalLM, Gemma2Config, Trainer, TrainerCallback
+from transformers.integrations import integration_utils
 
 from olivine.errors import RequestError
 from olivine.passes.finetune import _setup, _trainer
@@ -182,3 +185,26 @@ def test_progress_says_how_fast_and_how_long(tiny_llama, tmp_path):
     assert report.metrics["seconds_left"] == 0
     assert 0 < report.metrics["share_of_peak"] < 1.5
     assert report.facts["tokens_per_second"] > 0
+
+
+class Tracker(TrainerCallback):
+    """Stands where transformers keeps the callback of a tracker."""
+
+    seen: ClassVar[list[dict]] = []
+
+    def on_log(self, args, state, control, logs=None, **more):
+        self.seen.append(dict(logs))
+
+
+def test_report_to_reaches_the_tracker_with_every_loss(tiny_llama, tmp_path, monkeypatch):
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "tensorboard", Tracker)
+    monkeypatch.setattr(Tracker, "seen", [])
+    history, _ = train(adapted(tiny_llama), rows(), tmp_path, max_steps=3, report_to="tensorboard")
+    losses = [entry["loss"] for entry in history if "loss" in entry]
+    assert [logs["loss"] for logs in Tracker.seen if "loss" in logs] == losses
+    assert len(losses) == 3
+
+
+def test_tracker_that_is_not_installed_is_one_sentence(tiny_llama, tmp_path):
+    with pytest.raises(RequestError, match=r"training_args are refused: .*WandbCallback requires wandb"):
+        train(adapted(tiny_llama), rows(), tmp_path, max_steps=1, report_to="wandb")
