@@ -59,6 +59,9 @@ def make_base(folder: Path) -> None:
     plain = AutoModelForCausalLM.from_config(model.config, dtype=torch.float32)
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    config.pop("quantization_config", None)  # transformers 4 stumbles over the null in it
+    (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 
 
 def make_rows(folder: Path, count: int, pad: int = 0) -> Rows:
@@ -189,7 +192,7 @@ def run_olive(python: str, folder: Path, n_steps: int) -> dict:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.findall(r"train_samples_per_second'?\"?: '?([\d.e-]+)", done.stdout + done.stderr)
     if not found:
-        return {"failed": (done.stdout + done.stderr)[-2000:]}
+        return {"failed": (done.stdout + done.stderr).strip().splitlines()[-1]}
     return {"examples_per_second": float(found[-1])}
 
 
