@@ -135,6 +135,14 @@ def olive_python() -> str:
     return str(python)
 
 
+def readable_by_peers(folder: Path) -> None:
+    """Name the tokenizer's class as transformers 4 knows it, which Olive 0.13 needs; transformers 5 reads both."""
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    if config.get("tokenizer_class") == "TokenizersBackend":
+        path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
+
+
 def write(name: str, result: dict) -> None:
     """Write a result beside the versions that it was measured with."""
     RESULTS.mkdir(parents=True, exist_ok=True)

@@ -21,7 +21,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-from _machine import olive_python
+from _machine import olive_python, readable_by_peers
 
 TONE = Path(__file__).parent.parent / "examples" / "tone" / "train.jsonl"
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
@@ -60,6 +60,7 @@ def make_base(folder: Path) -> None:
     plain.load_state_dict(model.state_dict())
     plain.save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    readable_by_peers(folder)
     config.pop("quantization_config", None)  # transformers 4 stumbles over the null in it
     (folder / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
 

@@ -17,7 +17,7 @@ import sysconfig
 import time
 from pathlib import Path
 
-from _machine import RESULTS, ROOT, environment, last_json, measured, olive_python, write
+from _machine import RESULTS, ROOT, environment, last_json, measured, olive_python, readable_by_peers, write
 
 WORK = ROOT / ".bench" / "quantize"
 BUILD = """
@@ -189,14 +189,6 @@ def qwen() -> Path:
     tokenizer.save_pretrained(folder)
     (folder / "ready").touch()
     return folder
-
-
-def readable_by_peers(folder: Path) -> None:
-    """Name the tokenizer's class as transformers 4 knows it, which Olive 0.13 needs; transformers 5 reads both."""
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text())
-    if config.get("tokenizer_class") == "TokenizersBackend":
-        path.write_text(json.dumps({**config, "tokenizer_class": "PreTrainedTokenizerFast"}, indent=2))
 
 
 class Quiet:
