@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.kernels.chunked_loss import Logits, chunk_rows, chunked_loss
+from olivine.kernels import chunked_loss as chunks
+from olivine.kernels.chunked_loss import CHUNK_BYTES, Logits, chunk_rows, chunked_loss
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _small_cache():
+    """The work on a chunk happens in several parts, as it does with a real vocabulary."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunks, "_CACHED_BYTES", 256)
+        yield
 
 
 def case(n_rows, n_vocabulary, seed, *, bias=False, ignored=0):
@@ -49,6 +58,14 @@ def test_loss_and_gradients_equal_those_of_full_logits(n_rows, n_vocabulary, see
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
     for mine, theirs in zip(gradients(found, hidden, head), gradients(expected, hidden, head), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
+
+
+def test_a_later_loss_leaves_the_gradients_of_an_earlier_one():
+    first, second = case(9, 30, 0), case(9, 30, 1)
+    losses = [chunked_loss(hidden, head, targets, Logits(), 4) for hidden, head, targets in (first, second)]
+    for loss, (hidden, head, targets) in zip(losses, (first, second), strict=True):
+        expected = gradients(oracle(hidden, head, targets, Logits()), hidden, head)
+        torch.testing.assert_close(gradients(loss, hidden, head), expected, atol=1e-4, rtol=1e-3)
 
 
 def test_frozen_head_takes_no_gradient():
@@ -109,4 +126,4 @@ def test_config_says_how_logits_are_scaled():
 def test_chunks_keep_to_their_bytes_but_are_never_small(n_vocabulary):
     n_rows = chunk_rows(n_vocabulary, "cpu")
     assert n_rows % 128 == 0
-    assert n_rows == 128 or n_rows * n_vocabulary * 4 <= 32 * 2**20
+    assert n_rows == 128 or n_rows * n_vocabulary * 4 <= CHUNK_BYTES["cpu"]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from olivine.kernels import lora_linear
 from olivine.kernels.lora_linear import LoraLinear, take_over
 
 
@@ -108,6 +109,19 @@ def test_operators_are_what_they_say_they_are():
     x, a, b = (torch.randn(shape, generator=generator, requires_grad=True) for shape in ((3, 4, 6), (2, 6), (5, 2)))
     weight = torch.randn(5, 6, generator=generator)
     torch.library.opcheck(_lora_linear, (x, weight, None, a, b))
+
+
+def test_operator_for_a_compiler_gives_what_the_function_gives(monkeypatch):
+    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)).bfloat16()
+    plain, compiled = net(base=torch.bfloat16, bias=True), net(base=torch.bfloat16, bias=True)
+    assert take_over(plain) == take_over(compiled) == 2
+    expected = run(plain, x)
+    used = []
+    operator = lora_linear._lora_linear
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(lora_linear, "_lora_linear", lambda *given: used.append(given) or operator(*given))
+    torch.testing.assert_close(run(compiled, x), expected, atol=0.02, rtol=0.02)
+    assert len(used) == 2
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with torch for CUDA")

@@ -15,6 +15,7 @@ from tiny import tiny_model
 
 # Phi-3-mini with LoRA of rank 16 on all linear layers, bfloat16
 PHI = Shape(3072, 8192, 32, 32064, 3072, 3072, 7_642_159_104, 25_165_824, compiled=True)
+QLORA = replace(PHI, weight_bytes=2_263_857_664)  # layers in 4 bits, the embedding and the head in bfloat16
 
 
 @pytest.mark.parametrize(
@@ -23,6 +24,8 @@ PHI = Shape(3072, 8192, 32, 32064, 3072, 3072, 7_642_159_104, 25_165_824, compil
         (PHI, 8192, 38.036e9),  # one NVIDIA H100, benchmarks/finetune_gpu.py
         (replace(PHI, compiled=False), 8192, 47.190e9),
         (replace(PHI, checkpointed=32), 2048, 9.005e9),
+        (QLORA, 8192, 32.656e9),
+        (replace(QLORA, checkpointed=32), 2048, 3.627e9),
     ],
 )
 def test_estimate_is_within_a_tenth_of_the_measured_peak(shape, n_tokens, measured):

@@ -8,7 +8,7 @@ Large-Vocabulary Language Models", Wijmans et al. 2024, arXiv:2411.09009, withou
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 IGNORED = -100
 # Logits of one chunk in float32; a larger chunk gains no speed on a GPU or CPU, a smaller one repeats reading the head.
-CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 32 * 2**20}
+CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
         n_rows: int,
         fused: bool,
     ) -> torch.Tensor:
-        of_chunk = _compiled_chunk() if fused else _chunk
+        of_chunk = _compiled_chunk() if fused else _chunk_in_cache if hidden.device.type == "cpu" else _chunk
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -112,7 +112,7 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
         for start in range(0, hidden.shape[0], n_rows):
             rows = slice(start, start + n_rows)
             states = hidden[rows]
-            raw = functional.linear(states, matrix, None if bias is None else bias.to(hidden.dtype))
+            raw = _raw_logits(states, matrix, bias, n_rows)
             loss, slope = of_chunk(raw, targets[rows], logits)
             total += loss
             if grad_hidden is not None:
@@ -139,10 +139,42 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
         )
 
 
+def _raw_logits(states: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None, n_rows: int) -> torch.Tensor:
+    """The head's output, on a CPU in the place of the last one."""
+    if states.device.type != "cpu":
+        return functional.linear(states, matrix, None if bias is None else bias.to(states.dtype))
+    raw = _place_of_logits(n_rows, matrix.shape[0], states.dtype)[: len(states)]
+    torch.mm(states, matrix.t(), out=raw)
+    return raw if bias is None else raw.add_(bias.to(states.dtype))
+
+
+@lru_cache(maxsize=1)
+def _place_of_logits(n_rows: int, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
+    """Kept from step to step: the pages of fresh memory take longer to come than the product to be computed."""
+    return torch.empty(n_rows, n_columns, dtype=dtype)
+
+
 @cache
 def _compiled_chunk() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     compiled: Callable[..., tuple[torch.Tensor, torch.Tensor]] = torch.compile(_chunk, dynamic=True)
     return compiled
+
+
+_CACHED_BYTES = 2**21  # of float32 logits: what a core's cache holds
+
+
+def _chunk_in_cache(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_chunk`, a few rows at a time, and the slope in the place of the raw output.
+
+    Copies of a whole chunk would leave the cache, and come from fresh memory each time.
+    """
+    n_rows = max(1, _CACHED_BYTES // (4 * raw.shape[1]))
+    loss = torch.zeros((), dtype=torch.float32)
+    for part, wanted in zip(raw.split(n_rows), targets.split(n_rows), strict=True):
+        of_part, slope = _chunk(part, wanted, logits)
+        loss += of_part
+        part.copy_(slope)
+    return loss, raw
 
 
 def _chunk(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
@@ -154,10 +186,12 @@ def _chunk(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[to
     z = logits(raw)
     trained = targets != IGNORED
     wanted = targets.masked_fill(~trained, 0)[:, None]
-    normalizer = z.logsumexp(dim=-1, keepdim=True)
-    loss = ((normalizer - z.gather(1, wanted))[:, 0] * trained).sum()
+    largest, of_target = z.amax(dim=-1, keepdim=True), z.gather(1, wanted)
     inner = None if logits.softcap is None else 1 - (z / logits.softcap).square()
-    slope = z.sub_(normalizer).exp_()  # in place: neither z nor the raw output is read again
+    slope = z.sub_(largest).exp_()  # in place: neither z nor the raw output is read again
+    total = slope.sum(dim=-1, keepdim=True)
+    loss = ((total.log() + largest - of_target)[:, 0] * trained).sum()
+    slope /= total
     slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
     if inner is not None:
         slope *= inner

@@ -14,8 +14,9 @@ from olivine.models.facts import ModelFacts
 BYTES_PER_TRAINED_WEIGHT = 16
 # the same with the weight itself in 16 bits; its gradient gives way to the master's for the time of the update
 BYTES_WITH_MASTER = 18
-# logits of one chunk: the head's output, its float32 copy, and one more while the softmax is taken
-_CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 32 * 2**20}
+# logits of one chunk, counted in float32
+_CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
+_CHUNK_COPIES_ON_CPU = 8 * 2**20
 # A longer micro-batch is no faster: the matrix products are as efficient as they get.
 ENOUGH_TOKENS = {"cuda": 8192, "cpu": 1024}
 # Share of the free memory that is planned with: allocators lose some to fragments.
@@ -94,17 +95,22 @@ def _written_bytes(shape: Shape) -> int:
 
 
 def peak_bytes(shape: Shape, n_tokens: int) -> int:
-    """The peak of one micro-batch of that many tokens."""
+    """The peak of one micro-batch of that many tokens: at the head, or where the backward pass enters a layer."""
     kept = (shape.n_layers - shape.checkpointed) * layer_bytes(shape)
     kept += shape.checkpointed * shape.hidden * shape.size
-    if shape.checkpointed:
-        kept += layer_bytes(shape)  # the one that is being computed again
-    # gradients of the widest part of a layer, and the hidden states at the head with their gradient
-    moving = shape.size * (4 * shape.intermediate + 2 * shape.hidden) + shape.size * 4 * shape.hidden
-    chunk = min(_CHUNK_BYTES[shape.device], n_tokens * shape.vocabulary * 4)
-    head = chunk * (8 + 2 * shape.size) // 4
+    at_head = n_tokens * (kept + 3 * shape.hidden * shape.size) + _head_bytes(shape, n_tokens)
+    # gradients of the widest part of a layer, and of the stream; a checkpointed layer is there again as a whole
+    moving = shape.size * (4 * shape.intermediate + 6 * shape.hidden) + layer_bytes(shape) * bool(shape.checkpointed)
     fixed = shape.weight_bytes + shape.n_trained * BYTES_PER_TRAINED_WEIGHT + _update_bytes(shape)
-    return fixed + max(n_tokens * (kept + shape.size * 3 * shape.hidden) + head, n_tokens * (kept + moving))
+    return fixed + max(at_head, n_tokens * (kept + moving))
+
+
+def _head_bytes(shape: Shape, n_tokens: int) -> int:
+    """Logits of one chunk: the head's output and its slope, and between them a float32 copy, on a CPU of a few rows."""
+    chunk = min(_CHUNK_BYTES[shape.device], n_tokens * shape.vocabulary * 4)
+    if shape.device == "cpu":
+        return chunk * shape.size // 4 + _CHUNK_COPIES_ON_CPU
+    return chunk * (4 + 2 * shape.size) // 4
 
 
 def _update_bytes(shape: Shape) -> int:

@@ -311,9 +311,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
     def _summed_loss(self, model: Any, batch: MicroBatch) -> torch.Tensor:
         head = self._setup.head
         assert head is not None  # noqa: S101 - for the type checker
-        with head.catching() as caught:
-            model(**batch.inputs, logits_to_keep=1, use_cache=False)
-        return head.loss(caught[0], batch.where, batch.targets)
+        return head.loss(head.hidden_states(model, **batch.inputs), batch.where, batch.targets)
 
     def _lower_limit(self, step: Mapping[str, Any]) -> None:
         """Halve the micro-batch after memory ran out; the step's rows stay the same."""
