@@ -2,7 +2,7 @@
 
     python benchmarks/methods.py [--model FILE.gguf] [--only NAME ...] [--steps 150] [--out FILE] [--smoke]
 
-SmolLM2-135M learns to name the tone of 600 phrases as in `make demo`, 8 rows a step, through the passes themselves: from
+SmolLM2-135M learns to name the tone of 600 phrases as in `make demo`, 8 rows a step, through the passes: from
 the base on disk to the saved result, which is scored on the 160 held-out phrases. Learning rates are usual ones, not
 tuned. "alone" is the time of the pass with its load. On a GPU the planned peak is set beside the measured one.
 """
@@ -14,8 +14,8 @@ import time
 from importlib import import_module
 from pathlib import Path
 
-from accuracy import ARGUMENTS, context, make_base, packaged, scores
 from _machine import RESULTS, environment
+from accuracy import ARGUMENTS, context, make_base, packaged, scores
 
 # name -> pass, learning rate, params
 METHODS = {

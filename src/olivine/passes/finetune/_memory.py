@@ -114,10 +114,13 @@ def _head_bytes(shape: Shape, n_tokens: int) -> int:
 
 
 def _update_bytes(shape: Shape) -> int:
-    """Updates of the layers that keep them, and while one layer goes back its slope and the two halves of a product."""
+    """Updates of the layers that keep them, and while one layer goes back its slope and the two halves of a product.
+
+    DoRA takes the lengths of its rows from an update that is then let go.
+    """
     if not shape.update_bytes:
         return 0
-    kept = max(1, shape.n_layers - shape.checkpointed)
+    kept = 1 if shape.scales_outputs else max(1, shape.n_layers - shape.checkpointed)
     return shape.update_bytes * kept // shape.n_layers + 3 * shape.update_bytes // shape.n_layers
 
 
