@@ -5,15 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.kernels import chunked_loss as chunks
-from olivine.kernels.chunked_loss import CHUNK_BYTES, Logits, chunk_rows, chunked_loss
+from olivine.kernels import chunk_sizes
+from olivine.kernels.chunk_sizes import CHUNK_BYTES, chunk_rows
+from olivine.kernels.chunked_loss import Logits, chunked_loss
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _small_cache():
+def _small_parts():
     """The work on a chunk happens in several parts, as it does with a real vocabulary."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunks, "_CACHED_BYTES", 256)
+        patch.setattr(chunk_sizes, "PART_BYTES", 256)
         yield
 
 

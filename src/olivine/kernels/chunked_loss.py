@@ -15,9 +15,9 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from olivine.kernels import chunk_sizes
+
 IGNORED = -100
-# Logits of one chunk in float32; a larger chunk gains no speed on a GPU or CPU, a smaller one repeats reading the head.
-CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
 
 
 @dataclass(frozen=True)
@@ -43,11 +43,6 @@ class Logits:
         return Logits(float(scale), getattr(config, "final_logit_softcapping", None))
 
 
-def chunk_rows(n_vocabulary: int, device: str) -> int:
-    """Positions whose float32 logits fill one chunk; a multiple of 128, and no less."""
-    return max(128, CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * n_vocabulary) // 128 * 128)
-
-
 def chunked_loss(
     hidden: torch.Tensor,
     head: torch.nn.Module,
@@ -64,7 +59,7 @@ def chunked_loss(
     A head that is a plain linear layer takes the fast form, whether it is trained or frozen; any other module (an
     adapted head) is called chunk by chunk and computed again in the backward pass.
     """
-    n_rows = n_rows or chunk_rows(_n_outputs(head), hidden.device.type)
+    n_rows = n_rows or chunk_sizes.chunk_rows(_n_outputs(head), hidden.device.type)
     if hidden.shape[0] == 0:
         return hidden.sum().float() * 0.0
     if type(head) is torch.nn.Linear:
@@ -102,7 +97,7 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
         n_rows: int,
         fused: bool,
     ) -> torch.Tensor:
-        of_chunk = _compiled_chunk() if fused else _chunk_in_cache if hidden.device.type == "cpu" else _chunk
+        of_chunk = _compiled_chunk() if fused else _chunk_in_parts if hidden.device.type == "cpu" else _chunk
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -160,15 +155,12 @@ def _compiled_chunk() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     return compiled
 
 
-_CACHED_BYTES = 2**21  # of float32 logits: what a core's cache holds
-
-
-def _chunk_in_cache(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
+def _chunk_in_parts(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
     """As `_chunk`, a few rows at a time, and the slope in the place of the raw output.
 
-    Copies of a whole chunk would leave the cache, and come from fresh memory each time.
+    Copies of a whole chunk would come from fresh memory each time.
     """
-    n_rows = max(1, _CACHED_BYTES // (4 * raw.shape[1]))
+    n_rows = max(1, chunk_sizes.PART_BYTES // (4 * raw.shape[1]))
     loss = torch.zeros((), dtype=torch.float32)
     for part, wanted in zip(raw.split(n_rows), targets.split(n_rows), strict=True):
         of_part, slope = _chunk(part, wanted, logits)

@@ -8,15 +8,13 @@ Mistral and Gemma share (attention and a gated MLP). `benchmarks/finetune_gpu.py
 
 from dataclasses import dataclass, replace
 
+from olivine.kernels.chunk_sizes import PART_BYTES, chunk_rows
 from olivine.models.facts import ModelFacts
 
 # float32 master, its gradient and Adam's two moments
 BYTES_PER_TRAINED_WEIGHT = 16
 # the same with the weight itself in 16 bits; its gradient gives way to the master's for the time of the update
 BYTES_WITH_MASTER = 18
-# logits of one chunk, counted in float32
-_CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
-_CHUNK_COPIES_ON_CPU = 8 * 2**20
 # A longer micro-batch is no faster: the matrix products are as efficient as they get.
 ENOUGH_TOKENS = {"cuda": 8192, "cpu": 1024}
 # Share of the free memory that is planned with: allocators lose some to fragments.
@@ -106,11 +104,14 @@ def peak_bytes(shape: Shape, n_tokens: int) -> int:
 
 
 def _head_bytes(shape: Shape, n_tokens: int) -> int:
-    """Logits of one chunk: the head's output and its slope, and between them a float32 copy, on a CPU of a few rows."""
-    chunk = min(_CHUNK_BYTES[shape.device], n_tokens * shape.vocabulary * 4)
+    """Logits of one chunk: the head's output, its float32 copy and its slope.
+
+    A CPU writes the slope in the place of the output, and has the copy of a part at a time.
+    """
+    n_logits = min(n_tokens, chunk_rows(shape.vocabulary, shape.device)) * shape.vocabulary
     if shape.device == "cpu":
-        return chunk * shape.size // 4 + _CHUNK_COPIES_ON_CPU
-    return chunk * (4 + 2 * shape.size) // 4
+        return n_logits * shape.size + PART_BYTES + PART_BYTES * shape.size // 4
+    return n_logits * (4 + 2 * shape.size)
 
 
 def _update_bytes(shape: Shape) -> int:
