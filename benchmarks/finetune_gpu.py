@@ -216,7 +216,7 @@ def run_one(name: str, what: dict, pipe, profile: Path | None) -> None:  # noqa:
 
     torch.manual_seed(0)
     if what["kind"] == "ours" and what.get("compile", True):  # as the pass does before it loads its base
-        _acceleration.warm_compiler(what.get("r", 16))
+        _acceleration.warm_compiler()
     model = make_model(what["sizes"], what.get("r", 16), what.get("targets", EVERY), qlora=what.get("qlora", False))
     wait()
     if torch.cuda.is_available():

@@ -33,7 +33,7 @@ def load_base(
     if context.machine.device == "cuda" and params.compile:
         from olivine.passes.finetune import _acceleration
 
-        _acceleration.warm_compiler(params.r)
+        _acceleration.warm_compiler()
 
     def each_layer(name: str, layer: Any) -> None:
         if stored is not None:
