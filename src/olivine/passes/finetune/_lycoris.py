@@ -23,6 +23,9 @@ def maker(
     params: LycorisParams, config: Callable[[Mapping[str, Any]], Any]
 ) -> Callable[[Model, Context], _session.Ready]:
     """What makes a model ready to train; config: PEFT's, given the fields that say which modules are trained."""
+    if params.compile == "auto":
+        # PEFT asks for a random number in the middle of each layer, which breaks a compiled layer into pieces
+        params = params.model_copy(update={"compile": False})
 
     def make(model: Model, context: Context) -> _session.Ready:
         from olivine.passes.finetune._setup import Settings
@@ -32,8 +35,6 @@ def maker(
         adapted = _adapters.put_on(base, config(_adapters.places(params, base)))
         adapted = _adapters.make_ready(adapted, params, context, dtype)
         given = _session.base_settings(params, context)
-        # PEFT asks for a random number in the middle of each layer, which breaks a compiled layer into pieces
-        given["compile"] = False if params.compile == "auto" else params.compile
 
         def save(tokenizer: Any) -> None:
             _adapters.save(adapted, tokenizer, context)
