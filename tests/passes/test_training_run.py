@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Trainer, TrainerCal
 from transformers.integrations import integration_utils
 
 from olivine.errors import RequestError
-from olivine.passes.finetune import _setup, _trainer
+from olivine.passes.finetune import _acceleration, _setup, _trainer
 
 
 def train(model, samples, folder, held_out=None, settings=None, **more):
@@ -208,3 +208,12 @@ def test_report_to_reaches_the_tracker_with_every_loss(tiny_llama, tmp_path, mon
 def test_tracker_that_is_not_installed_is_one_sentence(tiny_llama, tmp_path):
     with pytest.raises(RequestError, match=r"training_args are refused: .*WandbCallback requires wandb"):
         train(adapted(tiny_llama), rows(), tmp_path, max_steps=1, report_to="wandb")
+
+
+def test_hidden_states_come_without_the_logits_of_any_position(tiny_llama):
+    model, asked = adapted(tiny_llama), []
+    head, _ = _acceleration.find_head(model)
+    model.get_base_model().lm_head.register_forward_hook(lambda _, given, result: asked.append(result.numel()))
+    hidden = head.hidden_states(model, input_ids=torch.arange(7, 16)[None])
+    assert hidden.shape[:2] == (1, 9)
+    assert asked == [0]

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
+from torch import library
 from torch.nn import functional
 
 from olivine.models.nf4 import BLOCK, Packed, Rounding, magnitudes_of, pack, unpack
@@ -70,7 +71,7 @@ def unpack_on_cpu(packed: Packed, shape: tuple[int, int], dtype: torch.dtype) ->
     return weight[: shape[0] * shape[1]].view(shape).to(dtype)
 
 
-@torch.library.custom_op("olivine::linear4bit", mutates_args=())  # type: ignore[untyped-decorator] # torch is unread
+@library.custom_op("olivine::linear4bit", mutates_args=())  # type: ignore[untyped-decorator] # torch is unread
 def _linear4bit(
     inputs: torch.Tensor,
     codes: torch.Tensor,
@@ -97,7 +98,7 @@ def _(
     return inputs.new_empty(*inputs.shape[:-1], out_features)
 
 
-@torch.library.custom_op("olivine::linear4bit_backward", mutates_args=())  # type: ignore[untyped-decorator] # as above
+@library.custom_op("olivine::linear4bit_backward", mutates_args=())  # type: ignore[untyped-decorator] # as above
 def _linear4bit_backward(
     grad: torch.Tensor,
     codes: torch.Tensor,

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from peft.tuners.lora.layer import Linear
+from torch import library
 from torch.nn import functional
 
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -27,7 +28,7 @@ def _forward(
 
 
 # For a compiler each direction is one operator that it does not look into.
-_lora_linear = torch.library.custom_op("olivine::lora_linear", _forward, mutates_args=())
+_lora_linear = library.custom_op("olivine::lora_linear", _forward, mutates_args=())
 
 
 @_lora_linear.register_fake  # type: ignore[untyped-decorator] # as above
@@ -58,7 +59,7 @@ def _backward(
     return grad_inputs.view(inputs.shape), slope_reduced.t() @ flat, grad_b
 
 
-_lora_linear_backward = torch.library.custom_op("olivine::lora_linear_backward", _backward, mutates_args=())
+_lora_linear_backward = library.custom_op("olivine::lora_linear_backward", _backward, mutates_args=())
 
 
 def _add_update(result: torch.Tensor, reduced: torch.Tensor, b: torch.Tensor) -> None:
