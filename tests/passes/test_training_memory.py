@@ -62,6 +62,10 @@ def test_only_as_many_layers_are_checkpointed_as_it_takes():
     assert peak_bytes(replace(PHI, checkpointed=choice.checkpointed - 4), 2048) > 0.92 * 14 * 10**9
 
 
+def test_vocabulary_that_a_file_does_not_tell_costs_nothing():
+    assert peak_bytes(replace(PHI, vocabulary=0), 64) <= peak_bytes(PHI, 64)
+
+
 def test_what_the_user_said_of_checkpoints_is_kept():
     choice = choose(replace(PHI, checkpointed=32), 80 * 10**9, 2048, 8192)
     assert (choice.n_tokens, choice.checkpointed) == (8192, 32)

@@ -7,5 +7,8 @@ PART_BYTES = 2 * 2**20
 
 
 def chunk_rows(n_vocabulary: int, device: str) -> int:
-    """Positions whose float32 logits fill one chunk; a multiple of 128, and no less."""
-    return max(128, CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * n_vocabulary) // 128 * 128)
+    """Positions whose float32 logits fill one chunk; a multiple of 128, and no less.
+
+    A plan may not know the vocabulary (a GGUF file need not say it): n_vocabulary is 0 then.
+    """
+    return max(128, CHUNK_BYTES.get(device, CHUNK_BYTES["cpu"]) // (4 * max(1, n_vocabulary)) // 128 * 128)
