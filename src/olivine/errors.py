@@ -42,12 +42,15 @@ class Problem:
     where: "olive-config.json:12", a path, or the name of a step.
     message: one sentence with the offending value.
     fix: what to do, in one sentence; may be empty where the message says it.
+    key: which key of the section that was checked it is about, e.g. ("training_args", "optim") of a pass; set by who
+    finds the problem, and turned into `where` by who knows the file. Empty for the section as a whole.
     """
 
     kind: ProblemKind
     where: str
     message: str
     fix: str = ""
+    key: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where else self.message
@@ -55,7 +58,9 @@ class Problem:
 
     def to_json(self) -> dict[str, str]:
         """The four fields as `plan --json` prints them."""
-        return asdict(self)
+        fields = asdict(self)
+        del fields["key"]  # `where` says it in the user's own terms
+        return fields
 
 
 class OlivineError(Exception):

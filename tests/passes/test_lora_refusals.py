@@ -78,7 +78,7 @@ def test_last_step_that_ruins_the_adapter_fails_the_training(tiny_llama, tmp_pat
         train(tiny_llama, tmp_path, training_args={"max_steps": 1, "learning_rate": 1e38, "warmup_steps": 0})
 
 
-@pytest.mark.parametrize("arguments", [{"max_steps": 1}, {"max_steps": -1, "num_train_epochs": 0}])
+@pytest.mark.parametrize("arguments", [{"max_steps": 1, "warmup_steps": 1}, {"max_steps": -1, "num_train_epochs": 0}])
 def test_training_that_changes_nothing_fails(arguments, tiny_llama, tmp_path):
     with pytest.raises(RequestError, match="training changed nothing: there was no step with a learning rate above 0"):
         train(tiny_llama, tmp_path, training_args=arguments)

@@ -162,6 +162,25 @@ def test_unknown_training_argument_is_named_with_its_line(planned, tmp_path):
     assert "Did you mean 'learning_rate'?" in problem.fix
 
 
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"lora": {"r": 8, "alpha": 16, "training_args": {"seed": 1, "learning_rate": 0}}}, "learning_rate"),
+        ({"lora": {"r": 8, "bias": "none", "training_args": {"report_to": "wandb"}}}, "report_to"),
+        ({"lora": {"target_modules": ["q_proj"], "exclude_modules": ["(", "alpha"]}}, "exclude_modules"),
+        ({"lora": {"early_stopping_patience": 2, "training_args": {}}}, "early_stopping_patience"),
+        ({"builder": {"precision": "int8", "block_size": 256, "extra_options": {}}}, "block_size"),
+    ],
+)
+def test_problem_stands_at_the_param_that_it_is_about(planned, tmp_path, changes, key):
+    def change(config):
+        for name, params in changes.items():
+            config["passes"][name] |= params
+
+    found = {problem.where for problem in planned(change).problems}
+    assert found == {f"{tmp_path / 'config.json'}:{line_of(tmp_path, f'{chr(34)}{key}{chr(34)}')}"}
+
+
 def test_target_module_that_matches_nothing_is_named(planned, tmp_path):
     problem = only(planned(lambda c: c["passes"]["lora"].update(target_modules=["qkv_proj"])), "invalid-value")
     assert "The model has: down_proj, embed_tokens" in problem.message

@@ -100,6 +100,7 @@ class Pass(ABC):
     libraries: distributions whose versions decide the result (they are part of the cache key).
     modules: importable modules that `run` needs, each with the extra that brings it.
     spreads: whether it uses all of `Machine.n_devices`, or one of them.
+    spellings: other names of params, each with the field that it is; a problem is then put at the name that is written.
     when_too_large: what to do when the step needs more memory than there is.
     not_accepted: why a model of another format has no place before the pass, and what to do, by format; {name} is the
       step that made it. Formats that are not named are told by what the pass accepts.
@@ -114,6 +115,7 @@ class Pass(ABC):
     libraries: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[Mapping[str, str]] = {}
     spreads: ClassVar[bool] = False
+    spellings: ClassVar[Mapping[str, str]] = {}
     when_too_large: ClassVar[str] = "Use a larger machine."
     not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
@@ -138,7 +140,11 @@ class Pass(ABC):
         return []
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
-        """Everything that can be known to fail before the step runs; called by `plan`, imports nothing heavy."""
+        """Everything that can be known to fail before the step runs; called by `plan`, imports nothing heavy.
+
+        A problem's `key` is the param that it is about; its `where` is the pass's name, until the plan puts file and
+        line there.
+        """
         yield from ()
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002

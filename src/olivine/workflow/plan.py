@@ -259,7 +259,7 @@ def _plan_steps(draft: _Draft) -> None:
         parent = next((made.name for made in reversed(draft.steps) if made.produces != UNCHANGED), None)
         _check_model_names(draft, name, step)
         found = step.check(facts or STAND_IN, draft.machine, used)
-        draft.problems += [_placed(draft, name, problem) for problem in found]
+        draft.problems += [_placed(draft, name, plugin, problem) for problem in found]
         _check_held_out(draft, name, step, used)
         draft.steps.append(_step(draft, name, step, used, parent, facts))
         facts = step.forecast(facts) if facts else None
@@ -380,11 +380,15 @@ def _check_data(draft: _Draft, config: DataConfig) -> None:
     for problem in data.check(config):
         is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
         key = _data_key(config, problem)
-        draft.problems.append(problem if is_row else replace(problem, where=draft.where("data_configs", index, *key)))
+        draft.problems.append(
+            problem if is_row else replace(problem, where=draft.where("data_configs", index, *key), key=())
+        )
 
 
-def _data_key(config: DataConfig, problem: Problem) -> tuple[str, ...]:
+def _data_key(config: DataConfig, problem: Problem) -> tuple[str | int, ...]:
     """The key of a data config that a problem is about: that of the files, or the first set one that it names."""
+    if problem.key:
+        return problem.key
     if problem.kind == "missing-file":
         return ("load_dataset_config", "data_files")
     places = [
@@ -396,18 +400,13 @@ def _data_key(config: DataConfig, problem: Problem) -> tuple[str, ...]:
     return min(places, key=lambda place: problem.message.index(f"'{place[1]}"), default=())
 
 
-def _placed(draft: _Draft, name: str, problem: Problem) -> Problem:
-    """A problem of a pass with the file and line of the param that it names."""
+def _placed(draft: _Draft, name: str, plugin: type[Pass], problem: Problem) -> Problem:
+    """A problem of a pass with the file and line of the param that it is about, under the name that is written."""
     params = draft.workflow.passes[name].params
-    key = next((key for key in params if key in problem.message), None)
-    inner = params.get("training_args")
-    if key == "training_args" and isinstance(inner, Mapping):
-        sub = [
-            other for other in inner if f"training_args.{other} " in problem.message or f"'{other}'" in problem.message
-        ]
-        if sub:
-            return replace(problem, where=draft.where("passes", name, key, sub[0]))
-    return replace(problem, where=draft.where("passes", name, *([key] if key else [])))
+    first, rest = problem.key[:1], problem.key[1:]
+    if first and first[0] not in params:
+        first = tuple(key for key in params if plugin.spellings.get(key) == first[0])[:1]
+    return replace(problem, where=draft.where("passes", name, *first, *(rest if first else ())), key=())
 
 
 def _step(

@@ -115,12 +115,12 @@ class ParityCheck(Pass):
         """That the reference and the text can be read, as far as their names and headers tell."""
         text, reference, base = self.params.text, self.params.reference, self.params.base
         if text is not None and not Path(text).is_file():
-            yield Problem("missing-file", self.name, f"the text '{text}' does not exist.", "Name a file.")
+            yield Problem("missing-file", self.name, f"the text '{text}' does not exist.", "Name a file.", ("text",))
         if reference is not None and _is_path(reference):
             try:
                 open_model(Path(reference), Path(base) if base else None)
             except (ModelError, Unsupported) as error:
-                yield Problem(error.kind, self.name, f"reference: {error}.")
+                yield Problem(error.kind, self.name, f"reference: {error}.", key=("reference",))
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """Both models in float32 at worst, each in a process with its libraries, and a piece of their logits."""

@@ -58,6 +58,11 @@ PROVIDERS = {
 }
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.13, "int4": 0.63}
 DEFAULT_MAX_LENGTH = 4096
+# the builder dropped the prefix `int4_` in 0.18; both spellings are one param
+PLAIN_NAMES = {
+    name: f"int4_{name}"
+    for name in ("block_size", "accuracy_level", "algo_config", "op_types_to_quantize", "is_symmetric")
+}
 CPU = "CPUExecutionProvider"
 EIGHT = 8
 # of k_quant_mixed; the error-ranked choice needs a third of the weights that the builder's positions take
@@ -157,11 +162,10 @@ class Build(Pass):
         @model_validator(mode="before")
         @classmethod
         def _plain_names(cls, values: Any) -> Any:
-            """The builder dropped the prefix `int4_` in 0.18; both spellings are one param."""
+            """Both spellings of a param are one."""
             if not isinstance(values, Mapping):
                 return values
-            plain = {"block_size", "accuracy_level", "algo_config", "op_types_to_quantize", "is_symmetric"}
-            return {f"int4_{key}" if key in plain else key: value for key, value in values.items()}
+            return {PLAIN_NAMES.get(key, key): value for key, value in values.items()}
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
     version: ClassVar[int] = 4
@@ -169,6 +173,7 @@ class Build(Pass):
     produces: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
     modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu", "onnxruntime_genai": "cpu"}
+    spellings: ClassVar[Mapping[str, str]] = PLAIN_NAMES
     params: Params
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
@@ -193,7 +198,10 @@ class Build(Pass):
             message = (
                 "shared_embeddings: true gives the head the embedding's weights, but this model has a head of its own"
             )
-            yield Problem("invalid-value", self.name, f"{message}.", "Remove it: what is one is shared without it.")
+            key = ("extra_options", "shared_embeddings")
+            yield Problem(
+                "invalid-value", self.name, f"{message}.", "Remove it: what is one is shared without it.", key
+            )
 
     @property
     def _shares_embedding(self) -> bool:
@@ -211,6 +219,7 @@ class Build(Pass):
                     self.name,
                     f"int4_block_size {size} does not divide the model's {name} {width}.",
                     f"Use {' or '.join(fitting)}." if fitting else "Use precision fp16 or fp32.",
+                    ("int4_block_size",),
                 )
 
     def _check_runs_fast(self, machine: Machine) -> Iterator[Problem]:
@@ -222,6 +231,7 @@ class Build(Pass):
                 self.name,
                 f"weights in 8 bits run about 100 times slower on CPUs with int4_accuracy_level {level}.",
                 "Leave it out, or set it to 4.",
+                ("int4_accuracy_level",),
             )
 
     @property

@@ -66,7 +66,7 @@ class QuantizeOnnx(Pass):
         ):
             level = self.params.accuracy_level
             message = f"weights in 8 bits run about 100 times slower on CPUs with accuracy_level {level}."
-            yield Problem("invalid-value", self.name, message, "Leave it out, or set it to 4.")
+            yield Problem("invalid-value", self.name, message, "Leave it out, or set it to 4.", ("accuracy_level",))
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """The largest tensor, three times, and the frameworks."""

@@ -1,6 +1,7 @@
 """What a plan finds wrong with a training before it runs."""
 
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from packaging.version import Version
@@ -9,20 +10,31 @@ from olivine import lazy
 from olivine.errors import Problem
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import Machine
-from olivine.passes.finetune import _sharding, _targets, _training_arguments
+from olivine.passes.finetune import _argument_rules, _sharding, _targets, _training_arguments
 from olivine.passes.finetune._optimizers import check_package
 from olivine.passes.finetune._params import AdapterParams, TrainingParams
 
 
-def check_training(params: TrainingParams, machine: Machine, where: str) -> Iterator[Problem]:
-    """training_args by name and type, and the rows that an evaluation needs."""
-    arguments = _training_arguments.today(params.training_args)
-    yield from _training_arguments.check(params.training_args, where)
-    yield from check_package(arguments.get("optim"), where)
-    yield from _check_evaluation(params, arguments, where)
-    if arguments.get("fp16") is True and machine.device == "cpu":
-        message = "training_args.fp16 needs a GPU, and this step runs on the CPU."
-        yield Problem("hardware", where, message, "Remove it, or set torch_dtype: bfloat16.")
+def check_training(
+    params: TrainingParams, machine: Machine, where: str, defaults: Mapping[str, Any] = MappingProxyType({})
+) -> Iterator[Problem]:
+    """training_args by name, type and value, as the library would refuse them; the rows that an evaluation needs.
+
+    defaults: arguments of the pass where the config is silent.
+    """
+    given = params.training_args
+    yield from _training_arguments.check(given, where)
+    yield from check_package(_training_arguments.today(given).get("optim"), where)
+    yield from _check_evaluation(params, where)
+    right = _training_arguments.without_wrong(given)
+    values = _training_arguments.effective(
+        {**defaults, **right},
+        on_cpu=machine.device == "cpu",
+        has_eval=params.evaluates,
+        early_stopping=params.early_stopping_patience is not None,
+    )
+    arguments = _argument_rules.Arguments(values, _training_arguments.written_names(given), where)
+    yield from _argument_rules.check(arguments, machine, evaluates=params.evaluates)
 
 
 def check_adapter(params: AdapterParams, facts: ModelFacts, machine: Machine, where: str) -> Iterator[Problem]:
@@ -36,36 +48,37 @@ def check_adapter(params: AdapterParams, facts: ModelFacts, machine: Machine, wh
 def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iterator[Problem]:
     if machine.n_devices == 1:
         message = f"sharding '{params.sharding}' spreads the base over several devices, and this step has one."
-        yield Problem("invalid-value", where, message, "Remove it, or set 'devices' in the host's accelerator.")
+        fix = "Remove it, or set 'devices' in the host's accelerator."
+        yield Problem("invalid-value", where, message, fix, ("sharding",))
     if (version := lazy.version("torch")) != "none" and Version(version) < _sharding.LEAST_TORCH:
         message = f"sharding needs torch {_sharding.LEAST_TORCH}, and {version} is installed."
-        yield Problem("missing-extra", where, message, f"Run: pip install 'torch>={_sharding.LEAST_TORCH}'.")
+        fix = f"Run: pip install 'torch>={_sharding.LEAST_TORCH}'."
+        yield Problem("missing-extra", where, message, fix, ("sharding",))
     whole = [name.rpartition(".")[2] for name in params.modules_to_save or ()]
     bias = getattr(params, "bias", "none")
     if bias != "none" or set(whole) - {"embed_tokens", "lm_head"}:
         key = "bias" if bias != "none" else "modules_to_save"
         message = f"with sharding, '{key}' cannot train parts of the decoder's layers: they are spread and frozen."
-        yield Problem("unsupported", where, message, "Remove one of the two.")
+        yield Problem("unsupported", where, message, "Remove one of the two.", (key,))
 
 
 def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iterator[Problem]:
     targets = _targets.as_list(params.target_modules) or []
     excluded = _targets.as_list(params.exclude_modules) or []
     for pattern in _targets.broken_patterns([*targets, *excluded]):
-        yield Problem("invalid-value", where, f"the module pattern {pattern!r} is no regular expression.")
+        key = "target_modules" if pattern in targets else "exclude_modules"
+        yield Problem("invalid-value", where, f"the module pattern {pattern!r} is no regular expression.", key=(key,))
     leaves = [*facts.linear_modules, "embed_tokens", "lm_head"]
     if facts.linear_modules and (missing := _targets.unmatched_leaves(targets, leaves)):
-        yield Problem("invalid-value", where, _targets.sentence(missing, leaves))
+        yield Problem("invalid-value", where, _targets.sentence(missing, leaves), key=("target_modules",))
 
 
-def _check_evaluation(params: TrainingParams, arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
+def _check_evaluation(params: TrainingParams, where: str) -> Iterator[Problem]:
     size = params.eval_dataset_size
     if size is not None and size > 1 and size % 1:
         message = f"eval_dataset_size must be a share below 1 or a whole number of rows, but is {size:g}."
-        yield Problem("invalid-value", where, message)
+        yield Problem("invalid-value", where, message, key=("eval_dataset_size",))
     if params.early_stopping_patience is not None and not params.evaluates:
         message = "early_stopping_patience needs rows to evaluate on."
-        yield Problem("invalid-value", where, message, "Set eval_dataset_size or eval_data_config.")
-    if arguments.get("load_best_model_at_end") is True and not params.evaluates:
-        message = "training_args.load_best_model_at_end needs rows to evaluate on."
-        yield Problem("invalid-value", where, message, "Set eval_dataset_size or eval_data_config.")
+        fix = "Set eval_dataset_size or eval_data_config."
+        yield Problem("invalid-value", where, message, fix, ("early_stopping_patience",))

@@ -81,4 +81,5 @@ def check_package(optimizer: object, where: str) -> Iterator[Problem]:
             where,
             f"training_args.optim '{optimizer}' needs the package {package}.",
             f"Run: pip install {package}, or use adamw_torch.",
+            ("training_args", "optim"),
         )

@@ -5,7 +5,6 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from olivine.passes.finetune import _acceleration, _sharding
 from olivine.passes.finetune._batches import MicroBatch, StepSet
 from olivine.passes.finetune._reports import Reports, Watch, Work
 from olivine.passes.finetune._setup import Settings, Setup, prepare, token_counts
-from olivine.passes.finetune._training_arguments import Defaults, today
+from olivine.passes.finetune._training_arguments import effective
 
 # Trainer writes trainer_state.json last, so a checkpoint that has it (and all the rest) is whole.
 _WHOLE = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
@@ -37,20 +36,8 @@ _ALONE = Settings()
 def arguments(
     given: Mapping[str, Any], folder: Path, *, on_cpu: bool, has_eval: bool, early_stopping: bool = False
 ) -> TrainingArguments:
-    """TrainingArguments of a config's training_args over our defaults.
-
-    Reading the loss of every step makes a GPU wait for it: there it is logged every tenth step unless the config says
-    otherwise. early_stopping: evaluate as often as checkpoints are written, and end with the best of them.
-    """
-    named = asdict(Defaults()) | ({} if on_cpu else {"logging_steps": 10}) | today(given)
-    if early_stopping and has_eval:
-        same = {"eval_strategy": named["save_strategy"], "eval_steps": named["save_steps"]}
-        best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
-        named = same | best | named
-    if not has_eval:
-        named["eval_strategy"] = "no"
-    if on_cpu:
-        named["use_cpu"] = True
+    """TrainingArguments of a config's training_args over our defaults, see `_training_arguments.effective`."""
+    named = effective(given, on_cpu=on_cpu, has_eval=has_eval, early_stopping=early_stopping)
     with _as_request():
         return TrainingArguments(output_dir=str(folder), **named)
 

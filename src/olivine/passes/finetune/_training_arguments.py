@@ -4,8 +4,9 @@ The table is tested against the installed release.
 """
 
 import difflib
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from olivine.errors import Problem
@@ -160,13 +161,66 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 # field -> the least that makes sense; max_steps may be anything, as below 1 it leaves the count to the epochs
 AT_LEAST: dict[str, float] = {
+    "adam_beta1": 0,
+    "adam_beta2": 0,
+    "adam_epsilon": 0,
+    "data_seed": 0,
+    "dataloader_num_workers": 0,
+    "dataloader_prefetch_factor": 1,
     "eval_accumulation_steps": 1,
+    "eval_delay": 0,
+    "eval_steps": 0,
     "gradient_accumulation_steps": 1,
+    "label_smoothing_factor": 0,
     "learning_rate": 0,
+    "logging_steps": 0,
+    "max_grad_norm": 0,
     "per_device_eval_batch_size": 1,
     "per_device_train_batch_size": 1,
+    "save_steps": 0,
+    "seed": 0,
+    "torch_empty_cache_steps": 1,
     "warmup_steps": 0,
     "weight_decay": 0,
+}
+
+# field -> the most that the library takes, and whether it takes that itself
+AT_MOST: dict[str, tuple[float, bool]] = {
+    "adam_beta1": (1, False),
+    "adam_beta2": (1, False),
+    "data_seed": (2**32 - 1, True),
+    "label_smoothing_factor": (1, True),
+    "seed": (2**32 - 1, True),
+}
+
+# names that people know from other tools -> the field
+SYNONYMS = {
+    "accumulation": "gradient_accumulation_steps",
+    "batch_size": "per_device_train_batch_size",
+    "bs": "per_device_train_batch_size",
+    "decay": "weight_decay",
+    "epoch": "num_train_epochs",
+    "epochs": "num_train_epochs",
+    "eval_batch_size": "per_device_eval_batch_size",
+    "grad_accum": "gradient_accumulation_steps",
+    "grad_accumulation": "gradient_accumulation_steps",
+    "gradient_accumulation": "gradient_accumulation_steps",
+    "gradient_clipping": "max_grad_norm",
+    "iters": "max_steps",
+    "lr": "learning_rate",
+    "lr_scheduler": "lr_scheduler_type",
+    "max_iters": "max_steps",
+    "micro_batch_size": "per_device_train_batch_size",
+    "n_epochs": "num_train_epochs",
+    "num_epochs": "num_train_epochs",
+    "num_steps": "max_steps",
+    "optimizer": "optim",
+    "random_seed": "seed",
+    "scheduler": "lr_scheduler_type",
+    "steps": "max_steps",
+    "train_batch_size": "per_device_train_batch_size",
+    "warmup": "warmup_steps",
+    "wd": "weight_decay",
 }
 
 # old name -> today's name of the same thing
@@ -265,40 +319,108 @@ def today(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
+def effective(
+    given: Mapping[str, Any], *, on_cpu: bool, has_eval: bool, early_stopping: bool = False
+) -> dict[str, Any]:
+    """The arguments as training takes them, by today's names: those of the config over our defaults.
+
+    Reading the loss of every step makes a GPU wait for it: there it is logged every tenth step unless the config says
+    otherwise. early_stopping: evaluate as often as checkpoints are written, and end with the best of them. Where the
+    best of them is asked for and one of the two rhythms is left open, it is that of the other. The only step of a
+    training is no warm-up.
+    """
+    told = today(given)
+    named = asdict(Defaults()) | ({} if on_cpu else {"logging_steps": 10}) | told
+    if named.get("max_steps") == 1:
+        named["warmup_steps"] = told.get("warmup_steps", 0)
+    if has_eval and early_stopping:
+        best = {"load_best_model_at_end": True, "metric_for_best_model": "eval_loss", "greater_is_better": False}
+        named = _same_rhythm(named, told) | best | told
+    elif has_eval and named.get("load_best_model_at_end"):
+        named = _same_rhythm(named, told) | told
+    if not has_eval:
+        named["eval_strategy"] = "no"
+    if on_cpu:
+        named["use_cpu"] = True
+    return named
+
+
+def _same_rhythm(named: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
+    """Checkpoints and evaluations at the same steps, as far as the config leaves one of them open."""
+    evaluates = told.get("eval_strategy", "no") != "no"
+    saves = not {"save_strategy", "save_steps"}.isdisjoint(told)
+    if evaluates and not saves:
+        every = told.get("eval_steps") or named["logging_steps"]
+        return named | {"save_strategy": told["eval_strategy"], "save_steps": every}
+    every = "epoch" if named["save_strategy"] == "best" else named["save_strategy"]
+    return {"eval_strategy": every, "eval_steps": named["save_steps"]} | named
+
+
+def written_names(given: Mapping[str, Any]) -> dict[str, str]:
+    """Today's name of each argument that the config names -> the name that it uses."""
+    flags = {name: FLAGS[name][0] for name in given if name in FLAGS}
+    fields = {**RENAMED, **flags, "warmup_ratio": "warmup_steps"}
+    return {fields.get(name, name): name for name in given}
+
+
+def without_wrong(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without those that `check` reports, so that one mistake gives one message."""
+    return {name: value for name, value in given.items() if not any(check({name: value}, ""))}
+
+
 def check(arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
     """Names that no release knows, values of the wrong type, and what olivine decides itself."""
     for name, value in arguments.items():
-        field = RENAMED.get(name, name)
+        field, key = RENAMED.get(name, name), ("training_args", name)
         if name in OWNED:
             if value:
-                yield Problem("unsupported", where, f"training_args.{name} is not taken over;", f"{OWNED[name]}.")
+                message = f"training_args.{name} is not taken over;"
+                yield Problem("unsupported", where, message, f"{OWNED[name]}.", key)
         elif name in FLAGS or name in WITHOUT_EFFECT or name == "warmup_ratio":
             continue
         elif field not in FIELDS:
             yield _unknown(name, where)
         elif not _fits(value, FIELDS[field]):
             wanted = " or ".join(kind.__name__ for kind in FIELDS[field] if kind is not type(None))
-            yield Problem("invalid-value", where, f"training_args.{name} must be {wanted}, but is {value!r}.")
+            yield Problem("invalid-value", where, f"training_args.{name} must be {wanted}, but is {value!r}.", key=key)
         else:
             yield from _check_value(name, field, value, where)
 
 
 def _check_value(name: str, field: str, value: Any, where: str) -> Iterator[Problem]:
     """A value of the right type that no release takes."""
+    key = ("training_args", name)
     if field in CHOICES and value not in CHOICES[field]:
         close = difflib.get_close_matches(value, CHOICES[field], n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(CHOICES[field])}."
-        yield Problem("invalid-value", where, f"training_args.{name} has no '{value}'.", hint)
-    if field in AT_LEAST and value is not None and not value >= AT_LEAST[field]:
-        message = f"training_args.{name} must be at least {AT_LEAST[field]}, but is {value!r}."
-        yield Problem("invalid-value", where, message)
+        yield Problem("invalid-value", where, f"training_args.{name} has no '{value}'.", hint, key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    most, takes_it = AT_MOST.get(field, (math.inf, False))
+    message = ""
+    if not value >= AT_LEAST.get(field, -math.inf):
+        message = f"at least {AT_LEAST[field]}" if field in AT_LEAST else "a finite number"
+    elif not math.isfinite(value):
+        message = "a finite number"
+    elif value > most or (value == most and not takes_it):
+        message = f"at most {most}" if takes_it else f"below {most}"
+    if message:
+        yield Problem("invalid-value", where, f"training_args.{name} must be {message}, but is {value!r}.", key=key)
+
+
+def nearest(name: str) -> str | None:
+    """The argument that was probably meant."""
+    plain = name.lower().replace("-", "_")
+    if plain in SYNONYMS:
+        return SYNONYMS[plain]
+    close = difflib.get_close_matches(plain, [*FIELDS, *RENAMED, *FLAGS, "warmup_ratio"], n=1)
+    return close[0] if close else None
 
 
 def _unknown(name: str, where: str) -> Problem:
-    known = [*FIELDS, *RENAMED, *FLAGS, "warmup_ratio"]
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"Did you mean '{close[0]}'?" if close else "See transformers.TrainingArguments."
-    return Problem("unknown-key", where, f"training_args has no '{name}'.", hint)
+    near = nearest(name)
+    hint = f"Did you mean '{near}'?" if near else "See transformers.TrainingArguments."
+    return Problem("unknown-key", where, f"training_args has no '{name}'.", hint, ("training_args", name))
 
 
 def _fits(value: Any, kinds: tuple[type, ...]) -> bool:

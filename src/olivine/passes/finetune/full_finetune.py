@@ -62,14 +62,17 @@ class FullFinetune(Pass):
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and what works in 16 bits alone."""
-        yield from _checks.check_training(self.params, machine, self.name)
+        yield from _checks.check_training(self.params, machine, self.name, _DEFAULTS)
         arguments = _training_arguments.today(self.params.training_args)
         if arguments.get("fp16") is True and machine.device != "cpu":
             message = "training_args.fp16 is for adapters: updates of whole weights are lost in 16 bits."
-            yield Problem("unsupported", self.name, message, "Remove it; torch_dtype: bfloat16 keeps float32 copies.")
+            fix = "Remove it; torch_dtype: bfloat16 keeps float32 copies."
+            yield Problem("unsupported", self.name, message, fix, ("training_args", "fp16"))
         if (optimizer := arguments.get("optim")) in OWN_GROUPS | SCHEDULE_FREE:
             message = f"training_args.optim '{optimizer}' works on the weights themselves, not on float32 copies."
-            yield Problem("unsupported", self.name, message, "Use adamw_torch or adafactor.")
+            yield Problem(
+                "unsupported", self.name, message, "Use adamw_torch or adafactor.", ("training_args", "optim")
+            )
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""

@@ -47,7 +47,7 @@ class Lokr(Pass):
         factor = self.params.decompose_factor
         if factor != -1 and factor < 1:
             message = f"decompose_factor must be -1 or at least 1, but is {factor}."
-            yield Problem("invalid-value", self.name, message)
+            yield Problem("invalid-value", self.name, message, key=("decompose_factor",))
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """As LoRA's, which has more parameters, with the update of every layer as a matrix."""

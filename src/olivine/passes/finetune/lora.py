@@ -69,20 +69,23 @@ class Lora(Pass):
         yield from self._check_start()
         if self.params.use_dora and self.params.sharding != "none":
             message = "with sharding, 'use_dora' cannot see the whole rows whose length it trains."
-            yield Problem("unsupported", self.name, message, "Remove one of the two.")
+            yield Problem("unsupported", self.name, message, "Remove one of the two.", ("use_dora",))
         optimizer = _training_arguments.today(self.params.training_args).get("optim")
         if self.params.loraplus_lr_ratio is not None and optimizer in OWN_GROUPS:
             message = f"loraplus_lr_ratio sets learning rates that training_args.optim '{optimizer}' does not take."
-            yield Problem("unsupported", self.name, message, "Use adamw_torch, or remove one of the two.")
+            fix = "Use adamw_torch, or remove one of the two."
+            yield Problem("unsupported", self.name, message, fix, ("loraplus_lr_ratio",))
 
     def _check_start(self) -> Iterator[Problem]:
         start = self.params.init_lora_weights
         if not _starts.is_known(start):
             message = f"init_lora_weights has no '{start}'."
-            yield Problem("invalid-value", self.name, message, f"There are: true, false, {', '.join(_starts.NAMES)}.")
+            fix = f"There are: true, false, {', '.join(_starts.NAMES)}."
+            yield Problem("invalid-value", self.name, message, fix, ("init_lora_weights",))
         elif start == "loftq" and self._rounding is None:
             message = "init_lora_weights 'loftq' makes up for a base in 4 bits, and this one is not rounded."
-            yield Problem("invalid-value", self.name, message, "Use the pass LoftQ or QLoRA, or 'pissa'.")
+            fix = "Use the pass LoftQ or QLoRA, or 'pissa'."
+            yield Problem("invalid-value", self.name, message, fix, ("init_lora_weights",))
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""

@@ -48,7 +48,7 @@ class Qlora(Lora):
         yield from super().check(facts, machine, data)
         if self.params.sharding != "none":
             message = "a base in 4 bits is not sharded: every device keeps all of it."
-            yield Problem("unsupported", self.name, message, "Remove sharding, or use LoRA.")
+            yield Problem("unsupported", self.name, message, "Remove sharding, or use LoRA.", ("sharding",))
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """LoRA's, with the weights of the layers in 4 bits and one of them unpacked."""

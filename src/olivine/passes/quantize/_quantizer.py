@@ -106,19 +106,25 @@ def check(name: str, params: QuantizerParams, facts: ModelFacts) -> Iterator[Pro
         if size is not None and width % size:
             fitting = [str(other) for other in GROUP_SIZES if width % other == 0]
             fix = f"Use {' or '.join(fitting)}." if fitting else "This model cannot be quantized in groups."
-            yield Problem("invalid-value", name, f"group_size {size} does not divide the model's {key} {width}.", fix)
+            message = f"group_size {size} does not divide the model's {key} {width}."
+            yield Problem("invalid-value", name, message, fix, ("group_size",))
     if params.mixed_precision not in (None, *_selection.BY_PLACE):
         message = f"'{params.mixed_precision}' of SelectiveMixedPrecision ranks weights, which this pass does not."
-        yield Problem("unsupported", name, message, "Use kquant, awq or gptq, or a high_precision algorithm there.")
+        fix = "Use kquant, awq or gptq, or a high_precision algorithm there."
+        yield Problem("unsupported", name, message, fix, ("mixed_precision",))
     if params.embeds:
         message = "embeds: true asks for a quantized embedding, which a checkpoint does not hold."
-        yield Problem("unsupported", name, message, "Remove it: ModelBuilder stores the embedding in 8 bits.")
+        yield Problem(
+            "unsupported", name, message, "Remove it: ModelBuilder stores the embedding in 8 bits.", ("embeds",)
+        )
     if params.lm_head and facts.tied_embeddings:
         message = "lm_head: true asks for a quantized head, but this model's head is its embedding."
-        yield Problem("unsupported", name, message, "Remove it: ModelBuilder quantizes the two together.")
-    for pattern in [*(params.modules_to_not_convert or ()), *params.overrides]:
-        if pattern.startswith("re:") and not _compiles(pattern[3:]):
-            yield Problem("invalid-value", name, f"the module pattern {pattern!r} is no regular expression.")
+        yield Problem("unsupported", name, message, "Remove it: ModelBuilder quantizes the two together.", ("lm_head",))
+    for key in ("modules_to_not_convert", "overrides"):
+        for pattern in getattr(params, key) or ():
+            if pattern.startswith("re:") and not _compiles(pattern[3:]):
+                message = f"the module pattern {pattern!r} is no regular expression."
+                yield Problem("invalid-value", name, message, "Mend or remove it.", (key,))
 
 
 def estimate(facts: ModelFacts, params: QuantizerParams, *, full: bool, on_cuda: bool) -> Estimate:

@@ -71,26 +71,27 @@ class SelectiveMixedPrecision(Pass):
         scored = params.algorithm in _selection.BY_SCORE
         if scored and not (params.ratio and 0 < params.ratio < 1):
             message = f"the algorithm '{params.algorithm}' needs a ratio between 0 and 1, but got {params.ratio}."
-            yield Problem("invalid-value", self.name, message, "0.9 puts a tenth of the weights in 8 bits.")
+            yield Problem("invalid-value", self.name, message, "0.9 puts a tenth of the weights in 8 bits.", ("ratio",))
         if params.bits not in (None, 4, EIGHT):
             message = f"bits {params.bits} is not among what weights are stored in."
-            yield Problem("unsupported", self.name, message, "Use 4 or 8.")
+            yield Problem("unsupported", self.name, message, "Use 4 or 8.", ("bits",))
         if params.high_bits != EIGHT:
             message = f"high_bits {params.high_bits} is not done."
             fix = "Use 8; what must stay float goes under modules_to_not_convert of the quantizing pass."
-            yield Problem("unsupported", self.name, message, fix)
+            yield Problem("unsupported", self.name, message, fix, ("high_bits",))
         for key in ("group_size", "high_group_size"):
             size = getattr(params, key)
             if size not in (None, 16, 32, 64, 128, 256):
                 message = f"{key} {size} is not among 16, 32, 64, 128 and 256."
-                yield Problem("unsupported", self.name, message, "Name one of these, or leave it out.")
+                yield Problem("unsupported", self.name, message, "Name one of these, or leave it out.", (key,))
         for key, usual in (("high_group_size", params.group_size), ("high_sym", params.sym)):
             if getattr(params, key) not in (None, usual):
                 message = f"{key} differs from that of the other weights, which is not done."
-                yield Problem("unsupported", self.name, message, "Remove it, or name modules under 'overrides'.")
+                fix = "Remove it, or name modules under 'overrides'."
+                yield Problem("unsupported", self.name, message, fix, (key,))
         if params.moe:
             message = "moe: true asks for experts in 8 bits, which is not done."
-            yield Problem("unsupported", self.name, message, "Remove it.")
+            yield Problem("unsupported", self.name, message, "Remove it.", ("moe",))
 
     def run(self, model: Model, context: Context) -> Model:
         """Tell what becomes of it."""
