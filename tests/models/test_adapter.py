@@ -7,10 +7,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from olivine.errors import ModelError, Unsupported
+from olivine.errors import ModelError, OlivineError, Unsupported
 from olivine.models import Model
 from olivine.models.adapter import deltas, read_config, refuse_if_nothing_changes, unties
 from olivine.models.loading import load_causal_lm
+from olivine.models.materialize import materialize
 from olivine.models.weights import weights
 from tiny import tiny_adapter, tiny_model
 
@@ -204,6 +205,35 @@ def test_adapter_with_nan_is_refused_by_tensor(tiny_llama, llama_adapter, tmp_pa
     save_file(tensors, folder / FILE)
     with pytest.raises(ModelError, match=r"NaN or infinite.*lora_B"):
         merged_model(tiny_llama, folder, tmp_path / "m")
+
+
+@pytest.fixture
+def half_llama(tiny_llama, tmp_path):
+    """The same model in float16, whose largest number is 65504."""
+    base = shutil.copytree(tiny_llama, tmp_path / "half")
+    save_file({k: v.half() for k, v in load_file(base / "model.safetensors").items()}, base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    return base
+
+
+@pytest.mark.parametrize("scale", [1e8, 1e-9])
+def test_update_outside_of_the_bases_type_is_refused(scale, half_llama, tmp_path):
+    """Too large: merged it is infinite. Too small: merged it is the base."""
+    folder = tiny_adapter(half_llama, tmp_path / "a", lora_alpha=scale, target_modules=["down_proj"])
+    adapter = Model("adapter", folder, base=Model("hf", half_llama))
+    if scale < 1:
+        with pytest.raises(OlivineError, match=r"changes no weight in its type: .* too small for float16"):
+            refuse_if_nothing_changes(adapter, weights(adapter.base))
+        return
+    merged = weights(Model("hf", half_llama, base=adapter))
+    with pytest.raises(
+        OlivineError, match=r"'model\.layers\.1\.mlp\.down_proj\.weight' holds values that are infinite"
+    ):
+        merged["model.layers.1.mlp.down_proj.weight"].read()
+    (tmp_path / "m").mkdir()
+    with pytest.raises(OlivineError, match=r"down_proj\.weight' holds values that are infinite"):
+        materialize(Model("hf", half_llama, base=adapter), tmp_path / "m")
 
 
 def test_truncated_adapter_is_refused(tiny_llama, llama_adapter, tmp_path):

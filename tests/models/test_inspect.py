@@ -229,7 +229,7 @@ def test_weights_of_a_type_that_is_not_known(copy):
 
 
 def test_weights_that_hold_nothing(copy):
-    write_safetensors(copy / "model.safetensors", {"__metadata__": {"format": "pt"}})
+    write_safetensors(copy / "model.safetensors", {"__metadata__": {"format": "pt"}}, 0)
     assert "has no weights" in only(copy)
 
 
@@ -243,12 +243,17 @@ def test_weights_that_hold_nothing(copy):
         ('{"weight_map": {}}', "has no 'weight_map'"),
         ('{"weight_map": {"a": 3}}', "tensor 'a' lies in '3', which is no file of this folder"),
         ('{"weight_map": {"a": "../model.safetensors"}}', "which is no file of this folder"),
-        ('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}', "lacks the weights 'model-00001-of-00002"),
     ],
 )
 def test_index_that_does_not_hold(copy, index, said):
     (copy / "model.safetensors.index.json").write_text(index)
     assert said in only(copy)
+
+
+def test_shard_that_is_missing_is_named(copy):
+    (copy / "model.safetensors").unlink()
+    (copy / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-00001-of-00002.safetensors"}}')
+    assert "lacks the weights 'model-00001-of-00002.safetensors'" in only(copy)
 
 
 def test_every_defect_is_told_at_once(copy):

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from olivine import lazy
-from olivine.errors import ModelError
+from olivine.errors import ModelError, OlivineError
 from olivine.models._deltas import FILE, HEAD, Delta, deltas, embedding_of, read_config, source_of
 from olivine.models._model import Model
 from olivine.models._updates import LowRank, Sum
@@ -42,9 +42,10 @@ START_FILE = "adapter_start.safetensors"
 
 
 def refuse_if_nothing_changes(adapter: Model, base: Weights) -> None:
-    """Raise ModelError unless at least one tensor of the base becomes another, and all of them stay numbers.
+    """Raise ModelError unless at least one tensor of the base becomes another in its own type.
 
-    Reads the adapter, and of the base only the tensors that the adapter replaces.
+    Reads the adapter, and of the base the tensors that the adapter replaces and then one after the other until the
+    first that changes: a good adapter changes the first of them.
     """
     changes = deltas(adapter, base)
     for name, tensor in file_weights(adapter.path / FILE).items():
@@ -52,6 +53,20 @@ def refuse_if_nothing_changes(adapter: Model, base: Weights) -> None:
             raise ModelError(f"the adapter {adapter.path} holds values that are no numbers (NaN or infinite): '{name}'")
     if not any(_changes(delta, source_of(delta.target, base)) for delta in changes.values()):
         raise ModelError(f"the adapter {adapter.path} changes nothing: every one of its {len(changes)} updates is zero")
+    if rounding_of(adapter) is not None:  # the base that it goes into is another one already
+        return
+    sources = ((delta, source_of(delta.target, base)) for delta in changes.values())
+    if not any(_differs(delta, source) for delta, source in sources):
+        kind = source_of(next(iter(changes)), base).dtype
+        raise OlivineError(
+            f"the merge changes no weight in its type: the updates of {adapter.path} are too small for {kind}; train "
+            "longer or with a higher learning rate (and look at warmup_steps)"
+        )
+
+
+def _differs(delta: Delta, source: LazyTensor) -> bool:
+    before = source.read()
+    return not torch.equal(apply(delta, replace(source, read=lambda: before, read_rows=None)), before)
 
 
 def _changes(delta: Delta, source: LazyTensor) -> bool:
@@ -154,13 +169,19 @@ def _merged(tensor: LazyTensor, delta: Delta | None, name: str) -> LazyTensor:
 
 
 def apply(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":
-    """The updated tensor, in the type of the base."""
-    if not delta.parts:
-        return _applied(delta, tensor)
-    whole = tensor.read().clone()
-    for start, stop, part in delta.parts:
-        whole[start:stop] = _applied(part, _stretch(tensor, start, stop))
-    return whole
+    """The updated tensor, in the type of the base; OlivineError, with its name, when it is no longer all numbers."""
+    if delta.parts:
+        weight = tensor.read().clone()
+        for start, stop, part in delta.parts:
+            weight[start:stop] = _applied(part, _stretch(tensor, start, stop))
+    else:
+        weight = _applied(delta, tensor)
+    if not torch.isfinite(weight).all():
+        raise OlivineError(
+            f"merged, '{delta.target}' holds values that are infinite or no numbers in {tensor.dtype}: the update is "
+            "too large for that type; lower lora_alpha or the learning rate, or start from the base in bfloat16 or float32"
+        )
+    return weight
 
 
 def _applied(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":

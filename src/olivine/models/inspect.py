@@ -1,7 +1,6 @@
 """A model looked at from outside: facts and defects, from JSON files and headers alone."""
 
 import contextlib
-import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -10,13 +9,10 @@ from typing import Any
 from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models.facts import ModelFacts
 from olivine.models.gguf_header import GgufHeader
-from olivine.models.weights import (
-    DTYPES,
-    checkpoint_weights,
-    read_safetensors_header,
-    refuse_quantized,
-    safetensors_files,
-)
+from olivine.models.json_files import is_file, read_object
+from olivine.models.safetensors_header import Header, read_safetensors_header
+from olivine.models.weight_files import ADAPTER_CONFIG, refuse_embedded_adapter, safetensors_files
+from olivine.models.weights import checkpoint_weights, refuse_quantized
 
 # llama.cpp's name of an architecture -> transformers'
 GGUF_ARCHITECTURES = {
@@ -32,6 +28,7 @@ GGUF_ARCHITECTURES = {
 }
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LARGEST = 2**40
 _FUSED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 _SPLIT = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -52,7 +49,7 @@ def _folder_facts(folder: Path) -> ModelFacts:
         raise ModelError(f"{folder / 'config.json'} has a size that is no number above 0: {error}") from None
     n_parameters = sum(_product(shape) for shape in tensors.values()) if tensors else facts["n_parameters"]
     modules = _linear_modules(tensors) or (_FUSED if architecture.startswith("Phi3") else _SPLIT)
-    weight_bytes = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    weight_bytes = sum(file.stat().st_size for file in safetensors_files(folder)) if tensors else 0
     return ModelFacts(
         **{
             **facts,
@@ -70,36 +67,29 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not os.access(folder, os.X_OK):
         raise ModelError(f"{folder} cannot be read: the folder is not open to this user")
-    if not path.is_file():
+    if not is_file(path):
+        if is_file(folder / ADAPTER_CONFIG):
+            raise ModelError(f"{folder} is an adapter: name it as adapter_path, and its base as model_path")
         raise ModelError(f"{folder} is not a model folder: it has no config.json")
-    return _read_object(path)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} must hold an object")
-    return value
+    return read_object(path)
 
 
 def _count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
-    """A size of the model; raises one of Python's own errors when it is no number or below 0."""
-    value = int(config.get(key, default))
+    """A size of the model; raises one of Python's own errors when it is no number, below 0 or beyond any model."""
+    given = config.get(key)
+    value = default if given is None else int(given)
     if value < 0:
         raise ValueError(f"{key} is {value}")
+    if value > _LARGEST:
+        raise ValueError(f"{key} is above {_LARGEST}")
     return value
 
 
 def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     hidden, layers = _count(config, "hidden_size"), _count(config, "num_hidden_layers")
     heads = _count(config, "num_attention_heads", 1)
-    head = int(config.get("head_dim") or (hidden // heads))
-    kv_heads = int(config.get("num_key_value_heads") or heads)
+    head = _count(config, "head_dim", hidden // heads)
+    kv_heads = _count(config, "num_key_value_heads", heads)
     inner, vocab = _count(config, "intermediate_size"), _count(config, "vocab_size")
     tied = bool(config.get("tie_word_embeddings", True))
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden
@@ -129,40 +119,19 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return {name: tuple(entry["shape"]) for header in headers for name, entry in header.items()}
 
 
-def _weight_headers(folder: Path) -> list[dict[str, dict[str, Any]]]:
+def _weight_headers(folder: Path) -> list[Header]:
     """The headers of all weights of a folder; raises ModelError when the index or a file is missing or damaged."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        _check_index(index)
     headers = [_weight_header(file) for file in safetensors_files(folder)]
     if not any(headers):
         raise ModelError(f"{folder} has no weights: its safetensors files are empty")
     return headers
 
 
-def _check_index(path: Path) -> None:
-    files = _read_object(path).get("weight_map")
-    if not isinstance(files, dict) or not files:
-        raise ModelError(f"{path} has no 'weight_map', which says the file of each tensor")
-    for tensor, name in files.items():
-        if not isinstance(name, str) or Path(name).name != name:
-            raise ModelError(f"{path}: tensor '{tensor}' lies in '{name}', which is no file of this folder")
-
-
-def _weight_header(file: Path) -> dict[str, dict[str, Any]]:
+def _weight_header(file: Path) -> Header:
     try:
-        header = read_safetensors_header(file)
-        sizes = [_product(tuple(entry["shape"])) for entry in header.values()]
-        unknown = {name: entry["dtype"] for name, entry in header.items() if entry["dtype"] not in DTYPES}
+        return read_safetensors_header(file)
     except OSError as error:
         raise ModelError(f"{file} cannot be read: {error.strerror}") from None
-    except (AttributeError, IndexError, KeyError, TypeError, RecursionError):
-        raise ModelError(f"{file} is damaged: its header does not describe tensors") from None
-    if not all(isinstance(size, int) for size in sizes):
-        raise ModelError(f"{file} is damaged: a shape in its header is none")
-    for name, kind in unknown.items():
-        raise ModelError(f"{file}: tensor '{name}' has type '{kind}', which is not known")
-    return header
 
 
 def _linear_modules(tensors: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
@@ -183,12 +152,7 @@ def _product(shape: tuple[int, ...]) -> int:
 
 def _gguf_header(path: Path) -> GgufHeader:
     """The header of a GGUF file that holds a whole model; raises ModelError when it does not."""
-    try:
-        header = GgufHeader.read(path)
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    except (ArithmeticError, TypeError, ValueError, RecursionError):
-        raise ModelError(f"{path} is damaged: its header is not one of a GGUF file") from None
+    header = GgufHeader.read(path)
     n_parts = header.get("split.count", 1)
     if isinstance(n_parts, int) and n_parts > 1:
         raise ModelError(f"{path} is one of {n_parts} parts: join them with 'llama-gguf-split --merge' of llama.cpp")
@@ -244,6 +208,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
         yield Problem("missing-model", where, f"the weights are pickled ('{pickled[0]}') and are not read.", CONVERT)
         return
     problems = [
+        *_raised(where, lambda: refuse_embedded_adapter(path)),
         *_raised(where, lambda: refuse_quantized(path)),
         *_raised(where, lambda: _weight_headers(path)),
     ]

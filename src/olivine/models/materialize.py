@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from olivine import lazy
+from olivine.errors import OlivineError
 from olivine.models._model import Model
 from olivine.models.quantized import plain_config, quantization_config
-from olivine.models.weights import DTYPES, LazyTensor, weights
+from olivine.models.safetensors_header import DTYPES
+from olivine.models.weights import LazyTensor, weights
 
 if TYPE_CHECKING:
     import torch
@@ -139,7 +141,10 @@ def _write(path: Path, tensors: Sequence[LazyTensor]) -> None:
 
 
 def _write_tensor(file: BinaryIO, tensor: LazyTensor) -> None:
-    values = tensor.read().to(getattr(torch, tensor.dtype)).contiguous()
+    computed = tensor.read()
+    values = computed.to(getattr(torch, tensor.dtype)).contiguous()
+    if values.dtype != computed.dtype and values.is_floating_point() and not torch.isfinite(values).all():
+        raise OlivineError(f"'{tensor.name}' holds values that {tensor.dtype} cannot: they would become infinite")
     file.write(memoryview(values.flatten().view(torch.uint8).numpy()))
 
 

@@ -4,7 +4,6 @@
 its tensors: the peak memory of whoever walks through it is a few tensors.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,28 +15,14 @@ from olivine.errors import ModelError, Unsupported
 from olivine.models._model import Model
 from olivine.models.blockwise import Blockwise
 from olivine.models.gguf_header import GgufHeader, GgufTensor
+from olivine.models.safetensors_header import DTYPES, data_start, read_safetensors_header
+from olivine.models.weight_files import safetensors_files
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 else:
     np, torch = lazy.module("numpy"), lazy.module("torch")
-
-# safetensors' names of types -> torch's
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-    "BOOL": "bool",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-}
 
 
 @dataclass(frozen=True)
@@ -106,54 +91,12 @@ def safetensors_weights(folder: Path) -> Weights:
     return found
 
 
-def safetensors_files(folder: Path) -> list[Path]:
-    """The files that hold the weights of a folder; raises ModelError when one is missing."""
-    index = folder / "model.safetensors.index.json"
-    names = _shard_names(index) if index.is_file() else ["model.safetensors"]
-    for name in names:
-        if not (folder / name).is_file():
-            raise ModelError(f"{folder} lacks the weights '{name}'")
-    return [folder / name for name in names]
-
-
-def _shard_names(index: Path) -> list[str]:
-    try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise ModelError(f"{index} is damaged: it must hold an object 'weight_map' of file names") from None
-    for name in names:
-        if Path(name).name != name:
-            raise ModelError(f"{index} names the weights '{name}' outside of its folder")
-    return names
-
-
-def read_safetensors_header(file: Path) -> dict[str, dict[str, Any]]:
-    """Name -> {"dtype", "shape", "data_offsets"} of a safetensors file; ModelError when the file is cut short."""
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        n_header = int.from_bytes(stream.read(8), "little")
-        if size < 8 or n_header > size - 8:
-            raise ModelError(f"{file} is truncated or not a safetensors file: {size} bytes")
-        try:
-            header: dict[str, Any] = json.loads(stream.read(n_header))
-            header.pop("__metadata__", None)
-            end = 8 + n_header + max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
-            raise ModelError(f"{file} is not a safetensors file: its header is damaged") from None
-    if size < end:
-        raise ModelError(f"{file} is truncated: {size} bytes, but its tensors end at {end}")
-    return header
-
-
 def file_weights(file: Path) -> Weights:
     """The tensors of one safetensors file."""
-    with file.open("rb") as stream:
-        first = 8 + int.from_bytes(stream.read(8), "little")
+    header, first = read_safetensors_header(file), data_start(file)
     found: dict[str, LazyTensor] = {}
-    for name, entry in read_safetensors_header(file).items():
-        dtype = DTYPES.get(entry["dtype"])
-        if dtype is None:
-            raise Unsupported(f"{file}: '{name}' is of type {entry['dtype']}, which is not read")
+    for name, entry in header.items():
+        dtype = DTYPES[entry["dtype"]]
         start, stop = entry["data_offsets"]
         place = _Place(file, name, tuple(entry["shape"]), dtype, first + start, stop - start)
         rows = (place.rows, place.announce) if len(place.shape) > 1 else (None, None)
@@ -203,8 +146,7 @@ def announce(model: Model, limit_bytes: int) -> None:
     if model.base is not None:
         announce(model.base, limit_bytes)
         return
-    names = sorted(model.path.glob("*.safetensors")) if model.path.is_dir() else []
-    for file in names:
+    for file in safetensors_files(model.path) if model.format == "hf" else []:
         size = min(file.stat().st_size, limit_bytes)
         limit_bytes -= size
         if size > 0:
