@@ -139,7 +139,7 @@ def test_example_is_the_text_cut_before_its_last_column(there):
 def test_example_is_cut_before_the_wanted_column_where_it_stands_last(there):
     row = {"a": "x", "b": "y"}
     made = example_of(there, row, target="a", text_template="{a} {b} {a!r:>5} {b}")
-    assert (made.prompt, made.target, made.label) == ("x y ", "  'x' y", "x")
+    assert (made.prompt, made.target, made.label) == ("x y ", "  'x' y", "  'x'")
 
 
 def test_example_of_columns_is_cut_before_the_last(there):

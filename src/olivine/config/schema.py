@@ -145,6 +145,11 @@ class PreProcess(Section):
         None, description="true: the tokenizer's chat template over the messages; a text: a Jinja template"
     )
     message_col: str = Field("messages", description="column of the messages of a chat")
+    system_col: str | None = Field(
+        None,
+        description="column of a system text that becomes the first message of a chat; else system, system_prompt or "
+        "system_message where there is one; empty: none",
+    )
     train_on: Literal["all", "completion", "assistant"] | None = Field(
         None,
         description="which tokens are trained: all, the completion only, or every turn of the assistant; else the "

@@ -32,7 +32,7 @@ else:
 
 Progress = Callable[..., None]
 
-VERSION = 1  # raised when the same rows and settings give other tokens
+VERSION = 2  # raised when the same rows and settings give other tokens
 _BATCH_CHARACTERS = 2**20  # in a batch at most: the tokenizer's own records are many times the size of long texts
 # What of the settings decides the tokens; lengths, strategies and seeds only decide how samples are laid out.
 _DECIDING = (
@@ -40,6 +40,7 @@ _DECIDING = (
     "text_template",
     "chat_template",
     "message_col",
+    "system_col",
     "pair_format",
     "input_col",
     "output_col",

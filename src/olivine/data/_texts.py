@@ -19,13 +19,16 @@ Result = TypeVar("Result")
 class Example:
     """A row to score: `prompt` + `target` is the whole text, without begin and end tokens.
 
-    target: the column's value and what the template writes after it. label: the value alone. where: "train.jsonl:37".
+    target: the column's value and what the template writes round it. label: the value alone, as the template writes it.
+    where: "train.jsonl:37". lead, tail: what stands before and after the label in the target, see Parts.
     """
 
     prompt: str
     target: str
     label: str
     where: str
+    lead: str = ""
+    tail: str = ""
 
 
 def texts(config: DataConfig, rows: Rows, tokenizer: Any) -> list[str]:
@@ -61,7 +64,7 @@ def examples(config: DataConfig, rows: Rows, tokenizer: Any, target: str | None 
             f"{', '.join(form.columns)}{hint}"
         )
     cut = _each(config, rows, form, lambda row: form.parts(row, target or None))
-    return [Example(*parts, rows.where(index)) for index, parts in enumerate(cut)]
+    return [Example(*parts[:3], rows.where(index), *parts[3:]) for index, parts in enumerate(cut)]
 
 
 def target_column(config: DataConfig) -> str:

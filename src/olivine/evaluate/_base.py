@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 class Evidence:
     """What a model did on the rows; metrics only read it.
 
-    labels, generated: per row, the bare expected value and the text that greedy decoding gave.
+    labels, generated: per row, the expected value and the answer in the text that greedy decoding gave: both bare,
+      without what the template of the rows puts round them.
     token_losses: negative log-likelihood in nats of every target token, rows one after another.
     log_probabilities: [positions, vocabulary] float16 at the kept target positions (see `score`).
     previous: the same of the model one seam before, None for the first.

@@ -10,6 +10,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import examples, pick_rows, resolved, split
 from olivine.errors import DataError
 from olivine.evaluate._answer import Runtime
+from olivine.evaluate._bare import bare, special_tokens
 from olivine.evaluate._base import Evidence, Metric
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._onnx import OnnxRuntime
@@ -36,11 +37,15 @@ MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 
 @dataclass(frozen=True)
 class _Reading:
-    """What is kept of the answer to one question."""
+    """What is kept of the answer to one question.
+
+    text: all that was generated. answer: what of it is held against the label.
+    """
 
     token_losses: "npt.NDArray[np.float64]"
     kept: "npt.NDArray[np.float16]"
     text: str
+    answer: str
     is_flat: bool
     is_nan: bool
 
@@ -61,7 +66,7 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     previous = params.get("previous")
     evidence = Evidence(
         labels=[row.example.label for row in rows],
-        generated=generated,
+        generated=[reading.answer for reading in readings],
         token_losses=np.concatenate([result.token_losses for result in readings]),
         log_probabilities=kept,
         previous=np.load(Path(previous) / KEPT_FILE, mmap_mode="r") if previous else None,
@@ -118,18 +123,21 @@ def _ask(runtime: Runtime, rows: Sequence[Question], tokenizer: Any, report: Rep
     """Every question answered, rows of like length together; only what is kept of the logits stays in memory."""
     end_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     max_new_tokens = max(len(row.target) for row in rows) + 4
-    kept = _positions_kept(rows, len(tokenizer))
+    kept, special = _positions_kept(rows, len(tokenizer)), special_tokens(tokenizer)
     readings: dict[int, _Reading] = {}
     for batch in _batches(rows, 16):
         answers = runtime.answer([rows[index] for index in batch], max_new_tokens, end_tokens)
         for index, answer in zip(batch, answers, strict=True):
             text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
-            readings[index] = _read(answer.logits, rows[index].target, kept[index], text)
+            said = bare(tokenizer.decode(answer.tokens), rows[index].example, special)
+            readings[index] = _read(answer.logits, rows[index].target, kept[index], text, said)
         report.progress(len(readings), len(rows))
     return [readings[index] for index in range(len(rows))]
 
 
-def _read(logits: "npt.NDArray[np.float32]", target: Sequence[int], kept: Sequence[int], text: str) -> _Reading:
+def _read(
+    logits: "npt.NDArray[np.float32]", target: Sequence[int], kept: Sequence[int], text: str, answer: str
+) -> _Reading:
     from olivine.kernels.divergence import log_softmax
 
     log_probabilities = log_softmax(logits)
@@ -140,6 +148,7 @@ def _read(logits: "npt.NDArray[np.float32]", target: Sequence[int], kept: Sequen
         token_losses=losses,
         kept=log_probabilities[list(kept)].astype(np.float16),
         text=text,
+        answer=answer,
         is_flat=bool(flat.all()),
         is_nan=bool(np.isnan(logits).any()),
     )

@@ -27,7 +27,7 @@ from olivine.models.materialize import COMPANIONS
 from olivine.passes import UNCHANGED, passes
 from olivine.workflow._steps import Plan, ScoreRows, Step
 
-SCORE_VERSION = 1  # raised when the same model and rows would give other numbers
+SCORE_VERSION = 2  # raised when the same model and rows would give other numbers
 MATERIALIZE_VERSION = 1  # raised when the same weights would be written in other bytes
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from olivine.config.schema import PreProcess
 from olivine.data.forms._base import Form, Parts, Text
+from olivine.data.forms._messages import MessageColumn
 from olivine.data.forms.chat import Chat
 from olivine.data.forms.pair import Pair
 from olivine.data.forms.template import Template
@@ -30,7 +31,7 @@ def form_of(settings: PreProcess, tokenizer: Any = None) -> Form:
     chat, not to check rows. Raises DataError when a template cannot be read.
     """
     if settings.chat_template:
-        return Chat(settings.chat_template, tokenizer, settings.message_col)
+        return Chat(settings.chat_template, tokenizer, MessageColumn(settings.message_col, settings.system_col))
     if reads_pairs(settings):
         return Pair.of(settings)
     if settings.text_template is not None:

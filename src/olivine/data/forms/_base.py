@@ -33,12 +33,15 @@ class Text(str):
 class Parts(NamedTuple):
     """The text of a row cut where the model is to go on: prompt + target is the whole text.
 
-    label: what is to be named, bare.
+    label: what is to be named, as the text writes it. lead, tail: what a template puts before and after the label in
+    the target; of what stands before it, the part that is the same for every row.
     """
 
     prompt: str
     target: str
     label: str
+    lead: str = ""
+    tail: str = ""
 
 
 class Form(Protocol):

@@ -1,4 +1,4 @@
-"""Messages of a chat in one column, through a chat template; as {role, content}, or as ShareGPT's {from, value}."""
+"""A chat through a chat template: its messages stand in a column, or its turns in columns of their own."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.data.forms._base import Parts, Span, Text, encodable
+from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside
 from olivine.errors import DataError, Unsupported
 
 if TYPE_CHECKING:
@@ -16,98 +17,121 @@ else:
     jinja2 = lazy.module("jinja2")
     chat_template_utils = lazy.module("transformers.utils.chat_template_utils")
 
-Messages = list[Mapping[str, str]]
-
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PROBE = "\u2063olivine\u2063"  # invisible separators: no template writes them
-# Names of the speakers in chats that were shared (ShareGPT and what followed its form).
-_ROLES = {
-    **dict.fromkeys(("human", "user", "prompter"), "user"),
-    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
-    "system": "system",
-    **dict.fromkeys(("tool", "function", "observation"), "tool"),
-}
+_PROBE = "\u2063\u2064\u2063"  # invisible separators: no template writes or changes them
+_THOUGHT_END = "</think>"  # templates cut a message's content there: what comes before it is no answer
 
 
 class Chat:
     """Messages through the tokenizer's own template (template is True), or through a Jinja template.
 
-    tokenizer: None where rows are only checked. column: where the messages stand.
+    tokenizer: None where rows are only checked. reader: where in a row the messages stand.
     """
 
     key = "chat_template"
 
-    def __init__(self, template: bool | str, tokenizer: Any, column: str = "messages") -> None:
+    def __init__(self, template: bool | str, tokenizer: Any, reader: Reader | None = None) -> None:
         self._template = template if isinstance(template, str) else None
         self._tokenizer = tokenizer
-        self.target = column
+        self._reader = reader or MessageColumn()
+        self.target = self._reader.target
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The column of the messages."""
-        return (self.target,)
+        """The columns of the messages."""
+        return self._reader.columns
 
     def check(self, row: Mapping[str, Any]) -> None:
-        """Raise DataError when the row's messages are not a list of {role, content}."""
-        self._messages(row)
+        """Raise DataError when the row has no messages, or what stands beside them cannot be read."""
+        self._conversation(row)
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The whole chat."""
-        return self._render(self._messages(row))
+        return self._whole(self._conversation(row))
 
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """The chat up to the last turn of the assistant, and that turn; what comes after it is left out."""
         if target not in (None, self.target):
             raise DataError(f"the target of a chat is the last turn of the assistant, not the column '{target}'")
-        messages = self._messages(row)
-        turns = _turns(messages)
-        if not turns:
+        chat = self._conversation(row)
+        if not chat.turns():
             raise DataError(f"the column '{self.target}' has no turn of the assistant to predict")
-        last = turns[-1]
-        label = messages[last]["content"]
-        whole = self._render(messages[: last + 1])
-        prompt = self._render(messages[:last], add_generation_prompt=True)
+        last = chat.turns()[-1]
+        chat = Conversation(chat.messages[: last + 1], chat.beside)
+        whole, prompt = self._whole(chat), self._prompt(chat, last)
+        start, stop = self._answer(chat, last, whole)
         if not whole.startswith(prompt):  # some templates write a finished turn in another way than one to be written
-            at = whole.rfind(label)
-            if at < 0:
-                raise DataError("the chat template does not write the last turn of the assistant as it stands")
-            prompt = whole[:at]
-        return Parts(prompt, whole[len(prompt) :], label)
+            prompt = whole[:start]
+        lead = _fixed(whole[len(prompt) : start], chat.messages[last])
+        return Parts(prompt, whole[len(prompt) :], whole[start:stop], lead, whole[stop:])
 
     def marked(self, row: Mapping[str, Any], train_on: str) -> Text:
         """The whole chat with the spans of the assistant's turns, each with the token that ends it.
 
         1. A template that marks what the assistant writes (`{% generation %}`) says itself where that is. 2. Otherwise
         a turn is what rendering with it adds to rendering without it. 3. Where a template writes earlier turns in
-        another way once later ones follow, the turn is found by its words. A "completion" is the last turn alone.
+        another way once later ones follow, the turn is where its content stands. A "completion" is the last turn alone.
         """
-        messages = self._messages(row)
-        wanted = _turns(messages) if train_on == "assistant" else _turns(messages)[-1:]
+        chat = self._conversation(row)
+        wanted = chat.turns() if train_on == "assistant" else chat.turns()[-1:]
         if not wanted:
-            return Text(self._render(messages), spans=())
+            return Text(self._whole(chat), spans=())
         if self._has_marks:
-            text, found = self._render_marked(messages)
+            text, found = self._render_marked(chat)
             spans = list(found) if train_on == "assistant" else list(found)[-1:]
         else:
-            text = self._render(messages)
-            spans = list(self._by_rendering(messages, wanted, text))
+            text = self._whole(chat)
+            spans = list(self._by_rendering(chat, wanted, text))
         return Text(text, spans=_joined(self._with_end(text, span) for span in spans))
 
-    def _by_rendering(self, messages: Messages, wanted: list[int], text: str) -> Iterator[Span]:
-        at = 0
+    def _by_rendering(self, chat: Conversation, wanted: list[int], text: str) -> Iterator[Span]:
         for turn in wanted:
-            is_last = turn == len(messages) - 1
-            before = self._render(messages[:turn], add_generation_prompt=True)
-            after = text if is_last else self._render(messages[: turn + 1])
+            before = self._prompt(chat, turn)
+            is_last = turn == len(chat.messages) - 1
+            after = text if is_last else self._render(chat.messages[: turn + 1], chat.beside)
             if text.startswith(after) and after.startswith(before):
-                start, at = len(before), len(after)
+                yield len(before), len(after)
             else:
-                words = messages[turn]["content"].strip()
-                start = text.find(words, at)
-                if start < 0:
-                    raise DataError(f"the chat template does not write '{self.target}[{turn}].content' as it stands")
-                at = start + len(words)
-            yield start, at
+                yield self._answer(chat, turn, text)
+
+    def _answer(self, chat: Conversation, turn: int, text: str) -> Span:
+        """Where in the text of the chat the template wrote the content of a turn, as it wrote it.
+
+        That is what changes when the content does. Where the content decides what else is written, it is looked for by
+        its words behind what all of it has in common with the prompt.
+        """
+        message = chat.messages[turn]
+        if not message["content"] and message.get("tool_calls"):
+            return self._calls(chat, turn, text)
+        thought, mark, words = message["content"].rpartition(_THOUGHT_END)
+        if not words.strip():
+            thought, mark, words = "", "", message["content"]
+        space = words[: len(words) - len(words.lstrip())]
+        probe = message | {"content": thought + mark + space + _PROBE}
+        try:
+            probed = self._render([*chat.messages[:turn], probe, *chat.messages[turn + 1 :]], chat.beside)
+        except DataError:  # it takes some contents only
+            probed = ""
+        before, found, after = probed.partition(_PROBE)
+        if found and len(before) + len(after) <= len(text) and text.startswith(before) and text.endswith(after):
+            return len(before), len(text) - len(after)
+        common = _n_common(text, self._prompt(chat, turn))
+        start = text.find(words.strip(), common)
+        if start < 0:
+            raise DataError(f"the chat template does not write '{self.target}[{turn}].content' as it stands")
+        return start, start + len(words.strip())
+
+    def _calls(self, chat: Conversation, turn: int, text: str) -> Span:
+        """Where a turn stands that calls tools and says nothing: from the prompt to the token that ends the turn."""
+        before = self._prompt(chat, turn)
+        start = _n_common(text, before)
+        after = text if turn == len(chat.messages) - 1 else self._render(chat.messages[: turn + 1], chat.beside)
+        stop = _n_common(text, after)
+        written = text[start:stop].rstrip()
+        names = [call.get("function", call).get("name") for call in chat.messages[turn]["tool_calls"]]
+        if not all(isinstance(name, str) and name in written for name in names):
+            raise DataError(f"the chat template does not write '{self.target}[{turn}].tool_calls'")
+        return start, start + len(written.removesuffix(self._turn_end).rstrip() if self._turn_end else written)
 
     def _with_end(self, text: str, span: Span) -> Span:
         """The span up to and with the token that ends a turn: a model that never saw it trained does not stop."""
@@ -124,9 +148,9 @@ class Chat:
     @cached_property
     def _turn_end(self) -> str:
         """The special token that the template writes after a turn of the assistant; empty when it writes none."""
-        probe: Messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
+        probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
         try:
-            after = self._render(probe).partition(_PROBE)[2].lstrip()
+            after = self._render(probe, {}).partition(_PROBE)[2].lstrip()
         except DataError:  # it wants more than such a chat; the turns are then taken as they were found
             return ""
         known = sorted(map(str, getattr(self._tokenizer, "all_special_tokens", ())), key=len, reverse=True)
@@ -135,26 +159,38 @@ class Chat:
 
     @cached_property
     def _has_marks(self) -> bool:
-        template = self._template or getattr(self._tokenizer, "chat_template", None)
-        if isinstance(template, dict):
-            template = template.get("default")
-        return bool(template and _MARKS.search(template))
+        return bool(_MARKS.search(self._source))
 
-    def _render_marked(self, messages: Messages) -> tuple[str, list[Span]]:
+    @cached_property
+    def _source(self) -> str:
+        """The text of the template; empty where there is none."""
+        return self._template or template_of(self._tokenizer)
+
+    def _render_marked(self, chat: Conversation) -> tuple[str, list[Span]]:
         """The chat, and the characters that the template marks as written by the assistant."""
         try:
             (text,), (spans,) = chat_template_utils.render_jinja_template(
-                conversations=[[dict(message) for message in messages]],
-                chat_template=self._tokenizer.get_chat_template(self._template),
+                conversations=[[dict(message) for message in chat.messages]],
+                chat_template=self._tokenizer.get_chat_template(self._template, chat.beside.get("tools")),
                 return_assistant_tokens_mask=True,
                 **self._tokenizer.special_tokens_map,
+                **chat.beside,
             )
         except (jinja2.TemplateError, TypeError) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text), spans
 
-    def _render(self, messages: Messages, *, add_generation_prompt: bool = False) -> str:
-        if self._template is None and not getattr(self._tokenizer, "chat_template", None):
+    def _whole(self, chat: Conversation) -> str:
+        return self._render(chat.messages, chat.beside)
+
+    def _prompt(self, chat: Conversation, turn: int) -> str:
+        """What a model is given to write the turn."""
+        return self._render(chat.messages[:turn], chat.beside, add_generation_prompt=True)
+
+    def _render(
+        self, messages: list[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool = False
+    ) -> str:
+        if not self._source:
             raise Unsupported(
                 "'chat_template: true' needs a tokenizer with a chat template, and this model has none; "
                 "write a Jinja template as chat_template, or use text_template"
@@ -167,37 +203,36 @@ class Chat:
                 tokenize=False,
                 chat_template=self._template,
                 add_generation_prompt=add_generation_prompt,
+                **variables,
             )
         except (jinja2.TemplateError, TypeError) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text)
 
-    def _messages(self, row: Mapping[str, Any]) -> Messages:
-        if self.target not in row:
-            there = ", ".join(map(str, row)) or "none"
-            raise DataError(f"the row has no column '{self.target}'; its columns are: {there}")
-        messages = row[self.target]
-        if not isinstance(messages, list) or not messages:
-            raise DataError(f"the column '{self.target}' must be a list of messages, but is {messages!r:.40}")
-        return [self._message(message, f"{self.target}[{index}]") for index, message in enumerate(messages)]
-
-    def _message(self, message: Any, where: str) -> Mapping[str, str]:
-        is_shared = isinstance(message, Mapping) and "from" in message and "role" not in message
-        keys = ("from", "value") if is_shared else ("role", "content")
-        for key in keys:
-            value = message.get(key) if isinstance(message, Mapping) else None
-            if not isinstance(value, str):
-                raise DataError(f"'{where}.{key}' must be text, but is {value!r:.40}")
-        if not is_shared:
-            return dict(message)
-        role = _ROLES.get(message["from"].lower())
-        if role is None:
-            raise DataError(f"'{where}.from' is '{message['from']:.40}', but must be one of: {', '.join(_ROLES)}")
-        return {"role": role, "content": message["value"]}
+    def _conversation(self, row: Mapping[str, Any]) -> Conversation:
+        return Conversation(self._reader.messages(row), beside(row, self._source))
 
 
-def _turns(messages: Messages) -> list[int]:
-    return [index for index, message in enumerate(messages) if message["role"] == "assistant"]
+def template_of(tokenizer: Any) -> str:
+    """The text of a tokenizer's chat template; empty where it has none."""
+    template = getattr(tokenizer, "chat_template", None)
+    if isinstance(template, dict):
+        template = " ".join(template.get(name, "") for name in ("default", "tool_use"))
+    return template or ""
+
+
+def _fixed(lead: str, message: Message) -> str:
+    """The end of what a template writes before a content that is the same for every row: behind the row's own words."""
+    thought = str(message["content"] or "").rpartition(_THOUGHT_END)[0].strip()
+    own = [str(value) for key, value in message.items() if key not in ("role", "content")] + [thought]
+    cuts = [lead.rfind(words.strip()) + len(words.strip()) for words in own if words.strip() and words.strip() in lead]
+    return lead[max(cuts, default=0) :]
+
+
+def _n_common(left: str, right: str) -> int:
+    """Characters that two texts begin with alike."""
+    length = min(len(left), len(right))
+    return next((at for at in range(length) if left[at] != right[at]), length)
 
 
 def _joined(spans: Iterator[Span]) -> list[Span]:

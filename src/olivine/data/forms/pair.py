@@ -22,35 +22,34 @@ Part = Callable[[Mapping[str, Any]], str]
 class Pair:
     """How prompt and target are read from a row.
 
-    columns: those that every row must have. target: the column of the target.
+    columns: those that every row must have. target: the column of the target. target_of: the target with its label and
+    what a template puts round that.
     """
 
     columns: tuple[str, ...]
     target: str
     prompt_of: Part
-    target_of: Part
-    label_of: Part
+    target_of: Callable[[Mapping[str, Any]], Parts]
     key: str = "pair_format"
 
     @classmethod
     def of(cls, settings: PreProcess) -> Self:
         """The pair that the settings ask for. Raises DataError when columns of a custom one are not named."""
         if settings.pair_format == "alpaca":
-            return cls(("instruction", "output"), "output", _alpaca_prompt, _column("output"), _column("output"))
+            return cls(("instruction", "output"), "output", _alpaca_prompt, _bare(_column("output")))
         if settings.pair_format == "chip2":
-            target: Part = lambda row: _chip2(row)[1]  # noqa: E731 - one of two halves
-            return cls(("text",), "text", lambda row: _chip2(row)[0], target, target)
+            return cls(("text",), "text", lambda row: _chip2(row)[0], _bare(lambda row: _chip2(row)[1]))
         if settings.pair_format == "custom":
             return cls._custom(settings)
         prompt, answer = ("prompt", "completion") if settings.pair_format == "self_instruct" else ("input", "output")
-        return cls((prompt, answer), answer, _column(prompt), _column(answer), _column(answer))
+        return cls((prompt, answer), answer, _column(prompt), _bare(_column(answer)))
 
     @classmethod
     def _custom(cls, settings: PreProcess) -> Self:
         prompt = _custom_part(settings.input_template, settings.input_col, "input")
         target = _custom_part(settings.output_template, settings.output_col, "output")
         columns = tuple(dict.fromkeys(prompt.columns + target.columns))
-        return cls(columns, target.target, prompt.text, target.text, _column(target.target))
+        return cls(columns, target.target, prompt.text, target.as_target)
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when the row does not fit."""
@@ -65,7 +64,9 @@ class Pair:
         """Prompt and target. Raises DataError when another column than the pair's own is asked for."""
         if target not in (None, self.target):
             raise DataError(f"the target of these pairs is the column '{self.target}', not '{target}'")
-        return Parts(encodable(self.prompt_of(row)), encodable(self.target_of(row)), self.label_of(row))
+        target_parts = self.target_of(row)
+        encodable(target_parts.target)
+        return target_parts._replace(prompt=encodable(self.prompt_of(row)))
 
     def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - a pair has one completion
         """The target is the completion."""
@@ -74,6 +75,16 @@ class Pair:
 
 def _column(name: str) -> Part:
     return lambda row: str(value_of(row, name))
+
+
+def _bare(text: Part) -> Callable[[Mapping[str, Any]], Parts]:
+    """A target that is nothing but its label."""
+
+    def target_of(row: Mapping[str, Any]) -> Parts:
+        label = text(row)
+        return Parts("", label, label)
+
+    return target_of
 
 
 def _custom_part(template: str | None, column: str | None, side: str) -> Template:

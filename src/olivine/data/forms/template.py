@@ -87,9 +87,19 @@ class Template:
         for index in range(len(self.pieces) - 1, -1, -1):
             piece = self.pieces[index]
             if isinstance(piece, Field) and piece.column == wanted:
-                prompt, rest = _filled(self.pieces[:index], row), _filled(self.pieces[index:], row)
-                return Parts(encodable(prompt), encodable(rest), str(value_of(row, wanted)))
+                prompt, label, tail = (
+                    encodable(_filled(some, row)) for some in (self.pieces[:index], (piece,), self.pieces[index + 1 :])
+                )
+                return Parts(prompt, label + tail, label, tail=tail)
         raise DataError(f"the target column '{wanted}' is not in '{self.key}', which names: {', '.join(self.columns)}")
+
+    def as_target(self, row: Mapping[str, Any]) -> Parts:
+        """The whole text as the target of another prompt: what stands before the last column leads to its label."""
+        parts = self.parts(row)
+        last = max(index for index, piece in enumerate(self.pieces) if isinstance(piece, Field))
+        before = self.pieces[last - 1] if last else ""
+        lead = before if isinstance(before, str) else ""
+        return Parts("", parts.prompt + parts.target, parts.label, lead, parts.tail)
 
     def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - a template has one completion
         """The text from its last column on is the completion."""

@@ -1,0 +1,254 @@
+"""A row as a chat: its messages in one shape, and what the row says beside them. Standard library alone."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from olivine.errors import DataError
+
+Message = dict[str, Any]
+
+SYSTEM_COLUMNS = ("system", "system_prompt", "system_message")
+HISTORY_COLUMN = "history"
+# What `apply_chat_template` takes by name (transformers' and TRL's form of data sets).
+_LISTS = ("tools", "documents")
+_VARIABLES = "chat_template_kwargs"
+# Names that mean something else to `apply_chat_template`, to its templates or to the tokenizer.
+_RESERVED = frozenset(
+    (
+        *("conversation", "messages", "tools", "documents", "chat_template", "add_generation_prompt", "tokenize"),
+        *("continue_final_message", "padding", "truncation", "max_length", "return_tensors", "return_dict"),
+        *("return_assistant_tokens_mask", "tokenizer_kwargs", "processor_kwargs", "sanitize_control_tokens"),
+        *("raise_exception", "strftime_now", "namespace", "range", "loop", "bos_token", "eos_token", "unk_token"),
+        *(
+            "pad_token",
+            "sep_token",
+            "cls_token",
+            "mask_token",
+            "additional_special_tokens",
+            "message",
+            "content",
+            "role",
+        ),
+    )
+)
+# Names of the speakers in chats that were shared (ShareGPT and what followed its form).
+_ROLES = {
+    **dict.fromkeys(("human", "user", "prompter"), "user"),
+    **dict.fromkeys(("gpt", "assistant", "chatgpt", "bing", "bard", "model"), "assistant"),
+    "system": "system",
+    **dict.fromkeys(("tool", "function", "observation"), "tool"),
+}
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of a row, and what of it the template gets beside them: `tools`, `documents`, its own variables."""
+
+    messages: list[Message]
+    beside: Mapping[str, Any]
+
+    def turns(self) -> list[int]:
+        """Which messages the assistant wrote."""
+        return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
+
+
+class Reader(Protocol):
+    """Where in a row the messages stand. columns: those that every row must have. target: that of the answer."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that every row must have."""
+
+    @property
+    def target(self) -> str:
+        """The column of the answer."""
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Every column that messages are made of, where a row has it."""
+
+    def messages(self, row: Mapping[str, Any]) -> list[Message]:
+        """The messages of a row. Raises DataError, without a place, for a row that has none."""
+
+
+@dataclass(frozen=True)
+class MessageColumn:
+    """Messages in a column of their own, as {role, content} or as ShareGPT's {from, value}.
+
+    system: the column of a system text that becomes the first message; None: the first of the usual ones.
+    """
+
+    target: str = "messages"
+    system: str | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """See Reader."""
+        return (self.target, self.system) if self.system else (self.target,)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """See Reader."""
+        return (self.target, *_system_columns(self.system))
+
+    def messages(self, row: Mapping[str, Any]) -> list[Message]:
+        """See Reader."""
+        if self.target not in row:
+            raise DataError(f"the row has no column '{self.target}'; its columns are: {_names(row)}")
+        found = row[self.target]
+        if not isinstance(found, list) or not found:
+            raise DataError(f"the column '{self.target}' must be a list of messages, but is {found!r:.40}")
+        messages = [_message(message, f"{self.target}[{index}]") for index, message in enumerate(found)]
+        return with_system(messages, row, self.system)
+
+
+def with_system(messages: list[Message], row: Mapping[str, Any], column: str | None) -> list[Message]:
+    """The messages behind the system text of the row, if it has one. DataError when the two contradict each other."""
+    for name in _system_columns(column):
+        text = row.get(name)
+        if is_blank(text):
+            continue
+        if not isinstance(text, str):
+            raise DataError(f"the column '{name}' must be text, but is {text!r:.40}")
+        if messages[0]["role"] != "system":
+            return [{"role": "system", "content": text}, *messages]
+        if messages[0]["content"].strip() != text.strip():
+            raise DataError(
+                f"the column '{name}' and the first message are two system texts; remove one of them, or write "
+                "system_col: '' to leave the column out"
+            )
+        return messages
+    return messages
+
+
+def _system_columns(column: str | None) -> tuple[str, ...]:
+    return SYSTEM_COLUMNS if column is None else (column,) if column else ()
+
+
+def beside(row: Mapping[str, Any], template: str) -> dict[str, Any]:
+    """What a row holds for the template beside the messages: tools, documents, and every variable that it reads."""
+    found: dict[str, Any] = {}
+    for column in beside_columns(row, template):
+        value = row[column]
+        if column in _LISTS:
+            value = _list(column, value)
+        elif column == _VARIABLES:
+            found |= _object(column, value)
+            continue
+        if not is_blank(value):
+            found[column] = value
+    return found
+
+
+def beside_columns(columns: Mapping[str, Any] | list[str], template: str) -> list[str]:
+    """The columns that the template gets by their names, because it reads a variable of that name.
+
+    template: its text; empty where it is not known, which lets the usual ones pass.
+    """
+    return [column for column in columns if _is_beside(str(column), template)]
+
+
+def _is_beside(column: str, template: str) -> bool:
+    if column == _VARIABLES or (column in _LISTS and not template):
+        return True
+    if column in _RESERVED and column not in _LISTS:
+        return False
+    return column.isidentifier() and re.search(rf"(?<![\w.'\"]){column}(?![\w'\"])", _code(template)) is not None
+
+
+def _code(template: str) -> str:
+    """The parts of a Jinja template that are evaluated."""
+    return " ".join(re.findall(r"\{[{%].*?[%}]\}", template, flags=re.DOTALL))
+
+
+def _list(column: str, value: Any) -> list[Any]:
+    """A list of objects, or its JSON text; empty where there is nothing. Keys without a value are left out."""
+    value = _parsed(column, value)
+    if is_blank(value):
+        return []
+    value = [value] if isinstance(value, Mapping) else value
+    if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+        raise DataError(f"the column '{column}' must be a list of objects, or its JSON text, but is {value!r:.40}")
+    return [without_nulls(item) for item in value]
+
+
+def _object(column: str, value: Any) -> dict[str, Any]:
+    value = _parsed(column, value)
+    if is_blank(value):
+        return {}
+    if not isinstance(value, Mapping):
+        raise DataError(f"the column '{column}' must be an object, or its JSON text, but is {value!r:.40}")
+    return {key: item for key, item in value.items() if item is not None and key not in _RESERVED}
+
+
+def _parsed(column: str, value: Any) -> Any:
+    if not isinstance(value, str) or not value.strip():
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        raise DataError(f"the column '{column}' must be a list or an object, but its text is not JSON") from None
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell says nothing: missing, NaN, white space, an empty list."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN, which tables use for a missing value
+        return True
+    return not value.strip() if isinstance(value, str) else value in ([], {})
+
+
+def without_nulls(value: Any) -> Any:
+    """The value without keys that are null: a table gives every row the keys of all of them."""
+    if isinstance(value, Mapping):
+        return {key: without_nulls(item) for key, item in value.items() if item is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _message(message: Any, where: str) -> Message:
+    if isinstance(message, Mapping) and "from" in message and "role" not in message:
+        return _shared(message, where)
+    calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+    keys = ("role",) if calls and message.get("content") is None else ("role", "content")
+    for key in keys:
+        value = message.get(key) if isinstance(message, Mapping) else None
+        if not isinstance(value, str):
+            raise DataError(f"'{where}.{key}' must be text, but is {value!r:.40}")
+    found = {key: value for key, value in message.items() if value is not None} | {"content": message.get("content")}
+    return found | {"tool_calls": _calls(calls, where)} if calls else found
+
+
+def _calls(calls: Any, where: str) -> list[Any]:
+    """The calls with their arguments as an object, which templates want; data sets also write them as JSON text."""
+    if not isinstance(calls, list) or not all(isinstance(call, Mapping) for call in calls):
+        raise DataError(f"'{where}.tool_calls' must be a list of objects, but is {calls!r:.40}")
+    return [_call(without_nulls(call)) for call in calls]
+
+
+def _call(call: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(call.get("function"), Mapping):
+        return call | {"function": _call(dict(call["function"]))}
+    arguments = call.get("arguments")
+    if not isinstance(arguments, str):
+        return call
+    try:
+        value = json.loads(arguments)
+    except (ValueError, RecursionError):
+        return call
+    return call | {"arguments": value} if isinstance(value, dict) else call
+
+
+def _shared(message: Mapping[str, Any], where: str) -> Message:
+    for key in ("from", "value"):
+        if not isinstance(message.get(key), str):
+            raise DataError(f"'{where}.{key}' must be text, but is {message.get(key)!r:.40}")
+    role = _ROLES.get(message["from"].lower())
+    if role is None:
+        raise DataError(f"'{where}.from' is '{message['from']:.40}', but must be one of: {', '.join(_ROLES)}")
+    return {"role": role, "content": message["value"]}
+
+
+def _names(row: Mapping[str, Any]) -> str:
+    return ", ".join(map(str, row)) or "none"
