@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM
 
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, OlivineError, Unsupported
-from olivine.evaluate.parity import Gate, Settings, _graph, compare, config_of, open_model, read_windows, sample
+from olivine.evaluate import _graph
+from olivine.evaluate.parity import Gate, Settings, compare, config_of, open_model, read_windows, sample
 from olivine.evaluate.parity import _compare as comparing
 from olivine.evaluate.parity._generate import draw
 from olivine.evaluate.parity._process import Runner

@@ -9,6 +9,7 @@ import torch
 
 from olivine.config.schema import DataConfig
 from olivine.data import examples, read_rows, split
+from olivine.errors import DataError
 from olivine.evaluate import Evidence, _score, metrics, score
 from olivine.evaluate._answer import known_answer
 from olivine.evaluate._degenerate import degenerate
@@ -92,15 +93,17 @@ def test_scores_equal_the_obvious_evaluation(fixture, request, rows, tmp_path):
         )
 
 
-def test_onnx_in_float32_agrees_with_transformers(tiny_llama, rows, tmp_path):
-    model = Model("hf", tiny_llama)
-    build = passes.classes["build"]
-    (tmp_path / "built").mkdir()
-    (tmp_path / "scratch").mkdir()
-    context = Context(tmp_path / "built", tmp_path / "scratch", MACHINE, Reporter())
-    built = build(build.Params(precision="fp32")).run(model, context)
-    first = scored(model, rows, tmp_path / "a")
-    second = scored(built, rows, tmp_path / "b", previous=str(tmp_path / "a"))
+@pytest.fixture(scope="module")
+def built_llama(tiny_llama, tmp_path_factory):
+    """The tiny Llama in float32, as a folder of onnxruntime-genai; read only."""
+    build, folder = passes.classes["build"], tmp_path_factory.mktemp("built")
+    context = Context(folder, tmp_path_factory.mktemp("scratch"), MACHINE, Reporter())
+    return build(build.Params(precision="fp32")).run(Model("hf", tiny_llama), context)
+
+
+def test_onnx_in_float32_agrees_with_transformers(tiny_llama, built_llama, rows, tmp_path):
+    first = scored(Model("hf", tiny_llama), rows, tmp_path / "a")
+    second = scored(built_llama, rows, tmp_path / "b", previous=str(tmp_path / "a"))
     assert second["scores"]["kl"] < 1e-6
     assert second["scores"]["top1_agreement"] == 1.0
     assert second["scores"]["loss"] == pytest.approx(first["scores"]["loss"], abs=1e-4)
@@ -129,6 +132,37 @@ def test_rows_past_the_most_are_left_out_evenly(tiny_llama, rows, tmp_path):
     result = scored(Model("hf", tiny_llama), rows, tmp_path / "s", max_rows=7)
     assert result["scores"]["n_rows"] == 7
     assert [s["expected"] for s in result["samples"]] == [WORDS[i % 4] for i in range(0, 21, 3)]
+
+
+def of_lengths(folder, lengths):
+    """Rows of so many tokens: an 'x' is one, its space none."""
+    path = folder / "long.jsonl"
+    path.write_text("".join(json.dumps({"q": "x" * n, "a": "joy"}) + "\n" for n in lengths))
+    settings = {"text_template": "{q}\n{a}", "strategy": "line-by-line", "max_seq_len": 1024}
+    return DataConfig.model_validate(
+        {"name": "long", "load_dataset_config": {"data_files": str(path)}, "pre_process_data_config": settings}
+    )
+
+
+@pytest.mark.parametrize("kind", ["hf", "onnx"])
+def test_rows_longer_than_the_context_are_left_out_and_counted(kind, tiny_llama, built_llama, tmp_path):
+    model = Model("hf", tiny_llama) if kind == "hf" else built_llama
+    fits = 256 - len("\njoy") - 2  # begin and end token; no token of the tokenizer holds two letters of the rows
+    result = scored(model, of_lengths(tmp_path, [20, fits - 30, fits, fits + 30, 400]), tmp_path / "s")
+    assert 0 < result["scores"]["n_left_out"] < 4
+    assert result["scores"]["n_rows"] == 5 - result["scores"]["n_left_out"]
+    assert math.isfinite(result["scores"]["loss"])
+    with pytest.raises(DataError, match="each of the 2 rows to score is longer than the 256 tokens"):
+        scored(model, of_lengths(tmp_path, [400, 500]), tmp_path / "none")
+
+
+def test_text_without_a_prompt_is_refused_by_its_row(tiny_llama, tmp_path):
+    config = of_lengths(tmp_path, [20])
+    settings = config.pre_process_data_config
+    changes = {"text_template": "{a} {q}", "add_special_tokens": False}
+    config = config.model_copy(update={"pre_process_data_config": settings.model_copy(update=changes)})
+    with pytest.raises(DataError, match=r"long.jsonl:1: the text begins with what is to be predicted"):
+        scored(Model("hf", tiny_llama), config, tmp_path / "s")
 
 
 def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, rows, tmp_path, monkeypatch):

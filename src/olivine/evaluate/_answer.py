@@ -20,7 +20,9 @@ class Answer:
 
 
 class Runtime(Protocol):
-    """What runs a model on questions; one class for each kind of model."""
+    """What runs a model on questions; one class for each kind of model. context_length: tokens it reads at most."""
+
+    context_length: int
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
         """Answer every question of the batch."""

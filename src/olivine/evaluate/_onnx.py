@@ -1,110 +1,72 @@
-"""An ONNX folder on the rows: onnxruntime for the logits of whole texts, onnxruntime-genai for the text it writes.
+"""An ONNX folder on the rows: onnxruntime for the logits of targets, onnxruntime-genai for the text it writes.
 
 Two runtimes, because onnxruntime-genai gives logits of the last position only; both execute the same graph and weights.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.errors import ModelError
-from olivine.evaluate._answer import Answer, known_answer
+from olivine.evaluate import _graph
+from olivine.evaluate._answer import Answer
+from olivine.evaluate._onnx_stepper import OnnxStepper
 from olivine.evaluate._rows import Question
 from olivine.models import Model
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-    import onnxruntime
     import onnxruntime_genai
 else:
-    np = lazy.module("numpy")
-    onnxruntime, onnxruntime_genai = lazy.module("onnxruntime"), lazy.module("onnxruntime_genai")
+    np, onnxruntime_genai = lazy.module("numpy"), lazy.module("onnxruntime_genai")
 
-PROVEN = 8  # answers that onnxruntime-genai writes in any case, so that a broken decoding loop cannot hide
+PIECE = 512  # tokens of a prompt whose logits are held at once
 
 
 class OnnxRuntime:
-    """Runs the folder on the execution provider that it was built for."""
+    """Runs the folder on the execution provider that it was built for, as its own settings say, but greedily."""
 
-    def __init__(self, model: Model, tokenizer: Any, execution_provider: str) -> None:
+    def __init__(self, model: Model, execution_provider: str) -> None:
         self._folder = model.path
-        self._config = json.loads((model.path / "genai_config.json").read_text(encoding="utf-8"))
-        self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
-        self._provider = execution_provider
-        self._session: Any = None
+        self._model = replace(model, attributes={**model.attributes, "execution_provider": execution_provider})
+        config = json.loads((model.path / "genai_config.json").read_text(encoding="utf-8"))["model"]
+        self.context_length = int(config["context_length"])
+        self._stepper: OnnxStepper | None = None
         self._generator_model: Any = None
-        self._n_written = 0
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
-        """Answer every question; onnxruntime-genai writes where the target's logits do not tell the text."""
-        answers = []
-        for question, logits in zip(batch, self._target_logits(batch), strict=True):
-            tokens = known_answer(logits, question.target, end_tokens) if self._n_written >= PROVEN else None
-            if tokens is None:
-                tokens = self._write(question.prompt, max_new_tokens, set(end_tokens))
-            answers.append(Answer(logits, tokens))
-        return answers
+        """Answer every question; every text is written by onnxruntime-genai, one prompt at a time."""
+        return [
+            Answer(self._target_logits(question), self._write(question.prompt, max_new_tokens, set(end_tokens)))
+            for question in batch
+        ]
 
-    def _target_logits(self, batch: Sequence[Question]) -> Iterator["npt.NDArray[np.float32]"]:
-        """For each question, the logits [target tokens, vocabulary] that predict its target."""
-        rows = [question.prompt + question.target for question in batch]
-        logits = self._open_session().run(["logits"], self._inputs(rows))[0]
-        if logits.shape[1] != max(len(row) for row in rows):
-            raise ModelError(
-                f"{self._folder}: the graph gives logits of the last token only (prune_lm_head), so its loss cannot be "
-                "scored; build it without prune_lm_head or set quality.enabled to false"
-            )
-        # Rows begin at the left edge: the logits at position i predict token i + 1.
-        for index, question in enumerate(batch):
-            first = len(question.prompt) - 1
-            yield logits[index, first : first + len(question.target)].astype(np.float32)
+    def _target_logits(self, question: Question) -> "npt.NDArray[np.float32]":
+        """The logits [target tokens, vocabulary] that predict the target."""
+        if self._stepper is None:
+            self._stepper = OnnxStepper(self._model)
+        ids = list(question.prompt + question.target)[:-1]  # nothing is asked after the last token
+        first = len(question.prompt) - 1  # the logits at position i predict token i + 1
+        for start in range(0, first, PIECE):
+            self._stepper.feed([ids[start : min(start + PIECE, first)]], fresh=start == 0, last_only=True)
+        logits: npt.NDArray[np.float32] = self._stepper.feed([ids[first:]], fresh=first == 0)[0]
+        return logits
 
     def _write(self, prompt: Sequence[int], max_new_tokens: int, end_tokens: set[int]) -> list[int]:
         if self._generator_model is None:
             self._generator_model = onnxruntime_genai.Model(str(self._folder))
-        self._n_written += 1
         params = onnxruntime_genai.GeneratorParams(self._generator_model)
-        params.set_search_options(max_length=len(prompt) + max_new_tokens, do_sample=False, num_beams=1)
+        n_most = _graph.cache_length(self._folder, len(prompt) + max_new_tokens)
+        params.set_search_options(max_length=n_most, do_sample=False, num_beams=1)
         generator = onnxruntime_genai.Generator(self._generator_model, params)
         generator.append_tokens(np.asarray(prompt, dtype=np.int32))
         tokens: list[int] = []
-        while not generator.is_done():
+        while not generator.is_done() and len(tokens) < max_new_tokens:
             generator.generate_next_token()
             token = int(generator.get_next_tokens()[0])
             if token in end_tokens:
                 break
             tokens.append(token)
         return tokens
-
-    def _open_session(self) -> Any:
-        if self._session is None:
-            options = onnxruntime.SessionOptions()
-            options.log_severity_level = 3
-            path = self._folder / self._config["model"]["decoder"]["filename"]
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[self._provider])
-        return self._session
-
-    def _inputs(self, rows: Sequence[Sequence[int]]) -> dict[str, Any]:
-        width = max(len(row) for row in rows)
-        ids = np.full((len(rows), width), self._pad, dtype=np.int64)
-        mask = np.zeros((len(rows), width), dtype=np.int64)
-        for index, row in enumerate(rows):
-            ids[index, : len(row)] = row
-            mask[index, : len(row)] = 1
-        known = {
-            "input_ids": ids,
-            "attention_mask": mask,
-            "position_ids": np.maximum(mask.cumsum(-1) - 1, 0),
-        }
-        decoder = self._config["model"]["decoder"]
-        empty = (len(rows), decoder["num_key_value_heads"], 0, decoder["head_size"])
-        return {value.name: _value(value, known, empty) for value in self._open_session().get_inputs()}
-
-
-def _value(value: Any, known: dict[str, Any], empty: tuple[int, ...]) -> Any:
-    """What an input of the graph is given; all but the known ones are key and value caches with nothing in them."""
-    if value.name in known:
-        return known[value.name]
-    return np.zeros(empty, dtype=np.float16 if value.type == "tensor(float16)" else np.float32)

@@ -31,6 +31,8 @@ metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.
 
 KEPT_BYTES = 128 * 2**20  # log-probabilities kept for the next seam
 KEPT_FILE = "log_probabilities.npy"
+MAX_BATCH = 16  # rows answered at once
+LOGIT_BYTES = 512 * 2**20  # of the logits of a batch
 N_SAMPLES = 8
 MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 
@@ -58,8 +60,9 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     """
     config = DataConfig.model_validate(params["data"])
     tokenizer = load_tokenizer(model)
-    rows = _questions(config, params, tokenizer)
-    readings = _ask(_runtime(model, tokenizer, machine), rows, tokenizer, report)
+    runtime = _runtime(model, tokenizer, machine)
+    rows, n_left_out = _questions(config, params, tokenizer, runtime.context_length, report)
+    readings = _ask(runtime, rows, tokenizer, report)
     generated = [reading.text for reading in readings]
     kept = np.concatenate([reading.kept for reading in readings])
     np.save(output / KEPT_FILE, kept)
@@ -72,6 +75,8 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
         previous=np.load(Path(previous) / KEPT_FILE, mmap_mode="r") if previous else None,
     )
     scores: dict[str, Any] = {"n_rows": len(rows), "n_tokens": len(evidence.token_losses)}
+    if n_left_out:
+        scores["n_left_out"] = n_left_out
     for metric in metrics.classes.values():
         scores |= metric().compute(evidence)
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], generated):
@@ -79,7 +84,11 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     return {"scores": scores, "samples": _samples(rows, generated)}
 
 
-def _questions(config: DataConfig, params: Mapping[str, Any], tokenizer: Any) -> list[Question]:
+def _questions(
+    config: DataConfig, params: Mapping[str, Any], tokenizer: Any, context: int, report: Reporter
+) -> tuple[list[Question], int]:
+    """The rows as questions, and how many were left out because the model cannot read all of them."""
+
     def choose(n_rows: int) -> Sequence[int]:
         indices: Sequence[int] = range(n_rows)
         if params["part"] != "all" and params.get("eval_size"):
@@ -92,8 +101,17 @@ def _questions(config: DataConfig, params: Mapping[str, Any], tokenizer: Any) ->
         raise DataError(f"data config '{config.name}' has no rows to score")
     config = resolved(config)  # by the first rows of the data, as for training, and not by those that were picked
     chosen = examples(config, rows, tokenizer, params.get("target"))
-    settings = config.pre_process_data_config
-    return questions(chosen, tokenizer, MAX_TOKENS, special=settings.add_special_tokens)
+    special = config.pre_process_data_config.add_special_tokens
+    found = questions(chosen, tokenizer, MAX_TOKENS, special=special, context=context)
+    n_left_out = len(chosen) - len(found)
+    if n_left_out == len(chosen):
+        raise DataError(
+            f"data config '{config.name}': each of the {len(chosen)} rows to score is longer than the {context} tokens "
+            "that the model reads; shorten them"
+        )
+    if n_left_out:
+        report.warn(f"{n_left_out} of {len(chosen)} rows are longer than the {context} tokens that the model reads")
+    return found, n_left_out
 
 
 def _evenly(values: Sequence[int], n_most: int) -> list[int]:
@@ -115,7 +133,7 @@ def _positions_kept(rows: Sequence[Question], n_vocabulary: int) -> list[list[in
 
 def _runtime(model: Model, tokenizer: Any, machine: Machine) -> Runtime:
     if model.format == "onnx":
-        return OnnxRuntime(model, tokenizer, machine.execution_provider)
+        return OnnxRuntime(model, machine.execution_provider)
     return TorchRuntime(model, tokenizer, machine.device)
 
 
@@ -125,7 +143,7 @@ def _ask(runtime: Runtime, rows: Sequence[Question], tokenizer: Any, report: Rep
     max_new_tokens = max(len(row.target) for row in rows) + 4
     kept, special = _positions_kept(rows, len(tokenizer)), special_tokens(tokenizer)
     readings: dict[int, _Reading] = {}
-    for batch in _batches(rows, 16):
+    for batch in _batches(rows, len(tokenizer)):
         answers = runtime.answer([rows[index] for index in batch], max_new_tokens, end_tokens)
         for index, answer in zip(batch, answers, strict=True):
             text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
@@ -154,11 +172,17 @@ def _read(
     )
 
 
-def _batches(rows: Sequence[Question], n_most: int) -> Iterator[list[int]]:
-    """Indices of rows of like length, few enough that their logits fit."""
-    order = sorted(range(len(rows)), key=lambda index: rows[index].length)
-    for start in range(0, len(order), n_most):
-        yield order[start : start + n_most]
+def _batches(rows: Sequence[Question], n_vocabulary: int) -> Iterator[list[int]]:
+    """Indices of rows of like length, few enough that the logits of all their tokens fit."""
+    batch: list[int] = []
+    for index in sorted(range(len(rows)), key=lambda index: rows[index].length):
+        n_bytes = 4 * n_vocabulary * rows[index].length * (len(batch) + 1)
+        if batch and (len(batch) == MAX_BATCH or n_bytes > LOGIT_BYTES):
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
 
 
 def _samples(rows: Sequence[Question], generated: Sequence[str]) -> list[dict[str, str]]:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import Unsupported
+from olivine.evaluate import _graph
 from olivine.evaluate._degenerate import degenerate
-from olivine.evaluate.parity import _graph, _models
+from olivine.evaluate.parity import _models
 from olivine.evaluate.parity._process import Runner
 from olivine.evaluate.parity._record import RUNTIME_SHARE, Greedy, Parity, Side, Tokens
 from olivine.evaluate.parity._tokens import Windows, read_windows, same_vocabulary, sample_windows

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import ModelError
-from olivine.evaluate.parity import _graph
+from olivine.evaluate import _graph
 from olivine.models import Model
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import Context, Machine, Reporter, passes

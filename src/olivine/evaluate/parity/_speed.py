@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.evaluate import _graph
 from olivine.evaluate.parity._steppers import TorchStepper, torch_device
 from olivine.models import Model
 
@@ -24,7 +25,8 @@ def measure(model: Model, device: str | None, dtype: str, prompt: Sequence[int],
     if model.format == "onnx":
         _ = onnxruntime_genai.Model  # the import is not the load
         load_seconds, loaded = _timed(lambda: onnxruntime_genai.Model(str(model.path)))
-        rounds = [_genai_round(loaded, prompt, n_new) for _ in range(_ROUNDS)]
+        n_most = _graph.cache_length(model.path, len(prompt) + n_new + 1)
+        rounds = [_genai_round(loaded, prompt, n_new, n_most) for _ in range(_ROUNDS)]
     else:
         _import_code(model)
         place = device or torch_device()
@@ -69,10 +71,9 @@ def _torch_round(stepper: TorchStepper, prompt: Sequence[int], n_new: int) -> tu
     return prefill, _timed(write)[0]
 
 
-def _genai_round(model: Any, prompt: Sequence[int], n_new: int) -> tuple[float, float]:
+def _genai_round(model: Any, prompt: Sequence[int], n_new: int, n_most: int) -> tuple[float, float]:
     params = onnxruntime_genai.GeneratorParams(model)
     # min_length: an end token must not cut the measurement short
-    n_most = len(prompt) + n_new + 1
     params.set_search_options(max_length=n_most, min_length=n_most, do_sample=False, num_beams=1)
     generator = onnxruntime_genai.Generator(model, params)
     ids = np.asarray(prompt, dtype=np.int32)
