@@ -181,6 +181,35 @@ def test_problem_stands_at_the_param_that_it_is_about(planned, tmp_path, changes
     assert found == {f"{tmp_path / 'config.json'}:{line_of(tmp_path, f'{chr(34)}{key}{chr(34)}')}"}
 
 
+def test_what_has_no_effect_is_said(planned):
+    def change(config):
+        config["log_severity_level"] = 0
+        config["data_configs"].append({**config["data_configs"][0], "name": "forgotten"})
+
+    plan = planned(change)
+    assert plan.problems == ()
+    told = "\n".join(plan.translated)
+    assert "'log_severity_level' has no effect: the log of a step keeps everything" in told
+    assert "the data config 'forgotten' is used by nothing" in told
+    assert "'rows' is used by nothing" not in told
+
+
+def test_budget_of_a_workflow_that_scores_nothing_is_a_problem(planned):
+    change = {"quality": {"enabled": False, "max_drop": 0.03}}
+    assert "scores nothing" in only(planned(lambda c: c.update(change)), "invalid-value").message
+
+
+def test_host_of_a_pass_is_refused_at_its_line(planned, tmp_path):
+    def change(config):
+        config["systems"] = {name: {"type": "LocalSystem", "accelerators": [{}]} for name in ("here", "there")}
+        config |= {"host": "here", "target": "here"}
+        config["passes"]["lora"]["host"] = "there"
+
+    problem = only(planned(change), "unsupported")
+    line = line_of(tmp_path, '"host": "there"')
+    assert problem.where.endswith(f":{line}")
+
+
 def test_target_module_that_matches_nothing_is_named(planned, tmp_path):
     problem = only(planned(lambda c: c["passes"]["lora"].update(target_modules=["qkv_proj"])), "invalid-value")
     assert "The model has: down_proj, embed_tokens" in problem.message

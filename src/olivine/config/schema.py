@@ -24,6 +24,28 @@ def _unserved(advice: str, default: Any = None) -> Any:
     return Field(default, json_schema_extra={"unsupported": advice})
 
 
+def _without_effect(advice: str, default: Any, description: str, **bounds: Any) -> Any:
+    """A key that is taken and changes nothing, as it asks for what happens anyway; the plan says so where it is set.
+
+    advice: why, a sentence.
+    """
+    return Field(default, description=description, json_schema_extra={"without_effect": advice}, **bounds)
+
+
+_OTHER_DEVICES = {
+    "CPUExecutionProvider": "cpu",
+    "OpenVINOExecutionProvider": "cpu",
+    "DnnlExecutionProvider": "cpu",
+    "QNNExecutionProvider": "npu",
+    "VitisAIExecutionProvider": "npu",
+}
+
+
+def provider_device(name: str) -> str:
+    """The device that an execution provider runs on: cpu, npu, or gpu."""
+    return _OTHER_DEVICES.get(name, "gpu")
+
+
 class Resource(Section):
     """A model or file by reference, e.g. {type: azureml_registry_model, config: {...}}."""
 
@@ -220,12 +242,18 @@ class PassConfig(Section):
 class Accelerator(Section):
     """A device and the execution providers wanted on it."""
 
-    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    device: Literal["cpu", "gpu", "npu"] | None = Field(
+        None, description="else that of the first execution provider, or cpu"
+    )
     devices: int = Field(
         1, gt=0, description="how many of them fine-tuning uses; on the CPU, processes that share its cores"
     )
-    execution_providers: list[str] = Field(default_factory=list)
-    memory: int | str | None = None
+    execution_providers: list[str] = Field(
+        default_factory=list, description="what runs the result; the first that is here is used"
+    )
+    memory: int | str | None = Field(
+        None, description="the most that a run may use of the device's memory: bytes, or a text such as 16GB"
+    )
     preference: bool = Field(
         False,
         description="take the first of execution_providers that is installed, else the CPU; false: they are a demand",
@@ -243,7 +271,7 @@ class System(Section):
 class LocalSettings(Section):
     """Settings of a LocalSystem beside its accelerators."""
 
-    hf_token: bool = False
+    hf_token: bool = Field(False, description="accepted; a token of the hub is always read from the environment")
 
 
 class LocalDocker(Section):
@@ -419,8 +447,16 @@ class Workflow(Section):
     quality: Quality = Quality()
     cache_dir: str = ".olive-cache"
     output_dir: str = "outputs"
-    log_severity_level: int = Field(1, ge=0, le=4)
-    azureml_client: AzureMLClient | None = None
+    log_severity_level: int = _without_effect(
+        "The log of a step keeps everything, and the screen shows what matters.",
+        1,
+        "accepted; the log of a step keeps everything",
+        ge=0,
+        le=4,
+    )
+    azureml_client: AzureMLClient | None = _without_effect(
+        "Nothing is read from AzureML.", None, "accepted; nothing is read from AzureML"
+    )
     environment: Mapping[str, str] = Field(
         default_factory=dict,
         description="versions that a run wrote into its workflow.json; for people, nothing depends on it",

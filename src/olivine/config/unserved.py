@@ -21,6 +21,19 @@ def unsupported(workflow: Workflow, document: Document) -> list[Problem]:
     return [Problem("unsupported", document.where(path), message, advice) for path, message, advice in wishes]
 
 
+def without_effect(section: BaseModel, path: Path = ()) -> Iterator[tuple[Path, str]]:
+    """Keys that are set to more than their default and change nothing, each with the reason."""
+    for name, field in type(section).model_fields.items():
+        value, here = getattr(section, name), (*path, name)
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and "without_effect" in extra:
+            if value != field.default:
+                yield here, str(extra["without_effect"])
+            continue
+        for inner, item in _inner(value, here):
+            yield from without_effect(item, inner)
+
+
 def _marked(section: BaseModel, path: Path) -> Iterator[Wish]:
     """Keys that the schema marks, wherever they are set to more than their default."""
     for name, field in type(section).model_fields.items():
@@ -48,6 +61,9 @@ def _model(workflow: Workflow) -> Iterator[Wish]:
     if model.type != "HfModel":
         message = f"input models of type '{model.type}' are not served."
         yield ("input_model", "type"), message, "Use HfModel: a Hugging Face folder, hub name or GGUF file."
+    if not model.task.startswith("text-generation"):
+        message = f"the task '{model.task}' is not served."
+        yield ("input_model", "task"), message, "Remove it: the task is text-generation."
     if isinstance(model.model_path, Resource):
         message = f"a model of type '{model.model_path.type}' is not fetched."
         yield ("input_model", "model_path"), message, "Download it and name the folder as model_path."

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,10 @@ from pathlib import Path
 import psutil
 
 from olivine import lazy
-from olivine.config.schema import Accelerator, Workflow
+from olivine.config.schema import Workflow
 from olivine.errors import Problem
 from olivine.passes import Machine
+from olivine.workflow._systems import Wish, wish
 
 CPU = "CPUExecutionProvider"
 # execution provider -> distributions that bring it, and the extra to install
@@ -105,37 +107,40 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
     """The machine as the config asks for it: `host` runs the passes, `target` runs the result.
 
     today's accelerators are a demand: what is not here is a problem of kind hardware. An old form's list of providers
-    was a preference: what is not here is passed over, in words.
+    was a preference: what is not here is passed over, in words. Memory that an accelerator names is a limit.
     """
-    wanted = _accelerator(workflow, workflow.target) or _accelerator(workflow, workflow.host)
+    wanted = wish(workflow, "target") or wish(workflow, "host")
     provider, notes, problems = _provider(wanted, where)
     if provider not in PROVIDERS:  # told once, by the problem
         provider = CPU
-    host = _accelerator(workflow, workflow.host) or wanted
+    host = wish(workflow, "host") or wanted
     device, more_notes, more_problems = _device(host, where)
     if not problems:  # a target that is not here says the same
         problems = more_problems
     n_devices, device_notes, device_problems = _devices(host, device, where)
     notes += [*more_notes, *device_notes]
     problems = problems or device_problems
+    limit = (host.memory_bytes if host else None) or 0
+    on_gpu = gpu_memory_bytes() if device == "cuda" else 0
     machine = Machine(
         device=device,
         execution_provider=provider,
-        memory_bytes=memory_bytes(),
+        memory_bytes=min(memory_bytes(), limit or sys.maxsize) if device == "cpu" else memory_bytes(),
         disk_bytes=free_disk_bytes(cache_dir),
         n_cores=os.cpu_count() or 1,
         offline=offline,
         n_devices=n_devices,
-        device_memory_bytes=gpu_memory_bytes() if device == "cuda" else 0,
+        device_memory_bytes=min(on_gpu or limit, limit or on_gpu) if device == "cuda" else 0,
     )
     return Choice(machine, tuple(notes), tuple(problems))
 
 
-def _device(host: Accelerator | None, where: str) -> tuple[str, list[str], list[Problem]]:
+def _device(host: Wish | None, where: str) -> tuple[str, list[str], list[Problem]]:
     """Where the passes run: on the GPU when the host asks for it, or when nothing is asked for and one is here."""
     if host is not None and host.device != "gpu":
         return "cpu", [], []
-    demanded = host is not None and not host.preference and "DmlExecutionProvider" not in host.execution_providers
+    asked = host.accelerator if host is not None else None
+    demanded = asked is not None and not asked.preference and "DmlExecutionProvider" not in asked.execution_providers
     if not has_nvidia():
         return "cpu", [], list(_missing("CUDAExecutionProvider", where)) if demanded else []
     if torch_is_for_cpu():
@@ -147,9 +152,9 @@ def _device(host: Accelerator | None, where: str) -> tuple[str, list[str], list[
     return "cuda", ["no host is named: the NVIDIA GPU of this machine is used"] if host is None else [], []
 
 
-def _devices(host: Accelerator | None, device: str, where: str) -> tuple[int, list[str], list[Problem]]:
+def _devices(host: Wish | None, device: str, where: str) -> tuple[int, list[str], list[Problem]]:
     """How many devices a pass that can use several of them gets: those asked for, which must be there."""
-    wanted = host.devices if host is not None else 1
+    wanted = host.accelerator.devices if host is not None else 1
     if wanted == 1:
         n_idle = n_nvidia() - 1 if device == "cuda" else 0
         note = f"{n_idle} more NVIDIA GPUs are on this machine: fine-tuning uses them with 'devices' in its accelerator"
@@ -162,24 +167,20 @@ def _devices(host: Accelerator | None, device: str, where: str) -> tuple[int, li
     return few, [], [Problem("hardware", where, message, f"Set it to {max(1, there)} at most.")]
 
 
-def _accelerator(workflow: Workflow, name: str | None) -> Accelerator | None:
-    """The first accelerator of the named system; of the only one when none is named."""
-    if name is None and len(workflow.systems) == 1:
-        name = next(iter(workflow.systems))
-    system = workflow.systems.get(name) if name else None
-    return system.accelerators[0] if system and system.accelerators else None
-
-
-def _provider(wanted: Accelerator | None, where: str) -> tuple[str, list[str], list[Problem]]:
-    names = list(wanted.execution_providers) if wanted else []
-    if wanted is None or (not names and wanted.device == "cpu"):
+def _provider(wanted: Wish | None, where: str) -> tuple[str, list[str], list[Problem]]:
+    """The execution provider of the result. The CPU is used where it is named first, or where nothing is demanded."""
+    names = list(wanted.accelerator.execution_providers) if wanted else []
+    if wanted is None or (not names and wanted.device != "gpu"):
         return CPU, [], []
-    if not names:
-        names = ["CUDAExecutionProvider"]
-    here = [name for name in names if provider_is_here(name)]
-    if here:
-        return here[0], [], []
-    if wanted.preference:
+    names = names or ["CUDAExecutionProvider"]
+    if names[0] == CPU:
+        return CPU, [], []
+    other = [name for name in names if name != CPU]
+    here = next(filter(provider_is_here, other), None)
+    if here is not None:
+        passed_over = other[: other.index(here)]
+        return here, [f"{', '.join(passed_over)} is not on this machine: {here} is used"] if passed_over else [], []
+    if wanted.accelerator.preference:
         note = f"{', '.join(names)} is not on this machine; the old form named it as a preference, so the CPU is used"
         return CPU, [note], []
     return names[0], [], list(_missing(names[0], where))

@@ -14,12 +14,14 @@ from pydantic import ValidationError
 from olivine import data, lazy
 from olivine.config import Loaded, explain_params
 from olivine.config.schema import DataConfig, PassConfig, Workflow
+from olivine.config.unserved import without_effect
 from olivine.errors import ConfigError, DataError, ModelError, Problem, RequestError, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
+from olivine.workflow import _systems
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow._machine import choose, is_folder
@@ -80,6 +82,7 @@ def make_plan(loaded: Loaded, *, offline: bool = False) -> Plan:
         _check_folder(draft, folder, key)
     _plan_steps(draft)
     score = _plan_score(draft)
+    _plan_unused(draft)
     estimate = _total(draft)
     _check_room(draft, estimate)
     plan = Plan(
@@ -215,20 +218,19 @@ def _hub_snapshot(name: str, revision: str | None) -> Path | None:
 
 
 def _plan_systems(draft: _Draft) -> None:
-    named: list[tuple[str, str | None, tuple[str, ...]]] = [
-        ("host", draft.workflow.host, ("host",)),
-        ("target", draft.workflow.target, ("target",)),
-    ]
-    named += [("host", config.host, ("passes", name, "host")) for name, config in draft.workflow.passes.items()]
-    for key, system, path in named:
-        if system is not None and system not in draft.workflow.systems:
-            known = difflib.get_close_matches(system, draft.workflow.systems, n=1)
-            hint = (
-                f"Did you mean '{known[0]}'?"
-                if known
-                else f"systems has: {', '.join(draft.workflow.systems) or 'none'}."
-            )
-            draft.problem("invalid-value", path, f"{key} names the system '{system}', which is not defined.", hint)
+    for problem in _systems.check(draft.workflow):
+        draft.problems.append(replace(problem, where=draft.where(*problem.key), key=()))
+
+
+def _plan_unused(draft: _Draft) -> None:
+    """Say what the config holds and nothing reads."""
+    for path, advice in without_effect(draft.workflow):
+        draft.translated.append(f"'{path[-1]}' has no effect: {advice[0].lower()}{advice[1:].rstrip('.')}")
+    used = {name for step in draft.steps for name in step.data} | {draft.workflow.quality.data_config}
+    named = {str(value) for config in draft.workflow.passes.values() for value in config.params.values()}
+    for config in draft.workflow.data_configs:
+        if config.name not in used | named:
+            draft.translated.append(f"the data config '{config.name}' is used by nothing")
 
 
 def _plan_steps(draft: _Draft) -> None:
@@ -442,6 +444,9 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
     except RequestError as error:
         draft.problem("invalid-value", ("quality", "max_drop"), str(error))
     if not quality.enabled:
+        if quality.max_drop is not None:
+            message = "max_drop is set, but enabled: false scores nothing."
+            draft.problem("invalid-value", ("quality", "max_drop"), message, "Remove one of the two.")
         return None
     rows = _score_rows(draft)
     if rows is None:

@@ -2,14 +2,7 @@
 
 from olivine.config._nodes import Array, Object, Place, typed
 from olivine.config.dialects._edit import Findings, Note, drop, named, section_of
-
-_DEVICES = {
-    "CPUExecutionProvider": "cpu",
-    "OpenVINOExecutionProvider": "cpu",
-    "DnnlExecutionProvider": "cpu",
-    "QNNExecutionProvider": "npu",
-    "VitisAIExecutionProvider": "npu",
-}
+from olivine.config.schema import provider_device
 
 
 def translate(config: Object) -> Findings:
@@ -18,10 +11,6 @@ def translate(config: Object) -> Findings:
         yield from _device(system)
         yield from _accelerators(name, system)
     yield from _execution_providers(config)
-
-
-def _device_of(provider: str) -> str:
-    return _DEVICES.get(provider, "gpu")
 
 
 def _device(system: Object) -> Findings:
@@ -76,7 +65,7 @@ def _demand(accelerators: list[Object], providers: Array, place: Place) -> Findi
     """Each accelerator takes the providers of its device."""
     taken: set[str] = set()
     for accelerator in accelerators:
-        fitting = [provider for provider in providers if _device_of(provider) == accelerator.get("device")]
+        fitting = [provider for provider in providers if provider_device(provider) == accelerator.get("device")]
         taken.update(fitting)
         if fitting:
             accelerator.put("execution_providers", typed(fitting, place), place)
@@ -96,7 +85,7 @@ def _prefer(config: Object, providers: Array, place: Place) -> Findings:
         system.put("type", "LocalSystem", place)
         config.put("target", name, place)
     accelerator = {
-        "device": _device_of(providers[0]),
+        "device": provider_device(providers[0]),
         "execution_providers": list(providers),
         "preference": True,
     }

@@ -94,6 +94,7 @@ def base_settings(params: TrainingParams, context: Context) -> dict[str, Any]:
         "early_stopping_patience": params.early_stopping_patience,
         "rank": context.rank or 0,
         "world_size": 1 if context.rank is None else context.machine.n_devices,
+        "memory_limit": context.machine.device_memory_bytes or context.machine.memory_bytes,
     }
 
 

@@ -30,6 +30,7 @@ class Settings:
     after which training ends; None for never. rank and world_size: this process among those that train together.
     sharded: the frozen base lies in parts on the devices of all of them. loraplus: learning rates by kind of parameter.
     master_weights: what is trained is held in fewer than 32 bits, and the optimizer works on float32 copies.
+    memory_limit: bytes of the device's memory that the run may use at most, over all processes; 0 for all of it.
     """
 
     compile: bool | str = "auto"
@@ -39,6 +40,7 @@ class Settings:
     sharded: bool = False
     loraplus: LoraPlus | None = None
     master_weights: bool = False
+    memory_limit: int = 0
 
 
 @dataclass
@@ -89,7 +91,8 @@ def prepare(
     report.record(packed=not reason, loss_in_chunks=head is not None, padded_because=reason or None)
     compiles = not reason and _compiles(model, args, settings, lengths, rows_per_step)
     shape = replace(_shape_of(model, args), compiled=compiles)
-    limit = _fit(model, shape, lengths, rows_per_step, report, packed=not reason)
+    available = _available_bytes(shape, settings.memory_limit)
+    limit = _fit(model, shape, lengths, rows_per_step, report, available, packed=not reason)
     steps = StepSet(
         samples,
         lengths,
@@ -142,12 +145,19 @@ def _compiles(
 
 
 def _fit(
-    model: Any, shape: _memory.Shape, lengths: Sequence[int], rows_per_step: int, report: Reporter, *, packed: bool
+    model: Any,
+    shape: _memory.Shape,
+    lengths: Sequence[int],
+    rows_per_step: int,
+    report: Reporter,
+    available: int,
+    *,
+    packed: bool,
 ) -> int:
-    """Tokens of a micro-batch that fits; layers are checkpointed where it takes that."""
+    """Tokens of a micro-batch that fits into `available` bytes; layers are checkpointed where it takes that."""
     longest = max(lengths)
     whole_step = min(rows_per_step * longest, sum(lengths)) if packed else rows_per_step * longest
-    choice = _memory.choose(shape, _available_bytes(shape), longest, whole_step)
+    choice = _memory.choose(shape, available, longest, whole_step)
     if choice.checkpointed and not shape.checkpointed:
         _acceleration.checkpoint_layers(model, choice.checkpointed)
     report.record(
@@ -210,7 +220,7 @@ def _update_bytes(model: Any) -> int:
     return sum(4 * layer.weight.numel() for layer in layers)
 
 
-def _available_bytes(shape: _memory.Shape) -> int:
+def _available_bytes(shape: _memory.Shape, limit: int) -> int:
     """What this process may use in all, with what it holds already; the least of all ranks, which choose alike."""
     world_size = distributed.get_world_size() if distributed.is_initialized() else 1
     if shape.device == "cuda":
@@ -218,6 +228,8 @@ def _available_bytes(shape: _memory.Shape) -> int:
         available = int(free + torch.cuda.memory_reserved())
     else:
         available = int(psutil.virtual_memory().available / world_size + shape.weight_bytes)
+        limit //= world_size
+    available = min(available, limit or available)
     if world_size == 1:
         return available
     least = torch.tensor(available, device=shape.device)
