@@ -18,6 +18,8 @@ LAYERS = {
     "registry": 0,
     "lazy": 0,
     "memory": 0,
+    "paths": 0,
+    "telemetry": 0,
     "__init__": 0,
     "config": 1,
     "models": 2,

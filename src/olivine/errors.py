@@ -9,7 +9,9 @@
     │   └── MissingExtra        a package is missing: the install command
     ├── StepFailed              a step failed or its worker died: exit 1, step, cause, log
     ├── GoalMissed              the model exists but misses a goal of the config: exit 1
-    └── Interrupted             Ctrl-C: exit 130
+    └── Interrupted             Ctrl-C: exit 130; SIGTERM 143, SIGHUP 129
+
+A signal that ends the process is raised as Stopped, a KeyboardInterrupt, and becomes Interrupted where a run ends.
 
 Anything else that escapes is a bug and keeps its traceback.
 """
@@ -17,7 +19,7 @@ Anything else that escapes is a bug and keeps its traceback.
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 ProblemKind = Literal[
     "unknown-key",
@@ -142,7 +144,25 @@ class GoalMissed(OlivineError):  # noqa: N818 - as above
     result: object = None
 
 
+class Stopped(KeyboardInterrupt):
+    """The process was asked to end by a signal (a stopped container, a closed terminal): handled wherever Ctrl-C is."""
+
+    def __init__(self, signal_name: str, exit_code: int) -> None:
+        self.signal_name, self.exit_code = signal_name, exit_code
+        super().__init__(signal_name)
+
+
 class Interrupted(OlivineError):  # noqa: N818 - as above
-    """The user pressed Ctrl-C; finished steps stay cached and the next run goes on from there."""
+    """The user pressed Ctrl-C, or a signal ended the run; finished steps stay cached, the next run goes on from there.
+
+    exit_code: 130, or 128 and the number of the signal.
+    """
 
     exit_code = 130
+
+    @classmethod
+    def by(cls, stop: KeyboardInterrupt, where: str = "") -> Self:
+        """The interruption by Ctrl-C or a signal; where: " in step 'lora'"."""
+        error = cls(f"ended by {stop.signal_name}{where}" if isinstance(stop, Stopped) else f"interrupted{where}")
+        error.exit_code = stop.exit_code if isinstance(stop, Stopped) else cls.exit_code
+        return error

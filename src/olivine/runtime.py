@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from olivine import lazy
+from olivine import lazy, paths
 from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
@@ -36,15 +36,15 @@ def open_chat(folder: Path) -> Chat:
 
     Raises ModelError when the folder holds no model, and MissingExtra when the package that runs it is not installed.
     """
-    if (folder / "genai_config.json").is_file():
+    if paths.is_file(folder / "genai_config.json"):
         lazy.require("onnxruntime_genai", "cpu")
         return _GenaiChat(folder)
-    if (folder / "adapter_config.json").is_file():
+    if paths.is_file(folder / "adapter_config.json"):
         raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
-    if (folder / "config.json").is_file():
+    if paths.is_file(folder / "config.json"):
         return _TorchChat(folder)
     inner = folder / "model"
-    hint = f"; did you mean {inner}?" if inner.is_dir() else ""
+    hint = f"; did you mean {inner}?" if paths.is_folder(inner) else ""
     raise ModelError(f"{folder} holds no model: neither genai_config.json nor config.json{hint}")
 
 

@@ -229,7 +229,8 @@ def _plant_scores(plan, **scores):
     keys = plan_keys(plan, plan.input_model, Hashes(plan.cache_dir))
     for name, numbers in scores.items():
         result = {"scores": numbers, "samples": [{"generated": name}]}
-        cache.obtain(keys.scores[name], f"score:{name}", lambda content, result=result: result)
+        key = keys.scores[None if name == "base" else name]
+        cache.obtain(key, f"score:{name}", lambda content, result=result: result)
 
 
 def _scored_plan(fakes, tmp_path, max_drop):
@@ -304,7 +305,7 @@ def test_hub_model_is_fetched_once(fakes, tmp_path, monkeypatch):
     plan = _hub_plan(fakes, tmp_path, monkeypatch)
     _in_hub_cache(tmp_path / "hub", "someone/tiny", "config.json", "model.safetensors")
     assert cached(plan) == frozenset()
-    assert [step["name"] for step in run(plan).steps] == ["fetch", "one"]
+    assert [step["name"] for step in run(plan).steps] == ["fetch:someone/tiny", "one"]
     monkeypatch.setattr("olivine.systems.local.subprocess.Popen", None)
     assert run(plan).steps[0]["name"] == "one"
     assert cached(plan) == {"one"}
@@ -316,7 +317,7 @@ def test_hub_model_that_is_gone_from_the_hub_cache_is_fetched_again(fakes, tmp_p
     run(plan)
     snapshot.rename(tmp_path / "elsewhere")
     with pytest.raises(
-        StepFailed, match="step 'fetch' failed: the model 'someone/tiny' is not in the hub's local cache"
+        StepFailed, match="step 'fetch:someone/tiny' failed: the model 'someone/tiny' is not in the hub's local cache"
     ) as caught:
         run(plan)
     assert caught.value.exit_code == 2

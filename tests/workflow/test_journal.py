@@ -70,6 +70,19 @@ def test_secret_is_hidden_wherever_it_stands(text):
     assert "pass" not in hidden
 
 
+@pytest.mark.parametrize("value", ["e" * 400, "e/" * 3000, "a//b\\nul" * 40])
+def test_secret_that_no_file_system_takes_as_a_name_is_hidden(monkeypatch, value):
+    """CI services set tokens of many hundred characters."""
+    monkeypatch.setenv("ACTIONS_RUNTIME_TOKEN", value)
+    assert hide_secrets({"log": f"sent {value}"}) == {"log": f"sent {HIDDEN}"}
+
+
+def test_secret_that_holds_another_is_hidden_whole(monkeypatch):
+    monkeypatch.setenv("A_TOKEN", "correct horse")
+    monkeypatch.setenv("B_TOKEN", "correct horse battery")
+    assert hide_secrets(["key: correct horse battery"]) == [f"key: {HIDDEN}"]
+
+
 def test_value_of_a_secret_variable_is_hidden_in_any_text(monkeypatch):
     monkeypatch.setenv("MY_API_KEY", "correct horse battery")
     assert hide_secrets({"log": "key=correct horse battery."}) == {"log": f"key={HIDDEN}."}

@@ -160,7 +160,7 @@ def test_one_more_row_changes_the_step_that_reads_it_and_all_after_it(fakes, tmp
     after = _keys(plan)
     assert before.models[None] == after.models[None]
     assert all(before.models[name] != after.models[name] for name in ("one", "two"))
-    assert all(before.scores[name] != after.scores[name] for name in ("base", "one", "two"))
+    assert all(before.scores[name] != after.scores[name] for name in (None, "one", "two"))
 
 
 def test_place_of_the_data_does_not_matter(fakes, tmp_path):
@@ -201,8 +201,15 @@ def test_seams_are_the_base_and_every_step_of_the_user(fakes, tmp_path):
     plan = fakes.plan(tmp_path, ("gguf", "write", {}), ("lora", "write", {}), ("merge", "write", {}), score=True)
     implicit = type(plan.steps[0])(**{**vars(plan.steps[0]), "implicit": True})
     plan = type(plan)(**{**vars(plan), "steps": (implicit, *plan.steps[1:])})
-    found = [(seam.name, seam.step, seam.previous) for seam in seams(plan)]
+    found = [(seam.name, seam.step, seam.previous and seam.previous.name) for seam in seams(plan)]
     assert found == [("base", "gguf", None), ("lora", "lora", "base"), ("merge", "merge", "lora")]
+
+
+def test_pass_that_is_named_as_the_program_names_a_seam_has_its_own_score(fakes, tmp_path):
+    plain, named = (fakes.plan(tmp_path, (name, "write", {}), score=True) for name in ("lora", "base"))
+    assert [(seam.name, seam.step) for seam in seams(named)] == [("base", None), ("base", "base")]
+    assert _keys(named).scores["base"] == _keys(plain).scores["lora"]
+    assert _keys(named).scores[None] == _keys(plain).scores[None] != _keys(plain).scores["lora"]
 
 
 def test_without_rows_nothing_is_scored(fakes, tmp_path):

@@ -6,10 +6,14 @@
 import importlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from olivine import __version__
+
+if TYPE_CHECKING:
+    from olivine.errors import OlivineError
 
 # name -> what it does, in one line; the command is `command` in olivine.cli.<name>, and its help begins with the same
 # line
@@ -64,26 +68,39 @@ def olivine() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program: parse, run, and turn every expected failure into one sentence and an exit code."""
+    from olivine.cli._process import end_in_order, write_to_nobody
+
+    write_to_nobody()
+    end_in_order()
     sys.exit(exit_code(arguments))
 
 
 def exit_code(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; 0 done, 1 a step failed or a goal was missed, 2 the request was wrong, 130 interrupted."""
-    from olivine.errors import OlivineError
+    """Run the command line; 0 done, 1 a step failed or a goal was missed, 2 the request was wrong, 130 interrupted.
+
+    SIGTERM ends with 143, SIGHUP with 129.
+    """
+    from olivine.errors import Interrupted, OlivineError
 
     try:
         result = olivine.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("olivine: interrupted", err=True)
-        return 130
+    except (click.Abort, KeyboardInterrupt) as stop:
+        cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__  # click hides it
+        return _tell(Interrupted.by(cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()))
     except OlivineError as error:
-        for line in str(error).splitlines():
-            click.echo(f"olivine: {line}", err=True)
-        return error.exit_code
-    except BrokenPipeError:  # the reader went away (head, less): nothing is left to say, and to nobody
-        sys.stderr.close()
-        return 1
+        return _tell(error)
+    except OSError as error:  # of a file that the user named, or of the disk
+        if error.filename is None and error.errno is None:
+            raise
+        where = f": {error.filename}" if error.filename is not None else ""
+        return _tell(OlivineError(f"{error.strerror or error}{where}"))
     return result if isinstance(result, int) else 0
+
+
+def _tell(error: "OlivineError") -> int:
+    for line in str(error).splitlines():
+        click.echo(f"olivine: {line}", err=True)
+    return error.exit_code

@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -48,8 +49,27 @@ def read_plan(config: Path, overrides: Iterable[str], *, offline: bool) -> "Plan
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """One JSON document on standard output: strict, so null where a number is none, and without secrets.
+
+    A lone surrogate, which UTF-8 has no bytes for, is written as JSON's escape.
+    """
+    from olivine.workflow.journal import hide_secrets
+
+    text = json.dumps(hide_secrets(value), indent=2, ensure_ascii=False, allow_nan=False)
+    click.echo(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+
+
+@contextmanager
+def told_as_json(as_json: bool) -> Iterator[None]:
+    """With `as_json`, print what was wrong with the request as JSON too: {"status": "refused", "problems": [...]}."""
+    from olivine.errors import RequestError
+
+    try:
+        yield
+    except RequestError as error:
+        if as_json:
+            print_json({"status": "refused", "problems": [problem.to_json() for problem in error.problems()]})
+        raise
 
 
 def print_problems(problems: Iterable["Problem"]) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
 
 if TYPE_CHECKING:
     from olivine.models import Model
@@ -23,7 +23,8 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, or an ONNX folder. The rows
     are those on which `olivine run` would score every seam.
     """
-    plan = read_plan(config, overrides, offline=offline)
+    with told_as_json(as_json):
+        plan = read_plan(config, overrides, offline=offline)
     rows = plan.score
     if rows is None:
         raise click.UsageError("the config names no rows to score; set quality.data_config")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
 
 
 @click.command("plan")
@@ -17,7 +17,8 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     """
     from olivine.workflow.plan import lines, to_json
 
-    plan = read_plan(config, overrides, offline=offline)
+    with told_as_json(as_json):
+        plan = read_plan(config, overrides, offline=offline)
     if as_json:
         print_json(to_json(plan))
     else:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
 
 if TYPE_CHECKING:
     from olivine.errors import OlivineError
@@ -23,7 +23,8 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     """
     from olivine.errors import OlivineError
 
-    plan = read_plan(config, overrides, offline=offline)
+    with told_as_json(as_json):
+        plan = read_plan(config, overrides, offline=offline)
     if plan.problems:
         if as_json:
             print_json({"status": "refused", "problems": [problem.to_json() for problem in plan.problems]})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from olivine import paths
 from olivine.config._json import SyntaxFault, parse_json
 from olivine.config._nodes import Array, Object, copy
 from olivine.errors import ConfigError, Problem, ProblemKind
@@ -106,7 +107,7 @@ def _parse(path: Path, text: str) -> Any:
 
 
 def _bytes(path: Path) -> bytes:
-    if path.is_dir():
+    if paths.is_folder(path):
         _refuse(path, "this is a folder; name the config file in it")
     try:
         size = path.stat().st_size

@@ -37,10 +37,8 @@ else:
     filelock = lazy.module("filelock")
     psutil = lazy.module("psutil")
 
-# No telemetry, no bars between the lines of a log, the same sums in the same order on a GPU. A user's own settings win.
+# No bars between the lines of a log, the same sums in the same order on a GPU. A user's own settings win.
 ENVIRONMENT = {
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
     "TQDM_DISABLE": "1",

@@ -62,9 +62,9 @@ class LocalWorker:
             if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
                 self.kill()
             raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.kill()
-            raise Interrupted(f"interrupted in step '{job.step}'") from None
+            raise Interrupted.by(stop, f" in step '{job.step}'") from None
         except BaseException:  # the listener failed: the worker is at work on something that nobody waits for
             self.kill()
             raise

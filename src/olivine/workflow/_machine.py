@@ -14,6 +14,7 @@ from olivine import lazy
 from olivine.config.schema import Workflow
 from olivine.errors import Problem
 from olivine.passes import Machine
+from olivine.paths import is_folder
 from olivine.workflow._systems import Wish, wish
 
 CPU = "CPUExecutionProvider"
@@ -74,14 +75,6 @@ def free_disk_bytes(folder: Path) -> int:
     while not is_folder(folder) and folder.parent != folder:
         folder = folder.parent
     return shutil.disk_usage(folder).free
-
-
-def is_folder(path: Path) -> bool:
-    """Whether the path is a folder; a name that no file system takes is none."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def provider_is_here(name: str) -> bool:

@@ -30,7 +30,7 @@ from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
 from olivine.workflow._steps import Plan
-from olivine.workflow.keys import Hashes, Stamp, fetch_key, hash_file, plan_keys
+from olivine.workflow.keys import Hashes, Stamp, fetch_key, hash_file, plan_keys, seams
 
 if TYPE_CHECKING:
     import filelock
@@ -337,7 +337,7 @@ def cached(plan: Plan) -> frozenset[str]:
     except (OlivineError, OSError, LookupError):  # a missing file or unknown pass is a problem of the plan, told there
         return frozenset()
     names = {name: key for name, key in keys.models.items() if name is not None}
-    names |= {f"score:{name}": key for name, key in keys.scores.items()}
+    names |= {f"score:{seam.name}": keys.scores[seam.step] for seam in seams(plan)}
     return frozenset(name for name, key in names.items() if cache.has(key))
 
 

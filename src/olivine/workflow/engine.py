@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -18,6 +17,7 @@ from olivine.passes import UNCHANGED, Machine, first_line, passes
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
 from olivine.workflow._goals import drop_allowed
+from olivine.workflow._names import FileNames
 from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import (
     Cache,
@@ -123,10 +123,11 @@ class _Run:
     keys: Keys = field(default_factory=lambda: Keys({}, {}))
     models: dict[str | None, Model] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
-    scored: dict[str, Entry] = field(default_factory=dict)
-    scores: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scored: dict[str | None, Entry] = field(default_factory=dict)  # by the step of the seam, as in Keys
+    scores: dict[str | None, dict[str, Any]] = field(default_factory=dict)
     samples: list[dict[str, str]] = field(default_factory=list)
     steps: list[dict[str, Any]] = field(default_factory=list)
+    logs: FileNames = field(default_factory=FileNames)
     delivered: Path | None = None
 
 
@@ -158,14 +159,16 @@ def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
     cache = Cache(plan.cache_dir, lambda message: screen.warning("cache", message))
     cache.prepare()
     journal = Journal(plan.output_dir)
-    journal.write("run_started", workflow=plan.workflow, versions=versions(), translated=plan.translated)
     try:
+        journal.write("run_started", workflow=plan.workflow, versions=versions(), translated=plan.translated)
         with cache, LocalWorker() as worker:
             yield _Run(plan, screen, journal, cache, Hashes(plan.cache_dir), worker)
     except (KeyboardInterrupt, Interrupted) as stop:
-        journal.write("run_interrupted", where=str(stop))
-        text = str(stop) or "interrupted"
-        raise Interrupted(f"{text}; finished steps are kept, the same command goes on from there") from None
+        ended = stop if isinstance(stop, Interrupted) else Interrupted.by(stop)
+        with suppress(OSError):
+            journal.write("run_interrupted", where=str(ended))
+        ended.args = (f"{ended}; finished steps are kept, the same command goes on from there",)
+        raise ended from None
     except OSError as error:
         failure = _as_failure("deliver", error, plan.output_dir)
         with suppress(OSError):  # a disk that is full has no room for this line either
@@ -183,13 +186,14 @@ def _bring_input(state: _Run) -> None:
     plan = state.plan
     model = plan.input_model or fetched_model(state.cache, plan)
     if model is None:
+        name = f"fetch:{plan.hub_name}"
         params = {"name": plan.hub_name, "revision": plan.hub_revision, "trust_remote_code": trusts_code(plan)}
 
         def fetch(content: Path) -> Mapping[str, Any]:
-            return _do(state, _job(state, "fetch", "fetch", fetch_key(plan), content, plan.machine, params=params))
+            return _do(state, _job(state, "fetch", name, fetch_key(plan), content, plan.machine, params=params))
 
         state.cache.remove(fetch_key(plan))  # it names a place where the model is no longer
-        entry = _obtain(state, fetch_key(plan), "fetch", f"Bring {plan.hub_name} from the hub", fetch)
+        entry = _obtain(state, fetch_key(plan), name, f"Bring {plan.hub_name} from the hub", fetch)
         model = Model.from_json(entry.result["model"])
     state.models[None] = model
 
@@ -205,7 +209,7 @@ def _climb(state: _Run) -> None:
     for step in (None, *state.plan.steps):
         if step is not None:
             _step(state, step)
-        for seam in [seam for seam in waiting if seam.step == (step.name if step else None)]:
+        for seam in [seam for seam in waiting if seam.step == (step.name if step is not None else None)]:
             _score(state, seam)
 
 
@@ -243,8 +247,8 @@ def _score(state: _Run, seam: Seam) -> None:
     model, rows = state.models[seam.step], state.plan.score
     if rows is None or model.attributes.get("metadata_only"):
         return
-    key, name = state.keys.scores[seam.name], f"score:{seam.name}"
-    previous = state.scored.get(seam.previous) if seam.previous else None
+    key, name = state.keys.scores[seam.step], f"score:{seam.name}"
+    previous = state.scored.get(seam.previous.step) if seam.previous else None
     machine = state.plan.machine
     if "execution_provider" in model.attributes:
         machine = replace(machine, execution_provider=model.attributes["execution_provider"])
@@ -254,9 +258,9 @@ def _score(state: _Run, seam: Seam) -> None:
         return _do(state, _job(state, "score", name, key, content, machine, model, params=params))
 
     entry = _obtain(state, key, name, "Measure on the scored rows", make, _said)
-    state.scored[seam.name] = entry
+    state.scored[seam.step] = entry
     state.samples = list(entry.result["samples"])
-    state.scores[seam.name] = row = _row(state, seam, model, entry)
+    state.scores[seam.step] = row = _row(state, seam, model, entry)
     state.journal.write("score", key=key, **row)
     if "degenerate" in row:
         state.screen.warning(seam.name, f"its output is degenerate: {row['degenerate']}")
@@ -264,7 +268,7 @@ def _score(state: _Run, seam: Seam) -> None:
 
 def _row(state: _Run, seam: Seam, model: Model, entry: Entry) -> dict[str, Any]:
     row = {"model": seam.name, "format": model.format, "size_bytes": _size(model), **entry.result["scores"]}
-    before = state.scores.get(seam.previous or "", {}).get("label_accuracy")
+    before = state.scores.get(seam.previous.step, {}).get("label_accuracy") if seam.previous else None
     if before is not None and row.get("label_accuracy") is not None:
         row["drop"] = before - row["label_accuracy"]
     return row
@@ -356,7 +360,7 @@ def _new_log(state: _Run, step: str) -> Path:
     """An empty log file; step names come from configs, so they are spelt as plain file names."""
     folder = state.plan.output_dir / "logs"
     folder.mkdir(exist_ok=True)
-    log = folder / f"{re.sub(r'[^A-Za-z0-9_-]+', '-', step)}.log"
+    log = folder / f"{state.logs.of(step)}.log"
     log.write_bytes(b"")
     return log.absolute()
 
@@ -420,13 +424,13 @@ def _whole(state: _Run, step: Step) -> Entry:
     model = state.models[step.name]
     if model.format != "hf" or model.base is None:
         return state.entries[step.name]
-    key = materialize_key(state.keys.models[step.name])
+    key, name = materialize_key(state.keys.models[step.name]), f"materialize:{step.name}"
 
     def make(content: Path) -> Mapping[str, Any]:
-        result = _do(state, _job(state, "materialize", "materialize", key, content, step.machine, model))
+        result = _do(state, _job(state, "materialize", name, key, content, step.machine, model))
         return {**result, "model": pack(result["model"], content, None)}
 
-    return _obtain(state, key, "materialize", f"Write the weights of '{step.name}'", make)
+    return _obtain(state, key, name, f"Write the weights of '{step.name}'", make)
 
 
 def _place(state: _Run, entry: Entry, target: Path) -> None:
@@ -502,7 +506,8 @@ def _missed(state: _Run) -> Iterator[str]:
         yield from (f"'{step['name']}': {sentence}" for sentence in step["facts"].get("missed", ()))
     allowed = drop_allowed(state.plan.quality.max_drop)
     for seam in seams(state.plan):
-        row, before = state.scores.get(seam.name), state.scores.get(seam.previous or "")
+        row = state.scores.get(seam.step)
+        before = state.scores.get(seam.previous.step) if seam.previous else None
         if row is None or before is None:
             continue
         if "degenerate" in row and "degenerate" not in before:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from olivine.paths import exists
+
 HIDDEN = "(hidden)"
 # Settings that hold a secret by their name; "pad_token" and "tokenizer" are none.
 _SECRET_NAME = re.compile(
@@ -89,12 +91,14 @@ def _without(text: str, secrets: list[str]) -> str:
 
 
 def _secrets_of_environment() -> list[str]:
-    return [
+    """Values of variables that are secret by their names, the longest first: one may be a part of another."""
+    values = [
         value
         for name, value in os.environ.items()
         # a short value ("1", "true") is a switch, not a secret, and would blot out ordinary text; so would a path
-        if _SECRET_VARIABLE.search(name.upper()) and len(value) >= 8 and not Path(value).exists()
+        if _SECRET_VARIABLE.search(name.upper()) and len(value) >= 8 and not exists(value)
     ]
+    return sorted(values, key=len, reverse=True)
 
 
 def _end_last_line(path: Path) -> None:

@@ -265,14 +265,16 @@ def absolute(config: DataConfig) -> DataConfig:
 
 @dataclass(frozen=True)
 class Seam:
-    """A model that is scored: "base", or the result of the step of that name.
+    """A model that is scored.
 
-    step: name of the step that made it; None for the input model. previous: name of the seam that it is compared with.
+    name: what tables call it: "base", or the step's name. step: the step that made it; None for the input model. No two
+    seams have one step, while a user's pass may be named as the program names things. previous: what it is compared
+    with.
     """
 
     name: str
     step: str | None
-    previous: str | None
+    previous: "Seam | None"
 
 
 def seams(plan: Plan) -> list[Seam]:
@@ -281,7 +283,7 @@ def seams(plan: Plan) -> list[Seam]:
         return []
     implicit = [step.name for step in plan.steps if step.implicit and step.parent is None]
     base = Seam("base", implicit[0] if implicit else None, None)
-    nearest: dict[str | None, str] = {None: base.name, base.step: base.name}
+    nearest: dict[str | None, Seam] = {None: base, base.step: base}
     found = [base]
     for step in plan.steps:
         if step.implicit:
@@ -289,16 +291,16 @@ def seams(plan: Plan) -> list[Seam]:
             continue
         if step.produces != UNCHANGED:  # else its result was scored when it was made
             found.append(Seam(step.name, step.name, nearest[step.parent]))
-            nearest[step.name] = step.name
+            nearest[step.name] = found[-1]
     return found
 
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of a whole plan. models: by step name, None for the input model; scores: by seam name."""
+    """The keys of a whole plan, by step name, None for the input model. scores: by the step of their seam."""
 
     models: Mapping[str | None, str]
-    scores: Mapping[str, str]
+    scores: Mapping[str | None, str]
 
 
 def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
@@ -306,11 +308,11 @@ def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
     models: dict[str | None, str] = {None: hashes.model(input_model)}
     for step in plan.steps:
         models[step.name] = step_key(step, models[step.parent], hashes)
-    scores: dict[str, str] = {}
+    scores: dict[str | None, str] = {}
     for seam in seams(plan):
         if plan.score is not None:
-            previous = scores[seam.previous] if seam.previous else None
-            scores[seam.name] = score_key(models[seam.step], plan.score, previous, plan.machine.device, hashes)
+            previous = scores[seam.previous.step] if seam.previous else None
+            scores[seam.step] = score_key(models[seam.step], plan.score, previous, plan.machine.device, hashes)
     return Keys(models, scores)
 
 

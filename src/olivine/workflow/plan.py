@@ -21,10 +21,12 @@ from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
+from olivine.paths import exists, is_folder
 from olivine.workflow import _systems
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
-from olivine.workflow._machine import choose, is_folder
+from olivine.workflow._machine import choose
+from olivine.workflow._names import name_problem
 from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.cache import cached
 
@@ -116,18 +118,10 @@ def _plan_model(draft: _Draft) -> None:
     if not isinstance(given.model_path, str):
         return
     path = Path(given.model_path).expanduser()
-    if not given.model_path.strip() or not _is_there(path):
+    if not given.model_path.strip() or not exists(path):
         _plan_absent_model(draft, given.model_path)
         return
     _plan_local_model(draft, path.absolute())
-
-
-def _is_there(path: Path) -> bool:
-    """Whether the path exists; a name that no file system takes, or that this user may not look at, does not."""
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 def _plan_local_model(draft: _Draft, path: Path) -> None:
@@ -193,7 +187,7 @@ def _plan_absent_model(draft: _Draft, name: str) -> None:
 
 
 def _nearest_path(path: Path) -> str:
-    if not _is_there(path.parent):
+    if not exists(path.parent):
         return f": there is no folder '{_short(str(path.parent))}'."
     if not path.parent.is_dir():
         return f": '{path.parent}' is not a folder."
@@ -247,6 +241,8 @@ def _plan_steps(draft: _Draft) -> None:
     if not draft.workflow.passes:
         draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
     for name, config in draft.workflow.passes.items():
+        if (reserved := name_problem(name)) is not None:
+            draft.problem("invalid-value", ("passes", name), reserved, "Choose another name.")
         plugin = _plugin(draft, name, config)
         if plugin is None:
             form = None  # what an unknown pass would give is not known: one mistake, one message
@@ -518,7 +514,7 @@ def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
     if _is_too_long(folder):
         draft.problem("invalid-value", (key,), f"{key} has a name of more than {N_NAME} bytes.", "Choose another.")
         return
-    while not _is_there(existing) and existing.parent != existing:
+    while not exists(existing) and existing.parent != existing:
         existing = existing.parent
     if not is_folder(existing):
         draft.problem(

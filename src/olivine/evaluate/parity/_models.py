@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from olivine import paths
 from olivine.errors import ModelError
 from olivine.evaluate import _graph
 from olivine.models import Model
@@ -27,7 +28,7 @@ def open_model(path: Path, base: Path | None = None) -> Model:
     says what is missing.
     """
     path = path.expanduser().absolute()
-    if not path.exists():
+    if not paths.exists(path):
         raise ModelError(f"the model '{path}' does not exist")
     if path.is_file() and path.suffix != ".gguf":
         raise ModelError(f"'{path}' is neither a model folder nor a .gguf file")
@@ -57,7 +58,7 @@ def _base_of(adapter: Path, given: Path | None) -> Model:
     named = read_config(adapter).get("base_model_name_or_path")
     if given is not None:
         base = open_model(given)
-    elif isinstance(named, str) and Path(named).exists():
+    elif isinstance(named, str) and paths.exists(named):
         base = open_model(Path(named))
     else:
         of = f"is an adapter of '{named}', which is no path here" if named else "does not say which base it adapts"

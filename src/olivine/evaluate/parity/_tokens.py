@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine import paths
 from olivine.config.schema import DataConfig
 from olivine.data import check, columns_without_form, read_rows, texts
 from olivine.data._encoder import Encoder
@@ -53,7 +54,7 @@ def config_of(path: Path, text_template: str | None = None) -> DataConfig:
     """A data config that reads the rows of the file; without a template, their columns tell how they become text."""
     if path.suffix not in _KINDS:
         raise DataError(f"{path}: the text must be a .txt, .md, .json, .jsonl, .csv or .parquet file")
-    if not path.is_file():
+    if not paths.is_file(path):
         raise DataError(f"the data file '{path}' does not exist")
     config = DataConfig.model_validate(
         {

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from olivine import paths
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem, Unsupported
 from olivine.evaluate.parity import Gate, Parity, Settings, compare, config_of, open_model
@@ -114,7 +115,7 @@ class ParityCheck(Pass):
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """That the reference and the text can be read, as far as their names and headers tell."""
         text, reference, base = self.params.text, self.params.reference, self.params.base
-        if text is not None and not Path(text).is_file():
+        if text is not None and not paths.is_file(text):
             yield Problem("missing-file", self.name, f"the text '{text}' does not exist.", "Name a file.", ("text",))
         if reference is not None and _is_path(reference):
             try:
@@ -178,7 +179,7 @@ class ParityCheck(Pass):
 
 def _is_path(name: str) -> bool:
     """Whether a reference is a path: it exists, or looks like one."""
-    return Path(name).exists() or any(mark in name for mark in "/\\") or name.endswith(".gguf")
+    return paths.exists(name) or any(mark in name for mark in "/\\") or name.endswith(".gguf")
 
 
 def _files(path: Path) -> list[Path]:

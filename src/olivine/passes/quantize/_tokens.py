@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivine import lazy
+from olivine import lazy, paths
 from olivine.config.schema import DataConfig
 from olivine.data import read_rows, split, texts
 from olivine.data._encoder import Encoder
@@ -155,7 +155,7 @@ def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None
 
 
 def _of_file(path: Path | None, tokenizer: Any) -> Iterator["array[int]"]:
-    if path is None or not path.is_file():
+    if path is None or not paths.is_file(path):
         raise DataError(f"{path}: there is no such text file to calibrate with")
     try:
         text = path.read_text(encoding="utf-8")

@@ -1,0 +1,16 @@
+import pytest
+
+from olivine import paths
+
+
+@pytest.mark.parametrize("text", ["x" * 300, "x/" * 3000, "a\0b", "", "\ud800", "~", "C:\\x"])
+def test_text_that_is_no_path_does_not_exist(text, tmp_path):
+    for ask in (paths.exists, paths.is_file, paths.is_folder):
+        assert not ask(tmp_path / "there" / text)
+
+
+def test_what_is_there_is_told_apart(tmp_path):
+    (tmp_path / "file").write_text("")
+    assert (paths.exists(tmp_path), paths.is_file(tmp_path), paths.is_folder(tmp_path)) == (True, False, True)
+    assert (paths.exists(tmp_path / "file"), paths.is_file(tmp_path / "file")) == (True, True)
+    assert not paths.is_folder(tmp_path / "file")
