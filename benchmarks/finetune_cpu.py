@@ -85,7 +85,7 @@ def adapted(folder: Path, dtype: str):  # noqa: ANN201 - a PeftModel
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM
 
-    from olivine.passes.finetune._precision import cpu_computes_in_bf16
+    from olivine.kernels.precision import cpu_computes_in_bf16
 
     if dtype == "auto":
         dtype = "bfloat16" if cpu_computes_in_bf16() else "float32"

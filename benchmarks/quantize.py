@@ -145,7 +145,7 @@ def qwen() -> Path:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-    from olivine.passes.finetune.lora import cpu_computes_in_bf16
+    from olivine.kernels.precision import cpu_computes_in_bf16
 
     text = [path.read_text(errors="ignore") for path in sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))]
     raw = Tokenizer(models.BPE())
@@ -279,9 +279,9 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
 
 def written_text(source: Path) -> Path:
     """The text that our own calibration writes, as rows for the peer and beside them as plain text for our GPTQ."""
+    from olivine.calibration.tokens import calibration_tokens
     from olivine.models import Model
     from olivine.models.loading import load_tokenizer
-    from olivine.passes.quantize._tokens import calibration_tokens
 
     path = WORK / f"{source.name}-text.jsonl"
     if path.with_suffix(".txt").is_file():

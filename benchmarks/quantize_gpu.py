@@ -80,11 +80,12 @@ def main() -> None:
     given = parser.parse_args()
     import torch
 
+    from olivine.calibration.folding import find_folds
+    from olivine.calibration.gptq_layers import Sweep, gptq_layers
+    from olivine.calibration.importances import importances
+    from olivine.calibration.layer_stream import LayerStream
     from olivine.kernels.blockwise import Format
     from olivine.models import Model
-    from olivine.passes.quantize._calibrate import LayerStream, importances
-    from olivine.passes.quantize._fold import find_folds
-    from olivine.passes.quantize._layers import Sweep, gptq_layers
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     sizes = SMOKE if given.smoke else SIZES
@@ -123,7 +124,7 @@ def main() -> None:
 
 def _linear(model: object) -> list[str]:
     """Weights of the linear layers of the decoder."""
-    from olivine.passes.quantize._calibrate import linear_weights
+    from olivine.calibration.decoder import linear_weights
 
     return list(linear_weights(model))
 

@@ -4,11 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from olivine.calibration.decoder import decoder_layers, linear_weights
+from olivine.calibration.importances import importances, token_counts
+from olivine.calibration.layer_stream import LayerStream
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
-from olivine.passes.quantize import _calibrate
-from olivine.passes.quantize._calibrate import LayerStream, importances, linear_weights, token_counts
 from tiny import CLASSES, EXTRA, tiny_model
 
 GEMMA2 = {"head_dim": 16, "sliding_window": 8}
@@ -24,10 +25,11 @@ def _more_architectures(monkeypatch):
     monkeypatch.setitem(EXTRA, "gemma3", GEMMA3)
 
 
+BATCH = {"batch_tokens": 48}  # the five rows of `tokens` go forward two, two and one at a time
+
+
 @pytest.fixture
-def tokens(monkeypatch):
-    """Five rows that go forward two, two and one at a time."""
-    monkeypatch.setitem(_calibrate.BATCH_TOKENS, "cpu", 48)
+def tokens():
     return torch.randint(0, 384, (5, 24), generator=torch.Generator().manual_seed(0))
 
 
@@ -45,7 +47,7 @@ def test_streamed_hidden_states_are_those_of_the_whole_model(architecture, tmp_p
             )
     with torch.inference_mode():
         hidden = torch.cat([whole.base_model(batch).last_hidden_state for batch in tokens.split(2)])
-    stream = LayerStream(model, tokens)
+    stream = LayerStream(model, tokens, **BATCH)
     statistics = {name: one.values for layer in stream for one in layer.run("full") for name in one.names}
     assert torch.equal(torch.cat(list(stream.final())), hidden)
     seen["lm_head.weight"] = [hidden.reshape(-1, hidden.shape[-1])]
@@ -53,14 +55,14 @@ def test_streamed_hidden_states_are_those_of_the_whole_model(architecture, tmp_p
     assert set(statistics) == set(inputs) - {"lm_head.weight"} == set(linear_weights(model))
     for name, matrix in statistics.items():
         assert torch.allclose(matrix, inputs[name].T @ inputs[name] / tokens.numel(), rtol=1e-3, atol=1e-4)
-    found = importances(model, tokens)
+    found = importances(model, tokens, **BATCH)
     assert set(found) == set(inputs)
     for name, values in found.items():
         assert torch.allclose(values, inputs[name].square().mean(dim=0), rtol=1e-4, atol=1e-6)
 
 
 def test_layers_that_read_one_tensor_share_a_statistic_and_know_their_norm(tiny_llama, tiny_phi3, tokens):
-    first = next(iter(LayerStream(Model("hf", tiny_llama), tokens)))
+    first = next(iter(LayerStream(Model("hf", tiny_llama), tokens, **BATCH)))
     shared = {tuple(name.split(".")[-2] for name in one.names): one.source for one in first.run("diagonal")}
     norms = {name: f"model.layers.0.{name}.weight" for name in ("input_layernorm", "post_attention_layernorm")}
     assert shared == {
@@ -69,12 +71,12 @@ def test_layers_that_read_one_tensor_share_a_statistic_and_know_their_norm(tiny_
         ("gate_proj", "up_proj"): norms["post_attention_layernorm"],
         ("down_proj",): None,
     }
-    fused = next(iter(LayerStream(Model("hf", tiny_phi3), tokens)))
+    fused = next(iter(LayerStream(Model("hf", tiny_phi3), tokens, **BATCH)))
     assert [len(one.names) for one in fused.run("diagonal")] == [1, 1, 1, 1]
 
 
 def test_one_layer_is_in_memory_at_a_time(tiny_llama, tokens):
-    stream = LayerStream(Model("hf", tiny_llama), tokens)
+    stream = LayerStream(Model("hf", tiny_llama), tokens, **BATCH)
     for layer in stream:
         filled = [module for module in stream.layers if not next(module.parameters()).is_meta]
         assert filled == [layer.module]
@@ -83,7 +85,7 @@ def test_one_layer_is_in_memory_at_a_time(tiny_llama, tokens):
 
 def test_changed_weights_decide_what_the_next_layer_sees(tiny_llama, tokens):
     model = Model("hf", tiny_llama)
-    stream = LayerStream(model, tokens)
+    stream = LayerStream(model, tokens, **BATCH)
     for index, layer in enumerate(stream):
         layer.run("diagonal")
         if index == 0:
@@ -118,7 +120,7 @@ def test_model_without_a_list_of_layers_is_refused():
         base_model = torch.nn.Linear(2, 2)
 
     with pytest.raises(Unsupported, match="Flat cannot be calibrated"):
-        _calibrate._decoder_layers(Flat())
+        decoder_layers(Flat())
 
 
 def test_tokens_are_counted():

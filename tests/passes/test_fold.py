@@ -3,12 +3,12 @@
 import pytest
 import torch
 
+from olivine.calibration.folding import find_folds
+from olivine.calibration.importances import importances
 from olivine.kernels.blockwise import Format
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.weights import weights
-from olivine.passes.quantize._calibrate import importances
-from olivine.passes.quantize._fold import find_folds
 from tiny import CLASSES, EXTRA, tiny_model
 
 MORE = {"gemma2": "Gemma2Config", "gemma3": "Gemma3TextConfig", "olmo2": "Olmo2Config", "phi": "PhiConfig"}
@@ -78,11 +78,13 @@ def test_folded_model_is_the_model(architecture, tmp_path, monkeypatch):
         assert torch.allclose(values, measured[name], rtol=1e-3, atol=1e-7)
 
 
-def test_layer_that_would_change_is_left_as_it_was(tiny_llama, monkeypatch):
-    monkeypatch.setattr("olivine.passes.quantize._fold._offset", lambda norm: 1.0)  # not so in a Llama
+def test_layer_that_would_change_is_left_as_it_was(tiny_llama):
     report = Reporter()
-    folding = find_folds(Model("hf", tiny_llama), torch.randint(0, 384, (2, 16)), Format(4, 16), report=report)
+    tokens = torch.randint(0, 384, (2, 16), generator=torch.Generator().manual_seed(0))
+    # even the last bits, which folding rounds otherwise, count as a change here
+    folding = find_folds(Model("hf", tiny_llama), tokens, Format(4, 16), report=report, tolerance=0.0)
     assert not folding.folds
     assert "model.layers.0 gives something else" in report.warnings[0]
-    plain = importances(Model("hf", tiny_llama), torch.randint(0, 384, (2, 16)))
+    plain = importances(Model("hf", tiny_llama), tokens)
     assert set(folding.importances) == set(plain)
+    assert all(torch.equal(values, plain[name]) for name, values in folding.importances.items())

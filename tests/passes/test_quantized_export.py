@@ -6,13 +6,13 @@ import pytest
 import torch
 from test_streamed_export import export, generated
 
+from olivine.calibration.importances import importances
 from olivine.kernels.blockwise import Format
 from olivine.kernels.gptq import gptq
 from olivine.models import Model
 from olivine.models.weights import weights
 from olivine.passes.export import _choices
 from olivine.passes.export._choices import Settings
-from olivine.passes.quantize._calibrate import importances
 from packed import Case, packed_model
 from tiny import tiny_adapter, tiny_model
 

@@ -3,10 +3,11 @@
 import pytest
 from test_quantizers import MACHINE
 
+from olivine.calibration import eight_bits
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import passes
-from olivine.passes.quantize import _quantizer, _selection
+from olivine.passes.quantize import _quantizer
 
 Selective = passes.find("SelectiveMixedPrecision")
 
@@ -29,7 +30,7 @@ def test_older_names_are_the_newer(older, newer):
 
 def test_layers_are_llama_cpps():
     """Of 32: the first and last four, and every third between; written out by hand."""
-    assert [layer for layer in range(32) if _selection.picked(layer, 32)] == [
+    assert [layer for layer in range(32) if eight_bits.picked(layer, 32)] == [
         *range(4),
         *(6, 9, 12, 15, 18, 21, 24, 27),
         *range(28, 32),
@@ -46,9 +47,9 @@ def test_each_algorithm_picks_its_modules():
     layers = (0, 3, 6, 7)
     down = {f"model.layers.{layer}.mlp.down_proj.weight" for layer in layers}
     queries = {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in layers}
-    assert _selection.in_8_bits("high_precision_lm_head", every) == {"lm_head.weight"}
-    assert _selection.in_8_bits("high_precision_mlp_down", every) == {"lm_head.weight"} | down
-    assert _selection.in_8_bits("high_precision_mlp_down_qkv", every) == {"lm_head.weight"} | down | queries
+    assert eight_bits.in_8_bits("high_precision_lm_head", every) == {"lm_head.weight"}
+    assert eight_bits.in_8_bits("high_precision_mlp_down", every) == {"lm_head.weight"} | down
+    assert eight_bits.in_8_bits("high_precision_mlp_down_qkv", every) == {"lm_head.weight"} | down | queries
 
 
 @pytest.mark.parametrize("quantizer", ["rtn", "kquant", "awq", "gptq"])

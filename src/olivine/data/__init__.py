@@ -8,6 +8,7 @@
 
 from olivine.data._check import check, check_split
 from olivine.data._detect import columns_without_form, describe, resolved
+from olivine.data._encoder import Encoder
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
 from olivine.data._prepare import Prepared, prepare
@@ -19,6 +20,7 @@ from olivine.data._texts import Example, columns, examples, target_column, texts
 from olivine.data.forms import Text
 
 __all__ = [
+    "Encoder",
     "Example",
     "Prepared",
     "Rows",

@@ -66,9 +66,9 @@ def lazy_causal_lm(
     """
     empty, own, dtype = _skeleton(model, "auto")
     for name, tensor in _wanted(empty, own if source is None else source, model):
-        _assign(empty, name, wrap(tensor, dtype))
+        assign(empty, name, wrap(tensor, dtype))
     empty.tie_weights()
-    _fill_buffers(empty, "cpu")
+    fill_buffers(empty, "cpu")
     return empty.eval()
 
 
@@ -134,11 +134,11 @@ def _fill(
         tensor = lazy_tensor.read()
         if tuple(tensor.shape) != lazy_tensor.shape:
             raise ModelError(f"{model.path}: '{name}' is {list(tensor.shape)}, but was promised {lazy_tensor.shape}")
-        _assign(module, name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
+        assign(module, name, tensor.to(device=device, dtype=dtype if tensor.is_floating_point() else None))
         if each_layer is not None and (layer := layers.pop(name, None)) is not None:
             each_layer(*layer)
     module.tie_weights()
-    _fill_buffers(module, device)
+    fill_buffers(module, device)
 
 
 def _last_names(module: Any) -> dict[str, tuple[str, Any]]:
@@ -178,7 +178,8 @@ def tied_names(module: Any) -> set[str]:
     return set(getattr(module, "_tied_weights_keys", None) or {})
 
 
-def _assign(module: Any, name: str, tensor: "torch.Tensor") -> None:
+def assign(module: Any, name: str, tensor: "torch.Tensor") -> None:
+    """Let `tensor` be the parameter or buffer of that name, with its own type and device."""
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     if isinstance(getattr(owner, leaf), torch.nn.Parameter):
@@ -187,7 +188,7 @@ def _assign(module: Any, name: str, tensor: "torch.Tensor") -> None:
         owner.register_buffer(leaf, tensor)
 
 
-def _fill_buffers(module: Any, device: str) -> None:
+def fill_buffers(module: Any, device: str) -> None:
     """Buffers outside of the state dict (rotary frequencies) were made on the meta device: make their owners again."""
     for owner in module.modules():
         missing = [name for name, buffer in owner.named_buffers(recurse=False) if buffer.is_meta]

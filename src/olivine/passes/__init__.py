@@ -1,7 +1,8 @@
 """What is done to a model: plugins, one file each, in folders by purpose."""
 
-from olivine.passes._base import UNCHANGED, Context, Estimate, Machine, Pass, PassParams, Reporter, first_line
+from olivine.passes._base import UNCHANGED, Context, Estimate, Machine, Pass, PassParams, first_line
 from olivine.registry import Registry
+from olivine.work import Reporter
 
 passes: Registry[Pass] = Registry("olivine.passes", Pass, group="olivine.passes")  # type: ignore[type-abstract]
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +16,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
+from olivine.work import Reporter
 
 UNCHANGED = "unchanged"  # what a pass that only looks at a model produces
 
@@ -53,19 +54,6 @@ class Estimate:
     device_memory_bytes: int = 0
     disk_bytes: int = 0
     download_bytes: int = 0
-
-
-class Reporter(Protocol):
-    """How a running pass speaks: progress for the screen, warnings for the user, facts for the journal."""
-
-    def progress(self, done: float, total: float, **metrics: float | str) -> None:
-        """Say how far the pass is; metrics are short numbers such as loss=0.42."""
-
-    def warn(self, message: str) -> None:
-        """Tell the user one sentence; it also goes to the journal."""
-
-    def record(self, **facts: Any) -> None:
-        """Keep facts with the result (n_trained_parameters=..., loss=[...]); JSON values. Cached with the step."""
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
 from olivine.passes.finetune._training_arguments import split_seed
 
 if TYPE_CHECKING:
+    from olivine.calibration.folding import Folding
     from olivine.passes.export._choices import Settings
-    from olivine.passes.quantize._fold import Folding
 
 # Architectures that the builder dispatches on and that are text models with weights we can serve (tested against it).
 ARCHITECTURES = frozenset(
@@ -263,7 +263,7 @@ class Build(Pass):
     @classmethod
     def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
-        from olivine.passes.quantize import _selection
+        from olivine.calibration import eight_bits as _selection
 
         picked: dict[str, Any] = {}
         found = _selection.selection(earlier)
@@ -381,9 +381,9 @@ class Build(Pass):
         taken over; what it holds in floats is weighed by what reaches it through them, and the head is rounded by GPTQ.
         None when it holds no such floats.
         """
+        from olivine.calibration.folding import Folding, find_folds
+        from olivine.calibration.importances import importances
         from olivine.kernels.blockwise import Format
-        from olivine.passes.quantize._calibrate import importances
-        from olivine.passes.quantize._fold import Folding, find_folds
 
         taken_over = any(tensor.blockwise and ".layers." in name for name, tensor in weights(model).items())
         if taken_over and not self._left_to_search(model):
@@ -407,7 +407,7 @@ class Build(Pass):
 
     def _left_to_search(self, model: Model) -> bool:
         """Whether a checkpoint with quantized layers holds floats whose scales are searched: of a head, of a layer."""
-        from olivine.passes.quantize._calibrate import HEAD, linear_weights
+        from olivine.calibration.decoder import HEAD, linear_weights
 
         found = weights(model)
         wanted = linear_weights(model, head=not self.params.exclude_lm_head and self._head_bits is None)
@@ -417,7 +417,7 @@ class Build(Pass):
         return any(name in found and found[name].blockwise is None for name in wanted)
 
     def _tokens(self, model: Model, context: Context, data: DataConfig | None) -> Any:
-        from olivine.passes.quantize._tokens import calibration_tokens
+        from olivine.calibration.tokens import calibration_tokens
 
         return calibration_tokens(
             model,

@@ -1,1 +1,5 @@
 """Passes that train."""
+
+from olivine.passes.finetune._training_arguments import split_seed
+
+__all__ = ["split_seed"]

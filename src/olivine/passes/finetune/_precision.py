@@ -4,6 +4,7 @@ import json
 from typing import TYPE_CHECKING
 
 from olivine import lazy
+from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
 from olivine.passes._base import Machine
 
@@ -25,9 +26,3 @@ def choose_dtype(wish: str, model: Model, machine: Machine) -> str:
     config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
     n_weights = 12 * config.get("num_hidden_layers", 0) * config.get("hidden_size", 0) ** 2
     return "bfloat16" if n_weights >= BF16_FROM and cpu_computes_in_bf16() else "float32"
-
-
-def cpu_computes_in_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself; where it does not, torch emulates, slower than float32."""
-    flags = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in flags)

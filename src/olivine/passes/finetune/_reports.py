@@ -11,8 +11,8 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from olivine.passes._base import Reporter
 from olivine.passes.finetune import _acceleration
+from olivine.work import Reporter
 
 
 class Watch:

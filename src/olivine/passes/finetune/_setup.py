@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.data import SampleSet
-from olivine.passes._base import Reporter
 from olivine.passes.finetune import _acceleration, _memory, _sharding
 from olivine.passes.finetune._batches import Packer, Padder, Row, StepSet, split_rows
 from olivine.passes.finetune._learning_rates import LoraPlus
+from olivine.work import Reporter
 
 if TYPE_CHECKING:
     import psutil

@@ -19,12 +19,12 @@ from olivine.data._samples import IGNORED
 from olivine.errors import RequestError
 from olivine.kernels.averaging import Averaged
 from olivine.kernels.master_weights import MasterWeights
-from olivine.passes._base import Reporter
 from olivine.passes.finetune import _acceleration, _sharding
 from olivine.passes.finetune._batches import MicroBatch, StepSet
 from olivine.passes.finetune._reports import Reports, Watch, Work
 from olivine.passes.finetune._setup import Settings, Setup, prepare, token_counts
 from olivine.passes.finetune._training_arguments import effective
+from olivine.work import Reporter
 
 # Trainer writes trainer_state.json last, so a checkpoint that has it (and all the rest) is whole.
 _WHOLE = ("optimizer.pt", "scheduler.pt", "trainer_state.json")

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from olivine import lazy
+from olivine.calibration import eight_bits
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, Problem, RequestError, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.weights import LazyTensor, Weights
 from olivine.passes._base import Context, Estimate, PassParams
-from olivine.passes.finetune._training_arguments import split_seed
-from olivine.passes.quantize import _selection
+from olivine.passes.finetune import split_seed
 
 if TYPE_CHECKING:
     import torch
 
+    from olivine.calibration.gptq_layers import Quantized
     from olivine.kernels.blockwise import Blockwise, Format
     from olivine.models.quantized.write import ScaleType
-    from olivine.passes.quantize._layers import Quantized
 else:
     torch = lazy.module("torch")
 
@@ -86,7 +86,7 @@ class CalibratedParams(QuantizerParams):
 
 def inherited(earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
-    picked = _selection.inherited(earlier, ranks=True)
+    picked = eight_bits.inherited(earlier, ranks=True)
     training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
     if training is None:
         return picked
@@ -108,7 +108,7 @@ def check(name: str, params: QuantizerParams, facts: ModelFacts) -> Iterator[Pro
             fix = f"Use {' or '.join(fitting)}." if fitting else "This model cannot be quantized in groups."
             message = f"group_size {size} does not divide the model's {key} {width}."
             yield Problem("invalid-value", name, message, fix, ("group_size",))
-    if params.mixed_precision not in (None, *_selection.BY_PLACE):
+    if params.mixed_precision not in (None, *eight_bits.BY_PLACE):
         message = f"'{params.mixed_precision}' of SelectiveMixedPrecision ranks weights, which this pass does not."
         fix = "Use kquant, awq or gptq, or a high_precision algorithm there."
         yield Problem("unsupported", name, message, fix, ("mixed_precision",))
@@ -150,15 +150,15 @@ def formats(model: Model, params: QuantizerParams) -> "dict[str, Format]":
 
     Raises RequestError for a name that matches nothing, Unsupported for a group that divides no layer's width.
     """
+    from olivine.calibration.decoder import linear_weights
     from olivine.kernels.blockwise import Format
-    from olivine.passes.quantize._calibrate import linear_weights
 
     widths = linear_weights(model, head=params.lm_head)
     _refuse_unmatched([*(params.modules_to_not_convert or ()), *params.overrides], widths)
     kept = {name: width for name, width in widths.items() if not _excluded(name, params.modules_to_not_convert or ())}
     usual = params.group_size or _widest(kept.values())
     made: dict[str, Format] = {}
-    picked = _selection.in_8_bits(params.mixed_precision, list(widths)) if params.mixed_precision else set()
+    picked = eight_bits.in_8_bits(params.mixed_precision, list(widths)) if params.mixed_precision else set()
     for name, width in kept.items():
         other = next((rule for key, rule in params.overrides.items() if _is(name, key)), Override())
         group = other.group_size or usual
@@ -184,7 +184,7 @@ def tokens(model: Model, params: CalibratedParams, context: Context) -> "torch.T
 
 
 def _tokens(model: Model, params: CalibratedParams, context: Context, data: DataConfig | None) -> "torch.Tensor":
-    from olivine.passes.quantize._tokens import calibration_tokens
+    from olivine.calibration.tokens import calibration_tokens
 
     try:
         made = calibration_tokens(
@@ -209,12 +209,12 @@ def _tokens(model: Model, params: CalibratedParams, context: Context, data: Data
 
 def importances(model: Model, tokens: "torch.Tensor", context: Context) -> "dict[str, torch.Tensor]":
     """Of every linear layer's input; kept in the scratch folder."""
-    from olivine.passes.quantize import _calibrate
+    from olivine.calibration.importances import importances as measured
 
     file = context.scratch / "importances.safetensors"
     kept = _read(file)
     if not kept:
-        kept = _calibrate.importances(model, tokens, device=context.machine.device, report=context.report)
+        kept = measured(model, tokens, device=context.machine.device, report=context.report)
         _write(file, kept)
     return kept
 

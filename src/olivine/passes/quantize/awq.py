@@ -71,8 +71,8 @@ class Awq(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Calibrate, fold, search and write the quantized checkpoint."""
+        from olivine.calibration.folding import find_folds
         from olivine.kernels.blockwise import Format
-        from olivine.passes.quantize._fold import find_folds
 
         formats = _quantizer.formats(model, self.params)
         tokens = _quantizer.tokens(model, self.params, context)

@@ -64,8 +64,8 @@ class Gptq(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Calibrate, quantize layer by layer and write the quantized checkpoint."""
-        from olivine.passes.quantize._calibrate import LayerStream
-        from olivine.passes.quantize._layers import Sweep, gptq_layers
+        from olivine.calibration.gptq_layers import Sweep, gptq_layers
+        from olivine.calibration.layer_stream import LayerStream
 
         formats = _quantizer.formats(model, self.params)
         tokens = _quantizer.tokens(model, self.params, context)

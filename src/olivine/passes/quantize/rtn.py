@@ -3,13 +3,14 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from olivine.calibration import eight_bits
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
-from olivine.passes.quantize import _quantizer, _selection
+from olivine.passes.quantize import _quantizer
 
 
 class Rtn(Pass):
@@ -30,7 +31,7 @@ class Rtn(Pass):
     @classmethod
     def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Keep in 8 bits what was picked."""
-        return _selection.inherited(earlier, ranks=False)
+        return eight_bits.inherited(earlier, ranks=False)
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """Group size, patterns, and what a checkpoint cannot hold."""

@@ -5,12 +5,12 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from olivine.calibration import eight_bits
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import UNCHANGED, Context, Machine, Pass, PassParams
-from olivine.passes.quantize import _selection
 
 EIGHT = 8
 
@@ -56,7 +56,7 @@ class SelectiveMixedPrecision(Pass):
             if not isinstance(values, Mapping):
                 return values
             algorithm = values.get("algorithm")
-            return {**values, "algorithm": _selection.OLDER.get(algorithm, algorithm)} if algorithm else values
+            return {**values, "algorithm": eight_bits.OLDER.get(algorithm, algorithm)} if algorithm else values
 
     aliases: ClassVar[tuple[str, ...]] = ("SelectiveMixedPrecision",)
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
@@ -68,7 +68,7 @@ class SelectiveMixedPrecision(Pass):
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """What no quantizing pass after it could do."""
         params = self.params
-        scored = params.algorithm in _selection.BY_SCORE
+        scored = params.algorithm in eight_bits.BY_SCORE
         if scored and not (params.ratio and 0 < params.ratio < 1):
             message = f"the algorithm '{params.algorithm}' needs a ratio between 0 and 1, but got {params.ratio}."
             yield Problem("invalid-value", self.name, message, "0.9 puts a tenth of the weights in 8 bits.", ("ratio",))
@@ -96,7 +96,7 @@ class SelectiveMixedPrecision(Pass):
     def run(self, model: Model, context: Context) -> Model:
         """Tell what becomes of it."""
         params = self.params
-        share = _selection.share(params.model_dump())
+        share = eight_bits.share(params.model_dump())
         if share:
             context.report.warn(
                 f"'{params.algorithm}' becomes int8_share {share:g} of the quantizing pass: weights are ranked by the "
@@ -104,8 +104,8 @@ class SelectiveMixedPrecision(Pass):
             )
             context.report.record(int8_share=share)
         else:
-            from olivine.passes.quantize._calibrate import linear_weights
+            from olivine.calibration.decoder import linear_weights
 
-            chosen = _selection.in_8_bits(params.algorithm, list(linear_weights(model, head=True)))
+            chosen = eight_bits.in_8_bits(params.algorithm, list(linear_weights(model, head=True)))
             context.report.record(n_in_8_bits=len(chosen), in_8_bits=sorted(chosen))
         return model

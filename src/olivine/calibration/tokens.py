@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy, paths
 from olivine.config.schema import DataConfig
-from olivine.data import read_rows, split, texts
-from olivine.data._encoder import Encoder
+from olivine.data import Encoder, read_rows, split, texts
 from olivine.errors import DataError, ModelError
+from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
-from olivine.passes._base import Reporter
+from olivine.work import Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -24,10 +24,10 @@ N_TOKENS = 8192
 LENGTH = 512
 # Below this, most inputs of a wide layer were hardly ever seen, and their importance is noise.
 FEWEST = 512
-# Self-written text comes in short rows: decoding 64 rows takes hardly longer than 16, and importances measured on rows
-# of 128 tokens serve as well as those on rows of 512 (docs/quantization.md).
+# Text of the model's own comes in short rows: decoding 64 rows takes hardly longer than 16, and importances measured
+# on rows of 128 tokens serve as well as those on rows of 512 (docs/quantization.md).
 WRITTEN_LENGTH = 128
-# It costs a step of decoding for every token of a row: half of what is read of a user's rows serves as well.
+# Every token of a row costs a step of decoding: half of what is read of a user's rows serves as well.
 WRITTEN_TOKENS = 4096
 _MARK = "\u2063olivine\u2063"
 
@@ -44,7 +44,7 @@ def calibration_tokens(
     device: str = "cpu",
     report: Reporter | None = None,
 ) -> "torch.Tensor":
-    """Rows of tokens [rows, length] to calibrate with, all full, about `n_tokens` in all.
+    """Rows of tokens, int64 [n_rows, length], to calibrate with, all full, about `n_tokens` in all.
 
     data: the user's rows, as the data config turns them into text; drawn in an order that the seed decides. held_out: a
     share or count of rows that were split off to evaluate on, and are not looked at. text: a text file, from its start.
@@ -52,17 +52,17 @@ def calibration_tokens(
     where it has a chat template. Raises DataError when data or text give less than 512 tokens.
     """
     tokenizer = load_tokenizer(model)
-    wanted = max(n_tokens, FEWEST)
+    n_enough = max(n_tokens, FEWEST)
     if data is None and text is None:
         size = min(length or WRITTEN_LENGTH, _context_length(model))
-        wanted = min(wanted, WRITTEN_TOKENS)
-        return written_tokens(model, tokenizer, -(-wanted // size), size, seed=seed, device=device, report=report)
-    given = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
-    ids = _first(given, wanted)
+        n_rows = -(-min(n_enough, WRITTEN_TOKENS) // size)
+        return written_tokens(model, tokenizer, n_rows, size, seed=seed, device=device, report=report)
+    pieces = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
+    ids = _first(pieces, n_enough)
     if len(ids) < FEWEST:
-        where = f"data config '{data.name}'" if data is not None else str(text)
+        source = f"data config '{data.name}'" if data is not None else str(text)
         raise DataError(
-            f"{where} gives {len(ids)} tokens, but calibration needs at least {FEWEST}; add text, or leave it out: "
+            f"{source} gives {len(ids)} tokens, but calibration needs at least {FEWEST}; add text, or leave it out: "
             "the model then writes its own"
         )
     size = min(length or LENGTH, len(ids), _context_length(model))
@@ -78,46 +78,46 @@ def written_tokens(
     *,
     seed: int = 0,
     device: str = "cpu",
+    dtype: str | None = None,
     report: Reporter | None = None,
 ) -> "torch.Tensor":
-    """What the model writes, [n_rows, length]: sampled at temperature 1 among the 50 likeliest tokens, from a seed.
+    """What the model writes, int64 [n_rows, length]: drawn at temperature 1 among the 50 likeliest tokens, from a seed.
 
     A model's own text covers what it will see better than any short foreign one (Liu et al. 2023, arXiv:2305.17888);
     after the opening of a chat it writes the question itself (Xu et al. 2024, arXiv:2406.08464). All rows go forward
-    together; openings are fed token by token like everything else, so no row is padded. The whole model is in memory.
+    together; openings are fed token by token like everything else, so no row is padded. The whole model is in memory,
+    in the type `dtype`; None for bfloat16 where the device computes in it, else float32.
     """
-    runnable = load_causal_lm(model, dtype=_dtype(device), device=device)
+    runnable = load_causal_lm(model, dtype=dtype or _dtype(device), device=device)
     openings = _openings(tokenizer, runnable.config)
     forced = [openings[row % len(openings)][:length] for row in range(n_rows)]
     chance = torch.Generator().manual_seed(seed)
     tokens = torch.empty((n_rows, length), dtype=torch.long)
     cache = None
     with torch.inference_mode():
-        for place in range(length):
-            if place:
-                step = runnable(
-                    input_ids=tokens[:, place - 1 : place].to(device), past_key_values=cache, use_cache=True
-                )
+        for position in range(length):
+            if position:
+                last = tokens[:, position - 1 : position].to(device)
+                step = runnable(input_ids=last, past_key_values=cache, use_cache=True)
                 cache = step.past_key_values
-                tokens[:, place] = _sampled(step.logits[:, -1], chance)
+                tokens[:, position] = _sampled(step.logits[:, -1], chance)
             for row, opening in enumerate(forced):
-                if place < len(opening):
-                    tokens[row, place] = opening[place]
-            if report is not None and place % 16 == 0:
-                report.progress(place, length)
+                if position < len(opening):
+                    tokens[row, position] = opening[position]
+            if report is not None and position % 16 == 0:
+                report.progress(position, length)
     return tokens
 
 
 def _sampled(logits: "torch.Tensor", chance: "torch.Generator", n_best: int = 50) -> "torch.Tensor":
-    values, places = logits.float().cpu().topk(min(n_best, logits.shape[-1]))
+    """One token a row of logits [n_rows, vocabulary], drawn among the `n_best` likeliest: int64 [n_rows]."""
+    values, candidates = logits.float().cpu().topk(min(n_best, logits.shape[-1]))
     if not bool(torch.isfinite(values).all()):
         raise ModelError("the model's own text cannot be sampled: its logits are not finite")
-    return places.gather(1, torch.multinomial(values.softmax(dim=-1), 1, generator=chance)).squeeze(1)
+    return candidates.gather(1, torch.multinomial(values.softmax(dim=-1), 1, generator=chance)).squeeze(1)
 
 
 def _dtype(device: str) -> str:
-    from olivine.passes.finetune._precision import cpu_computes_in_bf16
-
     return "bfloat16" if device.startswith("cuda") or cpu_computes_in_bf16() else "float32"
 
 
@@ -139,8 +139,8 @@ def _question(tokenizer: Any) -> list[int]:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
     except (TemplateError, ValueError):  # it demands more than one message of a user; plain rows serve as well
         return []
-    opening, found, _ = rendered.partition(_MARK)
-    ids: list[int] = tokenizer(opening, add_special_tokens=False)["input_ids"] if found else []
+    opening, mark, _ = rendered.partition(_MARK)
+    ids: list[int] = tokenizer(opening, add_special_tokens=False)["input_ids"] if mark else []
     return ids
 
 
@@ -148,10 +148,10 @@ def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None
     rows = read_rows(data)
     if held_out is not None:
         rows = rows.take(split(len(rows), held_out, seed)[0])
-    made = list(texts(data, rows, tokenizer))
-    random.Random(seed).shuffle(made)  # noqa: S311 - an order, no secret
+    every = list(texts(data, rows, tokenizer))
+    random.Random(seed).shuffle(every)  # noqa: S311 - an order, no secret
     encoder = Encoder(tokenizer, add_special_tokens=data.pre_process_data_config.add_special_tokens)
-    return (tokens.ids for tokens in encoder.encode(made))
+    return (tokens.ids for tokens in encoder.encode(every))
 
 
 def _of_file(path: Path | None, tokenizer: Any) -> Iterator["array[int]"]:

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from olivine import lazy
+from olivine.calibration.decoder import HEAD
+from olivine.calibration.layer_stream import Layer, LayerStream
+from olivine.calibration.statistics import Statistic
 from olivine.errors import ModelError
-from olivine.passes.quantize._calibrate import HEAD, Layer, LayerStream, Statistic
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
+# by a weight's name: reads or computes it in blocks, when called
 Quantized = Mapping[str, "Callable[[], Blockwise]"]
 
 
@@ -40,22 +43,22 @@ def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Swe
     on from its last layer, and ends with the same codes. Raises ModelError that names a weight which is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Callable[[], Blockwise]] = {}
+    readers: dict[str, Callable[[], Blockwise]] = {}
     for layer in stream:
         file = folder / f"{layer.name}.safetensors"
         if not file.is_file():
             _save(file, dict(_quantized(layer, stream, formats, sweep)))
-        made = _load(file)
-        for name, read in made.items():
+        of_layer = _load(file)
+        for name, read in of_layer.items():
             _replace(layer, name, read())
         layer.run()
-        found |= made
+        readers |= of_layer
     if HEAD in formats:
         file = folder / "head.safetensors"
         if not file.is_file():
             _save(file, dict(_group(stream.head("full"), stream, formats, sweep)))
-        found |= _load(file)
-    return found
+        readers |= _load(file)
+    return readers
 
 
 def _quantized(
@@ -69,9 +72,9 @@ def _quantized(
     inputs = [statistic.names for statistic in layer.run("diagonal", formats)]
     for names in inputs:
         for statistic in layer.run("full", names):
-            for name, made in _group(statistic, stream, formats, sweep):
-                _replace(layer, name, made)
-                yield name, made
+            for name, blocks in _group(statistic, stream, formats, sweep):
+                _replace(layer, name, blocks)
+                yield name, blocks
 
 
 def _group(
@@ -91,31 +94,34 @@ def _group(
 
 
 def _stacked(names: list[str], stream: LayerStream, shared: "Factor", fmt: "Format") -> "Iterator[Blockwise]":
+    """The weights one above the other in one sweep (rows do not depend on each other), cut apart again."""
     from olivine.kernels.gptq import gptq
 
     parts = [stream.source[name].read().to(stream.device, torch.float32) for name in names]
-    made = gptq(torch.cat(parts), shared, fmt, half_scales=True)
+    blocks = gptq(torch.cat(parts), shared, fmt, half_scales=True)
     first = 0
     for part in parts:
-        yield made.rows(first, first + len(part))
+        yield blocks.rows(first, first + len(part))
         first += len(part)
 
 
-def _replace(layer: Layer, name: str, made: "Blockwise") -> None:
+def _replace(layer: Layer, name: str, blocks: "Blockwise") -> None:
+    """Let the layer compute with the quantized weight from now on."""
     parameter = layer.parameter(name)
-    parameter.data = made.dequantized().to(parameter.device, parameter.dtype)
+    parameter.data = blocks.dequantized().to(parameter.device, parameter.dtype)
 
 
-def _save(file: Path, made: "Mapping[str, Blockwise]") -> None:
+def _save(file: Path, weights: "Mapping[str, Blockwise]") -> None:
+    """The codes, scales and zero points of each weight; bits and group size as metadata, "4 32"."""
     from safetensors.torch import save_file
 
     tensors: dict[str, torch.Tensor] = {}
-    for name, one in made.items():
-        tensors[f"{name}|codes"] = one.codes.contiguous()
-        tensors[f"{name}|scales"] = one.scales.contiguous()
-        if one.zero_points is not None:
-            tensors[f"{name}|zero_points"] = one.zero_points.contiguous()
-    formats = {name: f"{one.bits} {one.group}" for name, one in made.items()}
+    for name, blocks in weights.items():
+        tensors[f"{name}|codes"] = blocks.codes.contiguous()
+        tensors[f"{name}|scales"] = blocks.scales.contiguous()
+        if blocks.zero_points is not None:
+            tensors[f"{name}|zero_points"] = blocks.zero_points.contiguous()
+    formats = {name: f"{blocks.bits} {blocks.group}" for name, blocks in weights.items()}
     partial = file.with_suffix(".partial")
     save_file(tensors, partial, metadata=formats)
     partial.replace(file)
@@ -128,13 +134,13 @@ def _load(file: Path) -> "dict[str, Callable[[], Blockwise]]":
         return {name: _reader(file, name, value) for name, value in (handle.metadata() or {}).items()}
 
 
-def _reader(file: Path, name: str, value: str) -> "Callable[[], Blockwise]":
+def _reader(file: Path, name: str, bits_and_group: str) -> "Callable[[], Blockwise]":
     def read() -> "Blockwise":
         from safetensors import safe_open
 
         from olivine.kernels.blockwise import Blockwise
 
-        bits, group = (int(number) for number in value.split())
+        bits, group = (int(number) for number in bits_and_group.split())
         with safe_open(str(file), framework="pt") as handle:
             key = f"{name}|zero_points"
             zero = handle.get_tensor(key) if key in handle.keys() else None  # noqa: SIM118 - it is no mapping

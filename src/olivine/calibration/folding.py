@@ -1,14 +1,19 @@
-"""Where AWQ's scales go: into the norm that makes an input, or into the rows of the weight that does."""
+"""Where AWQ's scales go: into the norm that makes an input, or into the rows of the weight that does.
+
+A linear layer y = W x keeps its result when column k of W is multiplied by s[k] and whatever makes x[k] divides by it
+(Lin et al. 2023, arXiv:2306.00978). `kernels.awq` chooses s; this module finds what makes x.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.calibration.layer_stream import Layer, LayerStream
+from olivine.calibration.statistics import Statistic
 from olivine.models import Model
 from olivine.models.weights import LazyTensor, Weights
-from olivine.passes._base import Reporter
-from olivine.passes.quantize._calibrate import Layer, LayerStream, Statistic
+from olivine.work import Reporter
 
 if TYPE_CHECKING:
     import torch
@@ -26,7 +31,8 @@ TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 1e-2}
 class Folding:
     """A change of scales inside a model that leaves the model as it is.
 
-    folds: by the tensor's name. importances: of every linear layer's input after it, by the weight's name.
+    folds: by the tensor's name. importances: of every linear layer's input after it, float32 [n_inputs], by the
+    weight's name.
     """
 
     folds: "Mapping[str, Fold]"
@@ -49,37 +55,40 @@ def find_folds(
     device: str = "cpu",
     report: Reporter | None = None,
     source: Weights | None = None,
+    tolerance: float | None = None,
 ) -> Folding:
-    """Choose a scale for every input channel whose source can take it, layer by layer over the calibration tokens.
+    """Choose a scale for every input channel whose source can take it, layer by layer over tokens [n_rows, length].
 
     Sources are found by what is read, not by names: a norm whose output a linear layer reads, `up_proj` for
     `down_proj`, `v_proj` for `o_proj` (heads that share values share the scales), fused layers alike. Each folded layer
-    is run again: one that gives something else is left as it was, with a warning.
+    is run again: one that gives something else is left as it was, with a warning. tolerance: what counts as something
+    else, as a share of the layer's largest output; None for what the type of the activations allows.
     """
     stream = LayerStream(model, tokens, device=device, report=report, source=source)
     folds: dict[str, Fold] = {}
     importances: dict[str, torch.Tensor] = {}
     for layer in stream:
         statistics = layer.run("diagonal")
-        made = _Folds(layer, stream.source, fmt, device)
+        of_layer = _LayerFolds(layer, stream.source, fmt, device)
         for statistic in statistics:
-            made.add(statistic)
-        if not made.hold():
-            made.scales.clear()
-            made.folds.clear()
+            of_layer.add(statistic)
+        if not of_layer.hold(tolerance):
+            of_layer.scales.clear()
+            of_layer.folds.clear()
             if report is not None:
                 report.warn(f"{layer.name} gives something else when scales are folded into it; it is left as it is")
-        folds |= made.folds
+        folds |= of_layer.folds
         for statistic in statistics:
-            scales = made.scales.get(statistic.names[0])
+            scales = of_layer.scales.get(statistic.names[0])
+            # the input is x / s now, and its mean square that of x by s^2
             values = statistic.values if scales is None else statistic.values / scales.square()
             importances |= dict.fromkeys(statistic.names, values.cpu())
     head = stream.head()
     return Folding(folds, importances | {head.names[0]: head.values.cpu()})
 
 
-class _Folds:
-    """The folds of one layer. scales: by the first weight that reads the input."""
+class _LayerFolds:
+    """The folds of one layer. scales: float32 [n_inputs], by the first weight that reads the input."""
 
     def __init__(self, layer: Layer, source: Weights, fmt: "Format", device: str) -> None:
         self._layer, self._source, self._fmt, self._device = layer, source, fmt, device
@@ -87,25 +96,25 @@ class _Folds:
         self.scales: dict[str, torch.Tensor] = {}
 
     def add(self, statistic: Statistic) -> None:
-        """Choose the scales of an input, if there is a place for them."""
+        """Choose the scales of an input, if what makes it can take their inverse."""
         from olivine.kernels.awq import Fold, channel_scales
 
         if any(self._layer.linear(name).in_features % self._fmt.group for name in statistic.names):
             return
-        place = self._norm(statistic.source) if statistic.source else self._rows(statistic.names)
-        if place is None:
+        maker = self._norm(statistic.source) if statistic.source else self._weight_before(statistic.names)
+        if maker is None:
             return
         weight = torch.cat([self._source[name].read().to(self._device).float() for name in statistic.names])
-        scales = channel_scales(weight, statistic.values, self._fmt, source=place.channels)
+        scales = channel_scales(weight, statistic.values, self._fmt, source=maker.channels)
         self.scales[statistic.names[0]] = scales
 
         for name in statistic.names:
             self._join(name, Fold(columns=scales.cpu()))
-        for name in place.names:
-            offset = 0.0 if name.endswith(".bias") else place.offset
-            self._join(name, Fold(rows=place.rows(scales.cpu()), offset=offset))
+        for name in maker.names:
+            offset = 0.0 if name.endswith(".bias") else maker.offset
+            self._join(name, Fold(rows=maker.divisors(scales.cpu()), offset=offset))
 
-    def hold(self) -> bool:
+    def hold(self, tolerance: float | None = None) -> bool:
         """Whether the layer with its folds gives what it gave without them, on the first batch."""
         if not self.folds:
             return True
@@ -115,50 +124,54 @@ class _Folds:
             parameter.data = fold.apply(parameter.data).to(parameter.dtype)
         with torch.inference_mode():
             after = self._layer.forward(0)
-        allowed = TOLERANCE[str(before.dtype).removeprefix("torch.")] * float(before.abs().max())
-        return float((after - before).abs().max()) <= allowed
+        share = TOLERANCE[str(before.dtype).removeprefix("torch.")] if tolerance is None else tolerance
+        return float((after - before).abs().max()) <= share * float(before.abs().max())
 
     def _join(self, name: str, fold: "Fold") -> None:
         self.folds[name] = self.folds[name].then(fold) if name in self.folds else fold
 
-    def _norm(self, name: str) -> "_Place":
+    def _norm(self, name: str) -> "_Maker":
         module = self._layer.linear(name)
         biases = (f"{name.removesuffix('weight')}bias",) if getattr(module, "bias", None) is not None else ()
-        return _Place((name, *biases), offset=_offset(module))
+        return _Maker((name, *biases), offset=_offset(module))
 
-    def _rows(self, readers: Sequence[str]) -> "_Place | None":
-        """The weight whose rows make the input of `o_proj` or `down_proj`, with where they stand in it."""
+    def _weight_before(self, readers: Sequence[str]) -> "_Maker | None":
+        """The weight whose rows make the input of `o_proj` or `down_proj`; None for any other reader."""
         if len(readers) != 1:
             return None
         reader = readers[0].removesuffix(".weight")
         owner, _, leaf = reader.rpartition(".")
         width = self._layer.linear(readers[0]).in_features
         pairs = {"down_proj": ("up_proj", "gate_up_proj"), "o_proj": ("v_proj", "qkv_proj")}
-        for maker in pairs.get(leaf, ()):
-            name = f"{owner}.{maker}.weight"
+        for before in pairs.get(leaf, ()):
+            name = f"{owner}.{before}.weight"
             if name in self._source:
-                return self._place(name, width, leaf)
+                return self._rows_of(name, width, leaf)
         return None
 
-    def _place(self, name: str, width: int, leaf: str) -> "_Place | None":
+    def _rows_of(self, name: str, width: int, leaf: str) -> "_Maker | None":
+        """Which rows of the weight `name` make the `width` inputs of `leaf`; None when its shape does not say so."""
         module = self._layer.linear(name)
         n_rows = module.out_features
         biases = (f"{name.removesuffix('weight')}bias",) if module.bias is not None else ()
         if leaf == "down_proj":  # a fused layer holds the gate first
-            return _Place((name, *biases), n_rows, n_rows - width) if n_rows in (width, 2 * width) else None
+            return _Maker((name, *biases), n_rows, n_rows - width) if n_rows in (width, 2 * width) else None
+        # a fused layer holds `width` rows of queries, then as many of keys as of values
         n_values = n_rows if name.endswith("v_proj.weight") and "qkv" not in name else (n_rows - width) // 2
         head = int(getattr(self._layer.module.self_attn, "head_dim", 0) or 0)
         if not head or n_values <= 0 or n_values % head or width % n_values:
             return None
+        # Grouped queries: each head of values feeds width / n_values heads of `o_proj`'s input, one after another.
         channels = torch.arange(n_values).view(-1, 1, head).expand(-1, width // n_values, head).reshape(-1)
-        return _Place((name, *biases), n_rows, n_rows - n_values, channels=channels)
+        return _Maker((name, *biases), n_rows, n_rows - n_values, channels=channels)
 
 
 @dataclass(frozen=True)
-class _Place:
-    """What takes 1 / s: the rows from `first` on of tensors with `n_rows` of them (0: a norm's vector, all of it).
+class _Maker:
+    """What makes an input and takes 1 / s: the rows from `first` on of tensors with `n_rows` rows.
 
-    channels: for each input channel its row, counted from `first`, where several share one. offset: see Fold.
+    n_rows: 0 for a norm, whose vector takes it whole. channels: int64 [n_inputs], for each input its row counted from
+    `first`, where several share one. offset: see Fold.
     """
 
     names: tuple[str, ...]
@@ -167,8 +180,8 @@ class _Place:
     offset: float = 0.0
     channels: "torch.Tensor | None" = None
 
-    def rows(self, scales: "torch.Tensor") -> "torch.Tensor":
-        """The divisor of every row."""
+    def divisors(self, scales: "torch.Tensor") -> "torch.Tensor":
+        """What every row is divided by, float32 [n_rows], for the scales [n_inputs]; 1 above `first`."""
         if not self.n_rows:
             return scales
         own = scales
@@ -178,14 +191,14 @@ class _Place:
 
 
 def _offset(norm: Any) -> float:
-    """What the norm adds to its weight: found by running it with a weight of zero."""
+    """What the norm adds to its weight (Gemma: 1), told by its result with a weight of zero."""
     weight, bias = norm.weight, getattr(norm, "bias", None)
     probe = torch.linspace(-1.0, 1.0, len(weight), dtype=weight.dtype, device=weight.device)
     with torch.inference_mode():
         try:
             norm.weight = torch.nn.Parameter(torch.zeros_like(weight), requires_grad=False)
-            given = norm(probe[None])
+            output = norm(probe[None])
         finally:
             norm.weight = weight
-        moved = given if bias is None else given - bias
-    return 1.0 if float(moved.abs().max()) > 0 else 0.0
+        scaled = output if bias is None else output - bias
+    return 1.0 if float(scaled.abs().max()) > 0 else 0.0

@@ -1,0 +1,233 @@
+"""A forward pass over the calibration tokens, one decoder layer in memory at a time; it tells what reaches each.
+
+The modules are transformers' own. The model is built empty; its embedding is filled, then layer after layer, each with
+what its predecessor gave for all tokens. The peak is one layer and the activations, whatever the size of the model.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.calibration.decoder import HEAD, decoder_layers, is_norm, skeleton
+from olivine.calibration.statistics import Collector, Kind, Statistic, Total
+from olivine.errors import ModelError
+from olivine.kernels.precision import cpu_computes_in_bf16
+from olivine.models import Model
+from olivine.models.loading import assign, fill_buffers
+from olivine.models.weights import Weights, weights
+from olivine.work import Reporter
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy.module("torch")
+
+# Tokens in one forward pass: enough to fill the matrix units, few enough that attention and the MLP stay small.
+BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+# From this many weights on, products dominate and bfloat16 pays where the processor has it.
+BF16_FROM = 1_000_000_000
+
+
+class LayerStream:
+    """A model that runs decoder layer by decoder layer over tokens, int64 [n_rows, length].
+
+    Iterating gives each layer with its weights filled in; `Layer.run` runs it, and what it gave last is the input of
+    the next one. A layer that was not run by then is run as it is. Afterwards `final` and `head` say what left the
+    decoder.
+
+    source: the weights to use instead of the model's own (a folded or quantized mapping). dtype: of weights and
+    activations; None for bfloat16 on a GPU and for large models on processors that multiply it, else float32.
+    batch_tokens: tokens in one forward pass; None for what suits the device. It changes sums by rounding alone.
+    Raises ModelError that names the layer when activations are not finite, and Unsupported for a model whose decoder
+    layers are not a list.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        tokens: "torch.Tensor",
+        *,
+        device: str = "cpu",
+        dtype: str | None = None,
+        source: Weights | None = None,
+        report: Reporter | None = None,
+        batch_tokens: int | None = None,
+    ) -> None:
+        self._path, self.device, self._report = model.path, device, report
+        self.source = weights(model) if source is None else source
+        self._module = skeleton(model, dtype or _dtype(self.source, device))
+        self._decoder, self.layers, self.prefix = decoder_layers(self._module)
+        n_rows = max(1, (batch_tokens or BATCH_TOKENS[device.partition(":")[0]]) // tokens.shape[1])
+        self._batches: list[torch.Tensor] = list(tokens.split(n_rows))
+        self.n_tokens = tokens.numel()
+
+    def __iter__(self) -> Iterator["Layer"]:
+        with torch.inference_mode():
+            inputs, calls = self._embedded()
+        for index, module in enumerate(self.layers):
+            name = f"{self.prefix}.{index}"
+            self._fill(module, f"{name}.")
+            layer = Layer(name, module, inputs, [of_batch[index] for of_batch in calls])
+            yield layer
+            inputs = layer.outputs()
+            module.to("meta")
+            if self._report is not None:
+                self._report.progress(index + 1, len(self.layers))
+        self._final = inputs
+
+    def final(self) -> Iterator["torch.Tensor"]:
+        """What the decoder gives the head, batch by batch: [n_rows, length, n_inputs]; only after all layers were run.
+
+        The decoder's own forward computes it, with layers that give what the last one gave: norms and scalings after
+        the layers differ from model to model.
+        """
+        tail = [name for name, _ in self._decoder.named_children() if name not in ("layers", "embed_tokens")]
+        for name in tail:
+            self._fill(getattr(self._decoder, name), f"{self.prefix.removesuffix('layers')}{name}.")
+        fill_buffers(self._decoder, self.device)
+        for hidden in self._final:
+            with torch.inference_mode(), _replaced(self.layers, _giving(hidden)):
+                yield self._decoder(inputs_embeds=hidden, use_cache=False).last_hidden_state
+
+    def head(self, kind: Kind = "diagonal") -> Statistic:
+        """The statistic of the head's input; only after all layers were run."""
+        total = Total((HEAD,), kind)
+        for hidden in self.final():
+            total.add(hidden)
+        return total.statistic()
+
+    def _embedded(self) -> tuple[list["torch.Tensor"], list[list["_Call"]]]:
+        """The input of the first layer for every batch, and how the model calls each layer for it."""
+        embedding = self._module.get_input_embeddings()
+        self._fill(embedding, f"{self.prefix.removesuffix('layers')}embed_tokens.")
+        fill_buffers(self._decoder, self.device)
+        inputs: list[torch.Tensor] = []
+        calls: list[list[_Call]] = []
+        for batch in self._batches:
+            recorded: list[_Call] = []
+
+            def keep(hidden: "torch.Tensor", args: Any, kwargs: Any, into: list["_Call"] = recorded) -> "torch.Tensor":
+                if not into:
+                    inputs.append(hidden)
+                into.append(_Call(args, kwargs))
+                return hidden
+
+            with _replaced(self.layers, keep), _identity(self._decoder):
+                self._decoder(input_ids=batch.to(self.device), use_cache=False)
+            # masks and positions depend on the shape alone: batches of one shape share them
+            same = next((i for i, other in enumerate(self._batches) if other.shape == batch.shape), len(calls))
+            calls.append(calls[same] if same < len(calls) else recorded)
+        embedding.to("meta")
+        return inputs, calls
+
+    def _fill(self, module: Any, prefix: str) -> None:
+        """Read the weights of a module whose names begin with `prefix`; each must be there, in its shape."""
+        expected = module.state_dict()
+        missing = [prefix + name for name in expected if prefix + name not in self.source]
+        if missing:
+            raise ModelError(f"{self._path} lacks the weights {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
+        for name, empty in expected.items():
+            tensor = self.source[prefix + name].read()
+            if tensor.shape != empty.shape:
+                raise ModelError(
+                    f"{self._path}: '{prefix}{name}' is {list(tensor.shape)}, but the config asks for "
+                    f"{list(empty.shape)}"
+                )
+            assign(module, name, tensor.to(device=self.device, dtype=empty.dtype))
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What a decoder layer gets beside the hidden states: masks, rotary embeddings, positions."""
+
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+
+@dataclass
+class Layer:
+    """One decoder layer with its weights. name: "model.layers.0".
+
+    inputs: its hidden states, a tensor [n_rows, length, hidden_size] for every batch; calls: the other arguments.
+    """
+
+    name: str
+    module: Any
+    inputs: list["torch.Tensor"]
+    calls: list[_Call]
+    _outputs: list["torch.Tensor"] | None = None
+
+    def run(self, kind: Kind | None = None, names: Collection[str] | None = None) -> list[Statistic]:
+        """Run it over all tokens with its present weights; gives a statistic for every input of linear layers.
+
+        names: only of these weights.
+        """
+        from olivine.kernels.blockwise import all_finite
+
+        collector = Collector(self.name, self.module, kind, names) if kind else None
+        with torch.inference_mode():
+            self._outputs = [self.forward(index, collector) for index in range(len(self.inputs))]
+        if not all(all_finite(hidden) for hidden in self._outputs):
+            raise ModelError(f"the activations of {self.name} are not finite: its weights are damaged, or overflow")
+        return collector.finish() if collector else []
+
+    def forward(self, index: int, collector: Collector | None = None) -> "torch.Tensor":
+        """The layer's output for one batch, [n_rows, length, hidden_size]."""
+        if collector:
+            collector.begin()
+        output = self.module(self.inputs[index], *self.calls[index].args, **self.calls[index].kwargs)
+        hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
+        return hidden
+
+    def outputs(self) -> list["torch.Tensor"]:
+        """What the layer gave when it was last run; a layer that never was is run now."""
+        if self._outputs is None:
+            self.run()
+        return self._outputs or []
+
+    def parameter(self, name: str) -> Any:
+        """The parameter of that full name."""
+        return self.module.get_parameter(name.removeprefix(f"{self.name}."))
+
+    def linear(self, weight_name: str) -> Any:
+        """The module that holds the weight of that full name."""
+        return self.module.get_submodule(weight_name.removeprefix(f"{self.name}.").removesuffix(".weight"))
+
+
+def _dtype(source: Weights, device: str) -> str:
+    if device.startswith("cuda"):
+        return "bfloat16"
+    n_weights = sum(tensor.shape[0] * tensor.shape[-1] for tensor in source.values() if tensor.shape)
+    return "bfloat16" if n_weights >= BF16_FROM and cpu_computes_in_bf16() else "float32"
+
+
+@contextmanager
+def _replaced(layers: Any, run: Callable[[Any, Any, Any], Any]) -> Iterator[None]:
+    """Let `run(hidden, args, kwargs)` stand for every layer, so that the model's own forward works round them."""
+    for layer in layers:
+        layer.forward = lambda hidden, *args, **kwargs: run(hidden, args, kwargs)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward
+
+
+def _giving(hidden: "torch.Tensor") -> Callable[[Any, Any, Any], "torch.Tensor"]:
+    """Layers that give `hidden` whatever they get: some models scale the embeddings that they are given."""
+    return lambda _, __, ___: hidden
+
+
+@contextmanager
+def _identity(decoder: Any) -> Iterator[None]:
+    """Let the norms after the layers pass everything on: their weights are not filled in yet."""
+    norms = [child for child in decoder.children() if is_norm(child)]
+    for norm in norms:
+        norm.forward = lambda hidden: hidden
+    try:
+        yield
+    finally:
+        for norm in norms:
+            del norm.forward
