@@ -148,6 +148,16 @@ def test_default_length_is_at_most_4096_and_can_be_chosen(tmp_path):
     assert (chosen["search"]["max_length"], chosen["search"]["top_k"]) == (9000, 7)
 
 
+@pytest.mark.parametrize("params", [{"max_length": 100_000}, {"search": {"max_length": 100_000, "min_length": 999}}])
+def test_length_beyond_the_context_is_cut_to_it(params, tiny_llama, tmp_path):
+    built = build(Model("hf", tiny_llama), tmp_path, precision="fp32", **params)
+    search = json.loads((built / "genai_config.json").read_text())["search"]
+    assert search["max_length"] == 256
+    assert search["min_length"] <= 256
+    runtime = onnxruntime_genai.Model(str(built))
+    onnxruntime_genai.Generator(runtime, onnxruntime_genai.GeneratorParams(runtime))
+
+
 def test_both_spellings_of_the_quantizer_options_are_one(tiny_llama):
     old, new = Build(Build.Params(int4_block_size=64)), Build(Build.Params(block_size=64))
     assert old.params == new.params

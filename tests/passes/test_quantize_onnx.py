@@ -9,7 +9,7 @@ import pytest
 from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _genai
+from olivine.passes.export import _genai, _trial
 from olivine.passes.export._choices import Settings
 from tiny import tiny_model
 
@@ -32,7 +32,7 @@ def built(model, folder, precision):
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         target = _genai.Target(precision, "cpu", {})
         _genai.build(model, folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None)
-    _genai.check_generates(folder, "CPUExecutionProvider")
+    _trial.check_generates(folder, "CPUExecutionProvider")
     return folder
 
 

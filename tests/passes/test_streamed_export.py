@@ -19,7 +19,7 @@ from olivine.kernels.blockwise import Format
 from olivine.models import Model
 from olivine.models import weights as weights_module
 from olivine.models.weights import LazyTensor
-from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream
+from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream, _trial
 from olivine.passes.export._choices import Settings
 from olivine.passes.export._lazy_weights import lazy_weight
 from tiny import tiny_adapter, tiny_model
@@ -33,7 +33,7 @@ def export(model, folder, settings, precision="int4", provider="cpu", **options)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         _genai.build(model, folder, folder.parent / "scratch", target, settings, lambda _done, _total: None)
     if provider == "cpu":
-        _genai.check_generates(folder, "CPUExecutionProvider")  # every one of them is loaded, and writes a token
+        _trial.check_generates(folder, "CPUExecutionProvider")  # every one of them is loaded, and writes a token
     return folder
 
 

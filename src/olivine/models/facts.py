@@ -1,7 +1,9 @@
 """What is known of a model before anything is loaded: from config.json or a GGUF header alone."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,6 +13,7 @@ class ModelFacts:
     architecture: "LlamaForCausalLM" ... as in config.json. bytes_per_weight: of the checkpoint as it lies on disk.
     linear_modules: leaf names of the decoder's linear layers, e.g. ("q_proj", "k_proj", ...) or ("qkv_proj", ...).
     weight_bytes: size of the checkpoint's files; 0 when not known. path: where it lies, None when not local.
+    config: the content of config.json, for what single passes ask of it; empty for a GGUF file.
     """
 
     architecture: str
@@ -25,4 +28,5 @@ class ModelFacts:
     weight_bytes: int = 0
     linear_modules: tuple[str, ...] = ()
     path: Path | None = None
+    config: Mapping[str, Any] = field(default_factory=dict)
     extra: dict[str, object] = field(default_factory=dict)

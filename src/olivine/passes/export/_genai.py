@@ -15,11 +15,11 @@ from olivine.models.loading import lazy_causal_lm, load_causal_lm, load_tokenize
 from olivine.models.materialize import copy_companions
 from olivine.models.quantized import quantization_config
 from olivine.models.weights import LazyTensor, Weights, announce
+from olivine.passes.export import _builder_input
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir
-    import onnxruntime_genai
     import psutil
     import torch
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from olivine.passes.export._stream import Progress
 else:
     np, onnx_ir, psutil = lazy.module("numpy"), lazy.module("onnx_ir"), lazy.module("psutil")
-    onnxruntime_genai, torch = lazy.module("onnxruntime_genai"), lazy.module("torch")
+    torch = lazy.module("torch")
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,12 @@ def _create(arguments: tuple[str, ...], target: Target, load: Callable[[Any], An
 
     try:
         prepared = builder.parse_extra_options(*arguments, [f"{key}={value}" for key, value in target.options.items()])
-        with _weights_from(builder.Model, load):
+        config = prepared["hf_details"]["hf_config"]
+        _builder_input.mend_config(config)
+        fused = _builder_input.turns_in_attention(config)
+        if not fused:  # nodes before attention need queries and keys apart
+            prepared["fuse_qkv"] = False
+        with _seams(builder.Model, load, fused_rope=fused):
             builder.create_model(*arguments, **prepared)
     except NotImplementedError as error:
         raise Unsupported(f"the model builder does not know this model: {error}") from error
@@ -91,18 +96,27 @@ def _plain_folder(model: Model, scratch: Path) -> Path:
 
 
 @contextlib.contextmanager
-def _weights_from(base: Any, load: Callable[[Any], Any]) -> Iterator[None]:
-    """Let the builder take its weights from us.
+def _seams(base: Any, load: Callable[[Any], Any], *, fused_rope: bool) -> Iterator[None]:
+    """Let the builder take its weights from us, and what it would misread of the model.
 
-    `load_weights` is the builder's own seam for other sources (GGUF, quantized checkpoints); it is replaced where the
-    builder's base class defines it, and restored afterwards.
+    `load_weights` is the builder's own seam for other sources (GGUF, quantized checkpoints), `is_fused_rope_supported`
+    the one for what attention cannot do. Both are replaced where the builder's base class defines them, and restored
+    afterwards.
     """
-    original = base.load_weights
-    base.load_weights = lambda maker, _input_path: load(maker)
+    original = base.load_weights, base.is_fused_rope_supported
+
+    def mended(maker: Any, _input_path: str) -> Any:
+        model = load(maker)
+        _builder_input.mend_builder(maker, model)
+        return model
+
+    base.load_weights = mended
+    if not fused_rope:
+        base.is_fused_rope_supported = lambda _maker: False
     try:
         yield
     finally:
-        base.load_weights = original
+        base.load_weights, base.is_fused_rope_supported = original
 
 
 def _whole(model: Model) -> Callable[[Any], Any]:
@@ -169,8 +183,9 @@ def complete_config(model: Model, folder: Path, max_length: int, search: Mapping
         config["model"]["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     if tokenizer.pad_token_id is not None:
         config["model"]["pad_token_id"] = tokenizer.pad_token_id
-    config["search"]["max_length"] = min(max_length, config["model"]["context_length"])
-    config["search"] |= search
+    config["search"] |= {"max_length": max_length, **search}
+    for key, most in (("max_length", config["model"]["context_length"]), ("min_length", config["search"]["max_length"])):
+        config["search"][key] = min(config["search"][key], most)  # the runtime refuses the folder otherwise
     path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 
 
@@ -270,22 +285,3 @@ def _check_external(folder: Path, tensor: Any) -> None:
         raise ModelError(f"tensor '{tensor.name}' refers to '{tensor.location}', outside of the folder")
     if not data.is_file() or data.stat().st_size < (tensor.offset or 0) + (tensor.length or 0):
         raise ModelError(f"tensor '{tensor.name}' refers to bytes that '{tensor.location}' does not hold")
-
-
-def check_generates(folder: Path, execution_provider: str) -> None:
-    """Load the folder in onnxruntime-genai and let it write one token; skipped for a provider that is not here."""
-    if execution_provider != "CPUExecutionProvider" and not _provider_is_here(execution_provider):
-        return
-    model = onnxruntime_genai.Model(str(folder))
-    params = onnxruntime_genai.GeneratorParams(model)
-    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-    params.set_search_options(max_length=2, do_sample=False)
-    generator = onnxruntime_genai.Generator(model, params)
-    generator.append_tokens(np.asarray([config["model"].get("bos_token_id") or 0], dtype=np.int32))
-    generator.generate_next_token()
-
-
-def _provider_is_here(execution_provider: str) -> bool:
-    import onnxruntime
-
-    return execution_provider in onnxruntime.get_available_providers()

@@ -12,6 +12,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes.export import _limits
 from olivine.passes.finetune._training_arguments import split_seed
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ STREAMED_OPTIONS = frozenset(
         "nodes_to_exclude",
         "prune_lm_head",
         "shared_embeddings",
+        "windowed_kv_cache",
     }
 )
 
@@ -168,7 +170,7 @@ class Build(Pass):
             return {PLAIN_NAMES.get(key, key): value for key, value in values.items()}
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
-    version: ClassVar[int] = 4
+    version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
@@ -185,6 +187,8 @@ class Build(Pass):
                 f"the architecture '{facts.architecture}' cannot be exported.",
                 f"Supported: {', '.join(sorted(ARCHITECTURES))}.",
             )
+        for why, fix in _limits.refusals(facts.architecture, facts.config):
+            yield Problem("unsupported", self.name, f"this model cannot be exported: {why}.", fix)
         if machine.execution_provider not in PROVIDERS:
             yield Problem(
                 "unsupported",
@@ -429,14 +433,14 @@ class Build(Pass):
         )
 
     def ensures(self, model: Model) -> None:
-        """The folder is complete, and onnxruntime-genai loads it and generates a token where its provider is here."""
-        from olivine.passes.export import _genai
+        """The folder is complete, and onnxruntime-genai runs it as it is delivered where its provider is here."""
+        from olivine.passes.export import _genai, _trial
 
         if not self.params.metadata_only:
             _genai.check_folder(model.path)
             _genai.refuse_slow_forms(model.path, model.attributes["execution_provider"])
             if not (self.params.exclude_embeds or self.params.exclude_lm_head):
-                _genai.check_generates(model.path, model.attributes["execution_provider"])
+                _trial.check_generates(model.path, model.attributes["execution_provider"])
 
     def options(self, *, streamed: bool) -> dict[str, str]:
         """What the builder is told, as its KEY=VALUE options; where we quantize, how is not its business."""
@@ -448,6 +452,7 @@ class Build(Pass):
             "enable_cuda_graph": self.params.enable_cuda_graph or None,
             "use_qdq": self.params.use_qdq or None,
             "config_only": self.params.metadata_only or None,
+            "windowed_kv_cache": False,
         }
         if not streamed:
             algo = self.params.int4_algo_config

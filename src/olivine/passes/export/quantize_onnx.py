@@ -118,11 +118,11 @@ class QuantizeOnnx(Pass):
 
     def ensures(self, model: Model) -> None:
         """The folder is complete, and the runtime loads it where it is an onnxruntime-genai one."""
-        from olivine.passes.export import _genai
+        from olivine.passes.export import _genai, _trial
 
         if (model.path / "genai_config.json").is_file():
             _genai.check_folder(model.path)
-            _genai.check_generates(model.path, model.attributes.get("execution_provider", CPU))
+            _trial.check_generates(model.path, model.attributes.get("execution_provider", CPU))
 
 
 CPU = "CPUExecutionProvider"

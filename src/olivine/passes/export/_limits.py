@@ -1,0 +1,81 @@
+"""What cannot be exported, known from config.json alone: `plan` says so before anything is trained."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+LONGROPE = "longrope"
+# architectures whose every layer has the window of the config, and those whose `layer_types` say which have it
+WINDOW_EVERYWHERE = frozenset({"MistralForCausalLM", "Phi3ForCausalLM"})
+WINDOW_BY_LAYER = frozenset(
+    {
+        "Gemma2ForCausalLM",
+        "Gemma3ForCausalLM",
+        "GptOssForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+        "SmolLM3ForCausalLM",
+    }
+)
+ROPE_TYPES = ("default", "linear", "dynamic", "yarn", LONGROPE, "llama3", "proportional")
+ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "relu2")
+# keys of a config -> what they ask for, by architecture: the builder's graph has no place for it
+NO_PLACE = {
+    "OlmoForCausalLM": {"clip_qkv": "queries, keys and values that are clipped"},
+    "PhiForCausalLM": {"qk_layernorm": "norms of queries and keys"},
+    "NemotronForCausalLM": {"mlp_bias": "biases in the MLP"},
+    "Lfm2ForCausalLM": {"conv_bias": "biases of convolutions"},
+    "GraniteMoeHybridForCausalLM": {"num_local_experts": "experts"},
+    "Gemma3ForCausalLM": {"use_bidirectional_attention": "attention to later tokens"},
+}
+# onnxruntime's attention takes heads in pieces of so many dimensions
+HEAD_STEP = 8
+
+
+def head_size(config: Mapping[str, Any]) -> int:
+    """Dimensions of one head; 0 when the config does not say."""
+    heads = config.get("num_attention_heads") or 0
+    return int(config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0))
+
+
+def refusals(architecture: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What keeps a model from being exported as it is, and what to do; config: the content of config.json."""
+    size = head_size(config)
+    if size % HEAD_STEP:
+        yield f"its heads have {size} dimensions, and onnxruntime computes multiples of {HEAD_STEP}", ""
+    yield from _rope_refusals(architecture, config)
+    activation = config.get("hidden_activation") or config.get("hidden_act")
+    if isinstance(activation, str) and activation not in ACTIVATIONS:
+        yield f"its activation '{activation}' is unknown to the model builder", ""
+    for key, what in NO_PLACE.get(architecture, {}).items():
+        if config.get(key):
+            yield f"{key} {config[key]!r} asks for {what}, which the model builder would leave out", ""
+    if architecture == "GraniteMoeHybridForCausalLM" and _has_mamba(config):
+        yield "it has Mamba layers, which the model builder does not know", ""
+
+
+def _has_mamba(config: Mapping[str, Any]) -> bool:
+    """By the names that transformers 5 and that the hub gives such layers, which all are when nothing is said."""
+    kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
+    return not {"mamba", "linear_attention"}.isdisjoint(kinds)
+
+
+def _rope_refusals(architecture: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for parameters in _rope_parameters(config):
+        kind = parameters.get("rope_type") or parameters.get("type") or "default"
+        if kind not in ROPE_TYPES:
+            fix = "Write 'longrope' in its config.json: that is its name today." if kind == "su" else ""
+            yield f"its RoPE '{kind}' is unknown to transformers", fix
+        context = config.get("max_position_embeddings") or 0
+        original = parameters.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
+        if kind == LONGROPE and architecture != "Phi3ForCausalLM" and context > (original or context):
+            fix = f"Set max_position_embeddings to {original} in its config.json for texts of up to {original} tokens."
+            yield f"its RoPE changes after {original} tokens (longrope), which is exported for Phi-3 alone", fix
+
+
+def _rope_parameters(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The sets of parameters, one for each kind of layer or one in all, in the form of today or the one before."""
+    given = config.get("rope_parameters") or config.get("rope_scaling")
+    if not isinstance(given, Mapping):
+        return []
+    inner = [value for value in given.values() if isinstance(value, Mapping)]
+    return inner or [given]
