@@ -1,5 +1,8 @@
 """A model that is filled from lazy weights is the model that transformers loads."""
 
+import json
+import shutil
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -110,3 +113,28 @@ def test_missing_weights_are_named(tiny_llama, tmp_path):
     save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(ModelError, match=r"lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"):
         load_causal_lm(Model("hf", tmp_path))
+
+
+@pytest.mark.parametrize("key", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+def test_code_that_a_config_names_is_not_asked_for(key, tiny_llama, llama_adapter, tmp_path):
+    """transformers takes such a name for a repository of the hub and imports what lies there."""
+    folder = shutil.copytree(tiny_llama, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {key: "evil/repository"}))
+    model = load_causal_lm(Model("hf", folder))
+    assert model.config._attn_implementation == "sdpa"
+    assert "evil" not in str(model.config)
+    (tmp_path / "merged").mkdir()
+    adapter = Model("adapter", llama_adapter, base=Model("hf", folder))
+    merged = materialize(Model("hf", folder, base=adapter), tmp_path / "merged")
+    assert "evil" not in (merged.path / "config.json").read_text()
+
+
+def test_python_of_a_model_is_not_run_without_trust(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "copy")
+    config = json.loads((folder / "config.json").read_text()) | {"model_type": "own"}
+    (folder / "config.json").write_text(json.dumps(config | {"auto_map": {"AutoConfig": "evil.Config"}}))
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').write('')")
+    with pytest.raises(ModelError, match="trust_remote_code"):
+        load_causal_lm(Model("hf", folder))
+    assert not (tmp_path / "ran").exists()

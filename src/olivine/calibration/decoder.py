@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import Unsupported
 from olivine.models import Model
+from olivine.models.config import load_config
 
 if TYPE_CHECKING:
     import torch
@@ -16,11 +17,9 @@ HEAD = "lm_head.weight"
 
 def skeleton(model: Model, dtype: str = "float32") -> Any:
     """The model as a transformers module on the meta device: no weights yet, and plain linear layers only."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    if getattr(config, "quantization_config", None) is not None:  # weights() dequantizes: plain linear layers are meant
-        del config.quantization_config
+    config = load_config(model.path, trust_remote_code=model.trust_remote_code)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(
             config, dtype=getattr(torch, dtype), trust_remote_code=model.trust_remote_code

@@ -12,6 +12,7 @@ from olivine.data import Encoder, read_rows, split, texts
 from olivine.errors import DataError, ModelError
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
+from olivine.models.config import load_config
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.work import Reporter
 
@@ -175,7 +176,5 @@ def _first(pieces: Iterable["array[int]"], n_tokens: int) -> list[int]:
 
 
 def _context_length(model: Model) -> int:
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    config = load_config(model.path, trust_remote_code=model.trust_remote_code)
     return int(getattr(config, "max_position_embeddings", None) or LENGTH)

@@ -29,6 +29,7 @@ _NOT_MERGED = (
     "kasa_config",
     "layer_replication",
     "lora_bias",
+    "megatron_config",
     "monteclora_config",
     "target_parameters",
     "use_bdlora",

@@ -179,7 +179,7 @@ def apply(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":
     if not torch.isfinite(weight).all():
         raise OlivineError(
             f"merged, '{delta.target}' holds values that are infinite or no numbers in {tensor.dtype}: the update is "
-            "too large for that type; lower lora_alpha or the learning rate, or start from the base in bfloat16 or float32"
+            "too large for that type; lower lora_alpha or the learning rate, or start from the base in bfloat16"
         )
     return weight
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models._model import Model
+from olivine.models.config import load_config
 from olivine.models.weights import LazyTensor, Weights, weights
 
 if TYPE_CHECKING:
@@ -79,11 +80,9 @@ def _skeleton(
 
     untied: the head has a tensor of its own, whatever the config says.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
-    if hasattr(config, "quantization_config"):  # weights() dequantizes: the module is the plain one
-        del config.quantization_config
+    config = load_config(model.path, trust_remote_code=model.trust_remote_code)
     if untied:
         config.tie_word_embeddings = False
     source = weights(model) if source is None else source

@@ -14,6 +14,7 @@ from olivine import lazy
 from olivine.errors import ModelError, Unsupported
 from olivine.models._model import Model
 from olivine.models.blockwise import Blockwise
+from olivine.models.config import load_config
 from olivine.models.gguf_header import GgufHeader, GgufTensor
 from olivine.models.safetensors_header import DTYPES, data_start, read_safetensors_header
 from olivine.models.weight_files import safetensors_files
@@ -185,10 +186,10 @@ def gguf_weights(file: Path, config_folder: Path) -> Weights:
 
 
 def _gguf_names(config_folder: Path) -> tuple[Any, dict[str, str], Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 
-    config = AutoConfig.from_pretrained(config_folder)
+    config = load_config(config_folder)
     processor = TENSOR_PROCESSORS.get(config.model_type, TensorProcessor)(config=config.to_dict())
     with torch.device("meta"):
         skeleton = AutoModelForCausalLM.from_config(config)

@@ -8,6 +8,7 @@ from olivine import lazy
 from olivine.evaluate import _graph
 from olivine.evaluate.parity._steppers import TorchStepper, torch_device
 from olivine.models import Model
+from olivine.models.config import load_config
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,13 +43,13 @@ def measure(model: Model, device: str | None, dtype: str, prompt: Sequence[int],
 
 def _import_code(model: Model) -> None:
     """The Python of the architecture and of adapters, which is imported when first used, is no part of a load."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
 
     while model.format == "adapter" and model.base:
         import peft  # noqa: F401
 
         model = model.base
-    config = AutoConfig.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
+    config = load_config(model.path, trust_remote_code=model.trust_remote_code)
     with torch.device("meta"):
         AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 

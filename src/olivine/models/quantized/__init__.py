@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import ModelError, Unsupported
+from olivine.models.config import without_code
 from olivine.models.quantized._base import CheckpointFormat
 from olivine.models.weights import LazyTensor, Weights
 from olivine.registry import Registry
@@ -39,8 +40,8 @@ def quantization_config(folder: Path) -> dict[str, Any] | None:
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of the same model with plain weights."""
-    return {key: value for key, value in config.items() if key not in KEYS}
+    """The config of the same model with plain weights, which names no code that transformers would fetch."""
+    return without_code({key: value for key, value in config.items() if key not in KEYS})
 
 
 def checkpoint_format(folder: Path) -> CheckpointFormat | None:

@@ -37,7 +37,7 @@ class Gguf(Pass):
         """Write config.json, generation_config.json and the tokenizer's files."""
         from transformers import AutoConfig, AutoTokenizer
 
-        where: dict[str, Any] = {"gguf_file": model.path.name}
+        where: dict[str, Any] = {"gguf_file": model.path.name, "trust_remote_code": False}
         try:
             config = AutoConfig.from_pretrained(model.path.parent, **where)
             tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **where)
