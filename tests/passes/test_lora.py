@@ -14,6 +14,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
+from olivine.passes.finetune import _checkpoints
 from tiny import write_rows
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -86,7 +87,8 @@ def test_same_seed_gives_the_same_bytes(tiny_llama, tmp_path):
         assert (first.path / name).read_bytes() == (second.path / name).read_bytes()
 
 
-def test_interrupted_training_ends_with_the_same_bytes(tiny_llama, tmp_path, monkeypatch):
+@pytest.mark.parametrize("damaged", ["optimizer.pt", "adapter_model.safetensors", "trainer_state.json", "sealed.json"])
+def test_interrupted_training_ends_with_the_same_bytes(damaged, tiny_llama, tmp_path, monkeypatch):
     settings = {"lora_dropout": 0.1, "training_args": {"save_steps": 1, "train_sampling_strategy": "group_by_length"}}
     whole, _ = train(tiny_llama, tmp_path, "whole", **settings)
     from olivine.passes.finetune import _trainer
@@ -102,14 +104,33 @@ def test_interrupted_training_ends_with_the_same_bytes(tiny_llama, tmp_path, mon
     with pytest.raises(KeyboardInterrupt):
         train(tiny_llama, tmp_path, "cut", **settings)
     monkeypatch.undo()
-    # the newest checkpoint was cut short while it was written
-    torn = tmp_path / "cut" / "scratch" / "checkpoints" / "checkpoint-4" / "trainer_state.json"
-    torn.write_bytes(torn.read_bytes()[:20])
+    # the newest checkpoint was cut when the power failed
+    torn = tmp_path / "cut" / "scratch" / "checkpoints" / "checkpoint-4" / damaged
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2] if damaged != "sealed.json" else b"[")
     resumed, report = train(tiny_llama, tmp_path, "cut", **settings)
     assert min(report.steps) == 4  # steps 1 to 3 were not run again
+    assert any("checkpoint-4 is damaged" in warning and damaged in warning for warning in report.warnings)
     name = "adapter_model.safetensors"
     assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()
     assert report.facts["loss_curve"][-1][0] == 6
+
+
+def test_training_of_which_every_checkpoint_is_damaged_begins_again(tmp_path):
+    for step in (2, 4):
+        (checkpoint := tmp_path / f"checkpoint-{step}").mkdir()
+        for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json"):
+            (checkpoint / name).write_bytes(b"state" * step)
+        _checkpoints.seal(checkpoint)
+    warnings = []
+    assert _checkpoints.last_whole(tmp_path, 1, warnings.append) == str(tmp_path / "checkpoint-4")
+    (tmp_path / "checkpoint-4" / "optimizer.pt").write_bytes(bytes(20))
+    (tmp_path / "checkpoint-2" / "scheduler.pt").write_bytes(bytes(10))
+    assert _checkpoints.last_whole(tmp_path, 1, warnings.append) is None
+    assert len(warnings) == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-checkpoint-2", "damaged-checkpoint-4"]
+    (tmp_path / "checkpoint-6").mkdir()  # was being written
+    assert _checkpoints.last_whole(tmp_path, 1, warnings.append) is None
+    assert not (tmp_path / "checkpoint-6").exists()
 
 
 def test_adapter_is_pefts_and_holds_no_path(tiny_llama, tmp_path):

@@ -10,6 +10,7 @@ from olivine.calibration.decoder import HEAD
 from olivine.calibration.layer_stream import Layer, LayerStream
 from olivine.calibration.statistics import Statistic
 from olivine.errors import ModelError
+from olivine.models.kept import is_whole, keep
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Swe
     readers: dict[str, Callable[[], Blockwise]] = {}
     for layer in stream:
         file = folder / f"{layer.name}.safetensors"
-        if not file.is_file():
+        if not is_whole(file):
             _save(file, dict(_quantized(layer, stream, formats, sweep)))
         of_layer = _load(file)
         for name, read in of_layer.items():
@@ -55,7 +56,7 @@ def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Swe
         readers |= of_layer
     if HEAD in formats:
         file = folder / "head.safetensors"
-        if not file.is_file():
+        if not is_whole(file):
             _save(file, dict(_group(stream.head("full"), stream, formats, sweep)))
         readers |= _load(file)
     return readers
@@ -113,8 +114,6 @@ def _replace(layer: Layer, name: str, blocks: "Blockwise") -> None:
 
 def _save(file: Path, weights: "Mapping[str, Blockwise]") -> None:
     """The codes, scales and zero points of each weight; bits and group size as metadata, "4 32"."""
-    from safetensors.torch import save_file
-
     tensors: dict[str, torch.Tensor] = {}
     for name, blocks in weights.items():
         tensors[f"{name}|codes"] = blocks.codes.contiguous()
@@ -122,9 +121,7 @@ def _save(file: Path, weights: "Mapping[str, Blockwise]") -> None:
         if blocks.zero_points is not None:
             tensors[f"{name}|zero_points"] = blocks.zero_points.contiguous()
     formats = {name: f"{blocks.bits} {blocks.group}" for name, blocks in weights.items()}
-    partial = file.with_suffix(".partial")
-    save_file(tensors, partial, metadata=formats)
-    partial.replace(file)
+    keep(file, tensors, formats)
 
 
 def _load(file: Path) -> "dict[str, Callable[[], Blockwise]]":

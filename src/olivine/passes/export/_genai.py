@@ -184,7 +184,10 @@ def complete_config(model: Model, folder: Path, max_length: int, search: Mapping
     if tokenizer.pad_token_id is not None:
         config["model"]["pad_token_id"] = tokenizer.pad_token_id
     config["search"] |= {"max_length": max_length, **search}
-    for key, most in (("max_length", config["model"]["context_length"]), ("min_length", config["search"]["max_length"])):
+    for key, most in (
+        ("max_length", config["model"]["context_length"]),
+        ("min_length", config["search"]["max_length"]),
+    ):
         config["search"][key] = min(config["search"][key], most)  # the runtime refuses the folder otherwise
     path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 

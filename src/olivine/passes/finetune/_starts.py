@@ -14,7 +14,6 @@ twice the rank, which fits the base as it lies on disk. With a rounded base the 
 
 import json
 import math
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.models.adapter import START_FILE
+from olivine.models.kept import keep, kept
 from olivine.models.nf4 import Rounding, rounded
 
 if TYPE_CHECKING:
@@ -112,8 +112,7 @@ class Starts:
     _shifts: dict[str, Factors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.kept.is_file():
-            tensors = safetensors_torch.load_file(self.kept)
+        if tensors := kept(self.kept):
             self._found, self._shifts = (_factors(tensors, which) for which in ("start", "shift"))
 
     def take(self, name: str, layer: Any) -> Mapping[str, "torch.Tensor"]:
@@ -163,10 +162,8 @@ class Starts:
         tensors: dict[str, torch.Tensor] = {}
         for which, some in (("start", self._found), ("shift", self._shifts)):
             for name, factors in some.items():
-                tensors |= {f"{name}.{which}_a": factors.a.clone(), f"{name}.{which}_b": factors.b.clone()}
-        fresh = path.with_suffix(".partial")
-        safetensors_torch.save_file(tensors, fresh)
-        os.replace(fresh, path)  # noqa: PTH105 - Path.replace is the same; this says that it replaces
+                tensors |= {f"{name}.{which}_a": factors.a, f"{name}.{which}_b": factors.b}
+        keep(path, tensors)
 
     def finish(self, folder: Path) -> None:
         """Make a saved adapter one of the base as it lies on disk, or lay the start beside it."""

@@ -1,8 +1,6 @@
 """The training loop: transformers' Trainer with our collator, our reports, and checkpoints that survive a kill."""
 
-import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,23 +10,19 @@ import torch
 from torch import distributed
 from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
-from transformers.trainer_utils import EvalLoopOutput
+from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
 from olivine.data import SampleSet
 from olivine.data._samples import IGNORED
 from olivine.errors import RequestError
 from olivine.kernels.averaging import Averaged
 from olivine.kernels.master_weights import MasterWeights
-from olivine.passes.finetune import _acceleration, _sharding
+from olivine.passes.finetune import _acceleration, _checkpoints, _sharding
 from olivine.passes.finetune._batches import MicroBatch, StepSet
 from olivine.passes.finetune._reports import Reports, Watch, Work
 from olivine.passes.finetune._setup import Settings, Setup, prepare, token_counts
 from olivine.passes.finetune._training_arguments import effective
 from olivine.work import Reporter
-
-# Trainer writes trainer_state.json last, so a checkpoint that has it (and all the rest) is whole.
-_WHOLE = ("optimizer.pt", "scheduler.pt", "trainer_state.json")
-_WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
 _ALONE = Settings()
 
@@ -86,7 +80,9 @@ def train(
     if settings.rank:  # each rank drops others of its activations
         torch.manual_seed(args.seed + settings.rank)
     before = _marks(model)
-    trainer.train(resume_from_checkpoint=_checkpoint(Path(str(args.output_dir)), settings, torch.device(args.device)))
+    trainer.train(
+        resume_from_checkpoint=_checkpoint(Path(str(args.output_dir)), settings, torch.device(args.device), report)
+    )
     _refuse_unusable(model, before)
     history: list[dict[str, Any]] = trainer.state.log_history
     return history
@@ -114,37 +110,14 @@ def _refuse_unusable(model: Any, before: Mapping[str, tuple[float, float]]) -> N
         )
 
 
-def _checkpoint(folder: Path, settings: Settings, device: torch.device) -> str | None:
+def _checkpoint(folder: Path, settings: Settings, device: torch.device, report: Reporter) -> str | None:
     """Where all ranks go on from: the first of them looks and tidies up, before any of them writes."""
     if settings.world_size == 1:
-        return last_whole_checkpoint(folder)
-    found = last_whole_checkpoint(folder, settings.world_size) if settings.rank == 0 else None
+        return _checkpoints.last_whole(folder, 1, report.warn)
+    found = _checkpoints.last_whole(folder, settings.world_size, report.warn) if settings.rank == 0 else None
     step = torch.tensor(int(found.rpartition("-")[2]) if found else -1, device=device)
     distributed.broadcast(step, src=0)
     return str(folder / f"checkpoint-{int(step)}") if step >= 0 else None
-
-
-def last_whole_checkpoint(folder: Path, world_size: int = 1) -> str | None:
-    """The newest checkpoint that was written to its end by every rank; those that were not are removed."""
-    names = [*_WHOLE, *([f"rng_state_{rank}.pth" for rank in range(world_size)] if world_size > 1 else [])]
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]))
-    for checkpoint in reversed(found):
-        if _is_whole(checkpoint, names):
-            return str(checkpoint)
-        shutil.rmtree(checkpoint)
-    return None
-
-
-def _is_whole(checkpoint: Path, names: Sequence[str]) -> bool:
-    if not all((checkpoint / name).is_file() for name in names):
-        return False
-    if not any((checkpoint / name).is_file() for name in _WEIGHTS):
-        return False
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return False
-    return True
 
 
 class Collator:
@@ -359,4 +332,13 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self._watch.close()
         if self._setup.settings.sharded:
             _sharding.drop_gathered(self.model)  # writing does it on the first rank: the others must follow
-        super()._save_checkpoint(model, trial)
+        limit, self.args.save_total_limit = self.args.save_total_limit, None  # none goes before the new one is safe
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            folder = Path(str(self.args.output_dir))
+            _checkpoints.seal(folder / f"checkpoint-{self.state.global_step}")
+            best = self.state.best_model_checkpoint
+            rotate_checkpoints(str(folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)

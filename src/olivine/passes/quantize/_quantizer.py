@@ -14,6 +14,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, Problem, RequestError, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
+from olivine.models.kept import keep, kept
 from olivine.models.weights import LazyTensor, Weights
 from olivine.passes._base import Context, Estimate, PassParams
 from olivine.passes.finetune import split_seed
@@ -174,12 +175,12 @@ def formats(model: Model, params: QuantizerParams) -> "dict[str, Format]":
 def tokens(model: Model, params: CalibratedParams, context: Context) -> "torch.Tensor":
     """The calibration tokens, kept in the scratch folder: a run that was killed goes on with the same ones."""
     file = context.scratch / "tokens.safetensors"
-    kept = _read(file)
-    if "tokens" in kept:
-        return kept["tokens"]
+    found = kept(file)
+    if "tokens" in found:
+        return found["tokens"]
     data = context.data.get(params.data_config or "")
     made = _tokens(model, params, context, data)
-    _write(file, {"tokens": made})
+    keep(file, {"tokens": made})
     return made
 
 
@@ -212,11 +213,11 @@ def importances(model: Model, tokens: "torch.Tensor", context: Context) -> "dict
     from olivine.calibration.importances import importances as measured
 
     file = context.scratch / "importances.safetensors"
-    kept = _read(file)
-    if not kept:
-        kept = measured(model, tokens, device=context.machine.device, report=context.report)
-        _write(file, kept)
-    return kept
+    found = kept(file)
+    if not found:
+        found = measured(model, tokens, device=context.machine.device, report=context.report)
+        keep(file, found)
+    return found
 
 
 def promoted(
@@ -324,18 +325,3 @@ def _compiles(pattern: str) -> bool:
     except re.error:
         return False
     return True
-
-
-def _read(file: Path) -> "dict[str, torch.Tensor]":
-    from safetensors.torch import load_file
-
-    found: dict[str, torch.Tensor] = load_file(file) if file.is_file() else {}
-    return found
-
-
-def _write(file: Path, tensors: "Mapping[str, torch.Tensor]") -> None:
-    from safetensors.torch import save_file
-
-    partial = file.with_suffix(".partial")
-    save_file({name: tensor.clone().contiguous() for name, tensor in tensors.items()}, partial)
-    partial.replace(file)
