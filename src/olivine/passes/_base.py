@@ -84,7 +84,8 @@ class Pass(ABC):
     A subclass says as class variables, once, everything that `plan` and the docs need:
     Params: the typed params. accepts: the formats of the input model. produces: the format of the result, or UNCHANGED
     for a pass that looks at its input model and gives it back: the step after it goes on from there.
-    aliases: names of the pass in configs of Olive. version: raised when the same params give another result.
+    aliases: names of the pass in configs of Olive. version: raised when the same
+    params give another result by anything but the code, which keys hold by itself.
     libraries: distributions whose versions decide the result (they are part of the cache key).
     modules: importable modules that `run` needs, each with the extra that brings it.
     spreads: whether it uses all of `Machine.n_devices`, or one of them.

@@ -25,10 +25,9 @@ from olivine.models import Model
 from olivine.models.adapter import BASE_FILE
 from olivine.models.materialize import COMPANIONS
 from olivine.passes import UNCHANGED, passes
+from olivine.workflow._code import code_digest
 from olivine.workflow._steps import Plan, ScoreRows, Step
 
-SCORE_VERSION = 2  # raised when the same model and rows would give other numbers
-MATERIALIZE_VERSION = 1  # raised when the same weights would be written in other bytes
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
 # One library, published under a name for each kind of hardware.
@@ -193,7 +192,7 @@ def _decides(model: Model, name: PurePath) -> bool:
 
 
 def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
-    """The key of a step's result: the pass, its params, its input, the bytes it reads, the libraries that decide."""
+    """The key of a step's result: the pass, its code and params, its input, the bytes it reads, its libraries."""
     plugin = passes.find(step.pass_name)
     if plugin is None:
         raise LookupError(f"no pass '{step.pass_name}'")  # a plan with an unknown pass has a problem and is not run
@@ -201,6 +200,7 @@ def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
         {
             "pass": plugin.name,
             "version": plugin.version,
+            "code": code_digest(plugin.__module__),
             "params": step.params,
             "input": input_key,
             "data": {name: hashes.data(config) for name, config in step.data.items()},
@@ -218,9 +218,10 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
     """The key of a model's scores on those rows, compared with the model whose scores have `previous_key`."""
     return digest(
         {
-            "score": SCORE_VERSION,
+            "score": code_digest("olivine.evaluate"),
             "metrics": [
-                [entry.name, entry.value] for entry in importlib.metadata.entry_points(group="olivine.evaluate")
+                [entry.name, entry.value, code_digest(entry.module)]
+                for entry in importlib.metadata.entry_points(group="olivine.evaluate")
             ],
             "model": model_key,
             "rows": score_params(rows) | {"data": hashes.data(rows.data)},
@@ -233,12 +234,19 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
 
 def materialize_key(model_key: str) -> str:
     """The key of a model's weights written out."""
-    return digest({"materialize": MATERIALIZE_VERSION, "model": model_key})
+    return digest({"materialize": code_digest("olivine.models.materialize"), "model": model_key})
 
 
 def fetch_key(plan: Plan) -> str:
     """The key of the place where an input model from the hub lies."""
-    return digest({"fetch": plan.hub_name, "revision": plan.hub_revision, "code": trusts_code(plan)})
+    return digest(
+        {
+            "fetch": plan.hub_name,
+            "revision": plan.hub_revision,
+            "trusted": trusts_code(plan),
+            "code": code_digest("olivine.models.materialize"),  # it says which files are part of a model
+        }
+    )
 
 
 def trusts_code(plan: Plan) -> bool:

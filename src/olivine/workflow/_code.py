@@ -1,0 +1,129 @@
+"""The code that decides a result: the sources of a module and of all that it imports from its own package and olivine.
+
+A key holds a digest of it, so an upgrade makes again what its code would make otherwise, and nothing else. Sources are
+read as text, nothing is imported: every import statement counts wherever it stands, and a module or package that is
+named in quotes (a process that is started, the plugins of a registry) counts as one that is imported.
+"""
+
+import functools
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from blake3 import blake3
+
+import olivine
+
+_IMPORT = re.compile(
+    r"^[ \t]*from[ \t]+(?P<module>\.*[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
+    r"|^[ \t]*import[ \t]+(?P<modules>[^\n]+)",
+    re.MULTILINE,
+)
+_QUOTED = re.compile(r"[\"'](\w+(?:\.\w+)+)[\"']")
+_WORD = re.compile(r"[\w.]+")
+OURS = "olivine"
+# Not followed: the passes as a whole, of which a result needs its own; what reads a config, as what it says stands in
+# the key; and the release, which decides nothing by its number.
+APART = re.compile(r"olivine(\.passes|\.config(\..*)?)?")
+# What runs every job, without what it would import for other kinds of jobs.
+RUNNER = "olivine.systems._worker"
+
+
+@functools.cache
+def code_digest(module: str) -> str:
+    """The digest of a module's code; of the release alone when its sources are not here to be read."""
+    files = {name: path for name in _closure(module) if (path := _file(name)) is not None}
+    if not files:
+        return f"{OURS} {olivine.__version__}"
+    if (runner := _file(RUNNER)) is not None:
+        files[RUNNER] = runner
+    hasher = blake3()
+    for name, path in sorted(files.items()):
+        hasher.update(f"{name}\n".encode())
+        hasher.update(blake3(_source(path).encode("utf-8", errors="surrogateescape")).digest())
+    return str(hasher.hexdigest())
+
+
+def _closure(module: str) -> set[str]:
+    """The module, and all that it imports, directly and through others."""
+    found: set[str] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        if name in found or APART.fullmatch(name):
+            continue
+        found.add(name)
+        waiting += [parent for parent in _parents(name) if parent not in found]
+        waiting += [other for other in _imported(name) if other not in found]
+    return found
+
+
+def _parents(module: str) -> Iterator[str]:
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
+
+
+@functools.cache
+def _imported(module: str) -> tuple[str, ...]:
+    """Modules of the same package and of ours that the module names."""
+    path = _file(module)
+    if path is None:
+        return ()
+    text = _source(path)
+    tops = {OURS, module.partition(".")[0]}
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    names = {name for match in _IMPORT.finditer(text) for name in _names(match, package)}
+    for name in _QUOTED.findall(text):
+        names |= set() if APART.fullmatch(name) else {name, *_inside(name)}
+    return tuple(sorted(name for name in names if name.partition(".")[0] in tops and _file(name) is not None))
+
+
+def _names(match: "re.Match[str]", package: str) -> Iterator[str]:
+    if match["modules"] is not None:
+        yield from (part.split()[0] for part in match["modules"].split(",") if part.split())
+        return
+    dots = len(match["module"]) - len(match["module"].lstrip("."))
+    base = match["module"].lstrip(".")
+    if dots:
+        above = package.split(".")[: len(package.split(".")) - dots + 1]
+        base = ".".join([*above, *([base] if base else [])])
+    yield base
+    yield from (f"{base}.{name}" for name in _WORD.findall(match["names"]))  # a name may be a module of a package
+
+
+def _inside(name: str) -> Iterator[str]:
+    """Every module of a package; none when it is a module itself."""
+    path = _file(name) if name.partition(".")[0] == OURS else None
+    if path is not None and path.name == "__init__.py":
+        for inner in path.parent.rglob("*.py"):
+            parts = inner.relative_to(path.parent).with_suffix("").parts
+            yield ".".join([name, *(part for part in parts if part != "__init__")])
+
+
+@functools.cache
+def _file(module: str) -> Path | None:
+    """Where the source of a module lies, found by its name below its top package; nothing is imported."""
+    top, *parts = module.split(".")
+    root = _root(top)
+    if root is None or not parts:
+        return root
+    if root.name != "__init__.py":
+        return None
+    place = root.parent.joinpath(*parts)
+    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+
+
+@functools.cache
+def _root(top: str) -> Path | None:
+    try:
+        spec = importlib.util.find_spec(top)
+    except (ImportError, ValueError):  # a module that was run as a program has no spec
+        return None
+    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
+
+
+@functools.cache
+def _source(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="surrogateescape")
