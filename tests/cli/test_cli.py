@@ -77,6 +77,17 @@ def test_plan_prints_json_and_exits_with_2_on_problems(tiny_llama, tmp_path):
     assert {problem["kind"] for problem in json.loads(bad.stdout)["problems"]} == {"missing-model"}
 
 
+def test_plan_proves_the_export_when_asked_to(tiny_llama, tmp_path):
+    path = config(tmp_path, tiny_llama)
+    done = run("plan", "--config", path, "--prove")
+    assert done.exit_code == 0, done.stderr
+    assert "the export of this architecture equals the checkpoint: up to 256 tokens" in done.stdout
+    proof = json.loads(run("plan", "--config", path, "--prove", "--json").stdout)["proof"]
+    assert len(proof["proven"]) == 1
+    assert proof["differs"] == proof["unproven"] == []
+    assert {file.name for file in tmp_path.iterdir()} <= {"config.json", "rows.jsonl"}
+
+
 def test_run_of_a_wrong_config_does_nothing_and_says_every_problem(tiny_llama, tmp_path):
     path = config(tmp_path, tiny_llama, pases={}, passes={"lora": {"type": "LoRA", "train_data_config": "rowz"}})
     done = run("run", "--config", path)

@@ -1,27 +1,75 @@
 """`olivine plan`."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
 
+if TYPE_CHECKING:
+    from olivine.workflow._steps import Plan
+
 
 @click.command("plan")
 @config_options
+@click.option(
+    "--prove", is_flag=True, help="Also prove that what is exported is the model; takes seconds, not instants."
+)
 @json_option
-def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
+def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool, as_json: bool) -> int:
     """Show what would run, what it needs and every problem; touches nothing.
 
-    Exit code 0 when the workflow could run here, 2 when anything keeps it from running.
+    Exit code 0 when the workflow could run here, 2 when anything keeps it from running; with --prove, which exports a
+    small random model of the same config and compares it with transformers, 1 when they differ.
     """
     from olivine.workflow.plan import lines, to_json
 
     with told_as_json(as_json):
         plan = read_plan(config, overrides, offline=offline)
+    proof = _proof(plan) if prove and not plan.problems else {}
     if as_json:
-        print_json(to_json(plan))
+        print_json(to_json(plan) | ({"proof": proof} if prove else {}))
     else:
         click.echo("\n".join(lines(plan)))
         print_problems(plan.problems)
-    return 2 if plan.problems else 0
+        _print(proof)
+    if plan.problems:
+        return 2
+    return 1 if proof.get("differs") else 0
+
+
+def _proof(plan: "Plan") -> dict[str, list[str]]:
+    """What the proof of every export of the plan came to, in sentences: "proven", "unproven", "differs"."""
+    from olivine.cli._alone import run_alone
+    from olivine.errors import StepFailed
+    from olivine.workflow.proofs import PROOF, claims, in_words, job_fields
+
+    found: dict[str, list[str]] = {"proven": [], "unproven": [], "differs": []}
+    model, steps = claims(plan)
+    if model is None:
+        found["unproven"].append(
+            f"'{plan.hub_name}' is still to be fetched; 'olivine run' proves its export after that"
+        )
+        return found
+    if not steps:
+        found["unproven"].append("no step exports a model, so there is nothing to prove")
+    for step in steps:
+        try:
+            result: dict[str, Any] = run_alone("prove", PROOF, **job_fields(step, model))
+        except StepFailed as failure:
+            found["differs"].append(f"step '{step.name}': {failure.cause}")
+            continue
+        if result["proof"]["lengths"]:
+            found["proven"].append(f"step '{step.name}': {PROOF}: {in_words(result)}")
+        found["unproven"] += result["proof"]["unproven"]
+    return found
+
+
+def _print(proof: dict[str, list[str]]) -> None:
+    for sentence in proof.get("proven", ()):
+        click.echo(sentence)
+    for sentence in proof.get("unproven", ()):
+        click.echo(f"not proven: {sentence}")
+    for sentence in proof.get("differs", ()):
+        click.secho(f"olivine: {sentence}", err=True, fg="red")

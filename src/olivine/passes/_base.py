@@ -150,6 +150,19 @@ class Pass(ABC):
             wanted = " or ".join(sorted(self.accepts))
             raise Unsupported(f"pass '{self.name}' takes a model of format {wanted}, but got {model.format}")
 
+    def claim(self) -> Mapping[str, Any] | None:
+        """What decides whether the result is right whatever the weights, as JSON values; None: there is no `prove`."""
+        return None
+
+    def prove(self, model: Model, context: Context) -> Mapping[str, Any]:
+        """Prove `claim` on a small random model of the config of `model`, in seconds and before any work is done.
+
+        Gives facts: {"lengths": of the texts that were compared, "largest_difference": of their logits, "unproven":
+        what was left out, one sentence each}. Raises OlivineError that names the difference. Files go to
+        `context.scratch`.
+        """
+        raise NotImplementedError
+
     @abstractmethod
     def run(self, model: Model, context: Context) -> Model:
         """Do it: fill `context.output` and return the record of the result."""

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-JobKind = Literal["pass", "score", "fetch", "materialize"]
+JobKind = Literal["pass", "score", "fetch", "materialize", "prove"]
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,10 @@ class Job:
     """One thing for a worker to do.
 
     kind: "pass" runs a pass; "score" measures a model on rows; "fetch" brings an input model from the hub to a folder;
-      "materialize" writes a model whose weights are computed into a folder of its own.
-    step: the name users see. name: name of the pass (kind "pass"). params: JSON values of its params, or of the task.
+      "materialize" writes a model whose weights are computed into a folder of its own; "prove" lets a pass prove its
+      claim on a small model of the input model's config.
+    step: the name users see. name: name of the pass (kinds "pass" and "prove"). params: JSON values of its params, or
+      of the task.
     model: the input model's record (None for "fetch"). output, scratch: folders, see passes.Context.
     data: data configs by name, with absolute paths. models: records of the models before, see passes.Context.
     machine: fields of passes.Machine. log: file for all that is printed while the job runs.

@@ -25,7 +25,7 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
-from olivine.passes import Context, Machine, passes
+from olivine.passes import Context, Machine, Pass, passes
 from olivine.passes._events import Events, sentence
 from olivine.systems import _memory
 from olivine.systems._job import Job
@@ -161,11 +161,15 @@ def _device_memory() -> dict[str, int]:
     return {"peak_device_memory_bytes": peak}
 
 
-def _run_pass(job: Job, events: Events) -> dict[str, Any]:
+def _pass(job: Job) -> Pass:
     plugin = passes.find(job.name)
     if plugin is None:
         raise OlivineError(f"this environment ({sys.executable}) has no pass '{job.name}'")
-    step = plugin(plugin.Params.model_validate(job.params))
+    return plugin(plugin.Params.model_validate(job.params))
+
+
+def _run_pass(job: Job, events: Events) -> dict[str, Any]:
+    step = _pass(job)
     data = {name: DataConfig.model_validate(value) for name, value in job.data.items()}
     models = {name: Model.from_json(value) for name, value in job.models.items()}
     context = Context(job.output, job.scratch, Machine(**job.machine), events, data, models)
@@ -174,6 +178,10 @@ def _run_pass(job: Job, events: Events) -> dict[str, Any]:
     result = step.run(model, context)
     step.ensures(result)
     return {"model": result.to_json(), "facts": events.facts}
+
+
+def _prove(job: Job, events: Events) -> dict[str, Any]:
+    return {"proof": _pass(job).prove(_model(job), Context(job.output, job.scratch, Machine(**job.machine), events))}
 
 
 def _score(job: Job, events: Events) -> dict[str, Any]:
@@ -233,6 +241,7 @@ KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
     "score": _score,
     "materialize": _materialize,
     "fetch": _fetch,
+    "prove": _prove,
 }
 
 

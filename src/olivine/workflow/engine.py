@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -44,6 +45,7 @@ from olivine.workflow.keys import (
     trusts_code,
     version,
 )
+from olivine.workflow.proofs import PROOF, in_words, proof_key
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
 LINKED_BYTES = 64 * 2**20  # files of the cache that are at least this large are delivered as hard links
@@ -140,7 +142,7 @@ def run(plan: Plan, screen: Screen | None = None) -> Result:
     if plan.problems:
         raise ConfigError(plan.problems)
     with _started(plan, screen or SilentScreen()) as state:
-        for act in (_bring_input, _make_keys, _climb, _deliver):
+        for act in (_bring_input, _make_keys, _prove, _climb, _deliver):
             act(state)
         result = _summary(state)
         state.journal.write("run_done", **result.to_json())
@@ -201,6 +203,23 @@ def _bring_input(state: _Run) -> None:
 def _make_keys(state: _Run) -> None:
     """The key of every result, all before anything runs: a file that is edited meanwhile does not mix into them."""
     state.keys = plan_keys(state.plan, state.models[None], state.hashes)
+
+
+def _prove(state: _Run) -> None:
+    """Before any work: that every export to be made is the model, on a small one of its config."""
+    model = state.models[None]
+    steps = [step for step in state.plan.steps if not state.cache.has(state.keys.models[step.name])]
+    keys = {key: step for step in steps if (key := proof_key(step, model, state.hashes)) is not None}
+    for key, step in keys.items():
+        entry = _obtain(state, key, "prove", PROOF, partial(_make_proof, state, step, key), in_words)
+        for sentence in entry.result["proof"]["unproven"]:
+            state.journal.write("warning", step="prove", message=sentence)
+            state.screen.warning("prove", sentence)
+
+
+def _make_proof(state: _Run, step: Step, key: str, content: Path) -> Mapping[str, Any]:
+    job = _job(state, "prove", "prove", key, content, step.machine, state.models[None], params=step.params)
+    return _do(state, replace(job, name=step.pass_name))
 
 
 def _climb(state: _Run) -> None:

@@ -205,7 +205,7 @@ def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
             "input": input_key,
             "data": {name: hashes.data(config) for name, config in step.data.items()},
             "files": [hashes.file(path) for path in step.files],
-            "libraries": _versions(plugin.libraries),
+            "libraries": library_versions(plugin.libraries),
             "device": step.machine.device,
             **({"devices": step.machine.n_devices} if step.machine.n_devices > 1 and plugin.spreads else {}),
             # weights do not depend on what will run them; a graph and what is measured of it do
@@ -227,7 +227,7 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "rows": score_params(rows) | {"data": hashes.data(rows.data)},
             "previous": previous_key,
             "device": device,
-            "libraries": _versions(SCORE_LIBRARIES),
+            "libraries": library_versions(SCORE_LIBRARIES),
         }
     )
 
@@ -324,6 +324,6 @@ def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
     return Keys(models, scores)
 
 
-def _versions(libraries: Iterable[str]) -> dict[str, list[str]]:
+def library_versions(libraries: Iterable[str]) -> dict[str, list[str]]:
     """Installed versions; a library that is published under several names counts with each of them."""
     return {name: [version(variant) for variant in _VARIANTS.get(name, (name,))] for name in libraries}

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from olivine.errors import DataError
+from olivine.errors import DataError, OlivineError
 from olivine.models import Model
 from olivine.passes import Pass, PassParams
 
@@ -185,3 +185,18 @@ class Spoil(Pass):
         tensors["model.norm.weight"] = torch.full_like(tensors["model.norm.weight"], torch.nan)
         save_file(tensors, result.path / "model.safetensors", {"format": "pt"})
         return result
+
+
+class Claim(Write):
+    """Write files of which it claims something that only a proof can tell."""
+
+    class Params(Write.Params):
+        holds: bool = True
+
+    def claim(self):
+        return self.params.model_dump(include={"holds"})
+
+    def prove(self, model, context):
+        if not self.params.holds:
+            raise OlivineError("from 17 tokens on logits differ by 4.7")
+        return {"lengths": [1, 20], "largest_difference": 1e-6, "unproven": ["a part of it is not proven"]}

@@ -85,6 +85,21 @@ STREAMED_OPTIONS = frozenset(
         "windowed_kv_cache",
     }
 )
+# those that shape a graph in fp32 on the CPU too
+PROVEN_OPTIONS = frozenset(
+    {
+        "disable_qkv_fusion",
+        "fuse_mlp_gate_up",
+        "fuse_qk_norm_gqa",
+        "fuse_qkv",
+        "prune_lm_head",
+        "shared_embeddings",
+        "windowed_kv_cache",
+    }
+)
+# those that say how weights are stored, where files lie, or what a graph gives beside its logits
+UNSHAPING_OPTIONS = frozenset({"filename", "hf_remote", "hf_token", "include_hidden_states", "nodes_to_exclude"})
+PARTS = {"exclude_embeds": "embedding", "exclude_lm_head": "head"}
 
 
 class Build(Pass):
@@ -304,6 +319,42 @@ class Build(Pass):
             writes_its_own = 2.0 * facts.n_parameters if self.params.calibration_data_config is None else 0.0
             memory = max(memory, 0.9e9 + layer + activations + 12 * embedding, 0.9e9 + writes_its_own)
         return Estimate(memory_bytes=int(memory), disk_bytes=int(size))
+
+    def claim(self) -> Mapping[str, Any]:
+        """That the graph is the model: the options that shape it, and what keeps a part of it from being proven."""
+        return {"asked": self.params.model_dump(mode="json", include={"precision", *PARTS, "metadata_only"})} | {
+            "params": self._provable().model_dump(mode="json"),
+            "options": sorted(self.params.extra_options),
+        }
+
+    def prove(self, model: Model, context: Context) -> Mapping[str, Any]:
+        """See Pass: the same options in fp32 on the CPU, on a small random model."""
+        from olivine.passes.export import _proof
+
+        if self.params.metadata_only:
+            return {"lengths": [], "largest_difference": 0.0, "unproven": list(self._unproven(context.machine))}
+        proof = _proof.prove(_proof.config_of(model), Build(self._provable()).run, context)
+        return {**proof, "unproven": [*self._unproven(context.machine), *proof["unproven"]]}
+
+    def _provable(self) -> "Build.Params":
+        """These params without what is a matter of numbers, and with the whole graph."""
+        kept = {key: value for key, value in self.params.extra_options.items() if key in PROVEN_OPTIONS}
+        return self.Params(precision="fp32", extra_options=kept)
+
+    def _unproven(self, machine: Machine) -> Iterator[str]:
+        """What of the asked for graph the proof leaves out, in a sentence each."""
+        if self.params.metadata_only:
+            yield "metadata_only makes no graph, so there is nothing to prove"
+            return
+        if machine.execution_provider != CPU:
+            yield f"the graph is proven as it is made for the CPU, not for {machine.execution_provider}"
+        elif self.params.precision in ("fp16", "bf16"):
+            yield f"the graph is proven in fp32; in {self.params.precision} it has other operators on the CPU"
+        for name, part in PARTS.items():
+            if getattr(self.params, name):
+                yield f"{name}: the graph is proven with its {part}, not without"
+        if left := sorted(set(self.params.extra_options) - PROVEN_OPTIONS - UNSHAPING_OPTIONS):
+            yield f"the graph is proven without extra_options {', '.join(left)}"
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder; raises Unsupported when the builder does not know the model."""

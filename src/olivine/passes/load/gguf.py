@@ -1,7 +1,8 @@
 """GGUF: a llama.cpp file as an input model like any other."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,16 +36,12 @@ class Gguf(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Write config.json, generation_config.json and the tokenizer's files."""
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        where: dict[str, Any] = {"gguf_file": model.path.name, "trust_remote_code": False}
-        try:
-            config = AutoConfig.from_pretrained(model.path.parent, **where)
-            tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **where)
-        except (ValueError, KeyError, NotImplementedError) as error:
-            raise Unsupported(f"{model.path}: transformers cannot read its config or tokenizer: {error}") from error
+        with _readable(model.path):
+            tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **_where(model.path))
         tokenizer.save_pretrained(context.output)
-        record = _plain(config.to_dict(), _architecture(model.path))
+        record = gguf_config(model.path)
         (context.output / "config.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
         ends["pad_token_id"] = tokenizer.pad_token_id
@@ -52,6 +49,27 @@ class Gguf(Pass):
         text = json.dumps(generation, indent=2) + "\n"
         (context.output / "generation_config.json").write_text(text, encoding="utf-8")
         return Model("hf", context.output, base=model, task=model.task)
+
+
+def gguf_config(path: Path) -> dict[str, Any]:
+    """The config of a checkpoint of the file's model; raises Unsupported where transformers cannot tell."""
+    from transformers import AutoConfig
+
+    with _readable(path):
+        config = AutoConfig.from_pretrained(path.parent, **_where(path))
+    return _plain(config.to_dict(), _architecture(path))
+
+
+def _where(path: Path) -> dict[str, Any]:
+    return {"gguf_file": path.name, "trust_remote_code": False}
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, KeyError, NotImplementedError) as error:
+        raise Unsupported(f"{path}: transformers cannot read its config or tokenizer: {error}") from error
 
 
 def _architecture(path: Path) -> str:

@@ -1,0 +1,76 @@
+"""Which exports of a plan are proven before any work, by which key, and what is said of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from olivine import __version__
+from olivine.models import Model
+from olivine.passes import Pass, passes
+from olivine.workflow._steps import Plan, Step
+from olivine.workflow.cache import Cache, fetched_model
+from olivine.workflow.keys import Hashes, digest, library_versions
+
+PROOF = "the export of this architecture equals the checkpoint"
+
+
+def claims(plan: Plan) -> tuple[Model | None, list[Step]]:
+    """The input model, None while it is still to be fetched, and the steps that can prove what they make."""
+    model = plan.input_model or fetched_model(Cache(plan.cache_dir), plan)
+    return model, [step for step in plan.steps if _pass(step).claim() is not None]
+
+
+def job_fields(step: Step, model: Model) -> dict[str, Any]:
+    """Fields of the Job that proves a step."""
+    machine = asdict(step.machine)
+    return {
+        "kind": "prove",
+        "name": step.pass_name,
+        "params": step.params,
+        "model": model.to_json(),
+        "machine": machine,
+    }
+
+
+def proof_key(step: Step, model: Model, hashes: Hashes) -> str | None:
+    """The key of the proof that a step is right for the input model's config; None for a step that proves nothing.
+
+    Models that were trained from the same config share it.
+    """
+    plugin = _pass(step)
+    claim = plugin.claim()
+    if claim is None:
+        return None
+    return digest(
+        {
+            "prove": plugin.name,
+            "version": plugin.version,
+            "olivine": __version__,
+            "claim": claim,
+            "execution_provider": step.machine.execution_provider,
+            "config": _config_content(model, hashes),
+            "libraries": library_versions(plugin.libraries),
+        }
+    )
+
+
+def in_words(result: Mapping[str, Any]) -> str:
+    """How far a proof went."""
+    proof = result["proof"]
+    if not proof["lengths"]:
+        return "not proven"
+    return f"up to {max(proof['lengths']):,} tokens, logits within {proof['largest_difference']:.0e}"
+
+
+def _pass(step: Step) -> Pass:
+    plugin = passes.find(step.pass_name)
+    if plugin is None:
+        raise LookupError(f"no pass '{step.pass_name}'")
+    return plugin(plugin.Params.model_validate(step.params))
+
+
+def _config_content(model: Model, hashes: Hashes) -> str:
+    """Hash of what a model's config is read from: config.json, or the GGUF file that holds it."""
+    if model.format == "adapter" and model.base is not None:
+        return _config_content(model.base, hashes)
+    return hashes.file(model.path / "config.json" if model.path.is_dir() else model.path)
