@@ -6,15 +6,15 @@ import pytest
 import torch
 
 from olivine.calibration.decoder import linear_weights
+from olivine.calibration.eight_bits import promoted
 from olivine.calibration.importances import importances
 from olivine.errors import ModelError, RequestError, Unsupported
 from olivine.kernels.blockwise import Format, rtn, search
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.weights import weights
-from olivine.passes import Context, Machine, passes
-from olivine.passes.quantize import _quantizer
-from olivine.passes.quantize._quantizer import CalibratedParams, QuantizerParams
+from olivine.passes import Context, Machine, passes, quantize
+from olivine.passes.quantize import CalibratedParams, QuantizerParams
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 2**34, 2**34, 2)
@@ -125,10 +125,10 @@ def test_training_data_calibrates_without_what_was_held_out(name):
 
 
 def test_every_linear_layer_gets_the_widest_group_that_fits(tiny_llama, tiny_phi3):
-    made = _quantizer.formats(Model("hf", tiny_llama), QuantizerParams())
+    made = quantize.formats(Model("hf", tiny_llama), QuantizerParams())
     assert set(made) == set(linear_weights(Model("hf", tiny_llama)))
     assert set(made.values()) == {Format(4, 64, symmetric=False)}
-    fused = _quantizer.formats(Model("hf", tiny_phi3), QuantizerParams(sym=True, bits=8, group_size=32, lm_head=True))
+    fused = quantize.formats(Model("hf", tiny_phi3), QuantizerParams(sym=True, bits=8, group_size=32, lm_head=True))
     assert "model.layers.0.self_attn.qkv_proj.weight" in fused
     assert fused["lm_head.weight"] == Format(8, 32, symmetric=True)
 
@@ -141,7 +141,7 @@ def test_overrides_and_exclusions_are_by_name_part_and_pattern(tiny_llama):
             r"re:.*\.(q|k|v)_proj": {"group_size": 16, "symmetric": True},
         },
     )
-    made = _quantizer.formats(Model("hf", tiny_llama), params)
+    made = quantize.formats(Model("hf", tiny_llama), params)
     assert not [name for name in made if "layers.1.mlp" in name]
     assert "model.layers.0.self_attn.o_proj.weight" not in made
     assert made["model.layers.0.mlp.down_proj.weight"].bits == 8
@@ -150,25 +150,25 @@ def test_overrides_and_exclusions_are_by_name_part_and_pattern(tiny_llama):
         with pytest.raises(
             RequestError, match=r"no module that is quantized is named .*; names look like 'model.layers"
         ):
-            _quantizer.formats(Model("hf", tiny_llama), QuantizerParams(**wrong))
+            quantize.formats(Model("hf", tiny_llama), QuantizerParams(**wrong))
 
 
 def test_width_that_no_group_divides_is_named(tmp_path):
     odd = Model("hf", tiny_model(tmp_path / "m", intermediate_size=72))
     with pytest.raises(Unsupported, match="no group size divides the widths 64, 72"):
-        _quantizer.formats(odd, QuantizerParams())
+        quantize.formats(odd, QuantizerParams())
     with pytest.raises(Unsupported, match=r"group_size 32 does not divide the 72 inputs of '.*down_proj.weight'"):
-        _quantizer.formats(odd, QuantizerParams(group_size=32))
+        quantize.formats(odd, QuantizerParams(group_size=32))
 
 
 def test_the_worst_go_up_to_8_bits_and_those_that_read_one_input_together(tiny_llama):
     model = Model("hf", tiny_llama)
-    formats = _quantizer.formats(model, QuantizerParams())
+    formats = quantize.formats(model, QuantizerParams())
     found = importances(model, TOKENS)
     source = weights(model)
     sizes = {name: source[name].read().numel() for name in formats}
     for share in (0.0, 0.1, 0.3, 1.0):
-        made = _quantizer.promoted(formats, source, found, share)
+        made = promoted(formats, source, found, share)
         up = {name for name, fmt in made.items() if fmt.bits == 8}
         assert sum(sizes[name] for name in up) <= share * sum(sizes.values())
         for layer in range(2):
@@ -183,11 +183,11 @@ def test_tensors_are_quantized_when_they_are_asked_for(tiny_llama):
     source = weights(Model("hf", tiny_llama))
     name, fmt = "model.layers.0.mlp.up_proj.weight", Format(4, 32, symmetric=False)
     importance = torch.rand(64)
-    made = _quantizer.quantized(source, {name: fmt}, "search", {name: importance})
+    made = quantize.quantized(source, {name: fmt}, "search", {name: importance})
     expected = search(source[name].read(), fmt, importance, half_scales=True)
     assert set(made) == {name}
     assert torch.equal(made[name]().codes, expected.codes)
-    plain = _quantizer.quantized(source, {name: fmt}, "rtn")
+    plain = quantize.quantized(source, {name: fmt}, "rtn")
     assert torch.equal(plain[name]().codes, rtn(source[name].read(), fmt).codes)
 
 
@@ -195,7 +195,7 @@ def test_weight_that_is_not_finite_is_named(tiny_llama):
     source = dict(weights(Model("hf", tiny_llama)))
     name = "model.layers.0.mlp.up_proj.weight"
     broken = source[name].__class__(name, source[name].shape, "float32", lambda: torch.full((128, 64), float("nan")))
-    made = _quantizer.quantized({name: broken}, {name: Format(4, 32)}, "rtn")
+    made = quantize.quantized({name: broken}, {name: Format(4, 32)}, "rtn")
     with pytest.raises(ModelError, match=r"'model.layers.0.mlp.up_proj.weight' cannot be quantized: .*NaN"):
         made[name]()
 
@@ -209,12 +209,12 @@ def context_of(tmp_path, data=None):
 def test_tokens_and_importances_survive_a_killed_run(tiny_llama, tmp_path):
     model, context = Model("hf", tiny_llama), context_of(tmp_path)
     params = CalibratedParams(calibration_tokens=512)
-    tokens = _quantizer.tokens(model, params, context)
-    found = _quantizer.importances(model, tokens, context)
+    tokens = quantize.tokens(model, params, context)
+    found = quantize.importances(model, tokens, context)
     assert context.report.facts["calibration"] == {"tokens": 512, "source": "text that the model wrote"}
     gone = Model("hf", tmp_path / "gone")  # nothing can be computed from it any more
-    assert torch.equal(_quantizer.tokens(gone, params, context), tokens)
-    again = _quantizer.importances(gone, tokens, context)
+    assert torch.equal(quantize.tokens(gone, params, context), tokens)
+    again = quantize.importances(gone, tokens, context)
     assert set(again) == set(found)
     assert all(torch.equal(again[name], found[name]) for name in found)
 
@@ -228,7 +228,7 @@ def test_too_little_data_of_an_earlier_step_is_made_up_for_and_said(tiny_llama, 
     data = DataConfig(name="mine", load_dataset_config=load, pre_process_data_config={"text_cols": ["text"]})
     context = context_of(tmp_path, {"mine": data})
     params = CalibratedParams(calibration_tokens=512, data_config="mine", calibration_may_be_short=True)
-    assert _quantizer.tokens(Model("hf", tiny_llama), params, context).numel() == 512
+    assert quantize.tokens(Model("hf", tiny_llama), params, context).numel() == 512
     assert "calibrated with text that the model wrote: data config 'mine' gives" in context.report.warnings[0]
 
 

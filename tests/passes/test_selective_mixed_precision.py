@@ -7,7 +7,7 @@ from olivine.calibration import eight_bits
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import passes
-from olivine.passes.quantize import _quantizer
+from olivine.passes.quantize import formats as formats_of
 
 Selective = passes.find("SelectiveMixedPrecision")
 
@@ -56,12 +56,12 @@ def test_each_algorithm_picks_its_modules():
 def test_quantizer_after_it_stores_these_in_8_bits(quantizer, tiny_llama):
     plugin = passes.classes[quantizer]
     params = plugin.Params(**plugin.inherited(earlier(algorithm="k_quant_down", group_size=32)))
-    formats = _quantizer.formats(Model("hf", tiny_llama), params)
+    formats = formats_of(Model("hf", tiny_llama), params)
     in_8 = {name for name, fmt in formats.items() if fmt.bits == 8}
     assert in_8 == {"model.layers.0.mlp.down_proj.weight"}
     assert {fmt.group for fmt in formats.values()} == {32}
     own = {**plugin.inherited(earlier(algorithm="k_quant_down")), "overrides": {"re:.*down_proj": {"bits": 4}}}
-    assert {fmt.bits for fmt in _quantizer.formats(Model("hf", tiny_llama), plugin.Params(**own)).values()} == {4}
+    assert {fmt.bits for fmt in formats_of(Model("hf", tiny_llama), plugin.Params(**own)).values()} == {4}
 
 
 def test_score_becomes_a_share(tiny_llama):

@@ -1,19 +1,19 @@
 """KQuant: scales and zero points searched for the least error, each input weighted by its importance."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from olivine.config.schema import DataConfig
-from olivine.errors import Problem
+from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
-from olivine.models.facts import ModelFacts
 from olivine.models.weights import weights
-from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
-from olivine.passes.quantize import _quantizer
+from olivine.passes._base import Context
+from olivine.passes.quantize import _calibration
+from olivine.passes.quantize._checkpoint import quantized, write
+from olivine.passes.quantize._formats import formats
+from olivine.passes.quantize._params import CalibratedParams
+from olivine.passes.quantize._quantizer import Quantizer
 
 
-class Kquant(Pass):
+class Kquant(Quantizer):
     """Quantize weights with scales and zero points that are searched for the least error.
 
     1. Errors count by what reaches a weight: the mean square of each input over calibration tokens. Without that, a
@@ -22,43 +22,17 @@ class Kquant(Pass):
     result is a checkpoint in the compressed-tensors form `pack-quantized`.
     """
 
-    Params: ClassVar[type[PassParams]] = _quantizer.CalibratedParams
+    Params: ClassVar[type[CalibratedParams]] = CalibratedParams
     aliases: ClassVar[tuple[str, ...]] = ("KQuant",)
     version: ClassVar[int] = 2
-    accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
-    produces: ClassVar[str] = "hf"
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "numba")
-    modules: ClassVar[Mapping[str, str]] = {}
-    params: _quantizer.CalibratedParams
-
-    @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Calibrate with what was trained on."""
-        return _quantizer.inherited(earlier)
-
-    def data_names(self) -> list[str]:
-        """The calibration data."""
-        return [self.params.data_config] if self.params.data_config else []
-
-    def files(self) -> list[Path]:
-        """The calibration text."""
-        return [self.params.calibration_text] if self.params.calibration_text else []
-
-    def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
-        """Group size, patterns, and what a checkpoint cannot hold."""
-        yield from _quantizer.check(self.name, self.params, facts)
-
-    def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
-        """One layer and the activations."""
-        return _quantizer.estimate(facts, self.params, full=False, on_cuda=machine.device == "cuda")
+    params: CalibratedParams
 
     def run(self, model: Model, context: Context) -> Model:
         """Calibrate, search and write the quantized checkpoint."""
-        formats = _quantizer.formats(model, self.params)
-        tokens = _quantizer.tokens(model, self.params, context)
-        importances = _quantizer.importances(model, tokens, context)
+        by_weight = formats(model, self.params)
+        tokens = _calibration.tokens(model, self.params, context)
+        importances = _calibration.importances(model, tokens, context)
         source = weights(model)
         if self.params.int8_share:
-            formats = _quantizer.promoted(formats, source, importances, self.params.int8_share)
-        made = _quantizer.quantized(source, formats, "search", importances)
-        return _quantizer.finish(model, source, made, context)
+            by_weight = promoted(by_weight, source, importances, self.params.int8_share)
+        return write(model, source, quantized(source, by_weight, "search", importances), context)

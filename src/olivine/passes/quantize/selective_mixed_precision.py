@@ -9,10 +9,11 @@ from olivine.calibration import eight_bits
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
+from olivine.models.blockwise import BITS, GROUPS
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import UNCHANGED, Context, Machine, Pass, PassParams
 
-EIGHT = 8
+HIGH_BITS = 8  # what picked weights are stored in
 
 
 class SelectiveMixedPrecision(Pass):
@@ -72,16 +73,16 @@ class SelectiveMixedPrecision(Pass):
         if scored and not (params.ratio and 0 < params.ratio < 1):
             message = f"the algorithm '{params.algorithm}' needs a ratio between 0 and 1, but got {params.ratio}."
             yield Problem("invalid-value", self.name, message, "0.9 puts a tenth of the weights in 8 bits.", ("ratio",))
-        if params.bits not in (None, 4, EIGHT):
+        if params.bits not in (None, *BITS):
             message = f"bits {params.bits} is not among what weights are stored in."
             yield Problem("unsupported", self.name, message, "Use 4 or 8.", ("bits",))
-        if params.high_bits != EIGHT:
+        if params.high_bits != HIGH_BITS:
             message = f"high_bits {params.high_bits} is not done."
             fix = "Use 8; what must stay float goes under modules_to_not_convert of the quantizing pass."
             yield Problem("unsupported", self.name, message, fix, ("high_bits",))
         for key in ("group_size", "high_group_size"):
             size = getattr(params, key)
-            if size not in (None, 16, 32, 64, 128, 256):
+            if size not in (None, *GROUPS):
                 message = f"{key} {size} is not among 16, 32, 64, 128 and 256."
                 yield Problem("unsupported", self.name, message, "Name one of these, or leave it out.", (key,))
         for key, usual in (("high_group_size", params.group_size), ("high_sym", params.sym)):
@@ -94,7 +95,7 @@ class SelectiveMixedPrecision(Pass):
             yield Problem("unsupported", self.name, message, "Remove it.", ("moe",))
 
     def run(self, model: Model, context: Context) -> Model:
-        """Tell what becomes of it."""
+        """Tell how many weights get 8 bits, or by which share the pass after it chooses them."""
         params = self.params
         share = eight_bits.share(params.model_dump())
         if share:

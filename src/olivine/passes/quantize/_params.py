@@ -1,0 +1,198 @@
+"""The params that quantizers share, and what follows from them alone: data, problems, memory and disk."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from olivine.calibration import eight_bits
+from olivine.calibration.tokens import FEWEST, N_TOKENS
+from olivine.errors import Problem
+from olivine.models.blockwise import GROUPS
+from olivine.models.facts import ModelFacts
+from olivine.passes._base import Estimate, PassParams
+from olivine.passes.finetune import split_seed
+
+GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema
+FRAMEWORK_BYTES = 0.9e9  # resident memory of torch, transformers and numba before any work
+FLOAT_BYTES = 4
+
+
+class Override(BaseModel):
+    """What differs for the modules of one name or pattern."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bits: Literal[4, 8] | None = None
+    group_size: GroupSize | None = None
+    symmetric: bool | None = Field(None, validation_alias=AliasChoices("symmetric", "sym"))
+
+
+class QuantizerParams(PassParams):
+    """Names are those of Olive's quantizers."""
+
+    bits: Literal[4, 8] = 4
+    group_size: GroupSize | None = Field(
+        None, description="weights that share one scale; 128, or the widest below it that divides every layer's width"
+    )
+    sym: bool = Field(False, description="no zero points; a little smaller and less accurate")
+    lm_head: bool = Field(False, description="quantize the head as well, where it is not the embedding")
+    embeds: bool = Field(False, description="quantize the embedding: ModelBuilder does, a checkpoint keeps it")
+    modules_to_not_convert: list[str] | None = Field(
+        None, description="modules to leave as they are: a part of their names, or 're:' and a pattern for all of it"
+    )
+    overrides: Mapping[str, Override] = Field(
+        default_factory=dict,
+        description="bits, group_size and symmetric for modules by their full name, or 're:' and a pattern",
+    )
+    mixed_precision: str | None = Field(
+        None, description="algorithm of a SelectiveMixedPrecision before this pass, which picks weights for 8 bits"
+    )
+
+    @classmethod
+    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Keep in 8 bits what an earlier SelectiveMixedPrecision picked."""
+        selective = eight_bits.selection(earlier)
+        if selective is None:
+            return {}
+        given = {key: selective[key] for key in ("bits", "group_size", "sym") if selective.get(key) is not None}
+        return given | cls._picked(selective)
+
+    @classmethod
+    def _picked(cls, selective: Mapping[str, Any]) -> dict[str, Any]:
+        return {"mixed_precision": selective["algorithm"]}
+
+    def data_names(self) -> list[str]:
+        """The data configs that calibrate: none where nothing is calibrated."""
+        return []
+
+    def files(self) -> list[Path]:
+        """The text files that calibrate."""
+        return []
+
+    def problems(self, name: str, facts: ModelFacts) -> Iterator[Problem]:
+        """What can be known to fail from the params of the step `name` and the model's facts alone."""
+        yield from self._group_problems(name, facts)
+        if self.mixed_precision not in (None, *eight_bits.BY_PLACE):
+            message = f"'{self.mixed_precision}' of SelectiveMixedPrecision ranks weights, which this pass does not."
+            fix = "Use kquant, awq or gptq, or a high_precision algorithm there."
+            yield Problem("unsupported", name, message, fix, ("mixed_precision",))
+        if self.embeds:
+            message = "embeds: true asks for a quantized embedding, which a checkpoint does not hold."
+            fix = "Remove it: ModelBuilder stores the embedding in 8 bits."
+            yield Problem("unsupported", name, message, fix, ("embeds",))
+        if self.lm_head and facts.tied_embeddings:
+            message = "lm_head: true asks for a quantized head, but this model's head is its embedding."
+            fix = "Remove it: ModelBuilder quantizes the two together."
+            yield Problem("unsupported", name, message, fix, ("lm_head",))
+        yield from self._pattern_problems(name)
+
+    def _group_problems(self, name: str, facts: ModelFacts) -> Iterator[Problem]:
+        size = self.group_size
+        for key, width in (("hidden_size", facts.hidden_size), ("intermediate_size", facts.intermediate_size)):
+            if size is not None and width % size:
+                fitting = [str(other) for other in GROUPS if width % other == 0]
+                fix = f"Use {' or '.join(fitting)}." if fitting else "This model cannot be quantized in groups."
+                message = f"group_size {size} does not divide the model's {key} {width}."
+                yield Problem("invalid-value", name, message, fix, ("group_size",))
+
+    def _pattern_problems(self, name: str) -> Iterator[Problem]:
+        for key in ("modules_to_not_convert", "overrides"):
+            for pattern in getattr(self, key) or ():
+                if pattern.startswith("re:") and not _compiles(pattern[3:]):
+                    message = f"the module pattern {pattern!r} is no regular expression."
+                    yield Problem("invalid-value", name, message, "Mend or remove it.", (key,))
+
+    def estimate(self, facts: ModelFacts, *, hessians: bool, on_cuda: bool) -> Estimate:  # noqa: ARG002 - see below
+        """A few tensors in memory, the result on the disk; hessians and on_cuda matter where inputs are measured."""
+        memory = FRAMEWORK_BYTES + 4 * layer_bytes(facts)
+        return Estimate(memory_bytes=int(memory), disk_bytes=int(self._result_bytes(facts)))
+
+    def _result_bytes(self, facts: ModelFacts) -> float:
+        """Embedding and head in two bytes a weight; codes, scales and zero points of all else."""
+        return 2 * embedding_size(facts) * 2 + facts.n_parameters * (0.63 if self.bits == 4 else 1.13)
+
+
+class CalibratedParams(QuantizerParams):
+    """What a pass takes that has to see what reaches each layer."""
+
+    data_config: str | None = Field(
+        None, description="data to calibrate with; else the training data of an earlier step, else the model's own text"
+    )
+    calibration_text: Path | None = Field(None, description="a text file to calibrate with")
+    calibration_tokens: int = Field(N_TOKENS, ge=FEWEST, description="tokens to calibrate with")
+    calibration_seed: int = Field(0, description="of the split, the order of rows, and the text that the model writes")
+    calibration_held_out: float | None = Field(
+        None, gt=0, description="rows of the data that are left out, as eval_dataset_size of the training step"
+    )
+    calibration_may_be_short: bool = Field(
+        False, description="with too little of that data, calibrate with text of the model's own, and say so"
+    )
+    int8_share: float = Field(
+        0.0, ge=0, le=1, description="share of the weights that go up to 8 bits, those with the largest error first"
+    )
+
+    @classmethod
+    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
+        picked = super().inherited(earlier)
+        training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
+        if training is None:
+            return picked
+        return picked | {
+            "data_config": training["train_data_config"],
+            "calibration_held_out": training.get("eval_dataset_size"),
+            "calibration_may_be_short": True,
+            "calibration_seed": split_seed(training.get("training_args", {})),
+        }
+
+    @classmethod
+    def _picked(cls, selective: Mapping[str, Any]) -> dict[str, Any]:
+        share = eight_bits.share(selective)
+        return {"int8_share": share} if share else super()._picked(selective)
+
+    def data_names(self) -> list[str]:
+        """The data config that calibrates, where one is named."""
+        return [self.data_config] if self.data_config else []
+
+    def files(self) -> list[Path]:
+        """The text file that calibrates, where one is named."""
+        return [self.calibration_text] if self.calibration_text else []
+
+    def estimate(self, facts: ModelFacts, *, hessians: bool, on_cuda: bool) -> Estimate:
+        """One layer, its statistics, and the activations of all tokens before and after it; the result on the disk.
+
+        hessians: whether a layer's X'X are held, not their diagonals alone, and each layer's codes written on the way.
+        A model that writes its own text is in memory whole, in bfloat16.
+        """
+        layer = layer_bytes(facts)
+        activations = 3 * self.calibration_tokens * facts.hidden_size * FLOAT_BYTES
+        # four inputs a layer: that of q, k and v; of o; of gate and up; of down
+        hessian = max(facts.hidden_size, facts.intermediate_size) ** 2 * FLOAT_BYTES
+        written = 0 if self.data_config or self.calibration_text else 2 * facts.n_parameters
+        measured = 2 * layer + activations + (4 * hessian if hessians else 0) + FLOAT_BYTES * embedding_size(facts)
+        needed = max(measured, written)
+        return Estimate(
+            memory_bytes=int(FRAMEWORK_BYTES + (layer if on_cuda else needed)),
+            device_memory_bytes=int(needed) if on_cuda else 0,
+            disk_bytes=int(self._result_bytes(facts) * (3 if hessians else 1)),
+        )
+
+
+def embedding_size(facts: ModelFacts) -> int:
+    """Weights of the embedding; the head has as many."""
+    return facts.vocab_size * facts.hidden_size
+
+
+def layer_bytes(facts: ModelFacts) -> float:
+    """A decoder layer in float32."""
+    return (facts.n_parameters - embedding_size(facts)) / max(1, facts.n_layers) * FLOAT_BYTES
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
