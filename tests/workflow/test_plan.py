@@ -288,6 +288,23 @@ def test_passes_in_the_wrong_order_say_what_to_insert(planned):
     assert "Put 'merge' before it" in problem.fix
 
 
+@pytest.mark.parametrize(
+    ("types", "said"),
+    [
+        (["MergeAdapterWeights"], "Put 'lora' before it."),
+        (["LoRA", "ModelBuilder"], "Put 'merge' before it."),
+        (["LoRA", "quantize_onnx"], "Put 'merge' and 'build' before it."),
+        (["quantize_onnx"], "Put 'build' before it."),
+    ],
+)
+def test_bridge_that_is_named_is_the_usual_one(planned, types, said):
+    def change(config):
+        more = {"LoRA": {"train_data_config": "rows"}}
+        config["passes"] = {f"step_{name}": {"type": name, **more.get(name, {})} for name in types}
+
+    assert only(planned(change), "invalid-value").fix == said
+
+
 def test_hub_name_without_a_network_is_a_network_problem(planned):
     problem = only(planned(model="microsoft/Phi-3-mini-4k-instruct", offline=True), "network")
     assert "microsoft/Phi-3-mini-4k-instruct" in problem.message

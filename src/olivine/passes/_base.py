@@ -91,6 +91,7 @@ class Pass(ABC):
     spreads: whether it uses all of `Machine.n_devices`, or one of them.
     spellings: other names of params, each with the field that it is; a problem is then put at the name that is written.
     when_too_large: what to do when the step needs more memory than there is.
+    is_usual_way: whether it is the pass that one takes to come from the format that it accepts to that which it gives.
     not_accepted: why a model of another format has no place before the pass, and what to do, by format; {name} is the
       step that made it. Formats that are not named are told by what the pass accepts.
     """
@@ -106,6 +107,7 @@ class Pass(ABC):
     spreads: ClassVar[bool] = False
     spellings: ClassVar[Mapping[str, str]] = {}
     when_too_large: ClassVar[str] = "Use a larger machine."
+    is_usual_way: ClassVar[bool] = False
     not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {}
 
     def __init__(self, params: PassParams) -> None:

@@ -4,7 +4,7 @@ import difflib
 import errno
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -309,13 +309,26 @@ def _explain_chain(draft: _Draft, name: str, plugin: type[Pass], form: str) -> N
         draft.problem("invalid-value", ("passes", name), message.format(name=maker.name), fix)
         return
     wanted = " or ".join(sorted(plugin.accepts))
-    bridges = [
-        other.name for other in passes.classes.values() if form in other.accepts and other.produces in plugin.accepts
-    ]
-    fix = f"Put '{bridges[0]}' before it." if bridges else "Change the order of the passes."
+    between = " and ".join(f"'{bridge}'" for bridge in _bridge(form, plugin.accepts))
+    fix = f"Put {between} before it." if between else "Change the order of the passes."
     draft.problem(
         "invalid-value", ("passes", name), f"pass '{name}' takes {wanted}, but what reaches it is {form}.", fix
     )
+
+
+def _bridge(form: str, wanted: Collection[str]) -> list[str]:
+    """The usual passes that lead from one format to one of others, the fewest that do; empty when none do."""
+    ways: dict[str, list[str]] = {form: []}
+    waiting = [form]
+    while waiting:
+        reached = waiting.pop(0)
+        if reached in wanted:
+            return ways[reached]
+        for one in passes.classes.values():
+            if one.is_usual_way and reached in one.accepts and one.produces not in ways:
+                ways[one.produces] = [*ways[reached], one.name]
+                waiting.append(one.produces)
+    return []
 
 
 def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:

@@ -188,6 +188,7 @@ class Build(Pass):
     version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
+    is_usual_way: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
     modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu", "onnxruntime_genai": "cpu"}
     spellings: ClassVar[Mapping[str, str]] = PLAIN_NAMES

@@ -19,4 +19,5 @@ class Dora(Lora):
         use_dora: bool = Field(True, description="train magnitudes; false makes it LoRA")
 
     aliases: ClassVar[tuple[str, ...]] = ("DoRA",)
+    is_usual_way: ClassVar[bool] = False
     params: Params

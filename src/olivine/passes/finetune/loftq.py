@@ -24,4 +24,5 @@ class Loftq(Qlora):
         double_quant: bool = Field(False, description="store the magnitudes of blocks in 8 bits as well")
 
     aliases: ClassVar[tuple[str, ...]] = ("LoftQ",)
+    is_usual_way: ClassVar[bool] = False
     params: Params

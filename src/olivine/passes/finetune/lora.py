@@ -52,6 +52,7 @@ class Lora(Pass):
     aliases: ClassVar[tuple[str, ...]] = ("LoRA",)
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "adapter"
+    is_usual_way: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "accelerate")
     modules: ClassVar[Mapping[str, str]] = {}
     spreads: ClassVar[bool] = True

@@ -43,6 +43,7 @@ class Merge(Pass):
     aliases: ClassVar[tuple[str, ...]] = ("MergeAdapterWeights",)
     accepts: ClassVar[frozenset[str]] = frozenset({"adapter"})
     produces: ClassVar[str] = "hf"
+    is_usual_way: ClassVar[bool] = True
     not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {
         "hf": ("nothing to merge: '{name}' gives a whole model, not an adapter.", "Remove this pass."),
     }

@@ -41,6 +41,7 @@ class Qlora(Lora):
         save_quant_config: bool = Field(True, description="accepted; the adapter's record always says it")
 
     aliases: ClassVar[tuple[str, ...]] = ("QLoRA",)
+    is_usual_way: ClassVar[bool] = False
     params: Params
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:

@@ -27,6 +27,7 @@ class Gguf(Pass):
     Params: ClassVar[type[PassParams]] = PassParams
     accepts: ClassVar[frozenset[str]] = frozenset({"gguf"})
     produces: ClassVar[str] = "hf"
+    is_usual_way: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("transformers", "gguf")
     modules: ClassVar[Mapping[str, str]] = {}
 
