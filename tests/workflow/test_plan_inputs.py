@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fake_hub import fake_hub
 from olivine import lazy
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS
@@ -193,22 +194,34 @@ def test_adapter_of_a_gguf_file_is_refused(planned, only, tmp_path):
     assert "GGUF" in only(planned(change), "unsupported", "adapter_path")
 
 
-def test_adapter_of_a_model_to_fetch_is_refused_not_dropped(planned, only, tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    plan = planned(model_is("nobody/nothing-at-all", adapter_path=str(tmp_path)))
+@pytest.fixture
+def online(tmp_path, monkeypatch):
+    """A hub that has the model some/model, and a network."""
+    from huggingface_hub import constants
+
+    with fake_hub(some__model=write_model(tmp_path / "on-the-hub")) as server:
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # it was read when it was imported
+        monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+        yield server
+
+
+@pytest.mark.usefixtures("online")
+def test_adapter_of_a_model_to_fetch_is_refused_not_dropped(planned, only, tmp_path):
+    plan = planned(model_is("some/model", adapter_path=str(tmp_path)))
     assert "still to be fetched" in only(plan, "unsupported", "adapter_path")
 
 
+@pytest.mark.usefixtures("online")
 @pytest.mark.parametrize("offline", [True, False])
-def test_wrong_params_are_told_before_a_model_is_fetched(planned, monkeypatch, offline):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-
+def test_wrong_params_are_told_before_a_model_is_fetched(planned, offline):
     def change(config):
-        model_is("nobody/nothing-at-all")(config)
+        model_is("some/model")(config)
         config["passes"]["lora"] |= {"training_args": {"learning_rat": 1e-4}, "target_modules": ["qkv_proj"]}
 
     kinds = [problem.kind for problem in planned(change, offline=offline).problems]
-    assert kinds == (["network"] if offline else []) + ["unknown-key"]
+    assert kinds == ["network" if offline else "invalid-value", "unknown-key"], kinds
 
 
 def hub_cache(folder, monkeypatch, *removed):
@@ -230,10 +243,10 @@ def test_hub_model_in_the_cache_is_local(planned, tmp_path, monkeypatch):
     assert plan.input_model.path == snapshot
 
 
+@pytest.mark.usefixtures("online")
 def test_half_of_a_hub_model_is_fetched_again(planned, only, tmp_path, monkeypatch):
     hub_cache(tmp_path / "hub", monkeypatch, "model.safetensors")
     only(planned(model_is("some/model"), offline=True), "network", "model_path")
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
     plan = planned(model_is("some/model"))
     assert (plan.problems, plan.hub_name) == ((), "some/model")
 

@@ -210,12 +210,11 @@ def _fetch(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one si
         RevisionNotFoundError,
     )
 
-    from olivine.models.materialize import COMPANIONS
+    from olivine.models.hub import patterns
 
     name, revision, trusted = job.params["name"], job.params.get("revision"), job.params.get("trust_remote_code", False)
-    patterns = [*COMPANIONS, "*.safetensors", "*.safetensors.index.json", "*.jinja", *(["*.py"] if trusted else [])]
     try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
+        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns(trusted=trusted)))
     except GatedRepoError:
         raise ModelError(f"the model '{name}' is gated: accept its terms on the hub and set HF_TOKEN") from None
     except (RepositoryNotFoundError, RevisionNotFoundError):

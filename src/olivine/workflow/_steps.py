@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Model
@@ -53,6 +54,7 @@ class Plan:
 
     input_model: its record when it is local; hub_name: what to fetch when it is not.
     cached: steps whose result is in the cache now ("name" of a pass, "score:name" of a score).
+    source: the config that it was made from, to plan once more when a model has come from the hub.
     translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
     """
 
@@ -71,3 +73,4 @@ class Plan:
     workflow: Mapping[str, Any]
     n_parameters: int = 0
     cached: frozenset[str] = frozenset()
+    source: Loaded | None = field(default=None, repr=False, compare=False)

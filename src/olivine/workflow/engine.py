@@ -45,6 +45,7 @@ from olivine.workflow.keys import (
     trusts_code,
     version,
 )
+from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import PROOF, in_words, proof_key
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
@@ -198,6 +199,16 @@ def _bring_input(state: _Run) -> None:
         entry = _obtain(state, fetch_key(plan), name, f"Bring {plan.hub_name} from the hub", fetch)
         model = Model.from_json(entry.result["model"])
     state.models[None] = model
+    _check_fetched(plan, model)
+
+
+def _check_fetched(plan: Plan, model: Model) -> None:
+    """Plan once more with the model that came: until then it was known from what the hub said of it, if at all."""
+    if plan.hub_name is None or plan.source is None:
+        return
+    problems = make_plan(plan.source, offline=plan.machine.offline, fetched=model.path).problems
+    if problems:
+        raise StepFailed("fetch", " ".join(f"{problem.message} {problem.fix}".strip() for problem in problems))
 
 
 def _make_keys(state: _Run) -> None:

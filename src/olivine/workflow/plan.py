@@ -4,6 +4,7 @@ import difflib
 import errno
 import os
 import sys
+import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from olivine.paths import exists, is_folder
 from olivine.workflow import _systems
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
-from olivine.workflow._machine import choose
+from olivine.workflow._machine import choose, free_disk_bytes
 from olivine.workflow._names import name_problem
 from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.cache import cached
@@ -49,6 +50,7 @@ class _Draft:
     loaded: Loaded
     workflow: Workflow
     machine: Machine
+    scratch: Path
     problems: list[Problem] = field(default_factory=list)
     translated: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
@@ -64,21 +66,27 @@ class _Draft:
         self.problems.append(Problem(kind, self.where(*path), message, fix))
 
 
-def make_plan(loaded: Loaded, *, offline: bool = False) -> Plan:
+def make_plan(loaded: Loaded, *, offline: bool = False, fetched: Path | None = None) -> Plan:
     """The plan of a config that was read; its `problems` say all that keeps it from running.
 
-    Raises ConfigError only when so much of the config is wrong that nothing can be planned.
+    fetched: the folder of the input model, where it has come from the hub since. Raises ConfigError only when so much
+    of the config is wrong that nothing can be planned.
     """
+    with tempfile.TemporaryDirectory(prefix="olivine-plan-", ignore_cleanup_errors=True) as scratch:
+        return _make_plan(loaded, Path(scratch), fetched, offline=offline)
+
+
+def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: bool) -> Plan:
     workflow = loaded.workflow
     if workflow is None:
         raise ConfigError(loaded.problems)
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cache_dir, output_dir = Path(workflow.cache_dir).absolute(), Path(workflow.output_dir).absolute()
     choice = choose(workflow, cache_dir, loaded.document.where(("systems",)), offline=offline)
-    draft = _Draft(loaded, workflow, choice.machine)
+    draft = _Draft(loaded, workflow, choice.machine, scratch)
     draft.problems += [*loaded.problems, *choice.problems, *_packages()]
     draft.translated += [str(note) for note in loaded.notes] + list(choice.notes)
-    _plan_model(draft)
+    _plan_model(draft, fetched)
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         _check_folder(draft, folder, key)
@@ -102,6 +110,7 @@ def make_plan(loaded: Loaded, *, offline: bool = False) -> Plan:
         machine=draft.machine,
         workflow=workflow.model_dump(mode="json", exclude_defaults=True),
         n_parameters=draft.facts.n_parameters if draft.facts else 0,
+        source=loaded,
     )
     return plan if plan.problems else replace(plan, cached=cached(plan))
 
@@ -112,10 +121,13 @@ def _place(problem: Problem) -> tuple[str, int, str]:
     return (name, int(line), problem.message) if line.isdigit() else (problem.where, 0, problem.message)
 
 
-def _plan_model(draft: _Draft) -> None:
-    """The input model: a local folder or file, one in the hub's cache, or one to fetch."""
+def _plan_model(draft: _Draft, fetched: Path | None) -> None:
+    """The input model: a local folder or file, one in the hub's cache, one that has just come, or one to fetch."""
     given = draft.workflow.input_model
     if not isinstance(given.model_path, str):
+        return
+    if fetched is not None:
+        _plan_local_model(draft, fetched)
         return
     path = Path(given.model_path).expanduser()
     if not given.model_path.strip() or not exists(path):
@@ -131,25 +143,36 @@ def _plan_local_model(draft: _Draft, path: Path) -> None:
             "missing-model", ("input_model", "model_path"), f"'{path}' is neither a model folder nor a .gguf file."
         )
         return
-    found = list(check_checkpoint(path))
-    draft.problems += [
-        replace(
-            p,
-            where=draft.where("input_model", "model_path"),
-            message=f"{path} {p.message}" if p.message.startswith("is ") else f"{path}: {p.message}",
-        )
-        for p in found
-    ]
-    try:
-        draft.facts = read_facts(path)
-    except ModelError as error:
-        if not found:
-            draft.problem("missing-model", ("input_model", "model_path"), str(error))
+    if given.load_kwargs.revision is not None and not _is_snapshot(path):
+        message = f"the revision '{given.load_kwargs.revision}' is of the hub, and the model is a folder or file here."
+        draft.problem("invalid-value", ("input_model", "load_kwargs", "revision"), message, "Remove it.")
+    if not _look_at(draft, path, str(path)):
         return
     trusted = given.load_kwargs.trust_remote_code
     draft.model = Model("gguf" if path.is_file() else "hf", path, task=given.task, trust_remote_code=trusted)
     if given.adapter_path is not None:
         _plan_adapter(draft, Path(given.adapter_path).absolute())
+
+
+def _look_at(draft: _Draft, path: Path, name: str) -> bool:
+    """Read the facts of a model and what is wrong with it; False when there are none."""
+    key = ("input_model", "model_path")
+    found = list(check_checkpoint(path))
+    for problem in found:
+        message = f"{name} {problem.message}" if problem.message.startswith("is ") else f"{name}: {problem.message}"
+        draft.problems.append(replace(problem, where=draft.where(*key), message=message.replace(str(path), name)))
+    try:
+        draft.facts = read_facts(path)
+    except ModelError as error:
+        if not found:
+            draft.problem("missing-model", key, str(error).replace(str(path), name))
+        return False
+    return True
+
+
+def _is_snapshot(path: Path) -> bool:
+    """Whether the folder is one of the hub's cache."""
+    return path.parent.name == "snapshots"
 
 
 def _plan_adapter(draft: _Draft, path: Path) -> None:
@@ -184,6 +207,23 @@ def _plan_absent_model(draft: _Draft, name: str) -> None:
             draft.problem("unsupported", path, f"an adapter of '{name}', which is still to be fetched.", fix)
         draft.hub_name = name
         draft.translated.append(f"the model '{name}' is fetched from the hub before the first step")
+        _look_at_hub(draft, name)
+
+
+def _look_at_hub(draft: _Draft, name: str) -> None:
+    """Check a model that is still on the hub by its config and the headers of its weights."""
+    from olivine.models import hub
+
+    given, key = draft.workflow.input_model.load_kwargs, ("input_model", "model_path")
+    try:
+        draft.download_bytes = hub.sketch(name, given.revision, draft.scratch, trusted=given.trust_remote_code)
+    except ModelError as error:
+        draft.problem("missing-model", key, f"{error}.")
+    except hub.Unreachable as error:
+        fix = "Try again when it does, fetch the model elsewhere, or name a folder."
+        draft.problem("network", key, f"'{name}' is to be fetched, but the hub gives no answer: {error}.", fix)
+    else:
+        _look_at(draft, draft.scratch, name)
 
 
 def _nearest_path(path: Path) -> str:
@@ -201,10 +241,15 @@ def _short(name: str) -> str:
     return name if len(name) <= N_SHOWN else f"{name[:N_SHOWN]}..."
 
 
+def _hub_folder() -> Path:
+    """Where the hub's own library keeps what it fetches."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
+
+
 def _hub_snapshot(name: str, revision: str | None) -> Path | None:
     """The folder of a model that the hub's cache on this machine holds whole; half of one is fetched again."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    root = Path(os.environ.get("HF_HUB_CACHE", home / "hub")) / f"models--{name.replace('/', '--')}"
+    root = _hub_folder() / f"models--{name.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     snapshot = root / "snapshots" / commit if commit else None
@@ -590,6 +635,10 @@ def _check_room(draft: _Draft, estimate: Estimate) -> None:
             continue
         fix = passes.classes[step.pass_name].when_too_large
         draft.problem("hardware", ("passes", step.name), message, fix)
+    hub_cache = _hub_folder()
+    if estimate.download_bytes > (free := free_disk_bytes(hub_cache)):
+        message = f"{_size(estimate.download_bytes)} are to be fetched, but {_size(free)} are free in '{hub_cache}'."
+        draft.problem("hardware", ("input_model", "model_path"), message, "Let HF_HOME name a folder on a larger disk.")
     if estimate.disk_bytes > draft.machine.disk_bytes:
         draft.problem(
             "hardware",
@@ -634,7 +683,12 @@ def lines(plan: Plan) -> list[str]:
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
     needed = plan.estimate
-    text.append(f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most")
+    if plan.n_parameters:  # of a model that is not known, nothing else is
+        text.append(
+            f"needs about {_size(needed.memory_bytes)} of memory and {_size(needed.disk_bytes)} of disk at most"
+        )
+    if needed.download_bytes:
+        text.append(f"fetches about {_size(needed.download_bytes)}")
     if needed.device_memory_bytes:
         which = "the GPU" if machine.n_devices == 1 else "each GPU"
         text.append(f"needs about {_size(needed.device_memory_bytes)} on {which}")
@@ -644,7 +698,8 @@ def lines(plan: Plan) -> list[str]:
 def _step_line(plan: Plan, step: Step) -> str:
     state = "cached" if step.name in plan.cached else "to run"
     asked = f"; memory {_size(step.estimate.memory_bytes)}, disk {_size(step.estimate.disk_bytes)}"
-    return f"step {step.name} ({step.pass_name}): {state}{asked if state == 'to run' else ''}"
+    is_known = state == "to run" and plan.n_parameters
+    return f"step {step.name} ({step.pass_name}): {state}{asked if is_known else ''}"
 
 
 def _size(n_bytes: float) -> str:

@@ -1,0 +1,117 @@
+"""A hub on this machine that speaks the real one's protocol: what a model is made of, and its files by range."""
+
+import json
+import re
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+GATED = "someone/gated"
+
+
+class FakeHub(ThreadingHTTPServer):
+    """Serves folders as models by name. n_sent: bytes of files that went out; asked: the paths of all requests."""
+
+    daemon_threads = True
+
+    def __init__(self, models):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.models, self.n_sent, self.asked = {name: Path(folder) for name, folder in models.items()}, 0, []
+
+    @property
+    def url(self):
+        """What HF_ENDPOINT says."""
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+@contextmanager
+def fake_hub(**models):
+    """A hub with these folders, by name (`org__name=folder`), while the block runs."""
+    server = FakeHub({name.replace("__", "/"): folder for name, folder in models.items()})
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _files(folder):
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.stat().st_size for file in files}
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self._answer()
+
+    def do_GET(self):
+        self._answer()
+
+    def _answer(self):
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(path)
+        if asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+            self._model(*asked.groups())
+        elif asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
+            folder = self.server.models[asked[1]]
+            entries = [
+                {"type": "file", "path": name, "size": size, "oid": "0"} for name, size in _files(folder).items()
+            ]
+            self._send(200, json.dumps(entries).encode(), {"Content-Type": "application/json"})
+        elif asked := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+            self._file(*asked.groups())
+        else:
+            self._refuse(404, "EntryNotFound")
+
+    def _model(self, name, revision):
+        if name == GATED:
+            self._refuse(403, "GatedRepo")
+        elif name not in self.server.models:
+            self._refuse(401, "RepoNotFound")
+        elif revision not in (None, "main", COMMIT):
+            self._refuse(404, "RevisionNotFound")
+        else:
+            files = _files(self.server.models[name])
+            siblings = [{"rfilename": inner, "size": size, "blobId": "0"} for inner, size in files.items()]
+            told = {"id": name, "modelId": name, "sha": COMMIT, "siblings": siblings, "tags": [], "private": False}
+            self._send(200, json.dumps(told).encode(), {"Content-Type": "application/json"})
+
+    def _file(self, name, revision, inner):
+        path = self.server.models.get(name, Path("/nowhere")) / inner
+        if not path.is_file():
+            self._refuse(404, "EntryNotFound")
+            return
+        size, start, stop = path.stat().st_size, 0, None
+        headers = {"ETag": f'"{size}-{inner}"', "X-Repo-Commit": COMMIT, "Accept-Ranges": "bytes"}
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked:
+            start, stop = int(asked[1]), min(size, int(asked[2] or size) + 1)
+            headers["Content-Range"] = f"bytes {start}-{stop - 1}/{size}"
+        with path.open("rb") as file:
+            file.seek(start)
+            content = file.read((size if stop is None else stop) - start)
+        self._send(206 if asked else 200, content, headers)
+
+    def _refuse(self, status, code):
+        self._send(status, b"{}", {"X-Error-Code": code, "X-Error-Message": code})
+
+    def _send(self, status, content, headers):
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+            self.server.n_sent += len(content)
