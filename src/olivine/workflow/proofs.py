@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from olivine import __version__
 from olivine.models import Model
 from olivine.passes import Pass, passes
+from olivine.workflow._code import code_digest
 from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import Cache, fetched_model
 from olivine.workflow.keys import Hashes, digest, library_versions
@@ -44,8 +44,7 @@ def proof_key(step: Step, model: Model, hashes: Hashes) -> str | None:
     return digest(
         {
             "prove": plugin.name,
-            "version": plugin.version,
-            "olivine": __version__,
+            "code": code_digest(type(plugin).__module__),
             "claim": claim,
             "execution_provider": step.machine.execution_provider,
             "config": _config_content(model, hashes),

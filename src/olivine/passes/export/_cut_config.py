@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from olivine.models.config import CODE_KEYS
+
 # Lengths up to here are tried as they are; a model this narrow reads as many tokens in about a second.
 LONGEST = 4200
 VOCABULARY = 320
@@ -21,8 +23,8 @@ _MOST_LAYERS = 8  # a pattern of kinds that needs more is picked out of the mode
 _ROPES_BY_LENGTH = ("longrope", "su", "dynamic", "yarn")  # their angles follow from the lengths in the config
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 FIRST_PLAIN_TOKEN = 8  # those below end, begin or fill up
-# What says nothing of the graph, or belongs to the weights that are not taken over.
-_LEFT_OUT = ("quantization_config", "auto_map", "_name_or_path", "torch_dtype")
+# What says nothing of the graph, belongs to the weights that are not taken over, or names code to run.
+_LEFT_OUT = ("quantization_config", "auto_map", "_name_or_path", "torch_dtype", *CODE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ def cut(config: Mapping[str, Any], full: Any) -> Cut:
     small = {key: value for key, value in config.items() if key not in _LEFT_OUT} | {"dtype": "float32"}
     _fewer_layers(small, full)
     _narrower(small, full)
-    _fewer_tokens(small)
+    _fewer_tokens(small, full)
     window, original, context = _shorter(small, full)
     return Cut(small, window, original, context, bool(_ropes(full) & {"longrope", "su"}))
 
@@ -97,6 +99,8 @@ def _narrower(small: dict[str, Any], full: Any) -> None:
             small["num_key_value_heads"] = pairs
         apart = hidden - n_heads * width  # where heads are wider or narrower than the model, they stay so
         small["hidden_size"] = heads * width + (64 if apart > 0 else -64 if apart < 0 else 0)
+        if "mamba_n_heads" in small:  # asked for by configs that have no such layer, too
+            small |= {"mamba_n_heads": heads, "mamba_d_head": "auto"}
     for key in _WIDTHS:
         if isinstance(small.get(key), int):
             small[key] = min(small[key], _WIDTH)
@@ -105,7 +109,9 @@ def _narrower(small: dict[str, Any], full: Any) -> None:
             small[key] = min(small[key], max(4, 2 * getattr(full, "num_experts_per_tok", 2)))
 
 
-def _fewer_tokens(small: dict[str, Any]) -> None:
+def _fewer_tokens(small: dict[str, Any], full: Any) -> None:
+    """Few tokens, and those that begin, end and fill up among them: a class may have defaults beyond."""
+    small |= {key: value for key in _SPECIAL if key not in small and (value := getattr(full, key, None)) is not None}
     small["vocab_size"] = min(int(small.get("vocab_size", VOCABULARY)), VOCABULARY)
     for key, value in small.items():
         if key.endswith("token_id") and isinstance(value, int):

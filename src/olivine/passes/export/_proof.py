@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.errors import OlivineError
+from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
+from olivine.models.config import load_config
 from olivine.models.inspect import read_config
 from olivine.passes._base import Context
 from olivine.passes.export._cut_config import FIRST_PLAIN_TOKEN, Cut, cut
@@ -133,8 +134,8 @@ def _small_model(config: Mapping[str, Any], folder: Path) -> tuple[Cut, Any] | s
     folder.mkdir(parents=True, exist_ok=True)
     try:
         full = _read(config, folder)
-    except (ValueError, KeyError) as error:
-        return f"the export is not proven: transformers has no class for '{config.get('model_type')}' ({error})"
+    except ModelError as error:
+        return f"transformers makes no model of this config, to compare the export with: {error}"
     small = cut(config, full)
     settings = _read(small.config, folder)
     torch.manual_seed(SEED)
@@ -148,7 +149,7 @@ def _small_model(config: Mapping[str, Any], folder: Path) -> tuple[Cut, Any] | s
 
 def _read(config: Mapping[str, Any], folder: Path) -> Any:
     _write({key: value for key, value in config.items() if key != "auto_map"}, folder)
-    return transformers.AutoConfig.from_pretrained(folder)
+    return load_config(folder)
 
 
 def _write(config: Mapping[str, Any], folder: Path) -> None:
