@@ -6,9 +6,11 @@ import time
 import filelock
 import pytest
 
+from olivine.cli import exit_code
 from olivine.errors import RequestError
 from olivine.models import Model
 from olivine.workflow.cache import Cache, Entry, pack, unpack, usable_folder
+from olivine.workflow.keys import hash_file
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -83,6 +85,23 @@ def _lose_manifest(entry):
     (entry.folder / "manifest.json").unlink()
 
 
+def _alter_manifest(entry):
+    manifest = entry.folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"n": 1', '"n": 2'))
+
+
+def _nest_manifest(entry):
+    (entry.folder / "manifest.json").write_text("[" * 100_000)
+
+
+def _empty_manifest(entry):
+    (entry.folder / "manifest.json").write_text(json.dumps({"files": None, "key": KEY, "digest": 1}))
+
+
+def _add(entry):
+    (entry.content / "sub" / "more.safetensors").write_text("")
+
+
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
@@ -91,6 +110,10 @@ def _lose_manifest(entry):
         (_remove, "'config.json' is missing"),
         (_cut_manifest, "its manifest is damaged"),
         (_lose_manifest, "its manifest is damaged"),
+        (_alter_manifest, "its manifest is damaged"),
+        (_nest_manifest, "its manifest is damaged"),
+        (_empty_manifest, "its manifest is damaged"),
+        (_add, "'sub/more.safetensors' was added"),
     ],
 )
 def test_damaged_entry_is_noticed_and_made_again(cache, warnings, damage, said):
@@ -110,6 +133,89 @@ def test_cache_that_was_copied_is_still_good(cache, tmp_path):
     shutil.copytree(cache.folder, tmp_path / "copy")
     os.utime(tmp_path / "copy" / "steps" / KEY / "content" / "config.json")
     assert Cache(tmp_path / "copy").has(KEY)
+
+
+def test_copied_cache_is_read_once_by_the_run_that_uses_it(cache, tmp_path, monkeypatch):
+    """And never by a plan, which touches nothing and so could not remember it."""
+    cache.obtain(KEY, "step", _fill)
+    shutil.copytree(cache.folder, tmp_path / "copy")
+    for path in (tmp_path / "copy").rglob("*"):
+        os.utime(path, (time.time() - 100, time.time() - 100))
+    n_read = []
+    for module in ("cache", "keys"):
+        monkeypatch.setattr(f"olivine.workflow.{module}.hash_file", lambda path: n_read.append(path) or hash_file(path))
+    assert Cache(tmp_path / "copy").has(KEY)
+    assert not n_read
+    for _ in range(3):
+        assert Cache(tmp_path / "copy").lookup(KEY)
+    assert len(n_read) == 2
+    assert Cache(tmp_path / "copy").has(KEY)
+    assert len(n_read) == 2
+
+
+def test_entry_is_read_only(cache):
+    entry, _ = cache.obtain(KEY, "step", _fill)
+    files = [path for path in entry.folder.rglob("*") if path.is_file()]
+    assert len(files) == 3
+    assert not any(path.stat().st_mode & 0o222 for path in files)
+    assert cache.remove(KEY)
+    assert not entry.folder.exists()
+
+
+def test_no_lock_is_left_by_who_held_it(cache):
+    cache.obtain(KEY, "step", _fill)
+    cache.close()
+    assert not list((cache.folder / "locks").iterdir())
+
+
+def test_next_run_removes_what_a_killed_one_left(cache):
+    """Locks that nobody holds, and checkpoints of a step whose result was renamed into place just before the kill."""
+    cache.obtain(KEY, "step", _fill)
+    cache.close()
+    for name in (f"{KEY}.lock", "run-1-dead.lock"):
+        (cache.folder / "locks" / name).touch()
+    (cache.scratch(KEY) / "checkpoint").write_text("x")
+    (cache.scratch(OTHER) / "checkpoint").write_text("x")
+    for key in (KEY, OTHER):
+        (cache.folder / "scratch" / f"{key}.lock").touch()
+    (cache.folder / "building" / "hashes").write_text("{}")
+    Cache(cache.folder).prepare()
+    assert not list((cache.folder / "locks").iterdir())
+    assert not list((cache.folder / "building").iterdir())
+    assert [path.name for path in (cache.folder / "scratch").iterdir()] == [OTHER]
+
+
+def test_checkpoints_that_a_worker_is_at_stay(cache):
+    cache.obtain(KEY, "step", _fill)
+    scratch = cache.scratch(KEY)
+    with filelock.FileLock(f"{scratch}.lock"):
+        Cache(cache.folder).prepare()
+        assert scratch.is_dir()
+
+
+def test_verify_names_damaged_manifests_and_what_is_removed_is_made_again(cache, capsys):
+    whole, broken = (cache.obtain(key, key[0], _fill)[0] for key in (KEY, OTHER))
+    _alter_manifest(broken)
+    cache.close()
+    command = ["cache", "verify", "--cache-dir", str(cache.folder)]
+    assert exit_code(command) == 1
+    assert "its manifest is damaged" in capsys.readouterr().out
+    _alter(whole)
+    with cache.lock(KEY, "a"):  # a run is at work on it
+        assert exit_code([*command, "--repair", "--json"]) == 1
+    assert json.loads(capsys.readouterr().out)["removed"] == [OTHER]
+    assert exit_code([*command, "--repair"]) == 0
+    assert exit_code(command) == 0
+    assert not cache.obtain(KEY, "a", _fill)[1]
+
+
+def test_entry_with_a_damaged_manifest_is_garbage_when_it_is_old(cache):
+    entry, _ = cache.obtain(KEY, "step", _fill)
+    cache.close()
+    _lose_manifest(entry)
+    os.utime(entry.folder, (0, 0))
+    assert [gone.key for gone in cache.collect_garbage(30)] == [KEY]
+    assert not entry.folder.exists()
 
 
 def test_verify_reads_every_byte(cache):

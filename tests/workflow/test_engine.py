@@ -5,7 +5,8 @@ import pytest
 from olivine.errors import ConfigError, GoalMissed, Problem, RequestError, StepFailed
 from olivine.models import Model
 from olivine.workflow.cache import Cache, cached
-from olivine.workflow.engine import LINKED_BYTES, run
+from olivine.workflow.deliver import LINKED_BYTES
+from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
 from olivine.workflow.keys import Hashes, plan_keys
 
@@ -173,7 +174,7 @@ def test_delivered_file_that_was_changed_is_delivered_again(fakes, tmp_path):
 
 def test_large_files_are_linked_and_small_ones_copied(fakes, tmp_path, monkeypatch):
     assert LINKED_BYTES > 1000
-    monkeypatch.setattr("olivine.workflow.engine.LINKED_BYTES", 500)
+    monkeypatch.setattr("olivine.workflow.deliver.LINKED_BYTES", 500)
     model = run(fakes.plan(tmp_path, ("good", "write", {}))).model
     assert (model / "part0.safetensors").stat().st_nlink == 2
     assert (model / "config.json").stat().st_nlink == 1

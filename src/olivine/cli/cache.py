@@ -69,18 +69,26 @@ def collect(cache_dir: Path, days: float, dry_run: bool, as_json: bool) -> int:
 
 @command.command("verify")
 @_cache_dir
+@click.option("--repair", is_flag=True, help="Remove what is damaged; the next run that needs it makes it again.")
 @json_option
-def verify(cache_dir: Path, as_json: bool) -> int:
-    """Read every byte again; exit code 1 when a result is not what it was (the next run makes it again)."""
-    checked = list(_open(cache_dir).verify())
+def verify(cache_dir: Path, repair: bool, as_json: bool) -> int:
+    """Read every byte again, those of the manifests too; exit code 1 when a result is not what it was.
+
+    A run makes a damaged result again. With --repair it is removed now, unless a run is at work on it.
+    """
+    cache = _open(cache_dir)
+    checked = list(cache.verify())
     damaged = [(entry, damage) for entry, damage in checked if damage is not None]
+    removed = [entry.key for entry, _ in damaged if repair and cache.remove(entry.key)]
     if as_json:
-        print_json({"n_entries": len(checked), "damaged": {entry.key: damage for entry, damage in damaged}})
+        found = {entry.key: damage for entry, damage in damaged}
+        print_json({"n_entries": len(checked), "damaged": found, "removed": removed})
     else:
         for entry, damage in damaged:
             click.secho(f"{entry.key[:12]} {entry.name}: {damage}", fg="red")
-        click.echo(f"{len(checked)} results, {len(damaged)} damaged")
-    return 1 if damaged else 0
+        more = f", {len(removed)} removed" if repair else ""
+        click.echo(f"{len(checked)} results, {len(damaged)} damaged{more}")
+    return 1 if len(damaged) > len(removed) else 0
 
 
 def _open(cache_dir: Path) -> "Cache":

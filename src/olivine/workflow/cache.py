@@ -2,35 +2,38 @@
 
     cache_dir/
       steps/KEY/content/...      what a step made
-      steps/KEY/manifest.json    written last: the result, and size, stamp and hash of every file
+      steps/KEY/manifest.json    written last: the result, size, stamp and hash of every file, and a digest of it all
       building/KEY-...           entries that are being made
       scratch/KEY/               checkpoints of a step that did not finish
       locks/KEY.lock             one run at a time makes an entry
       hashes.jsonl               remembered hashes
 
 An entry is made in a folder of its own, and renamed into place when all of it is on the disk: a killed run leaves no
-half of one. An entry whose files were changed, cut or removed since is set aside and made again. Who makes an entry
-holds the lock of its key all the while, so what lies in `building` under a key that nobody holds was left by a run that
-died.
+half of one. Its files are read-only from then on. An entry whose files or manifest were changed, cut or removed since,
+or that got further files, is set aside and made again. Who makes an entry holds the lock of its key all the while, so
+what lies in `building` under a key that nobody holds was left by a run that died, as were a lock that nobody holds and
+the checkpoints of a step whose result is there; the next run removes them.
 """
 
 import errno
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Self
 
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
 from olivine.workflow._steps import Plan
-from olivine.workflow.keys import Hashes, Stamp, fetch_key, hash_file, plan_keys, seams
+from olivine.workflow.keys import Hashes, Stamp, digest, fetch_key, hash_file, plan_keys, seams
 
 if TYPE_CHECKING:
     import filelock
@@ -38,9 +41,12 @@ else:
     filelock = lazy.module("filelock")
 
 OUTPUT, INPUT = "${output}", "${input}"
+FOLDERS = ("steps", "building", "scratch", "locks")
 MANIFEST = "manifest.json"
+DAMAGED_MANIFEST = "its manifest is damaged"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _JUST_USED_SECONDS = 60.0
+_BRIEFLY_SECONDS = 0.5  # who only looks whether a lock is free holds it no longer
 
 
 @dataclass(frozen=True)
@@ -81,7 +87,8 @@ class Entry:
     @property
     def last_used(self) -> float:
         """When a run last took it, in seconds since the epoch."""
-        return (self.folder / MANIFEST).stat().st_mtime
+        manifest = self.folder / MANIFEST
+        return (manifest if manifest.is_file() else self.folder).stat().st_mtime
 
 
 class Cache:
@@ -100,19 +107,31 @@ class Cache:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    @cached_property
+    def hashes(self) -> Hashes:
+        """The memory of hashes that lies in this cache."""
+        return Hashes(self.folder)
+
     def prepare(self) -> None:
         """Make the folders and remove what dead runs left; RequestError when `cache_dir` cannot hold anything."""
-        for name in ("steps", "building", "scratch", "locks"):
+        for name in FOLDERS:
             usable_folder(self.folder / name, f"cache_dir '{self.folder}'")
         for left in (self.folder / "building").iterdir():
             with self._if_free(left.name.partition("-")[0]) as is_free:
                 if is_free:
-                    shutil.rmtree(left, ignore_errors=True)
+                    remove_tree(left)
+        for left in (self.folder / "scratch").iterdir():
+            key = left.name.removesuffix(".lock")
+            if (self.folder / "steps" / key).is_dir() or left.name != key:
+                self._drop_scratch_of_the_dead(key)
+        for left in (self.folder / "locks").glob("*.lock"):
+            with suppress(filelock.Timeout), locked(left, timeout=0):
+                continue  # nobody holds it: it goes
 
     def lookup(self, key: str) -> Entry | None:
         """The entry of that key, if it is there and every file is what it was; notes that it was used."""
         entry = self.peek(key)
-        if entry is None or self.damage(entry) is not None:
+        if entry is None or self.damage(entry, self.hashes.current) is not None:
             return None
         try:
             os.utime(entry.folder / MANIFEST)
@@ -121,9 +140,12 @@ class Cache:
         return entry
 
     def has(self, key: str) -> bool:
-        """Whether `lookup` would find the entry; touches nothing."""
+        """Whether `lookup` would find the entry; touches nothing.
+
+        Files of a cache that was copied are told by their sizes: the run that uses them reads them once.
+        """
         entry = self.peek(key)
-        return entry is not None and self.damage(entry) is None
+        return entry is not None and self.damage(entry, None) is None
 
     def obtain(self, key: str, name: str, make: Callable[[Path], Mapping[str, Any]]) -> tuple[Entry, bool]:
         """The entry and whether it was there; `make(folder)` fills a folder and gives the result when it was not.
@@ -142,16 +164,15 @@ class Cache:
     @contextmanager
     def lock(self, key: str, name: str) -> Iterator[None]:
         """Hold the key; while another run holds it, say so and wait."""
-        lock = filelock.FileLock(self.folder / "locks" / f"{key}.lock")
+        path = self.folder / "locks" / f"{key}.lock"
+        lock = filelock.FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=_BRIEFLY_SECONDS)
         except filelock.Timeout:
             self._warn(f"another run is at work on '{name}'; waiting for its result")
             lock.acquire()
-        try:
+        with _held(lock):
             yield
-        finally:
-            lock.release()
 
     def scratch(self, key: str) -> Path:
         """The folder for checkpoints of the step with that key; it stays until the step has succeeded."""
@@ -161,8 +182,16 @@ class Cache:
 
     def drop_scratch(self, key: str) -> None:
         """The step is done: its checkpoints have served."""
-        shutil.rmtree(self.folder / "scratch" / key, ignore_errors=True)
+        remove_tree(self.folder / "scratch" / key)
         (self.folder / "scratch" / f"{key}.lock").unlink(missing_ok=True)
+
+    def _drop_scratch_of_the_dead(self, key: str) -> None:
+        """Remove checkpoints of a finished step, or the lock of a worker, unless a run or worker is at them."""
+        with self._if_free(key) as is_free, suppress(filelock.Timeout):
+            if is_free:
+                with locked(self.folder / "scratch" / f"{key}.lock", timeout=0):
+                    if (self.folder / "steps" / key).is_dir():
+                        remove_tree(self.folder / "scratch" / key)
 
     def entries(self) -> list[Entry]:
         """Every entry, the least recently used first."""
@@ -170,11 +199,18 @@ class Cache:
         found = [entry for folder in folders if (entry := self.peek(folder.name)) is not None]
         return sorted(found, key=lambda entry: entry.last_used)
 
-    def damage(self, entry: Entry, *, every_byte: bool = False) -> str | None:
+    def damaged(self) -> list[Entry]:
+        """What is left of entries whose manifest does not hold; they have no name, result or files."""
+        folders = [folder for folder in (self.folder / "steps").glob("*") if folder.is_dir()]
+        nothing = {"name": "?", "files": {}, "result": {}}
+        return [Entry(folder.name, folder, nothing) for folder in folders if self.peek(folder.name) is None]
+
+    def damage(self, entry: Entry, hash_of: Callable[[Path], str] | None, *, every_byte: bool = False) -> str | None:
         """What is wrong with an entry, or None.
 
-        A file whose size, modification time and inode are as they were is taken as it was; where only the latter differ
-        (the cache was copied or restored), or with `every_byte`, it is hashed.
+        A file whose size, modification time and inode are as they were is taken as it was, or whose present ones are
+        remembered with its hash. Else `hash_of` reads it; without that, a file that was edited in place is read, and
+        one with another inode (the cache was copied) is not. every_byte: read everything, remember nothing.
         """
         for name, was in entry.files.items():
             path = entry.content / name
@@ -184,15 +220,25 @@ class Cache:
                 return f"'{name}' is missing"
             if stamp.size != was["size"]:
                 return f"'{name}' has {stamp.size} bytes, not {was['size']}"
-            as_it_was = stamp == Stamp(was["size"], was["mtime_ns"], was["inode"])
-            if (every_byte or not as_it_was) and hash_file(path) != was["blake3"]:
+            if every_byte:
+                is_same = hash_file(path) == was["blake3"]
+            elif stamp == Stamp(was["size"], was["mtime_ns"], was["inode"]):
+                is_same = True
+            elif hash_of is None:
+                is_same = stamp.inode != was["inode"] or hash_file(path) == was["blake3"]
+            else:
+                is_same = hash_of(path) == was["blake3"]
+            if not is_same:
                 return f"'{name}' was altered"
-        return None
+        added = _names_below(entry.content) - entry.files.keys()
+        return f"'{min(added)}' was added" if added else None
 
     def verify(self) -> Iterator[tuple[Entry, str | None]]:
         """Every entry with what is wrong with it, every byte read again."""
+        for entry in self.damaged():
+            yield entry, DAMAGED_MANIFEST
         for entry in self.entries():
-            yield entry, self.damage(entry, every_byte=True)
+            yield entry, self.damage(entry, None, every_byte=True)
 
     def collect_garbage(self, older_than_days: float, *, dry_run: bool = False) -> list[Entry]:
         """Remove what no run took for that long, with checkpoints as old; gives the entries that went (or would go).
@@ -202,11 +248,13 @@ class Cache:
         before = time.time() - max(older_than_days * 86_400, 0.0)
         if (oldest := self._oldest_run()) is not None:
             before = min(before, oldest - _JUST_USED_SECONDS)
-        gone = [entry for entry in self.entries() if entry.last_used < before]
+        gone = [entry for entry in [*self.damaged(), *self.entries()] if entry.last_used < before]
         if not dry_run:
             gone = [entry for entry in gone if self.remove(entry.key)]
             self._remove_scratch(before)
-            Hashes(self.folder).compact()
+            with self._if_free("hashes") as is_free:
+                if is_free:
+                    self.hashes.compact()
         return gone
 
     def hold(self) -> None:
@@ -219,23 +267,18 @@ class Cache:
     def close(self) -> None:
         """End what `hold` began."""
         if self._held is not None:
-            self._held.release()
-            Path(self._held.lock_file).unlink(missing_ok=True)
-            self._held = None
+            held, self._held = self._held, None
+            with _held(held):
+                return
 
     def peek(self, key: str) -> Entry | None:
         """The entry of that key as its manifest describes it; its files are not looked at."""
         folder = self.folder / "steps" / key
         try:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-            complete = {"name", "files", "result", "created", "seconds"} <= manifest.keys()
-        except (
-            OSError,
-            ValueError,
-            AttributeError,
-        ):  # none, or one that was cut: `_set_aside_damaged` tells them apart
+        except (OSError, ValueError, RecursionError):  # none, or a damaged one: `_set_aside_damaged` tells them apart
             return None
-        return Entry(key, folder, manifest) if complete else None
+        return Entry(key, folder, manifest) if _holds(manifest, key) else None
 
     def _set_aside_damaged(self, key: str, name: str) -> None:
         """Move what is left of the entry out of the way and say why. The lock of the key is held."""
@@ -243,11 +286,11 @@ class Cache:
         if not folder.exists():
             return
         entry = self.peek(key)
-        why = self.damage(entry) if entry else "its manifest is damaged"
+        why = self.damage(entry, self.hashes.current) if entry else DAMAGED_MANIFEST
         self._warn(f"the cached result of '{name}' is damaged ({why}) and is made again")
         aside = self._building(key)
         folder.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)
+        remove_tree(aside)
 
     def _produce(self, key: str, name: str, make: Callable[[Path], Mapping[str, Any]]) -> Entry:
         building = self._building(key)
@@ -264,13 +307,15 @@ class Cache:
                 "result": result,
                 "files": _describe(content),
             }
-            _write_synced(building / MANIFEST, json.dumps(manifest, indent=1))
+            manifest = json.loads(json.dumps(manifest))  # as it will be read
+            _write_synced(building / MANIFEST, json.dumps(manifest | {"digest": digest(manifest)}, indent=1))
+            _protect(building / MANIFEST)
             sync_folder(building)
             folder = self.folder / "steps" / key
             building.rename(folder)
             sync_folder(folder.parent)
         finally:
-            shutil.rmtree(building, ignore_errors=True)
+            remove_tree(building)
         return Entry(key, folder, manifest)
 
     def _building(self, key: str) -> Path:
@@ -283,7 +328,7 @@ class Cache:
                 aside = self._building(key)
                 with suppress(FileNotFoundError):  # another process was quicker
                     (self.folder / "steps" / key).rename(aside)  # gone at once for those who look it up
-                shutil.rmtree(aside, ignore_errors=True)
+                remove_tree(aside)
                 self.drop_scratch(key)
             return is_free
 
@@ -317,10 +362,28 @@ class Cache:
         except filelock.Timeout:
             yield False
             return
-        try:
+        with _held(lock):
             yield True
-        finally:
-            lock.release()
+
+
+@contextmanager
+def locked(path: Path, timeout: float = -1) -> Iterator[None]:
+    """Hold a lock file, which is gone afterwards; filelock.Timeout when another process holds it for longer."""
+    lock = filelock.FileLock(path)
+    lock.acquire(timeout=timeout)
+    with _held(lock):
+        yield
+
+
+@contextmanager
+def _held(lock: "filelock.BaseFileLock") -> Iterator[None]:
+    """Release a lock and remove its file; removed while it is held, so that who waits for it begins with a new one."""
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows keeps a file that is open
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def cached(plan: Plan) -> frozenset[str]:
@@ -410,6 +473,19 @@ def usable_folder(folder: Path, what: str) -> Path:
     return folder
 
 
+def remove_tree(folder: Path) -> None:
+    """Remove a folder (or file) as far as that can be done; Windows keeps files that are read-only."""
+    if not folder.is_dir() or folder.is_symlink():
+        with suppress(OSError):
+            folder.unlink()
+        return
+    if os.name == "nt":
+        for path in folder.rglob("*"):
+            with suppress(OSError):
+                path.chmod(stat.S_IWRITE)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     if os.name != "posix":  # Windows has no handle of a folder to sync
@@ -422,19 +498,45 @@ def sync_folder(folder: Path) -> None:
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk."""
-    with path.open("rb+") as handle:
+    """Wait until a file is on the disk; Windows wants one that is open for writing."""
+    with path.open("rb" if os.name == "posix" else "rb+") as handle:
         os.fsync(handle.fileno())
 
 
+def _names_below(content: Path) -> set[str]:
+    """The files of an entry that are there, by their names below `content`."""
+    return {path.relative_to(content).as_posix() for path in content.rglob("*") if not path.is_dir()}
+
+
+def _holds(manifest: Any, key: str) -> bool:
+    """Whether a manifest is whole, that of the key, and as it was written; its files lie in the entry's folder."""
+    if not isinstance(manifest, dict):
+        return False
+    written = manifest.pop("digest", None)
+    try:
+        if written != digest(manifest) or manifest["key"] != key:
+            return False
+        names = [PurePosixPath(name) for name in manifest["files"]]
+    except (KeyError, TypeError, RecursionError):
+        return False
+    complete = {"name", "files", "result", "created", "seconds"} <= manifest.keys()
+    return complete and not any(name.is_absolute() or ".." in name.parts for name in names)
+
+
+def _protect(path: Path) -> None:
+    """Let nobody write to a file by mistake: what is delivered may be a link to it."""
+    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
+
+
 def _describe(content: Path) -> dict[str, dict[str, Any]]:
-    """Size, stamp and hash of every file, after they are on the disk."""
+    """Size, stamp and hash of every file, after they are on the disk and read-only."""
     described = {}
     paths = sorted(content.rglob("*"))
     for path in paths:
         if path.is_dir():
             continue
         sync_file(path)
+        _protect(path)
         stamp = Stamp.of(path)
         described[path.relative_to(content).as_posix()] = {**vars(stamp), "blake3": hash_file(path)}
     for folder in (content, *(path for path in paths if path.is_dir())):

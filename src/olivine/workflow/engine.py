@@ -1,9 +1,5 @@
 """Run a plan: each step from the cache or in the worker, each seam scored, the result delivered."""
 
-import json
-import os
-import shutil
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -12,13 +8,15 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from olivine import __version__
-from olivine.errors import ConfigError, GoalMissed, Interrupted, OlivineError, RequestError, StepFailed
+from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
 from olivine.models import Model
 from olivine.passes import UNCHANGED, Machine, first_line, passes
+from olivine.paths import exists
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
+from olivine.workflow._folders import refuse_overlaps
 from olivine.workflow._goals import drop_allowed
-from olivine.workflow._names import FileNames
+from olivine.workflow._names import FileNames, name_problem
 from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import (
     Cache,
@@ -26,11 +24,10 @@ from olivine.workflow.cache import (
     fetched_model,
     is_full_disk,
     pack,
-    sync_file,
-    sync_folder,
     unpack,
     usable_folder,
 )
+from olivine.workflow.deliver import Delivery, write_whole
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.keys import (
     Hashes,
@@ -40,8 +37,10 @@ from olivine.workflow.keys import (
     fetch_key,
     materialize_key,
     plan_keys,
+    score_key,
     score_params,
     seams,
+    step_key,
     trusts_code,
     version,
 )
@@ -49,7 +48,6 @@ from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import PROOF, in_words, proof_key
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
-LINKED_BYTES = 64 * 2**20  # files of the cache that are at least this large are delivered as hard links
 
 
 class Screen(Protocol):
@@ -158,6 +156,7 @@ def run(plan: Plan, screen: Screen | None = None) -> Result:
 def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
     """Everything a run works with; however it ends, the journal says so and the worker is gone."""
     drop_allowed(plan.quality.max_drop)
+    _refuse(plan)
     usable_folder(plan.output_dir, f"output_dir '{plan.output_dir}'")
     cache = Cache(plan.cache_dir, lambda message: screen.warning("cache", message))
     cache.prepare()
@@ -165,7 +164,7 @@ def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
     try:
         journal.write("run_started", workflow=plan.workflow, versions=versions(), translated=plan.translated)
         with cache, LocalWorker() as worker:
-            yield _Run(plan, screen, journal, cache, Hashes(plan.cache_dir), worker)
+            yield _Run(plan, screen, journal, cache, cache.hashes, worker)
     except (KeyboardInterrupt, Interrupted) as stop:
         ended = stop if isinstance(stop, Interrupted) else Interrupted.by(stop)
         with suppress(OSError):
@@ -177,11 +176,24 @@ def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
         with suppress(OSError):  # a disk that is full has no room for this line either
             journal.write("run_failed", error=str(failure))
         raise failure from error
+    except RequestError as error:  # by now something was begun and written: it is no longer the request alone
+        journal.write("run_failed", error=str(error))
+        raise StepFailed("start", str(error)) from error
     except BaseException as error:
         expected = isinstance(error, OlivineError)
         with suppress(OSError):
             journal.write("run_failed", error=str(error) if expected else f"{type(error).__name__}: {error}")
         raise
+
+
+def _refuse(plan: Plan) -> None:
+    """RequestError for what a plan's problems say of a config, for plans that were made by a program."""
+    for step in plan.steps:
+        if not step.implicit and (reserved := name_problem(step.name)) is not None:
+            raise RequestError(reserved)
+    if plan.input_model is not None and not exists(plan.input_model.path):
+        raise ModelError(f"the model '{plan.input_model.path}' does not exist")
+    refuse_overlaps(plan)
 
 
 def _bring_input(state: _Run) -> None:
@@ -257,12 +269,33 @@ def _step(state: _Run, step: Step) -> None:
         models = {name: one.to_json() for name, one in before.items()}
         fields = {"params": step.params, "data": data, "models": models}
         job = _job(state, "pass", step.name, key, content, step.machine, model, **fields)
-        result = _do(state, replace(job, name=step.pass_name))
+        again = partial(step_key, step, state.keys.models[step.parent], state.hashes)
+        with _unedited(state, step.name, key, again):
+            result = _do(state, replace(job, name=step.pass_name))
         return {**result, "model": _inside(step, pack(result["model"], content, model))}
 
     entry = _obtain(state, key, step.name, first_line(plugin).rstrip("."), make)
     state.entries[step.name] = entry
     state.models[step.name] = Model.from_json(unpack(entry.result["model"], entry.content, model))
+
+
+@contextmanager
+def _unedited(state: _Run, name: str, key: str, again: Callable[[], str]) -> Iterator[None]:
+    """StepFailed unless what the key was made of is, before and after, what it was.
+
+    A result of other rows or weights would be served under the key of these ever after. Files whose size, modification
+    time and inode are as they were are not read.
+    """
+    for moment in ("before", "after"):
+        try:
+            is_same = state.hashes.model(state.models[None]) == state.keys.models[None] and again() == key
+            why = f"'{next(reversed(state.hashes.edited))}' was edited" if state.hashes.edited else "its files changed"
+        except (OSError, RequestError) as error:
+            is_same, why = False, str(error)
+        if not is_same:
+            raise StepFailed(name, f"{why} while the run was at work; its result is not kept, run it again")
+        if moment == "before":
+            yield
 
 
 def _inside(step: Step, record: Any) -> Any:
@@ -285,7 +318,10 @@ def _score(state: _Run, seam: Seam) -> None:
     params = score_params(rows) | {"previous": str(previous.content) if previous else None}
 
     def make(content: Path) -> Mapping[str, Any]:
-        return _do(state, _job(state, "score", name, key, content, machine, model, params=params))
+        before = state.keys.scores[seam.previous.step] if seam.previous else None
+        again = partial(score_key, state.keys.models[seam.step], rows, before, state.plan.machine.device, state.hashes)
+        with _unedited(state, name, key, again):
+            return _do(state, _job(state, "score", name, key, content, machine, model, params=params))
 
     entry = _obtain(state, key, name, "Measure on the scored rows", make, _said)
     state.scored[seam.step] = entry
@@ -438,15 +474,19 @@ def _deliver(state: _Run) -> None:
     """Put the result, the adapter and the resolved config into the output folder."""
     plan = state.plan
     # workflow first: re-reading this file runs the same; the versions stand beside it
-    _write_whole(plan.output_dir / "workflow.json", {**hide_secrets(plan.workflow), "environment": versions()})
+    write_whole(plan.output_dir / "workflow.json", {**hide_secrets(plan.workflow), "environment": versions()})
     made = [step for step in plan.steps if step.produces != UNCHANGED]
     if not made:
         return
     adapters = [step.name for step in made if state.models[step.name].format == "adapter"]
+    results = {"model": _whole(state, made[-1])}
     if adapters:
-        _place(state, state.entries[adapters[-1]], plan.output_dir / "adapter")
+        results["adapter"] = state.entries[adapters[-1]]
+    delivery = Delivery(plan.output_dir, state.hashes, lambda message: state.screen.warning("deliver", message))
+    if not delivery.is_done(results):
+        state.cache.hold()
+        delivery.deliver(results)
     state.delivered = plan.output_dir / "model"
-    _place(state, _whole(state, made[-1]), state.delivered)
 
 
 def _whole(state: _Run, step: Step) -> Entry:
@@ -457,64 +497,11 @@ def _whole(state: _Run, step: Step) -> Entry:
     key, name = materialize_key(state.keys.models[step.name]), f"materialize:{step.name}"
 
     def make(content: Path) -> Mapping[str, Any]:
-        result = _do(state, _job(state, "materialize", name, key, content, step.machine, model))
+        with _unedited(state, name, key, lambda: key):
+            result = _do(state, _job(state, "materialize", name, key, content, step.machine, model))
         return {**result, "model": pack(result["model"], content, None)}
 
     return _obtain(state, key, name, f"Write the weights of '{step.name}'", make)
-
-
-def _place(state: _Run, entry: Entry, target: Path) -> None:
-    """Make `target` a copy of the entry's files; what was there stays until the copy is complete."""
-    if _is_placed(state, entry, target):
-        return
-    if target.exists() and not target.is_dir():
-        raise RequestError(f"'{target}' is a file, but the result goes there as a folder; move it away")
-    state.cache.hold()
-    with _output_lock(target):
-        for left in target.parent.glob(f".{target.name}-*.partial"):
-            shutil.rmtree(left, ignore_errors=True)  # of a run that died; one that lives holds the lock
-        fresh, old = (target.with_name(f".{target.name}-{uuid.uuid4().hex}.partial") for _ in range(2))
-        try:
-            for name in entry.files:
-                _copy(entry.content / name, fresh / name)
-            sync_folder(fresh)
-            if target.exists():
-                target.rename(old)
-            fresh.rename(target)
-            sync_folder(target.parent)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
-            shutil.rmtree(old, ignore_errors=True)
-        for name, file in entry.files.items():
-            state.hashes.remember(target / name, file["blake3"])
-
-
-def _is_placed(state: _Run, entry: Entry, target: Path) -> bool:
-    """Whether the folder holds every file of the entry already, by what is remembered of them."""
-    try:
-        return all(state.hashes.remembered(target / name) == file["blake3"] for name, file in entry.files.items())
-    except OSError:
-        return False
-
-
-@contextmanager
-def _output_lock(target: Path) -> Iterator[None]:
-    """One run at a time replaces a folder."""
-    import filelock
-
-    with filelock.FileLock(target.with_name(f".{target.name}.lock")):
-        yield
-
-
-def _copy(source: Path, target: Path) -> None:
-    """A copy; of a large file a hard link where that is possible, which costs no time and no room."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if source.stat().st_size >= LINKED_BYTES:
-        with suppress(OSError):  # another file system, or one without links
-            os.link(source, target)
-            return
-    shutil.copyfile(source, target)
-    sync_file(target)
 
 
 def _summary(state: _Run) -> Result:
@@ -554,14 +541,3 @@ def _missed(state: _Run) -> Iterator[str]:
 def versions() -> dict[str, str]:
     """Versions of what decides results."""
     return {"olivine": __version__} | {name: version(name) for name in VERSIONS}
-
-
-def _write_whole(path: Path, value: Any) -> None:
-    """Write a JSON file so that a reader sees the old one or the new one, never a part."""
-    fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}.partial")
-    try:
-        fresh.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        sync_file(fresh)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)

@@ -8,9 +8,9 @@ second run does one `stat` a file, however large the checkpoint is.
 import functools
 import importlib.metadata
 import json
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -84,12 +84,21 @@ class Hashes:
     def __init__(self, cache_dir: Path, *, remember_only: bool = False) -> None:
         self._path, self._remember_only = cache_dir / "hashes.jsonl", remember_only
         self._known: dict[str, tuple[Stamp, str]] = {}
+        self._first: dict[str, str] = {}
+        self.edited: dict[Path, None] = {}  # files that had other bytes when they were first asked for
         if self._path.is_file():
             for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
                 self._read(line)
 
     def file(self, path: Path) -> str:
-        """The hash of a file's bytes."""
+        """The hash of a file's bytes as they are now."""
+        hashed = self.current(path)
+        if self._first.setdefault(str(path.absolute()), hashed) != hashed:
+            self.edited[path] = None
+        return hashed
+
+    def current(self, path: Path) -> str:
+        """The same, of a file that no key depends on."""
         stamp = Stamp.of(path)
         if (known := self.remembered(path, stamp)) is not None:
             return known
@@ -97,7 +106,7 @@ class Hashes:
             raise Unremembered(str(path))
         hashed = hash_file(path)
         if not self._remember_only and time.time_ns() - stamp.mtime_ns > _RACY_NS and Stamp.of(path) == stamp:
-            self.remember(path, hashed)
+            self.remember(path, hashed, stamp)
         else:
             self._known[str(path.absolute())] = (stamp, hashed)  # for this run only
         return hashed
@@ -107,13 +116,17 @@ class Hashes:
         known = self._known.get(str(path.absolute()))
         return known[1] if known is not None and known[0] == (stamp or Stamp.of(path)) else None
 
-    def remember(self, path: Path, hashed: str) -> None:
-        """Keep a file's hash; a cache_dir that does not exist is not made for that."""
-        stamp = Stamp.of(path)
+    def remember(self, path: Path, hashed: str, stamp: Stamp | None = None) -> None:
+        """Keep a file's hash.
+
+        A cache_dir that does not exist is not made for that, and one that is full or read-only takes none: then the
+        file is hashed again.
+        """
+        stamp = stamp or Stamp.of(path)
         self._known[str(path.absolute())] = (stamp, hashed)
         if self._path.parent.is_dir():
             record = {"path": str(path.absolute()), **vars(stamp), "blake3": hashed}
-            with self._path.open("a", encoding="utf-8") as file:
+            with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(record) + "\n")
 
     def model(self, model: Model) -> str:
@@ -144,7 +157,8 @@ class Hashes:
             lines = [
                 json.dumps({"path": path, **vars(stamp), "blake3": value}) for path, (stamp, value) in kept.items()
             ]
-            fresh = self._path.with_suffix(f".{os.getpid()}")
+            fresh = self._path.parent / "building" / "hashes"  # removed there if this process dies
+            fresh.parent.mkdir(exist_ok=True)
             fresh.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
             fresh.replace(self._path)
 

@@ -24,6 +24,7 @@ from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
 from olivine.paths import exists, is_folder
 from olivine.workflow import _systems
+from olivine.workflow._folders import overlaps, used_by
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow._machine import choose, free_disk_bytes
@@ -93,7 +94,9 @@ def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: 
     _plan_steps(draft)
     score = _plan_score(draft)
     _plan_unused(draft)
-    estimate = _total(draft, score)
+    for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
+        draft.problem("invalid-value", (key,), message, fix)
+    estimate = _total(draft)
     _check_room(draft, estimate)
     plan = Plan(
         steps=tuple(draft.steps),
@@ -610,16 +613,9 @@ def _packages() -> Iterator[Problem]:
         yield Problem("missing-extra", "", message, f"Run: pip install 'transformers{wanted}'.")
 
 
-def _scoring_bytes(draft: _Draft, score: ScoreRows | None) -> int:
-    """Memory that scoring takes: each model in float32 at worst, in a process with its libraries; 0 where none is."""
-    if score is None or draft.facts is None:
-        return 0
-    return int((1.2e9 if draft.machine.device == "cuda" else 0.7e9) + 4.2 * draft.facts.n_parameters)
-
-
-def _total(draft: _Draft, score: ScoreRows | None) -> Estimate:
+def _total(draft: _Draft) -> Estimate:
     estimates = [step.estimate for step in draft.steps]
-    scoring = _scoring_bytes(draft, score)
+    scoring = int(1.2e9 + 4.2 * draft.facts.n_parameters) if draft.facts else 0
     return Estimate(
         memory_bytes=max([scoring, *(estimate.memory_bytes for estimate in estimates)]),
         device_memory_bytes=max((estimate.device_memory_bytes for estimate in estimates), default=0),

@@ -181,17 +181,12 @@ def _take_epsilon(maker: Any, model: Any) -> None:
 
 def _leave_layers_unturned(maker: Any) -> None:
     """SmolLM3 has layers without positions: the builder turns off RoPE within attention and then makes nodes for it."""
-    make_attention: Callable[..., None] = super(type(maker), maker).make_attention
-    attributes = maker.attention_attrs
-    in_attention = attributes["use_rope_in_attn"]
+    turn: Callable[..., tuple[str, str]] = maker.make_attention_qk_rope
 
-    def layer(layer_id: int, *args: Any, **kwargs: Any) -> None:
-        turned = bool(maker.no_rope_layers[layer_id])  # 1 for the layers that have positions
-        attributes.update(rope=turned, use_rope_in_attn=turned and in_attention)
-        make_attention(layer_id, *args, **kwargs)
-        attributes.update(rope=True, use_rope_in_attn=in_attention)
+    def turned(layer_id: int, **kwargs: Any) -> tuple[str, str]:
+        return turn(layer_id, **kwargs) if maker.no_rope_layers[layer_id] else ("", "")
 
-    maker.make_attention = layer
+    maker.make_attention_qk_rope = turned
 
 
 def _take_experts(maker: Any) -> None:

@@ -1,0 +1,66 @@
+"""Folders of a run that would destroy one another, or what the user owns: told before anything is written."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from olivine import data, paths
+from olivine.errors import DataError, RequestError
+from olivine.models import Model
+from olivine.workflow._steps import Plan, ScoreRows, Step
+from olivine.workflow.cache import FOLDERS
+
+DELIVERED = ("model", "adapter")  # folders of output_dir that each run makes anew
+
+
+def overlaps(cache_dir: Path, output_dir: Path, used: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str, str]]:
+    """Key of the config, message and fix of every overlap. used: what the run reads: what it is, and where it lies."""
+    delivered = [output_dir / name for name in DELIVERED]
+    for what, path in dict.fromkeys(used):
+        for folder in delivered:
+            if _is_within(path, folder):
+                message = f"{what} '{path}' lies in '{folder}', which the result replaces."
+                yield "output_dir", message, "Name another output_dir, or move it."
+    for folder in (*delivered, output_dir / "logs"):
+        if _is_within(cache_dir, folder):
+            yield "cache_dir", f"cache_dir lies in '{folder}', which the result replaces.", "Name another cache_dir."
+    for folder in (cache_dir / name for name in FOLDERS):
+        if _is_within(output_dir, folder):
+            yield "output_dir", f"output_dir lies in '{folder}', which the cache cleans.", "Name another output_dir."
+
+
+def refuse_overlaps(plan: Plan) -> None:
+    """RequestError for the first overlap, and for a file where a folder of the result goes."""
+    used = used_by(plan.input_model, plan.steps, plan.score)
+    for _, message, fix in overlaps(plan.cache_dir, plan.output_dir, used):
+        raise RequestError(f"{message} {fix}")
+    for name in (*DELIVERED, "logs"):
+        target = plan.output_dir / name
+        if paths.exists(target) and not paths.is_folder(target):
+            raise RequestError(f"'{target}' is a file, but the result goes there as a folder; move it away")
+
+
+def used_by(model: Model | None, steps: Iterable[Step], score: ScoreRows | None) -> Iterator[tuple[str, Path]]:
+    """What a plan reads: the models, the data, scripts and other files of the user."""
+    while model is not None:
+        yield "the input model", model.path
+        model = model.base
+    steps = list(steps)
+    configs = [config for step in steps for config in step.data.values()]
+    for config in [*configs, *([score.data] if score else [])]:
+        try:
+            yield from (("the data file", path) for path in data.data_files(config))
+        except DataError:  # told by the plan, with its place
+            continue
+    for step in steps:
+        yield from (("the file", path) for path in step.files)
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    """Whether a path is a folder or lies in it, through links and whatever their letter case."""
+    real, inside = (Path(os.path.realpath(one)) for one in (folder, path))
+    if real == inside or real in inside.parents:
+        return True
+    if not paths.exists(real):
+        return False
+    return any(paths.exists(one) and real.samefile(one) for one in (inside, *inside.parents))
