@@ -14,6 +14,7 @@ from olivine.data._files import data_files
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
+from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
 from olivine.data._stream import pick_rows
 from olivine.data._texts import Example, columns, examples, target_column, texts
@@ -23,6 +24,7 @@ __all__ = [
     "Encoder",
     "Example",
     "Prepared",
+    "RowSizes",
     "Rows",
     "SampleSet",
     "Statistics",
@@ -39,6 +41,7 @@ __all__ = [
     "prepare",
     "read_rows",
     "resolved",
+    "row_sizes",
     "samples",
     "shared_rows",
     "split",

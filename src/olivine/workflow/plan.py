@@ -96,7 +96,7 @@ def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: 
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
         draft.problem("invalid-value", (key,), message, fix)
-    estimate = _total(draft)
+    estimate = _total(draft, score)
     _check_room(draft, estimate)
     plan = Plan(
         steps=tuple(draft.steps),
@@ -613,9 +613,16 @@ def _packages() -> Iterator[Problem]:
         yield Problem("missing-extra", "", message, f"Run: pip install 'transformers{wanted}'.")
 
 
-def _total(draft: _Draft) -> Estimate:
+def _scoring_bytes(draft: _Draft, score: ScoreRows | None) -> int:
+    """Memory that scoring takes: each model in float32 at worst, in a process with its libraries; 0 where none is."""
+    if score is None or draft.facts is None:
+        return 0
+    return int((1.2e9 if draft.machine.device == "cuda" else 0.7e9) + 4.2 * draft.facts.n_parameters)
+
+
+def _total(draft: _Draft, score: ScoreRows | None) -> Estimate:
     estimates = [step.estimate for step in draft.steps]
-    scoring = int(1.2e9 + 4.2 * draft.facts.n_parameters) if draft.facts else 0
+    scoring = _scoring_bytes(draft, score)
     return Estimate(
         memory_bytes=max([scoring, *(estimate.memory_bytes for estimate in estimates)]),
         device_memory_bytes=max((estimate.device_memory_bytes for estimate in estimates), default=0),

@@ -181,12 +181,17 @@ def _take_epsilon(maker: Any, model: Any) -> None:
 
 def _leave_layers_unturned(maker: Any) -> None:
     """SmolLM3 has layers without positions: the builder turns off RoPE within attention and then makes nodes for it."""
-    turn: Callable[..., tuple[str, str]] = maker.make_attention_qk_rope
+    make_attention: Callable[..., None] = super(type(maker), maker).make_attention
+    attributes = maker.attention_attrs
+    in_attention = attributes["use_rope_in_attn"]
 
-    def turned(layer_id: int, **kwargs: Any) -> tuple[str, str]:
-        return turn(layer_id, **kwargs) if maker.no_rope_layers[layer_id] else ("", "")
+    def layer(layer_id: int, *args: Any, **kwargs: Any) -> None:
+        turned = bool(maker.no_rope_layers[layer_id])  # 1 for the layers that have positions
+        attributes.update(rope=turned, use_rope_in_attn=turned and in_attention)
+        make_attention(layer_id, *args, **kwargs)
+        attributes.update(rope=True, use_rope_in_attn=in_attention)
 
-    maker.make_attention_qk_rope = turned
+    maker.make_attention = layer
 
 
 def _take_experts(maker: Any) -> None:

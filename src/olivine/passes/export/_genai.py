@@ -4,7 +4,7 @@ import contextlib
 import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +60,9 @@ def build(
     settings: how the matrices are quantized; None leaves that, and the reading of all weights, to the builder.
     source: tensors to stream in place of the model's own; what is float32 in it stays so.
     """
+    # whose Python may run is said with the model alone; it lies here already, so that no token is needed
+    trusted = {"hf_remote": "true" if model.trust_remote_code else "false", "hf_token": "false"}
+    target = replace(target, options={**target.options, **trusted})
     folders = (str(_plain_folder(model, scratch)), str(output))
     arguments = ("", *folders, target.precision, target.provider, str(scratch / "builder"))
     if settings is None:  # whole weights may well be among the garbage
@@ -184,11 +187,8 @@ def complete_config(model: Model, folder: Path, max_length: int, search: Mapping
     if tokenizer.pad_token_id is not None:
         config["model"]["pad_token_id"] = tokenizer.pad_token_id
     config["search"] |= {"max_length": max_length, **search}
-    for key, most in (
-        ("max_length", config["model"]["context_length"]),
-        ("min_length", config["search"]["max_length"]),
-    ):
-        config["search"][key] = min(config["search"][key], most)  # the runtime refuses the folder otherwise
+    for key in ("max_length", "min_length"):  # the runtime refuses a folder that asks for more
+        config["search"][key] = min(config["search"][key], config["model"]["context_length"])
     path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
 
 

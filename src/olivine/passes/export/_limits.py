@@ -27,6 +27,27 @@ NO_PLACE = {
     "GraniteMoeHybridForCausalLM": {"num_local_experts": "experts"},
     "Gemma3ForCausalLM": {"use_bidirectional_attention": "attention to later tokens"},
 }
+# execution provider and type of activations for which the graph gets GroupQueryAttention, with windows, grouped heads,
+# soft caps and sinks; for others the builder makes attention without any of these
+GROUP_QUERY_ATTENTION = frozenset(
+    {
+        ("CPUExecutionProvider", "fp32"),
+        ("CUDAExecutionProvider", "fp16"),
+        ("CUDAExecutionProvider", "bf16"),
+        ("DmlExecutionProvider", "fp16"),
+        ("WebGpuExecutionProvider", "fp16"),
+        ("WebGpuExecutionProvider", "fp32"),
+        ("NvTensorRTRTXExecutionProvider", "fp16"),
+        ("NvTensorRTRTXExecutionProvider", "bf16"),
+    }
+)
+# precisions that a provider's kernels do not compute -> what it computes
+NOT_COMPUTED = {
+    ("CPUExecutionProvider", "bf16"): "int4, int8 or fp32",
+    ("DmlExecutionProvider", "bf16"): "int4 or fp16",
+    ("WebGpuExecutionProvider", "bf16"): "int4, int8 or fp16",
+    ("NvTensorRTRTXExecutionProvider", "int8"): "int4, fp16 or bf16",
+}
 # onnxruntime's attention takes heads in pieces of so many dimensions
 HEAD_STEP = 8
 
@@ -51,6 +72,38 @@ def refusals(architecture: str, config: Mapping[str, Any]) -> Iterator[tuple[str
             yield f"{key} {config[key]!r} asks for {what}, which the model builder would leave out", ""
     if architecture == "GraniteMoeHybridForCausalLM" and _has_mamba(config):
         yield "it has Mamba layers, which the model builder does not know", ""
+
+
+def precision_refusals(
+    architecture: str, config: Mapping[str, Any], provider: str, precision: str, activations: str
+) -> Iterator[tuple[str, str]]:
+    """What a provider cannot compute so; activations: what the graph computes in, fp32, fp16 or bf16."""
+    if (provider, precision) in NOT_COMPUTED:
+        yield f"'{provider}' does not compute {precision}", f"Use {NOT_COMPUTED[provider, precision]}."
+        return
+    if (provider, activations) in GROUP_QUERY_ATTENTION:
+        return
+    fix = "Use int4, int8 or fp32." if provider == "CPUExecutionProvider" else "Use int4, fp16 or bf16."
+    heads = config.get("num_attention_heads")
+    if provider == "CPUExecutionProvider" and config.get("num_key_value_heads", heads) not in (None, heads):
+        yield f"'{provider}' does not compute {precision} for models that share key-value heads", fix
+    missing = {
+        "an attention window": windowed(architecture, config),
+        "soft caps in attention": bool(config.get("attn_logit_softcapping", architecture == "Gemma2ForCausalLM")),
+        "attention sinks": architecture == "GptOssForCausalLM",
+    }
+    for what in (name for name, there in missing.items() if there):
+        yield f"'{provider}' computes {precision} without {what}, which this model has", fix
+
+
+def windowed(architecture: str, config: Mapping[str, Any]) -> int:
+    """The attention window that some layer may have and that is shorter than the context; 0 without one."""
+    window = config.get("sliding_window")
+    if not isinstance(window, int) or architecture not in WINDOW_EVERYWHERE | WINDOW_BY_LAYER:
+        return 0
+    if config.get("use_sliding_window") is False or window >= (config.get("max_position_embeddings") or window + 1):
+        return 0
+    return window
 
 
 def _has_mamba(config: Mapping[str, Any]) -> bool:

@@ -4,15 +4,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
+from olivine.models.inspect import read_facts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
-from olivine.passes.export import _limits
+from olivine.passes.export import _limits, _options
 from olivine.passes.finetune._training_arguments import split_seed
 
 if TYPE_CHECKING:
@@ -95,8 +96,6 @@ STREAMED_OPTIONS = frozenset(
         "fuse_mlp_gate_up",
         "fuse_qk_norm_gqa",
         "fuse_qkv",
-        "hf_remote",
-        "hf_token",
         "include_hidden_states",
         "nodes_to_exclude",
         "prune_lm_head",
@@ -203,6 +202,21 @@ class Build(Pass):
                 return values
             return {PLAIN_NAMES.get(key, key): value for key, value in values.items()}
 
+        @field_validator("extra_options")
+        @classmethod
+        def _known_options(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+            """Refused here, and not by `check`: a secret must not get as far as the plan that shows it."""
+            if found := list(_options.faults(values)):
+                raise ValueError("\n".join(found))
+            return values
+
+        @field_validator("search")
+        @classmethod
+        def _known_search(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
+            if found := list(_options.search_faults(values)):
+                raise ValueError("\n".join(found))
+            return values
+
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
     version: ClassVar[int] = 5
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
@@ -232,6 +246,8 @@ class Build(Pass):
                 f"no model can be built for '{machine.execution_provider}'.",
                 f"Choose one of {', '.join(PROVIDERS)}.",
             )
+        yield from self._check_precision(facts, machine)
+        yield from self._check_window(facts)
         yield from self._check_block_size(facts)
         yield from self._check_runs_fast(machine)
         if self._shares_embedding and not facts.tied_embeddings:
@@ -243,9 +259,38 @@ class Build(Pass):
                 "invalid-value", self.name, f"{message}.", "Remove it: what is one is shared without it.", key
             )
 
+    def _check_precision(self, facts: ModelFacts, machine: Machine) -> Iterator[Problem]:
+        """What the target's runtime does not compute, or computes without a part of the model."""
+        provider, precision = machine.execution_provider, self.params.precision
+        found = _limits.precision_refusals(
+            facts.architecture, facts.config, provider, precision, self._activations(provider)
+        )
+        for why, fix in found:
+            yield Problem("unsupported", self.name, f"{why}.", fix, ("precision",))
+
+    def _activations(self, provider: str) -> str:
+        """What the graph computes in: fp32, fp16 or bf16."""
+        if not self._is_quantized:
+            return self.params.precision
+        options = _options.given(self.params.extra_options)
+        if provider == CPU or (provider == "WebGpuExecutionProvider" and _is_yes(options.get("use_webgpu_fp32"))):
+            return "fp32"
+        return "bf16" if _is_yes(options.get("use_cuda_bf16")) else "fp16"
+
+    def _check_window(self, facts: ModelFacts) -> Iterator[Problem]:
+        """The runtime takes no cache that is shorter than the window which it is to hold."""
+        if not _is_yes(self.params.extra_options.get("windowed_kv_cache")):
+            return
+        window = _limits.windowed(facts.architecture, facts.config)
+        length = min(self._search().get("max_length", DEFAULT_MAX_LENGTH), facts.context_length or DEFAULT_MAX_LENGTH)
+        if length < window:
+            message = f"windowed_kv_cache keeps {window} tokens, and max_length is {length}."
+            fix = f"Set max_length to {window} or more, or leave windowed_kv_cache out."
+            yield Problem("invalid-value", self.name, message, fix, ("extra_options", "windowed_kv_cache"))
+
     @property
     def _shares_embedding(self) -> bool:
-        return _text(self.params.extra_options.get("shared_embeddings", False)).lower() in ("true", "1")
+        return _is_yes(self.params.extra_options.get("shared_embeddings"))
 
     def _check_block_size(self, facts: ModelFacts) -> Iterator[Problem]:
         size = self._block_size
@@ -384,6 +429,7 @@ class Build(Pass):
         provider = PROVIDERS.get(context.machine.execution_provider)
         if provider is None:
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
+        self._refuse(model, context.machine)
         _genai.prepare(model)
         streamed = self._streams(model)
         folding = self._calibrated(model, context) if streamed and self.searches else None
@@ -408,6 +454,13 @@ class Build(Pass):
                 "metadata_only": self.params.metadata_only,
             },
         )
+
+    def _refuse(self, model: Model, machine: Machine) -> None:
+        """What `plan` refuses, of a model that it could not see: one from the hub, or that an earlier step made."""
+        if not (model.path / "config.json").is_file():
+            return
+        for problem in self.check(read_facts(model.path), machine, {}):
+            raise Unsupported(f"{problem.message} {problem.fix}".strip())
 
     def _settings(self, context: Context, folding: "Folding | None") -> "Settings":
         """How the matrices are quantized."""
@@ -443,7 +496,11 @@ class Build(Pass):
 
     def _streams(self, model: Model) -> bool:
         """False where only the builder's own code can do what is asked for."""
-        if self.params.metadata_only or self.params.use_qdq or not set(self.params.extra_options) <= STREAMED_OPTIONS:
+        if (
+            self.params.metadata_only
+            or self.params.use_qdq
+            or not set(_options.given(self.params.extra_options)) <= STREAMED_OPTIONS
+        ):
             return False
         config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
         # experts are packed by the builder while it makes the graph
@@ -534,7 +591,7 @@ class Build(Pass):
                 "is_symmetric": self.params.int4_is_symmetric,
             }
         options = {key: _text(value) for key, value in given.items() if value is not None}
-        return options | {key: _text(value) for key, value in self.params.extra_options.items()}
+        return options | {key: _text(value) for key, value in _options.given(self.params.extra_options).items()}
 
     def _search(self) -> dict[str, Any]:
         search = dict(self.params.search)
@@ -548,6 +605,11 @@ def _as_list(value: Any) -> list[str]:
     if value is None:
         return []
     return [name.strip() for name in value.split(",")] if isinstance(value, str) else list(value)
+
+
+def _is_yes(value: Any) -> bool:
+    """Whether an option of the builder is on."""
+    return value is not None and _text(value).lower() in ("true", "1")
 
 
 def _text(value: Any) -> str:

@@ -168,11 +168,12 @@ def estimate(
     a layer has. writes_update, scales_outputs: how PEFT's own layers compute (LoHa, LoKr, DoRA), see `_memory.Shape`.
     """
     n_devices = machine.n_devices
-    width = max(1, len(facts.linear_modules)) * 2 * facts.hidden_size
-    n_adapter = params.r * width * facts.n_layers * factors
+    targets = _targets.as_list(params.target_modules)
+    if targets is not None:  # a pattern may mean any of them
+        targets = None if any(map(_targets.is_pattern, targets)) else [name.rpartition(".")[2] for name in targets]
+    n_adapter = params.r * _memory.adapter_size(facts, targets) * factors // 2
     size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
-    arguments, config = params.training_args, data.get(params.train_data_config)
-    longest = config.pre_process_data_config.max_seq_len if config else 1024
+    arguments = params.training_args
     checkpointed = facts.n_layers if _training_arguments.checkpoints_activations(arguments) else 0
     shape = _memory.Shape.of_facts(facts, n_adapter, size, machine.device)
     shape = replace(
@@ -186,15 +187,9 @@ def estimate(
     if params.sharding == "fsdp":
         shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
     rows = -(-_training_arguments.rows_per_step(arguments) // n_devices)
-    if machine.device_memory_bytes:  # what does not fit travels in smaller micro-batches
-        needed = _memory.choose(shape, machine.device_memory_bytes, longest, rows * longest).peak_bytes
-    else:
-        needed = _memory.peak_bytes(shape, max(longest, min(rows * longest, _memory.ENOUGH_TOKENS[machine.device])))
-    on_device = needed if machine.device == "cuda" else 0
-    return Estimate(
-        memory_bytes=int(
-            1.2e9 * (n_devices + (n_devices > 1)) + (facts.n_parameters * size if on_device else needed * n_devices)
-        ),
-        device_memory_bytes=int(on_device),
-        disk_bytes=int(n_adapter * 4 + 3 * n_adapter * 12 + 20e6),
-    )
+    longest, n_tokens = _memory.tokens_of(data.get(params.train_data_config), rows, facts.vocab_size)
+    found = _memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
+    if machine.device == "cuda":  # the whole base on its way to the GPU
+        more = max(0, facts.n_parameters * size - shape.weight_bytes)
+        found = replace(found, memory_bytes=found.memory_bytes + more)
+    return found

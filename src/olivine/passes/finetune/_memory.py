@@ -6,10 +6,15 @@ flight through one layer, and the head's chunk. The counts per layer are those o
 Mistral and Gemma share (attention and a gated MLP). `benchmarks/finetune_gpu.py` sets them against the measured peak.
 """
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from olivine.config.schema import DataConfig
+from olivine.data import row_sizes
 from olivine.kernels.chunk_sizes import PART_BYTES, chunk_rows
 from olivine.models.facts import ModelFacts
+from olivine.passes._base import Estimate, Machine
 
 # float32 master, its gradient and Adam's two moments
 BYTES_PER_TRAINED_WEIGHT = 16
@@ -17,6 +22,8 @@ BYTES_PER_TRAINED_WEIGHT = 16
 BYTES_WITH_MASTER = 18
 # A longer micro-batch is no faster: the matrix products are as efficient as they get.
 ENOUGH_TOKENS = {"cuda": 8192, "cpu": 1024}
+# what a process holds beside its tensors: Python, torch, transformers, and what CUDA needs on the host
+PROCESS_BYTES = {"cuda": 1_200_000_000, "cpu": 600_000_000}
 # Share of the free memory that is planned with: allocators lose some to fragments.
 _USABLE = 0.92
 
@@ -48,20 +55,82 @@ class Shape:
 
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
-        """From a model that is not loaded: as if each query head had a key head of its own."""
+        """From a model that is not loaded; where its config does not tell the heads, each query has keys of its own."""
         hidden = facts.hidden_size
+        query_size, kv_size = _attention_sizes(facts)
         return Shape(
             hidden=hidden,
             intermediate=facts.intermediate_size or 4 * hidden,
             n_layers=facts.n_layers,
             vocabulary=facts.vocab_size,
-            query_size=hidden,
-            kv_size=hidden,
+            query_size=query_size,
+            kv_size=kv_size,
             weight_bytes=facts.n_parameters * size,
             n_trained=n_trained,
             size=size,
             device=device,
         )
+
+
+def _attention_sizes(facts: ModelFacts) -> tuple[int, int]:
+    """Features of all queries and of all keys of a token."""
+    told = facts.config.get("text_config")
+    config = told if isinstance(told, Mapping) else facts.config
+    heads = config.get("num_attention_heads")
+    if not isinstance(heads, int) or heads < 1:
+        return facts.hidden_size, facts.hidden_size
+    width = config.get("head_dim") or facts.hidden_size // heads
+    return heads * width, (config.get("num_key_value_heads") or heads) * width
+
+
+def adapter_size(facts: ModelFacts, targets: Sequence[str] | None) -> int:
+    """Features in and out of all layers that an adapter is put on: with rank r, LoRA trains r times as many weights.
+
+    targets: the last parts of their names, None for every linear layer of the decoder.
+    """
+    hidden, inner = facts.hidden_size, facts.intermediate_size or 4 * facts.hidden_size
+    query_size, kv_size = _attention_sizes(facts)
+    features = {
+        "q_proj": hidden + query_size,
+        "k_proj": hidden + kv_size,
+        "v_proj": hidden + kv_size,
+        "qkv_proj": hidden + query_size + 2 * kv_size,
+        "o_proj": query_size + hidden,
+        "gate_proj": hidden + inner,
+        "up_proj": hidden + inner,
+        "gate_up_proj": hidden + 2 * inner,
+        "down_proj": inner + hidden,
+    }
+    names = [name for name in facts.linear_modules if targets is None or name in targets] or facts.linear_modules
+    return facts.n_layers * sum(features.get(name, 2 * hidden) for name in names or ("",))
+
+
+def tokens_of(config: DataConfig | None, rows: int, vocabulary: int) -> tuple[int, int]:
+    """Tokens of the longest row and of a step of so many rows; full rows where the data does not tell."""
+    longest = config.pre_process_data_config.max_seq_len if config else 1024
+    sizes = row_sizes(config, vocabulary) if config else None
+    if sizes is None:
+        return longest, rows * longest
+    spread = math.sqrt(rows) * (sizes.longest - sizes.mean)  # the longest of many steps is not that of longest rows
+    return sizes.longest, min(rows * sizes.longest, int(rows * sizes.mean + spread) + 1)
+
+
+def estimate(shape: Shape, machine: Machine, longest: int, n_tokens: int, disk_bytes: float) -> Estimate:
+    """What training needs: the micro-batch that it falls back to where memory is short, in each of its processes.
+
+    On several devices: the GPU memory is that of each of them, the machine's memory that of all processes. Before its
+    weights are on a GPU, a process holds them in the machine's memory.
+    """
+    n_devices, process = machine.n_devices, PROCESS_BYTES[machine.device]
+    there = machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes // n_devices - process
+    needed = choose(shape, there if there > 0 else 2**60, longest, n_tokens).peak_bytes
+    on_device = needed if machine.device == "cuda" else 0
+    held = shape.weight_bytes if on_device else needed * n_devices
+    return Estimate(
+        memory_bytes=int(process * (n_devices + (n_devices > 1)) + held),
+        device_memory_bytes=int(on_device),
+        disk_bytes=int(disk_bytes),
+    )
 
 
 def layer_bytes(shape: Shape) -> int:

@@ -78,21 +78,17 @@ class FullFinetune(Pass):
         """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""
         n = facts.n_parameters
         size = 2 if machine.device == "cuda" else 4
-        config = data.get(self.params.train_data_config)
-        longest = config.pre_process_data_config.max_seq_len if config else 1024
         shape = _memory.Shape.of_facts(facts, n, size, machine.device)
-        there = machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes // machine.n_devices
         shape = replace(shape, weight_bytes=n * (_bytes_per_weight(size) - _memory.BYTES_PER_TRAINED_WEIGHT))
         rows = -(-_training_arguments.rows_per_step(self.params.training_args) // machine.n_devices)
-        needed = _memory.choose(shape, there or 2**60, longest, rows * longest).peak_bytes
-        on_device = needed if machine.device == "cuda" else 0
-        workers = 1.2e9 * (machine.n_devices + (machine.n_devices > 1))
-        return Estimate(
-            memory_bytes=int(workers + (2 * size * n if on_device else needed * machine.n_devices)),
-            device_memory_bytes=int(on_device),
-            # two checkpoints and the one that is being written, each with the moments (and the copies in float32)
-            disk_bytes=int(n * size + 3 * n * (12 if size == 4 else 14) + 20e6),
-        )
+        longest, n_tokens = _memory.tokens_of(data.get(self.params.train_data_config), rows, facts.vocab_size)
+        # two checkpoints and the one that is being written, each with the moments (and the copies in float32)
+        disk_bytes = n * size + 3 * n * (12 if size == 4 else 14) + 20e6
+        estimate = _memory.estimate(shape, machine, longest, n_tokens, disk_bytes)
+        if machine.device == "cuda":  # the weights on their way to the GPU, and back from it
+            more = max(0, 2 * size * n - shape.weight_bytes)
+            estimate = replace(estimate, memory_bytes=estimate.memory_bytes + more)
+        return estimate
 
     def run(self, model: Model, context: Context) -> Model:
         """Train and save the model beside the tokenizer it was trained with."""

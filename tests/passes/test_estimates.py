@@ -1,0 +1,82 @@
+"""What a plan says that a training needs follows the rows and the model, not the most that they could be."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from training_tools import adapted
+
+from olivine.config.schema import DataConfig
+from olivine.data import row_sizes
+from olivine.models.inspect import read_facts
+from olivine.passes import Machine
+from olivine.passes.finetune import _memory
+from olivine.passes.finetune.full_finetune import FullFinetune
+from olivine.passes.finetune.lora import Lora
+
+MACHINE = Machine("cpu", "CPUExecutionProvider", 64 * 10**9, 10**11, 2)
+
+
+def data(folder, texts, **settings):
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return DataConfig(
+        name="rows",
+        load_dataset_config={"data_files": str(path)},
+        pre_process_data_config={"text_template": "{text}", "strategy": "line-by-line", "max_seq_len": 512, **settings},
+    )
+
+
+@pytest.fixture
+def large(tiny_llama):
+    """The facts of a model whose activations are most of what training needs."""
+    return replace(read_facts(tiny_llama), hidden_size=1024, n_layers=24, vocab_size=32_000, n_parameters=10**8)
+
+
+def memory(plugin, facts, config, **params):
+    given = plugin.Params(train_data_config="rows", **params)
+    return plugin(given).estimate(facts, MACHINE, {"rows": config}).memory_bytes
+
+
+@pytest.mark.parametrize("plugin", [Lora, FullFinetune])
+def test_short_rows_need_less_than_long_ones(plugin, large, tmp_path):
+    short = memory(plugin, large, data(tmp_path, ["yes"] * 40))
+    full = memory(plugin, large, data(tmp_path, ["yes " * 2000] * 40))
+    joined = memory(plugin, large, data(tmp_path, ["yes"] * 40, strategy="join"))
+    assert short < 0.8 * full
+    assert joined == full
+
+
+def test_sizes_are_rather_more_than_less(tmp_path):
+    sizes = row_sizes(data(tmp_path, ["word " * 20] * 9 + ["word " * 60]), 32_000)
+    assert sizes.n_rows == 10
+    assert 20 < sizes.mean < 60
+    assert 60 < sizes.longest < 180
+    assert row_sizes(data(tmp_path, ["word " * 900]), 32_000).longest == 512
+    assert row_sizes(data(tmp_path, ["word"]), 384).mean > row_sizes(data(tmp_path, ["word"]), 32_000).mean
+
+
+def test_edited_rows_are_measured_again(tmp_path):
+    before = row_sizes(data(tmp_path, ["a"]), 32_000)
+    assert row_sizes(data(tmp_path, ["a" * 900]), 32_000).longest > before.longest
+
+
+def test_rows_that_are_not_here_are_taken_as_full():
+    config = DataConfig(name="rows", load_dataset_config={"data_name": "some/set"})
+    assert row_sizes(config, 32_000) is None
+    assert _memory.tokens_of(config, 4, 32_000) == (1024, 4096)
+
+
+@pytest.mark.parametrize("targets", [None, ["q_proj", "down_proj"]])
+def test_adapter_has_the_weights_that_are_told(tiny_llama, targets):
+    model = adapted(tiny_llama, r=4, target_modules=targets or "all-linear")
+    n_trained = sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
+    assert 4 * _memory.adapter_size(read_facts(tiny_llama), targets) == n_trained
+
+
+def test_less_memory_means_smaller_micro_batches_before_a_refusal(large, tmp_path):
+    config = data(tmp_path, ["yes " * 2000] * 40)
+    needed = memory(Lora, large, config)
+    tight = replace(MACHINE, memory_bytes=int(needed * 0.8))
+    step = Lora(Lora.Params(train_data_config="rows"))
+    assert step.estimate(large, tight, {"rows": config}).memory_bytes < tight.memory_bytes
