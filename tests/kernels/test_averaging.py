@@ -13,13 +13,9 @@ SHAPES = some.lists(some.lists(some.integers(1, 4), min_size=0, max_size=3), max
 @given(shapes=SHAPES, bucket_bytes=some.integers(1, 200))
 def test_buckets_hold_every_tensor_once_and_give_each_its_own_values(shapes, bucket_bytes):
     types = (torch.float32, torch.bfloat16)
-    tensors = [torch.full(shape, float(place), dtype=types[place % 2]) for place, shape in enumerate(shapes)]
-    before, averaging._BUCKET_BYTES = averaging._BUCKET_BYTES, bucket_bytes
-    try:
-        buckets = list(averaging._buckets(tensors))
-    finally:
-        averaging._BUCKET_BYTES = before
+    tensors = [torch.full(shape, float(index), dtype=types[index % 2]) for index, shape in enumerate(shapes)]
+    buckets = list(averaging.buckets(tensors, bucket_bytes))
     assert sorted(id(tensor) for bucket in buckets for tensor in bucket) == sorted(map(id, tensors))
     for bucket in buckets:
-        averaging._put(averaging._flat(bucket) + 1, bucket)
-    assert [float(tensor.flatten()[0]) for tensor in tensors] == [place + 1.0 for place in range(len(tensors))]
+        averaging.copy_back(averaging.flattened(bucket) + 1, bucket)
+    assert [float(tensor.flatten()[0]) for tensor in tensors] == [index + 1.0 for index in range(len(tensors))]

@@ -5,17 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.kernels import chunk_sizes
 from olivine.kernels.chunk_sizes import CHUNK_BYTES, chunk_rows
-from olivine.kernels.chunked_loss import Logits, chunked_loss
+from olivine.kernels.chunked_loss import Logits, Workspace, chunked_loss
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _small_parts():
+def small_parts():
     """The work on a chunk happens in several parts, as it does with a real vocabulary."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(chunk_sizes, "PART_BYTES", 256)
-        yield
+    return Workspace(part_bytes=256)
 
 
 def case(n_rows, n_vocabulary, seed, *, bias=False, ignored=0):
@@ -55,15 +51,19 @@ def gradients(loss, hidden, head):
 def test_loss_and_gradients_equal_those_of_full_logits(n_rows, n_vocabulary, seed, softcap, scale, bias, chunk):
     hidden, head, targets = case(n_rows, n_vocabulary, seed, bias=bias, ignored=n_rows // 3)
     logits = Logits(scale, softcap)
-    expected, found = oracle(hidden, head, targets, logits), chunked_loss(hidden, head, targets, logits, chunk)
+    expected = oracle(hidden, head, targets, logits)
+    found = chunked_loss(hidden, head, targets, logits, chunk, workspace=small_parts())
     torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
     for mine, theirs in zip(gradients(found, hidden, head), gradients(expected, hidden, head), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
 def test_a_later_loss_leaves_the_gradients_of_an_earlier_one():
-    first, second = case(9, 30, 0), case(9, 30, 1)
-    losses = [chunked_loss(hidden, head, targets, Logits(), 4) for hidden, head, targets in (first, second)]
+    first, second, workspace = case(9, 30, 0), case(9, 30, 1), small_parts()
+    losses = [
+        chunked_loss(hidden, head, targets, Logits(), 4, workspace=workspace)
+        for hidden, head, targets in (first, second)
+    ]
     for loss, (hidden, head, targets) in zip(losses, (first, second), strict=True):
         expected = gradients(oracle(hidden, head, targets, Logits()), hidden, head)
         torch.testing.assert_close(gradients(loss, hidden, head), expected, atol=1e-4, rtol=1e-3)
@@ -72,7 +72,7 @@ def test_a_later_loss_leaves_the_gradients_of_an_earlier_one():
 def test_frozen_head_takes_no_gradient():
     hidden, head, targets = case(9, 30, 0)
     head.requires_grad_(False)
-    chunked_loss(hidden, head, targets, Logits(), 4).backward()
+    chunked_loss(hidden, head, targets, Logits(), 4, workspace=small_parts()).backward()
     assert head.weight.grad is None
     assert hidden.grad.abs().sum() > 0
 
@@ -107,7 +107,7 @@ def test_half_precision_head_is_close_to_the_float32_one():
     hidden, head, targets = case(64, 300, 5)
     expected = oracle(hidden, head, targets, Logits())
     halves = hidden.detach().bfloat16().requires_grad_()
-    found = chunked_loss(halves, head.to(torch.bfloat16), targets, Logits(), 16)
+    found = chunked_loss(halves, head.to(torch.bfloat16), targets, Logits(), 16, workspace=small_parts())
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=2e-2, atol=0)
 

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from olivine.kernels import divergence as module
 from olivine.kernels.divergence import Positions, compare_logits, divergence, log_softmax, summarize
 
 LOGITS = arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(2, 9)), elements=st.floats(-30, 30, width=32))
@@ -89,10 +88,9 @@ def two_models(n_positions=40, n_vocabulary=60, noise=0.3, seed=0):
 
 
 @pytest.mark.parametrize("n_at_once", [1, 7, 1000])
-def test_every_number_of_a_position_equals_the_obvious_one(n_at_once, monkeypatch):
+def test_every_number_of_a_position_equals_the_obvious_one(n_at_once):
     reference, candidate, targets = two_models()
-    monkeypatch.setattr(module, "_CHUNK_VALUES", n_at_once * reference.shape[1])
-    found = compare_logits(reference, candidate, targets)
+    found = compare_logits(reference, candidate, targets, chunk_values=n_at_once * reference.shape[1])
     for name, expected in obvious(reference, candidate, targets).items():
         np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-4, atol=1e-5, err_msg=name)
 

@@ -10,8 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from torch import library
 
-from olivine.kernels import lora_linear
-from olivine.kernels.lora_linear import LoraLinear, take_over
+from olivine.kernels.lora_linear import LoraLinear, lora_linear, take_over
 
 
 class Net(torch.nn.Module):
@@ -104,25 +103,30 @@ def test_disabled_and_merged_adapters_work_as_pefts():
 
 
 def test_operators_are_what_they_say_they_are():
-    from olivine.kernels.lora_linear import _lora_linear
-
     generator = torch.Generator().manual_seed(0)
     x, a, b = (torch.randn(shape, generator=generator, requires_grad=True) for shape in ((3, 4, 6), (2, 6), (5, 2)))
     weight = torch.randn(5, 6, generator=generator)
-    library.opcheck(_lora_linear, (x, weight, None, a, b))
+    library.opcheck(torch.ops.olivine.lora_linear.default, (x, weight, None, a, b))
 
 
-def test_operator_for_a_compiler_gives_what_the_function_gives(monkeypatch):
-    x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1)).bfloat16()
-    plain, compiled = net(base=torch.bfloat16, bias=True), net(base=torch.bfloat16, bias=True)
-    assert take_over(plain) == take_over(compiled) == 2
-    expected = run(plain, x)
+def test_operator_for_a_compiler_gives_what_the_function_gives():
+    generator = torch.Generator().manual_seed(1)
+    x, weight, bias = (torch.randn(shape, generator=generator).bfloat16() for shape in ((2, 5, 12), (6, 12), (6,)))
+    a, b = torch.randn(4, 12, generator=generator), torch.randn(6, 4, generator=generator)
     used = []
-    operator = lora_linear._lora_linear
-    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
-    monkeypatch.setattr(lora_linear, "_lora_linear", lambda *given: used.append(given) or operator(*given))
-    torch.testing.assert_close(run(compiled, x), expected, atol=0, rtol=0)
-    assert len(used) == 2
+
+    def traced(graph, _):
+        used.extend(node.target for node in graph.graph.nodes)
+        return graph.forward
+
+    def result_and_gradients(layer):
+        leaves = [tensor.clone().requires_grad_() for tensor in (x, a, b)]
+        result = layer(leaves[0], weight, bias, *leaves[1:], 0.7)
+        return result, *torch.autograd.grad(result.float().square().sum(), leaves)
+
+    compiled = result_and_gradients(torch.compile(lora_linear, backend=traced, fullgraph=True))
+    torch.testing.assert_close(compiled, result_and_gradients(lora_linear), atol=0, rtol=0)
+    assert any("olivine.lora_linear" in str(target) for target in used), used
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with torch for CUDA")

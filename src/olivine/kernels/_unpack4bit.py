@@ -1,46 +1,56 @@
-"""The inner loops that turn 4-bit floats into weights, compiled by numba on first use and kept in its cache.
+"""The inner loops that turn 4-bit floats (nf4, fp4) into weights.
 
-Each takes whole blocks and writes into an array that the caller made, without the interpreter's lock. A block has its
-16 values worked out once and looks them up, so that nothing is multiplied or rounded per weight.
+A weight is table[code] * magnitude, with one magnitude a block of `models.nf4.BLOCK` weights. Each loop takes whole
+blocks and writes into an array that the caller made. A block has its 16 values worked out once and looks them up, so
+that nothing is multiplied or rounded per weight.
 """
 
 import numpy as np
+import numpy.typing as npt
 
-from olivine.kernels._blocks import _exact
+from olivine.kernels._compiled import exact
+
+Floats = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.uint8]
 
 
-@_exact
-def to_float32(codes, magnitudes, table, values):  # type: ignore[no-untyped-def]
-    """Values [n * block] of codes [n * block / 2] (the first in the low half), magnitudes [n] and a table [16]."""
+@exact
+def to_float32(codes: Codes, magnitudes: Floats, table: Floats, values: Floats) -> None:
+    """Write values [n_blocks * block], float32.
+
+    codes: [n_blocks * block / 2], two a byte, the first in the low half. magnitudes: [n_blocks]. table: [16].
+    """
     n_bytes = len(codes) // len(magnitudes)
-    of_block = np.empty(16, np.float32)
+    of_code = np.empty(16, np.float32)
     for block in range(len(magnitudes)):
         for code in range(16):
-            of_block[code] = table[code] * magnitudes[block]
+            of_code[code] = table[code] * magnitudes[block]
         pairs = codes[block * n_bytes : (block + 1) * n_bytes]
-        found = values[2 * block * n_bytes : 2 * (block + 1) * n_bytes]
+        of_block = values[2 * block * n_bytes : 2 * (block + 1) * n_bytes]
         for k in range(n_bytes):
-            found[2 * k] = of_block[pairs[k] & 15]
-            found[2 * k + 1] = of_block[pairs[k] >> 4]
+            of_block[2 * k] = of_code[pairs[k] & 15]
+            of_block[2 * k + 1] = of_code[pairs[k] >> 4]
 
 
-@_exact
-def to_bfloat16(codes, magnitudes, table, values):  # type: ignore[no-untyped-def]
-    """The same as the bits of bfloat16 in uint16: the upper half of a float32, rounded to the nearest, ties to even."""
+@exact
+def to_bfloat16(codes: Codes, magnitudes: Floats, table: Floats, values: npt.NDArray[np.uint16]) -> None:
+    """As `to_float32`, but write the bits of bfloat16: the upper half of a float32, rounded, ties to even."""
     n_bytes = len(codes) // len(magnitudes)
-    exact = np.empty(16, np.float32)
-    bits = exact.view(np.uint32)
-    of_block = np.empty(16, np.uint16)
+    exact_values = np.empty(16, np.float32)
+    bits = exact_values.view(np.uint32)
+    of_code = np.empty(16, np.uint16)
     for block in range(len(magnitudes)):
         for code in range(16):
-            exact[code] = table[code] * magnitudes[block]
+            exact_values[code] = table[code] * magnitudes[block]
         for code in range(16):
+            # Half of the last kept bit less one carries every value above the tie upwards; one more, where that bit is
+            # odd, carries the tie itself to the even neighbour.
             odd = (bits[code] >> np.uint32(16)) & np.uint32(1)
             nearest = (bits[code] + np.uint32(0x7FFF) + odd) >> np.uint32(16)
             # a NaN's bits would carry over into the sign
-            of_block[code] = np.uint16(0x7FC0 if np.isnan(exact[code]) else nearest)
+            of_code[code] = np.uint16(0x7FC0 if np.isnan(exact_values[code]) else nearest)
         pairs = codes[block * n_bytes : (block + 1) * n_bytes]
-        found = values[2 * block * n_bytes : 2 * (block + 1) * n_bytes]
+        of_block = values[2 * block * n_bytes : 2 * (block + 1) * n_bytes]
         for k in range(n_bytes):
-            found[2 * k] = of_block[pairs[k] & 15]
-            found[2 * k + 1] = of_block[pairs[k] >> 4]
+            of_block[2 * k] = of_code[pairs[k] & 15]
+            of_block[2 * k + 1] = of_code[pairs[k] >> 4]

@@ -14,27 +14,45 @@ import triton.language as tl
 
 ROWS, COLUMNS = 64, 256  # of a tile of the sum
 SLAB, STRIPE = 256, 64  # tokens of a program and columns of a tile of the two products
+# Programs of the two products: enough to fill the multiprocessors of a large GPU, few enough that the sum over their
+# partial results stays short.
+PROGRAMS = 256
 
 
 @triton.jit
 def _add(y, u, b, n_rows, n_columns, rank, ROWS: tl.constexpr, COLUMNS: tl.constexpr, RANK: tl.constexpr):
-    """Add u [rows, rank] @ b [columns, rank]^T to y [rows, columns], a tile a program."""
+    """Add u [n_rows, rank] @ b [n_columns, rank]^T to y [n_rows, n_columns], a tile a program.
+
+    RANK: the rank, padded; what is loaded beyond it is zero and adds nothing.
+    """
     row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     k = tl.arange(0, RANK)
     left = tl.load(u + row[:, None] * rank + k, mask=(row[:, None] < n_rows) & (k < rank), other=0.0)
     right = tl.load(b + column[:, None] * rank + k, mask=(column[:, None] < n_columns) & (k < rank), other=0.0)
-    place = y + row[:, None].to(tl.int64) * n_columns + column
+    # 64 bits: rows times columns of a long batch are more than 2**31
+    tile = y + row[:, None].to(tl.int64) * n_columns + column
     inside = (row[:, None] < n_rows) & (column < n_columns)
-    total = tl.dot(left, tl.trans(right)) + tl.load(place, mask=inside, other=0.0)
-    tl.store(place, total.to(y.dtype.element_ty), mask=inside)
+    total = tl.dot(left, tl.trans(right)) + tl.load(tile, mask=inside, other=0.0)
+    tl.store(tile, total.to(y.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _reduce(
-    g, u, b, du, db, n_rows, n_columns, rank, n_stripes, SLAB: tl.constexpr, STRIPE: tl.constexpr, RANK: tl.constexpr
+    g,  # [n_rows, n_columns]: the gradient of the layer's output
+    u,  # [n_rows, rank]: the layer's input in the update's low rank
+    b,  # [n_columns, rank]
+    du,  # [n_shares, n_rows, rank] float32, written: each share's part of g b
+    db,  # [n_slabs, n_columns, rank] float32, written: each slab's part of g' u
+    n_rows,
+    n_columns,
+    rank,
+    n_stripes,  # tiles of columns in one share
+    SLAB: tl.constexpr,
+    STRIPE: tl.constexpr,
+    RANK: tl.constexpr,
 ):
-    """Partial sums of g @ b and g^T @ u over one slab of tokens and a share of the columns."""
+    """Partial sums of g @ b and g^T @ u over one slab of tokens and a share of the columns; a tile is read once."""
     slab, share = tl.program_id(0), tl.program_id(1)
     row, k = slab * SLAB + tl.arange(0, SLAB), tl.arange(0, RANK)
     reduced = tl.load(u + row[:, None] * rank + k, mask=(row[:, None] < n_rows) & (k < rank), other=0.0)
@@ -47,8 +65,8 @@ def _reduce(
         total += tl.dot(tile, tl.load(b + column[:, None] * rank + k, mask=within, other=0.0))
         part = tl.dot(tl.trans(tile), reduced)
         tl.store(db + (slab.to(tl.int64) * n_columns + column[:, None]) * rank + k, part, mask=within)
-    place = du + (share * n_rows + row[:, None]) * rank + k
-    tl.store(place, total, mask=(row[:, None] < n_rows) & (k < rank))
+    of_share = du + (share * n_rows + row[:, None]) * rank + k
+    tl.store(of_share, total, mask=(row[:, None] < n_rows) & (k < rank))
 
 
 def _padded_rank(rank: int) -> int:
@@ -56,21 +74,21 @@ def _padded_rank(rank: int) -> int:
 
 
 def add_update(y: torch.Tensor, u: torch.Tensor, b: torch.Tensor) -> None:
-    """Add u b' to y in place; y [rows, columns], u [rows, rank] and b [columns, rank] are contiguous, of one type."""
+    """Add u b' to y in place; y [n_rows, n_columns], u [n_rows, rank], b [n_columns, rank], contiguous, of one type."""
     n_rows, n_columns = y.shape
     grid = (triton.cdiv(n_columns, COLUMNS), triton.cdiv(n_rows, ROWS))
     _add[grid](y, u, b, n_rows, n_columns, u.shape[1], ROWS, COLUMNS, _padded_rank(u.shape[1]), num_warps=8)
 
 
 def two_products(g: torch.Tensor, u: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """The products g b [rows, rank] and g' u [columns, rank], with g [rows, columns] read once.
+    """The products g b [n_rows, rank] and g' u [n_columns, rank], with g [n_rows, n_columns] read once.
 
     Partial sums are added up in a fixed order: the same inputs give the same bits.
     """
     (n_rows, n_columns), rank = g.shape, u.shape[1]
     n_slabs = triton.cdiv(n_rows, SLAB)
     n_tiles = triton.cdiv(n_columns, STRIPE)
-    n_shares = max(1, min(n_tiles, 256 // n_slabs))
+    n_shares = max(1, min(n_tiles, PROGRAMS // n_slabs))
     n_stripes = triton.cdiv(n_tiles, n_shares)
     du = torch.zeros((n_shares, n_rows, rank), dtype=torch.float32, device=g.device)
     db = torch.empty((n_slabs, n_columns, rank), dtype=torch.float32, device=g.device)

@@ -30,12 +30,15 @@ __all__ = [
 ]
 Method = Literal["rtn", "search"]
 Array = np.ndarray[Any, Any]
+# weights that are turned to float32 at once; small enough to stay in a core's cache with its codes
+TILE = 1 << 18
 
 
 def rtn(weight: torch.Tensor, fmt: Format) -> Blockwise:
     """Round to nearest within each block's range; the codes and scales are those of ONNX Runtime's own quantizer.
 
-    weight: [N, K], any float type. Raises ValueError when the group does not divide K, or a weight is NaN or infinite.
+    weight: [n_rows, n_columns], any float type. Raises ValueError when the group does not divide n_columns, or a weight
+    is NaN or infinite.
     """
     return quantize(weight, fmt, "rtn")
 
@@ -45,8 +48,9 @@ def search(
 ) -> Blockwise:
     """Scales and integer zero points with the least error, each input weighted by its importance.
 
-    weight: [N, K]. importance: [K], the mean square of each input (the diagonal of X'X / n); all alike when None, which
-    is hardly better than `rtn`. The weights of an input that was never active still count a little (1e-4 of the mean).
+    weight: [n_rows, n_columns]. importance: [n_columns], the mean square of each input (the diagonal of X'X /
+    n_tokens); all alike when None, which is hardly better than `rtn`. The weights of an input that was never active
+    still count a little (1e-4 of the mean).
     half_scales: scales are float16 numbers, so that they can be stored as such, and the codes the nearest for them.
     """
     return quantize(weight, fmt, "search", importance, half_scales=half_scales)
@@ -60,20 +64,20 @@ def quantize(
     *,
     half_scales: bool = False,
 ) -> Blockwise:
-    """`rtn` or `search` by name, on all cores."""
+    """`rtn` or `search` by name, a tile of rows of the weight [n_rows, n_columns] at a time on each core."""
     _refuse_unusable(weight, fmt)
     n_rows, width = weight.shape
     codes = torch.empty((n_rows, width), dtype=torch.uint8)
     scales = torch.empty((n_rows, width // fmt.group), dtype=torch.float32)
     zeros = torch.empty((n_rows, width // fmt.group), dtype=torch.uint8)
-    weights_of_inputs = _importance(importance, width) if method == "search" else None
+    of_inputs = importance_of(importance, width) if method == "search" else None
     step = max(1, TILE // max(1, width))
 
     def work(start: int) -> None:
         tile = weight[start : start + step].detach().to("cpu", torch.float32).contiguous().numpy()
-        part = slice(start, start + step)
-        filled = (array[part].numpy() for array in (codes, scales, zeros))
-        quantize_rows(tile, fmt, weights_of_inputs, *filled, half_scales=half_scales)
+        rows = slice(start, start + step)
+        written = (array[rows].numpy() for array in (codes, scales, zeros))  # views: the rows of the result
+        quantize_rows(tile, fmt, of_inputs, *written, half_scales=half_scales)
 
     on_all_cores(work, range(0, n_rows, step))
     return Blockwise(fmt.bits, fmt.group, codes, scales, None if fmt.symmetric else zeros)
@@ -89,9 +93,11 @@ def quantize_rows(
     *,
     half_scales: bool = False,
 ) -> None:
-    """Fill codes, scales and zeros of float32 rows [n, K] on this core; `rtn` when importance is None.
+    """Fill codes, scales and zeros of float32 rows [n_rows, n_columns] on this core; `rtn` when importance is None.
 
-    half_scales: scales are rounded to float16 before the codes are, which then are the nearest ones for it.
+    importance: [n_columns], of `importance_of`. codes: uint8, as large as the weight; scales float32 and zeros uint8,
+    [n_rows, n_columns / group]. half_scales: scales are rounded to float16 before the codes are, which then are the
+    nearest ones for it.
     """
     from olivine.kernels import _blocks
 
@@ -105,7 +111,7 @@ def quantize_rows(
 
 
 def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
-    """Codes [n, K] as bytes [n, ceil(K * bits / 8)], the first of two 4-bit codes in the low half of its byte."""
+    """Codes [n_rows, n_columns] as bytes [n_rows, ceil(n_columns * bits / 8)]; of two 4-bit codes the first is low."""
     if bits == 8:
         return codes
     from olivine.kernels import _blocks
@@ -116,15 +122,10 @@ def pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def importance_of(importance: torch.Tensor | None, width: int) -> Array:
-    """Importances [K] as the kernels take them: float32 with mean 1 and a floor of 1e-4, so that no input is free."""
-    return _importance(importance, width)
+    """Importances as the kernels take them: float32 [width] with mean 1 and a floor of 1e-4, so that no input is free.
 
-
-# weights that are turned to float32 at once; small enough to stay in a core's cache with its codes
-TILE = 1 << 18
-
-
-def _importance(importance: torch.Tensor | None, width: int) -> Array:
+    All ones when None. Raises ValueError for another shape, and for values that are negative or not finite.
+    """
     if importance is None:
         return np.ones(width, np.float32)
     if tuple(importance.shape) != (width,):
@@ -133,7 +134,7 @@ def _importance(importance: torch.Tensor | None, width: int) -> Array:
     if not bool(torch.isfinite(values).all()) or bool((values < 0).any()):
         raise ValueError("importances must be finite and not negative")
     mean = float(values.mean())
-    scaled = values / mean if mean > 0 else torch.ones_like(values)
+    scaled = values / mean if mean > 0 else torch.ones_like(values)  # the search sees ratios alone
     floored: Array = scaled.clamp(min=1e-4).to(torch.float32).numpy()
     return floored
 
@@ -161,11 +162,15 @@ def refuse_format(fmt: Format, width: int) -> None:
         raise ValueError(f"the group size {fmt.group} does not divide the {width} inputs")
 
 
-def on_all_cores(work: Callable[[int], None], starts: range) -> None:
-    """Do `work` for every start; it releases the interpreter's lock while it computes."""
-    if len(starts) < 2:
+def on_all_cores(work: Callable[[int], None], starts: range, n_threads: int | None = None) -> None:
+    """Do `work` for every start, on as many threads as there are cores, or `n_threads`.
+
+    `work` releases the interpreter's lock while it computes, and writes where no other start does: the order does not
+    matter. An error of any of them is raised.
+    """
+    if len(starts) < 2 or n_threads == 1:
         for start in starts:
             work(start)
         return
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
         list(pool.map(work, starts))

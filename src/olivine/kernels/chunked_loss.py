@@ -8,7 +8,7 @@ Large-Vocabulary Language Models", Wijmans et al. 2024, arXiv:2411.09009, withou
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -17,7 +17,25 @@ from torch.utils.checkpoint import checkpoint
 
 from olivine.kernels import chunk_sizes
 
-IGNORED = -100
+IGNORED = -100  # the target of a position that adds nothing; transformers' and torch's number
+
+
+class Workspace:
+    """The memory in which a CPU computes the logits of a chunk, kept from step to step.
+
+    The pages of fresh memory take longer to come than the product to be computed. One workspace serves one model in one
+    thread. part_bytes: of a chunk's logits, what is worked on at a time; it decides the speed alone.
+    """
+
+    def __init__(self, part_bytes: int = chunk_sizes.PART_BYTES) -> None:
+        self.part_bytes = part_bytes
+        self._logits: torch.Tensor | None = None
+
+    def logits(self, n_rows: int, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
+        """A matrix [n_rows, n_columns] to write to; the same one for the same shape and type."""
+        if self._logits is None or (*self._logits.shape, self._logits.dtype) != (n_rows, n_columns, dtype):
+            self._logits = torch.empty(n_rows, n_columns, dtype=dtype)
+        return self._logits
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,7 @@ class Logits:
     softcap: float | None = None
 
     def __call__(self, logits: torch.Tensor) -> torch.Tensor:
-        """The final logits, float32."""
+        """The final logits z, float32, of the head's raw output; both [n_positions, n_vocabulary]."""
         logits = logits.float()
         if self.scale != 1.0:
             logits = logits * self.scale
@@ -36,7 +54,7 @@ class Logits:
 
     @staticmethod
     def of(config: Any) -> "Logits":
-        """As the config of a transformers model says (Gemma caps, Cohere and Granite scale)."""
+        """What the config of a transformers model says (Gemma caps, Cohere and Granite scale)."""
         scale = getattr(config, "logit_scale", None) or 1.0
         if divisor := getattr(config, "logits_scaling", None):
             scale /= divisor
@@ -51,11 +69,13 @@ def chunked_loss(
     n_rows: int | None = None,
     *,
     fused: bool = False,
+    workspace: Workspace | None = None,
 ) -> torch.Tensor:
-    """The summed cross entropy of `logits(head(hidden))` against `targets`, float32.
+    """The summed cross entropy of `logits(head(hidden))` against `targets`, in nats, a float32 scalar.
 
-    hidden: [positions, width]; targets: [positions], token numbers (-100 adds nothing). n_rows: positions of a chunk;
-    fused: whether the work on a chunk's logits is compiled (a few passes over them instead of ten).
+    hidden: [n_positions, width]; targets: int64 [n_positions], token numbers (-100 adds nothing). n_rows: positions of
+    a chunk; fused: whether the work on a chunk's logits is compiled (a few passes over them instead of ten).
+    workspace: of earlier calls for this model; a new one when None.
     A head that is a plain linear layer takes the fast form, whether it is trained or frozen; any other module (an
     adapted head) is called chunk by chunk and computed again in the backward pass.
     """
@@ -63,9 +83,18 @@ def chunked_loss(
     if hidden.shape[0] == 0:
         return hidden.sum().float() * 0.0
     if type(head) is torch.nn.Linear:
-        total: torch.Tensor = _LinearLoss.apply(hidden, head.weight, head.bias, targets, logits, n_rows, fused)
+        workspace = workspace or Workspace()
+        of_chunk = partial(_chunk_function(hidden.device.type, workspace.part_bytes, fused=fused), logits=logits)
+        total: torch.Tensor = _LinearLoss.apply(hidden, head.weight, head.bias, targets, n_rows, of_chunk, workspace)
         return total
     return _recomputed_loss(hidden, head, targets, logits, n_rows)
+
+
+def _chunk_function(device: str, part_bytes: int, *, fused: bool) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """`_chunk`, in the form that is fastest on the device."""
+    if fused:
+        return _compiled_chunk()
+    return partial(_chunk_in_parts, part_bytes=part_bytes) if device == "cpu" else _chunk
 
 
 def _n_outputs(head: torch.nn.Module) -> int:
@@ -76,15 +105,21 @@ def _n_outputs(head: torch.nn.Module) -> int:
 def _recomputed_loss(
     hidden: torch.Tensor, head: Callable[..., Any], targets: torch.Tensor, logits: Logits, n_rows: int
 ) -> torch.Tensor:
-    def of_chunk(states: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-        return functional.cross_entropy(logits(head(states)), wanted, ignore_index=IGNORED, reduction="sum")
+    """The loss of a head of any kind; its logits are computed again, chunk by chunk, in the backward pass."""
 
-    parts = zip(hidden.split(n_rows), targets.split(n_rows), strict=True)
-    return torch.stack([checkpoint(of_chunk, states, wanted, use_reentrant=False) for states, wanted in parts]).sum()
+    def of_chunk(states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        return functional.cross_entropy(logits(head(states)), tokens, ignore_index=IGNORED, reduction="sum")
+
+    chunks = zip(hidden.split(n_rows), targets.split(n_rows), strict=True)
+    return torch.stack([checkpoint(of_chunk, states, tokens, use_reentrant=False) for states, tokens in chunks]).sum()
 
 
 class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not read by the type checker
-    """Loss and gradients of a linear head in one pass over the chunks; the backward pass only scales them."""
+    """Loss and gradients of a linear head in one pass over the chunks; the backward pass only scales them.
+
+    With z = h W' + b and g = d loss / d z of each position: d loss / d h = g W, d loss / d W = g' h, d loss / d b = the
+    sum of g. Weight and bias gradients are summed up in float32 over the chunks.
+    """
 
     @staticmethod
     def forward(
@@ -93,11 +128,11 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         targets: torch.Tensor,
-        logits: Logits,
         n_rows: int,
-        fused: bool,
+        of_chunk: Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+        workspace: Workspace,
     ) -> torch.Tensor:
-        of_chunk = _compiled_chunk() if fused else _chunk_in_parts if hidden.device.type == "cpu" else _chunk
+        on_cpu = hidden.device.type == "cpu"
         wants_hidden, wants_weight, wants_bias = ctx.needs_input_grad[:3]
         matrix = weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
@@ -107,8 +142,9 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
         for start in range(0, hidden.shape[0], n_rows):
             rows = slice(start, start + n_rows)
             states = hidden[rows]
-            raw = _raw_logits(states, matrix, bias, n_rows)
-            loss, slope = of_chunk(raw, targets[rows], logits)
+            into = workspace.logits(n_rows, len(matrix), states.dtype) if on_cpu else None
+            raw = _raw_logits(states, matrix, bias, into)
+            loss, slope = of_chunk(raw, targets[rows])  # slope: [rows, n_vocabulary], of the raw output's type
             total += loss
             if grad_hidden is not None:
                 torch.mm(slope, matrix, out=grad_hidden[rows])
@@ -127,26 +163,19 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
             None if hidden is None else hidden * grad,
             None if weight is None else (weight * grad).to(ctx.dtypes[0]),
             None if bias is None else (bias * grad).to(ctx.dtypes[1]),
-            None,
-            None,
-            None,
-            None,
+            *[None] * 4,  # targets, n_rows, of_chunk, workspace
         )
 
 
-def _raw_logits(states: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None, n_rows: int) -> torch.Tensor:
-    """The head's output, on a CPU in the place of the last one."""
-    if states.device.type != "cpu":
+def _raw_logits(
+    states: torch.Tensor, matrix: torch.Tensor, bias: torch.Tensor | None, into: torch.Tensor | None
+) -> torch.Tensor:
+    """The head's output [n_rows, n_vocabulary] for states [n_rows, width]; in the first rows of `into`, if any."""
+    if into is None:
         return functional.linear(states, matrix, None if bias is None else bias.to(states.dtype))
-    raw = _place_of_logits(n_rows, matrix.shape[0], states.dtype)[: len(states)]
+    raw = into[: len(states)]
     torch.mm(states, matrix.t(), out=raw)
     return raw if bias is None else raw.add_(bias.to(states.dtype))
-
-
-@lru_cache(maxsize=1)
-def _place_of_logits(n_rows: int, n_columns: int, dtype: torch.dtype) -> torch.Tensor:
-    """Kept from step to step: the pages of fresh memory take longer to come than the product to be computed."""
-    return torch.empty(n_rows, n_columns, dtype=dtype)
 
 
 @cache
@@ -155,36 +184,39 @@ def _compiled_chunk() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     return compiled
 
 
-def _chunk_in_parts(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_chunk`, a few rows at a time, and the slope in the place of the raw output.
+def _chunk_in_parts(
+    raw: torch.Tensor, targets: torch.Tensor, logits: Logits, part_bytes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_chunk`, a few rows at a time; the slope is written over the raw output.
 
     Copies of a whole chunk would come from fresh memory each time.
     """
-    n_rows = max(1, chunk_sizes.PART_BYTES // (4 * raw.shape[1]))
+    n_rows = max(1, part_bytes // (4 * raw.shape[1]))  # the float32 logits of a part fill part_bytes
     loss = torch.zeros((), dtype=torch.float32)
-    for part, wanted in zip(raw.split(n_rows), targets.split(n_rows), strict=True):
-        of_part, slope = _chunk(part, wanted, logits)
+    for part, tokens in zip(raw.split(n_rows), targets.split(n_rows), strict=True):
+        of_part, slope = _chunk(part, tokens, logits)
         loss += of_part
         part.copy_(slope)
     return loss, raw
 
 
 def _chunk(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
-    """The summed loss of a chunk and its slope by the head's raw output, in the type of that output.
+    """The summed loss of a chunk and its slope by the head's raw output [n_rows, n_vocabulary], in the output's type.
 
     loss = log sum exp z - z[target], and d loss / d z = softmax(z) - one_hot(target); z is scaled and capped, so the
     slope by the raw output has the factor `scale * (1 - (z / softcap)^2)`.
     """
     z = logits(raw)
     trained = targets != IGNORED
-    wanted = targets.masked_fill(~trained, 0)[:, None]
-    largest, of_target = z.amax(dim=-1, keepdim=True), z.gather(1, wanted)
+    tokens = targets.masked_fill(~trained, 0)[:, None]  # any token where nothing is trained: its loss is left out below
+    largest, of_target = z.amax(dim=-1, keepdim=True), z.gather(1, tokens)
     inner = None if logits.softcap is None else 1 - (z / logits.softcap).square()
-    slope = z.sub_(largest).exp_()  # in place: neither z nor the raw output is read again
+    # exp(z - largest) cannot overflow; in place, as neither z nor the raw output is read again
+    slope = z.sub_(largest).exp_()
     total = slope.sum(dim=-1, keepdim=True)
     loss = ((total.log() + largest - of_target)[:, 0] * trained).sum()
     slope /= total
-    slope.scatter_add_(1, wanted, slope.new_full((), -1.0).expand_as(wanted))
+    slope.scatter_add_(1, tokens, slope.new_full((), -1.0).expand_as(tokens))  # - one_hot(target)
     if inner is not None:
         slope *= inner
     slope *= trained[:, None] * logits.scale

@@ -1,4 +1,8 @@
-"""How far one next-token distribution is from another: Kullback-Leibler divergence and agreement of the best token."""
+"""How far one next-token distribution is from another: Kullback-Leibler divergence and agreement of the best token.
+
+KL(p || q) = sum_v p_v (log p_v - log q_v), in nats, with p of the reference and q of the candidate; it is >= 0. Arrays
+are [n_positions, n_vocabulary], one row a position.
+"""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -25,7 +29,7 @@ class Divergence:
 
 
 def log_softmax(logits: Floats) -> npt.NDArray[np.float32]:
-    """Log-probabilities along the last axis, in nats; shifted by the maximum, so large logits do not overflow."""
+    """Log-probabilities of logits [..., n_vocabulary], in nats; shifted by the largest, so that exp() stays finite."""
     values = logits.astype(np.float32)
     values -= values.max(axis=-1, keepdims=True)
     values -= np.log(np.exp(values).sum(axis=-1, keepdims=True))
@@ -33,10 +37,10 @@ def log_softmax(logits: Floats) -> npt.NDArray[np.float32]:
 
 
 def divergence(reference: Floats, candidate: Floats, chunk: int = 256) -> Divergence:
-    """Compare two arrays of log-probabilities [positions, vocabulary] in nats.
+    """Compare two arrays of log-probabilities [n_positions, n_vocabulary], in nats.
 
-    Worked through in chunks of positions: float32 copies of everything would not fit for large vocabularies. Stored
-    float16 values are renormalised, so that rounding them does not look like divergence.
+    chunk: positions that are worked on at a time: float32 copies of everything would not fit for large vocabularies.
+    Stored float16 values are renormalised, so that rounding them does not look like divergence.
     """
     if reference.shape != candidate.shape:
         raise ValueError(f"shapes must be equal, but got {reference.shape} and {candidate.shape}")
@@ -56,8 +60,9 @@ def divergence(reference: Floats, candidate: Floats, chunk: int = 256) -> Diverg
 
 
 CLEAR_MARGIN = 0.1  # nats between the reference's two best tokens; below it rounding alone may swap them
-N_TOP = 5
-_CHUNK_VALUES = 2**21  # float32 values that are worked on at a time: temporaries stay near the caches
+N_TOP = 5  # best tokens of either model whose overlap is told
+FLAT = 0.1  # nats: a best token that is no further above uniform does not stand out
+CHUNK_VALUES = 2**21  # float32 values that are worked on at a time: temporaries stay near the caches
 _LOG_OF_LARGEST = 700.0  # nats; beyond it exp() is no double
 
 Numbers = npt.NDArray[np.float64]
@@ -66,7 +71,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Positions:
-    """What is kept of two models' logits at each position; every field is an array [positions].
+    """What is kept of two models' logits at each position; every field is an array [n_positions].
 
     kl: KL(reference || candidate) in nats. reference_loss, candidate_loss: negative log-likelihood of the target token
     in nats. margin: log-probability of the reference's best token less that of its second, in nats. same_top: whether
@@ -92,42 +97,49 @@ class Positions:
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """All positions of all parts, in order. ValueError when there is no part."""
+        """All positions of all parts, in order. Raises ValueError when there is no part."""
         if not parts:
             raise ValueError("no positions to compare")
-        return cls(**{one.name: np.concatenate([getattr(part, one.name) for part in parts]) for one in fields(cls)})
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
 
-def compare_logits(reference: Floats, candidate: Floats, targets: Sequence[int]) -> Positions:
-    """Compare logits [positions, vocabulary] of two models that read the same tokens.
+def compare_logits(
+    reference: Floats, candidate: Floats, targets: Sequence[int], chunk_values: int = CHUNK_VALUES
+) -> Positions:
+    """Compare logits [n_positions, n_vocabulary] of two models that read the same tokens.
 
-    targets: the token that follows at each position. Worked through a few positions at a time, so that temporaries are
-    a few megabytes whatever the shape. ValueError when shapes or the number of targets differ.
+    targets: the token that follows at each position. Worked through a few positions at a time, `chunk_values` logits,
+    so that temporaries are a few megabytes whatever the shape. Raises ValueError when shapes or the number of targets
+    differ.
     """
     if reference.shape != candidate.shape or len(reference) != len(targets):
         raise ValueError(
             f"shapes must be equal, but got {reference.shape} and {candidate.shape} for {len(targets)} targets"
         )
-    chunk = max(1, _CHUNK_VALUES // reference.shape[-1])
-    wanted = np.asarray(targets, dtype=np.int64)
+    chunk = max(1, chunk_values // reference.shape[-1])
+    tokens = np.asarray(targets, dtype=np.int64)
     starts = range(0, len(reference), chunk)
     with np.errstate(invalid="ignore"):  # infinite logits of masked tokens, and NaN, which is reported as such
         return Positions.joined(
-            [_compare(reference[s : s + chunk], candidate[s : s + chunk], wanted[s : s + chunk]) for s in starts]
+            [_compare(reference[s : s + chunk], candidate[s : s + chunk], tokens[s : s + chunk]) for s in starts]
         )
 
 
 def _compare(reference: Floats, candidate: Floats, targets: npt.NDArray[np.int64]) -> Positions:
+    """`compare_logits` of one chunk; each array of the chunk's size is used for several things, one after another."""
     p_logits, q_logits = reference.astype(np.float32), candidate.astype(np.float32)  # copies: they are changed below
     difference = p_logits - q_logits
     error = np.abs(difference)
     p_top, q_top = p_logits.max(axis=-1, keepdims=True), q_logits.max(axis=-1, keepdims=True)
+    # best logits become 0, so that exp() neither overflows nor loses all of a row
     p_logits -= p_top
     q_logits -= q_top
-    difference -= p_top - q_top
+    difference -= p_top - q_top  # still p_logits - q_logits
     p = np.exp(p_logits)
     p_sum, q_sum = p.sum(axis=-1, dtype=np.float64), np.exp(q_logits).sum(axis=-1, dtype=np.float64)
-    # KL(p || q) = sum p (log p - log q), with log p = p_logits - log p_sum; a token that p excludes adds nothing
+    # KL(p || q) = sum p (log p - log q), with log p = p_logits - log p_sum and p = exp(p_logits) / p_sum:
+    # sum exp(p_logits) (p_logits - q_logits) / p_sum - log p_sum + log q_sum. A token that p excludes adds nothing.
     np.multiply(p, difference, out=difference, where=p > 0)
     difference[p == 0] = 0.0
     kl = difference.sum(axis=-1, dtype=np.float64) / p_sum - np.log(p_sum) + np.log(q_sum)
@@ -140,9 +152,9 @@ def _compare(reference: Floats, candidate: Floats, targets: npt.NDArray[np.int64
         logit_error=np.fmax.reduce(error, axis=-1).astype(np.float64),
         n_above_0_1=(error > 0.1).sum(axis=-1).astype(np.float64),
         n_above_0_01=(error > 0.01).sum(axis=-1).astype(np.float64),
-        # the best token's log-probability is -log(sum), as the best logit is 0 now
-        reference_flat=-np.log(p_sum) < 0.1 - np.log(n_vocabulary),
-        candidate_flat=-np.log(q_sum) < 0.1 - np.log(n_vocabulary),
+        # the best token's log-probability is -log(sum), as the best logit is 0 now; a uniform one's -log(n_vocabulary)
+        reference_flat=-np.log(p_sum) < FLAT - np.log(n_vocabulary),
+        candidate_flat=-np.log(q_sum) < FLAT - np.log(n_vocabulary),
         reference_nan=np.isnan(p_sum),
         candidate_nan=np.isnan(q_sum),
         **_tops(p_logits, q_logits),
@@ -150,11 +162,11 @@ def _compare(reference: Floats, candidate: Floats, targets: npt.NDArray[np.int64
 
 
 def _tops(reference: Floats, candidate: Floats) -> dict[str, Any]:
-    """Margin and agreement of the best tokens; the arrays are spent."""
+    """Margin and agreement of the best tokens of logits [n_positions, n_vocabulary], which are overwritten."""
     n_top = min(N_TOP, reference.shape[-1])
     values, best = _take_best(reference, n_top)
     _, other = _take_best(candidate, n_top)
-    shared = (best[:, :, None] == other[:, None, :]).any(axis=-1)
+    shared = (best[:, :, None] == other[:, None, :]).any(axis=-1)  # [n_positions, n_top]
     margin = values[:, 0] - values[:, 1] if n_top > 1 else np.zeros(len(values))
     return {
         "margin": margin.astype(np.float64),
@@ -164,14 +176,17 @@ def _tops(reference: Floats, candidate: Floats) -> dict[str, Any]:
 
 
 def _take_best(values: Floats, n_top: int) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """The `n_top` largest of each row and where they stand, largest first; a few scans cost less than a partition."""
+    """The `n_top` largest of each row and their columns, largest first, [n_rows, n_top]; taken out of `values`.
+
+    A few scans cost less than a partition.
+    """
     rows = np.arange(len(values))
-    found, places = np.empty((len(values), n_top), values.dtype), np.empty((len(values), n_top), np.int64)
+    largest, columns = np.empty((len(values), n_top), values.dtype), np.empty((len(values), n_top), np.int64)
     for rank in range(n_top):
-        places[:, rank] = values.argmax(axis=-1)
-        found[:, rank] = values[rows, places[:, rank]]
-        values[rows, places[:, rank]] = -np.inf
-    return found, places
+        columns[:, rank] = values.argmax(axis=-1)
+        largest[:, rank] = values[rows, columns[:, rank]]
+        values[rows, columns[:, rank]] = -np.inf
+    return largest, columns
 
 
 @dataclass(frozen=True)
@@ -226,8 +241,9 @@ def summarize(positions: Positions) -> Summary:
     agreement, agreement_error = _share(positions.same_top)
     agreement_clear, error_clear = _share(positions.same_top[clear]) if clear.any() else (None, None)
     quantiles = np.quantile(positions.kl, (0.5, 0.9, 0.99, 1.0))
+    # exp(candidate's loss) / exp(reference's loss), from losses paired by position
     ratio = _exp(float(change.mean()))
-    moved = np.exp(-positions.candidate_loss) - np.exp(-positions.reference_loss)
+    moved = np.exp(-positions.candidate_loss) - np.exp(-positions.reference_loss)  # of the target's probability
     return Summary(
         n_positions=len(positions.kl),
         kl=float(positions.kl.mean()),
@@ -257,7 +273,7 @@ def summarize(positions: Positions) -> Summary:
 
 
 def _standard_error(values: Numbers) -> float:
-    """Of the mean, for independent values; 0 for one."""
+    """The standard error of the mean, s / sqrt(n) for independent values; 0 for one value, which has no spread."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
 
 
@@ -268,4 +284,5 @@ def _share(flags: Flags) -> tuple[float, float]:
 
 
 def _exp(value: float) -> float:
+    """The exponential; infinite where a double overflows, without numpy's warning. NaN stays NaN."""
     return float(np.exp(value)) if not value > _LOG_OF_LARGEST else float("inf")

@@ -3,6 +3,10 @@
 Two choices differ from the usual. Scales and zero points are fixed beforehand by the weighted search, a group being
 columns that lie together, so that columns can be visited in any order and the result needs no `g_idx`. And the order is
 that of falling importance: the columns that matter most are rounded while all others can still correct them.
+
+A weight W is [n_rows, n_columns], its inputs X [n_tokens, n_columns], H = X'X / n_tokens. With U upper triangular and
+U'U the inverse of H, rounding column k to q_k leaves e_k = (w_k - q_k) / U_kk, and every later column j becomes
+w_j - U_kj e_k: the change of the columns to come that makes tr(dW H dW') least (algorithm 1 of the paper).
 """
 
 import importlib.util
@@ -16,7 +20,7 @@ from olivine.kernels.blockwise import Blockwise, Format, all_finite, on_all_core
 _HAS_TRITON = importlib.util.find_spec("triton") is not None
 # Rows are independent: as many at a time as keep a block of columns in the processor's cache.
 ROWS = {"cpu": 2048, "cuda": 65536}
-# of which each core takes so many: with a block of columns they fill half of its second cache
+# Of those rows each core takes so many: with a block of columns they fill half of its second cache.
 SWEEP_ROWS = 256
 
 
@@ -24,8 +28,9 @@ SWEEP_ROWS = 256
 class Factor:
     """What the sweep needs of a Hessian; shared by all weights that read the same input.
 
-    order: int64 [K], the columns as they are visited. upper: float32 [K, K], U with U'U = inverse of the damped Hessian
-    in that order. diagonal: float32 [K], of the Hessian as given.
+    order: int64 [n_columns], the columns as they are visited. upper: float32 [n_columns, n_columns], U with U'U the
+    inverse of the damped Hessian in that order. diagonal: float32 [n_columns], of the Hessian as given, columns as they
+    lie.
     """
 
     order: torch.Tensor
@@ -34,7 +39,7 @@ class Factor:
 
 
 def factor(hessian: torch.Tensor, *, damping: float = 0.01, act_order: bool = True) -> Factor:
-    """Invert a Hessian X'X / n [K, K] once for all weights that read X.
+    """Invert a Hessian X'X / n_tokens [n_columns, n_columns] once for all weights that read X.
 
     damping: share of the mean diagonal that is added to it; raised tenfold until the matrix can be inverted, so fewer
     tokens than columns are no error. An input that is always zero gets the mean, and is left out of every correction.
@@ -46,11 +51,11 @@ def factor(hessian: torch.Tensor, *, damping: float = 0.01, act_order: bool = Tr
     mean = float(diagonal.mean()) or 1.0
     order = torch.argsort(diagonal, descending=True, stable=True) if act_order else torch.arange(len(diagonal))
     order = order.to(hessian.device)
-    damped = hessian.float()[order][:, order]
-    slots = damped.diagonal()
-    slots[slots <= 0] = mean
+    damped = hessian.float()[order][:, order]  # a copy
+    of_inputs = damped.diagonal()  # a view: what is added here is added to the matrix
+    of_inputs[of_inputs <= 0] = mean
     while damping <= 1000.0:
-        slots += damping * mean
+        of_inputs += damping * mean  # H + damping mean(diag H) I
         upper = _inverse_factor(damped)
         if upper is not None:
             return Factor(order, upper, diagonal)
@@ -59,13 +64,17 @@ def factor(hessian: torch.Tensor, *, damping: float = 0.01, act_order: bool = Tr
 
 
 def _inverse_factor(matrix: torch.Tensor) -> torch.Tensor | None:
-    """U with U'U = inverse(matrix), or None. Flipped, a lower Cholesky factor becomes an upper R: matrix = R R'."""
+    """U with U'U = inverse(matrix), or None when the matrix is not positive; without the inverse itself.
+
+    With J the matrix that flips the order, J M J = L L' (Cholesky) gives M = R R' for the upper R = J L J. So the
+    inverse of M is (1/R)' (1/R), and U = 1/R is upper triangular as well.
+    """
     lower, failed = torch.linalg.cholesky_ex(matrix.flip(0, 1))
     if int(failed):
         return None
-    outer = lower.flip(0, 1)
+    upper_root = lower.flip(0, 1)
     identity = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
-    upper = torch.linalg.solve_triangular(outer, identity, upper=True)
+    upper = torch.linalg.solve_triangular(upper_root, identity, upper=True)
     return upper if all_finite(upper) else None
 
 
@@ -79,12 +88,15 @@ def gptq(
     damping: float = 0.01,
     act_order: bool = True,
     half_scales: bool = False,
+    rows_at_once: int | None = None,
 ) -> Blockwise:
-    """Quantize a weight [N, K] so that its layer's output changes little: tr(dW H dW') is what falls.
+    """Quantize a weight [n_rows, n_columns] so that its layer's output changes little: tr(dW H dW') is what falls.
 
-    hessian: X'X / n [K, K], or its `factor` where several weights share it (`damping` and `act_order` are then its).
-    importance: [K], weights of the search for scales; the Hessian's diagonal when None. block: columns after which the
-    collected corrections reach the rest of the matrix; it decides the speed alone. half_scales: as in `search`.
+    hessian: X'X / n_tokens [n_columns, n_columns], or its `factor` where several weights share it (`damping` and
+    `act_order` are then the factor's). importance: [n_columns], weights of the search for scales; the Hessian's
+    diagonal when None. block: columns after which the collected corrections reach the rest of the matrix.
+    rows_at_once: rows that are swept together, None for what suits the device. Both decide the speed alone.
+    half_scales: as in `search`.
     The result is on the CPU.
     Raises ValueError when the weight is not finite or its width is not the Hessian's.
     """
@@ -94,7 +106,7 @@ def gptq(
     if not all_finite(weight):
         raise ValueError("the weight is not finite")
     start = search(weight, fmt, shared.diagonal if importance is None else importance, half_scales=half_scales)
-    n_rows = ROWS.get(weight.device.type, ROWS["cuda"])
+    n_rows = rows_at_once or ROWS.get(weight.device.type, ROWS["cuda"])
     for first in range(0, len(weight), n_rows):
         part = start.rows(first, first + n_rows)  # a view: its codes become those of the sweep
         part.codes.copy_(_sweep(weight[first : first + n_rows], shared, fmt, part, block))
@@ -102,12 +114,16 @@ def gptq(
 
 
 def _sweep(weight: torch.Tensor, shared: Factor, fmt: Format, start: Blockwise, block: int) -> torch.Tensor:
-    """Codes [N, K]. Works on the transpose in the order of the visit, so that a column is one run of memory."""
+    """Codes uint8 [n_rows, n_columns], with the scales and zero points of `start`.
+
+    Works on the transpose in the order of the visit, so that a column is one run of memory.
+    """
     scales = start.scales.to(weight.device)
     zero = None if start.zero_points is None else start.zero_points.to(weight.device)
-    columns = weight.float().T[shared.order].contiguous()  # [K, N]
-    groups = shared.order // fmt.group
-    scale = torch.where(scales == 0, torch.ones_like(scales), scales).T.contiguous()  # [K / group, N]
+    columns = weight.float().T[shared.order].contiguous()  # [n_columns, n_rows], as visited
+    groups = shared.order // fmt.group  # a column keeps the group in which it lies, whenever it is visited
+    # [n_groups, n_rows]; 1 for the scale of a group of zeros, whose codes are then its zero point
+    scale = torch.where(scales == 0, torch.ones_like(scales), scales).T.contiguous()
     shift = torch.full_like(scale, float(fmt.middle)) if zero is None else zero.float().T.contiguous()
     codes = torch.empty(columns.shape, dtype=torch.uint8, device=weight.device)
     round_block = _round_block_on_cores if weight.device.type == "cpu" else _round_block_on_gpu
@@ -115,7 +131,7 @@ def _sweep(weight: torch.Tensor, shared: Factor, fmt: Format, start: Blockwise, 
         last = min(first + block, len(columns))
         part = slice(first, last)
         errors = round_block(columns[part], shared.upper[part, part], groups[part], scale, shift, fmt, codes[part])
-        columns[last:].addmm_(shared.upper[part, last:].T, errors, alpha=-1)
+        columns[last:].addmm_(shared.upper[part, last:].T, errors, alpha=-1)  # w_j -= sum_k U_kj e_k, for all j behind
     return torch.empty_like(codes).index_copy_(0, shared.order, codes).T.contiguous()
 
 
@@ -128,14 +144,15 @@ def _round_block(
     fmt: Format,
     codes: torch.Tensor,
 ) -> torch.Tensor:
-    """Round the columns [B, N] one by one into `codes`; gives their errors [B, N], each over its pivot.
+    """Round the columns [n, n_rows] one by one into `codes`; gives their errors e [n, n_rows], each over its pivot.
 
-    upper: [B, B], the part of the factor that belongs to them. groups: [B], the row of each column's scales and zero
-    points in `scale` and `shift` [K / group, N].
+    upper: [n, n], the part of U that belongs to them. groups: [n], the row of each column's scales s and zero points z
+    in `scale` and `shift` [n_groups, n_rows].
     """
     errors = torch.empty_like(columns)
     pivots = upper.diagonal().tolist()
     for k, group in enumerate(groups.tolist()):
+        # q = clamp(floor(w / s + 1/2) + z), e = (w - s (q - z)) / U_kk
         s, z = scale[group], shift[group]
         code = torch.div(columns[k], s).add_(0.5).floor_().add_(z).clamp_(0, fmt.highest)
         codes[k] = code

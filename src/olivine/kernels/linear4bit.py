@@ -1,18 +1,21 @@
 """A frozen linear layer whose weight is kept in 4 bits and unpacked for each product, in both directions.
 
 The weight is never kept unpacked: the backward pass unpacks it again, so that memory stays at half a byte a weight.
+Dettmers et al. 2023, "QLoRA", arXiv:2305.14314; the storage itself is `models.nf4`.
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
 from torch import library
 from torch.nn import functional
 
+from olivine.kernels.blockwise import on_all_cores
 from olivine.models.nf4 import BLOCK, Packed, Rounding, magnitudes_of, pack, unpack
 
+# The fields of `nf4.Packed` as operators take them: codes, magnitudes, table, and of doubly quantized magnitudes the
+# scales and the offset.
 Parts = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor | None]
 
 
@@ -33,7 +36,7 @@ _unpack_fused = torch.compile(_unpack, dynamic=False)
 
 
 def _weight(parts: Parts, out_features: int, in_features: int, dtype: torch.dtype) -> torch.Tensor:
-    """On a GPU in one kernel: written once, no table look-up in memory; on a CPU in compiled loops."""
+    """The weight [out, in]: on a GPU in one kernel, written once, no table in memory; on a CPU in compiled loops."""
     if parts[0].device.type == "cpu":
         return unpack_on_cpu(Packed(*parts), (out_features, in_features), dtype)
     run = _unpack_fused if parts[0].is_cuda else _unpack
@@ -45,29 +48,24 @@ _BLOCKS_A_TASK = 1 << 15  # two million weights, a millisecond of one core: less
 
 
 def unpack_on_cpu(packed: Packed, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-    """What `nf4.unpack` gives, to the bit, on as many threads as torch has."""
+    """What `nf4.unpack` gives, to the bit, on as many threads as torch has: a weight of that shape [out, in]."""
     from olivine.kernels import _unpack4bit
 
-    n_bytes = BLOCK // 2
+    n_bytes = BLOCK // 2  # of the codes of one block
     magnitudes, table, codes = magnitudes_of(packed).numpy(), packed.table.numpy(), packed.codes.numpy()
     in_bf16 = dtype == torch.bfloat16  # written as its bits; any other type is turned from float32
     values = torch.empty(2 * len(codes), dtype=torch.uint16 if in_bf16 else torch.float32)
     kernel = _unpack4bit.to_bfloat16 if in_bf16 else _unpack4bit.to_float32
-    found = values.numpy()
+    written = values.numpy()
 
     def work(start: int) -> None:
         end = start + _BLOCKS_A_TASK
-        part = slice(start * n_bytes, end * n_bytes), slice(start, end), slice(start * BLOCK, end * BLOCK)
-        kernel(codes[part[0]], magnitudes[part[1]], table, found[part[2]])
+        of_codes, of_values = slice(start * n_bytes, end * n_bytes), slice(start * BLOCK, end * BLOCK)
+        kernel(codes[of_codes], magnitudes[start:end], table, written[of_values])
 
-    starts = range(0, len(magnitudes), _BLOCKS_A_TASK)
-    if len(starts) > 1 and torch.get_num_threads() > 1:
-        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-            list(pool.map(work, starts))
-    else:
-        for start in starts:
-            work(start)
+    on_all_cores(work, range(0, len(magnitudes), _BLOCKS_A_TASK), torch.get_num_threads())
     weight = values.view(torch.bfloat16) if in_bf16 else values
+    # the last block may reach beyond the weight
     return weight[: shape[0] * shape[1]].view(shape).to(dtype)
 
 
@@ -81,6 +79,7 @@ def _linear4bit(
     offset: torch.Tensor | None,
     out_features: int,
 ) -> torch.Tensor:
+    """Inputs [..., in] W' as [..., out]; one operator, which a compiler does not look into."""
     weight = _weight((codes, magnitudes, table, scales, offset), out_features, inputs.shape[-1], inputs.dtype)
     return functional.linear(inputs, weight)
 
@@ -108,6 +107,7 @@ def _linear4bit_backward(
     offset: torch.Tensor | None,
     in_features: int,
 ) -> torch.Tensor:
+    """The slope by the inputs, [..., in]: grad [..., out] times W. The weight is frozen and takes none."""
     weight = _weight((codes, magnitudes, table, scales, offset), grad.shape[-1], in_features, grad.dtype)
     return grad @ weight
 
@@ -126,9 +126,9 @@ def _(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:  # noqa: ARG001 - torch's signature
-    given, *parts, _ = inputs
-    ctx.save_for_backward(*parts)
-    ctx.in_features = given.shape[-1]
+    hidden, *parts, _ = inputs
+    ctx.save_for_backward(*parts)  # the packed weight, which exists anyway: no activation is kept
+    ctx.in_features = hidden.shape[-1]
 
 
 def _gradients(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
@@ -142,7 +142,7 @@ class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the t
     """y = x W' + bias with W in 4 bits and frozen; inputs of any float type, in which the product is computed."""
 
     def __init__(self, plain: torch.nn.Linear, rounding: Rounding, shift: torch.Tensor | None = None) -> None:
-        """Shift: what is taken from the weight before it is rounded, [out, in] float32."""
+        """Shift: what is taken from the weight before it is rounded, float32 [out, in]."""
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.compute_dtype, self.rounding = plain.weight.dtype, rounding
@@ -160,12 +160,12 @@ class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the t
         return self.codes, self.magnitudes, self.table, self.scales, self.offset
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """[..., in] to [..., out]."""
+        """Inputs [..., in] to outputs [..., out], in the type of the inputs."""
         result: torch.Tensor = _linear4bit(inputs, *self._parts(), self.out_features)
         return result if self.bias is None else result + self.bias.to(result.dtype)
 
     def extra_repr(self) -> str:
-        """As torch's, with the type."""
+        """The shape as torch's linear layers print it, with the kind of 4 bits."""
         return f"in_features={self.in_features}, out_features={self.out_features}, {self.rounding.kind}"
 
 
@@ -174,8 +174,8 @@ def pack_layer(layer: torch.nn.Module, rounding: Rounding, shifts: Mapping[str, 
 
     shifts: by name inside of the layer, what is taken from a weight before it is rounded.
     """
-    found = [(name, module) for name, module in layer.named_modules() if type(module) is torch.nn.Linear]
-    for name, module in found:
+    linear = [(name, module) for name, module in layer.named_modules() if type(module) is torch.nn.Linear]
+    for name, module in linear:
         owner, _, leaf = name.rpartition(".")
         setattr(layer.get_submodule(owner), leaf, Linear4bit(module, rounding, (shifts or {}).get(name)))
-    return len(found)
+    return len(linear)

@@ -1,7 +1,8 @@
 """Float32 master weights for a model that computes in bfloat16 (Micikevicius et al. 2018, arXiv:1710.03740).
 
 An update of a learning rate that fine-tuning takes is smaller than the step between two bfloat16 numbers and would be
-rounded away. The optimizer works on float32 copies; the model's parameters are those, rounded, after each step.
+rounded away: bfloat16 has 8 significant bits, so that less than 2**-9 of a weight is lost. The optimizer works on
+float32 copies; the model's parameters are the copies, rounded, after each step.
 """
 
 from typing import Any
@@ -12,7 +13,10 @@ _MASTERS = "masters"
 
 
 class MasterWeights(torch.optim.Optimizer):  # type: ignore[misc] # torch is not read by the type checker
-    """Another optimizer, on float32 copies of its parameters; its groups, states and learning rates are that one's."""
+    """Another optimizer (`inner`), on float32 copies of its parameters; groups, states and rates are the inner one's.
+
+    Invariant after each step: parameter = bfloat16(master), for every pair of them.
+    """
 
     def __init__(self, inner: torch.optim.Optimizer) -> None:
         # without torch's own __init__: groups and state are those of the inner optimizer, not a second pair
@@ -28,13 +32,13 @@ class MasterWeights(torch.optim.Optimizer):  # type: ignore[misc] # torch is not
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """Of the inner optimizer: what a scheduler changes there counts."""
+        """The groups of the inner optimizer: what a scheduler changes there counts."""
         groups: list[dict[str, Any]] = self.inner.param_groups
         return groups
 
     @property
     def state(self) -> Any:
-        """Of the inner optimizer."""
+        """What the inner optimizer keeps of each master: moments, steps."""
         return self.inner.state
 
     @torch.no_grad()  # type: ignore[untyped-decorator] # as above
@@ -66,7 +70,7 @@ class MasterWeights(torch.optim.Optimizer):  # type: ignore[misc] # torch is not
 
     @torch.no_grad()  # type: ignore[untyped-decorator] # as above
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """Take over what `state_dict` gave: masters, and the inner optimizer's state."""
         rest = {key: value for key, value in state_dict.items() if key != _MASTERS}
         for (_, master), saved in zip(self._pairs, state_dict[_MASTERS], strict=True):
             master.copy_(saved)

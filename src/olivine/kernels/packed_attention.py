@@ -2,6 +2,9 @@
 
 Several samples stand one after another in a row without padding; `Segments` says where each begins. On CUDA in half
 precision the work goes to torch's variable-length attention, elsewhere to its scaled dot product attention.
+
+What is computed is softmax(scaling Q K') V, where token i of the row sees token j if j <= i, i - j < window, and both
+lie in one segment. Q, K and V are [1, n_heads, n_tokens, width]; K and V may have fewer heads.
 """
 
 import inspect
@@ -23,7 +26,8 @@ NAME = "olivine_packed"  # in transformers' registry of attention functions
 _FOREIGN = ("softcap", "s_aux", "position_bias", "cache")
 # what torch's variable-length attention takes; its arguments grow from release to release
 _VARIABLE_LENGTH = frozenset(inspect.signature(varlen_attn).parameters) if varlen_attn is not None else frozenset()
-# On a CPU short segments in half precision take three times as long as in float32 (10 ms against 3 ms, 8 x 38 tokens).
+# Tokens. On a CPU short segments in half precision take three times as long as in float32 (10 ms against 3 ms, 8 x 38
+# tokens).
 _SHORT = 256
 # On an H100 cuDNN's kernels take two thirds of the time of FlashAttention 2's (1.3 ms against 1.9 ms forward and
 # backward for 4 x 2,048 tokens, 32 heads of 96), but they take whole batches only.
@@ -56,17 +60,20 @@ class Segments:
     def of(
         lengths: Sequence[int], device: torch.device | str = "cpu", n_segments: int = 0, longest: int = 0
     ) -> "Segments":
-        """Segments of these lengths, filled up with empty ones to `n_segments`; longest is at least the true one."""
+        """Segments of these lengths, filled up with empty ones to `n_segments`.
+
+        longest: what the field says if no segment is longer, so that it need not change from row to row either.
+        """
         ends = torch.tensor([0, *lengths, *[0] * max(0, n_segments - len(lengths))]).cumsum(0).to(torch.int32)
         return Segments(ends.to(device, non_blocking=True), max([longest, *lengths]), tuple(lengths))
 
     @property
     def length(self) -> int | None:
-        """The length of all segments when they have one."""
+        """The one length of all segments; None when lengths differ."""
         return self.lengths[0] if len(set(self.lengths)) == 1 else None
 
     def arguments(self) -> dict[str, Any]:
-        """As keyword arguments of a transformers model, which hands them down to its attention function."""
+        """What a transformers model takes as keyword arguments, and hands down to its attention function."""
         return {
             "cu_seq_lens_q": self.bounds,
             "max_length_q": self.longest,
@@ -86,9 +93,10 @@ def attend(  # the signature of transformers' attention functions
     sliding_window: int | None = None,
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed row: query [1, heads, tokens, width], key and value with as many heads or a divisor.
+    """Attention of a packed row: query [1, n_heads, n_tokens, width], key and value with as many heads or a divisor.
 
-    Gives [1, tokens, heads, width]. Without segments among the arguments, a row is one segment and a batch of rows
+    Gives [1, n_tokens, n_heads, width]. scaling: 1 / sqrt(width) when None. sliding_window: tokens that each one sees,
+    itself included; None or 0 for all. Without segments among the arguments, a row is one segment and a batch of rows
     plain causal attention. Raises UnknownAttentionError for caps, sinks and biases.
     """
     if any(more.get(name) is not None for name in _FOREIGN) or not getattr(module, "is_causal", True):
@@ -116,7 +124,7 @@ def has_variable_length(device: torch.device, dtype: torch.dtype) -> bool:
 def _of_one_length(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, length: int, scaling: float | None
 ) -> torch.Tensor:
-    """Segments of one length as a batch, without a copy, by the fastest kernel there is."""
+    """Segments of one length as a batch, without a copy, by the fastest kernel: [1, n_tokens, n_heads, width]."""
     if key.shape[1] != query.shape[1]:
         key, value = _with_all_heads(query, key, value)
     n_segments = query.shape[2] // length
@@ -135,30 +143,33 @@ def _variable_length(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
+    """Segments of any lengths in one kernel: [1, n_tokens, n_heads, width]; what the release lacks is made up for."""
     options: dict[str, Any] = {"scale": scaling} if "scale" in _VARIABLE_LENGTH else {}
     if scaling is not None and "scale" not in _VARIABLE_LENGTH:
-        query = query * (scaling * query.shape[-1] ** 0.5)
+        query = query * (scaling * query.shape[-1] ** 0.5)  # the kernel itself scales by 1 / sqrt(width)
     if key.shape[1] != query.shape[1]:
         if "enable_gqa" in _VARIABLE_LENGTH:
             options["enable_gqa"] = True
         else:
             key, value = _with_all_heads(query, key, value)
     if "window_size" in _VARIABLE_LENGTH:
-        options["window_size"] = (-1, 0) if window is None else (window - 1, 0)
+        options["window_size"] = (-1, 0) if window is None else (window - 1, 0)  # tokens to the left, to the right
     elif window is None:
         options["is_causal"] = True
     else:
         raise UnknownAttentionError("this release of torch has no windows in variable-length attention")
-    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
+    rows = (tensor[0].transpose(0, 1) for tensor in (query, key, value))  # [n_tokens, n_heads, width]
     return varlen_attn(*rows, bounds, bounds, longest, longest, **options)[None]
 
 
 def _with_all_heads(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Key and value with each head repeated for all heads of the query that read it."""
     times = query.shape[1] // key.shape[1]
     return key.repeat_interleave(times, dim=1), value.repeat_interleave(times, dim=1)
 
 
 def _read_lengths(bounds: torch.Tensor) -> tuple[int, ...]:
+    """The lengths of segments that are not empty; waits for the device."""
     return tuple(length for length in bounds.diff().tolist() if length)
 
 
@@ -171,7 +182,10 @@ def _by_segment(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
-    """One batch when the segments are about as long as each other, else one after another."""
+    """One batch when the segments are about as long as each other, else one after another: [1, heads, n_tokens, width].
+
+    A batch in which every segment is padded to the longest pays while it has no more than twice the tokens.
+    """
     n_tokens, longest = query.shape[2], max(lengths)
     if len(lengths) == 1:
         return _causal(query, key, value, dropout, scaling, window)
@@ -180,32 +194,32 @@ def _by_segment(
         out = _causal(query, key, value, dropout, scaling, window)
         return out.transpose(0, 1).flatten(1, 2)[None]
     if len(lengths) * longest <= 2 * n_tokens:
-        places = _places(lengths, query.device)
-        query, key, value = (_padded(tensor, places, (len(lengths), longest)) for tensor in (query, key, value))
+        positions = _padded_positions(lengths, query.device)
+        query, key, value = (_padded(tensor, positions, (len(lengths), longest)) for tensor in (query, key, value))
         out = _causal(query, key, value, dropout, scaling, window)
-        return out.transpose(0, 1).flatten(1, 2)[:, places][None]
+        return out.transpose(0, 1).flatten(1, 2)[:, positions][None]
     parts = zip(*(tensor.split(lengths, dim=2) for tensor in (query, key, value)), strict=True)
     return torch.cat([_causal(q, k, v, dropout, scaling, window) for q, k, v in parts], dim=2)
 
 
 def _stacked(tensor: torch.Tensor, n_segments: int) -> torch.Tensor:
-    """[1, heads, segments * length, width] as [segments, heads, length, width], without a copy."""
+    """[1, n_heads, n_segments * length, width] as [n_segments, n_heads, length, width], without a copy."""
     return tensor[0].unflatten(1, (n_segments, -1)).transpose(0, 1)
 
 
-def _places(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
-    """Where each token of the packed row stands in [segments * longest]."""
+def _padded_positions(lengths: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    """Where each token of the packed row stands in the padded batch, int64 [n_tokens] of n_segments * longest."""
     longest = max(lengths)
     return torch.cat([torch.arange(n) + row * longest for row, n in enumerate(lengths)]).to(device)
 
 
-def _padded(tensor: torch.Tensor, places: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
-    """[1, heads, tokens, width] as [segments, heads, longest, width] with zeros after the end of each segment.
+def _padded(tensor: torch.Tensor, positions: torch.Tensor, shape: tuple[int, int]) -> torch.Tensor:
+    """[1, n_heads, n_tokens, width] as [n_segments, n_heads, longest, width], zeros after the end of each segment.
 
-    Padding on the right needs no mask: under a causal one no token of the segment sees it.
+    shape: (n_segments, longest). Padding on the right needs no mask: no token of the segment sees what comes later.
     """
     n_heads, width = tensor.shape[1], tensor.shape[3]
-    flat = tensor.new_zeros(n_heads, shape[0] * shape[1], width).index_copy(1, places, tensor[0])
+    flat = tensor.new_zeros(n_heads, shape[0] * shape[1], width).index_copy(1, positions, tensor[0])
     return flat.unflatten(1, shape).transpose(0, 1)
 
 
@@ -217,6 +231,7 @@ def _causal(
     scaling: float | None,
     window: int | None,
 ) -> torch.Tensor:
+    """Causal attention of a batch [n_rows, n_heads, n_tokens, width], each row by itself; the result is as large."""
     n_tokens, n_keys, dtype = query.shape[2], key.shape[2], query.dtype
     if n_keys != n_tokens:
         raise UnknownAttentionError("keys of an earlier forward pass have no place in training")
@@ -225,6 +240,7 @@ def _causal(
         query, key, value = query.float(), key.float(), value.float()
     mask = None
     if window is not None and window < n_tokens:
+        # true where token i (row) sees token j (column): j <= i and i - j < window
         mask = torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=query.device).tril().triu(1 - window)
     out = scaled_dot_product_attention(
         query,

@@ -6,7 +6,7 @@ and a model that gives something else keeps its own way, with the reason on reco
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -44,6 +44,7 @@ class Head:
     model: Any
     logits: chunked_loss.Logits
     fused: bool = False
+    workspace: chunked_loss.Workspace = field(default_factory=chunked_loss.Workspace)
 
     def loss(self, hidden: "torch.Tensor", where: "torch.Tensor", targets: "torch.Tensor") -> "torch.Tensor":
         """Summed cross entropy at the positions `where` of the flattened hidden states."""
@@ -52,7 +53,9 @@ class Head:
             states = states.index_select(0, where)
         if not len(where):  # keep the graph: a rank without targets still takes part in the reduction
             return hidden.sum().float() * 0.0
-        return chunked_loss.chunked_loss(states, self._module(), targets, self.logits, fused=self.fused)
+        return chunked_loss.chunked_loss(
+            states, self._module(), targets, self.logits, fused=self.fused, workspace=self.workspace
+        )
 
     def _module(self) -> Any:
         """The head itself, or its trained copy when the adapter trains it in full."""
