@@ -5,7 +5,6 @@ arXiv:2312.03732), LoHa or LoKr, see _updates; DoRA: Liu et al. 2024, arXiv:2402
 """
 
 import difflib
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 from olivine.errors import ModelError, Unsupported
 from olivine.models._model import Model
 from olivine.models._updates import Hadamard, Kronecker, LowRank, Update
+from olivine.models.json_files import is_file, read_object
 from olivine.models.weights import LazyTensor, Weights, file_weights
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -41,6 +41,7 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 # The input embedding, whose weights a tied head shares, in the order of how common the name is.
 _EMBEDDINGS = ("model.embed_tokens.weight", "transformer.wte.weight", "gpt_neox.embed_in.weight")
 HEAD = "lm_head.weight"
+_FACTOR = re.compile(r"(embedding_)?[ab]|(hada|lokr)_w.*")
 # One layer of some bases holds the rows of several of others, in this order.
 _QKV = 3
 _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
@@ -50,9 +51,10 @@ _FUSED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_pro
 class Delta:
     """What the adapter does to one weight of the base.
 
-    update: what is added. magnitude: of DoRA, [outputs]. replacement: a whole new tensor: of modules_to_save, then
-    there is no update; or, beside an update, the copy of the base's weight that PEFT saves with a trained embedding or
-    head. rows: tokens whose rows of the embedding are replaced, by the replacement's rows. parts: of an adapter whose
+    update: what is added. magnitude: of DoRA, [outputs]. replacement: a whole new tensor (of modules_to_save), without
+    an update. copy: the base's weight as it was before training, which PEFT saves with a trained embedding or head; it
+    has more rows than the base where tokens were added. rows: tokens whose rows of the embedding are replaced, by the
+    replacement's rows. is_shared: head and embedding are one tensor after it as before. parts: of an adapter whose
     layers the base has fused, stretches of rows (first, last + 1) with what is done to them.
     """
 
@@ -60,24 +62,33 @@ class Delta:
     update: Update | None = None
     magnitude: LazyTensor | None = None
     replacement: LazyTensor | None = None
+    copy: LazyTensor | None = None
     rows: Sequence[int] | None = None
+    is_shared: bool = False
     is_embedding: bool = False
     is_transposed: bool = False
     parts: Sequence[tuple[int, int, "Delta"]] = ()
+
+    @property
+    def whole(self) -> LazyTensor | None:
+        """A tensor of its own for the whole of the target, which may have another number of tokens than the base."""
+        return self.copy or (self.replacement if self.rows is None else None)
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether it is more than a copy of what the base has."""
+        return self.update is not None or self.replacement is not None or bool(self.parts)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """adapter_config.json; ModelError when the folder is no adapter, Unsupported for a method that is not read."""
     path = folder / CONFIG
-    if not path.is_file():
+    if not is_file(path):
         raise ModelError(f"{folder} is not an adapter: it has no {CONFIG}")
-    if not (folder / FILE).is_file():
-        pickled = " (adapter_model.bin is pickled and is not read)" if (folder / "adapter_model.bin").is_file() else ""
+    if not is_file(folder / FILE):
+        pickled = " (adapter_model.bin is pickled and is not read)" if is_file(folder / "adapter_model.bin") else ""
         raise ModelError(f"{folder} has no {FILE}{pickled}")
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ModelError(f"{path} is not JSON: {error}") from None
+    config = read_object(path)
     if config.get("peft_type") not in _METHODS:
         known = ", ".join(_METHODS)
         raise Unsupported(f"{path}: peft_type '{config.get('peft_type')}' cannot be merged; {known} can")
@@ -96,10 +107,48 @@ def _refuse_other_equations(path: Path, config: Mapping[str, Any]) -> None:
             f"{path}: init_lora_weights '{init}' changed the base before training, so the adapter does not fit "
             "the base on disk; save it with peft's path_initial_model_for_weight_conversion and merge that"
         )
-    numbers = ("lora_alpha",) if config["peft_type"] == "LORA" else ("alpha", "r")
-    for key in numbers:
-        if not isinstance(config.get(key), int | float):
+    _check_types(path, config)
+
+
+def _check_types(path: Path, config: Mapping[str, Any]) -> None:
+    """Raise ModelError for a field that is used and holds what it cannot."""
+    for key in ("lora_alpha",) if config["peft_type"] == "LORA" else ("alpha", "r"):
+        if not _is_number(config.get(key)):
             raise ModelError(f"{path} has no number '{key}'")
+    if config["peft_type"] != "LORA" and config["r"] == 0:
+        raise ModelError(f"{path} has the rank 0")
+    for key in ("alpha_pattern", "rank_pattern"):
+        patterns = config.get(key) or {}
+        if not isinstance(patterns, dict) or not all(map(_is_number, patterns.values())):
+            raise ModelError(f"{path}: {key} must give numbers by the names of layers")
+        if key == "rank_pattern" and 0 in patterns.values():
+            raise ModelError(f"{path}: {key} has the rank 0")
+        if broken := next((pattern for pattern in patterns if not _compiles(pattern)), None):
+            raise ModelError(f"{path}: {key} has '{broken}', which is no regular expression")
+    saved = config.get("modules_to_save")
+    if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
+        raise ModelError(f"{path}: modules_to_save must be names of modules")
+    tokens = config.get("trainable_token_indices")
+    lists = tokens.values() if isinstance(tokens, dict) else () if tokens is None else (tokens,)
+    if not all(isinstance(rows, list) and all(type(row) is int and row >= 0 for row in rows) for rows in lists):
+        raise ModelError(f"{path}: trainable_token_indices must be numbers of tokens")
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def _compiles(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
 
 
 def deltas(adapter: Model, base: Weights) -> dict[str, Delta]:
@@ -111,19 +160,65 @@ def deltas(adapter: Model, base: Weights) -> dict[str, Delta]:
     tensors = file_weights(adapter.path / FILE)
     if not tensors:
         raise ModelError(f"the adapter {adapter.path} is empty")
-    found = {delta.target: delta for delta in _read(config, tensors, base)}
+    found = _as_one({delta.target: delta for delta in _read(config, tensors, base)}, base)
     for delta in found.values():
         _check_shape(delta, base)
+    _check_tokens(found, base)
     return found
+
+
+def _as_one(changes: Mapping[str, Delta], base: Weights) -> dict[str, Delta]:
+    """The changes without the second copy that PEFT saves of a head which shares its embedding and was not trained."""
+    embedding = embedding_of(base)
+    if embedding is None or HEAD in base:
+        return dict(changes)
+    both = [changes[name] for name in (embedding, HEAD) if name in changes]
+    if not both or any(delta.copy is None or delta.is_trained for delta in both):
+        return dict(changes)
+    shared = replace(both[0], target=embedding, is_shared=True)
+    return {name: delta for name, delta in changes.items() if name != HEAD} | {embedding: shared}
+
+
+def n_tokens(changes: Mapping[str, Delta], base: Weights) -> int | None:
+    """Rows of the embedding after the changes; None when the base names its embedding in another way."""
+    embedding = embedding_of(base)
+    if embedding is None:
+        return None
+    shared = HEAD not in base
+    wholes = (changes[name].whole for name in ((embedding, HEAD) if shared else (embedding,)) if name in changes)
+    return next((whole.shape[0] for whole in wholes if whole is not None), base[embedding].shape[0])
+
+
+def _check_tokens(changes: Mapping[str, Delta], base: Weights) -> None:
+    """Raise ModelError when embedding and head would know different numbers of tokens."""
+    embedding = embedding_of(base)
+    if embedding is None or HEAD not in base:  # one tensor, or the adapter's copy of it
+        return
+    after = {}
+    for name in (embedding, HEAD):
+        whole = changes[name].whole if name in changes else None
+        after[name] = base[name].shape[0] if whole is None else whole.shape[0]
+    n_before = base[embedding].shape[0]
+    if after[embedding] != after[HEAD]:
+        lost, other = (HEAD, embedding) if after[HEAD] == n_before else (embedding, HEAD)
+        n_after = after[other]
+        raise ModelError(
+            f"the adapter has {n_after} tokens, the base {n_before}, and the adapter brings no rows for '{lost}': save "
+            "it with PEFT's save_embedding_layers=True"
+        )
 
 
 def _read(config: Mapping[str, Any], tensors: Weights, base: Weights) -> Iterator[Delta]:
     parts: dict[str, dict[str, LazyTensor]] = {}
     for name, tensor in tensors.items():
         module, part = _split(name)
+        if _FACTOR.fullmatch(part) and (len(tensor.shape) != 2 or 0 in tensor.shape):
+            raise ModelError(f"the adapter's '{name}' is {list(tensor.shape)}, but factors of an update are matrices")
         parts.setdefault(module, {})[part] = tensor
     pieces: dict[str, dict[str, Delta]] = {}
     for module, found in sorted(parts.items()):
+        if set(found) == {"original"}:  # of a layer of which modules_to_save has the trained copy
+            continue
         delta = _delta(config, module, found)
         if whole := _fused(delta.target, base):
             pieces.setdefault(whole, {})[_leaf(delta.target)] = delta
@@ -143,27 +238,31 @@ def _split(name: str) -> tuple[str, str]:
         (r"\.lora_embedding_B(\.default)?$", "embedding_b"),
         (r"\.lora_magnitude_vector(\.default)?(\.weight)?$", "magnitude"),
         (r"\.token_adapter\.trainable_tokens_delta(\.default)?$", "tokens"),
+        (r"(\.token_adapter)?\.base_layer\.weight$", "copy"),  # saved with a trained embedding or head
     ):
         module, n_found = re.subn(pattern, "", plain)
         if n_found:
             return module, part
     if found := re.fullmatch(r"(.+)\.((?:hada|lokr)_[wt]\d(?:_[ab])?)(?:\.default)?", plain):
         return found[1], found[2]
-    if plain.endswith(".base_layer.weight"):  # saved with a trained embedding or head
-        return plain.removesuffix(".base_layer.weight"), "base_layer"
     plain = plain.replace(".base_layer.", ".")  # a bias of a layer that has an adapter
-    return re.sub(r"\.modules_to_save(\.default)?\.", ".", plain), "replacement"
+    saved, n_found = re.subn(r"\.modules_to_save(\.default)?\.", ".", plain)
+    if n_found:
+        return saved, "replacement"
+    original, n_found = re.subn(r"\.original_module\.", ".", plain)
+    return (original, "original") if n_found else (plain, "plain")
 
 
 def _delta(config: Mapping[str, Any], module: str, parts: Mapping[str, LazyTensor]) -> Delta:
     """What the tensors of one module do, to a weight of the name that it has in the adapter."""
-    if "replacement" in parts:
-        return Delta(module, replacement=parts["replacement"])
-    target = f"{module}.weight"
-    if set(parts) == {"base_layer"}:
-        return Delta(target, replacement=parts["base_layer"])
+    if found := parts.get("replacement", parts.get("plain")):
+        return _replaced(config, module, found)
+    target, copy = f"{module}.weight", parts.get("copy")
+    if set(parts) == {"copy"}:
+        return Delta(target, copy=copy)
     if "tokens" in parts:
-        return Delta(target, replacement=parts["tokens"], rows=_token_rows(config, module, parts["tokens"]))
+        rows = _token_rows(config, module, parts["tokens"])
+        return Delta(target, replacement=parts["tokens"], copy=copy, rows=rows)
     if config["peft_type"] != "LORA":
         return Delta(target, _lycoris(config, module, parts))
     embedding = "embedding_" if "embedding_a" in parts or "embedding_b" in parts else ""
@@ -173,10 +272,19 @@ def _delta(config: Mapping[str, Any], module: str, parts: Mapping[str, LazyTenso
         target,
         _low_rank(config, module, parts.get(f"{embedding}a"), parts.get(f"{embedding}b")),
         magnitude=parts.get("magnitude"),
-        replacement=parts.get("base_layer"),
+        copy=copy,
         is_embedding=bool(embedding),
         is_transposed=bool(config.get("fan_in_fan_out")),
     )
+
+
+def _replaced(config: Mapping[str, Any], name: str, tensor: LazyTensor) -> Delta:
+    """A whole tensor: trained (modules_to_save, a bias), or the embedding or head of a model that got more tokens."""
+    saved = config.get("modules_to_save") or ()
+    is_trained = any(f".{name}".endswith(f".{module}.weight") for module in saved)
+    if name in (*_EMBEDDINGS, HEAD) and not is_trained:
+        return Delta(name, copy=tensor)
+    return Delta(name, replacement=tensor)
 
 
 def _low_rank(config: Mapping[str, Any], module: str, a: LazyTensor | None, b: LazyTensor | None) -> LowRank:
@@ -293,16 +401,24 @@ def source_of(target: str, base: Weights) -> LazyTensor:
 
 def _check_shape(delta: Delta, base: Weights) -> None:
     shape = source_of(delta.target, base).shape
+    whole = delta.whole
+    if whole is not None and whole.shape != shape:
+        of_tokens = delta.target in (embedding_of(base), HEAD) and whole.shape[1:] == shape[1:]
+        if not of_tokens:
+            raise ModelError(_of_another_base(delta.target, shape, whole.shape))
+        shape = whole.shape
     if delta.rows is not None and delta.replacement is not None:
         known = max(delta.rows, default=0) < shape[0] and delta.replacement.shape[1:] == shape[1:]
         if not known:
             raise ModelError(f"the adapter belongs to another base: it trains tokens that '{delta.target}' has not")
     for changed in _shapes(delta):
         if tuple(changed) != tuple(shape):
-            raise ModelError(
-                f"the adapter belongs to another base: '{delta.target}' is {list(shape)} there, "
-                f"but the adapter changes {list(changed)}"
-            )
+            raise ModelError(_of_another_base(delta.target, shape, changed))
+
+
+def _of_another_base(target: str, shape: Sequence[int], changed: Sequence[int]) -> str:
+    told = f"'{target}' is {list(shape)} there, but the adapter changes {list(changed)}"
+    return f"the adapter belongs to another base: {told}"
 
 
 def _shapes(delta: Delta) -> Iterator[tuple[int, ...]]:

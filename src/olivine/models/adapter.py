@@ -1,15 +1,16 @@
 """A PEFT adapter: checked against its base by names and shapes, and merged into it tensor by tensor (see _deltas)."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from olivine import lazy
 from olivine.errors import ModelError, OlivineError
-from olivine.models._deltas import FILE, HEAD, Delta, deltas, embedding_of, read_config, source_of
+from olivine.models._deltas import FILE, HEAD, Delta, deltas, embedding_of, n_tokens, read_config, source_of
 from olivine.models._model import Model
 from olivine.models._updates import LowRank, Sum
+from olivine.models.json_files import is_file, read_object
 from olivine.models.nf4 import Rounding, rounded_weights
 from olivine.models.weights import LazyTensor, Weights, file_weights, weights
 
@@ -17,9 +18,11 @@ __all__ = [
     "BASE_FILE",
     "ROUNDING",
     "START_FILE",
+    "check",
     "deltas",
     "has_fused_layers",
     "merged_weights",
+    "n_tokens_of",
     "read_config",
     "refuse_if_nothing_changes",
     "rounding_of",
@@ -39,6 +42,36 @@ BASE_FILE = "trained_base.json"
 # Beside an adapter that did not start at zero on a 4-bit base (LoftQ). By module: start_a, start_b are its factors
 # before the first step, shift_a, shift_b (where they are) what was taken from the weight before it went into 4 bits.
 START_FILE = "adapter_start.safetensors"
+
+
+def check(adapter: Model) -> None:
+    """Raise ModelError or Unsupported for an adapter that does not fit its base, from the headers of both alone."""
+    read_config(adapter.path)
+    if adapter.base is None or adapter.base.format != "hf":
+        return
+    n_rows = n_tokens_of(adapter, weights(adapter.base))
+    n_known = _tokenizer_size(adapter.path)
+    if n_rows is not None and n_known > n_rows:
+        raise ModelError(
+            f"the tokenizer beside the adapter {adapter.path} has {n_known} tokens, but the model {n_rows} and the "
+            "adapter brings no embedding for the others: save it with PEFT's save_embedding_layers=True"
+        )
+
+
+def _tokenizer_size(folder: Path) -> int:
+    """One more than the largest number of a token in the folder's tokenizer.json; 0 when it has none."""
+    path = folder / "tokenizer.json"
+    if not is_file(path):
+        return 0
+    tokenizer = read_object(path)
+    try:
+        model = tokenizer.get("model") or {}
+        vocabulary = model.get("vocab") or {}
+        numbers = vocabulary.values() if isinstance(vocabulary, dict) else (len(vocabulary) - 1,)
+        added = [token["id"] for token in tokenizer.get("added_tokens") or ()]
+        return 1 + max((*numbers, *added), default=-1)
+    except (AttributeError, KeyError, TypeError):
+        raise ModelError(f"{path} is damaged: it does not describe a tokenizer") from None
 
 
 def refuse_if_nothing_changes(adapter: Model, base: Weights) -> None:
@@ -74,10 +107,14 @@ def _changes(delta: Delta, source: LazyTensor) -> bool:
         return any(_changes(part, _stretch(source, start, stop)) for start, stop, part in delta.parts)
     if delta.update is not None and not delta.update.is_zero():
         return True
-    if delta.replacement is None:
+    before = delta.copy or source
+    if before.shape != source.shape:  # tokens were added
+        return True
+    values = delta.replacement or delta.copy
+    if values is None:
         return False
-    before = source.read() if delta.rows is None else source.read()[list(delta.rows)]
-    return not torch.equal(delta.replacement.read().float(), before.float())
+    rows = slice(None) if delta.rows is None else list(delta.rows)
+    return not torch.equal(values.read().float(), (source if delta.rows is None else before).read()[rows].float())
 
 
 def _stretch(tensor: LazyTensor, start: int, stop: int) -> LazyTensor:
@@ -91,7 +128,7 @@ def rounding_of(adapter: Model) -> Rounding | None:
     record = adapter.attributes.get(ROUNDING)
     path = adapter.path / BASE_FILE
     if record is None and path.is_file():
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path)
     return Rounding.from_json(record) if record else None
 
 
@@ -123,7 +160,8 @@ def merged_weights(adapter: Model, *, into_trained_base: bool = True) -> Weights
 
     into_trained_base: false merges into the base as it is on disk even when training saw it in 4 bits.
 
-    A head that shares its embedding in the base, and no longer does once one of them was trained, is among them.
+    A head that shares its embedding in the base, and no longer does once one of them was trained, is among them. The
+    embedding and the head have as many rows as the adapter's own.
     """
     if adapter.base is None:
         raise ModelError(f"the adapter {adapter.path} has no base model to merge into")
@@ -131,11 +169,29 @@ def merged_weights(adapter: Model, *, into_trained_base: bool = True) -> Weights
     changes = deltas(adapter, base)
     if not into_trained_base:
         changes |= _since_the_start(adapter, changes)
-    merged = {name: _merged(tensor, changes.get(name), name) for name, tensor in base.items()}
     embedding = embedding_of(base)
-    if embedding and HEAD not in base and _parts_head(changes, embedding):
-        merged[HEAD] = _merged(base[embedding], changes.get(HEAD), HEAD)
+    shared = _shared(changes, base, embedding) if embedding and HEAD not in base else None
+    sources = {**base, embedding: shared} if embedding and shared else base
+    merged = {name: _merged(tensor, changes.get(name), name) for name, tensor in sources.items()}
+    if shared and _parts_head(changes, embedding):
+        merged[HEAD] = _merged(shared, changes.get(HEAD), HEAD)
     return merged
+
+
+def n_tokens_of(adapter: Model, base: Weights) -> int | None:
+    """Rows of the embedding with the adapter on; None when the base names its embedding in another way."""
+    return n_tokens(deltas(adapter, base), base)
+
+
+def _shared(changes: Mapping[str, Delta], base: Weights, embedding: str) -> LazyTensor:
+    """What embedding and head of a tied base are before the change: the adapter's copy, which may have more tokens."""
+    source = base[embedding]
+    copies = (changes[name].copy for name in (embedding, HEAD) if name in changes)
+    copy = next((copy for copy in copies if copy is not None), None)
+    if copy is None or copy.shape == source.shape:
+        return source
+    dtype = getattr(torch, source.dtype)
+    return LazyTensor(embedding, copy.shape, source.dtype, lambda: copy.read().to(dtype))
 
 
 def unties(adapter: Model, base: Weights, *, tied: bool) -> bool:
@@ -150,7 +206,8 @@ def unties(adapter: Model, base: Weights, *, tied: bool) -> bool:
 
 def _parts_head(changes: Mapping[str, Delta], embedding: str | None) -> bool:
     """Whether a head and its embedding differ after the changes; PEFT trains single tokens of both at once."""
-    return any(changes[name].rows is None for name in (HEAD, embedding) if name is not None and name in changes)
+    both = [changes[name] for name in (HEAD, embedding) if name is not None and name in changes]
+    return any(delta.rows is None and not delta.is_shared for delta in both)
 
 
 def _since_the_start(adapter: Model, changes: Mapping[str, Delta]) -> dict[str, Delta]:
@@ -165,7 +222,8 @@ def _since_the_start(adapter: Model, changes: Mapping[str, Delta]) -> dict[str, 
 def _merged(tensor: LazyTensor, delta: Delta | None, name: str) -> LazyTensor:
     if delta is None:
         return replace(tensor, name=name)
-    return LazyTensor(name, tensor.shape, tensor.dtype, lambda: apply(delta, tensor))
+    shape = tensor.shape if delta.whole is None else delta.whole.shape
+    return LazyTensor(name, shape, tensor.dtype, lambda: apply(delta, tensor))
 
 
 def apply(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":
@@ -186,13 +244,14 @@ def apply(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":
 
 def _applied(delta: Delta, tensor: LazyTensor) -> "torch.Tensor":
     dtype = getattr(torch, tensor.dtype)
+    source = delta.copy or tensor
     if delta.rows is not None and delta.replacement is not None:
-        weight = tensor.read().clone()
+        weight = source.read().to(dtype, copy=True)
         weight[list(delta.rows)] = delta.replacement.read().to(dtype)
         return weight
-    if delta.replacement is not None and delta.update is None:
-        return delta.replacement.read().to(dtype)
-    weight = (delta.replacement or tensor).read().to(torch.float32, copy=True)
+    if delta.update is None:
+        return (delta.replacement or source).read().to(dtype)
+    weight = source.read().to(torch.float32, copy=True)
     if delta.update is not None:
         update = delta.update.read()
         weight += update.T if delta.is_embedding or delta.is_transposed else update

@@ -48,12 +48,18 @@ def _load_adapter(model: Model, dtype: str, device: str) -> Any:
 
     if model.base is None:
         raise ModelError(f"the adapter {model.path} has no base model to run on")
-    from olivine.models.adapter import has_fused_layers, merged_weights, trained_base, unties
+    from olivine.models.adapter import has_fused_layers, merged_weights, n_tokens_of, trained_base, unties
 
     if has_fused_layers(model):
         merged = merged_weights(model)
-        return _load_checkpoint(model.base, dtype, device, source=merged, untied=unties(model, merged, tied=True))
-    base = _load_checkpoint(model.base, dtype, device, source=trained_base(model))
+        untied = unties(model, merged, tied=True)
+        n_tokens = n_tokens_of(model, weights(model.base))
+        return _load_checkpoint(model.base, dtype, device, source=merged, untied=untied, n_tokens=n_tokens)
+    source = trained_base(model)
+    base = _load_checkpoint(model.base, dtype, device, source=source)
+    n_tokens = n_tokens_of(model, source)
+    if n_tokens not in (None, base.get_input_embeddings().weight.shape[0]):
+        base.resize_token_embeddings(n_tokens, mean_resizing=False)  # the new rows are the adapter's own
     return PeftModel.from_pretrained(base, str(model.path)).eval()
 
 
@@ -74,17 +80,19 @@ def lazy_causal_lm(
 
 
 def _skeleton(
-    model: Model, dtype: str, source: Weights | None = None, *, untied: bool = False
+    model: Model, dtype: str, source: Weights | None = None, *, untied: bool = False, n_tokens: int | None = None
 ) -> "tuple[Any, Weights, torch.dtype]":
     """The module on the meta device, the checkpoint's tensors, and the type that the parameters are to have.
 
-    untied: the head has a tensor of its own, whatever the config says.
+    untied: the head has a tensor of its own, whatever the config says. n_tokens: of an adapter's own vocabulary.
     """
     from transformers import AutoModelForCausalLM
 
     config = load_config(model.path, trust_remote_code=model.trust_remote_code)
     if untied:
         config.tie_word_embeddings = False
+    if n_tokens is not None:
+        config.get_text_config().vocab_size = n_tokens
     source = weights(model) if source is None else source
     target = _dtype(dtype, config, source)
     with torch.device("meta"):
@@ -100,10 +108,11 @@ def _load_checkpoint(
     source: Weights | None = None,
     *,
     untied: bool = False,
+    n_tokens: int | None = None,
 ) -> Any:
     from transformers import GenerationConfig
 
-    empty, source, target = _skeleton(model, dtype, source, untied=untied)
+    empty, source, target = _skeleton(model, dtype, source, untied=untied, n_tokens=n_tokens)
     _fill(empty, source, target, device, model, each_layer)
     if (model.path / "generation_config.json").is_file():
         empty.generation_config = GenerationConfig.from_pretrained(model.path)

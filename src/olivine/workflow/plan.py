@@ -179,14 +179,14 @@ def _is_snapshot(path: Path) -> bool:
 
 
 def _plan_adapter(draft: _Draft, path: Path) -> None:
-    from olivine.models.adapter import read_config
+    from olivine.models.adapter import check
 
     if draft.model and draft.model.format == "gguf":
         fix = "Name the Hugging Face folder of the base as model_path."
         draft.problem("unsupported", ("input_model", "adapter_path"), "an adapter of a GGUF file is not served.", fix)
         return
     try:
-        read_config(path)
+        check(Model("adapter", path, base=draft.model))
     except (ModelError, Unsupported) as error:
         draft.problem(error.kind, ("input_model", "adapter_path"), str(error))
         return

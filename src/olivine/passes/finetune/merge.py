@@ -12,10 +12,10 @@ from pydantic import Field
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.adapter import refuse_if_nothing_changes, rounding_of, unties
+from olivine.models.adapter import check, n_tokens_of, refuse_if_nothing_changes, rounding_of, unties
 from olivine.models.facts import ModelFacts
 from olivine.models.materialize import COMPANIONS, copy_companions
-from olivine.models.weights import weights
+from olivine.models.weights import Weights, weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
 from olivine.passes.finetune._training_arguments import split_seed
 
@@ -78,6 +78,7 @@ class Merge(Pass):
         if model.base is None:
             raise ModelError(f"the adapter {model.path} has no base model to merge into")
         base = weights(model.base)
+        check(model)
         refuse_if_nothing_changes(model, base)
         copy_companions(model.base.path, context.output)
         _copy_tokenizer(model.path, context.output)
@@ -85,6 +86,7 @@ class Merge(Pass):
         if unties(model, base, tied=bool(config.get("tie_word_embeddings"))):
             config["tie_word_embeddings"] = False
             context.report.record(untied=True)
+        self._set_vocabulary(config, model, base, context)
         (context.output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         merged = Model("hf", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
         return (
@@ -92,6 +94,14 @@ class Merge(Pass):
             if rounding_of(model) is not None
             else merged
         )
+
+    def _set_vocabulary(self, config: dict[str, Any], model: Model, base: Weights, context: Context) -> None:
+        """The number of tokens of an adapter that has others than its base."""
+        n_tokens, text = n_tokens_of(model, base), config.get("text_config", config)
+        if n_tokens is None or n_tokens == text.get("vocab_size"):
+            return
+        context.report.record(vocab_size={"base": text.get("vocab_size"), "adapter": n_tokens})
+        text["vocab_size"] = n_tokens
 
     def _base_of_choice(self, merged: Model, context: Context) -> Mapping[str, Any]:
         """Which base the adapter goes into: as asked for, or with the lower loss on the user's rows."""
