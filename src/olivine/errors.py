@@ -122,12 +122,11 @@ class StepFailed(OlivineError):  # noqa: N818 - as above
     """A step failed or its worker died.
 
     step: name of the step in the workflow. log: the worker's log, with everything the libraries printed.
-    exit_code: 1, or 2 when the cause was the user's request (a bad row, a refused model).
+    Exit code 1, whatever the cause: 2 says that nothing was started.
     """
 
-    def __init__(self, step: str, cause: str, log: Path | None = None, *, exit_code: int = 1, tail: str = "") -> None:
+    def __init__(self, step: str, cause: str, log: Path | None = None, *, tail: str = "") -> None:
         self.step, self.cause, self.log, self.tail = step, cause, log, tail
-        self.exit_code = exit_code
         text = f"step '{step}' failed: {cause}"
         super().__init__(f"{text} (log: {log})" if log else text)
 

@@ -97,7 +97,7 @@ def test_a_value_out_of_a_list_is_named_with_the_nearest(tmp_path):
 @pytest.mark.parametrize(
     ("section", "expected"),
     [
-        ({"max_seq_len": 0}, "must be greater than 0, but is 0"),
+        ({"max_seq_len": 1}, "must be greater than 1, but is 1"),
         ({"max_seq_len": 1.5}, "must be a whole number, but is 1.5"),
         ({"pad_to_max_len": "perhaps"}, 'must be true or false, but is "perhaps"'),
         ({"text_template": 3}, "must be a text, but is 3"),

@@ -99,11 +99,11 @@ def test_form_of_a_hub_data_set_is_told_when_it_is_read(there):
 
 
 def test_columns_without_a_form_name_what_is_needed(there):
-    write_jsonl(there / "train.jsonl", [{"question": "a", "answer": "b"}])
+    write_jsonl(there / "train.jsonl", [{"phrase": "a", "tone": "b"}])
     (problem,) = check(config(there))
-    assert problem.message == "nothing says how a row becomes text, and the columns question, answer do not tell it."
-    assert "text_template, such as '{question} {answer}'" in problem.fix
-    with pytest.raises(DataError, match="not known from its columns: question, answer"):
+    assert problem.message == "nothing says how a row becomes text, and the columns phrase, tone do not tell it."
+    assert problem.fix.startswith("Write prompt_col: phrase and answer_col: tone,")
+    with pytest.raises(DataError, match="not known from its columns: phrase, tone"):
         describe(config(there))
 
 

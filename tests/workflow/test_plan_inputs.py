@@ -473,3 +473,55 @@ def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path, 
     for kind, example in examples:
         wanted = re.escape(example).replace(re.escape("..."), ".+")
         assert any(kind == other and re.search(wanted, text) for other, text in said), (example, said)
+
+
+def preprocessed(**text):
+    """Rows are made to samples like this."""
+    return lambda config: config["data_configs"][0].update(pre_process_data_config=text)
+
+
+@pytest.mark.parametrize("key", ["max_seq_len", "source_max_len", "target_max_len"])
+def test_length_that_the_model_does_not_read_is_said_where_it_is_written_and_rows_are_cut(planned, tmp_path, key):
+    plan = planned(preprocessed(strategy="pair", prompt_col="phrase", answer_col="tone", **{key: 257}))
+    (told,) = [note for note in plan.translated if "is more than" in note]
+    place, _, sentence = told.partition(": warning: ")
+    assert f'"{key}"' in (tmp_path / "config.json").read_text().splitlines()[int(place.rpartition(":")[2]) - 1]
+    assert sentence == f"{key} 257 is more than the 256 tokens that the model reads; rows are cut there"
+    settings = plan.steps[0].data["rows"].pre_process_data_config
+    lengths = [settings.source_max_len, settings.target_max_len]
+    assert (sum(lengths) if key != "max_seq_len" else settings.max_seq_len) == 256
+    fits = planned(preprocessed(strategy="pair", prompt_col="phrase", answer_col="tone", max_seq_len=256))
+    assert "is more than" not in " ".join(fits.translated)
+
+
+def test_prompt_and_target_that_do_not_fit_together_are_cut(planned):
+    plan = planned(
+        preprocessed(strategy="pair", source_max_len=200, target_max_len=100, prompt_col="phrase", answer_col="tone")
+    )
+    settings = plan.steps[0].data["rows"].pre_process_data_config
+    assert (settings.source_max_len, settings.target_max_len) == (128, 100)
+    assert "together more than the 256 tokens that the model reads" in " ".join(plan.translated)
+
+
+def test_length_that_nobody_wrote_is_that_of_the_model(planned):
+    plan = planned(preprocessed(text_template="{phrase}: {tone}"))
+    assert plan.problems == ()
+    assert plan.steps[0].data["rows"].pre_process_data_config.max_seq_len == 256
+    assert "rows of 'rows' are cut at the 256 tokens that the model reads" in plan.translated
+
+
+def test_form_of_the_rows_is_decided_once_for_every_step_and_score(planned, tmp_path):
+    folder = write_model(tmp_path / "chat")
+    (folder / "chat_template.jinja").write_text("{{ messages }}")
+    turns = preprocessed(prompt_col="phrase", answer_col="tone")
+
+    def change(config):
+        turns(config)
+        config["input_model"]["model_path"] = str(folder)
+        config["quality"] = {"data_config": "rows"}
+
+    plan = planned(change)
+    for config in (plan.steps[0].data["rows"], plan.score.data):
+        assert config.pre_process_data_config.chat_template is True
+    assert "it should predict the last turn of the assistant" in " ".join(plan.translated)
+    assert planned(turns).steps[0].data["rows"].pre_process_data_config.chat_template is False

@@ -60,11 +60,17 @@ class _Part(NamedTuple):
 
 
 def _examined(plan: "Plan") -> Iterator[dict[str, Any]]:
-    from olivine.data import describe, examine, shared_rows
+    from olivine.config.schema import DataConfig
+    from olivine.data import describe, doubts, examine, shared_rows, template_of
 
+    written = {given["name"]: DataConfig.model_validate(given) for given in plan.workflow.get("data_configs", ())}
     for part in _parts(plan):
         settings = part.prepared.config.pre_process_data_config
+        template = template_of(part.prepared.tokenizer)
+        config = written.get(part.config.name, part.config)
+        form = describe(config, template)
         found = examine(part.prepared, part.rows)
+        found["warnings"] += doubts(config, template)
         shared = None
         if (train := part.kept_apart_from) is not None:
             shared = shared_rows(train.prepared, train.rows, part.prepared, part.rows)
@@ -73,7 +79,7 @@ def _examined(plan: "Plan") -> Iterator[dict[str, Any]]:
         yield {
             "data": part.prepared.config.name,
             "part": part.name,
-            "form": describe(part.config).partition(";")[0] if part.name == "score" else describe(part.config),
+            "form": form.partition(";")[0] if part.name == "score" else form,
             "strategy": settings.strategy,
             "train_on": settings.train_on,
             "max_seq_len": settings.max_seq_len,

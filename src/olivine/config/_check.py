@@ -36,7 +36,10 @@ EXECUTION_PROVIDERS = (
 )
 # Without these, a plan would report files, columns or models as missing that the config does name, if wrongly.
 _NEEDED = frozenset(
-    {"model_path", "data_files", "data_name", "data_dir", "text_template", "text_cols", "chat_template"}
+    {
+        *("model_path", "data_files", "data_name", "data_dir", "text_template", "text_cols", "chat_template"),
+        *("prompt_col", "answer_col"),
+    }
 )
 # Names of old forms that a reader may have misspelt; they are known, so they are offered beside today's.
 _OLD_NAMES: Mapping[str, tuple[str, ...]] = {

@@ -167,6 +167,12 @@ class PreProcess(Section):
         None, description="true: the tokenizer's chat template over the messages; a text: a Jinja template"
     )
     message_col: str = Field("messages", description="column of the messages of a chat")
+    prompt_col: str | list[str] | None = Field(
+        None,
+        description="column of what the user says: with answer_col, rows go through the chat template of a model that "
+        "has one; of several columns, the further ones may be empty and stand below the first",
+    )
+    answer_col: str | None = Field(None, description="column of what the assistant says, see prompt_col")
     system_col: str | None = Field(
         None,
         description="column of a system text that becomes the first message of a chat; else system, system_prompt or "
@@ -181,7 +187,9 @@ class PreProcess(Section):
     strategy: (
         Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window", "pair"] | None
     ) = Field(None, description="how texts become samples; else a sample a row for chats and pairs, and join for text")
-    max_seq_len: int = Field(1024, gt=0, description="tokens a sample holds at most")
+    max_seq_len: int = Field(
+        1024, gt=1, description="tokens a sample holds at most; by default, not more than the model reads"
+    )
     pad_to_max_len: bool = False
     drop_short_sequences: bool = False
     use_attention_mask: bool = True

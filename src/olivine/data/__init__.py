@@ -7,18 +7,19 @@
 """
 
 from olivine.data._check import check, check_split
-from olivine.data._detect import columns_without_form, describe, resolved
+from olivine.data._detect import columns_without_form, describe, doubts, for_model, resolved, unread
 from olivine.data._encoder import Encoder
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
+from olivine.data._settings import within_context
 from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
 from olivine.data._stream import pick_rows
 from olivine.data._texts import Example, columns, examples, target_column, texts
-from olivine.data.forms import Text
+from olivine.data.forms import Text, template_of
 
 __all__ = [
     "Encoder",
@@ -35,8 +36,10 @@ __all__ = [
     "columns_without_form",
     "data_files",
     "describe",
+    "doubts",
     "examine",
     "examples",
+    "for_model",
     "pick_rows",
     "prepare",
     "read_rows",
@@ -46,5 +49,8 @@ __all__ = [
     "shared_rows",
     "split",
     "target_column",
+    "template_of",
     "texts",
+    "unread",
+    "within_context",
 ]

@@ -95,10 +95,11 @@ def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
 
 def _no_form(columns: list[str]) -> tuple[str, str]:
     """What to say of columns that make no form, when the config does not say how a row becomes text."""
-    example = " ".join(f"{{{column}}}" for column in columns[:4])
+    ask, say = columns[0], columns[-1]
+    fix = f"prompt_col: {ask} and answer_col: {say}, or a text_template" if ask != say else f"text_cols: {ask}"
     return (
         f"nothing says how a row becomes text, and the columns {', '.join(columns)} do not tell it.",
-        f"Write text_template, such as '{example}', in pre_process_data_config.",
+        f"Write {fix}, in pre_process_data_config.",
     )
 
 

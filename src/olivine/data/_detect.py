@@ -1,6 +1,7 @@
 """Which form rows have, told by their columns; and what a silent config means. Standard library alone."""
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -8,21 +9,24 @@ from typing import Any
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._files import DataFile, locate
 from olivine.data._split import slices
-from olivine.data.forms import form_of, reads_pairs
-from olivine.data.sources import READERS, parquet_footer
+from olivine.data.forms import Chat, form_of, reads_pairs
+from olivine.data.forms._turns import prompt_columns, turn_columns
+from olivine.data.sources import READERS, Row, parquet_footer
 from olivine.errors import DataError
 
+_N_NAMED = 8  # columns that a sentence names
 _N_ROWS = 16  # rows whose columns tell the form: one of them may lack a column that may be empty
 
-# The columns that make a form, and the keys that say the same in a config. The first that fits holds: data sets of
-# chats and of instructions often carry the finished text as well.
-_FORMS: tuple[tuple[tuple[str, ...], Mapping[str, Any]], ...] = (
-    (("messages",), {"chat_template": True}),
-    (("conversations",), {"chat_template": True, "message_col": "conversations"}),
+# The columns that make a form of their own, and the keys that say the same in a config; the first that fits holds.
+_CHATS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("messages", {"chat_template": True}),
+    ("conversations", {"chat_template": True, "message_col": "conversations"}),
+)
+# For a model without a chat template.
+_PLAIN: tuple[tuple[tuple[str, ...], Mapping[str, Any]], ...] = (
     (("prompt", "completion"), {"pair_format": "self_instruct"}),
     (("instruction", "output"), {"pair_format": "alpaca"}),
     (("input", "output"), {"pair_format": "default"}),
-    (("text",), {"text_cols": "text"}),
 )
 _SHOWN = {
     "self_instruct": "{prompt, completion}",
@@ -31,29 +35,49 @@ _SHOWN = {
     "chip2": "{text} with <human> and <bot>",
     "custom": "a pair of its own",
 }
+# Columns that say something to a model in one data set or another: to leave one out is hardly meant.
+_TELLING = frozenset(
+    (
+        *("system", "system_prompt", "system_message", "history", "tools", "functions", "documents", "context"),
+        *("messages", "conversations", "prompt", "instruction", "question", "query", "input", "images", "image"),
+        *("audio", "audios", "video", "videos", "reasoning", "reasoning_content", "thinking", "rationale"),
+        *("completion", "response", "answer", "output", "label", "target", "chosen", "rejected"),
+    )
+)
+# What templates write between texts; a text that holds such a mark went through a template already.
+_MARKS = re.compile(r"<[|｜][^<>\s{}]{1,40}[|｜]>|</?[a-z]+_of_[a-z]+>|\[/?[A-Z]{3,16}\]|<</?SYS>>")  # noqa: RUF001
 
 
-def resolved(config: DataConfig, columns: Sequence[str] | None = None) -> DataConfig:
+def resolved(config: DataConfig, sample: Sequence[Row] | None = None, template: str = "") -> DataConfig:
     """The config with every key written down that it leaves to the rows: their form, the strategy, what is trained on.
 
-    columns: those of the rows; else they are read from the first rows of the files, where there are files. A config in
-    which all of it stands comes back as it is.
+    sample: the first rows; else they are read from the files, where there are files. template: the text of the model's
+    chat template, through which questions and answers go unless the config says otherwise. A config in which all of it
+    stands comes back as it is.
     """
     settings = config.pre_process_data_config
-    if not _says_form(settings):
-        there = columns if columns is not None else columns_of(config)
-        found = _form_of_columns(there or (), settings)
-        settings = settings.model_copy(update=dict(found))
-    elif settings.chat_template and settings.message_col == "messages":
-        there = columns if columns is not None else columns_of(config) or ()
-        if "conversations" in there and "messages" not in there:
-            settings = settings.model_copy(update={"message_col": "conversations"})
+    if not _says_form(settings) or settings.chat_template or settings.prompt_col:
+        rows = sample if sample is not None else sample_of(config) or ()
+        settings = settings.model_copy(update=dict(_told(settings, rows, template)))
     changes: dict[str, Any] = {}
     if settings.strategy is None:
         changes["strategy"] = "line-by-line" if settings.chat_template or reads_pairs(settings) else "join"
     if settings.train_on is None:
         changes["train_on"] = _trained(settings)
     return config.model_copy(update={"pre_process_data_config": settings.model_copy(update=changes)})
+
+
+def for_model(config: DataConfig, template: str | None, sample: Sequence[Row] | None = None) -> DataConfig:
+    """The config as it reads for a model with that chat template; as it is where rows or template (None) are unknown.
+
+    What is written down here holds for every model that is made of this one, whatever became of its template.
+    """
+    try:
+        if template is None or (sample is None and not is_known(config)) or columns_without_form(config):
+            return config
+        return resolved(config, sample, template)
+    except DataError:  # `check` says what is wrong
+        return config
 
 
 def is_known(config: DataConfig) -> bool:
@@ -66,22 +90,52 @@ def columns_without_form(config: DataConfig) -> list[str]:
     settings = config.pre_process_data_config
     if _says_form(settings):
         return []
-    columns = columns_of(config) or []
-    return [] if _form_of_columns(columns, settings) else columns
+    sample = sample_of(config) or []
+    return [] if _told(settings, sample, "") else _columns(sample)
 
 
 def _says_form(settings: PreProcess) -> bool:
     named = (settings.chat_template, settings.text_template, settings.text_cols, settings.pair_format)
-    return any(value not in (None, False) for value in named)
+    return any(value not in (None, False) for value in (*named, settings.prompt_col, settings.answer_col))
 
 
-def _form_of_columns(columns: Sequence[str], settings: PreProcess) -> Mapping[str, Any]:
+def _told(settings: PreProcess, sample: Sequence[Row], template: str) -> Mapping[str, Any]:
+    """What the columns of the rows add to the settings."""
+    columns = _columns(sample)
+    if settings.prompt_col:
+        others = (settings.chat_template, settings.text_template, settings.text_cols, settings.pair_format)
+        return {"chat_template": bool(template)} if others == (None,) * 4 else {}
     if settings.message_col in columns and settings.message_col != "messages":
-        return {"chat_template": True}
-    for needed, keys in _FORMS:
-        if set(needed) <= set(columns) and (settings.strategy != "pair" or "text_cols" not in keys):
+        return {"chat_template": settings.chat_template or True}
+    chat = next((keys for column, keys in _CHATS if column in columns), None)
+    if chat is not None:
+        return {**chat, "chat_template": settings.chat_template or True}
+    turns = turn_columns(columns)
+    if settings.chat_template:
+        return turns or {}
+    may_be_chat = template and settings.chat_template is None and settings.strategy != "pair"
+    if turns and may_be_chat and not _is_rendered(sample, template):
+        return {"chat_template": True, **turns}
+    return _plain(settings, columns, {"chat_template": False, **turns} if turns else {})
+
+
+def _plain(settings: PreProcess, columns: Sequence[str], turns: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The form of columns without a chat template."""
+    for needed, keys in _PLAIN:
+        if set(needed) <= set(columns):
             return keys
-    return {"pair_format": "default"} if settings.strategy == "pair" else {}
+    if settings.strategy == "pair":
+        return turns or {"pair_format": "default"}
+    return {"text_cols": "text"} if "text" in columns else turns or {}
+
+
+def _is_rendered(sample: Sequence[Row], template: str) -> bool:
+    """Whether the rows hold marks of the template: they are finished texts."""
+    marks = set(_MARKS.findall(template))
+    if "<|" in template:  # written round the role, whatever that is
+        marks |= {f"<|{role}|>" for role in ("system", "user", "assistant")}
+    texts = (value for row in sample for value in row.values() if isinstance(value, str))
+    return any(mark in text for text in texts for mark in marks)
 
 
 def _trained(settings: PreProcess) -> str:
@@ -92,60 +146,128 @@ def _trained(settings: PreProcess) -> str:
     return "assistant" if settings.chat_template else "all"
 
 
-def columns_of(config: DataConfig) -> list[str] | None:
-    """The columns of the first rows of the config's local files; None when they are not here or cannot be read."""
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def sample_of(config: DataConfig) -> list[Row] | None:
+    """The first rows of the config's local files; None when they are not here, empty when they cannot be read.
+
+    Of Parquet files the columns alone are known, as rows without values.
+    """
     local = locate(config)
     if local is None:
         return None
     for part in slices(config.load_dataset_config.split):
         for file in local.splits.get(part.name, []):
-            if found := _columns_of_file(file):
-                return found
-    return None
+            if rows := _sample_of_file(file):
+                return rows
+    return []
 
 
-def _columns_of_file(file: DataFile) -> list[str]:
+def _sample_of_file(file: DataFile) -> list[Row]:
     try:
-        return _columns(file, file.path.stat().st_mtime_ns)
+        return _sample(file, file.path.stat().st_mtime_ns)
     except OSError:  # `check` names what is wrong with the file
         return []
 
 
 @lru_cache(maxsize=64)
-def _columns(file: DataFile, changed_ns: int) -> list[str]:  # noqa: ARG001 - a file that changed is read again
-    """The columns of the first rows; a plan asks many times."""
+def _sample(file: DataFile, changed_ns: int) -> list[Row]:  # noqa: ARG001 - a file that changed is read again
+    """The first rows; a plan asks many times."""
     try:
         if file.kind == "parquet":
-            return parquet_footer.read(file.path).columns
-        rows = [row for _, row in islice(READERS[file.kind](file.path), _N_ROWS) if not isinstance(row, DataError)]
+            return [dict.fromkeys(parquet_footer.read(file.path).columns)]
+        return [row for _, row in islice(READERS[file.kind](file.path), _N_ROWS) if not isinstance(row, DataError)]
     except (OSError, DataError):  # `check` names what is wrong with the file
         return []
-    return list(dict.fromkeys(column for row in rows for column in row))
 
 
-def describe(config: DataConfig) -> str:
-    """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it."""
-    is_told = _says_form(config.pre_process_data_config)
-    there = None if is_told else columns_of(config)
+def describe(config: DataConfig, template: str | None = "") -> str:
+    """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it.
+
+    template: the text of the model's chat template; None where it is not known yet.
+    """
     if columns := columns_without_form(config):
         raise DataError(f"the form of '{config.name}' is not known from its columns: {', '.join(columns)}")
     if not is_known(config):
         return f"the form of '{config.name}' is told by its columns when the data is read"
-    settings = resolved(config, there).pre_process_data_config
-    how = "" if is_told else f" (told by its columns: {', '.join(there or ())})"
-    return f"the rows of '{config.name}' are {_form_sentence(settings)}{how}; {_trained_sentence(settings)}"
+    is_told = _says_form(config.pre_process_data_config)
+    settings = resolved(config, template=template or "").pre_process_data_config
+    there = [] if is_told else _columns(sample_of(config) or ())
+    how = "" if is_told else f" (told by its columns: {', '.join(there)})"
+    if template is None and settings.prompt_col and not settings.chat_template:
+        how = f", written by the chat template of a model that has one{how}"
+    left_out = unread(config, template or "")
+    beside = f"; not read: {_some(left_out)}" if left_out else ""
+    return f"the rows of '{config.name}' are {_form_sentence(settings)}{how}; {_trained_sentence(settings)}{beside}"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:_N_NAMED]) + (f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else "")
+
+
+def unread(config: DataConfig, template: str = "") -> list[str]:
+    """Columns of the rows that the model never sees, where the config does not choose the columns itself."""
+    settings = resolved(config, template=template).pre_process_data_config
+    columns = _columns(sample_of(config) or ())
+    try:
+        form = form_of(settings)
+    except DataError:  # `check` says what is wrong
+        return []
+    if isinstance(form, Chat):
+        known = form.read(columns, template)
+    elif _says_form(config.pre_process_data_config):
+        return []
+    else:
+        known = [*form.columns, "input"] if settings.pair_format == "alpaca" else list(form.columns)
+        if settings.prompt_col:
+            known += prompt_columns(settings.prompt_col)
+    return [column for column in columns if column not in known]
+
+
+def doubts(config: DataConfig, template: str = "") -> Iterator[str]:
+    """What of the config is hardly meant: telling columns that are not read, a chat model trained without its template.
+
+    template: the text of the model's chat template, where it has one and it is known.
+    """
+    if not is_known(config):
+        return
+    for column in unread(config, template):
+        if str(column).lower() in _TELLING:
+            why = ": the model's chat template does not use it" if column in ("tools", "documents") else ""
+            yield f"the column '{column}' of '{config.name}' is not read{why}"
+    settings = resolved(config, template=template).pre_process_data_config
+    if not template or settings.chat_template is True:
+        return
+    own = [text for text in (settings.text_template, settings.input_template, settings.chat_template) if text]
+    if not _is_rendered([*(sample_of(config) or ()), {value: value for value in own}], template):
+        yield (
+            f"the model has a chat template, and '{config.name}' trains it on other text: in a chat, it is asked in a "
+            "form that it was not trained on; 'prompt_col' and 'answer_col' (or 'chat_template: true' for messages) "
+            "write rows by the template"
+        )
 
 
 def _form_sentence(settings: PreProcess) -> str:
     if settings.chat_template:
-        of_whom = "a template of the config" if isinstance(settings.chat_template, str) else "the model's template"
-        return f"chats in '{settings.message_col}', written by {of_whom}"
+        of_whom = "a template of the config" if isinstance(settings.chat_template, str) else "the model's chat template"
+        return f"chats in {_where(settings)}, written by {of_whom}"
+    if settings.prompt_col:
+        return f"pairs of {_where(settings)}"
     if reads_pairs(settings):
         return f"pairs {_SHOWN[settings.pair_format or 'default']}"
     if settings.text_template is not None:
         return "text by text_template"
     columns = settings.text_cols or "text"
     return f"plain text in {columns if isinstance(columns, str) else ', '.join(columns)}"
+
+
+def _where(settings: PreProcess) -> str:
+    if settings.prompt_col is None:
+        return f"'{settings.message_col}'"
+    prompt = " with ".join(f"'{column}'" for column in prompt_columns(settings.prompt_col))
+    return f"{prompt} (user) and '{settings.answer_col}' (assistant)"
 
 
 def _trained_sentence(settings: PreProcess) -> str:

@@ -20,7 +20,7 @@ from olivine.data._settings import check_settings
 from olivine.data._store import META, TokenStore, Writer
 from olivine.data._stream import RowStream
 from olivine.data._texts import misfit, text_of_row
-from olivine.data.forms import form_of
+from olivine.data.forms import form_of, template_of
 from olivine.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -40,6 +40,8 @@ _DECIDING = (
     "text_template",
     "chat_template",
     "message_col",
+    "prompt_col",
+    "answer_col",
     "system_col",
     "pair_format",
     "input_col",
@@ -90,7 +92,7 @@ def prepare(
     """
     _refuse_contradictions(config)
     stream = RowStream(config)
-    config = resolved(config, stream.columns())
+    config = resolved(config, stream.sample(), template_of(tokenizer))
     _refuse_contradictions(config)
     settings = config.pre_process_data_config
     encoder = Encoder(tokenizer, add_special_tokens=settings.add_special_tokens)

@@ -32,6 +32,9 @@ def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
         yield message, f"Write stride: {max(1, length // 2)}, for example."
     if settings.chat_template and settings.text_template is not None:
         yield "'chat_template' and 'text_template' both say how a row becomes text.", "Remove one of them."
+    others = [key for key in ("text_template", "text_cols", "pair_format") if getattr(settings, key) is not None]
+    if settings.prompt_col is not None and others:
+        yield f"'prompt_col' and '{others[0]}' both say how a row becomes text.", "Remove one of them."
     if settings.train_on == "assistant" and (strategy == "pair" or _is_no_chat(settings)):
         yield "'train_on: assistant' is for chats, which have turns.", "Write train_on: completion."
     if settings.train_on == "completion" and not settings.ignore_source_in_labels:
@@ -50,3 +53,30 @@ def _is_no_chat(settings: PreProcess) -> bool:
     """Whether the settings themselves say that rows are no chats; where they are silent, the columns tell."""
     told = (settings.text_template, settings.text_cols, settings.pair_format)
     return not settings.chat_template and any(value is not None for value in told)
+
+
+def within_context(settings: PreProcess, context: int) -> tuple[PreProcess, dict[str, str]]:
+    """The settings with no sample longer than the model reads, and a sentence for each key that asks for more."""
+    reads = f"the {context} tokens that the model reads"
+    told: dict[str, str] = {
+        key: f"{key} {getattr(settings, key)} is more than {reads}; rows are cut there"
+        for key in ("max_seq_len", "source_max_len", "target_max_len")
+        if key in settings.model_fields_set and (getattr(settings, key) or 0) > context
+    }
+    changes: dict[str, int] = {}
+    if settings.max_seq_len > context:
+        changes["max_seq_len"] = context
+        if settings.stride is not None:
+            changes["stride"] = min(settings.stride, context)
+    n_source, n_target = settings.source_max_len, settings.target_max_len
+    if settings.strategy == "pair" and (n_source or n_target):
+        n_source, n_target = n_source or settings.max_seq_len, n_target or settings.max_seq_len
+        if n_source + n_target > context:
+            n_source = min(n_source, context // 2)
+            changes |= {"source_max_len": n_source, "target_max_len": min(n_target, context - n_source)}
+            if not told:
+                sentence = (
+                    f"source_max_len and target_max_len are together more than the {context} tokens that the model"
+                )
+                told["source_max_len"] = f"{sentence} reads; prompts are cut at {n_source}"
+    return settings.model_copy(update=changes), told

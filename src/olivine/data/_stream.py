@@ -41,7 +41,11 @@ class RowStream:
         """The columns of the first rows."""
         if self._remote is not None:
             return list(self._remote.column_names)
-        return list(dict.fromkeys(column for placed in islice(self, n_rows) for column in placed.row))
+        return list(dict.fromkeys(column for row in self.sample(n_rows) for column in row))
+
+    def sample(self, n_rows: int = 16) -> list[Row]:
+        """The first rows."""
+        return [placed.row for placed in islice(self, n_rows)]
 
     def where(self, file: int, number: int) -> str:
         """Where a row stands: "train.jsonl:37"."""

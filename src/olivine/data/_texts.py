@@ -1,15 +1,16 @@
 """Rows to text: for training as one, for scoring cut where the target begins."""
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._detect import is_known, resolved
 from olivine.data._rows import Rows
-from olivine.data.forms import Form, form_of
+from olivine.data.forms import Form, form_of, template_of
 from olivine.data.forms._base import cut_at_prompt
+from olivine.data.sources import Row
 from olivine.errors import DataError
 
 Result = TypeVar("Result")
@@ -36,7 +37,7 @@ def texts(config: DataConfig, rows: Rows, tokenizer: Any) -> list[str]:
 
     Raises DataError with file, line and column for a row that does not fit.
     """
-    config = resolved(config, _columns(rows))
+    config = resolved(config, _sample(rows), template_of(tokenizer))
     form = _form(config, tokenizer)
     return list(_each(config, rows, form, text_of_row(config.pre_process_data_config, form)))
 
@@ -54,7 +55,7 @@ def examples(config: DataConfig, rows: Rows, tokenizer: Any, target: str | None 
 
     Raises DataError as `texts` does, and when the text does not hold the target column.
     """
-    config = resolved(config, _columns(rows))
+    config = resolved(config, _sample(rows), template_of(tokenizer))
     form = _form(config, tokenizer)
     if target and target not in form.columns:
         close = difflib.get_close_matches(target, form.columns, n=1)
@@ -84,7 +85,10 @@ def missing_column(form: Form, column: str, there: list[str]) -> tuple[str, str]
     """What to say when the data does not have a column that the form needs, and the fix."""
     close = difflib.get_close_matches(column, there, n=1)
     message = f"'{form.key}' needs the column '{column}', which the data does not have; its columns are: "
-    return f"{message}{', '.join(there)}.", f"Did you mean '{close[0]}'?" if close else ""
+    fix = f"Did you mean '{close[0]}'?" if close else ""
+    if not close and form.key == "chat_template" and column == form.target:
+        fix = "Name the column of the messages as message_col, or those of the turns as prompt_col and answer_col."
+    return f"{message}{', '.join(there)}.", fix
 
 
 def misfit(config: DataConfig, form: Form, there: list[str], where: str, error: DataError) -> DataError:
@@ -96,8 +100,8 @@ def misfit(config: DataConfig, form: Form, there: list[str], where: str, error: 
     return DataError(f"{where}: {error}")
 
 
-def _columns(rows: Rows) -> Sequence[str]:
-    return rows[:16].columns() if len(rows) else ()
+def _sample(rows: Rows) -> list[Row]:
+    return list(rows[:16]) if len(rows) else []
 
 
 def _form(config: DataConfig, tokenizer: Any) -> Form:

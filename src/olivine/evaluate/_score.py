@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import examples, pick_rows, resolved, split
+from olivine.data import examples, pick_rows, resolved, split, template_of
 from olivine.errors import DataError
 from olivine.evaluate._answer import Runtime
 from olivine.evaluate._bare import bare, special_tokens
@@ -99,7 +99,9 @@ def _questions(
     rows = pick_rows(config, choose)
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    config = resolved(config)  # by the first rows of the data, as for training, and not by those that were picked
+    config = resolved(
+        config, template=template_of(tokenizer)
+    )  # by the first rows of the data, as for training, and not by those that were picked
     chosen = examples(config, rows, tokenizer, params.get("target"))
     special = config.pre_process_data_config.add_special_tokens
     found = questions(chosen, tokenizer, MAX_TOKENS, special=special, context=context)

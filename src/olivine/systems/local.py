@@ -181,7 +181,7 @@ def _take(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any] 
     if event == "failed":
         error = fields["error"]
         log = Path(job.log) if job.log else None
-        raise StepFailed(job.step, error["message"], log, exit_code=error["exit_code"], tail=error["traceback"])
+        raise StepFailed(job.step, error["message"], log, tail=error["traceback"])
     listen(event, fields)
     return None
 

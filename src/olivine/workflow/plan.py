@@ -7,6 +7,7 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from olivine.config.schema import DataConfig, PassConfig, Workflow
 from olivine.config.unserved import without_effect
 from olivine.errors import ConfigError, DataError, ModelError, Problem, RequestError, Unsupported
 from olivine.models import Model
+from olivine.models.chat_template import read_chat_template
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
@@ -59,6 +61,11 @@ class _Draft:
     model: Model | None = None
     hub_name: str | None = None
     download_bytes: int = 0
+
+    @cached_property
+    def template(self) -> str | None:
+        """The text of the model's chat template, empty where it has none; None for a model that is not here."""
+        return read_chat_template(self.model) if self.model is not None else None
 
     def where(self, *path: str | int) -> str:
         return self.loaded.document.where(path)
@@ -389,11 +396,30 @@ def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
             key = next(((key,) for key, value in params.items() if value == wanted), ())
             _no_such_data(draft, wanted, ("passes", name, *key))
             continue
-        used[wanted] = config
-        _check_data(draft, config)
+        used[wanted] = data.for_model(config, draft.template)
         if "train_data_config" in type(step).Params.model_fields:
+            used[wanted] = _within_context(draft, used[wanted])
             _tell_data(draft, config)
+        _check_data(draft, used[wanted])
     return used
+
+
+def _within_context(draft: _Draft, config: DataConfig) -> DataConfig:
+    """The config with no more tokens in a sample than the model reads."""
+    context = draft.facts.context_length if draft.facts else 0
+    if not context:
+        return config
+    within, told = data.within_context(config.pre_process_data_config, context)
+    for key, sentence in told.items():
+        place = draft.where("data_configs", _index(draft, config), "pre_process_data_config", key)
+        draft.translated.append(f"{place}: warning: {sentence}")
+    if not told and within != config.pre_process_data_config:
+        draft.translated.append(f"rows of '{config.name}' are cut at the {context} tokens that the model reads")
+    return config.model_copy(update={"pre_process_data_config": within})
+
+
+def _index(draft: _Draft, config: DataConfig) -> int:
+    return next(i for i, other in enumerate(draft.workflow.data_configs) if other.name == config.name)
 
 
 def _check_held_out(draft: _Draft, name: str, step: Pass, used: Mapping[str, DataConfig]) -> None:
@@ -409,7 +435,8 @@ def _check_held_out(draft: _Draft, name: str, step: Pass, used: Mapping[str, Dat
 def _tell_data(draft: _Draft, config: DataConfig) -> None:
     """Say what the rows look like and which part of them is trained on."""
     try:
-        draft.translated.append(data.describe(config))
+        draft.translated.append(data.describe(config, draft.template))
+        draft.translated += [f"warning: {doubt}" for doubt in data.doubts(config, draft.template or "")]
     except DataError:  # the data config itself does not hold: data.check has said so
         return
 
@@ -435,7 +462,7 @@ def _no_such_data(draft: _Draft, name: str, path: tuple[str, ...]) -> None:
 
 
 def _check_data(draft: _Draft, config: DataConfig) -> None:
-    index = next(i for i, other in enumerate(draft.workflow.data_configs) if other.name == config.name)
+    index = _index(draft, config)
     for problem in data.check(config):
         is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
         key = _data_key(config, problem)
@@ -550,6 +577,7 @@ def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int]
         if config is None:
             _no_such_data(draft, quality.data_config, ("quality", "data_config"))
             return None
+        config = data.for_model(config, draft.template)
         _check_data(draft, config)
         return config, "all", None, 0, quality.max_samples
     step = next((step for step in draft.steps if "train_data_config" in step.params), None)

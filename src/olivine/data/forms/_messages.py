@@ -92,7 +92,7 @@ class MessageColumn:
     @property
     def read(self) -> tuple[str, ...]:
         """See Reader."""
-        return (self.target, *_system_columns(self.system))
+        return (self.target, *system_columns(self.system))
 
     def messages(self, row: Mapping[str, Any]) -> list[Message]:
         """See Reader."""
@@ -101,13 +101,13 @@ class MessageColumn:
         found = row[self.target]
         if not isinstance(found, list) or not found:
             raise DataError(f"the column '{self.target}' must be a list of messages, but is {found!r:.40}")
-        messages = [_message(message, f"{self.target}[{index}]") for index, message in enumerate(found)]
+        messages = [message_of(message, f"{self.target}[{index}]") for index, message in enumerate(found)]
         return with_system(messages, row, self.system)
 
 
 def with_system(messages: list[Message], row: Mapping[str, Any], column: str | None) -> list[Message]:
     """The messages behind the system text of the row, if it has one. DataError when the two contradict each other."""
-    for name in _system_columns(column):
+    for name in system_columns(column):
         text = row.get(name)
         if is_blank(text):
             continue
@@ -124,7 +124,8 @@ def with_system(messages: list[Message], row: Mapping[str, Any], column: str | N
     return messages
 
 
-def _system_columns(column: str | None) -> tuple[str, ...]:
+def system_columns(column: str | None) -> tuple[str, ...]:
+    """Where a system text may stand beside the messages."""
     return SYSTEM_COLUMNS if column is None else (column,) if column else ()
 
 
@@ -207,7 +208,8 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
-def _message(message: Any, where: str) -> Message:
+def message_of(message: Any, where: str) -> Message:
+    """A message as {role, content, ...}. DataError with `where` when it is none."""
     if isinstance(message, Mapping) and "from" in message and "role" not in message:
         return _shared(message, where)
     calls = message.get("tool_calls") if isinstance(message, Mapping) else None

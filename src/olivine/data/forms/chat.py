@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.data.forms._base import Parts, Span, Text, encodable
-from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside
+from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside, beside_columns
 from olivine.errors import DataError, Unsupported
 
 if TYPE_CHECKING:
@@ -40,6 +40,11 @@ class Chat:
     def columns(self) -> tuple[str, ...]:
         """The columns of the messages."""
         return self._reader.columns
+
+    def read(self, columns: list[str], template: str) -> list[str]:
+        """Those of the columns that reach the model. template: the text of its own chat template, where it is known."""
+        known = {*self._reader.read, *beside_columns(columns, self._template or template)}
+        return [column for column in columns if column in known]
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when the row has no messages, or what stands beside them cannot be read."""

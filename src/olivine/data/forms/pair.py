@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from olivine.config.schema import PreProcess
 from olivine.data.forms._base import Parts, Text, cut_at_prompt, encodable, value_of
+from olivine.data.forms._turns import prompt_columns, prompt_text
 from olivine.data.forms.template import Template
 from olivine.errors import DataError
 
@@ -35,6 +36,8 @@ class Pair:
     @classmethod
     def of(cls, settings: PreProcess) -> Self:
         """The pair that the settings ask for. Raises DataError when columns of a custom one are not named."""
+        if settings.prompt_col is not None and settings.answer_col is not None:
+            return cls._of_turns(prompt_columns(settings.prompt_col), settings.answer_col)
         if settings.pair_format == "alpaca":
             return cls(("instruction", "output"), "output", _alpaca_prompt, _bare(_column("output")))
         if settings.pair_format == "chip2":
@@ -43,6 +46,17 @@ class Pair:
             return cls._custom(settings)
         prompt, answer = ("prompt", "completion") if settings.pair_format == "self_instruct" else ("input", "output")
         return cls((prompt, answer), answer, _column(prompt), _bare(_column(answer)))
+
+    @classmethod
+    def _of_turns(cls, prompt: tuple[str, ...], answer: str) -> Self:
+        """What is asked on lines of its own, and what is answered below it."""
+        return cls(
+            (prompt[0], answer),
+            answer,
+            lambda row: f"{prompt_text(prompt, row)}\n",
+            _bare(_column(answer)),
+            key="prompt_col",
+        )
 
     @classmethod
     def _custom(cls, settings: PreProcess) -> Self:

@@ -1,0 +1,52 @@
+"""The chat template of a model, as transformers would read it: from its files alone."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import ModelError
+from olivine.models._model import Model
+from olivine.models.gguf_header import GgufHeader
+
+_MOST_BYTES = 64 * 2**20  # a tokenizer_config.json that lists every added token has a few
+
+
+def read_chat_template(model: Model) -> str:
+    """The text of the template; empty where the model has none, or none that can be read."""
+    source = model
+    while source.format == "adapter" and source.base and not _is_file(source.path / "tokenizer_config.json"):
+        source = source.base
+    try:
+        return _of_gguf(source.path) if source.format == "gguf" else _of_folder(source.path)
+    except (OSError, ValueError, RecursionError, ModelError):  # loading the tokenizer says what is wrong
+        return ""
+
+
+def _of_folder(folder: Path) -> str:
+    """`chat_template.jinja` wins over the key of tokenizer_config.json, which may hold several by name."""
+    own = folder / "chat_template.jinja"
+    if _is_file(own):
+        return own.read_text(encoding="utf-8")
+    config = folder / "tokenizer_config.json"
+    if not _is_file(config) or config.stat().st_size > _MOST_BYTES:
+        return ""
+    value = json.loads(config.read_text(encoding="utf-8"))
+    return _default(value.get("chat_template") if isinstance(value, dict) else None)
+
+
+def _default(template: Any) -> str:
+    if isinstance(template, list):
+        named = {item.get("name"): item.get("template") for item in template if isinstance(item, dict)}
+        template = " ".join(str(named[name]) for name in ("default", "tool_use") if named.get(name))
+    return template if isinstance(template, str) else ""
+
+
+def _of_gguf(path: Path) -> str:
+    return _default(GgufHeader.read(path).get("tokenizer.chat_template"))
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        return False
