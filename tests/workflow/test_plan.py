@@ -386,3 +386,10 @@ def test_azureml_form_of_2024_is_unsupported_by_name_and_nothing_else_is_wrong_w
     assert "unsupported" in kinds
     assert not kinds & {"unknown-key", "unknown-pass", "invalid-value"}
     assert "AzureML" in str(plan.problems)
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system that takes no files")
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_where_no_file_can_be_made_is_a_problem(planned, key):
+    problem = only(planned(lambda c: c.update({key: "/proc/x"})), "invalid-value")
+    assert f"{key} '/proc/x' cannot be written to" in problem.message

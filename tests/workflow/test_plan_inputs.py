@@ -123,7 +123,7 @@ def test_small_model_by_hand_has_no_problem(planned):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("hidden_size", "wide"), ("num_attention_heads", 0), ("vocab_size", None), ("head_dim", [8])]
+    ("key", "value"), [("hidden_size", "wide"), ("num_attention_heads", 0), ("vocab_size", "many"), ("head_dim", [8])]
 )
 def test_size_of_the_model_that_is_no_number(planned, only, tmp_path, key, value):
     folder = write_model(tmp_path / "odd", **{key: value})

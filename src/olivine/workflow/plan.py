@@ -61,6 +61,7 @@ class _Draft:
     model: Model | None = None
     hub_name: str | None = None
     download_bytes: int = 0
+    unusable: set[str] = field(default_factory=set)
 
     @cached_property
     def template(self) -> str | None:
@@ -599,18 +600,33 @@ def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | No
 
 
 def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
-    existing = folder
+    if reason := _unusable(folder):
+        draft.unusable.add(key)
+        draft.problem("invalid-value", (key,), f"{key} {reason}.", "Choose another.")
+
+
+def _unusable(folder: Path) -> str:
+    """Why a folder cannot be made, or cannot be written to; empty when it can."""
     if _is_too_long(folder):
-        draft.problem("invalid-value", (key,), f"{key} has a name of more than {N_NAME} bytes.", "Choose another.")
-        return
+        return f"has a name of more than {N_NAME} bytes"
+    existing = folder
     while not exists(existing) and existing.parent != existing:
         existing = existing.parent
     if not is_folder(existing):
-        draft.problem(
-            "invalid-value", (key,), f"{key} '{folder}' cannot be a folder: '{existing}' is a file.", "Choose another."
-        )
-    elif not os.access(existing, os.W_OK):
-        draft.problem("invalid-value", (key,), f"{key} '{folder}' cannot be written to.", "Choose another.")
+        return f"'{folder}' cannot be a folder: '{existing}' is a file"
+    reason = _not_writable(existing)
+    return f"'{folder}' cannot be written to: {reason}" if reason else ""
+
+
+def _not_writable(folder: Path) -> str:
+    """Why no file can be made in a folder; found out with one that has no name, or none for long. Empty when it can."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "this user may not"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
 
 
 def _is_too_long(folder: Path) -> bool:
@@ -677,7 +693,7 @@ def _check_room(draft: _Draft, estimate: Estimate) -> None:
     if estimate.download_bytes > (free := free_disk_bytes(hub_cache)):
         message = f"{_size(estimate.download_bytes)} are to be fetched, but {_size(free)} are free in '{hub_cache}'."
         draft.problem("hardware", ("input_model", "model_path"), message, "Let HF_HOME name a folder on a larger disk.")
-    if estimate.disk_bytes > draft.machine.disk_bytes:
+    if estimate.disk_bytes > draft.machine.disk_bytes and "cache_dir" not in draft.unusable:
         draft.problem(
             "hardware",
             ("cache_dir",),
