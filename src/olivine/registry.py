@@ -2,11 +2,15 @@
 
 A registry looks into a package and its sub-packages for modules whose name has no leading underscore; each holds
 exactly one class derived from the registry's base. Names are matched in any case, and a class may list aliases.
+
+Names and aliases of our own win. A third party's plugin that does not load is missing with a reason, and harms only who
+asks for it.
 """
 
 import difflib
 import importlib
 import importlib.metadata
+import inspect
 import pkgutil
 from collections.abc import Iterator
 from functools import cached_property
@@ -28,31 +32,65 @@ class Registry(Generic[Plugin]):
     @cached_property
     def classes(self) -> dict[str, type[Plugin]]:
         """Every plugin by its plain name, sorted; importing one must not import a heavy library."""
-        found = dict(self._own())
+        return dict(sorted(self._load[0].items()))
+
+    @cached_property
+    def broken(self) -> dict[str, str]:
+        """Third parties' plugins that are not served, by name: why, in a sentence."""
+        return self._load[1]
+
+    @cached_property
+    def _load(self) -> tuple[dict[str, type[Plugin]], dict[str, str]]:
+        found, broken = dict(self._own()), {}
+        taken = {spelling.lower() for name, plugin in found.items() for spelling in _spellings(name, plugin)}
         for entry in importlib.metadata.entry_points(group=self._group):
-            found.setdefault(entry.name, entry.load())
+            try:
+                if entry.name.lower() in taken:
+                    raise ValueError("another plugin has that name")  # noqa: TRY301 - told as the other reasons are
+                found[entry.name] = self._checked(entry.load())
+                taken.add(entry.name.lower())
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the code of a third party: whatever it raises, it is not here
+                reason = f"{type(error).__name__}: {error}".splitlines()[0]
+                broken[entry.name] = f"'{entry.name}' of {_origin(entry)} does not load ({reason})"
         for name, plugin in found.items():
             plugin.name = name  # type: ignore[attr-defined]
-        return dict(sorted(found.items()))
+        return found, broken
+
+    def _checked(self, plugin: object) -> type[Plugin]:
+        """The plugin; TypeError when it is none."""
+        if not isinstance(plugin, type) or not issubclass(plugin, self._base):
+            raise TypeError(f"{plugin!r} is no {self._base.__name__}")
+        declared = [name for name in inspect.get_annotations(self._base) if name != "name"]
+        lacking = [name for name in declared if not hasattr(plugin, name)]
+        if lacking or inspect.isabstract(plugin):
+            raise TypeError(f"{plugin.__name__} lacks {', '.join(lacking) or 'a method'}")
+        aliases = getattr(plugin, "aliases", ())
+        if not isinstance(aliases, tuple) or not all(isinstance(alias, str) for alias in aliases):
+            raise TypeError(f"{plugin.__name__}.aliases is no tuple of names")
+        return plugin
 
     @cached_property
     def _by_any_name(self) -> dict[str, type[Plugin]]:
-        names: dict[str, type[Plugin]] = {}
-        for name, plugin in self.classes.items():
-            for spelling in (name, *getattr(plugin, "aliases", ())):
-                names[spelling.lower()] = plugin
+        names = {name.lower(): plugin for name, plugin in self.classes.items()}  # a name goes before an alias
+        for name, plugin in self._load[0].items():  # our own come first
+            for spelling in _spellings(name, plugin):
+                names.setdefault(spelling.lower(), plugin)
         return names
 
     def find(self, name: str) -> type[Plugin] | None:
         """The plugin of that name or alias, in any case; None when there is none."""
         return self._by_any_name.get(name.lower())
 
+    def why_missing(self, name: str) -> str | None:
+        """Why the plugin of that name is not here, when a third party offers it."""
+        return next((why for known, why in self.broken.items() if known.lower() == name.lower()), None)
+
     def nearest(self, name: str) -> str | None:
         """The known name or alias most like `name`, for "did you mean"."""
         spellings = {
             spelling.lower(): spelling
             for known, plugin in self.classes.items()
-            for spelling in (known, *getattr(plugin, "aliases", ()))
+            for spelling in _spellings(known, plugin)
         }
         close = difflib.get_close_matches(name.lower(), spellings, n=1)
         return spellings[close[0]] if close else None
@@ -74,3 +112,12 @@ class Registry(Generic[Plugin]):
         if len(found) != 1:
             raise TypeError(f"{module_name} must hold exactly one {self._base.__name__}, found {len(found)}")
         return found[0]
+
+
+def _spellings(name: str, plugin: type) -> tuple[str, ...]:
+    """The name and the aliases of a plugin."""
+    return (name, *getattr(plugin, "aliases", ()))
+
+
+def _origin(entry: importlib.metadata.EntryPoint) -> str:
+    return f"the package '{entry.dist.name}'" if entry.dist is not None else entry.value

@@ -25,7 +25,7 @@ def install_fakes(folder: Path) -> list[str]:
 
 
 def _forget_plugins():
-    for name in ("classes", "_by_any_name"):
+    for name in ("classes", "broken", "_load", "_by_any_name"):
         passes.__dict__.pop(name, None)
 
 

@@ -39,6 +39,8 @@ def _show_one(name: str, *, as_json: bool) -> int:
     from olivine.passes import passes
 
     plugin = passes.find(name)
+    if plugin is None and (why := passes.why_missing(name)) is not None:
+        raise click.UsageError(f"the pass {why}; install a version of its package that fits, or uninstall it")
     if plugin is None:
         nearest = passes.nearest(name)
         raise click.UsageError(f"no pass '{name}'." + (f" Did you mean '{nearest}'?" if nearest else ""))

@@ -164,7 +164,8 @@ def _device_memory() -> dict[str, int]:
 def _pass(job: Job) -> Pass:
     plugin = passes.find(job.name)
     if plugin is None:
-        raise OlivineError(f"this environment ({sys.executable}) has no pass '{job.name}'")
+        why = passes.why_missing(job.name)
+        raise OlivineError(f"this environment ({sys.executable}) has no pass '{job.name}'{f': {why}' if why else ''}")
     return plugin(plugin.Params.model_validate(job.params))
 
 

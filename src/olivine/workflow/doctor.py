@@ -11,6 +11,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from olivine import lazy
+from olivine.passes import passes
 from olivine.workflow._machine import free_disk_bytes, has_nvidia, memory_bytes
 from olivine.workflow.plan import EXCLUDE_EACH_OTHER
 
@@ -30,7 +31,7 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Everything that decides whether a workflow can run here; imports no framework in this process."""
-    return [_python(), *_packages(), *_exclusive(), _runtime(), *_machine()]
+    return [_python(), *_packages(), *_exclusive(), _runtime(), *_plugins(), *_machine()]
 
 
 def _python() -> Finding:
@@ -81,6 +82,12 @@ def _runtime() -> Finding:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         return Finding("runtime", False, f"{found[0]} does not load: {reason}", fix)
     return Finding("runtime", True, f"{found[0]}; execution providers: {done.stdout.strip()}")
+
+
+def _plugins() -> Iterator[Finding]:
+    """Passes of other packages that are not served; the rest works without them."""
+    for why in passes.broken.values():
+        yield Finding("pass", False, why, "Install a version of its package that fits, or uninstall it.")
 
 
 def _machine() -> Iterator[Finding]:

@@ -329,7 +329,10 @@ def _first_takes(draft: _Draft, form: str) -> bool:
 def _plugin(draft: _Draft, name: str, config: PassConfig) -> type[Pass] | None:
     plugin = passes.find(config.type)
     path = ("passes", name, "type")
-    if plugin is None and config.type.lower() in OLIVE_PASSES:
+    if plugin is None and (why := passes.why_missing(config.type)) is not None:
+        fix = "Install a version of its package that fits."
+        draft.problem("missing-extra", path, f"the pass {why}.", fix)
+    elif plugin is None and config.type.lower() in OLIVE_PASSES:
         have = ", ".join(passes.classes)
         draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", f"There are: {have}.")
     elif plugin is None:
