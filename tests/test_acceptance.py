@@ -116,23 +116,21 @@ def test_merged_logits_are_those_of_base_and_adapter(done):
         place.mkdir()
     merge = passes.classes["merge"]
     merged = merge(merge.Params()).run(adapter, context)
-    ids = load_tokenizer(merged)(
-        "<s>day 7 was grey is sadness", add_special_tokens=False, return_tensors="pt"
-    ).input_ids
+    ids = load_tokenizer(merged)("day 7 was grey is sadness", add_special_tokens=False, return_tensors="pt").input_ids
     assert (load_causal_lm(merged)(ids).logits - load_causal_lm(adapter)(ids).logits).abs().max() <= 1e-3
 
 
 def test_built_model_ends_its_answers(done):
     folder, _ = done
     model = onnxruntime_genai.Model(str(folder / "out" / "model"))
-    tokenizer = load_tokenizer(Model("hf", folder / "model"))
+    tokenizer = onnxruntime_genai.Tokenizer(model)
     n_ended = 0
     for index in range(100):
         word = ("sunny", "grey", "dark", "odd")[index % 4]
         params = onnxruntime_genai.GeneratorParams(model)
         params.set_search_options(max_length=64, do_sample=False)
         generator = onnxruntime_genai.Generator(model, params)
-        generator.append_tokens(tokenizer(f"<s>day {index} was {word} is", add_special_tokens=False).input_ids)
+        generator.append_tokens(tokenizer.encode(f"day {index} was {word} is"))
         while not generator.is_done():
             generator.generate_next_token()
         n_ended += (

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from olivine import lazy, paths
+from olivine.data import Encoder
 from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
@@ -48,6 +49,16 @@ def open_chat(folder: Path) -> Chat:
     raise ModelError(f"{folder} holds no model: neither genai_config.json nor config.json{hint}")
 
 
+def cache_length(folder: Path, n_tokens: int) -> int:
+    """The `max_length` to ask of onnxruntime-genai for a text of that many tokens.
+
+    It refuses a cache that is shorter than a layer's window, and one that is longer than the context.
+    """
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
+    window = (config["decoder"].get("sliding_window") or {}).get("window_size") or 0
+    return min(int(config["context_length"]), max(n_tokens, int(window)))
+
+
 class _GenaiChat:
     """An ONNX folder."""
 
@@ -59,21 +70,21 @@ class _GenaiChat:
         self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
         config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self._context_length: int = config["model"]["context_length"]
-        self._begin: int | None = config["model"].get("bos_token_id")
+        self._folder = folder
         self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
         prompt = list(self._tokenizer.encode(self._text(question)))
-        if isinstance(question, str) and self._begin is not None and prompt[:1] != [self._begin]:
-            prompt = [self._begin, *prompt]
         if len(prompt) >= self._context_length:
             raise ModelError(f"the prompt has {len(prompt)} tokens, but the model reads {self._context_length}")
         params = self._genai.GeneratorParams(self._model)
-        params.set_search_options(max_length=min(self._context_length, len(prompt) + max_new_tokens), do_sample=False)
+        n_most = cache_length(self._folder, len(prompt) + max_new_tokens)
+        params.set_search_options(max_length=n_most, do_sample=False)
         generator = self._genai.Generator(self._model, params)
         generator.append_tokens(np.asarray(prompt, dtype=np.int32))
-        stream, pieces = self._tokenizer.create_stream(), []
-        while not generator.is_done():
+        stream = self._tokenizer.create_stream()
+        pieces: list[str] = []
+        while not generator.is_done() and len(pieces) < max_new_tokens:
             generator.generate_next_token()
             token = int(generator.get_next_tokens()[0])
             if token in self._ends:
@@ -116,11 +127,12 @@ class _TorchChat:
         return text
 
     def _ids(self, question: Messages | str) -> list[int]:
+        """As transformers has it: before a text what the tokenizer puts there, before a chat what the template says."""
+        ids: list[int]
         if isinstance(question, str):
-            text = question
+            ids = Encoder(self._tokenizer, add_special_tokens=True).openings([question])[0]
         else:
             messages = [dict(message) for message in question]
             text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
-        begin = self._tokenizer.bos_token_id
-        return [begin, *ids] if isinstance(question, str) and begin is not None and ids[:1] != [begin] else ids
+            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids

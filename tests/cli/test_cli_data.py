@@ -55,7 +55,7 @@ def test_samples_show_what_is_trained(there, tiny_llama, capsys):
     assert "sample of rows.jsonl:1, " in text
     assert "<|user|>\n    the quick fox <|end|>\n    <|assistant|>\n    «joy<|end|>»" in text
     assert text.count("  sample of ") == 3
-    assert "begin token: <s>, exactly once in 100.0% of the rows" in text
+    assert "begin token: none" in text  # this tokenizer puts none before a text
     assert "end token: </s>, an end is trained in 100.0% of the rows" in text
     assert "!" not in text
 
@@ -149,8 +149,7 @@ def test_nothing_to_train_is_an_error(there, tiny_llama, capsys):
     ("rows", "text", "warning"),
     [
         ([{"text": "one two"}], {"add_special_tokens": False}, "do not end in a trained end token"),
-        ([{"text": "one two"}], {"add_special_tokens": False}, "do not begin with <s> exactly once"),
-        ([{"text": "one <s> two"}], {}, "do not begin with <s> exactly once"),
+        ([{"text": "one <s> two"}], {"begin_token": True}, "do not begin with <s> exactly once"),
         ([{"text": "one two three four"}], {"max_seq_len": 5, "strategy": "line-by-line"}, "1 samples are cut"),
     ],
 )
@@ -225,7 +224,7 @@ def test_numbers_are_those_counted_by_hand(there, tiny_llama):
     data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}
     prepared = prepare(DataConfig.model_validate(data), tokenizer)
     found = examine(prepared)
-    lengths = [len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 2 for row in ROWS]
+    lengths = [len(tokenizer(row["prompt"] + row["completion"])["input_ids"]) + 1 for row in ROWS]
     n_trained = len(ROWS) * (len(tokenizer("joy")["input_ids"]) + 1)
     assert found["n_tokens"] == sum(lengths)
     assert found["share_trained"] == n_trained / sum(lengths)

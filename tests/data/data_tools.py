@@ -23,16 +23,17 @@ def write_jsonl(path, rows):
     return path
 
 
-def word_tokenizer(*, adds_begin=False, begin="<s>", end="</s>", pad="<pad>", **more):
-    """A token for each word between spaces. With `adds_begin`, it puts <s> first by itself, as Llama's does."""
+def word_tokenizer(*, adds_begin=True, begin="<s>", end="</s>", pad="<pad>", **more):
+    """A token for each word between spaces, the begin token before them as Llama's does; not without `adds_begin`."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     raw = Tokenizer(models.WordLevel(ID, unk_token="<unk>"))
     raw.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     raw.add_special_tokens(["<s>", "</s>", "<pad>"])
-    if adds_begin:
-        raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", S)])
+    if adds_begin and begin:
+        special = [(begin, raw.token_to_id(begin))]
+        raw.post_processor = processors.TemplateProcessing(single=f"{begin} $A", special_tokens=special)
     return PreTrainedTokenizerFast(
         tokenizer_object=raw, unk_token="<unk>", bos_token=begin, eos_token=end, pad_token=pad, **more
     )

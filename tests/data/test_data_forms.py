@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from data_tools import config, word_tokenizer, write_jsonl
+from data_tools import ID, E, config, word_tokenizer, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -61,7 +61,7 @@ def test_form_is_told_for_every_kind_of_file(there, kind):
     assert resolved(settings).pre_process_data_config.pair_format == "self_instruct"
     assert "the completion alone is trained on, 'completion'" in describe(settings)
     (found,) = prepare(settings, word_tokenizer()).samples()
-    assert [label for label in found["labels"] if label != -100] == word_tokenizer()("joy </s>")["input_ids"]
+    assert [label for label in found["labels"] if label != -100] == [ID["joy"], E]
 
 
 def test_what_the_config_says_wins_over_the_columns(there):

@@ -206,11 +206,19 @@ def test_token_over_the_border_belongs_to_the_target():
     assert found["labels"] == [X, X, ID["joy"], E]
 
 
-def test_tokenizer_that_adds_the_begin_token_itself_adds_no_second_one():
-    tokenizer = word_tokenizer(adds_begin=True)
-    assert tokenizer("a")["input_ids"] == [S, ID["a"]]
-    assert input_ids(made(["a"], tokenizer, strategy="line-by-line")) == [[S, ID["a"], E]]
-    assert input_ids(made(["a b"], tokenizer, strategy="line-by-line", add_special_tokens=False)) == [ids("a b")]
+def test_begin_token_is_the_one_that_the_tokenizer_puts_there_itself():
+    assert WORD("a")["input_ids"] == [S, ID["a"]]
+    assert input_ids(made(["a"], strategy="line-by-line")) == [[S, ID["a"], E]]
+    assert input_ids(made(["a b"], strategy="line-by-line", add_special_tokens=False)) == [ids("a b")]
+    tokenizer = word_tokenizer(adds_begin=False)  # it has one, but whoever runs the model would not see it
+    assert input_ids(made(["a"], tokenizer, strategy="line-by-line")) == [[ID["a"], E]]
+
+
+@pytest.mark.parametrize("adds_begin", [True, False])
+def test_begin_token_is_as_the_config_says(adds_begin):
+    tokenizer = word_tokenizer(adds_begin=adds_begin)
+    assert input_ids(made(["a"], tokenizer, strategy="line-by-line", begin_token=True)) == [[S, ID["a"], E]]
+    assert input_ids(made(["a"], tokenizer, strategy="line-by-line", begin_token=False)) == [[ID["a"], E]]
 
 
 @pytest.mark.parametrize("text", ["<s> a", "a </s>", "<s> a </s>", "<s> a </s>\n", " <s> a"])
@@ -244,7 +252,8 @@ def test_byte_level_tokens_are_those_of_the_whole_text(tiny_llama):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    (found,) = made(["what a lovely day", "the house"], tokenizer, strategy="join", joiner="\n\n", max_seq_len=999)
+    texts = ["what a lovely day", "the house"]
+    (found,) = made(texts, tokenizer, strategy="join", joiner="\n\n", max_seq_len=999, begin_token=True)
     whole = "<s>what a lovely day</s>\n\n<s>the house</s>"
     assert found["input_ids"] == tokenizer(whole, add_special_tokens=False)["input_ids"]
     prompt = "### Text: what a lovely day\n### The tone is:\n"
@@ -315,7 +324,7 @@ def test_settings_that_do_not_hold_together_are_refused(text, message):
 
 def test_pair_needs_a_tokenizer_that_knows_where_tokens_stand():
     class Slow:
-        is_fast, bos_token_id, eos_token_id, pad_token_id = False, S, E, P
+        is_fast, bos_token_id, eos_token_id, pad_token_id = False, None, E, P
 
     with pytest.raises(Unsupported, match="fast tokenizer"):
         made([Text("a joy", border=2)], Slow(), strategy="pair")

@@ -87,8 +87,8 @@ def test_turns_of_the_assistant_are_trained_each_with_its_end(there, template):
 def test_labels_of_a_chat_by_hand(there):
     tokenizer = word_tokenizer(chat_template="{% for m in messages %}{{ m['content'] }} | {% endfor %}")
     (found,) = rows(there, [{"messages": CHAT}], tokenizer)
-    assert found["input_ids"] == [S, *ids("a b | joy | c | fear d |"), E]
-    assert found["labels"] == [X, X, X, X, ID["joy"], J, X, X, *ids("fear d"), J, E]
+    assert found["input_ids"] == [*ids("a b | joy | c | fear d |"), E]  # before it stands what the template says
+    assert found["labels"] == [X, X, X, ID["joy"], J, X, X, *ids("fear d"), J, E]
 
 
 def test_turns_are_found_where_a_template_rewrites_earlier_ones(there):
@@ -107,7 +107,7 @@ def test_same_words_of_the_user_are_not_taken_for_the_assistants(there):
 def test_chat_that_ends_with_the_user_does_not_train_the_end_token(there):
     tokenizer = word_tokenizer(chat_template="{% for m in messages %}{{ m['content'] }} | {% endfor %}")
     (found,) = rows(there, [{"messages": CHAT[:3]}], tokenizer)
-    assert found["labels"] == [X, X, X, X, ID["joy"], J, X, X, X]
+    assert found["labels"] == [X, X, X, ID["joy"], J, X, X, X]
 
 
 def test_chat_without_a_turn_of_the_assistant_trains_nothing_and_is_dropped(there):
@@ -133,7 +133,8 @@ def test_real_chat_template_trains_answers_and_turn_ends(tiny_llama, there):
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     (found,) = rows(there, [{"messages": CHAT}], tokenizer, max_seq_len=256)
     assert tokenizer.decode([label for label in found["labels"] if label != X]) == "joy<|end|>fear d<|end|></s>"
-    assert found["input_ids"].count(tokenizer.bos_token_id) == 1
+    rendered = tokenizer.apply_chat_template(CHAT, tokenize=True, return_dict=False)
+    assert found["input_ids"] == [*rendered, tokenizer.eos_token_id]
     assert found["labels"][-1] == tokenizer.eos_token_id
 
 
@@ -161,13 +162,17 @@ def test_end_token_is_trained_where_it_is_the_padding_token_too(there):
     assert found["attention_mask"] == [1, 1, 1, 1, 0, 0]
 
 
-def test_each_sample_has_one_begin_and_ends_in_a_trained_end(tiny_llama, there):
+def test_each_sample_begins_as_the_tokenizer_does_and_ends_in_a_trained_end(tiny_llama, there):
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    for row in ({"prompt": "the quick ", "completion": "fox"}, {"messages": CHAT}, {"text": "<s>joy and fear</s>"}):
+    for row, n_begin in (
+        ({"prompt": "the quick ", "completion": "fox"}, 0),
+        ({"messages": CHAT}, 0),
+        ({"text": "<s>joy and fear</s>"}, 1),
+    ):
         for sample in rows(there, [row] * 3, tokenizer, strategy="line-by-line", max_seq_len=256):
-            assert sample["input_ids"].count(tokenizer.bos_token_id) == 1
+            assert sample["input_ids"].count(tokenizer.bos_token_id) == n_begin
             assert sample["labels"][-1] == sample["input_ids"][-1] == tokenizer.eos_token_id
 
 

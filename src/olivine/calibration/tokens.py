@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy, paths
 from olivine.config.schema import DataConfig
-from olivine.data import Encoder, read_rows, split, texts
+from olivine.data import Encoder, read_rows, resolved, split, texts
 from olivine.errors import DataError, ModelError
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
@@ -151,7 +151,7 @@ def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None
         rows = rows.take(split(len(rows), held_out, seed)[0])
     every = list(texts(data, rows, tokenizer))
     random.Random(seed).shuffle(every)  # noqa: S311 - an order, no secret
-    encoder = Encoder(tokenizer, add_special_tokens=data.pre_process_data_config.add_special_tokens)
+    encoder = Encoder.of(tokenizer, resolved(data).pre_process_data_config)
     return (tokens.ids for tokens in encoder.encode(every))
 
 

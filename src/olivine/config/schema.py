@@ -184,6 +184,11 @@ class PreProcess(Section):
         "assistant's turns of a chat, the completion of a pair, all of any other text",
     )
     add_special_tokens: bool = Field(True, description="put the tokenizer's begin and end tokens round each text, once")
+    begin_token: bool | None = Field(
+        None,
+        description="put the tokenizer's begin token before each text; else where the tokenizer does so itself, but "
+        "never before chats, nor where the workflow builds for onnxruntime-genai, whose tokenizer does not",
+    )
     strategy: (
         Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window", "pair"] | None
     ) = Field(None, description="how texts become samples; else a sample a row for chats and pairs, and join for text")

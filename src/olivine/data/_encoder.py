@@ -3,8 +3,9 @@
 from array import array
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from olivine.config.schema import PreProcess
 from olivine.data.forms import Text
 from olivine.data.forms._base import Span
 from olivine.errors import Unsupported
@@ -24,21 +25,30 @@ class Tokens(NamedTuple):
 
 
 class Encoder:
-    """A tokenizer that puts its own begin and end tokens round each text when it has them and they are wanted.
+    """A tokenizer that puts begin and end tokens round each text when it has them and they are wanted.
 
+    The begin token is what the tokenizer itself puts before a text, so that whoever runs the model later gives it the
+    same tokens; `begin_token` True puts it there in any case, False never. The end token is always trained.
     What the text brings itself is not doubled: a text that begins with the begin token, or ends with the end token
     (white space after it does not count), keeps its own.
     """
 
-    def __init__(self, tokenizer: Any, *, add_special_tokens: bool) -> None:
+    def __init__(self, tokenizer: Any, *, add_special_tokens: bool, begin_token: bool | None = None) -> None:
         self._tokenizer = tokenizer
-        self.begin: int | None = tokenizer.bos_token_id if add_special_tokens else None
+        wanted = add_special_tokens and (begins_itself(tokenizer) if begin_token is None else begin_token)
+        self.begin: int | None = tokenizer.bos_token_id if wanted else None
         self.end: int | None = tokenizer.eos_token_id if add_special_tokens else None
         # The library below transformers, which turns every result into Python lists that nobody reads here.
         self._fast: Any = getattr(tokenizer, "backend_tokenizer", None) if tokenizer.is_fast else None
         if self._fast is not None:
             self._fast.no_truncation()  # longer than the model's context is no fault here: the strategies cut
             self._fast.no_padding()
+
+    @classmethod
+    def of(cls, tokenizer: Any, settings: PreProcess) -> Self:
+        """The encoder of a data config. Before a chat stands what its template says, and nothing else."""
+        begin = False if settings.chat_template and settings.begin_token is None else settings.begin_token
+        return cls(tokenizer, add_special_tokens=settings.add_special_tokens, begin_token=begin)
 
     def encode(self, texts: Sequence[str]) -> Iterator[Tokens]:
         """Ids of each text, a batch of texts at a time; see `batch`."""
@@ -55,6 +65,13 @@ class Encoder:
             return self._with_spans(texts)
         every = self._ids([str(text) for text in texts])
         return [Tokens(self._framed(text, ids)[0]) for text, ids in zip(texts, every, strict=True)]
+
+    def openings(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of texts that somebody is to go on with: with the begin token, without an end."""
+        return [
+            [*([self.begin] if self.begin is not None and not self._begins(text, ids) else []), *ids]
+            for text, ids in zip(texts, self._ids(list(texts)), strict=True)
+        ]
 
     def joiner(self, text: str) -> list[int]:
         """Ids of the joiner as it follows an end token: at the start of a text, some tokenizers put a space first."""
@@ -101,6 +118,15 @@ class Encoder:
             return [encoding.ids for encoding in self._fast.encode_batch_fast(texts, add_special_tokens=False)]
         ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
+
+
+def begins_itself(tokenizer: Any) -> bool:
+    """Whether the tokenizer puts its begin token before a text in transformers, unasked."""
+    begin = tokenizer.bos_token_id
+    if begin is None:
+        return False
+    ids: list[int] = tokenizer(["a"], verbose=False)["input_ids"][0]
+    return ids[:1] == [begin]
 
 
 def _tokens_of(encoding: Any, span: Span, n_characters: int, n_begin: int) -> Span:

@@ -94,8 +94,8 @@ def _round_step(least: float) -> int:
 
 
 def _begin(prepared: Prepared, rows: "Integers") -> dict[str, Any]:
-    """The begin token, and the share of rows that have it exactly once, at their start."""
-    token = prepared.tokenizer.bos_token_id
+    """The begin token that is put before rows, and the share of rows that have it exactly once, at their start."""
+    token = prepared.encoder.begin
     if token is None:
         return {"token": None, "share_once": 0.0}
     is_end = token == prepared.tokenizer.eos_token_id  # some models have one token for both

@@ -32,7 +32,7 @@ else:
 
 Progress = Callable[..., None]
 
-VERSION = 2  # raised when the same rows and settings give other tokens
+VERSION = 3  # raised when the same rows and settings give other tokens
 _BATCH_CHARACTERS = 2**20  # in a batch at most: the tokenizer's own records are many times the size of long texts
 # What of the settings decides the tokens; lengths, strategies and seeds only decide how samples are laid out.
 _DECIDING = (
@@ -49,6 +49,7 @@ _DECIDING = (
     "input_template",
     "output_template",
     "add_special_tokens",
+    "begin_token",
 )
 
 
@@ -95,7 +96,7 @@ def prepare(
     config = resolved(config, stream.sample(), template_of(tokenizer))
     _refuse_contradictions(config)
     settings = config.pre_process_data_config
-    encoder = Encoder(tokenizer, add_special_tokens=settings.add_special_tokens)
+    encoder = Encoder.of(tokenizer, settings)
     if cache is None or not tokenizer.is_fast:  # what a tokenizer in Python would do, no key can tell
         return Prepared(
             config, _tokenised(config, stream, tokenizer, encoder, None, progress), stream, tokenizer, encoder

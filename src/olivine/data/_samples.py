@@ -145,7 +145,7 @@ def samples(config: DataConfig, texts: Sequence[str], tokenizer: Any) -> SampleS
     if problems := list(check_settings(config)):
         raise ConfigError(problems)
     config = resolved(config)
-    encoder = Encoder(tokenizer, add_special_tokens=config.pre_process_data_config.add_special_tokens)
+    encoder = Encoder.of(tokenizer, config.pre_process_data_config)
     writer = Writer()
     if texts:
         writer.add(encoded(texts, encoder, config.pre_process_data_config), texts, [(0, 0)] * len(texts))

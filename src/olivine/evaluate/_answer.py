@@ -13,10 +13,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """logits: [target tokens, vocabulary], those that predict the target. tokens: greedy, without the end token."""
+    """logits: [target tokens, vocabulary], those that predict the target. tokens: greedy, without the end token.
+
+    prompt: the tokens that were read, where the runtime made them itself. text: what it wrote, in its own words.
+    """
 
     logits: "npt.NDArray[np.float32]"
     tokens: list[int]
+    prompt: tuple[int, ...] | None = None
+    text: str | None = None
 
 
 class Runtime(Protocol):

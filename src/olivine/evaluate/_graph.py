@@ -25,16 +25,6 @@ def file_of(model: Model) -> Path:
     return model.path / str(config["model"]["decoder"]["filename"])
 
 
-def cache_length(folder: Path, n_tokens: int) -> int:
-    """The `max_length` to ask of onnxruntime-genai for a text of that many tokens.
-
-    The runtime refuses a cache that is shorter than a layer's window, and one that is longer than the context.
-    """
-    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-    window = (config["decoder"].get("sliding_window") or {}).get("window_size") or 0
-    return min(int(config["context_length"]), max(n_tokens, int(window)))
-
-
 def check(model: Model) -> Model:
     """The same model; ModelError when its config, its graph or the file of a weight is missing or damaged."""
     try:

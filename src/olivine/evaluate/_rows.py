@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from olivine.config.schema import PreProcess
 from olivine.data import Example, Text
 from olivine.data._encoder import Encoder, Tokens
 from olivine.errors import DataError
@@ -11,11 +12,16 @@ from olivine.errors import DataError
 
 @dataclass(frozen=True)
 class Question:
-    """One row to score. prompt and target are token ids; target ends with the end token."""
+    """One row to score. prompt and target are token ids; target ends with the end token.
+
+    text: what is typed to ask it: the example's prompt, without white space that the first token of the target takes
+    in. None where no text gives the tokens of the prompt, as those of one that was cut.
+    """
 
     example: Example
     prompt: tuple[int, ...]
     target: tuple[int, ...]
+    text: str | None = None
 
     @property
     def length(self) -> int:
@@ -24,30 +30,38 @@ class Question:
 
 
 def questions(
-    examples: Sequence[Example], tokenizer: Any, n_most: int, *, special: bool, context: int = 2**31
+    examples: Sequence[Example], tokenizer: Any, n_most: int, settings: PreProcess, context: int = 2**31
 ) -> list[Question]:
     """Token ids of every example, exactly as training makes them: tokenised as a whole, cut where the target begins.
 
-    special: begin and end tokens stand round the text. context: what the model reads at most; an example with more
+    settings: of the rows, resolved. context: what the model reads at most; an example with more
     tokens is left out. A prompt with more than `n_most` tokens beside the target keeps its end (and begin token); a
     target keeps its start. Raises DataError for an example without a prompt: nothing would be asked.
     """
-    encoder = Encoder(tokenizer, add_special_tokens=special)
+    encoder = Encoder.of(tokenizer, settings)
     encoded = encoder.encode([Text(example.prompt + example.target, len(example.prompt)) for example in examples])
     return [
-        _question(example, tokens, n_most, encoder.begin)
+        _question(example, tokens, n_most, encoder)
         for example, tokens in zip(examples, encoded, strict=True)
         if len(tokens.ids) <= context
     ]
 
 
-def _question(example: Example, encoded: Tokens, n_most: int, begin: int | None) -> Question:
+def _question(example: Example, encoded: Tokens, n_most: int, encoder: Encoder) -> Question:
     ids = [int(token) for token in encoded.ids]
     target = ids[encoded.n_prompt :][: n_most - 1]
     prompt, n_room = ids[: encoded.n_prompt], n_most - len(target)
     if not prompt:
         raise DataError(f"{example.where}: the text begins with what is to be predicted; put a prompt before it")
     if len(prompt) > n_room:
-        opening = prompt[:1] if prompt[0] == begin and n_room > 1 else []
+        opening = prompt[:1] if prompt[0] == encoder.begin and n_room > 1 else []
         prompt = opening + prompt[len(prompt) - n_room + len(opening) :]
-    return Question(example, tuple(prompt), tuple(target))
+    return Question(example, tuple(prompt), tuple(target), _typed(example.prompt, prompt, encoder))
+
+
+def _typed(text: str, prompt: list[int], encoder: Encoder) -> str | None:
+    """The text whose tokens the prompt is: all of it, or without some of the white space at its end."""
+    n_least = len(text.rstrip())
+    wanted = [text[:length] for length in range(len(text), n_least - 1, -1)]
+    found = zip(wanted, encoder.openings(wanted), strict=True)
+    return next((typed for typed, ids in found if ids == prompt), None)

@@ -1,7 +1,8 @@
 """Score one model on rows: the job between two steps of a workflow."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +42,8 @@ MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 class _Reading:
     """What is kept of the answer to one question.
 
-    text: all that was generated. answer: what of it is held against the label.
+    text: all that was generated. answer: what of it is held against the label. prompt: the tokens that the runtime
+    made of the question, where it did.
     """
 
     token_losses: "npt.NDArray[np.float64]"
@@ -50,6 +52,7 @@ class _Reading:
     answer: str
     is_flat: bool
     is_nan: bool
+    prompt: tuple[int, ...] | None = None
 
 
 def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter) -> dict[str, Any]:
@@ -62,7 +65,7 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     tokenizer = load_tokenizer(model)
     runtime = _runtime(model, tokenizer, machine)
     rows, n_left_out = _questions(config, params, tokenizer, runtime.context_length, report)
-    readings = _ask(runtime, rows, tokenizer, report)
+    readings = _ask(runtime, rows, tokenizer, _ends(model, tokenizer), report)
     generated = [reading.text for reading in readings]
     kept = np.concatenate([reading.kept for reading in readings])
     np.save(output / KEPT_FILE, kept)
@@ -77,6 +80,8 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     scores: dict[str, Any] = {"n_rows": len(rows), "n_tokens": len(evidence.token_losses)}
     if n_left_out:
         scores["n_left_out"] = n_left_out
+    if n_other := _tell_other_tokens(rows, readings, report):
+        scores["n_other_tokens"] = n_other
     for metric in metrics.classes.values():
         scores |= metric().compute(evidence)
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], generated):
@@ -103,8 +108,7 @@ def _questions(
         config, template=template_of(tokenizer)
     )  # by the first rows of the data, as for training, and not by those that were picked
     chosen = examples(config, rows, tokenizer, params.get("target"))
-    special = config.pre_process_data_config.add_special_tokens
-    found = questions(chosen, tokenizer, MAX_TOKENS, special=special, context=context)
+    found = questions(chosen, tokenizer, MAX_TOKENS, config.pre_process_data_config, context)
     n_left_out = len(chosen) - len(found)
     if n_left_out == len(chosen):
         raise DataError(
@@ -114,6 +118,27 @@ def _questions(
     if n_left_out:
         report.warn(f"{n_left_out} of {len(chosen)} rows are longer than the {context} tokens that the model reads")
     return found, n_left_out
+
+
+def _tell_other_tokens(rows: Sequence[Question], readings: Sequence[_Reading], report: Reporter) -> int:
+    """How many prompts the runtime's own tokenizer reads otherwise than transformers' does; one of them is named."""
+    pairs = [(row, reading.prompt) for row, reading in zip(rows, readings, strict=True) if reading.prompt is not None]
+    other = [(row, prompt) for row, prompt in pairs if prompt != row.prompt]
+    if other:
+        row, prompt = other[0]
+        at = next((i for i, both in enumerate(zip(prompt, row.prompt, strict=False)) if both[0] != both[1]), 0)
+        report.warn(
+            f"the tokenizer of onnxruntime-genai reads {len(other)} of {len(pairs)} prompts as other tokens than "
+            f"transformers, e.g. {json.dumps(row.text, ensure_ascii=False)}: {list(prompt[at : at + 4])} in place of "
+            f"{list(row.prompt[at : at + 4])} from token {at} on; the scores are those of its tokens"
+        )
+    padded = sum(prompt is not None and row.text != row.example.prompt for row, prompt in pairs)
+    if padded and not other:
+        report.warn(
+            f"{padded} of {len(pairs)} prompts end in white space that belongs to the first token of the answer; leave "
+            "it out of what the model is asked"
+        )
+    return len(other)
 
 
 def _evenly(values: Sequence[int], n_most: int) -> list[int]:
@@ -139,18 +164,29 @@ def _runtime(model: Model, tokenizer: Any, machine: Machine) -> Runtime:
     return TorchRuntime(model, tokenizer, machine.device)
 
 
-def _ask(runtime: Runtime, rows: Sequence[Question], tokenizer: Any, report: Reporter) -> list[_Reading]:
+def _ends(model: Model, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer, the same at every seam: those that an exported model stops at."""
+    from olivine.passes.export._genai import end_tokens
+
+    while model.format == "adapter" and model.base is not None:
+        model = model.base
+    return end_tokens(tokenizer, model.path)
+
+
+def _ask(
+    runtime: Runtime, rows: Sequence[Question], tokenizer: Any, end_tokens: Sequence[int], report: Reporter
+) -> list[_Reading]:
     """Every question answered, rows of like length together; only what is kept of the logits stays in memory."""
-    end_tokens = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
     max_new_tokens = max(len(row.target) for row in rows) + 4
     kept, special = _positions_kept(rows, len(tokenizer)), special_tokens(tokenizer)
     readings: dict[int, _Reading] = {}
     for batch in _batches(rows, len(tokenizer)):
         answers = runtime.answer([rows[index] for index in batch], max_new_tokens, end_tokens)
         for index, answer in zip(batch, answers, strict=True):
-            text = tokenizer.decode(answer.tokens, skip_special_tokens=True)
+            text = tokenizer.decode(answer.tokens, skip_special_tokens=True) if answer.text is None else answer.text
             said = bare(tokenizer.decode(answer.tokens), rows[index].example, special)
-            readings[index] = _read(answer.logits, rows[index].target, kept[index], text, said)
+            reading = _read(answer.logits, rows[index].target, kept[index], text, said)
+            readings[index] = replace(reading, prompt=answer.prompt)
         report.progress(len(readings), len(rows))
     return [readings[index] for index in range(len(rows))]
 

@@ -100,6 +100,7 @@ def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: 
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         _check_folder(draft, folder, key)
     _plan_steps(draft)
+    _no_begin_token(draft)
     score = _plan_score(draft)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
@@ -426,6 +427,21 @@ def _index(draft: _Draft, config: DataConfig) -> int:
     return next(i for i, other in enumerate(draft.workflow.data_configs) if other.name == config.name)
 
 
+def _no_begin_token(draft: _Draft) -> None:
+    """onnxruntime-genai puts no begin token before a text: where it runs the result, no step sees one either."""
+    draft.steps[:] = [
+        replace(step, data={name: _as_run(draft, config) for name, config in step.data.items()}) for step in draft.steps
+    ]
+
+
+def _as_run(draft: _Draft, config: DataConfig) -> DataConfig:
+    """The data config with the begin token as whatever runs the last model will have it."""
+    settings = config.pre_process_data_config
+    if settings.begin_token is not None or not any(step.produces == "onnx" for step in draft.steps):
+        return config
+    return config.model_copy(update={"pre_process_data_config": settings.model_copy(update={"begin_token": False})})
+
+
 def _check_held_out(draft: _Draft, name: str, step: Pass, used: Mapping[str, DataConfig]) -> None:
     """That the rows can be split as the step wants them, where they are few and here."""
     params = step.params.model_dump()
@@ -545,6 +561,7 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
             )
         return None
     config, part, size, seed, n_most = rows
+    config = _as_run(draft, config)
     try:
         target = quality.target or data.target_column(config)
     except DataError:  # the data config itself does not hold: data.check has said so

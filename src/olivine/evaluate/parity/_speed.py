@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.evaluate import _graph
 from olivine.evaluate.parity._steppers import TorchStepper, torch_device
 from olivine.models import Model
 from olivine.models.config import load_config
+from olivine.runtime import cache_length
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,7 +26,7 @@ def measure(model: Model, device: str | None, dtype: str, prompt: Sequence[int],
     if model.format == "onnx":
         _ = onnxruntime_genai.Model  # the import is not the load
         load_seconds, loaded = _timed(lambda: onnxruntime_genai.Model(str(model.path)))
-        n_most = _graph.cache_length(model.path, len(prompt) + n_new + 1)
+        n_most = cache_length(model.path, len(prompt) + n_new + 1)
         rounds = [_genai_round(loaded, prompt, n_new, n_most) for _ in range(_ROUNDS)]
     else:
         _import_code(model)

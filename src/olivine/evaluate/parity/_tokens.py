@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from olivine import paths
-from olivine.config.schema import DataConfig
-from olivine.data import check, columns_without_form, read_rows, texts
+from olivine.config.schema import DataConfig, PreProcess
+from olivine.data import check, columns_without_form, read_rows, resolved, texts
 from olivine.data._encoder import Encoder
 from olivine.errors import DataError, Unsupported
 from olivine.evaluate.parity._process import Runner
@@ -27,15 +27,15 @@ def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, lengt
     Raises DataError with the place when there is nothing to read.
     """
     if isinstance(source, Path) and source.suffix in (".txt", ".md"):
-        found, place, special = [_whole(source)], str(source), True
+        found, place, settings = [_whole(source)], str(source), PreProcess()
     else:
         config = source if isinstance(source, DataConfig) else config_of(source)
         for problem in check(config):
             raise DataError(str(problem))
         found, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
-        special = config.pre_process_data_config.add_special_tokens
+        settings = resolved(config).pre_process_data_config
         place = str(source) if isinstance(source, Path) else place
-    windows = list(_cut(found, Encoder(tokenizer, add_special_tokens=special), n_tokens, length))
+    windows = list(_cut(found, Encoder.of(tokenizer, settings), n_tokens, length))
     if not windows:
         raise DataError(f"{place}: no text of at least {_SHORTEST} tokens to compare the models on")
     return windows

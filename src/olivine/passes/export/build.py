@@ -399,7 +399,7 @@ class Build(Pass):
 
         if self.params.metadata_only:
             return {"lengths": [], "largest_difference": 0.0, "unproven": list(self._unproven(context.machine))}
-        proof = _proof.prove(_proof.config_of(model), Build(self._provable()).run, context)
+        proof = _proof.prove(_proof.config_of(model), Build(self._provable()).export, context)
         return {**proof, "unproven": [*self._unproven(context.machine), *proof["unproven"]]}
 
     def _provable(self) -> "Build.Params":
@@ -424,6 +424,14 @@ class Build(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder; raises Unsupported when the builder does not know the model."""
+        from olivine.passes.export import _tokenizer
+
+        built = self.export(model, context)
+        _tokenizer.compare(model, built.path, context.scratch, context.report)
+        return built
+
+    def export(self, model: Model, context: Context) -> Model:
+        """The folder as it is made of any model, of the small one of the proof too."""
         from olivine.passes.export import _genai
 
         provider = PROVIDERS.get(context.machine.execution_provider)
