@@ -194,6 +194,32 @@ def test_what_has_no_effect_is_said(planned):
     assert "'rows' is used by nothing" not in told
 
 
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        (
+            {"training_args": {"learning_rate": 10}},
+            "learning_rate 10 is far above what trains: 1e-05 to 0.001 is usual",
+        ),
+        ({"training_args": {"learning_rate": 1e-9}}, "is far below"),
+        ({"r": 1000}, "r 1000 is more than the layers are wide (64)"),
+        ({"training_args": {"max_steps": 5, "warmup_steps": 5}}, "all 5 steps are warm-up"),
+        ({"training_args": {"learning_rate": 5e-3, "warmup_steps": 5}, "r": 64}, None),
+        ({"type": "FullFinetune", "training_args": {"learning_rate": 5e-3}}, "far above"),
+    ],
+)
+def test_values_that_are_hardly_meant_are_noted(planned, params, said):
+    def change(config):
+        config["passes"]["lora"] |= params
+        if "type" in params:
+            config["passes"].pop("merge")
+
+    plan = planned(change)
+    assert plan.problems == ()
+    told = [note for note in plan.translated if note.startswith("step lora: ")]
+    assert [said in note for note in told] == ([True] if said else [])
+
+
 def test_budget_of_a_workflow_that_scores_nothing_is_a_problem(planned):
     change = {"quality": {"enabled": False, "max_drop": 0.03}}
     assert "scores nothing" in only(planned(lambda c: c.update(change)), "invalid-value").message

@@ -138,6 +138,10 @@ class Pass(ABC):
         """
         yield from ()
 
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """What the user should know of a step that can run, a sentence each; called by `plan`."""
+        yield from ()
+
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """What the step will need, from the model's facts alone."""
         return Estimate()

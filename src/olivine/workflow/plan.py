@@ -315,6 +315,8 @@ def _plan_steps(draft: _Draft) -> None:
         _check_model_names(draft, name, step)
         found = step.check(facts or STAND_IN, draft.machine, used)
         draft.problems += [_placed(draft, name, plugin, problem) for problem in found]
+        notes = step.notes(facts or STAND_IN, draft.machine, used)
+        draft.translated += [f"step {name}: {note}" for note in notes]
         _check_held_out(draft, name, step, used)
         draft.steps.append(_step(draft, name, step, used, parent, facts))
         facts = step.forecast(facts) if facts else None

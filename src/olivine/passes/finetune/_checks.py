@@ -14,6 +14,9 @@ from olivine.passes.finetune import _argument_rules, _sharding, _targets, _train
 from olivine.passes.finetune._optimizers import check_package
 from olivine.passes.finetune._params import AdapterParams, TrainingParams
 
+# learning rates that train adapters, and all weights of a model
+ADAPTER_RATES, WEIGHT_RATES = (1e-5, 1e-3), (1e-6, 1e-4)
+
 
 def check_training(
     params: TrainingParams, machine: Machine, where: str, defaults: Mapping[str, Any] = MappingProxyType({})
@@ -43,6 +46,21 @@ def check_adapter(params: AdapterParams, facts: ModelFacts, machine: Machine, wh
     yield from _check_targets(params, facts, where)
     if params.sharding != "none":
         yield from _check_sharding(params, machine, where)
+
+
+def notes_on(params: TrainingParams, facts: ModelFacts, *, usual: tuple[float, float]) -> Iterator[str]:
+    """Values that are taken and hardly meant. usual: learning rates that train the kind of weights that is trained."""
+    arguments = _training_arguments.today(_training_arguments.without_wrong(params.training_args))
+    rate, (least, most) = arguments.get("learning_rate"), usual
+    if rate and not least / 10 <= rate <= most * 10:
+        side = "above" if rate > most else "below"
+        yield f"learning_rate {rate:g} is far {side} what trains: {least:g} to {most:g} is usual"
+    n_steps, warmup = arguments.get("max_steps", 0), arguments.get("warmup_steps", 0)
+    if 1 < n_steps <= warmup:
+        yield f"all {n_steps} steps are warm-up (warmup_steps {warmup:g}): the learning rate is never reached"
+    rank = getattr(params, "r", 0)
+    if facts.hidden_size and rank > facts.hidden_size:
+        yield f"r {rank} is more than the layers are wide ({facts.hidden_size}): training every weight costs less"
 
 
 def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iterator[Problem]:

@@ -74,6 +74,10 @@ class FullFinetune(Pass):
                 "unsupported", self.name, message, "Use adamw_torch or adafactor.", ("training_args", "optim")
             )
 
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """Values that are hardly meant."""
+        return _checks.notes_on(self.params, facts, usual=_checks.WEIGHT_RATES)
+
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""
         n = facts.n_parameters

@@ -39,6 +39,10 @@ class Loha(Pass):
         """training_args by name and type, and target modules against the layers that the model has."""
         yield from _checks.check_adapter(self.params, facts, machine, self.name)
 
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """Values that are hardly meant."""
+        return _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """As LoRA's, with four factors a layer and the update of every layer as a matrix."""
         return _lycoris.estimate(self.params, facts, machine, data, factors=4)

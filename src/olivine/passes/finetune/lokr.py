@@ -49,6 +49,10 @@ class Lokr(Pass):
             message = f"decompose_factor must be -1 or at least 1, but is {factor}."
             yield Problem("invalid-value", self.name, message, key=("decompose_factor",))
 
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """Values that are hardly meant."""
+        return _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """As LoRA's, which has more parameters, with the update of every layer as a matrix."""
         return _lycoris.estimate(self.params, facts, machine, data, factors=1)

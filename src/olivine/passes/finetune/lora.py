@@ -77,6 +77,10 @@ class Lora(Pass):
             fix = "Use adamw_torch, or remove one of the two."
             yield Problem("unsupported", self.name, message, fix, ("loraplus_lr_ratio",))
 
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """Values that are hardly meant."""
+        return _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+
     def _check_start(self) -> Iterator[Problem]:
         start = self.params.init_lora_weights
         if not _starts.is_known(start):
