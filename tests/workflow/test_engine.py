@@ -142,6 +142,18 @@ def test_adapter_is_delivered_beside_the_model(fakes, tmp_path):
     assert (result.model / "part0.safetensors").is_file()
 
 
+def test_delivered_adapter_names_its_base_and_the_cached_one_does_not(fakes, tmp_path):
+    run(fakes.plan(tmp_path, ("adapter", "adapt", {})))
+    delivered = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert delivered["base_model_name_or_path"] == str(tmp_path / "base")
+    workflow = {"input_model": {"model_path": "owner/model"}}  # which lay in the hub's cache
+    run(fakes.plan(tmp_path, ("adapter", "adapt", {}), workflow=workflow))
+    delivered = json.loads((tmp_path / "out" / "adapter" / "adapter_config.json").read_text())
+    assert delivered["base_model_name_or_path"] == "owner/model"
+    texts = {path.read_text() for path in (tmp_path / "cache" / "steps").glob("*/content/adapter_config.json")}
+    assert "{}" in texts  # the step's own result names no place
+
+
 def test_cached_adapter_is_bound_to_the_present_place_of_its_base(fakes, tmp_path):
     steps = (("adapter", "adapt", {}), ("scaled", "scale", {}))
     run(fakes.plan(tmp_path, *steps))

@@ -1,5 +1,6 @@
 """A PEFT adapter: checked against its base by names and shapes, and merged into it tensor by tensor (see _deltas)."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from olivine import lazy
 from olivine.errors import ModelError, OlivineError
-from olivine.models._deltas import FILE, HEAD, Delta, deltas, embedding_of, n_tokens, read_config, source_of
+from olivine.models._deltas import CONFIG, FILE, HEAD, Delta, deltas, embedding_of, n_tokens, read_config, source_of
 from olivine.models._model import Model
 from olivine.models._updates import LowRank, Sum
 from olivine.models.json_files import is_file, read_object
@@ -23,6 +24,7 @@ __all__ = [
     "has_fused_layers",
     "merged_weights",
     "n_tokens_of",
+    "name_base",
     "read_config",
     "refuse_if_nothing_changes",
     "rounding_of",
@@ -72,6 +74,13 @@ def _tokenizer_size(folder: Path) -> int:
         return 1 + max((*numbers, *added), default=-1)
     except (AttributeError, KeyError, TypeError):
         raise ModelError(f"{path} is damaged: it does not describe a tokenizer") from None
+
+
+def name_base(folder: Path, base: str, revision: str | None) -> None:
+    """Let adapter_config.json name its base, a repository of the hub or a folder, for PEFT's Auto classes."""
+    path = folder / CONFIG
+    config = read_object(path) | {"base_model_name_or_path": base, "revision": revision}
+    path.write_text(json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def refuse_if_nothing_changes(adapter: Model, base: Weights) -> None:

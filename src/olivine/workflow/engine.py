@@ -1,5 +1,6 @@
 """Run a plan: each step from the cache or in the worker, each seam scored, the result delivered."""
 
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 from olivine import __version__
 from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
 from olivine.models import Model
+from olivine.models.adapter import name_base
 from olivine.passes import UNCHANGED, Machine, first_line, passes
 from olivine.paths import exists
 from olivine.systems._job import Job, JobKind
@@ -34,6 +36,7 @@ from olivine.workflow.keys import (
     Keys,
     Seam,
     absolute,
+    addressed_key,
     fetch_key,
     materialize_key,
     plan_keys,
@@ -481,12 +484,33 @@ def _deliver(state: _Run) -> None:
     adapters = [step.name for step in made if state.models[step.name].format == "adapter"]
     results = {"model": _whole(state, made[-1])}
     if adapters:
-        results["adapter"] = state.entries[adapters[-1]]
+        results["adapter"] = _addressed(state, adapters[-1])
     delivery = Delivery(plan.output_dir, state.hashes, lambda message: state.screen.warning("deliver", message))
     if not delivery.is_done(results):
         state.cache.hold()
         delivery.deliver(results)
     state.delivered = plan.output_dir / "model"
+
+
+def _addressed(state: _Run, step: str) -> Entry:
+    """The adapter as it is delivered: with the name of its base, by which PEFT's Auto classes find it.
+
+    A step's own result names no place: it serves wherever its base lies.
+    """
+    entry, model = state.entries[step], state.models[step]
+    if model.base is None or model.base != state.models[None] or model.base.format != "hf":
+        return entry  # the base is a result of this run, or a file that PEFT does not load
+    given = str(state.plan.workflow.get("input_model", {}).get("model_path") or model.base.path)
+    base = str(model.base.path) if exists(Path(given).expanduser()) else given  # what is no path is the hub's name
+
+    def make(content: Path) -> Mapping[str, Any]:
+        for name in entry.files:
+            (content / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(entry.content / name, content / name)
+        name_base(content, base, state.plan.hub_revision)
+        return entry.result
+
+    return state.cache.obtain(addressed_key(entry.key, base, state.plan.hub_revision), f"address:{step}", make)[0]
 
 
 def _whole(state: _Run, step: Step) -> Entry:

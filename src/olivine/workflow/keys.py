@@ -251,6 +251,12 @@ def materialize_key(model_key: str) -> str:
     return digest({"materialize": code_digest("olivine.models.materialize"), "model": model_key})
 
 
+def addressed_key(adapter_key: str, base: str, revision: str | None) -> str:
+    """The key of an adapter that names its base."""
+    code = code_digest("olivine.models.adapter")
+    return digest({"address": code, "adapter": adapter_key, "base": base, "revision": revision})
+
+
 def fetch_key(plan: Plan) -> str:
     """The key of the place where an input model from the hub lies."""
     return digest(
