@@ -1,6 +1,7 @@
 """What the layout promises: imports only downwards, nothing heavy in the parent, plugins in files of their own."""
 
 import ast
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ LAYERS = {
     "cli": 8,
     "__main__": 8,
 }
+# Packages without imports of others' private modules and without circles; to become all of them.
+OPENED = ("kernels", "calibration", "passes/quantize")
 HEAVY = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "onnx_ir", "numpy")
 FILES = sorted(ROOT.rglob("*.py"))
 
@@ -61,6 +64,38 @@ def test_imports_go_downwards_only(path):
     for module in imported(path):
         if module != "olivine":
             assert layer(module) <= LAYERS[own], f"{path.name} in '{own}' imports {module}"
+
+
+def module_name(path: Path) -> str:
+    return ".".join(("olivine", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+def modules(path: Path) -> set[str]:
+    """What the file imports, `from package import module` as the module."""
+    every = {module_name(file) for file in FILES}
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names} & every
+            names |= inside or {node.module or ""} & every
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names} & every
+    return names
+
+
+@pytest.mark.parametrize("package", OPENED)
+def test_private_modules_are_imported_by_their_own_package_alone(package):
+    for path in sorted((ROOT / package).rglob("*.py")):
+        own = module_name(path)
+        for name in modules(path):
+            owner, private, _ = name.partition("._")
+            assert not private or own == owner or own.startswith(f"{owner}."), f"{own} imports {name}"
+
+
+@pytest.mark.parametrize("package", OPENED)
+def test_modules_of_a_package_import_each_other_in_no_circle(package):
+    graph = {module_name(path): modules(path) for path in (ROOT / package).rglob("*.py")}
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError with the circle
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())

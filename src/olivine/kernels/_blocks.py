@@ -227,7 +227,7 @@ def search(
     square = np.empty(LANES, np.float32)
     gain = np.empty(LANES, np.float32)
     ranges, factors, summands, steps = _FIRST, _ONES, _SUMMANDS, _STEPS
-    if symmetric:
+    if symmetric:  # the zero point is fixed: the range is scaled, and its sign tried, instead
         ranges, factors, summands, steps = _FIRST_SYMMETRIC, _FACTORS_SYMMETRIC, _ZEROS, _ZEROS
     for row in range(n_rows):
         for block in range(width // group):
@@ -239,11 +239,13 @@ def search(
             scale = np.float32(0.0)
             zero = middle
             if span > np.float32(0.0):
+                # Round 1: shrunken ranges. A few large weights are clipped, and all others get finer steps.
                 reach = (middle if symmetric else highest) / span
                 near = middle if symmetric else np.floor(-smallest * reach + np.float32(0.5))
                 _set_candidates(reach, one, ranges, _ZEROS, near, _ZEROS, highest, inverse, low, high)
                 _fit(values, of_inputs, inverse, low, high, cross, square)
                 winner = _winner(symmetric, cross, square, gain)
+                # Round 2: finer, around the winner. Without one (products that underflow) the scale stays 0.
                 if winner >= 0:
                     scale = cross[winner] / square[winner]
                     zero = -low[winner]

@@ -1,4 +1,9 @@
-"""Weights in blocks: integer codes that share a scale and a zero point along the input dimension."""
+"""Weights in blocks: integer codes that share a scale and a zero point along the input dimension.
+
+W[n, k] is stored as scales[n, g] * (codes[n, k] - zeros[n, g]) with g = k // group, for W [n_rows, n_columns]. Two ways
+to choose scales and zero points: from each block's range (`rtn`), or by searching for the least error (`search`). Rows
+do not depend on each other: tiles of them are quantized on all cores, in the compiled loops of `_blocks`.
+"""
 
 import os
 from collections.abc import Callable
@@ -71,7 +76,7 @@ def quantize(
     scales = torch.empty((n_rows, width // fmt.group), dtype=torch.float32)
     zeros = torch.empty((n_rows, width // fmt.group), dtype=torch.uint8)
     of_inputs = importance_of(importance, width) if method == "search" else None
-    step = max(1, TILE // max(1, width))
+    step = max(1, TILE // max(1, width))  # rows of a tile
 
     def work(start: int) -> None:
         tile = weight[start : start + step].detach().to("cpu", torch.float32).contiguous().numpy()
@@ -149,6 +154,7 @@ def _refuse_unusable(weight: torch.Tensor, fmt: Format) -> None:
 
 def all_finite(tensor: torch.Tensor) -> bool:
     """Whether no element is NaN or infinite; a finite sum says so at a tenth of the cost of looking at each."""
+    # a sum of finite numbers may overflow: only then each is looked at
     return bool(torch.isfinite(tensor.sum())) or bool(torch.isfinite(tensor).all())
 
 

@@ -56,11 +56,12 @@ class QuantizerParams(PassParams):
         selective = eight_bits.selection(earlier)
         if selective is None:
             return {}
-        given = {key: selective[key] for key in ("bits", "group_size", "sym") if selective.get(key) is not None}
-        return given | cls._picked(selective)
+        others = {key: selective[key] for key in ("bits", "group_size", "sym") if selective.get(key) is not None}
+        return others | cls._picked(selective)
 
     @classmethod
     def _picked(cls, selective: Mapping[str, Any]) -> dict[str, Any]:
+        """The param by which this pass picks weights for 8 bits as `selective` says: by what they are."""
         return {"mixed_precision": selective["algorithm"]}
 
     def data_names(self) -> list[str]:
@@ -149,6 +150,7 @@ class CalibratedParams(QuantizerParams):
 
     @classmethod
     def _picked(cls, selective: Mapping[str, Any]) -> dict[str, Any]:
+        """A share of the weights by their error, where `selective` names a score; else by what they are."""
         share = eight_bits.share(selective)
         return {"int8_share": share} if share else super()._picked(selective)
 

@@ -31,11 +31,11 @@ class Quantizer(Pass):
         return cls.Params.inherited(earlier)
 
     def data_names(self) -> list[str]:
-        """The calibration data."""
+        """The data config that calibrates, if one does."""
         return self.params.data_names()
 
     def files(self) -> list[Path]:
-        """The calibration text."""
+        """The text file that calibrates, if one does."""
         return self.params.files()
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002

@@ -20,7 +20,7 @@ class Rtn(Quantizer):
     aliases: ClassVar[tuple[str, ...]] = ("Rtn",)
 
     def run(self, model: Model, context: Context) -> Model:
-        """Write the quantized checkpoint."""
+        """Round tensor by tensor into the quantized checkpoint."""
         by_weight = formats(model, self.params)
         source = weights(model)
         return write(model, source, quantized(source, by_weight, "rtn"), context, scales="float32")
