@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from olivine.cli import COMMANDS, exit_code
+from olivine.cli._common import wrapped
 from tiny import write_rows
 
 
@@ -208,3 +209,32 @@ def test_migrate_prints_today_s_form_and_says_what_changed(tmp_path):
     kept = tmp_path / "new.json"
     assert run("migrate", path, "--output", kept).exit_code == 0
     assert run("migrate", path, "--output", kept).exit_code == 2
+
+
+@pytest.mark.parametrize("command", ["plan", "run", "migrate"])
+def test_config_is_an_argument_or_an_option(command, tiny_llama, tmp_path):
+    path = config(tmp_path, tiny_llama, pases={})
+    alone, named = run(command, path), run(command, "--config", path)
+    assert (alone.exit_code, alone.stdout, alone.stderr) == (named.exit_code, named.stdout, named.stderr)
+    assert "two configs are named" in run(command, path, "-c", path).stderr
+    assert "no config is named" in run(command).stderr
+    assert run(command).exit_code == 2
+
+
+def test_model_and_config_of_evaluate_may_both_be_arguments(tiny_llama, tmp_path):
+    path = config(tmp_path, tiny_llama, passes={"builder": {"type": "ModelBuilder"}})
+    assert "names no rows to score" in run("evaluate", tiny_llama, path).stderr
+
+
+def test_lines_are_broken_between_words_on_a_terminal():
+    text = "note: the model '/a/path/with many/words-and-hyphens' is fetched from the hub before the first step"
+    for width in (24, 40, 80):
+        lines = wrapped(text, width).splitlines()
+        assert " ".join(line.strip() for line in lines) == text
+        assert all(len(line) <= width or " " not in line.strip() for line in lines)
+        assert all(line.startswith("    ") for line in lines[1:])
+
+
+def test_healthy_packages_carry_no_fix():
+    records = json.loads(run("doctor", "--json").stdout)
+    assert all(bool(record["fix"]) != record["ok"] for record in records)

@@ -1,11 +1,15 @@
 """What several commands share: options, the reading of a config, and how problems are printed."""
 
+import functools
 import json
 import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
@@ -17,20 +21,43 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def config_options(function: Command) -> Command:
-    """--config, --set and --offline, in the order in which help shows them."""
-    function = click.option(
+    """The config, as an argument or as --config; --set and --offline."""
+
+    @functools.wraps(function)
+    def with_config(config: Path | None, config_file: Path | None, **others: Any) -> Any:
+        return function(config=one_file(config, config_file), **others)
+
+    command = click.option(
         "--offline", is_flag=True, help="Use the network for nothing; what is not here is a problem of the plan."
-    )(function)
-    function = click.option(
+    )(with_config)
+    command = click.option(
         "--set",
         "overrides",
         multiple=True,
         metavar="KEY=VALUE",
         help="Replace a value of the config, e.g. passes.lora.r=8; may be given many times.",
-    )(function)
+    )(command)
+    return cast("Command", config_option(command))
+
+
+def config_option(function: Command) -> Command:
+    """A config file as an argument or as --config: the command gets `config_file` and `config`, see `one_file`."""
+    function = click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))(
+        function
+    )
     return click.option(
-        "--config", "-c", required=True, type=click.Path(path_type=Path), help="The workflow config, JSON or YAML."
+        "--config", "-c", type=click.Path(path_type=Path), help="The workflow config, JSON or YAML; or name it alone."
     )(function)
+
+
+def one_file(config: Path | None, config_file: Path | None) -> Path:
+    """The config that a command line names, in either way; a usage error when it names none, or two."""
+    if config is not None and config_file is not None:
+        raise click.UsageError(f"two configs are named: {config_file} and {config}")
+    named = config if config is not None else config_file
+    if named is None:
+        raise click.UsageError("no config is named: write its file, alone or after --config")
+    return named
 
 
 def json_option(function: Command) -> Command:
@@ -75,4 +102,20 @@ def told_as_json(as_json: bool) -> Iterator[None]:
 def print_problems(problems: Iterable["Problem"]) -> None:
     """Each problem on a line of its own on standard error, with its fix."""
     for problem in problems:
-        click.secho(f"olivine: {problem}", err=True, fg="red")
+        say(f"olivine: {problem}", err=True, fg="red")
+
+
+def say(text: str, *, err: bool = False, **style: Any) -> None:
+    """A line for a person; on a terminal it is broken between words, so that the terminal does not break them."""
+    stream = sys.stderr if err else sys.stdout
+    if stream.isatty():
+        text = wrapped(text, shutil.get_terminal_size().columns)
+    click.secho(text, err=err, **style)
+
+
+def wrapped(text: str, width: int) -> str:
+    """Each line of a text in lines of that width; words, paths among them, stay whole, and what follows is indented."""
+    fold = textwrap.TextWrapper(
+        max(20, width), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+    )
+    return "\n".join(fold.fill(line) for line in text.splitlines())

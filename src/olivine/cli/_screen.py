@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivine.cli._common import say
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -55,11 +57,11 @@ class Screen:
 
     def warning(self, name: str, message: str) -> None:
         """Something that the user should know, though the run goes on."""
-        click.secho(f"! {name}: {message}" if name else f"! {message}", err=True, fg="yellow")
+        say(f"! {name}: {message}" if name else f"! {message}", err=True, fg="yellow")
 
     def note(self, message: str) -> None:
         """What was made of the config, before anything runs."""
-        click.secho(f"note: {message}", err=True, dim=True)
+        say(f"note: {message}", err=True, dim=True)
 
     def close(self) -> None:
         """Leave the terminal as it was."""

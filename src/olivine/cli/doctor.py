@@ -2,7 +2,7 @@
 
 import click
 
-from olivine.cli._common import json_option, print_json
+from olivine.cli._common import json_option, print_json, say
 
 
 @click.command("doctor")
@@ -18,11 +18,12 @@ def command(as_json: bool) -> int:
 
     findings = diagnose()
     if as_json:
-        print_json([asdict(finding) for finding in findings])
+        records = [asdict(finding) for finding in findings]
+        print_json([record if not record["ok"] else record | {"fix": ""} for record in records])
     else:
         for finding in findings:
             mark = click.style("ok ", fg="green") if finding.ok else click.style("BAD", fg="red")
-            click.echo(f"{mark} {finding.name}: {finding.message}")
+            say(f"{mark} {finding.name}: {finding.message}")
             if finding.fix and not finding.ok:
-                click.echo(f"    {finding.fix}")
+                say(f"    {finding.fix}")
     return 0 if all(finding.ok for finding in findings) else 1

@@ -5,27 +5,27 @@ from pathlib import Path
 
 import click
 
-from olivine.cli._common import json_option, print_json
+from olivine.cli._common import config_option, json_option, one_file, print_json, say
 
 
 @click.command("migrate")
-@click.argument("file", type=click.Path(path_type=Path))
+@config_option
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="Write the config there instead of printing it.")
 @json_option
-def command(file: Path, output: Path | None, as_json: bool) -> int:
+def command(config: Path | None, config_file: Path | None, output: Path | None, as_json: bool) -> int:
     """Rewrite an old config in today's form and say what changed meaning.
 
     The config goes to standard output (or to --output), a line for each change to standard error.
     """
     from olivine.config import migrate, read
 
-    config, notes = migrate(read(file))
+    today, notes = migrate(read(one_file(config, config_file)))
     if as_json:
-        print_json({"config": config, "translated": [str(note) for note in notes]})
+        print_json({"config": today, "translated": [str(note) for note in notes]})
         return 0
     for note in notes:
-        click.secho(str(note), err=True, fg="yellow" if note.warning else None)
-    text = json.dumps(config, indent=2, ensure_ascii=False)
+        say(str(note), err=True, fg="yellow" if note.warning else None)
+    text = json.dumps(today, indent=2, ensure_ascii=False)
     if output is None:
         click.echo(text)
     else:

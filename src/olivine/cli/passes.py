@@ -4,7 +4,7 @@ import inspect
 
 import click
 
-from olivine.cli._common import json_option, print_json
+from olivine.cli._common import json_option, print_json, say
 
 
 @click.command("passes")
@@ -31,7 +31,7 @@ def _show_all(*, as_json: bool) -> int:
     width = max(len(str(row["name"])) for row in rows)
     for row in rows:
         also = f" (also {', '.join(plugin)})" if (plugin := row["aliases"]) else ""
-        click.echo(f"{row['name']:<{width}}  {row['help']}{also}")
+        say(f"{row['name']:<{width}}  {row['help']}{also}")
     return 0
 
 
@@ -62,5 +62,5 @@ def _show_one(name: str, *, as_json: bool) -> int:
     for key, field in plugin.Params.model_fields.items():
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
         text = f": {field.description}" if field.description else ""
-        click.echo(f"  {key} ({default}){text}")
+        say(f"  {key} ({default}){text}")
     return 0

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, say, told_as_json
 
 if TYPE_CHECKING:
     from olivine.workflow._steps import Plan
@@ -31,7 +31,8 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool
     if as_json:
         print_json(to_json(plan) | ({"proof": proof} if prove else {}))
     else:
-        click.echo("\n".join(lines(plan)))
+        for line in lines(plan):
+            say(line)
         print_problems(plan.problems)
         _print(proof)
     if plan.problems:
@@ -68,8 +69,8 @@ def _proof(plan: "Plan") -> dict[str, list[str]]:
 
 def _print(proof: dict[str, list[str]]) -> None:
     for sentence in proof.get("proven", ()):
-        click.echo(sentence)
+        say(sentence)
     for sentence in proof.get("unproven", ()):
-        click.echo(f"not proven: {sentence}")
+        say(f"not proven: {sentence}")
     for sentence in proof.get("differs", ()):
-        click.secho(f"olivine: {sentence}", err=True, fg="red")
+        say(f"olivine: {sentence}", err=True, fg="red")
