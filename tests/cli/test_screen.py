@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from olivine.cli._screen import Screen
+from olivine.cli._screen import Screen, score_table, table_notes
 
 
 class Terminal(io.StringIO):
@@ -46,3 +46,49 @@ def test_log_file_gets_a_line_for_each_step_and_no_bar(monkeypatch, capsys):
     screen.progress("lora", 45, 100, {"loss": 1.0})
     screen.step_done("lora", "1.0 s")
     assert capsys.readouterr().err == "lora: Fine-tune ...\n✓ lora: 1.0 s\n"
+
+
+def seam(name, **values):
+    return {"model": name, "n_rows": 48, "size_bytes": 1_234_567_890, **values}
+
+
+LARGEST = {"label_accuracy": 1.0, "drop": 0.999, "loss": 10.123, "kl": 11.1234, "top1_agreement": 1.0}
+
+
+def test_table_fits_80_columns_and_cuts_what_is_too_long():
+    rows = [seam("base", loss=10.0, label_accuracy=0.0), seam("a-name-that-nobody-would-want-to-read-twice", **LARGEST)]
+    table = score_table(rows)
+    assert {len(line) for line in table} == {80}
+    assert table[0].split("|")[1].strip() == "model"
+    assert "a-name-that-nob" in table[3]
+    assert "-99.9%" in table[3]
+
+
+def test_table_has_no_column_without_a_number():
+    (title, _, line) = score_table([seam("base", loss=1.5)])
+    assert title.split() == ["|", "model", "|", "loss", "|", "size", "|"]
+    assert line == "| base  | 1.500 | 1.2 GB |"
+
+
+def test_number_that_is_none_is_shown_as_such():
+    (_, _, line) = score_table([seam("base", loss=None, no_number=["loss", "perplexity"])])
+    assert line == "| base  | none | 1.2 GB |"
+
+
+def test_rows_that_were_left_out_are_told_for_each_model():
+    rows = [seam("base"), seam("build", n_left_out=3, n_other_tokens=2, n_empty=5)]
+    assert table_notes(rows) == [
+        "build: 3 rows are longer than the model reads, and left out",
+        "build: 5 answers are empty",
+        "build: 2 prompts have other tokens in onnxruntime-genai",
+    ]
+
+
+@pytest.mark.parametrize("no_color", ["", "1"])
+def test_no_color_is_honoured_by_every_command(no_color, monkeypatch):
+    from olivine.cli import olivine
+
+    monkeypatch.setenv("NO_COLOR", no_color)
+    with olivine.make_context("olivine", ["passes", "lora"]) as context:
+        olivine.invoke(context)
+        assert context.color is (False if no_color else None)  # click writes no colours where it is False

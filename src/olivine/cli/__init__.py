@@ -4,6 +4,7 @@
 """
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -62,8 +63,11 @@ class _LazyGroup(click.Group):
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="olivine")
-def olivine() -> None:
+@click.pass_context
+def olivine(context: click.Context) -> None:
     """From a base language model and your data to a model that is ready to ship, measured at every step."""
+    if os.environ.get("NO_COLOR"):  # no-color.org
+        context.color = False
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -84,44 +84,63 @@ _METRICS = {
 
 
 def _metric(name: str, value: Any) -> str:
+    if value is None:
+        return f"{name} not a number"
     if name in _METRICS and isinstance(value, (int, float)):
         return _METRICS[name].format(value)
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
-# column of the table -> key of a score, and how it is written
+# column of the table -> key of a score, and how it is written; perplexity only says once more what the loss does
 COLUMNS = (
     ("accuracy", "label_accuracy", "{:.1%}"),
     ("change", "change", "{:+.1%}"),
     ("loss", "loss", "{:.3f}"),
-    ("perplexity", "perplexity", "{:.4g}"),
-    ("KL to the step before", "kl", "{:.4f}"),
-    ("same top token", "top1_agreement", "{:.1%}"),
+    ("KL", "kl", "{:.4f}"),
+    ("same top", "top1_agreement", "{:.1%}"),
     ("size", "size_bytes", "{}"),
 )
+WIDTH = 80  # of a terminal
+NOTE = "KL: divergence from the model before, in nats a token. Same top: how often both put the same token first."
 
 
 def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The seams as lines of a Markdown table: it reads well in a terminal and can be pasted into a README."""
-    table = [["model", *(title for title, _, _ in COLUMNS)]]
-    table += [[str(row["model"]), *(_cell(row, key, form) for _, key, form in COLUMNS)] for row in rows]
-    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    """The seams as lines of a Markdown table, at most 80 wide: it can be pasted into a README.
+
+    A column without a number is left out, and a name that is too long is cut.
+    """
+    rows = list(rows)
+    columns = [column for column in COLUMNS if any(_cell(row, *column[1:]) for row in rows)]
+    cells = [[title for title, _, _ in columns], *([_cell(row, *column[1:]) for column in columns] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
+    names = ["model", *(str(row["model"]) for row in rows)]
+    room = min(max(len(name) for name in names), WIDTH - 4 - sum(width + 3 for width in widths))
     written = [
-        "| "
-        + " | ".join(
-            text.ljust(w) if i == 0 else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
-        )
-        + " |"
-        for line in table
+        f"| {' | '.join([_cut(name, room), *(text.rjust(w) for text, w in zip(line, widths, strict=True))])} |"
+        for name, line in zip(names, cells, strict=True)
     ]
-    rule = "|" + "|".join("-" * (w + 2) if i == 0 else "-" * (w + 1) + ":" for i, w in enumerate(widths)) + "|"
+    rule = f"|{'-' * (room + 2)}|{''.join('-' * (width + 1) + ':|' for width in widths)}"
     return [written[0], rule, *written[1:]]
+
+
+def _cut(name: str, room: int) -> str:
+    return name.ljust(room) if len(name) <= room else f"{name[: room - 1]}…"
+
+
+def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the table does not say of the rows that were scored, one line each, at most 80 wide."""
+    told = (
+        ("n_left_out", "{} rows are longer than the model reads, and left out"),
+        ("n_empty", "{} answers are empty"),
+        ("n_other_tokens", "{} prompts have other tokens in onnxruntime-genai"),
+    )
+    return [f"{row['model']}: {text.format(row[key])}" for row in rows for key, text in told if row.get(key)]
 
 
 def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
     value = 0.0 - row["drop"] if key == "change" and "drop" in row else row.get(key)
     if value is None:
-        return ""
+        return "none" if key in row.get("no_number", ()) else ""
     return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 

@@ -1,5 +1,6 @@
 """`olivine evaluate`."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
     """Score a model on the rows of a config.
 
-    MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, or an ONNX folder. The rows
-    are those on which `olivine run` would score every seam.
+    MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, an ONNX folder or a GGUF file.
+    The rows are those on which `olivine run` would score every seam. Exit code 1 when the model's output is broken.
     """
     with told_as_json(as_json):
         plan = read_plan(config, overrides, offline=offline)
@@ -34,10 +35,22 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     result = _score(plan, rows, _model(model_dir, plan))
     if as_json:
         print_json(result)
-        return 0
-    for name, value in result["scores"].items():
-        click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
-    return 0
+        return _verdict(result["scores"])
+    scores = result["scores"]
+    for name, value in scores.items():
+        if name != "no_number":
+            shown = "not a number" if value is None else f"{value:.4g}" if isinstance(value, float) else value
+            click.echo(f"{name}: {shown}")
+    return _verdict(scores)
+
+
+def _verdict(scores: Mapping[str, Any]) -> int:
+    """Say what is wrong with the model; 1 when it is broken."""
+    from olivine.workflow._remarks import remarks
+
+    for remark in remarks(scores, None, trained=False):
+        click.secho(f"olivine: {remark}", err=True, fg="red" if "degenerate" in scores else "yellow")
+    return 1 if "degenerate" in scores else 0
 
 
 def _model(folder: Path, plan: "Plan") -> "Model":
@@ -45,13 +58,11 @@ def _model(folder: Path, plan: "Plan") -> "Model":
     from olivine.evaluate.parity import open_model
 
     base = plan.input_model
-    if (folder / "adapter_config.json").is_file() and (base is None or base.format != "hf"):
+    if (folder / "adapter_config.json").is_file() and (base is None or base.format not in ("hf", "gguf")):
         raise click.UsageError(
-            f"{folder} is an adapter; input_model must be the local Hugging Face folder that it adapts"
+            f"{folder} is an adapter; input_model must be the local Hugging Face folder or GGUF file that it adapts"
         )
     model = open_model(folder, base.path if base else None)
-    if model.format == "gguf":
-        raise click.UsageError(f"{folder} is a GGUF file; name it as input_model, and 'olivine run' scores it")
     if model.format == "onnx":
         return replace(model, attributes={"execution_provider": plan.machine.execution_provider})
     return replace(model, base=base) if model.format == "adapter" else model

@@ -74,11 +74,14 @@ def _failed(error: "OlivineError") -> dict[str, object]:
 
 
 def _print(result: "Result") -> None:
-    from olivine.cli._screen import score_table
+    from olivine.cli._screen import NOTE, WIDTH, score_table, table_notes
 
     if result.scores:
         rows = "training rows (trained on!)" if result.trained_on else "held-out rows"
         click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
-        click.echo("\n".join(score_table(result.scores)))
+        click.echo("\n".join(score_table(result.scores)) + "\n")
+        notes = [*([NOTE] if len(result.scores) > 1 else []), *table_notes(result.scores)]
+        for note in notes:
+            click.echo(click.wrap_text(note, width=WIDTH))
     if result.model is not None:
         click.echo(f"\nmodel: {result.model}")

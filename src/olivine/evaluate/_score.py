@@ -1,6 +1,7 @@
 """Score one model on rows: the job between two steps of a workflow."""
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -62,6 +63,7 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     before). Returns {"scores": name -> number, "samples": first rows with what was expected and generated}.
     """
     config = DataConfig.model_validate(params["data"])
+    model = _readable(model, output)
     tokenizer = load_tokenizer(model)
     runtime = _runtime(model, tokenizer, machine)
     rows, n_left_out = _questions(config, params, tokenizer, runtime.context_length, report)
@@ -80,13 +82,32 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     scores: dict[str, Any] = {"n_rows": len(rows), "n_tokens": len(evidence.token_losses)}
     if n_left_out:
         scores["n_left_out"] = n_left_out
+    if n_empty := sum(not reading.answer.strip() for reading in readings):
+        scores["n_empty"] = n_empty
     if n_other := _tell_other_tokens(rows, readings, report):
         scores["n_other_tokens"] = n_other
     for metric in metrics.classes.values():
         scores |= metric().compute(evidence)
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], generated):
         scores["degenerate"] = problem
-    return {"scores": scores, "samples": _samples(rows, generated)}
+    return {"scores": _named(scores), "samples": _samples(rows, generated)}
+
+
+def _readable(model: Model, output: Path) -> Model:
+    """The model with a GGUF file, or one below an adapter, read out into `output`; a workflow has done that already."""
+    if model.format != "gguf" and (model.base is None or model.base.format != "gguf" or model.format == "hf"):
+        return model
+    from olivine.evaluate.parity._models import runnable
+
+    place = output / "gguf"
+    place.mkdir()
+    return runnable(model, place)
+
+
+def _named(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores as JSON has them: a number that is none (NaN, infinity) is null, and `no_number` names it."""
+    names = [name for name, value in scores.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {**scores, **dict.fromkeys(names), **({"no_number": names} if names else {})}
 
 
 def _questions(

@@ -27,10 +27,14 @@ class Events:
         self._last_progress, self.facts = 0.0, {}
 
     def send(self, event: str, **fields: Any) -> None:
-        """Write one event; TypeError when a field is no JSON value."""
-        line = json.dumps({"event": event, **fields}, default=_number) + "\n"
+        """Write one event; TypeError when a field is no JSON value. NaN and infinity, which JSON lacks, become null."""
+        record = {"event": event, **fields}
+        try:
+            line = json.dumps(record, default=_number, allow_nan=False)
+        except ValueError:
+            line = json.dumps(json.loads(json.dumps(record, default=_number), parse_constant=lambda _: None))
         with self._lock:
-            self._stream.write(line)
+            self._stream.write(line + "\n")
             self._stream.flush()
 
     def progress(self, done: float, total: float, **metrics: float | str) -> None:

@@ -32,6 +32,11 @@ class Step:
     estimate: Estimate = field(default_factory=Estimate)
     produces: str = "hf"
 
+    @property
+    def trains(self) -> bool:
+        """Whether the step is meant to change what the model says."""
+        return "train_data_config" in self.params
+
 
 @dataclass(frozen=True)
 class ScoreRows:

@@ -19,6 +19,7 @@ from olivine.systems.local import LocalWorker
 from olivine.workflow._folders import refuse_overlaps
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._names import FileNames, name_problem
+from olivine.workflow._remarks import remarks
 from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import (
     Cache,
@@ -331,8 +332,11 @@ def _score(state: _Run, seam: Seam) -> None:
     state.samples = list(entry.result["samples"])
     state.scores[seam.step] = row = _row(state, seam, model, entry)
     state.journal.write("score", key=key, **row)
-    if "degenerate" in row:
-        state.screen.warning(seam.name, f"its output is degenerate: {row['degenerate']}")
+    before = state.scores.get(seam.previous.step) if seam.previous else None
+    trained = any(step.name == seam.step and step.trains for step in state.plan.steps)
+    for remark in remarks(row, before, trained=trained):
+        state.journal.write("warning", step=seam.name, message=remark)
+        state.screen.warning(seam.name, remark)
 
 
 def _row(state: _Run, seam: Seam, model: Model, entry: Entry) -> dict[str, Any]:

@@ -133,7 +133,9 @@ class ParityCheck(Pass):
         for warning in parity.warnings:
             context.report.warn(warning)
         found = parity.to_json()
-        (context.output / "parity.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        (context.output / "parity.json").write_text(
+            json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+        )
         context.report.record(parity=found, missed=self._gate().missed(parity), summary=_in_words(parity))
         return model
 
