@@ -228,3 +228,19 @@ def test_a_file_that_is_no_config_raises(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(ConfigError):
         load(tmp_path / "config.json")
+
+
+@pytest.mark.parametrize(
+    "evaluator",
+    [
+        {"name": "acc", "type": "accuracy", "sub_types": [{"name": "accuracy_score"}], "data_config": "rows"},
+        {"metric": "acc", "batch_size": 3, "tasks": ["x"], "limit": 3},
+        {"metrics": "accuracy"},
+        {},
+    ],
+)
+def test_evaluator_of_any_form_is_refused_in_one_message(tmp_path, evaluator):
+    content = {"input_model": {"model_path": "m"}, "passes": {}, "evaluators": {"ev": evaluator}, "evaluator": "ev"}
+    (tmp_path / "c.json").write_text(json.dumps(content))
+    (problem,) = load(tmp_path / "c.json").problems
+    assert (problem.kind, "evaluator 'ev' is not served" in problem.message) == ("unsupported", True)

@@ -220,6 +220,23 @@ def test_values_that_are_hardly_meant_are_noted(planned, params, said):
     assert [said in note for note in told] == ([True] if said else [])
 
 
+@pytest.mark.parametrize(
+    ("params", "meant"),
+    [
+        ({"lr": 1e-4}, "training_args.learning_rate"),
+        ({"epochs": 3}, "training_args.num_train_epochs"),
+        ({"seed": 3}, "training_args.seed"),
+        ({"rank": 3}, "r"),
+        ({"scale": 3}, "alpha"),
+        ({"lora_dropuot": 0.1}, "lora_dropout"),
+    ],
+)
+def test_names_of_other_tools_are_told_ours(planned, tmp_path, params, meant):
+    problem = only(planned(lambda c: c["passes"]["lora"].update(params)), "unknown-key")
+    assert problem.message.endswith(f"did you mean '{meant}'?")
+    assert problem.where.endswith(f":{line_of(tmp_path, next(iter(params)))}")
+
+
 def test_budget_of_a_workflow_that_scores_nothing_is_a_problem(planned):
     change = {"quality": {"enabled": False, "max_drop": 0.03}}
     assert "scores nothing" in only(planned(lambda c: c.update(change)), "invalid-value").message

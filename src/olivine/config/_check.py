@@ -124,10 +124,15 @@ def _typed_parts(config: dict[str, Any]) -> Iterator[tuple[Path, type[BaseModel]
             yield (*path, "config"), settings, dict(resource["config"])
     if isinstance(config.get("search_strategy"), dict):
         yield ("search_strategy",), SearchStrategy, dict(config["search_strategy"])
-    for name, evaluator in _items(config.get("evaluators")):
-        yield ("evaluators", name), Evaluator, dict(evaluator)
+    for path, evaluator in _evaluators(config):
+        if isinstance(evaluator.get("metrics"), list):  # any other form is refused as a whole, in one message
+            yield path, Evaluator, dict(evaluator)
+
+
+def _evaluators(config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    yield from ((("evaluators", name), evaluator) for name, evaluator in _items(config.get("evaluators")))
     if isinstance(config.get("evaluator"), dict):
-        yield ("evaluator",), Evaluator, dict(config["evaluator"])
+        yield ("evaluator",), config["evaluator"]
 
 
 def _items(section: Any) -> Iterable[tuple[str, dict[str, Any]]]:

@@ -18,11 +18,19 @@ _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
 
 
 class SyntaxFault(Exception):  # noqa: N818 - not for users: the reader turns it into a ConfigError
-    """What is wrong with the text, and where: line and column from 1."""
+    """What is wrong with the text, and where: line and column from 1.
 
-    def __init__(self, message: str, line: int, column: int) -> None:
+    in_language: the text is what its language allows, and still no config: a key stands twice.
+    """
+
+    def __init__(self, message: str, line: int, column: int, *, in_language: bool = False) -> None:
         super().__init__(message)
-        self.message, self.line, self.column = message, line, column
+        self.message, self.line, self.column, self.in_language = message, line, column, in_language
+
+
+def stands_twice(key: str, mapping: Object) -> str:
+    """What to say of a key that the mapping has already."""
+    return f"the key '{key}' stands twice (first on line {mapping.places[key].line}); remove one of them"
 
 
 def parse_json(text: str, source: str, *, first_line: int = 1) -> Any:
@@ -71,7 +79,7 @@ class _Parser:
             key_at = at
             key, at = self._string(at)
             if key in result:
-                raise self._fault(key_at, f"the key '{key}' stands twice (first on line {result.places[key].line})")
+                raise self._fault(key_at, stands_twice(key, result), in_language=True)
             at = self._skip(at)
             if self._text[at : at + 1] != ":":
                 raise self._fault(at, f"expected ':' after the key '{key}', found {self._shown(at)}")
@@ -168,6 +176,6 @@ class _Parser:
             return Place(self._source, 0, 0)
         return Place(self._source, self._position(key_at)[0], self._position(value_at)[0])
 
-    def _fault(self, at: int, message: str) -> SyntaxFault:
+    def _fault(self, at: int, message: str, *, in_language: bool = False) -> SyntaxFault:
         line, column = self._position(at)
-        return SyntaxFault(message, line, column)
+        return SyntaxFault(message, line, column, in_language=in_language)

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from olivine.config._json import _NUMBER, MAX_DEPTH, SyntaxFault
+from olivine.config._json import _NUMBER, MAX_DEPTH, SyntaxFault, stands_twice
 from olivine.config._nodes import Array, Object, Place, copy
 
 MAX_NODES = 500_000
@@ -114,7 +114,7 @@ class _Composer:
                 continue
             key = key_event.value
             if key in result:
-                raise self._fault(key_event, f"the key '{key}' stands twice (first on line {result.places[key].line})")
+                raise self._fault(key_event, stands_twice(key, result), in_language=True)
             result.put(key, self._value(value_event, depth + 1), place)
         for event, value in merged:
             self._merge(event, result, value)
@@ -161,8 +161,9 @@ class _Composer:
         return Place(self._source, key.start_mark.line + 1, value.start_mark.line + 1)
 
     @staticmethod
-    def _fault(event: Any, message: str) -> SyntaxFault:
-        return SyntaxFault(message, event.start_mark.line + 1, event.start_mark.column + 1)
+    def _fault(event: Any, message: str, *, in_language: bool = False) -> SyntaxFault:
+        mark = event.start_mark
+        return SyntaxFault(message, mark.line + 1, mark.column + 1, in_language=in_language)
 
 
 def _extent(value: Any) -> tuple[int, int]:

@@ -30,6 +30,34 @@ _EXPECTED = {
     "mapping": "a mapping",
     "none": "null",
 }
+# names that people know from other tools -> ours, offered where ours is a key of the mapping
+_SYNONYMS = {
+    "base_model": "input_model",
+    "dataset": "data_name",
+    "datasets": "data_configs",
+    "data": "data_configs",
+    "data_file": "data_files",
+    "data_path": "data_files",
+    "dropout": "lora_dropout",
+    "file": "data_files",
+    "files": "data_files",
+    "lora_rank": "r",
+    "lora_target_modules": "target_modules",
+    "max_len": "max_seq_len",
+    "max_length": "max_seq_len",
+    "model": "input_model",
+    "name_or_path": "model_path",
+    "output": "output_dir",
+    "path": "model_path",
+    "pipeline": "passes",
+    "prompt_template": "text_template",
+    "rank": "r",
+    "scale": "alpha",
+    "sequence_length": "max_seq_len",
+    "steps": "passes",
+    "targets": "target_modules",
+    "template": "text_template",
+}
 _BOUNDS = {
     "greater_than": ("gt", "greater than"),
     "greater_than_equal": ("ge", "at least"),
@@ -97,6 +125,9 @@ def faults(error: ValidationError, value: Any, known: KnownNames, base: Path = (
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, in any case; None when none is near."""
     spellings = {item.lower(): item for item in known}
+    meant = _SYNONYMS.get(name.lower().replace("-", "_"), "")
+    if meant in spellings:
+        return spellings[meant]
     close = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.6)
     return spellings[close[0]] if close else None
 

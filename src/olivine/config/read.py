@@ -83,7 +83,8 @@ def read(path: Path) -> Document:
         root = _parse(path, text)
     except SyntaxFault as fault:
         language = "YAML" if path.suffix.lower() in _YAML_SUFFIXES else "JSON"
-        _refuse(path, f"not {language}: {fault.message}", place=f"{path}:{fault.line}:{fault.column}")
+        message = fault.message if fault.in_language else f"not {language}: {fault.message}"
+        _refuse(path, message, place=f"{path}:{fault.line}:{fault.column}")
     if not isinstance(root, Object):
         _refuse(path, f"a config is a mapping with keys such as 'input_model' and 'passes', but this is {_kind(root)}")
     return Document(path, root)

@@ -110,8 +110,9 @@ def _metrics(path: Path, name: str, evaluator: Any) -> Iterator[Wish]:
     """Every metric by name; each seam is scored without an evaluator."""
     advice = "Remove it: label accuracy, loss, perplexity and divergence of every model are scored, see 'quality'."
     metrics = evaluator.get("metrics") if isinstance(evaluator, dict) else None
-    if not metrics:
+    if not metrics or not isinstance(metrics, list):
         yield path, f"evaluator '{name}' is not served.", advice
-    for index, metric in enumerate(metrics or []):
+        return
+    for index, metric in enumerate(metrics):
         label = metric.get("name", metric.get("type")) if isinstance(metric, dict) else metric
         yield (*path, "metrics", index), f"metric '{label}' of evaluator '{name}' is not served.", advice

@@ -26,6 +26,11 @@ class PassParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
+    @classmethod
+    def belongs_in(cls, key: str) -> str | None:  # noqa: ARG003
+        """Where a key that is no param was probably meant to stand, e.g. "training_args.seed"; None when nowhere."""
+        return None
+
 
 @dataclass(frozen=True)
 class Machine:

@@ -356,11 +356,18 @@ def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass
         for key, value in plugin.inherited([step.params for step in draft.steps]).items()
         if not key.endswith("data_config") or value in known_data  # the step that named it has been told
     }
+    given = dict(config.params)
+    known = {*plugin.Params.model_fields, *plugin.spellings}
+    for key in [key for key in given if key not in known]:
+        if (meant := plugin.Params.belongs_in(key)) is not None:
+            del given[key]
+            message = f"unknown key '{key}' in 'passes.{name}'; did you mean '{meant}'?"
+            draft.problem("unknown-key", ("passes", name, key), message)
     try:
-        return plugin(plugin.Params.model_validate({**inherited, **config.params}))
+        return plugin(plugin.Params.model_validate({**inherited, **given}))
     except ValidationError as error:
-        known = [*plugin.Params.model_fields, "type", "host"]
-        draft.problems += explain_params(draft.loaded.document, ("passes", name), error, known)
+        offered = [*plugin.Params.model_fields, "type", "host"]
+        draft.problems += explain_params(draft.loaded.document, ("passes", name), error, offered)
         return None
 
 

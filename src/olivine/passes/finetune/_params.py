@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from olivine.passes._base import PassParams
+from olivine.passes.finetune._training_arguments import FIELDS, RENAMED, SYNONYMS
 
 
 class TrainingParams(PassParams):
@@ -28,6 +29,12 @@ class TrainingParams(PassParams):
     training_args: Mapping[str, Any] = Field(
         default_factory=dict, description="any field of transformers.TrainingArguments, under its old or new name"
     )
+
+    @classmethod
+    def belongs_in(cls, key: str) -> str | None:
+        """An argument of transformers, under a name of its own or one that other tools use, stands in training_args."""
+        field = key if key in FIELDS or key in RENAMED else SYNONYMS.get(key.lower().replace("-", "_"))
+        return f"training_args.{field}" if field else None
 
     @property
     def evaluates(self) -> bool:
