@@ -24,11 +24,11 @@ def error(weight, scales, importance, fmt):
 def test_scales_are_the_best_of_the_grid(seed, symmetric):
     fmt = Format(4, 16, symmetric)
     weight, importance = case(seed)
-    made = error(weight, channel_scales(weight, importance, fmt), importance, fmt)
+    best = error(weight, channel_scales(weight, importance, fmt), importance, fmt)
     for alpha in ALPHAS:  # the slow obvious version
         scales = importance ** (alpha / 2)
-        assert made <= error(weight, scales / scales.log().mean().exp(), importance, fmt) * 1.001
-    assert made < output_error(weight - rtn(weight, fmt).dequantized(), importance)
+        assert best <= error(weight, scales / scales.log().mean().exp(), importance, fmt) * 1.001
+    assert best < output_error(weight - rtn(weight, fmt).dequantized(), importance)
 
 
 def test_whole_hessian_and_its_diagonal_agree_for_independent_inputs():

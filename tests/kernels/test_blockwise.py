@@ -67,7 +67,7 @@ def test_search_is_within_a_few_percent_of_trying_everything(symmetric):
     weight, inputs = correlated(8, 64)
     importance = inputs.square().mean(0)
     stored = search(weight, Format(4, 32, symmetric), importance)
-    found = ((stored.dequantized() - weight) ** 2 * importance).view(8, 2, 32).sum(-1)
+    errors = ((stored.dequantized() - weight) ** 2 * importance).view(8, 2, 32).sum(-1)
     zero_points = [8] if symmetric else range(16)
     best = torch.tensor(
         [
@@ -78,8 +78,8 @@ def test_search_is_within_a_few_percent_of_trying_everything(symmetric):
             for row in range(8)
         ]
     )
-    assert int((found <= 1.02 * best).sum()) >= 14  # of 16: now and then another zero point, far off, is better
-    assert float(found.sum()) <= 1.15 * float(best.sum())
+    assert int((errors <= 1.02 * best).sum()) >= 14  # of 16: now and then another zero point, far off, is better
+    assert float(errors.sum()) <= 1.15 * float(best.sum())
 
 
 @pytest.mark.parametrize("symmetric", [True, False])

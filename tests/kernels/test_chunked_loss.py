@@ -34,8 +34,8 @@ def oracle(hidden, head, targets, logits):
 
 
 def gradients(loss, hidden, head):
-    wanted = [hidden, *(parameter for parameter in head.parameters() if parameter.requires_grad)]
-    return torch.autograd.grad(loss * 0.37, wanted)
+    leaves = [hidden, *(parameter for parameter in head.parameters() if parameter.requires_grad)]
+    return torch.autograd.grad(loss * 0.37, leaves)
 
 
 @given(
@@ -52,9 +52,9 @@ def test_loss_and_gradients_equal_those_of_full_logits(n_rows, n_vocabulary, see
     hidden, head, targets = case(n_rows, n_vocabulary, seed, bias=bias, ignored=n_rows // 3)
     logits = Logits(scale, softcap)
     expected = oracle(hidden, head, targets, logits)
-    found = chunked_loss(hidden, head, targets, logits, chunk, workspace=small_parts())
-    torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-4)
-    for mine, theirs in zip(gradients(found, hidden, head), gradients(expected, hidden, head), strict=True):
+    loss = chunked_loss(hidden, head, targets, logits, chunk, workspace=small_parts())
+    torch.testing.assert_close(loss, expected, atol=1e-3, rtol=1e-4)
+    for mine, theirs in zip(gradients(loss, hidden, head), gradients(expected, hidden, head), strict=True):
         torch.testing.assert_close(mine, theirs, atol=1e-4, rtol=1e-3)
 
 
@@ -88,10 +88,10 @@ def test_any_other_head_is_called_chunk_by_chunk():
     hidden, plain, targets = case(10, 30, 1)
     head = Doubled(12, 30, bias=False)
     head.load_state_dict(plain.state_dict())
-    found, expected = chunked_loss(hidden, head, targets, Logits(), 4), oracle(hidden, plain, targets, Logits(2.0))
+    loss, expected = chunked_loss(hidden, head, targets, Logits(), 4), oracle(hidden, plain, targets, Logits(2.0))
     assert head.seen == (4, 4, 2)
-    torch.testing.assert_close(found, expected)
-    mine, theirs = torch.autograd.grad(found, hidden)[0], torch.autograd.grad(expected, hidden)[0]
+    torch.testing.assert_close(loss, expected)
+    mine, theirs = torch.autograd.grad(loss, hidden)[0], torch.autograd.grad(expected, hidden)[0]
     torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
 
 
@@ -99,7 +99,7 @@ def test_no_position_gives_a_loss_of_zero_with_a_graph():
     hidden, head, targets = case(3, 8, 0)
     loss = chunked_loss(hidden[:0], head, targets[:0], Logits())
     loss.backward()
-    assert float(loss) == 0
+    assert float(loss.detach()) == 0
     assert float(hidden.grad.abs().sum()) == 0
 
 
@@ -107,9 +107,9 @@ def test_half_precision_head_is_close_to_the_float32_one():
     hidden, head, targets = case(64, 300, 5)
     expected = oracle(hidden, head, targets, Logits())
     halves = hidden.detach().bfloat16().requires_grad_()
-    found = chunked_loss(halves, head.to(torch.bfloat16), targets, Logits(), 16, workspace=small_parts())
-    assert found.dtype == torch.float32
-    torch.testing.assert_close(found, expected, rtol=2e-2, atol=0)
+    loss = chunked_loss(halves, head.to(torch.bfloat16), targets, Logits(), 16, workspace=small_parts())
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=2e-2, atol=0)
 
 
 def test_config_says_how_logits_are_scaled():

@@ -90,9 +90,9 @@ def two_models(n_positions=40, n_vocabulary=60, noise=0.3, seed=0):
 @pytest.mark.parametrize("n_at_once", [1, 7, 1000])
 def test_every_number_of_a_position_equals_the_obvious_one(n_at_once):
     reference, candidate, targets = two_models()
-    found = compare_logits(reference, candidate, targets, chunk_values=n_at_once * reference.shape[1])
+    positions = compare_logits(reference, candidate, targets, chunk_values=n_at_once * reference.shape[1])
     for name, expected in obvious(reference, candidate, targets).items():
-        np.testing.assert_allclose(getattr(found, name), expected, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(getattr(positions, name), expected, rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @given(LOGITS, st.integers(0, 2**31))
@@ -100,11 +100,11 @@ def test_every_number_of_a_position_equals_the_obvious_one(n_at_once):
 def test_positions_of_any_logits_keep_what_divergence_promises(logits, seed):
     other = np.random.default_rng(seed).normal(size=logits.shape).astype(np.float32)
     targets = [0] * len(logits)
-    found = compare_logits(logits, other, targets)
-    assert (found.kl >= 0).all()
-    assert ((found.top_overlap >= 0) & (found.top_overlap <= 1)).all()
-    assert (found.margin >= 0).all()
-    np.testing.assert_allclose(found.kl, divergence_of_each(logits, other), atol=1e-4, rtol=1e-4)
+    positions = compare_logits(logits, other, targets)
+    assert (positions.kl >= 0).all()
+    assert ((positions.top_overlap >= 0) & (positions.top_overlap <= 1)).all()
+    assert (positions.margin >= 0).all()
+    np.testing.assert_allclose(positions.kl, divergence_of_each(logits, other), atol=1e-4, rtol=1e-4)
     same = compare_logits(logits, logits, targets)
     assert (same.kl == 0).all()
     assert same.same_top.all()
@@ -136,11 +136,11 @@ def test_tokens_that_are_excluded_add_nothing():
 
 def test_nan_and_flat_logits_are_told_apart_from_good_ones():
     good, targets = two_models(4, 50)[0], [0] * 4
-    found = compare_logits(good, np.full_like(good, np.nan), targets)
-    assert found.candidate_nan.all()
-    assert not found.reference_nan.any()
-    assert np.isnan(summarize(found).kl)
-    assert summarize(found).to_json()["kl"] is None
+    positions = compare_logits(good, np.full_like(good, np.nan), targets)
+    assert positions.candidate_nan.all()
+    assert not positions.reference_nan.any()
+    assert np.isnan(summarize(positions).kl)
+    assert summarize(positions).to_json()["kl"] is None
     flat = compare_logits(good, np.zeros_like(good), targets)
     assert flat.candidate_flat.all()
     assert not flat.reference_flat.any()
@@ -151,7 +151,7 @@ def test_summary_is_that_of_the_positions():
     parts = [
         compare_logits(reference[s : s + 30], candidate[s : s + 30], targets[s : s + 30]) for s in range(0, 200, 30)
     ]
-    found, by_hand = summarize(Positions.joined(parts)), obvious(reference, candidate, targets)
+    summary, by_hand = summarize(Positions.joined(parts)), obvious(reference, candidate, targets)
     n = len(targets)
     change = by_hand["candidate_loss"] - by_hand["reference_loss"]
     clear = by_hand["margin"] > 0.1
@@ -182,22 +182,22 @@ def test_summary_is_that_of_the_positions():
         "n_logits_above_0_01": by_hand["n_above_0_01"].sum(),
     }
     for name, value in expected.items():
-        assert getattr(found, name) == pytest.approx(value, rel=1e-4), name
+        assert getattr(summary, name) == pytest.approx(value, rel=1e-4), name
 
 
 def test_one_position_has_no_error_and_no_clear_one_no_share():
     tie = np.zeros((1, 4), np.float32)
-    found = summarize(compare_logits(tie, tie, [0]))
-    assert found.kl_standard_error == 0
-    assert found.n_clear == 0
-    assert found.top1_agreement_clear is None
+    summary = summarize(compare_logits(tie, tie, [0]))
+    assert summary.kl_standard_error == 0
+    assert summary.n_clear == 0
+    assert summary.top1_agreement_clear is None
 
 
 def test_perplexity_beyond_a_double_is_infinite_and_null_in_json():
     logits = np.array([[2000.0, 0.0]], np.float32)
-    found = summarize(compare_logits(logits, logits, [1]))
-    assert found.reference_perplexity == float("inf")
-    assert found.to_json()["reference_perplexity"] is None
+    summary = summarize(compare_logits(logits, logits, [1]))
+    assert summary.reference_perplexity == float("inf")
+    assert summary.to_json()["reference_perplexity"] is None
 
 
 def test_logits_and_targets_must_fit():

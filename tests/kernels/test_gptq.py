@@ -45,16 +45,16 @@ def test_codes_are_those_of_the_slow_loop(symmetric, act_order, block):
     fmt = Format(4, 16, symmetric)
     weight, matrix = torch.randn(24, 64, generator=torch.Generator().manual_seed(1)), hessian(correlated(300, 64))
     order = torch.argsort(matrix.diagonal(), descending=True) if act_order else torch.arange(64)
-    made = gptq(weight, matrix, fmt, act_order=act_order, block=block)
-    assert (made.codes != slow_codes(weight, matrix, fmt, order)).float().mean() < 0.002  # float32 against float64
+    swept = gptq(weight, matrix, fmt, act_order=act_order, block=block)
+    assert (swept.codes != slow_codes(weight, matrix, fmt, order)).float().mean() < 0.002  # float32 against float64
 
 
 def test_scales_and_zero_points_are_those_of_the_search():
     fmt = Format(4, 16, symmetric=False)
     weight, matrix = torch.randn(8, 32), hessian(correlated(100, 32))
-    made, start = gptq(weight, matrix, fmt), search(weight, fmt, matrix.diagonal())
-    assert torch.equal(made.scales, start.scales)
-    assert torch.equal(made.zero_points, start.zero_points)
+    swept, start = gptq(weight, matrix, fmt), search(weight, fmt, matrix.diagonal())
+    assert torch.equal(swept.scales, start.scales)
+    assert torch.equal(swept.zero_points, start.zero_points)
 
 
 @settings(max_examples=25, deadline=None)
@@ -92,27 +92,29 @@ def test_many_rows_are_swept_in_tiles_that_change_nothing():
 
 def test_factor_is_of_the_inverse():
     matrix = hessian(correlated(200, 32))
-    made = factor(matrix)
+    shared = factor(matrix)
     damped = matrix + 0.01 * matrix.diagonal().mean() * torch.eye(32)
-    inverse = torch.linalg.inv(damped.double())[made.order][:, made.order]
-    assert torch.allclose((made.upper.T @ made.upper).double(), inverse, rtol=1e-2, atol=1e-4 * float(inverse.max()))
+    inverse = torch.linalg.inv(damped.double())[shared.order][:, shared.order]
+    assert torch.allclose(
+        (shared.upper.T @ shared.upper).double(), inverse, rtol=1e-2, atol=1e-4 * float(inverse.max())
+    )
 
 
 def test_fewer_tokens_than_columns_are_no_error():
     fmt, weight = Format(4, 16), torch.randn(8, 64)
     matrix = hessian(correlated(5, 64))
-    made = gptq(weight, matrix, fmt).dequantized()
-    assert torch.isfinite(made).all()
-    assert output_error(weight - made, matrix) < output_error(weight - rtn(weight, fmt).dequantized(), matrix)
+    swept = gptq(weight, matrix, fmt).dequantized()
+    assert torch.isfinite(swept).all()
+    assert output_error(weight - swept, matrix) < output_error(weight - rtn(weight, fmt).dequantized(), matrix)
 
 
 def test_input_that_is_always_zero_is_rounded_and_corrects_nothing():
     fmt, weight = Format(4, 16), torch.randn(8, 32)
     inputs = correlated(200, 32)
     inputs[:, 5] = 0
-    made = gptq(weight, hessian(inputs), fmt).dequantized()
+    swept = gptq(weight, hessian(inputs), fmt).dequantized()
     step = search(weight, fmt, hessian(inputs).diagonal()).scales[:, 0].abs()
-    assert ((made[:, 5] - weight[:, 5]).abs() < 9 * step).all()
+    assert ((swept[:, 5] - weight[:, 5]).abs() < 9 * step).all()
     nothing = gptq(weight, torch.zeros(32, 32), fmt)
     assert torch.equal(nothing.codes, search(weight, fmt, torch.zeros(32)).codes)
 

@@ -13,13 +13,13 @@ ROUNDINGS = [Rounding(kind, double) for kind in ("nf4", "fp4") for double in (Fa
 
 def obvious(weight, kind):
     """Every weight one by one: its block's largest magnitude times the nearest value of the table."""
-    flat, found = weight.reshape(-1), []
+    flat, nearest = weight.reshape(-1), []
     for start in range(0, len(flat), BLOCK):
         block = flat[start : start + BLOCK]
         magnitude = block.abs().max()
         for value in block:
-            found.append(magnitude * min(TABLES[kind], key=lambda entry: abs(float(value / magnitude) - entry)))
-    return torch.stack(found).view(weight.shape)
+            nearest.append(magnitude * min(TABLES[kind], key=lambda entry: abs(float(value / magnitude) - entry)))
+    return torch.stack(nearest).view(weight.shape)
 
 
 @pytest.mark.parametrize("kind", ["nf4", "fp4"])
@@ -102,12 +102,12 @@ TYPES = [torch.float32, torch.bfloat16, torch.float16]
 BITS = {torch.float32: torch.int32, torch.bfloat16: torch.int16, torch.float16: torch.int16}
 
 
-def same_bits(found, expected):
+def same_bits(unpacked, expected):
     """Zeros of either sign differ."""
-    assert found.shape == expected.shape
-    assert found.dtype == expected.dtype
-    kind = BITS[found.dtype]
-    return torch.equal(found.view(kind), expected.view(kind))
+    assert unpacked.shape == expected.shape
+    assert unpacked.dtype == expected.dtype
+    kind = BITS[unpacked.dtype]
+    return torch.equal(unpacked.view(kind), expected.view(kind))
 
 
 @settings(max_examples=60, deadline=None)
@@ -145,7 +145,7 @@ def test_values_between_two_of_bfloat16_go_to_the_even_one():
     magnitudes = torch.tensor([1 + 2**-8, 1 + 3 * 2**-8, 1.0, 3.4028e38])
     codes = torch.full((4 * BLOCK // 2,), 15 | 0 << 4, dtype=torch.uint8)
     packed = Packed(codes, magnitudes, torch.tensor(TABLES["nf4"]))
-    found = unpack_on_cpu(packed, (4, BLOCK), torch.bfloat16)
-    assert found[:, 0].tolist() == [1.0, 1 + 2**-6, 1.0, float("inf")]
-    assert found[:, 1].tolist() == [-1.0, -1 - 2**-6, -1.0, float("-inf")]
-    assert same_bits(found, unpack(packed, (4, BLOCK), torch.bfloat16))
+    unpacked = unpack_on_cpu(packed, (4, BLOCK), torch.bfloat16)
+    assert unpacked[:, 0].tolist() == [1.0, 1 + 2**-6, 1.0, float("inf")]
+    assert unpacked[:, 1].tolist() == [-1.0, -1 - 2**-6, -1.0, float("-inf")]
+    assert same_bits(unpacked, unpack(packed, (4, BLOCK), torch.bfloat16))

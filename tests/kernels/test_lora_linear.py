@@ -51,19 +51,23 @@ def test_float32_layer_equals_pefts(settings, bias):
     x = torch.randn(2, 5, 12, generator=torch.Generator().manual_seed(1))
     theirs, ours = net(bias=bias, **settings), net(bias=bias, **settings)
     assert take_over(ours) == 2
-    for found, expected in zip(run(ours, x), run(theirs, x), strict=True):
-        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    for actual, expected in zip(run(ours, x), run(theirs, x), strict=True):
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_bfloat16_layer_is_close_and_its_adapter_stays_float32():
     x = torch.randn(40, 12, generator=torch.Generator().manual_seed(1)).bfloat16()
     theirs, ours = net(base=torch.bfloat16), net(base=torch.bfloat16)
     take_over(ours)
-    (result, slope, grads), (expected, wanted, wanted_grads) = run(ours, x), run(theirs, x)
+    (result, slope, grads), (expected, right_slope, right_grads) = run(ours, x), run(theirs, x)
     assert result.dtype == torch.bfloat16
     assert {grad.dtype for grad in grads.values()} == {torch.float32}
-    for found, right in [(result, expected), (slope, wanted), *((grads[name], wanted_grads[name]) for name in grads)]:
-        assert (found - right).float().norm() < 0.03 * right.float().norm()
+    for actual, right in [
+        (result, expected),
+        (slope, right_slope),
+        *((grads[name], right_grads[name]) for name in grads),
+    ]:
+        assert (actual - right).float().norm() < 0.03 * right.float().norm()
 
 
 def test_nothing_of_the_activations_is_kept_in_float32():
@@ -139,7 +143,7 @@ for rows, columns, rank in ((300, 520, 16), (130, 1000, 32), (513, 300, 4)):
     expected = y + u @ b.t()
     _update.add_update(y, u, b)
     du, db = _update.two_products(g, u, b)
-    for found, right in ((y, expected), (du, g @ b), (db, g.t() @ u)):
-        torch.testing.assert_close(found, right, atol=1e-3, rtol=1e-3)
+    for actual, right in ((y, expected), (du, g @ b), (db, g.t() @ u)):
+        torch.testing.assert_close(actual, right, atol=1e-3, rtol=1e-3)
 """
     subprocess.run([sys.executable, "-c", script], check=True, env={**os.environ, "TRITON_INTERPRET": "1"})

@@ -31,11 +31,11 @@ def start():
 
 def test_parameters_are_the_rounded_ones_of_a_float32_training():
     plain, halved = torch.nn.Parameter(start()), torch.nn.Parameter(start().bfloat16())
-    expected, found = optimized(plain), MasterWeights(optimized(halved))
+    expected, masters = optimized(plain), MasterWeights(optimized(halved))
     lost = torch.nn.Parameter(start().bfloat16())
     rounded_away = optimized(lost)
     for slope in slopes():
-        for optimizer, parameter in ((expected, plain), (found, halved), (rounded_away, lost)):
+        for optimizer, parameter in ((expected, plain), (masters, halved), (rounded_away, lost)):
             step(optimizer, parameter, slope)
     assert halved.dtype == torch.bfloat16
     assert torch.equal(halved, plain.bfloat16())
@@ -56,8 +56,8 @@ def test_training_that_goes_on_from_a_state_ends_with_the_same_bits():
     for slope in slopes()[7:]:
         step(second, resumed, slope)
     assert torch.equal(resumed, whole)
-    for found, expected in zip(second.state_dict()["masters"], one.state_dict()["masters"], strict=True):
-        assert torch.equal(found, expected)
+    for resumed, expected in zip(second.state_dict()["masters"], one.state_dict()["masters"], strict=True):
+        assert torch.equal(resumed, expected)
 
 
 def test_scheduler_sets_the_learning_rate_of_the_inner_optimizer():

@@ -23,10 +23,10 @@ def oracle(query, key, value, lengths, window=None):
     times = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(times, 1), value.repeat_interleave(times, 1)
     segment = torch.repeat_interleave(torch.arange(len(lengths)), torch.tensor(lengths))
-    place = torch.arange(len(segment))
-    seen = (segment[:, None] == segment) & (place[:, None] >= place)
+    position = torch.arange(len(segment))
+    seen = (segment[:, None] == segment) & (position[:, None] >= position)
     if window is not None:
-        seen &= place[:, None] - place < window
+        seen &= position[:, None] - position < window
     scores = (query @ key.transpose(2, 3)) * query.shape[-1] ** -0.5
     return (scores.masked_fill(~seen, -torch.inf).softmax(-1) @ value).transpose(1, 2)
 
@@ -43,11 +43,11 @@ LENGTHS = st.one_of(
 def test_packed_attention_equals_masked_attention(lengths, window, kv_heads):
     query, key, value = tensors(sum(lengths), kv_heads=kv_heads)
     arguments = Segments.of(lengths).arguments()
-    found, _ = attend(MODULE, query, key, value, None, scaling=8**-0.5, sliding_window=window, **arguments)
+    attended, _ = attend(MODULE, query, key, value, None, scaling=8**-0.5, sliding_window=window, **arguments)
     expected = oracle(query, key, value, lengths, window)
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(attended, expected, atol=1e-5, rtol=1e-4)
     slope = torch.randn(expected.shape, generator=torch.Generator().manual_seed(1))
-    mine = torch.autograd.grad((found * slope).sum(), (query, key, value))
+    mine = torch.autograd.grad((attended * slope).sum(), (query, key, value))
     theirs = torch.autograd.grad((expected * slope).sum(), (query, key, value))
     for left, right in zip(mine, theirs, strict=True):
         torch.testing.assert_close(left, right, atol=1e-5, rtol=1e-4)
@@ -57,14 +57,14 @@ def test_lengths_are_read_from_the_bounds_where_they_are_not_given():
     query, key, value = tensors(9)
     arguments = Segments.of([4, 5], n_segments=6).arguments()
     arguments["segment_lengths"] = None
-    found, _ = attend(MODULE, query, key, value, None, scaling=8**-0.5, **arguments)
-    torch.testing.assert_close(found, oracle(query, key, value, [4, 5]), atol=1e-5, rtol=1e-4)
+    attended, _ = attend(MODULE, query, key, value, None, scaling=8**-0.5, **arguments)
+    torch.testing.assert_close(attended, oracle(query, key, value, [4, 5]), atol=1e-5, rtol=1e-4)
 
 
 def test_without_segments_a_row_is_one_segment():
     query, key, value = tensors(7)
-    found, _ = attend(MODULE, query, key, value, None, scaling=8**-0.5)
-    torch.testing.assert_close(found, oracle(query, key, value, [7]), atol=1e-5, rtol=1e-4)
+    attended, _ = attend(MODULE, query, key, value, None, scaling=8**-0.5)
+    torch.testing.assert_close(attended, oracle(query, key, value, [7]), atol=1e-5, rtol=1e-4)
 
 
 def test_segments_are_filled_up_with_empty_ones():

@@ -6,8 +6,6 @@ import pytest
 import torch
 
 from olivine.calibration.decoder import linear_weights
-from olivine.calibration.eight_bits import promoted
-from olivine.calibration.importances import importances
 from olivine.errors import ModelError, RequestError, Unsupported
 from olivine.kernels.blockwise import Format, rtn, search
 from olivine.models import Model
@@ -19,7 +17,6 @@ from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 2**34, 2**34, 2)
 NAMES = ["rtn", "kquant", "gptq", "awq"]
-TOKENS = torch.randint(0, 384, (8, 64), generator=torch.Generator().manual_seed(0))
 
 
 class Reporter:
@@ -38,7 +35,7 @@ class Reporter:
 
 def problems(name, model, **params):
     plugin = passes.classes[name]
-    return [str(found) for found in plugin(plugin.Params(**params)).check(read_facts(model), MACHINE, {})]
+    return [str(problem) for problem in plugin(plugin.Params(**params)).check(read_facts(model), MACHINE, {})]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +122,9 @@ def test_training_data_calibrates_without_what_was_held_out(name):
 
 
 def test_every_linear_layer_gets_the_widest_group_that_fits(tiny_llama, tiny_phi3):
-    made = quantize.formats(Model("hf", tiny_llama), QuantizerParams())
-    assert set(made) == set(linear_weights(Model("hf", tiny_llama)))
-    assert set(made.values()) == {Format(4, 64, symmetric=False)}
+    by_weight = quantize.formats(Model("hf", tiny_llama), QuantizerParams())
+    assert set(by_weight) == set(linear_weights(Model("hf", tiny_llama)))
+    assert set(by_weight.values()) == {Format(4, 64, symmetric=False)}
     fused = quantize.formats(Model("hf", tiny_phi3), QuantizerParams(sym=True, bits=8, group_size=32, lm_head=True))
     assert "model.layers.0.self_attn.qkv_proj.weight" in fused
     assert fused["lm_head.weight"] == Format(8, 32, symmetric=True)
@@ -141,11 +138,11 @@ def test_overrides_and_exclusions_are_by_name_part_and_pattern(tiny_llama):
             r"re:.*\.(q|k|v)_proj": {"group_size": 16, "symmetric": True},
         },
     )
-    made = quantize.formats(Model("hf", tiny_llama), params)
-    assert not [name for name in made if "layers.1.mlp" in name]
-    assert "model.layers.0.self_attn.o_proj.weight" not in made
-    assert made["model.layers.0.mlp.down_proj.weight"].bits == 8
-    assert made["model.layers.1.self_attn.k_proj.weight"] == Format(4, 16, symmetric=True)
+    by_weight = quantize.formats(Model("hf", tiny_llama), params)
+    assert not [name for name in by_weight if "layers.1.mlp" in name]
+    assert "model.layers.0.self_attn.o_proj.weight" not in by_weight
+    assert by_weight["model.layers.0.mlp.down_proj.weight"].bits == 8
+    assert by_weight["model.layers.1.self_attn.k_proj.weight"] == Format(4, 16, symmetric=True)
     for wrong in ({"overrides": {"model.layers.9": {"bits": 8}}}, {"modules_to_not_convert": ["fc1"]}):
         with pytest.raises(
             RequestError, match=r"no module that is quantized is named .*; names look like 'model.layers"
@@ -161,32 +158,14 @@ def test_width_that_no_group_divides_is_named(tmp_path):
         quantize.formats(odd, QuantizerParams(group_size=32))
 
 
-def test_the_worst_go_up_to_8_bits_and_those_that_read_one_input_together(tiny_llama):
-    model = Model("hf", tiny_llama)
-    formats = quantize.formats(model, QuantizerParams())
-    found = importances(model, TOKENS)
-    source = weights(model)
-    sizes = {name: source[name].read().numel() for name in formats}
-    for share in (0.0, 0.1, 0.3, 1.0):
-        made = promoted(formats, source, found, share)
-        up = {name for name, fmt in made.items() if fmt.bits == 8}
-        assert sum(sizes[name] for name in up) <= share * sum(sizes.values())
-        for layer in range(2):
-            for parts in (("self_attn", "qkv"), ("mlp", ("gate", "up"))):
-                together = {f"model.layers.{layer}.{parts[0]}.{part}_proj.weight" for part in parts[1]}
-                assert together <= up or not together & up
-    assert len(up) == len(formats)
-    assert all(made[name].group == formats[name].group for name in formats)
-
-
 def test_tensors_are_quantized_when_they_are_asked_for(tiny_llama):
     source = weights(Model("hf", tiny_llama))
     name, fmt = "model.layers.0.mlp.up_proj.weight", Format(4, 32, symmetric=False)
     importance = torch.rand(64)
-    made = quantize.quantized(source, {name: fmt}, "search", {name: importance})
+    lazily = quantize.quantized(source, {name: fmt}, "search", {name: importance})
     expected = search(source[name].read(), fmt, importance, half_scales=True)
-    assert set(made) == {name}
-    assert torch.equal(made[name]().codes, expected.codes)
+    assert set(lazily) == {name}
+    assert torch.equal(lazily[name]().codes, expected.codes)
     plain = quantize.quantized(source, {name: fmt}, "rtn")
     assert torch.equal(plain[name]().codes, rtn(source[name].read(), fmt).codes)
 
@@ -195,9 +174,9 @@ def test_weight_that_is_not_finite_is_named(tiny_llama):
     source = dict(weights(Model("hf", tiny_llama)))
     name = "model.layers.0.mlp.up_proj.weight"
     broken = source[name].__class__(name, source[name].shape, "float32", lambda: torch.full((128, 64), float("nan")))
-    made = quantize.quantized({name: broken}, {name: Format(4, 32)}, "rtn")
+    lazily = quantize.quantized({name: broken}, {name: Format(4, 32)}, "rtn")
     with pytest.raises(ModelError, match=r"'model.layers.0.mlp.up_proj.weight' cannot be quantized: .*NaN"):
-        made[name]()
+        lazily[name]()
 
 
 def context_of(tmp_path, data=None):
@@ -210,13 +189,13 @@ def test_tokens_and_importances_survive_a_killed_run(tiny_llama, tmp_path):
     model, context = Model("hf", tiny_llama), context_of(tmp_path)
     params = CalibratedParams(calibration_tokens=512)
     tokens = quantize.tokens(model, params, context)
-    found = quantize.importances(model, tokens, context)
+    measured = quantize.importances(model, tokens, context)
     assert context.report.facts["calibration"] == {"tokens": 512, "source": "text that the model wrote"}
     gone = Model("hf", tmp_path / "gone")  # nothing can be computed from it any more
     assert torch.equal(quantize.tokens(gone, params, context), tokens)
     again = quantize.importances(gone, tokens, context)
-    assert set(again) == set(found)
-    assert all(torch.equal(again[name], found[name]) for name in found)
+    assert set(again) == set(measured)
+    assert all(torch.equal(again[name], measured[name]) for name in measured)
 
 
 def test_too_little_data_of_an_earlier_step_is_made_up_for_and_said(tiny_llama, tmp_path):
@@ -238,8 +217,8 @@ def test_checkpoint_holds_the_codes_and_reads_back(name, tiny_llama, tmp_path):
     plugin, model = passes.classes[name], Model("hf", tiny_llama)
     params = {} if name == "rtn" else {"calibration_tokens": 512}
     context = context_of(tmp_path)
-    made = plugin(plugin.Params(group_size=32, **params)).run(model, context)
-    stored = weights(made)
+    checkpoint = plugin(plugin.Params(group_size=32, **params)).run(model, context)
+    stored = weights(checkpoint)
     quantized = {key for key, tensor in stored.items() if tensor.blockwise is not None}
     assert quantized == set(linear_weights(model))
     assert context.report.facts["n_quantized"] == len(quantized)

@@ -3,7 +3,6 @@
 import pytest
 from test_quantizers import MACHINE
 
-from olivine.calibration import eight_bits
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import passes
@@ -28,30 +27,6 @@ def test_older_names_are_the_newer(older, newer):
     assert Selective.Params(algorithm=older).algorithm == newer
 
 
-def test_layers_are_llama_cpps():
-    """Of 32: the first and last four, and every third between; written out by hand."""
-    assert [layer for layer in range(32) if eight_bits.picked(layer, 32)] == [
-        *range(4),
-        *(6, 9, 12, 15, 18, 21, 24, 27),
-        *range(28, 32),
-    ]
-
-
-def names(n_layers, modules):
-    found = [f"model.layers.{layer}.{module}.weight" for layer in range(n_layers) for module in modules]
-    return [*found, "lm_head.weight"]
-
-
-def test_each_algorithm_picks_its_modules():
-    every = names(8, ["self_attn.q_proj", "self_attn.o_proj", "mlp.up_proj", "mlp.down_proj"])
-    layers = (0, 3, 6, 7)
-    down = {f"model.layers.{layer}.mlp.down_proj.weight" for layer in layers}
-    queries = {f"model.layers.{layer}.self_attn.q_proj.weight" for layer in layers}
-    assert eight_bits.in_8_bits("high_precision_lm_head", every) == {"lm_head.weight"}
-    assert eight_bits.in_8_bits("high_precision_mlp_down", every) == {"lm_head.weight"} | down
-    assert eight_bits.in_8_bits("high_precision_mlp_down_qkv", every) == {"lm_head.weight"} | down | queries
-
-
 @pytest.mark.parametrize("quantizer", ["rtn", "kquant", "awq", "gptq"])
 def test_quantizer_after_it_stores_these_in_8_bits(quantizer, tiny_llama):
     plugin = passes.classes[quantizer]
@@ -65,10 +40,10 @@ def test_quantizer_after_it_stores_these_in_8_bits(quantizer, tiny_llama):
 
 
 def test_score_becomes_a_share(tiny_llama):
-    found = earlier(algorithm="snr", ratio=0.9)
-    assert passes.classes["gptq"].inherited(found) == {"int8_share": 0.1}
+    scored = earlier(algorithm="snr", ratio=0.9)
+    assert passes.classes["gptq"].inherited(scored) == {"int8_share": 0.1}
     rtn = passes.classes["rtn"]
-    problems = list(rtn(rtn.Params(**rtn.inherited(found))).check(read_facts(tiny_llama), MACHINE, {}))
+    problems = list(rtn(rtn.Params(**rtn.inherited(scored))).check(read_facts(tiny_llama), MACHINE, {}))
     assert ["ranks weights" in str(problem) for problem in problems] == [True]
 
 
@@ -105,8 +80,8 @@ def test_it_tells_what_becomes_of_it_and_gives_the_model_back(tiny_llama):
     class Reporter:
         warn = said.append
 
-        def record(self, **found):
-            facts.update(found)
+        def record(self, **recorded):
+            facts.update(recorded)
 
     context = type("Context", (), {"report": Reporter()})()
     model = Model("hf", tiny_llama)

@@ -55,9 +55,9 @@ def test_streamed_hidden_states_are_those_of_the_whole_model(architecture, tmp_p
     assert set(statistics) == set(inputs) - {"lm_head.weight"} == set(linear_weights(model))
     for name, matrix in statistics.items():
         assert torch.allclose(matrix, inputs[name].T @ inputs[name] / tokens.numel(), rtol=1e-3, atol=1e-4)
-    found = importances(model, tokens, **BATCH)
-    assert set(found) == set(inputs)
-    for name, values in found.items():
+    measured = importances(model, tokens, **BATCH)
+    assert set(measured) == set(inputs)
+    for name, values in measured.items():
         assert torch.allclose(values, inputs[name].square().mean(dim=0), rtol=1e-4, atol=1e-6)
 
 

@@ -21,22 +21,22 @@ def rows_of(tmp_path, n_rows):
 
 def test_rows_of_the_user_fill_rows_of_tokens(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
-    made = calibration_tokens(model, data=rows_of(tmp_path, 200), n_tokens=1024, length=128)
-    assert made.shape == (8, 128)
-    text = load_tokenizer(model).decode(made[0])
+    tokens = calibration_tokens(model, data=rows_of(tmp_path, 200), n_tokens=1024, length=128)
+    assert tokens.shape == (8, 128)
+    text = load_tokenizer(model).decode(tokens[0])
     assert "a lovely day number" in text
     again = calibration_tokens(model, data=rows_of(tmp_path, 200), n_tokens=1024, length=128)
     other = calibration_tokens(model, data=rows_of(tmp_path, 200), n_tokens=1024, length=128, seed=1)
-    assert torch.equal(made, again)
-    assert not torch.equal(made, other)
+    assert torch.equal(tokens, again)
+    assert not torch.equal(tokens, other)
 
 
 def test_rows_that_were_held_out_are_not_looked_at(tiny_llama, tmp_path):
     from olivine.data import split
 
     model = Model("hf", tiny_llama)
-    made = calibration_tokens(model, data=rows_of(tmp_path, 60), held_out=20, n_tokens=100_000, length=64, seed=3)
-    text = load_tokenizer(model).decode(made.flatten())
+    tokens = calibration_tokens(model, data=rows_of(tmp_path, 60), held_out=20, n_tokens=100_000, length=64, seed=3)
+    text = load_tokenizer(model).decode(tokens.flatten())
     _, held_out = split(60, 20, 3)
     assert not [index for index in held_out if f"number {index} ended" in text]
 
@@ -50,9 +50,9 @@ def test_text_file_is_read_from_its_start(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
     file = tmp_path / "text.txt"
     file.write_text("the quick brown fox " * 300)
-    made = calibration_tokens(model, text=file, n_tokens=600, length=200)
-    assert made.shape == (3, 200)
-    assert load_tokenizer(model).decode(made[0]).lstrip("<s>").startswith("the quick brown fox")
+    tokens = calibration_tokens(model, text=file, n_tokens=600, length=200)
+    assert tokens.shape == (3, 200)
+    assert load_tokenizer(model).decode(tokens[0]).lstrip("<s>").startswith("the quick brown fox")
     file.write_text("short")
     with pytest.raises(DataError, match=r"text.txt gives \d+ tokens"):
         calibration_tokens(model, text=file)
@@ -70,19 +70,19 @@ def test_rows_are_no_longer_than_the_context(tiny_llama, tmp_path):
 def test_model_writes_its_own_text_from_a_seed(tiny_llama):
     model = Model("hf", tiny_llama)
     tokenizer = load_tokenizer(model)
-    made = written_tokens(model, tokenizer, 4, 24, seed=5)
-    assert made.shape == (4, 24)
-    assert torch.equal(made, written_tokens(model, tokenizer, 4, 24, seed=5))
-    assert not torch.equal(made, written_tokens(model, tokenizer, 4, 24, seed=6))
-    assert made[0, 0] == tokenizer.bos_token_id
-    assert tokenizer.decode(made[1]).startswith("<|user|>\n")
+    tokens = written_tokens(model, tokenizer, 4, 24, seed=5)
+    assert tokens.shape == (4, 24)
+    assert torch.equal(tokens, written_tokens(model, tokenizer, 4, 24, seed=5))
+    assert not torch.equal(tokens, written_tokens(model, tokenizer, 4, 24, seed=6))
+    assert tokens[0, 0] == tokenizer.bos_token_id
+    assert tokenizer.decode(tokens[1]).startswith("<|user|>\n")
 
 
 def test_every_written_token_is_among_the_likeliest(tiny_llama):
     model = Model("hf", tiny_llama)
-    made = written_tokens(model, load_tokenizer(model), 4, 24, dtype="float32")
+    tokens = written_tokens(model, load_tokenizer(model), 4, 24, dtype="float32")
     with torch.inference_mode():
-        best = load_causal_lm(model)(made).logits.topk(51).indices  # one more: float32 sums differ with the shape
+        best = load_causal_lm(model)(tokens).logits.topk(51).indices  # one more: float32 sums differ with the shape
     start = 8  # behind the openings
-    found = (best[:, start - 1 : -1] == made[:, start:, None]).any(dim=-1)
-    assert found.all()
+    among_best = (best[:, start - 1 : -1] == tokens[:, start:, None]).any(dim=-1)
+    assert among_best.all()

@@ -24,7 +24,7 @@ def formats(model, *, head=False):
 
 def slow(model):
     """The obvious way: the whole model in memory, one layer after the other."""
-    whole, made = load_causal_lm(model), {}
+    whole, blocks = load_causal_lm(model), {}
     for index, layer in enumerate(whole.model.layers):
         inputs = {}
         handles = [
@@ -34,23 +34,23 @@ def slow(model):
         ]
         with torch.inference_mode():
             whole(TOKENS)
-        for name, given in inputs.items():
-            rows = given.reshape(-1, given.shape[-1]).float()
+        for name, hidden in inputs.items():
+            rows = hidden.reshape(-1, hidden.shape[-1]).float()
             module = layer.get_submodule(name)
             one = gptq(module.weight.data, rows.T @ rows / len(rows), FMT, half_scales=True)
-            made[f"model.layers.{index}.{name}.weight"] = one
+            blocks[f"model.layers.{index}.{name}.weight"] = one
             module.weight.data = one.dequantized()
         for handle in handles:
             handle.remove()
-    return made
+    return blocks
 
 
 def test_codes_are_those_of_the_whole_model_done_layer_by_layer(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
-    made = gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path)
+    blocks = gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path)
     expected = slow(model)
-    assert set(made) == set(expected)
-    for name, read in made.items():
+    assert set(blocks) == set(expected)
+    for name, read in blocks.items():
         assert (read().codes != expected[name].codes).float().mean() < 0.01  # sums of tokens in another order
         assert torch.equal(read().scales, expected[name].scales) or "layers.0" not in name
 
@@ -67,9 +67,9 @@ def test_outputs_are_closer_than_after_a_search(tiny_llama, tmp_path):
     reference, errors = load_causal_lm(model), []
     with torch.inference_mode():
         truth = reference(TOKENS).logits
-        for made in (searched, swept):
+        for blocks in (searched, swept):
             other = load_causal_lm(model)
-            for name, one in made.items():
+            for name, one in blocks.items():
                 other.get_parameter(name).data = one.dequantized()
             errors.append(float((other(TOKENS).logits - truth).square().mean()))
     assert errors[1] < errors[0]
@@ -92,10 +92,10 @@ def test_killed_run_goes_on_from_its_last_layer(tiny_llama, tmp_path):
 
 def test_true_sequential_and_the_head_are_served(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
-    wanted = formats(model, head=True)
-    plain = gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(), tmp_path / "a")
-    sequential = gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(true_sequential=True), tmp_path / "b")
-    assert set(plain) == set(sequential) == set(wanted)
+    by_weight = formats(model, head=True)
+    plain = gptq_layers(LayerStream(model, TOKENS), by_weight, Sweep(), tmp_path / "a")
+    sequential = gptq_layers(LayerStream(model, TOKENS), by_weight, Sweep(true_sequential=True), tmp_path / "b")
+    assert set(plain) == set(sequential) == set(by_weight)
     assert plain["lm_head.weight"]().codes.shape == (384, 64)
     first = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(plain[first]().codes, sequential[first]().codes)
@@ -105,9 +105,9 @@ def test_true_sequential_and_the_head_are_served(tiny_llama, tmp_path):
 
 def test_only_what_is_named_is_quantized_each_in_its_format(tiny_phi3, tmp_path):
     model = Model("hf", tiny_phi3)
-    wanted = {"model.layers.0.self_attn.qkv_proj.weight": FMT, "model.layers.1.mlp.down_proj.weight": Format(8, 32)}
-    made = gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(act_order=False), tmp_path)
-    assert {name: (read().bits, read().group, read().zero_points is None) for name, read in made.items()} == {
+    by_weight = {"model.layers.0.self_attn.qkv_proj.weight": FMT, "model.layers.1.mlp.down_proj.weight": Format(8, 32)}
+    blocks = gptq_layers(LayerStream(model, TOKENS), by_weight, Sweep(act_order=False), tmp_path)
+    assert {name: (read().bits, read().group, read().zero_points is None) for name, read in blocks.items()} == {
         "model.layers.0.self_attn.qkv_proj.weight": (4, 16, False),
         "model.layers.1.mlp.down_proj.weight": (8, 32, True),
     }
@@ -115,6 +115,6 @@ def test_only_what_is_named_is_quantized_each_in_its_format(tiny_phi3, tmp_path)
 
 def test_group_that_does_not_fit_names_the_weight(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
-    wanted = dict.fromkeys(linear_weights(model), Format(4, 256))
+    by_weight = dict.fromkeys(linear_weights(model), Format(4, 256))
     with pytest.raises(ModelError, match=r"q_proj.weight.*cannot be quantized.*256 does not divide"):
-        gptq_layers(LayerStream(model, TOKENS), wanted, Sweep(), tmp_path)
+        gptq_layers(LayerStream(model, TOKENS), by_weight, Sweep(), tmp_path)
