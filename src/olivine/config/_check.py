@@ -214,7 +214,7 @@ def known_keys(model: type[BaseModel], path: Path) -> list[str]:
 def today_keys(model: type[BaseModel], path: Path) -> list[str]:
     """The keys that the mapping at a path below a model may have in today's form."""
     found = _models_at(model, path)
-    names = [name for item in found for name in item.model_fields if name not in ("folder", "alternatives")]
+    names = [name for item in found for name in item.model_fields if name not in ("folder", "content", "alternatives")]
     return [name for name in names if name != "params" or PassConfig not in found]
 
 

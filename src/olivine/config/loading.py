@@ -77,7 +77,8 @@ def json_schema() -> dict[str, Any]:
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["$schema"] = {"type": "string"}
     definitions = schema["$defs"]
-    definitions[DataConfig.__name__]["properties"].pop("folder")
+    for hidden in ("folder", "content"):
+        definitions[DataConfig.__name__]["properties"].pop(hidden)
     for name, nested in ((PassConfig.__name__, "params"), (System.__name__, "config")):
         definitions[name]["properties"].pop(nested)
         definitions[name]["additionalProperties"] = True

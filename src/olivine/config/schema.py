@@ -234,6 +234,7 @@ class DataConfig(Section):
     load_dataset_config: LoadDataset = LoadDataset()
     pre_process_data_config: PreProcess = PreProcess()
     folder: str = Field("", description="folder of the config file; relative data files start from here")
+    content: str = Field("", description="hash of the rows of a data set that is not here, as the run found them")
     user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
     script_dir: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
     post_process_data_config: Any = _unserved("Remove it: scores are computed from the generated text.")

@@ -17,7 +17,7 @@ from olivine.data._samples import SampleSet, Statistics, samples
 from olivine.data._settings import within_context
 from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
-from olivine.data._stream import pick_rows
+from olivine.data._stream import content_of, may_move, pick_rows
 from olivine.data._texts import Example, columns, examples, target_column, texts
 from olivine.data.forms import Text, template_of
 
@@ -34,12 +34,14 @@ __all__ = [
     "check_split",
     "columns",
     "columns_without_form",
+    "content_of",
     "data_files",
     "describe",
     "doubts",
     "examine",
     "examples",
     "for_model",
+    "may_move",
     "pick_rows",
     "prepare",
     "read_rows",

@@ -61,11 +61,20 @@ def read_rows(config: DataConfig) -> Rows:
     local = locate(config)
     if local is None:
         load = config.load_dataset_config
-        rows = Rows(hub.load(load), lambda index: f"{load.data_name}: row {index + 1}")
+        rows = Rows(remote(config), lambda index: f"{load.data_name}: row {index + 1}")
     else:
         rows = _read_local(config, local)
     if not len(rows):
         raise DataError(f"{where_of(config, local)}: the data set has no rows")
+    return rows
+
+
+def remote(config: DataConfig) -> Any:
+    """The rows of data that is not here. DataError when they are no longer those that the run began with."""
+    rows = hub.load(config.load_dataset_config)
+    if config.content and hub.content(rows) != config.content:
+        name = config.load_dataset_config.data_name
+        raise DataError(f"the rows of '{name}' have changed since the run began; run it again")
     return rows
 
 

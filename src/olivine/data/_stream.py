@@ -1,14 +1,17 @@
 """The rows of a data config one after the other: none of them stays in memory, and each knows where it stands."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
-from olivine.config.schema import DataConfig
-from olivine.data._files import DataFile, locate
-from olivine.data._rows import Rows, parts_of, rows_of
+from olivine.config.schema import DataConfig, Resource
+from olivine.data._files import KINDS, DataFile, locate
+from olivine.data._rows import Rows, parts_of, remote, rows_of
 from olivine.data.sources import Row, hub, parquet_footer, place
 from olivine.errors import DataError
+
+N_SAMPLE = 16  # rows by which others are judged
+_N_CHARACTERS = 2000  # of a text in such a row
 
 
 class Placed(NamedTuple):
@@ -28,14 +31,14 @@ class RowStream:
     def __init__(self, config: DataConfig) -> None:
         self._config = config
         local = locate(config)
-        self._remote: Any = hub.load(config.load_dataset_config) if local is None else None
+        self._remote: Any = remote(config) if local is None else None
         self._parts = parts_of(config, local) if local is not None else []
         self.files: list[DataFile] = list(dict.fromkeys(file for part, files in self._parts for file in files))
 
     @property
     def fingerprint(self) -> str | None:
-        """What tells a data set of the hub from others; None for local files, whose bytes do."""
-        return None if self._remote is None else str(self._remote._fingerprint)  # noqa: SLF001 - datasets' own cache key
+        """A hash of the rows of a data set of the hub; None for local files, whose bytes tell them from others."""
+        return None if self._remote is None else hub.content(self._remote)
 
     def columns(self, n_rows: int = 16) -> list[str]:
         """The columns of the first rows."""
@@ -84,6 +87,32 @@ def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Row
     wanted = set(choose(sum(1 for _ in stream)))
     kept = [placed for index, placed in enumerate(stream) if index in wanted]
     return Rows([one.row for one in kept], lambda index: stream.where(kept[index].file, kept[index].number))
+
+
+def may_move(config: DataConfig) -> bool:
+    """Whether the config names data that is not here and may be other rows tomorrow."""
+    load = config.load_dataset_config
+    if locate(config) is not None or isinstance(load.data_files, Resource):
+        return False
+    return load.data_name in KINDS or not hub.is_commit(load.revision)
+
+
+def content_of(config: DataConfig) -> Mapping[str, Any]:
+    """Of data that is not here: `content`, a hash of its rows, their number, and the first of them as JSON values."""
+    rows = remote(config)
+    sample = [_json(rows[index]) for index in range(min(N_SAMPLE, len(rows)))]
+    return {"content": hub.content(rows), "n_rows": len(rows), "sample": sample}
+
+
+def _json(value: Any) -> Any:
+    """A value of a row as JSON holds it; long texts are cut."""
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value[:N_SAMPLE]]
+    if isinstance(value, str):
+        return value[:_N_CHARACTERS]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)[:_N_CHARACTERS]
 
 
 def _count(files: Sequence[DataFile], stream: RowStream) -> int:

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-JobKind = Literal["pass", "score", "fetch", "materialize", "prove"]
+JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows"]
 
 
 @dataclass(frozen=True)

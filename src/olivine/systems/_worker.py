@@ -191,6 +191,13 @@ def _score(job: Job, events: Events) -> dict[str, Any]:
     return score(_model(job), job.params, job.output, Machine(**job.machine), events)
 
 
+def _rows(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
+    from olivine.data import content_of
+
+    (config,) = job.data.values()
+    return dict(content_of(DataConfig.model_validate(config)))
+
+
 def _materialize(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
     from olivine.models.materialize import materialize
 
@@ -242,6 +249,7 @@ KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
     "materialize": _materialize,
     "fetch": _fetch,
     "prove": _prove,
+    "rows": _rows,
 }
 
 

@@ -9,15 +9,18 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from olivine import __version__
+from olivine.config.schema import DataConfig
 from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
 from olivine.models import Model
 from olivine.models.adapter import name_base
+from olivine.models.chat_template import read_chat_template
 from olivine.passes import UNCHANGED, Machine, first_line, passes
 from olivine.paths import exists
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
 from olivine.workflow._folders import refuse_overlaps
 from olivine.workflow._goals import drop_allowed
+from olivine.workflow._moving import moving, with_rows
 from olivine.workflow._names import FileNames, name_problem
 from olivine.workflow._remarks import remarks
 from olivine.workflow._steps import Plan, Step
@@ -38,6 +41,7 @@ from olivine.workflow.keys import (
     Seam,
     absolute,
     addressed_key,
+    digest,
     fetch_key,
     materialize_key,
     plan_keys,
@@ -145,7 +149,7 @@ def run(plan: Plan, screen: Screen | None = None) -> Result:
     if plan.problems:
         raise ConfigError(plan.problems)
     with _started(plan, screen or SilentScreen()) as state:
-        for act in (_bring_input, _make_keys, _prove, _climb, _deliver):
+        for act in (_bring_input, _look_at_data, _make_keys, _prove, _climb, _deliver):
             act(state)
         result = _summary(state)
         state.journal.write("run_done", **result.to_json())
@@ -225,6 +229,31 @@ def _check_fetched(plan: Plan, model: Model) -> None:
     problems = make_plan(plan.source, offline=plan.machine.offline, fetched=model.path).problems
     if problems:
         raise StepFailed("fetch", " ".join(f"{problem.message} {problem.fix}".strip() for problem in problems))
+
+
+def _look_at_data(state: _Run) -> None:
+    """The rows of data that is not here, before anything is keyed by them: the same name may give others today."""
+    configs = moving(state.plan)
+    told = {config.name: _told(state, config) for config in configs}
+    if told:
+        state.plan = with_rows(state.plan, told, read_chat_template(state.models[None]))
+
+
+def _told(state: _Run, config: DataConfig) -> Mapping[str, Any]:
+    name = f"rows:{config.name}"
+    key = digest({"rows": config.name, "at": str(state.plan.output_dir)})
+    state.screen.step_started(name, f"Look at the rows of {config.load_dataset_config.data_name}")
+    given = {config.name: absolute(config).model_dump(mode="json")}
+    job = _job(state, "rows", name, key, state.cache.scratch(key), state.plan.machine, data=given)
+    try:
+        told = _do(state, job)
+    except StepFailed as error:
+        _note_failure(state, error)
+        raise
+    state.cache.drop_scratch(key)
+    state.journal.write("rows", data=config.name, content=told["content"], n_rows=told["n_rows"])
+    state.screen.step_done(name, f"{told['n_rows']:,} rows")
+    return told
 
 
 def _make_keys(state: _Run) -> None:

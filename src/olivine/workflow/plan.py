@@ -7,7 +7,6 @@ import sys
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +60,8 @@ class _Draft:
     model: Model | None = None
     hub_name: str | None = None
     download_bytes: int = 0
+    template: str | None = None  # the text of the model's chat template, empty where it has none, None where unknown
     unusable: set[str] = field(default_factory=set)
-
-    @cached_property
-    def template(self) -> str | None:
-        """The text of the model's chat template, empty where it has none; None for a model that is not here."""
-        return read_chat_template(self.model) if self.model is not None else None
 
     def where(self, *path: str | int) -> str:
         return self.loaded.document.where(path)
@@ -173,6 +168,7 @@ def _look_at(draft: _Draft, path: Path, name: str) -> bool:
     for problem in found:
         message = f"{name} {problem.message}" if problem.message.startswith("is ") else f"{name}: {problem.message}"
         draft.problems.append(replace(problem, where=draft.where(*key), message=message.replace(str(path), name)))
+    draft.template = read_chat_template(Model("gguf" if path.is_file() else "hf", path))
     try:
         draft.facts = read_facts(path)
     except ModelError as error:
@@ -200,6 +196,7 @@ def _plan_adapter(draft: _Draft, path: Path) -> None:
         draft.problem(error.kind, ("input_model", "adapter_path"), str(error))
         return
     draft.model = Model("adapter", path, base=draft.model, task=draft.workflow.input_model.task)
+    draft.template = read_chat_template(draft.model)
 
 
 def _plan_absent_model(draft: _Draft, name: str) -> None:
@@ -492,6 +489,11 @@ def _no_such_data(draft: _Draft, name: str, path: tuple[str, ...]) -> None:
 
 def _check_data(draft: _Draft, config: DataConfig) -> None:
     index = _index(draft, config)
+    if data.may_move(config):
+        draft.translated.append(
+            f"the rows of '{config.name}' may be others than at the last run: a run looks at them first, and takes "
+            "from the cache what was made of the same ones; a commit of the hub as 'revision' keeps them"
+        )
     for problem in data.check(config):
         is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
         key = _data_key(config, problem)

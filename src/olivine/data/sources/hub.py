@@ -1,6 +1,7 @@
 """Data sets of the Hugging Face hub, and files by address, through `datasets`, which keeps them in its own cache."""
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,15 @@ if TYPE_CHECKING:
     import datasets
 else:
     datasets = lazy.module("datasets")
+
+
+_BATCH = 1000  # rows hashed together
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision names the same rows for ever; a branch or tag may move on."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
 def load(settings: LoadDataset) -> Any:
@@ -34,6 +44,20 @@ def load(settings: LoadDataset) -> Any:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"the data set '{settings.data_name}' cannot be loaded: {reason}") from error
+
+
+def content(rows: Any) -> str:
+    """A hash of the columns and rows of a data set, whatever name and place they came from."""
+    import pyarrow as pa
+    from blake3 import blake3
+
+    hasher = blake3()
+    for table in rows.with_format("arrow").iter(batch_size=_BATCH):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(table.combine_chunks())
+        hasher.update(memoryview(sink.getvalue()))
+    return str(hasher.hexdigest())
 
 
 def is_offline(environment: Mapping[str, str] = os.environ) -> bool:

@@ -1,0 +1,40 @@
+"""Data that is named and not here: what its rows were when the run began becomes part of every key."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from olivine import data
+from olivine.config.schema import DataConfig
+from olivine.workflow._steps import Plan
+
+
+def moving(plan: Plan) -> list[DataConfig]:
+    """The data configs of a plan whose name may point to other rows today than at the last run, each once."""
+    found = {config.name: config for config in _configs(plan) if data.may_move(config)}
+    return list(found.values())
+
+
+def with_rows(plan: Plan, told: Mapping[str, Mapping[str, Any]], template: str) -> Plan:
+    """The plan with its moving data as it is now.
+
+    told: for each data config by name, `content`, the hash of its rows, and `sample`, the first of them, which with the
+    model's chat template tell the form of all.
+    """
+
+    def known(config: DataConfig) -> DataConfig:
+        if config.name not in told:
+            return config
+        rows = told[config.name]
+        return data.for_model(config.model_copy(update={"content": rows["content"]}), template, rows["sample"])
+
+    steps = [replace(step, data={name: known(config) for name, config in step.data.items()}) for step in plan.steps]
+    score = replace(plan.score, data=known(plan.score.data)) if plan.score else None
+    return replace(plan, steps=tuple(steps), score=score)
+
+
+def _configs(plan: Plan) -> Iterator[DataConfig]:
+    for step in plan.steps:
+        yield from step.data.values()
+    if plan.score is not None:
+        yield plan.score.data
