@@ -32,14 +32,14 @@ class Chat(Protocol):
         """
 
 
-def open_chat(folder: Path) -> Chat:
-    """The model in `folder`, ready to answer.
+def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
+    """The model in `folder`, ready to answer; `tell` gets what the user should know about how it does.
 
     Raises ModelError when the folder holds no model, and MissingExtra when the package that runs it is not installed.
     """
     if paths.is_file(folder / "genai_config.json"):
         lazy.require("onnxruntime_genai", "cpu")
-        return _GenaiChat(folder)
+        return _GenaiChat(folder, tell)
     if paths.is_file(folder / "adapter_config.json"):
         raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
     if paths.is_file(folder / "config.json"):
@@ -62,7 +62,7 @@ def cache_length(folder: Path, n_tokens: int) -> int:
 class _GenaiChat:
     """An ONNX folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, tell: Listener) -> None:
         import onnxruntime_genai
 
         self._genai: Any = onnxruntime_genai
@@ -70,7 +70,8 @@ class _GenaiChat:
         self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
         config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self._context_length: int = config["model"]["context_length"]
-        self._folder = folder
+        self._folder, self._tell = folder, tell
+        self._renderer: Any = None  # transformers' tokenizer, where the runtime cannot render the template
         self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
@@ -97,10 +98,33 @@ class _GenaiChat:
     def _text(self, question: Messages | str) -> str:
         if isinstance(question, str):
             return question
-        text: str = self._tokenizer.apply_chat_template(
-            json.dumps([dict(message) for message in question]), add_generation_prompt=True
+        if self._renderer is None:
+            try:
+                chat = json.dumps([dict(message) for message in question])
+                text: str = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+            except RuntimeError as error:
+                renderer = load_tokenizer(Model("hf", self._folder))
+                text = _rendered(renderer, question)
+                self._renderer = renderer
+                why = str(error).partition(" at row")[0].partition("\n")[0]
+                self._tell(f"onnxruntime-genai cannot render the chat ({why}); transformers does")
+            return text
+        return _rendered(self._renderer, question)
+
+
+def _rendered(tokenizer: Any, messages: Messages) -> str:
+    """The chat as transformers renders it; ModelError without a template, and when it refuses the chat."""
+    from jinja2 import TemplateError
+
+    if not tokenizer.chat_template:
+        raise ModelError("this model has no chat template; continue a text with --raw")
+    try:
+        text: str = tokenizer.apply_chat_template(
+            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
         )
-        return text
+    except (TemplateError, TypeError, ValueError) as error:
+        raise ModelError(f"the model's chat template refuses this chat: {error}") from error
+    return text
 
 
 class _TorchChat:
@@ -132,7 +156,5 @@ class _TorchChat:
         if isinstance(question, str):
             ids = Encoder(self._tokenizer, add_special_tokens=True).openings([question])[0]
         else:
-            messages = [dict(message) for message in question]
-            text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            ids = self._tokenizer(_rendered(self._tokenizer, question), add_special_tokens=False)["input_ids"]
         return ids

@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.option("--prompt", "-p", help="Answer this and leave; otherwise ask for one line after the other.")
 @click.option("--prompt-file", type=click.Path(path_type=Path, dir_okay=False), help="Like --prompt, from a file.")
+@click.option("--system", help="What the system message of a chat says; without it there is none.")
 @click.option("--raw", is_flag=True, help="Continue the text as it stands, without the chat template.")
 @click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1))
-def command(model_dir: Path, prompt: str | None, prompt_file: Path | None, raw: bool, max_new_tokens: int) -> int:
+def command(
+    model_dir: Path, prompt: str | None, prompt_file: Path | None, system: str | None, raw: bool, max_new_tokens: int
+) -> int:
     """Talk to a model that was built.
 
-    MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers).
+    MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers). A model
+    without a chat template continues a text: --raw.
     """
     from olivine.runtime import open_chat
 
@@ -27,12 +31,19 @@ def command(model_dir: Path, prompt: str | None, prompt_file: Path | None, raw: 
         raise click.UsageError("--prompt and --prompt-file exclude each other")
     if prompt_file is not None:
         prompt = _read(prompt_file)
-    chat = open_chat(model_dir)
-    if prompt is not None:
-        _answer_once(chat, prompt, raw=raw, max_new_tokens=max_new_tokens)
+    if raw and system is not None:
+        raise click.UsageError("--raw continues a text, which has no --system message")
+    chat = open_chat(model_dir, lambda sentence: click.echo(f"olivine: {sentence}", err=True))
+    before = [{"role": "system", "content": system}] if system is not None else []
+    if prompt is None:
+        _converse(chat, before, raw=raw, max_new_tokens=max_new_tokens)
     else:
-        _converse(chat, raw=raw, max_new_tokens=max_new_tokens)
+        _answer_once(chat, prompt if raw else [*before, _said(prompt)], max_new_tokens)
     return 0
+
+
+def _said(text: str) -> dict[str, str]:
+    return {"role": "user", "content": text}
 
 
 def _read(path: Path) -> str:
@@ -49,20 +60,19 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _answer_once(chat: "Chat", prompt: str, *, raw: bool, max_new_tokens: int) -> None:
-    if raw:
-        _write(prompt)
-    chat.answer(prompt if raw else [{"role": "user", "content": prompt}], max_new_tokens, _write)
+def _answer_once(chat: "Chat", question: str | list[dict[str, str]], max_new_tokens: int) -> None:
+    if isinstance(question, str):
+        _write(question)
+    chat.answer(question, max_new_tokens, _write)
     click.echo()
 
 
-def _converse(chat: "Chat", *, raw: bool, max_new_tokens: int) -> None:
-    messages: list[dict[str, str]] = []
+def _converse(chat: "Chat", messages: list[dict[str, str]], *, raw: bool, max_new_tokens: int) -> None:
     while (line := _ask()) is not None:
         if raw:
             chat.answer(line, max_new_tokens, _write)
         else:
-            messages.append({"role": "user", "content": line})
+            messages.append(_said(line))
             messages.append({"role": "assistant", "content": chat.answer(messages, max_new_tokens, _write)})
         click.echo()
 

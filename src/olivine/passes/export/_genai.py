@@ -16,6 +16,7 @@ from olivine.models.materialize import copy_companions
 from olivine.models.quantized import quantization_config
 from olivine.models.weights import LazyTensor, Weights, announce
 from olivine.passes.export import _builder_input
+from olivine.passes.export._tokenizer import rendered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,6 +191,15 @@ def complete_config(model: Model, folder: Path, max_length: int, search: Mapping
     for key in ("max_length", "min_length"):  # the runtime refuses a folder that asks for more
         config["search"][key] = min(config["search"][key], config["model"]["context_length"])
     path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")
+    _drop_nulls(folder / "tokenizer_config.json")
+
+
+def _drop_nulls(path: Path) -> None:
+    """Leave out what is null, such as the template of a base model: the runtime's tokenizer reads texts there."""
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    if any(value is None for value in settings.values()):
+        kept = {key: value for key, value in settings.items() if value is not None}
+        path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def end_tokens(tokenizer: Any, folder: Path) -> list[int]:
@@ -201,14 +211,21 @@ def end_tokens(tokenizer: Any, folder: Path) -> list[int]:
     return list(dict.fromkeys(tokens + turn_end(tokenizer)))
 
 
+# some templates demand a system message, some refuse one
+_BEFORE_A_CHAT: tuple[list[dict[str, str]], ...] = ([], [{"role": "system", "content": "be brief"}])
+
+
 def turn_end(tokenizer: Any) -> list[int]:
-    """The special token that the chat template puts right after an assistant's words; empty without one."""
+    """The special token that the chat template puts right after an assistant's words.
+
+    Empty without one, and where the template refuses every chat that it is tried with.
+    """
     if not tokenizer.chat_template:
         return []
     words = "olive oil"
     chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": words}]
-    text = tokenizer.apply_chat_template(chat, tokenize=False)
-    after = text.rpartition(words)[2]
+    texts = (rendered(tokenizer, [*before, *chat], asks=False) for before in _BEFORE_A_CHAT)
+    after = next((text for text in texts if text is not None), "").rpartition(words)[2]
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     # A template that ends a turn with plain text (or nothing) has no turn end that generation could stop at.
     first = next((token for token in ids if tokenizer.decode([token]).strip()), None)

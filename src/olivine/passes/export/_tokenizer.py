@@ -61,7 +61,7 @@ def compare(model: Model, folder: Path, scratch: Path, report: Reporter) -> None
     if not (folder / "tokenizer.json").is_file():
         return
     ours = load_tokenizer(model)
-    model_of_it = onnxruntime_genai.Model(str(_stand_in(folder, scratch / "tokenizer")))
+    model_of_it = onnxruntime_genai.Model(str(stand_in(folder, scratch / "tokenizer")))
     try:
         theirs = onnxruntime_genai.Tokenizer(model_of_it)
     except RuntimeError as error:
@@ -89,15 +89,16 @@ def _texts(tokenizer: Any) -> Iterator[str]:
     for token in tokenizer.all_special_tokens:
         yield from (token, f"before{token}after", f"before {token} after\n")
     if tokenizer.chat_template:
-        yield from (text for chat in CHATS if (text := _rendered(tokenizer, chat)) is not None)
+        yield from (text for chat in CHATS if (text := rendered(tokenizer, chat)) is not None)
 
 
-def _rendered(tokenizer: Any, chat: Sequence[Any]) -> str | None:
+def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str | None:
+    """The chat as transformers renders it; None where the template refuses it. asks: an answer is to follow."""
     from jinja2 import TemplateError
 
     try:
-        text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-    except (TemplateError, ValueError):  # a template may refuse a chat
+        text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks)
+    except (TemplateError, TypeError, ValueError):
         return None
     return text
 
@@ -107,9 +108,9 @@ def _ids(tokenizer: Any, text: str) -> list[int]:
     return ids
 
 
-def _stand_in(folder: Path, place: Path) -> Path:
+def stand_in(folder: Path, place: Path) -> Path:
     """A folder with the same tokenizer and next to no model: the runtime gives a tokenizer only with a model."""
-    place.mkdir(parents=True)
+    place.mkdir(parents=True, exist_ok=True)  # scratch survives a killed step
     for path in folder.iterdir():
         if path.is_file() and path.suffix in (".json", ".jinja", ".txt", ".model") and path.name != "genai_config.json":
             shutil.copyfile(path, place / path.name)

@@ -424,10 +424,11 @@ class Build(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder; raises Unsupported when the builder does not know the model."""
-        from olivine.passes.export import _tokenizer
+        from olivine.passes.export import _template, _tokenizer
 
         built = self.export(model, context)
         _tokenizer.compare(model, built.path, context.scratch, context.report)
+        _template.settle(model, built.path, context.scratch, context.report)
         return built
 
     def export(self, model: Model, context: Context) -> Model:
