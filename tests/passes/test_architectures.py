@@ -61,6 +61,11 @@ ROWS = {
     ),
     "Mistral 0.1 with its window": ("mistral", "MistralForCausalLM", {"sliding_window": 16, "rope_theta": 10000.0}),
     "Mistral without a window": ("mistral", "MistralForCausalLM", {"sliding_window": None, "rope_theta": 1e6}),
+    "Ministral, a window in every second layer": (
+        "mistral",
+        "MistralForCausalLM",
+        {"sliding_window": 16, "layer_types": EVERY_SECOND, "head_dim": 128, "rope_theta": 1e8},
+    ),
     "Phi-3-mini-4k": (
         "phi3",
         "Phi3ForCausalLM",

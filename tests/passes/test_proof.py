@@ -209,6 +209,13 @@ def test_what_the_builder_raises_is_told(tmp_path):
         _proof.prove(config_of(tmp_path, "llama"), export, context)
 
 
+def test_a_config_that_transformers_cannot_run_is_told_as_that(tmp_path):
+    config = config_of(tmp_path, "mistral", sliding_window=None) | {"layer_types": ["sliding_attention"] * 2}
+    config |= {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}
+    with pytest.raises(OlivineError, match=r"transformers itself cannot run a model of this config: .*sliding_window"):
+        prove(config, tmp_path)
+
+
 def test_a_model_without_a_class_of_transformers_is_said_to_be_unproven(tmp_path):
     config = config_of(tmp_path, "llama") | {"model_type": "house_made", "auto_map": {"AutoConfig": "house.Made"}}
     proof = prove(config, tmp_path)

@@ -29,6 +29,7 @@ def test_a_disagreement_ends_the_run_before_any_work_and_is_not_kept(fakes, tmp_
             run(plan)
         assert failure.value.exit_code == 1
     assert not list((tmp_path / "cache" / "steps").iterdir())
+    assert not list((tmp_path / "cache" / "scratch").iterdir())
     assert not (tmp_path / "out" / "model").exists()
 
 

@@ -275,7 +275,10 @@ def _prove(state: _Run) -> None:
 
 def _make_proof(state: _Run, step: Step, key: str, content: Path) -> Mapping[str, Any]:
     job = _job(state, "prove", "prove", key, content, step.machine, state.models[None], params=step.params)
-    return _do(state, replace(job, name=step.pass_name))
+    try:
+        return _do(state, replace(job, name=step.pass_name))
+    finally:  # there is nothing to go on from
+        state.cache.drop_scratch(key)
 
 
 def _climb(state: _Run) -> None:

@@ -44,7 +44,8 @@ def _mend_windows(config: Any, architecture: str) -> None:
     layer has a window, or transformers ignores the key (a Llama): then the cache is shorter than what is asked of it.
     """
     window = getattr(config, "sliding_window", None)
-    if architecture in WINDOW_EVERYWHERE and window:
+    # a Mistral with layer_types is read as a Ministral, whose layers are of two kinds
+    if architecture in WINDOW_EVERYWHERE and window and config.model_type != "ministral":
         config.layer_types = [SLIDING] * config.num_hidden_layers
     kinds = getattr(config, "layer_types", None) or ()
     if window is not None and not (architecture in WINDOW_EVERYWHERE | WINDOW_BY_LAYER and SLIDING in kinds):
@@ -125,7 +126,7 @@ def mend_builder(maker: Any, model: Any) -> None:
     maker.has_lm_head = lambda module: module is head
     # gpt-oss has a window in every other layer, whatever the config says
     maker.is_local = lambda layer: maker.layer_types[layer] == SLIDING
-    if architecture.startswith("Gemma"):  # rounded to two digits
+    if architecture.lower().startswith("gemma"):  # rounded to two digits; the third is named "gemma3_text" by now
         maker.embed_attrs["scale"] = float(config.hidden_size) ** 0.5
     if architecture == "OlmoForCausalLM":  # its norm subtracts the mean
         maker.layernorm_attrs["simple"] = False

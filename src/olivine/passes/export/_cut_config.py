@@ -98,8 +98,8 @@ def _narrower(small: dict[str, Any], full: Any) -> None:
         if "num_key_value_heads" in small:
             small["num_key_value_heads"] = pairs
         apart = hidden - n_heads * width  # where heads are wider or narrower than the model, they stay so
-        small["hidden_size"] = heads * width + (64 if apart > 0 else -64 if apart < 0 else 0)
-        if "mamba_n_heads" in small:  # asked for by configs that have no such layer, too
+        small["hidden_size"] = heads * width + (32 if apart > 0 else -32 if apart < 0 else 0)
+        if hasattr(full, "mamba_n_heads"):  # asked for by configs that have no such layer, too
             small |= {"mamba_n_heads": heads, "mamba_d_head": "auto"}
     for key in _WIDTHS:
         if isinstance(small.get(key), int):

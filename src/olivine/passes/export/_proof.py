@@ -11,6 +11,7 @@ prompts as well as by tokens that are written one at a time.
 
 import json
 import math
+import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -84,6 +85,14 @@ def prove(config: Mapping[str, Any], export: Export, context: Context) -> Mappin
     config: of the model, as config.json holds it. export: the export to prove, of a model in full precision.
     """
     folder = context.scratch / "proof"
+    shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
+    try:
+        return _compare(config, export, context, folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _compare(config: Mapping[str, Any], export: Export, context: Context, folder: Path) -> Mapping[str, Any]:
     made = _small_model(config, folder / "model")
     if isinstance(made, str):
         return {"lengths": [], "largest_difference": 0.0, "unproven": [made]}
@@ -133,14 +142,13 @@ def _small_model(config: Mapping[str, Any], folder: Path) -> tuple[Cut, Any] | s
     """The small model, written as a checkpoint with a tokenizer, and as a module; or why there is none."""
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        full = _read(config, folder)
+        small = cut(config, _read(config, folder))
+        settings = _read(small.config, folder)
     except ModelError as error:
         return f"transformers makes no model of this config, to compare the export with: {error}"
-    small = cut(config, full)
-    settings = _read(small.config, folder)
-    torch.manual_seed(SEED)
-    module = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
+    module = _module(settings)
     _randomize(module)
+    _try(module)
     module.save_pretrained(folder)
     _tokenizer(small.config["vocab_size"]).save_pretrained(folder)
     _write(small.config, folder)  # as it was written, not as transformers writes it
@@ -150,6 +158,13 @@ def _small_model(config: Mapping[str, Any], folder: Path) -> tuple[Cut, Any] | s
 def _read(config: Mapping[str, Any], folder: Path) -> Any:
     _write({key: value for key, value in config.items() if key != "auto_map"}, folder)
     return load_config(folder)
+
+
+def _module(settings: Any) -> Any:
+    """A model of that config; the random numbers that later steps of this process meet stay what they were."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(SEED)
+        return transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
 
 
 def _write(config: Mapping[str, Any], folder: Path) -> None:
@@ -172,6 +187,16 @@ def _randomize(module: Any) -> None:
                 value.copy_(noise * (2 / value.shape[-1] ** 0.5))
             else:  # [rows, inputs]; a convolution [channels, 1, width]; experts [n, ..., ...]
                 value.copy_(noise * (_GAIN / value.shape[-1] ** 0.5))
+
+
+def _try(module: Any) -> None:
+    """Read a few tokens; raises OlivineError where transformers takes a config that its model then stumbles over."""
+    try:
+        with torch.inference_mode():
+            module(torch.full([1, 3], FIRST_PLAIN_TOKEN), use_cache=False)
+    except (ValueError, RuntimeError, TypeError, LookupError, AttributeError) as error:
+        what = f"{type(error).__name__}: {_line(error)}"
+        raise OlivineError(f"transformers itself cannot run a model of this config: {what}") from error
 
 
 def _tokenizer(n_tokens: int) -> Any:
@@ -224,7 +249,7 @@ def _ask(folder: Path, small: Cut) -> list[_Said]:
 
 
 def _line(error: Exception) -> str:
-    text = " ".join(str(error).split()).rpartition("Status Message: ")[2]
+    text = " ".join(str(error).split()).rpartition("Status Message: ")[2]  # after what the runtime always says
     return text if len(text) <= _N_SHOWN else f"{text[:_N_SHOWN]} ..."
 
 
@@ -303,8 +328,7 @@ def _boundary(first: int, small: Cut) -> str:
 def _cause(said: Sequence[_Said], reference: Any, small: Cut) -> str:
     """What the graph leaves out: the change of the config that makes transformers agree with it."""
     for config, sentence in _suspects(small):
-        settings = transformers.AutoConfig.for_model(**config)
-        other = transformers.AutoModelForCausalLM.from_config(settings, dtype=torch.float32).eval()
+        other = _module(transformers.AutoConfig.for_model(**config))
         other.load_state_dict(reference.state_dict())
         if not any(gap.is_there for one in said for gap in _gaps(one, other, replace(small, original=None))):
             return sentence
