@@ -40,7 +40,7 @@ def decoder_layers(module: Any) -> tuple[Any, Any, str]:
 
 
 def linear_weights(model: Model, *, head: bool = False) -> dict[str, int]:
-    """The weights of the decoder's linear layers, which are what is quantized, with the width of their input."""
+    """What can be quantized: the weights of the decoder's linear layers by name, with the width of their input."""
     module = skeleton(model)
     _, layers, prefix = decoder_layers(module)
     widths = {

@@ -72,7 +72,7 @@ def round_to_nearest(
 
 @exact_part
 def _range(values: Floats) -> tuple[np.float32, np.float32]:
-    """The least and the largest value, and zero; a zero has no sign, which would reach the scale of an empty block."""
+    """The least and the largest of the values and zero; minus zero becomes zero, as its sign would reach the scale."""
     low, high = _extremes(values)
     return low + np.float32(0.0), high + np.float32(0.0)
 

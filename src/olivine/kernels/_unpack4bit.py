@@ -34,7 +34,7 @@ def to_float32(codes: Codes, magnitudes: Floats, table: Floats, values: Floats) 
 
 @exact
 def to_bfloat16(codes: Codes, magnitudes: Floats, table: Floats, values: npt.NDArray[np.uint16]) -> None:
-    """As `to_float32`, but write the bits of bfloat16: the upper half of a float32, rounded, ties to even."""
+    """Write the same weights as the bits of bfloat16: the upper half of a float32, rounded, ties to even."""
     n_bytes = len(codes) // len(magnitudes)
     exact_values = np.empty(16, np.float32)
     bits = exact_values.view(np.uint32)

@@ -101,8 +101,8 @@ def quantize_rows(
     """Fill codes, scales and zeros of float32 rows [n_rows, n_columns] on this core; `rtn` when importance is None.
 
     importance: [n_columns], of `importance_of`. codes: uint8, as large as the weight; scales float32 and zeros uint8,
-    [n_rows, n_columns / group]. half_scales: scales are rounded to float16 before the codes are, which then are the
-    nearest ones for it.
+    [n_rows, n_columns / group]. half_scales: scales are rounded to float16 first, so that the
+    codes are the nearest ones for what is stored.
     """
     from olivine.kernels import _blocks
 

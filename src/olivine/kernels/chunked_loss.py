@@ -187,7 +187,7 @@ def _compiled_chunk() -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
 def _chunk_in_parts(
     raw: torch.Tensor, targets: torch.Tensor, logits: Logits, part_bytes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """As `_chunk`, a few rows at a time; the slope is written over the raw output.
+    """What `_chunk` gives, a few rows at a time; the slope is written over the raw output.
 
     Copies of a whole chunk would come from fresh memory each time.
     """

@@ -122,7 +122,7 @@ def _sweep(weight: torch.Tensor, shared: Factor, fmt: Format, start: Blockwise, 
     zero = None if start.zero_points is None else start.zero_points.to(weight.device)
     columns = weight.float().T[shared.order].contiguous()  # [n_columns, n_rows], as visited
     groups = shared.order // fmt.group  # a column keeps the group in which it lies, whenever it is visited
-    # [n_groups, n_rows]; 1 for the scale of a group of zeros, whose codes are then its zero point
+    # [n_groups, n_rows]; 1 for the scale 0 of a group of zeros: its codes, whatever they are, stand for 0 in the result
     scale = torch.where(scales == 0, torch.ones_like(scales), scales).T.contiguous()
     shift = torch.full_like(scale, float(fmt.middle)) if zero is None else zero.float().T.contiguous()
     codes = torch.empty(columns.shape, dtype=torch.uint8, device=weight.device)

@@ -60,7 +60,7 @@ def _is(name: str, key: str) -> bool:
 
 
 def _excluded(name: str, patterns: Iterable[str]) -> bool:
-    """As `_is`, but a plain key may be any part of the module's name."""
+    """Whether a pattern leaves the weight as it is; a plain one may be any part of the module's name."""
     return any(_is(name, key) if key.startswith("re:") else key in _module(name) for key in patterns)
 
 
