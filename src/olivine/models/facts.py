@@ -13,6 +13,7 @@ class ModelFacts:
     architecture: "LlamaForCausalLM" ... as in config.json. bytes_per_weight: of the checkpoint as it lies on disk.
     linear_modules: leaf names of the decoder's linear layers, e.g. ("q_proj", "k_proj", ...) or ("qkv_proj", ...).
     weight_bytes: size of the checkpoint's files; 0 when not known. path: where it lies, None when not local.
+    shapes: of the checkpoint's tensors by name; empty where no header tells them by the names of transformers.
     config: the content of config.json, for what single passes ask of it; empty for a GGUF file.
     """
 
@@ -29,4 +30,5 @@ class ModelFacts:
     linear_modules: tuple[str, ...] = ()
     path: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     extra: dict[str, object] = field(default_factory=dict)

@@ -58,6 +58,7 @@ def _folder_facts(folder: Path) -> ModelFacts:
             "weight_bytes": weight_bytes,
             "bytes_per_weight": weight_bytes / n_parameters if weight_bytes and n_parameters else 2.0,
             "path": folder,
+            "shapes": tensors,
             "config": config,
         }
     )

@@ -12,7 +12,7 @@ from olivine.models.facts import ModelFacts
 from olivine.passes._base import Machine
 from olivine.passes.finetune import _argument_rules, _sharding, _targets, _training_arguments
 from olivine.passes.finetune._optimizers import check_package
-from olivine.passes.finetune._params import AdapterParams, TrainingParams
+from olivine.passes.finetune._params import AdapterParams, LycorisParams, TrainingParams
 
 # learning rates that train adapters, and all weights of a model
 ADAPTER_RATES, WEIGHT_RATES = (1e-5, 1e-3), (1e-6, 1e-4)
@@ -81,14 +81,68 @@ def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iter
 
 
 def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iterator[Problem]:
+    """The three lists of modules, each name of which must match something, and what is left to train."""
+    lists = {
+        "target_modules": _targets.as_list(params.target_modules) or [],
+        "exclude_modules": _targets.as_list(params.exclude_modules) or [],
+        "modules_to_save": params.modules_to_save or [],
+    }
+    broken = {key: _targets.broken_patterns(names) for key, names in lists.items()}
+    for key, patterns in broken.items():
+        for pattern in patterns:
+            message = f"the module pattern {pattern!r} is no regular expression."
+            yield Problem("invalid-value", where, message, "Mend or remove it.", (key,))
+    modules = _targets.Modules.of(facts)
+    if modules is None:
+        leaves = [*facts.linear_modules, "embed_tokens", "lm_head"]
+        if facts.linear_modules and (missing := _targets.unmatched_leaves(lists["target_modules"], leaves)):
+            yield Problem("invalid-value", where, _targets.sentence(missing, leaves), key=("target_modules",))
+        return
+    missed = False
+    for key, wanted in lists.items():
+        names = modules.trainable if key == "target_modules" else modules.every
+        missing = _targets.unmatched([name for name in wanted if name not in broken[key]], names)
+        if missing:
+            missed = True
+            yield Problem("invalid-value", where, _targets.sentence(missing, names, key), key=(key,))
+    if not missed and not any(broken.values()):
+        yield from _check_something_left(params, modules, lists, where)
+
+
+def _check_something_left(
+    params: AdapterParams, modules: _targets.Modules, lists: Mapping[str, list[str]], where: str
+) -> Iterator[Problem]:
+    """An adapter on no layer trains nothing."""
+    without = [*lists["exclude_modules"], *lists["modules_to_save"]]
+    usual = [name for name in modules.trainable if ".layers." in name]
+    names = modules.trainable if lists["target_modules"] else usual
+    if names and not any(_targets.chooses(lists["target_modules"] or None, without, name) for name in names):
+        key = "exclude_modules" if params.exclude_modules else "modules_to_save"
+        yield Problem("invalid-value", where, f"{key} leaves no layer to train.", "Name fewer.", (key,))
+
+
+def check_lycoris(params: LycorisParams, facts: ModelFacts, where: str) -> Iterator[Problem]:
+    """What PEFT's LoHa and LoKr refuse, or take and put on no layer."""
     targets = _targets.as_list(params.target_modules) or []
-    excluded = _targets.as_list(params.exclude_modules) or []
-    for pattern in _targets.broken_patterns([*targets, *excluded]):
-        key = "target_modules" if pattern in targets else "exclude_modules"
-        yield Problem("invalid-value", where, f"the module pattern {pattern!r} is no regular expression.", key=(key,))
-    leaves = [*facts.linear_modules, "embed_tokens", "lm_head"]
-    if facts.linear_modules and (missing := _targets.unmatched_leaves(targets, leaves)):
-        yield Problem("invalid-value", where, _targets.sentence(missing, leaves), key=("target_modules",))
+    if any(name.rpartition(".")[2] == "embed_tokens" for name in targets):
+        message = "target_modules 'embed_tokens' is an embedding, which this adapter cannot be put on."
+        yield Problem("unsupported", where, message, "Remove it, or use LoRA.", ("target_modules",))
+    numbers = params.layers_to_transform
+    for number in [numbers] if isinstance(numbers, int) else numbers or []:
+        if facts.n_layers and not 0 <= number < facts.n_layers:
+            message = f"layers_to_transform names layer {number}, but the model has {facts.n_layers}, from 0."
+            yield Problem("invalid-value", where, message, "Name layers that it has.", ("layers_to_transform",))
+    if params.layers_pattern is not None and numbers is None:
+        message = "layers_pattern says nothing without layers_to_transform."
+        yield Problem("invalid-value", where, message, "Set layers_to_transform, or remove it.", ("layers_pattern",))
+    for key in ("rank_pattern", "alpha_pattern"):
+        for pattern, value in getattr(params, key).items():
+            if _targets.broken_patterns([pattern]):
+                message = f"the pattern {pattern!r} of {key} is no regular expression."
+                yield Problem("invalid-value", where, message, "Mend or remove it.", (key, pattern))
+            if value <= 0:
+                message = f"{key} gives {pattern!r} {value:g}, which must be above 0."
+                yield Problem("invalid-value", where, message, key=(key, pattern))
 
 
 def _check_evaluation(params: TrainingParams, where: str) -> Iterator[Problem]:

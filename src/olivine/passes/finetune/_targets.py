@@ -3,6 +3,11 @@
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from olivine.models.facts import ModelFacts
+
+MATRIX = 2  # dimensions
 
 _PATTERN = re.compile(r"[*+?|()\[\]{}^$\\]")
 
@@ -32,6 +37,37 @@ def broken_patterns(targets: Iterable[str]) -> list[str]:
 def unmatched(targets: Iterable[str], names: Sequence[str]) -> list[str]:
     """The targets that match no module: neither the end of a name nor, as a pattern, the whole of it."""
     return [target for target in targets if not any(_matches(target, name) for name in names)]
+
+
+@dataclass(frozen=True)
+class Modules:
+    """The full names of a model's modules, told by those of its tensors; what has none is not among them.
+
+    trainable: those that take an adapter: linear layers and the embedding. every: all of them, and what they are in.
+    """
+
+    trainable: tuple[str, ...]
+    every: tuple[str, ...]
+
+    @staticmethod
+    def of(facts: ModelFacts) -> "Modules | None":
+        """None where tensors do not tell the modules: no header was read, or experts lie in one module together."""
+        shapes = facts.shapes
+        if not shapes or any(".experts." in name for name in shapes):
+            return None
+        trainable = [
+            name.removesuffix(".weight")
+            for name, shape in shapes.items()
+            if name.endswith(".weight") and len(shape) == MATRIX
+        ]
+        trainable += ["lm_head"] if "lm_head" not in trainable else []
+        every = dict.fromkeys(trainable)
+        for name in shapes:
+            inner = name
+            while "." in inner:
+                inner = inner.rpartition(".")[0]
+                every[inner] = None
+        return Modules(tuple(trainable), tuple(every))
 
 
 def unmatched_leaves(targets: Iterable[str], leaves: Sequence[str]) -> list[str]:

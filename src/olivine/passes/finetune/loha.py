@@ -38,6 +38,7 @@ class Loha(Pass):
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and target modules against the layers that the model has."""
         yield from _checks.check_adapter(self.params, facts, machine, self.name)
+        yield from _checks.check_lycoris(self.params, facts, self.name)
 
     def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
         """Values that are hardly meant."""

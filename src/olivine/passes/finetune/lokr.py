@@ -44,6 +44,7 @@ class Lokr(Pass):
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and target modules against the layers that the model has."""
         yield from _checks.check_adapter(self.params, facts, machine, self.name)
+        yield from _checks.check_lycoris(self.params, facts, self.name)
         factor = self.params.decompose_factor
         if factor != -1 and factor < 1:
             message = f"decompose_factor must be -1 or at least 1, but is {factor}."
