@@ -32,12 +32,18 @@ CLASSES = {
     "qwen2": "Qwen2Config",
     "qwen3": "Qwen3Config",
     "gemma": "GemmaConfig",
+    "gemma2": "Gemma2Config",
+    "gemma3": "Gemma3TextConfig",
+    "olmo2": "Olmo2Config",
+    "phi": "PhiConfig",
 }
 EXTRA = {
     "phi3": {"original_max_position_embeddings": 256, "sliding_window": None},
     "mistral": {"sliding_window": None},
     "qwen3": {"head_dim": 16},
     "gemma": {"head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"},
+    "gemma2": {"head_dim": 16, "sliding_window": 8},
+    "gemma3": {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]},
     "smollm": {"tie_word_embeddings": True},
 }
 

@@ -9,10 +9,8 @@ from olivine.kernels.blockwise import Format
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.weights import weights
-from tiny import CLASSES, EXTRA, tiny_model
+from tiny import tiny_model
 
-MORE = {"gemma2": "Gemma2Config", "gemma3": "Gemma3TextConfig", "olmo2": "Olmo2Config", "phi": "PhiConfig"}
-GEMMA = {"head_dim": 16, "sliding_window": 8}
 NORMS = ("input_layernorm", "post_attention_layernorm")
 # what stands folded in the first layer, beside the linear layers themselves
 EXPECTED = {
@@ -40,11 +38,7 @@ class Reporter:
         self.warnings.append(message)
 
 
-def model_of(architecture, folder, monkeypatch):
-    for name, kind in MORE.items():
-        monkeypatch.setitem(CLASSES, name, kind)
-    monkeypatch.setitem(EXTRA, "gemma2", GEMMA)
-    monkeypatch.setitem(EXTRA, "gemma3", GEMMA | {"layer_types": ["sliding_attention", "full_attention"]})
+def model_of(architecture, folder):
     path = tiny_model(folder, architecture)
     whole = load_causal_lm(Model("hf", path))
     with torch.no_grad():  # fresh norms are all alike, and biases zero
@@ -56,9 +50,9 @@ def model_of(architecture, folder, monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", EXPECTED)
-def test_folded_model_is_the_model(architecture, tmp_path, monkeypatch):
+def test_folded_model_is_the_model(architecture, tmp_path):
     torch.manual_seed(0)
-    model = model_of(architecture, tmp_path / "m", monkeypatch)
+    model = model_of(architecture, tmp_path / "m")
     tokens, report = torch.randint(0, 384, (4, 24)), Reporter()
     folding = find_folds(model, tokens, Format(4, 16, symmetric=False), report=report)
     folded = folding.apply(weights(model))

@@ -10,19 +10,9 @@ from olivine.calibration.layer_stream import LayerStream
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
-from tiny import CLASSES, EXTRA, tiny_model
+from tiny import tiny_model
 
-GEMMA2 = {"head_dim": 16, "sliding_window": 8}
-GEMMA3 = {"head_dim": 16, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
 ARCHITECTURES = ["llama", "smollm", "mistral", "phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
-
-
-@pytest.fixture(autouse=True)
-def _more_architectures(monkeypatch):
-    monkeypatch.setitem(CLASSES, "gemma2", "Gemma2Config")
-    monkeypatch.setitem(CLASSES, "gemma3", "Gemma3TextConfig")
-    monkeypatch.setitem(EXTRA, "gemma2", GEMMA2)
-    monkeypatch.setitem(EXTRA, "gemma3", GEMMA3)
 
 
 BATCH = {"batch_tokens": 48}  # the five rows of `tokens` go forward two, two and one at a time

@@ -348,15 +348,15 @@ class Build(Pass):
     @classmethod
     def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
-        from olivine.calibration import eight_bits as _selection
+        from olivine.calibration import eight_bits
 
         picked: dict[str, Any] = {}
-        found = _selection.selection(earlier)
+        found = eight_bits.selection(earlier)
         if found is not None:
-            by_place = found["algorithm"] in _selection.BY_PLACE
+            by_place = found["algorithm"] in eight_bits.BY_PLACE
             mixed = by_place and found["algorithm"] != "high_precision_lm_head"
             picked = {"head_bits": EIGHT} if by_place else {}
-            picked["int8_share"] = _selection.share(found) or (MIXED_SHARE if mixed else None)
+            picked["int8_share"] = eight_bits.share(found) or (MIXED_SHARE if mixed else None)
         training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
         if training is None:
             return picked
