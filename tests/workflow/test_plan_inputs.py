@@ -1,6 +1,7 @@
 """Every wrong model, column, machine or folder is one problem with its line, found from files alone."""
 
 import json
+import math
 import os
 import re
 import struct
@@ -12,6 +13,7 @@ from fake_hub import fake_hub
 from olivine import lazy
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS
+from olivine.models.expected import expected_shapes
 from olivine.workflow import _machine
 from olivine.workflow.plan import make_plan, to_json
 from tiny import write_rows
@@ -28,13 +30,16 @@ ARCHITECTURE = {
 
 
 def write_model(folder, **changes):
-    """A folder with a config, a tokenizer and one tensor: all that a plan looks at."""
+    """A folder with a config, a tokenizer and weights of zeros: all that a plan looks at."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(ARCHITECTURE | changes))
     (folder / "tokenizer.json").write_text("{}")
-    tensor = {"dtype": "F32", "shape": [64, 64], "data_offsets": [0, 4 * 64 * 64]}
-    header = json.dumps({"model.layers.0.self_attn.q_proj.weight": tensor}).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(4 * 64 * 64))
+    tensors, end = {}, 0
+    for name, shape in expected_shapes(ARCHITECTURE | {"num_key_value_heads": 4}, "LlamaForCausalLM").items():
+        start, end = end, end + 4 * math.prod(shape)
+        tensors[name] = {"dtype": "F32", "shape": shape, "data_offsets": [start, end]}
+    header = json.dumps(tensors).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + bytes(end))
     return folder
 
 
@@ -119,7 +124,7 @@ def only(tmp_path):
 def test_small_model_by_hand_has_no_problem(planned):
     plan = planned()
     assert plan.problems == ()
-    assert plan.n_parameters == 64 * 64
+    assert plan.n_parameters == 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 2 * 384 * 64 + 64
 
 
 @pytest.mark.parametrize(
@@ -133,7 +138,7 @@ def test_size_of_the_model_that_is_no_number(planned, only, tmp_path, key, value
 @pytest.mark.parametrize("architectures", ["LlamaForCausalLM", None, [], [None], 3])
 def test_config_without_a_list_of_architectures_is_refused(planned, only, tmp_path, architectures):
     folder = write_model(tmp_path / "odd", architectures=architectures)
-    assert "cannot be exported" in only(planned(model_is(folder)), "unsupported", '"builder"')
+    assert "does not name its architecture" in only(planned(model_is(folder)), "missing-model", "model_path")
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '"model"'])

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+UNNAMED = "unknown"  # the architecture of a config.json that names none
+
 
 @dataclass(frozen=True)
 class ModelFacts:

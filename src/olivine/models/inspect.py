@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import ModelError, Problem, Unsupported
-from olivine.models.facts import ModelFacts
+from olivine.models.expected import refuse_unfit, ties_embeddings
+from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.json_files import is_file, read_object
 from olivine.models.safetensors_header import Header, read_safetensors_header
@@ -41,7 +42,7 @@ def read_facts(path: Path) -> ModelFacts:
 def _folder_facts(folder: Path) -> ModelFacts:
     config = read_config(folder)
     names = config.get("architectures")
-    architecture = str(names[0]) if isinstance(names, list) and names else "unknown"
+    architecture = str(names[0]) if isinstance(names, list) and names and names[0] else UNNAMED
     tensors = _shapes(folder)
     try:
         facts = _from_config(config, architecture)
@@ -93,7 +94,7 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
     head = _count(config, "head_dim", hidden // heads)
     kv_heads = _count(config, "num_key_value_heads", heads)
     inner, vocab = _count(config, "intermediate_size"), _count(config, "vocab_size")
-    tied = bool(config.get("tie_word_embeddings", True))
+    tied = ties_embeddings(config, architecture)
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden
     return {
         "architecture": architecture,
@@ -214,7 +215,13 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
         *_raised(where, lambda: refuse_quantized(path)),
         *_raised(where, lambda: _weight_headers(path)),
     ]
-    yield from problems or _raised(where, lambda: checkpoint_weights(path))
+    yield from problems or _raised(where, lambda: _refuse_unfit(path))
+
+
+def _refuse_unfit(folder: Path) -> None:
+    """Raise ModelError or Unsupported when the weights cannot be read or are not those that the config asks for."""
+    shapes = {name: tensor.shape for name, tensor in checkpoint_weights(folder).items()}
+    refuse_unfit(folder, shapes, read_config(folder))
 
 
 CONVERT = (

@@ -6,7 +6,7 @@ its tensors: the peak memory of whoever walks through it is a few tensors.
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     import torch
 else:
     np, torch = lazy.module("numpy"), lazy.module("torch")
+
+
+# A checkpoint of the model without its head has names without the prefix.
+_BARE, _PREFIX, _HEADS = "embed_tokens.weight", "model.", ("lm_head.", "model.")
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,15 @@ def checkpoint_weights(folder: Path) -> Weights:
     from olivine.models.quantized import checkpoint_format, unpacked
 
     kind = checkpoint_format(folder)
-    return unpacked(folder, kind, safetensors_weights(folder))
+    return _full_names(unpacked(folder, kind, safetensors_weights(folder)))
+
+
+def _full_names(tensors: Weights) -> Weights:
+    """The tensors of a bare model (`AutoModel`) by the names that they have in the causal one, as transformers does."""
+    if _BARE not in tensors or f"{_PREFIX}{_BARE}" in tensors:
+        return tensors
+    renamed = {name if name.startswith(_HEADS) else f"{_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+    return {name: replace(tensor, name=name) for name, tensor in renamed.items()}
 
 
 def refuse_quantized(folder: Path) -> None:

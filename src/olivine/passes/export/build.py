@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, Unsupported
 from olivine.models import Model
-from olivine.models.facts import ModelFacts
+from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.inspect import read_facts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
@@ -229,7 +229,7 @@ class Build(Pass):
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """The architecture, the block size and the provider, from the config alone."""
-        if facts.architecture not in ARCHITECTURES:
+        if facts.architecture not in {*ARCHITECTURES, UNNAMED}:  # a config that names none is told of by itself
             why = f": {NOT_EXPORTED[facts.architecture]}" if facts.architecture in NOT_EXPORTED else ""
             yield Problem(
                 "unsupported",
