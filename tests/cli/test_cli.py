@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,20 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     )
     assert json.loads(scored.stdout)["scores"]["loss"] == pytest.approx(result["scores"][-1]["loss"], abs=1e-6)
     assert run("cache", "verify", "--cache-dir", tmp_path / "cache").exit_code == 0
+
+
+def test_export_without_any_rows_is_compared_with_its_source_on_text(tiny_llama, tmp_path):
+    passes = {"builder": {"type": "ModelBuilder", "precision": "fp32"}}
+    path = config(tmp_path, tiny_llama, passes=passes, data_configs=[])
+    planned = run("plan", "--config", path)
+    assert "models are compared on a text that comes with olivine" in " ".join(
+        (planned.stdout + planned.stderr).split()
+    )
+    done = run("run", "--config", path)
+    assert done.exit_code == 0, done.stderr
+    assert "on the same 12 passages of text (the config names no rows to score)" in done.stdout
+    assert "accuracy" not in done.stdout
+    assert re.search(r"\| builder \|\s+[\d.]+ \|\s+0\.0000 \| +100\.0% \|", done.stdout)
 
 
 def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):

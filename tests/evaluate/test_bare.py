@@ -49,6 +49,8 @@ def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tm
     from olivine.passes import Machine
 
     class Perfect:
+        context_length = 256
+
         def answer(self, questions, max_new_tokens, end_tokens):
             import numpy as np
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +14,12 @@ from olivine.errors import DataError
 from olivine.evaluate import Evidence, _score, metrics, score
 from olivine.evaluate._answer import known_answer
 from olivine.evaluate._degenerate import degenerate
+from olivine.evaluate._rows import passages
 from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
+from olivine.workflow.plan import PASSAGES
 from tiny import tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -208,6 +211,26 @@ def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, r
     assert kept.shape == (10, 384)
     again = scored(Model("hf", tiny_llama), rows, tmp_path / "b", previous=str(tmp_path / "a"))
     assert again["scores"]["kl"] == 0
+
+
+def test_models_without_rows_are_compared_on_text(tiny_llama, built_llama, tmp_path):
+    config = DataConfig.model_validate(PASSAGES)
+    wish = {"target": "", "max_rows": 16, "on_text": True}
+    first = scored(Model("hf", tiny_llama), config, tmp_path / "a", **wish)
+    second = scored(built_llama, config, tmp_path / "b", previous=str(tmp_path / "a"), **wish)
+    assert second["scores"]["n_rows"] == 12
+    assert second["scores"]["kl"] < 1e-6
+    assert second["scores"]["top1_agreement"] == 1.0
+    assert second["scores"]["loss"] == pytest.approx(first["scores"]["loss"], abs=1e-4)
+    assert "label_accuracy" not in second["scores"]
+    assert "n_empty" not in second["scores"]
+
+
+def test_passages_are_cut_to_what_a_model_reads(tiny_llama):
+    texts = [line for line in Path(PASSAGES["load_dataset_config"]["data_files"]).read_text().splitlines() if line]
+    tokenizer = load_tokenizer(Model("hf", tiny_llama))
+    assert {len(one.prompt) + len(one.target) for one in passages(texts, tokenizer, 40)} == {40}
+    assert all(len(one.prompt) == 10 for one in passages(texts, tokenizer, 40))
 
 
 def test_known_answer_needs_every_token_first_and_an_end():

@@ -436,3 +436,15 @@ def test_azureml_form_of_2024_is_unsupported_by_name_and_nothing_else_is_wrong_w
 def test_folder_where_no_file_can_be_made_is_a_problem(planned, key):
     problem = only(planned(lambda c: c.update({key: "/proc/x"})), "invalid-value")
     assert f"{key} '/proc/x' cannot be written to" in problem.message
+
+
+def test_config_without_rows_compares_models_on_text_where_they_fit(planned):
+    def change(config):
+        config["passes"] = {"builder": {"type": "ModelBuilder"}}
+        config["data_configs"] = []
+
+    plan = planned(change)
+    assert plan.score.on_text
+    assert any("compared on a text that comes with olivine" in sentence for sentence in plan.translated)
+    large = planned(lambda config: change(config) or config.update(quality={"enabled": False}))
+    assert large.score is None

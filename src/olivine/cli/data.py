@@ -134,7 +134,12 @@ def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
     yield train
     if held_out is not None:
         yield held_out
-    if plan.score is not None and plan.score.part == "all" and plan.score.data.name not in step.data:
+    if (
+        plan.score is not None
+        and not plan.score.on_text
+        and plan.score.part == "all"
+        and plan.score.data.name not in step.data
+    ):
         yield _Part("score", plan.score.data, prepared(plan.score.data), None, train)
 
 

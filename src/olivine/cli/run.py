@@ -78,6 +78,8 @@ def _print(result: "Result") -> None:
 
     if result.scores:
         rows = "training rows (trained on!)" if result.trained_on else "held-out rows"
+        if result.scores[0].get("on_text"):
+            rows = "passages of text (the config names no rows to score)"
         click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
         click.echo("\n".join(score_table(result.scores)) + "\n")
         notes = [*([NOTE] if len(result.scores) > 1 else []), *table_notes(result.scores)]

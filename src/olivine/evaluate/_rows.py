@@ -47,6 +47,18 @@ def questions(
     ]
 
 
+def passages(texts: Sequence[str], tokenizer: Any, n_most: int, where: str = "passages.txt") -> list[Question]:
+    """Pieces of plain text: a model goes on after the first quarter of the tokens, of which there are `n_most`."""
+    encoder = Encoder(tokenizer, add_special_tokens=True)
+    found = []
+    for number, ids in enumerate(encoder.openings(texts), 1):
+        kept = ids[:n_most]
+        n_prompt = max(1, len(kept) // 4)
+        example = Example(tokenizer.decode(kept[:n_prompt]), "", tokenizer.decode(kept[n_prompt:]), f"{where}:{number}")
+        found.append(Question(example, tuple(kept[:n_prompt]), tuple(kept[n_prompt:])))
+    return found
+
+
 def _question(example: Example, encoded: Tokens, n_most: int, encoder: Encoder) -> Question:
     ids = [int(token) for token in encoded.ids]
     target = ids[encoded.n_prompt :][: n_most - 1]

@@ -16,7 +16,7 @@ from olivine.evaluate._bare import bare, special_tokens
 from olivine.evaluate._base import Evidence, Metric
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._onnx import OnnxRuntime
-from olivine.evaluate._rows import Question, questions
+from olivine.evaluate._rows import Question, passages, questions
 from olivine.evaluate._torch import TorchRuntime
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
@@ -35,6 +35,7 @@ KEPT_BYTES = 128 * 2**20  # log-probabilities kept for the next seam
 KEPT_FILE = "log_probabilities.npy"
 MAX_BATCH = 16  # rows answered at once
 LOGIT_BYTES = 512 * 2**20  # of the logits of a batch
+PASSAGE_TOKENS, PASSAGE_NEW = 128, 16  # tokens of a passage that are read, tokens that are written after its prompt
 N_SAMPLES = 8
 MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 
@@ -59,22 +60,28 @@ class _Reading:
 def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter) -> dict[str, Any]:
     """Measure `model` on the rows that `params` describes and keep what the next seam compares with in `output`.
 
-    params: data (a DataConfig), part, eval_size, seed, target, max_rows, previous (folder of the model one seam
-    before). Returns {"scores": name -> number, "samples": first rows with what was expected and generated}.
+    params: data (a DataConfig), part, eval_size, seed, target, max_rows, on_text (the rows are passages that are gone
+    on with, and no labels), previous (folder of the model one seam before). Returns {"scores": name -> number,
+    "samples": first rows with what was expected and generated}.
     """
     config = DataConfig.model_validate(params["data"])
     model = _readable(model, output)
     tokenizer = load_tokenizer(model)
     runtime = _runtime(model, tokenizer, machine)
-    rows, n_left_out = _questions(config, params, tokenizer, runtime.context_length, report)
-    readings = _ask(runtime, rows, tokenizer, _ends(model, tokenizer), report)
+    on_text = bool(params.get("on_text"))
+    if on_text:
+        rows, n_left_out = _passages(config, params, tokenizer, runtime.context_length), 0
+    else:
+        rows, n_left_out = _questions(config, params, tokenizer, runtime.context_length, report)
+    n_new = PASSAGE_NEW if on_text else max(len(row.target) for row in rows) + 4
+    readings = _ask(runtime, rows, tokenizer, _ends(model, tokenizer), n_new, report)
     generated = [reading.text for reading in readings]
     kept = np.concatenate([reading.kept for reading in readings])
     np.save(output / KEPT_FILE, kept)
     previous = params.get("previous")
     evidence = Evidence(
-        labels=[row.example.label for row in rows],
-        generated=[reading.answer for reading in readings],
+        labels=[] if on_text else [row.example.label for row in rows],
+        generated=[] if on_text else [reading.answer for reading in readings],
         token_losses=np.concatenate([result.token_losses for result in readings]),
         log_probabilities=kept,
         previous=np.load(Path(previous) / KEPT_FILE, mmap_mode="r") if previous else None,
@@ -82,7 +89,9 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     scores: dict[str, Any] = {"n_rows": len(rows), "n_tokens": len(evidence.token_losses)}
     if n_left_out:
         scores["n_left_out"] = n_left_out
-    if n_empty := sum(not reading.answer.strip() for reading in readings):
+    if on_text:
+        scores["on_text"] = True
+    elif n_empty := sum(not reading.answer.strip() for reading in readings):
         scores["n_empty"] = n_empty
     if n_other := _tell_other_tokens(rows, readings, report):
         scores["n_other_tokens"] = n_other
@@ -141,6 +150,12 @@ def _questions(
     return found, n_left_out
 
 
+def _passages(config: DataConfig, params: Mapping[str, Any], tokenizer: Any, context: int) -> list[Question]:
+    rows = pick_rows(config, lambda n_rows: _evenly(range(n_rows), params["max_rows"]))
+    n_most = min(PASSAGE_TOKENS, context - PASSAGE_NEW)
+    return passages([str(row["text"]) for row in rows], tokenizer, max(2, n_most))
+
+
 def _tell_other_tokens(rows: Sequence[Question], readings: Sequence[_Reading], report: Reporter) -> int:
     """How many prompts the runtime's own tokenizer reads otherwise than transformers' does; one of them is named."""
     pairs = [(row, reading.prompt) for row, reading in zip(rows, readings, strict=True) if reading.prompt is not None]
@@ -195,10 +210,14 @@ def _ends(model: Model, tokenizer: Any) -> list[int]:
 
 
 def _ask(
-    runtime: Runtime, rows: Sequence[Question], tokenizer: Any, end_tokens: Sequence[int], report: Reporter
+    runtime: Runtime,
+    rows: Sequence[Question],
+    tokenizer: Any,
+    end_tokens: Sequence[int],
+    max_new_tokens: int,
+    report: Reporter,
 ) -> list[_Reading]:
     """Every question answered, rows of like length together; only what is kept of the logits stays in memory."""
-    max_new_tokens = max(len(row.target) for row in rows) + 4
     kept, special = _positions_kept(rows, len(tokenizer)), special_tokens(tokenizer)
     readings: dict[int, _Reading] = {}
     for batch in _batches(rows, len(tokenizer)):

@@ -43,6 +43,7 @@ class ScoreRows:
     """The rows on which every seam is scored.
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
+    on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
     """
 
     data: DataConfig
@@ -51,6 +52,7 @@ class ScoreRows:
     seed: int
     target: str
     max_rows: int
+    on_text: bool = False
 
 
 @dataclass(frozen=True)

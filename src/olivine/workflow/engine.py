@@ -359,7 +359,13 @@ def _score(state: _Run, seam: Seam) -> None:
         with _unedited(state, name, key, again):
             return _do(state, _job(state, "score", name, key, content, machine, model, params=params))
 
-    entry = _obtain(state, key, name, "Measure on the scored rows", make, _said)
+    try:
+        entry = _obtain(state, key, name, "Measure on the scored rows", make, _said)
+    except StepFailed as error:
+        if not rows.on_text:
+            raise
+        state.screen.warning(seam.name, f"not measured: {error.cause}")  # nobody asked for it
+        return
     state.scored[seam.step] = entry
     state.samples = list(entry.result["samples"])
     state.scores[seam.step] = row = _row(state, seam, model, entry)

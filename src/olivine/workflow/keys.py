@@ -283,6 +283,7 @@ def score_params(rows: ScoreRows) -> dict[str, Any]:
         "seed": rows.seed,
         "target": rows.target,
         "max_rows": rows.max_rows,
+        "on_text": rows.on_text,
     }
 
 

@@ -33,6 +33,15 @@ from olivine.workflow._names import name_problem
 from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.cache import cached
 
+# plain text to compare models on where a config names no rows
+PASSAGES = {
+    "name": "passages",
+    "load_dataset_config": {
+        "data_name": "text",
+        "data_files": str(Path(__file__).parent.parent / "evaluate" / "passages.txt"),
+    },
+    "pre_process_data_config": {"text_cols": "text", "strategy": "line-by-line"},
+}
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
 N_SHOWN = 200  # characters of a name in a message
 N_NAME = 255  # bytes that file systems take in a name
@@ -570,7 +579,7 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
             draft.problem(
                 "missing-data", ("quality", "max_drop"), "max_drop is set, but there are no rows to score.", fix
             )
-        return None
+        return _text_rows(draft) if quality.max_drop is None else None
     config, part, size, seed, n_most = rows
     config = _as_run(draft, config)
     try:
@@ -686,6 +695,22 @@ def _packages() -> Iterator[Problem]:
     elif wanted is not None and not wanted.contains(version, prereleases=True):
         message = f"transformers {version} is installed, but {wanted} is supported."
         yield Problem("missing-extra", "", message, f"Run: pip install 'transformers{wanted}'.")
+
+
+def _text_rows(draft: _Draft) -> ScoreRows | None:
+    """Passages that come with olivine, where the config names no rows: models are compared on them, not graded."""
+    if not any(step.produces != UNCHANGED and not step.implicit for step in draft.steps):
+        return None
+    rows = ScoreRows(DataConfig.model_validate(PASSAGES), "all", None, 0, "", 16, on_text=True)
+    if _scoring_bytes(draft, rows) > draft.machine.memory_bytes:
+        draft.translated.append(
+            "nothing is measured: the config names no rows to score, and a text would need the whole model in memory"
+        )
+        return None
+    draft.translated.append(
+        "the config names no rows to score (quality.data_config): models are compared on a text that comes with olivine"
+    )
+    return rows
 
 
 def _scoring_bytes(draft: _Draft, score: ScoreRows | None) -> int:
