@@ -12,6 +12,7 @@ from olivine.errors import DataError
 
 _MAGIC = b"PAR1"
 _N_BYTES_MOST = 64 * 2**20
+_VARINT_BYTES, _LARGEST = 10, 2**62
 _STOP, _TRUE, _FALSE, _BYTE, _DOUBLE, _BINARY, _LIST, _SET, _STRUCT = 0, 1, 2, 3, 7, 8, 9, 10, 12
 # Field numbers of FileMetaData and of SchemaElement.
 _SCHEMA, _N_ROWS, _NAME, _N_CHILDREN = 2, 3, 4, 5
@@ -37,9 +38,15 @@ def read(path: Path) -> Footer:
         footer = file.read(size)
     try:
         fields = _Thrift(footer).struct()
-        return Footer(_top_columns(fields[_SCHEMA]), int(fields[_N_ROWS]))
-    except (IndexError, KeyError, TypeError, UnicodeDecodeError, ValueError) as error:
+        return Footer(_top_columns(fields[_SCHEMA]), _n_rows(fields[_N_ROWS]))
+    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise DataError("not a Parquet file that can be read: its footer is damaged") from error
+
+
+def _n_rows(value: Any) -> int:
+    if type(value) is not int or not 0 <= value <= _LARGEST:
+        raise ValueError(value)
+    return value
 
 
 def _top_columns(schema: list[dict[int, Any]]) -> list[str]:
@@ -94,16 +101,18 @@ class _Thrift:
     def _list(self) -> list[Any]:
         head = self._byte()
         n_items = head >> 4 if head >> 4 != 15 else self._varint()
+        if n_items > len(self._data) - self._at:  # each takes a byte at least
+            raise IndexError
         return [self._value(head & 15) for _ in range(n_items)]
 
     def _varint(self) -> int:
-        value = shift = 0
-        while True:
+        value = 0
+        for shift in range(0, 7 * _VARINT_BYTES, 7):
             byte = self._byte()
             value |= (byte & 127) << shift
             if byte < 128:
                 return value
-            shift += 7
+        raise ValueError("a number of more than 64 bits")
 
     def _zigzag(self) -> int:
         value = self._varint()
