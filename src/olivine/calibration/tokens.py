@@ -13,6 +13,7 @@ from olivine.errors import DataError, ModelError
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
 from olivine.models.config import load_config
+from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.work import Reporter
 
@@ -69,6 +70,17 @@ def calibration_tokens(
     size = min(length or LENGTH, len(ids), _context_length(model))
     n_rows = len(ids) // size
     return torch.tensor(ids[: n_rows * size]).view(n_rows, size)
+
+
+def own_text_bytes(facts: ModelFacts, *, in_bf16: bool) -> float:
+    """What a model takes that writes its own text: its weights, and the keys and values of all rows at once.
+
+    in_bf16: whether the device computes in bfloat16, see `written_tokens`.
+    """
+    heads = facts.config.get("num_attention_heads")
+    shared = (facts.config.get("num_key_value_heads") or heads) / heads if heads else 1.0
+    cache = 2 * facts.n_layers * facts.hidden_size * shared * WRITTEN_TOKENS
+    return (2 if in_bf16 else 4) * (facts.n_parameters + cache)
 
 
 def written_tokens(

@@ -39,6 +39,7 @@ class Machine:
     device: "cpu" or "cuda". execution_provider: "CPUExecutionProvider", ... of the target, where the result will run.
     n_devices: how many of them a pass that can use several of them gets; on the CPU, processes that share its cores.
     device_memory_bytes: of each GPU; 0 where there is none, or the driver does not say.
+    multiplies_bf16: whether the processor computes in bfloat16 itself; else what runs on it is loaded as float32.
     """
 
     device: str
@@ -49,6 +50,7 @@ class Machine:
     offline: bool = False
     n_devices: int = 1
     device_memory_bytes: int = 0
+    multiplies_bf16: bool = False
 
 
 @dataclass(frozen=True)

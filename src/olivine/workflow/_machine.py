@@ -56,6 +56,15 @@ def gpu_memory_bytes() -> int:
     return min((int(size) * 2**20 for size in told if size.isdigit()), default=0)
 
 
+def multiplies_bf16() -> bool:
+    """Whether this processor has instructions for bfloat16, as Linux tells; elsewhere none are counted on."""
+    told = Path("/proc/cpuinfo")
+    if not told.is_file():
+        return False
+    flags = next((line for line in told.read_text(encoding="utf-8").splitlines() if line.startswith("flags")), "")
+    return not {"avx512_bf16", "amx_tile"}.isdisjoint(flags.split())
+
+
 def torch_is_for_cpu() -> bool:
     """Whether the installed torch was built without CUDA, as its version says (2.13.0+cpu)."""
     return lazy.version("torch").endswith("+cpu")
@@ -124,6 +133,7 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
         offline=offline,
         n_devices=n_devices,
         device_memory_bytes=min(on_gpu or limit, limit or on_gpu) if device == "cuda" else 0,
+        multiplies_bf16=multiplies_bf16(),
     )
     return Choice(machine, tuple(notes), tuple(problems))
 

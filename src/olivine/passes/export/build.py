@@ -1,16 +1,22 @@
 """ModelBuilder: the ONNX model and folder that onnxruntime-genai loads."""
 
 import json
+import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from olivine import calibration
+from olivine.calibration.tokens import WRITTEN_TOKENS, own_text_bytes
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import UNNAMED, ModelFacts
-from olivine.models.inspect import read_facts
+from olivine.models.inspect import read_config, read_facts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
 from olivine.passes.export import _limits, _options
@@ -77,6 +83,10 @@ PROVIDERS = {
     "WebGpuExecutionProvider": "webgpu",
     "NvTensorRTRTXExecutionProvider": "NvTensorRtRtx",
 }
+FRAMEWORKS = 0.9e9  # bytes of torch, transformers, the builder and the runtime
+BYTES_WHOLE = 8.0  # a weight, where the builder holds the model: read, and as it is written
+OWN_TEXT, GENERAL_TEXT = "text that the model wrote", "general text"
+GENERAL = Path(calibration.__file__).with_name("general.txt")
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.13, "int4": 0.63}
 DEFAULT_MAX_LENGTH = 4096
 # the builder dropped the prefix `int4_` in 0.18; both spellings are one param
@@ -378,13 +388,40 @@ class Build(Pass):
         size = facts.n_parameters * BYTES_PER_WEIGHT[self.params.precision]
         if self._is_quantized and not facts.tied_embeddings and self._embedding_bits(machine) is None:
             size += embedding * (4.0 - BYTES_PER_WEIGHT[self.params.precision])  # an embedding of its own stays float32
-        memory = 0.9e9 + (12 * embedding if not self._is_quantized or not facts.tied_embeddings else 0)
-        if self.searches:
+        memory = FRAMEWORKS + (12 * embedding if not self._is_quantized or not facts.tied_embeddings else 0)
+        on_device = 0.0
+        if not self._streams(facts.config):
+            memory = FRAMEWORKS + BYTES_WHOLE * facts.n_parameters
+        elif self.searches:
             layer = (facts.n_parameters - embedding) / max(1, facts.n_layers) * 4
             activations = 2 * self.params.calibration_tokens * facts.hidden_size * 4
-            writes_its_own = 2.0 * facts.n_parameters if self.params.calibration_data_config is None else 0.0
-            memory = max(memory, 0.9e9 + layer + activations + 12 * embedding, 0.9e9 + writes_its_own)
-        return Estimate(memory_bytes=int(memory), disk_bytes=int(size))
+            memory = max(memory, FRAMEWORKS + layer + activations + 12 * embedding)
+            if self._text_of(facts, machine) == OWN_TEXT:
+                writes = _own_text_bytes(facts, machine)
+                memory = max(memory, FRAMEWORKS + (writes if machine.device == "cpu" else 0))
+                on_device = writes if machine.device != "cpu" else 0
+        return Estimate(memory_bytes=int(memory), device_memory_bytes=int(on_device), disk_bytes=int(size))
+
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """What the default calibration costs, and a length that is cut."""
+        instead = "name calibration_data_config or int4_algo_config: default to avoid it"
+        source = self._text_of(facts, machine) if self.searches and self._streams(facts.config) else None
+        if source == OWN_TEXT:
+            yield (
+                f"calibrates on {WRITTEN_TOKENS:,} tokens that the model writes itself, with the whole model in "
+                f"memory; {instead}"
+            )
+        elif source == GENERAL_TEXT:
+            yield (
+                "calibrates on a few pages of general text, since the whole model, which would write its own, does not "
+                f"fit in memory; {instead}"
+            )
+        asked, context = self._search().get("max_length"), facts.context_length
+        if asked is not None and 0 < context < asked:
+            yield f"max_length {asked} is more than the {context} tokens that the model reads: {context} is written"
+
+    def _text_of(self, facts: ModelFacts, machine: Machine) -> str | None:
+        return _text_without_data(facts, machine) if self.params.calibration_data_config is None else None
 
     def claim(self) -> Mapping[str, Any]:
         """That the graph is the model: the options that shape it, and what keeps a part of it from being proven."""
@@ -440,7 +477,7 @@ class Build(Pass):
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
         self._refuse(model, context.machine)
         _genai.prepare(model)
-        streamed = self._streams(model)
+        streamed = self._streams(read_config(model.path))
         folding = self._calibrated(model, context) if streamed and self.searches else None
         settings = self._settings(context, folding) if streamed else None
         source = folding.apply(weights(model)) if folding is not None else None
@@ -503,15 +540,14 @@ class Build(Pass):
             return 4
         return 8 if self.searches and machine.execution_provider == CPU else None
 
-    def _streams(self, model: Model) -> bool:
-        """False where only the builder's own code can do what is asked for."""
+    def _streams(self, config: Mapping[str, Any]) -> bool:
+        """False where only the builder's own code can do what is asked for; config: the content of config.json."""
         if (
             self.params.metadata_only
             or self.params.use_qdq
             or not set(_options.given(self.params.extra_options)) <= STREAMED_OPTIONS
         ):
             return False
-        config = json.loads((model.path / "config.json").read_text(encoding="utf-8"))
         # experts are packed by the builder while it makes the graph
         return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
@@ -532,14 +568,13 @@ class Build(Pass):
             return None
         data = context.data.get(self.params.calibration_data_config or "")
         try:
-            tokens = self._tokens(model, context, data)
+            source, tokens = self._tokens(model, context, data)
         except DataError as error:
             if data is None or not self.params.calibration_may_be_short:
                 raise
-            context.report.warn(f"calibrated with text that the model wrote: {error}")
             data = None
-            tokens = self._tokens(model, context, data)
-        source = f"data config '{data.name}'" if data is not None else "text that the model wrote"
+            source, tokens = self._tokens(model, context, data)
+            context.report.warn(f"calibrated with {source}: {error}")
         context.report.record(calibration={"tokens": tokens.numel(), "source": source})
         if taken_over:
             device, report = context.machine.device, context.report
@@ -558,12 +593,17 @@ class Build(Pass):
             wanted = {name: 0 for name in (*wanted, *tied) if name != HEAD}
         return any(name in found and found[name].blockwise is None for name in wanted)
 
-    def _tokens(self, model: Model, context: Context, data: DataConfig | None) -> Any:
+    def _tokens(self, model: Model, context: Context, data: DataConfig | None) -> tuple[str, Any]:
+        """Tokens to calibrate with, and whose text they are, in words."""
         from olivine.calibration.tokens import calibration_tokens
 
-        return calibration_tokens(
+        without_data = _text_without_data(_facts_of(model), context.machine)
+        general = data is None and without_data == GENERAL_TEXT
+        source = f"data config '{data.name}'" if data is not None else without_data
+        return source, calibration_tokens(
             model,
             data=data,
+            text=GENERAL if general else None,
             held_out=self.params.calibration_held_out if data is not None else None,
             n_tokens=self.params.calibration_tokens,
             seed=self.params.calibration_seed,
@@ -607,6 +647,24 @@ class Build(Pass):
         if self.params.max_length is not None:
             search["max_length"] = self.params.max_length
         return search
+
+
+def _text_without_data(facts: ModelFacts, machine: Machine) -> str:
+    """What is calibrated on without data: text of the model's own where the whole model fits in memory."""
+    on_cpu = machine.device == "cpu"
+    room = machine.memory_bytes if on_cpu else machine.device_memory_bytes or sys.maxsize
+    needed = _own_text_bytes(facts, machine) + (FRAMEWORKS if on_cpu else 0)
+    return OWN_TEXT if needed <= room else GENERAL_TEXT
+
+
+def _facts_of(model: Model) -> ModelFacts:
+    """Of what the model's weights are, be they computed when read."""
+    n_parameters = sum(math.prod(tensor.shape) for tensor in weights(model).values())
+    return replace(read_facts(model.path), n_parameters=n_parameters)
+
+
+def _own_text_bytes(facts: ModelFacts, machine: Machine) -> float:
+    return own_text_bytes(facts, in_bf16=machine.device != "cpu" or machine.multiplies_bf16)
 
 
 def _as_list(value: Any) -> list[str]:

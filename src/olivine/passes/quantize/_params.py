@@ -8,11 +8,11 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from olivine.calibration import eight_bits
-from olivine.calibration.tokens import FEWEST, N_TOKENS
+from olivine.calibration.tokens import FEWEST, N_TOKENS, own_text_bytes
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Estimate, PassParams
+from olivine.passes._base import Estimate, Machine, PassParams
 from olivine.passes.finetune import split_seed
 
 GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema
@@ -105,8 +105,8 @@ class QuantizerParams(PassParams):
                     message = f"the module pattern {pattern!r} is no regular expression."
                     yield Problem("invalid-value", name, message, "Mend or remove it.", (key,))
 
-    def estimate(self, facts: ModelFacts, *, hessians: bool, on_cuda: bool) -> Estimate:  # noqa: ARG002 - see below
-        """A few tensors in memory, the result on the disk; hessians and on_cuda matter where inputs are measured."""
+    def estimate(self, facts: ModelFacts, *, hessians: bool, machine: Machine) -> Estimate:  # noqa: ARG002 - see below
+        """A few tensors in memory, the result on the disk; hessians and machine matter where inputs are measured."""
         memory = FRAMEWORK_BYTES + 4 * layer_bytes(facts)
         return Estimate(memory_bytes=int(memory), disk_bytes=int(self._result_bytes(facts)))
 
@@ -162,17 +162,19 @@ class CalibratedParams(QuantizerParams):
         """The text file that calibrates, where one is named."""
         return [self.calibration_text] if self.calibration_text else []
 
-    def estimate(self, facts: ModelFacts, *, hessians: bool, on_cuda: bool) -> Estimate:
+    def estimate(self, facts: ModelFacts, *, hessians: bool, machine: Machine) -> Estimate:
         """One layer, its statistics, and the activations of all tokens before and after it; the result on the disk.
 
         hessians: whether a layer's X'X are held, not their diagonals alone, and each layer's codes written on the way.
-        A model that writes its own text is in memory whole, in bfloat16.
+        A model that writes its own text is in memory whole, in float32 where the device does not compute in bfloat16.
         """
+        on_cuda = machine.device == "cuda"
         layer = layer_bytes(facts)
         activations = 3 * self.calibration_tokens * facts.hidden_size * FLOAT_BYTES
         # four inputs a layer: that of q, k and v; of o; of gate and up; of down
         hessian = max(facts.hidden_size, facts.intermediate_size) ** 2 * FLOAT_BYTES
-        written = 0 if self.data_config or self.calibration_text else 2 * facts.n_parameters
+        given = self.data_config or self.calibration_text
+        written = 0 if given else own_text_bytes(facts, in_bf16=on_cuda or machine.multiplies_bf16)
         measured = 2 * layer + activations + (4 * hessian if hessians else 0) + FLOAT_BYTES * embedding_size(facts)
         needed = max(measured, written)
         return Estimate(

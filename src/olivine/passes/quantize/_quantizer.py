@@ -44,4 +44,4 @@ class Quantizer(Pass):
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """What the params ask for, on the device where calibration runs."""
-        return self.params.estimate(facts, hessians=self.hessians, on_cuda=machine.device == "cuda")
+        return self.params.estimate(facts, hessians=self.hessians, machine=machine)
