@@ -191,12 +191,48 @@ def test_drop_past_the_budget_fails_the_run_and_keeps_the_artifacts(tiny_llama, 
     assert (tmp_path / "out" / "model" / "genai_config.json").is_file()
 
 
-def test_schema_knows_the_params_of_every_pass():
+def schema_of(part, schema):
+    """A part of the schema with the reference that it may be."""
+    return schema["$defs"][part["$ref"].removeprefix("#/$defs/")] if "$ref" in part else part
+
+
+def test_schema_decides_by_the_type_of_a_step():
     schema = json.loads(run("schema").stdout)
-    arms = schema["properties"]["passes"]["additionalProperties"]["oneOf"]
-    assert {"r", "alpha", "training_args"} <= set(
-        next(arm for arm in arms if "LoRA" in arm["properties"]["type"]["enum"])["properties"]
-    )
+    step = schema["properties"]["passes"]["additionalProperties"]
+    (rule,) = [rule for rule in step["allOf"] if "LoRA" in rule["if"]["properties"]["type"]["enum"]]
+    lora = schema_of(rule["then"], schema)
+    assert {"r", "alpha", "training_args", "type", "host"} <= set(lora["properties"])
+    assert lora["additionalProperties"] is False
+    assert {"LoRA", "lora", "ModelBuilder"} <= set(step["properties"]["type"]["enum"])
+
+
+def test_schema_knows_training_args_and_offers_none_that_is_refused():
+    schema = json.loads(run("schema").stdout)
+    given = schema["$defs"]["lora"]["properties"]["training_args"]
+    assert given["properties"]["lr_scheduler_type"]["enum"][0] == "linear"
+    assert given["properties"]["per_device_train_batch_size"]["minimum"] == 1
+    assert given["additionalProperties"] is False
+    assert "deepspeed" not in given["properties"]
+    assert schema["properties"]["clean_cache"]["deprecated"]
+
+
+def properties_of(part):
+    """Every property of a schema, with its name."""
+    if isinstance(part, dict):
+        if isinstance(part.get("properties"), dict):
+            yield from part["properties"].items()
+        for inner in part.values():
+            yield from properties_of(inner)
+    elif isinstance(part, list):
+        for inner in part:
+            yield from properties_of(inner)
+
+
+def test_every_property_of_the_schema_is_described():
+    every = list(properties_of(json.loads(run("schema").stdout)))
+    condition = {"enum"}  # of an `if`
+    assert len(every) > 500
+    assert [name for name, one in every if "description" not in one and set(one) != condition] == []
 
 
 def test_pass_is_shown_with_its_params():
@@ -237,8 +273,7 @@ def test_config_is_an_argument_or_an_option(command, tiny_llama, tmp_path):
 
 
 def test_model_and_config_of_evaluate_may_both_be_arguments(tiny_llama, tmp_path):
-    path = config(tmp_path, tiny_llama, passes={"builder": {"type": "ModelBuilder"}})
-    assert "names no rows to score" in run("evaluate", tiny_llama, path).stderr
+    assert "none.json: there is no such file" in run("evaluate", tiny_llama, tmp_path / "none.json").stderr
 
 
 def test_lines_are_broken_between_words_on_a_terminal():

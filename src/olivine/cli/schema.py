@@ -1,5 +1,7 @@
 """`olivine schema`."""
 
+from typing import Any
+
 import click
 
 from olivine.cli._common import print_json
@@ -9,27 +11,30 @@ from olivine.cli._common import print_json
 def command() -> int:
     """Print the JSON schema of the config, for an editor's completion.
 
-    The params of each pass are in `$defs` under the pass's name, and `passes` refers to them by the pass's type.
+    The params of each pass are in `$defs` under the pass's name; the `type` of a step decides which of them hold.
     """
     from olivine.config import json_schema
     from olivine.passes import passes
 
     schema = json_schema()
     definitions = schema.setdefault("$defs", {})
-    arms = []
+    step = definitions.pop("PassConfig")["properties"]
+    names: list[str] = []
+    rules = []
     for name, plugin in passes.classes.items():
         params = plugin.Params.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
         definitions |= {f"{name}.{key}": value for key, value in params.pop("$defs", {}).items()}
-        definitions[name] = params
-        properties = {"type": {"enum": [name, *plugin.aliases]}, "host": {"type": ["string", "null"]}}
-        arms.append(
-            {
-                "type": "object",
-                "properties": properties | params.get("properties", {}),
-                "required": ["type", *params.get("required", [])],
-                "additionalProperties": False,
-            }
-        )
-    schema["properties"]["passes"] = {"type": "object", "additionalProperties": {"oneOf": arms}}
+        definitions[name] = _arm(params, step)
+        known = [name, *plugin.aliases]
+        rules.append({"if": {"properties": {"type": {"enum": known}}}, "then": {"$ref": f"#/$defs/{name}"}})
+        names += known
+    kind = step["type"] | {"enum": names}
+    one = {"type": "object", "properties": {"type": kind}, "required": ["type"], "allOf": rules}
+    schema["properties"]["passes"] |= {"additionalProperties": one}
     print_json(schema)
     return 0
+
+
+def _arm(params: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a step of one type: its params, and the keys that every step has."""
+    return params | {"properties": step | params.get("properties", {}), "additionalProperties": False}

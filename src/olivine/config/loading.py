@@ -75,7 +75,10 @@ def json_schema() -> dict[str, Any]:
     """JSON schema (draft 2020-12) of today's form, for an editor; params of passes are left open."""
     schema = Workflow.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
-    schema["properties"]["$schema"] = {"type": "string"}
+    schema["properties"]["$schema"] = {"type": "string", "description": "where an editor finds this schema"}
+    for name, nothing in (("evaluators", {"maxProperties": 0}), ("evaluator", {"enum": [None]})):
+        schema["properties"][name] |= nothing | {"deprecated": True}
+    schema["properties"]["search_strategy"] |= {"enum": [None, False], "deprecated": True}
     definitions = schema["$defs"]
     for hidden in ("folder", "content"):
         definitions[DataConfig.__name__]["properties"].pop(hidden)

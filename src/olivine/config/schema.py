@@ -21,7 +21,12 @@ def _unserved(advice: str, default: Any = None) -> Any:
 
     advice: what to do instead, a sentence; `olivine.config.unsupported` says it with the place of the key.
     """
-    return Field(default, json_schema_extra={"unsupported": advice})
+    told: dict[str, Any] = {
+        "unsupported": advice,
+        "deprecated": True,
+        "enum": [None] if default is None else [None, default],
+    }
+    return Field(default, description=f"not served. {advice}", json_schema_extra=told)
 
 
 def _without_effect(advice: str, default: Any, description: str, **bounds: Any) -> Any:
@@ -49,22 +54,22 @@ def provider_device(name: str) -> str:
 class Resource(Section):
     """A model or file by reference, e.g. {type: azureml_registry_model, config: {...}}."""
 
-    type: str
-    config: Mapping[str, Any] = Field(default_factory=dict)
+    type: str = Field(description="azureml_registry_model and its like, which are not fetched")
+    config: Mapping[str, Any] = Field(default_factory=dict, description="settings of that kind of resource")
 
 
 class AzureMLClient(Section):
     """A workspace of AzureML and how to reach it."""
 
-    subscription_id: str | None = None
-    resource_group: str | None = None
-    workspace_name: str | None = None
-    aml_config_path: str | None = None
-    read_timeout: float | None = None
-    max_operation_retries: int | None = None
-    operation_retry_interval: float | None = None
-    default_auth_params: dict[str, Any] | None = None
-    keyvault_name: str | None = None
+    subscription_id: str | None = Field(None, description="of the workspace")
+    resource_group: str | None = Field(None, description="of the workspace")
+    workspace_name: str | None = Field(None, description="of the workspace")
+    aml_config_path: str | None = Field(None, description="file with the three")
+    read_timeout: float | None = Field(None, description="seconds")
+    max_operation_retries: int | None = Field(None, description="how often a request is tried again")
+    operation_retry_interval: float | None = Field(None, description="seconds between two tries")
+    default_auth_params: dict[str, Any] | None = Field(None, description="of azure-identity")
+    keyvault_name: str | None = Field(None, description="where secrets lie")
 
 
 class AzureMLModel(Section):
@@ -124,8 +129,8 @@ class InputModel(Section):
     type: str = Field("HfModel", description="HfModel: a Hugging Face folder, hub name or GGUF file")
     model_path: str | Resource = Field(description="folder, .gguf file, hub name or resource")
     adapter_path: str | None = Field(None, description="a PEFT adapter to start with")
-    task: str = "text-generation"
-    load_kwargs: LoadKwargs = LoadKwargs()
+    task: str = Field("text-generation", description="text-generation is the only one")
+    load_kwargs: LoadKwargs = Field(LoadKwargs(), description="how it is loaded")
     model_file_format: Any = _unserved("Convert it to a Hugging Face folder and name that as model_path.")
     model_loader: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
     model_script: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
@@ -146,12 +151,14 @@ class LoadDataset(Section):
 
     type: str = Field("huggingface_dataset", description="the only kind of source")
     data_name: str = Field("json", description="json, csv, parquet, text, or a hub data set")
-    subset: str | None = None
-    data_dir: str | None = None
-    data_files: str | list[str] | dict[str, str | list[str]] | Resource | None = None
-    split: str = "train"
-    revision: str | None = None
-    trust_remote_code: bool = False
+    subset: str | None = Field(None, description="configuration of a hub data set")
+    data_dir: str | None = Field(None, description="folder of the files")
+    data_files: str | list[str] | dict[str, str | list[str]] | Resource | None = Field(
+        None, description="files, one name or several, or some for each split; a pattern names many"
+    )
+    split: str = Field("train", description="which part: train, or a slice such as train[:10%]")
+    revision: str | None = Field(None, description="commit, tag or branch of a hub data set")
+    trust_remote_code: bool = Field(False, description="let a hub data set bring its own Python code")
     streaming: Any = _unserved("Remove it: rows are split before they are read on.", default=False)
     user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
     script_dir: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
@@ -160,7 +167,7 @@ class LoadDataset(Section):
 class PreProcess(Section):
     """How rows become text, and text becomes training samples."""
 
-    type: str = "text_generation_huggingface_pre_process"
+    type: str = Field("text_generation_huggingface_pre_process", description="the only kind of pre-processing")
     text_cols: str | list[str] | None = Field(None, description="columns joined by a space when there is no template")
     text_template: str | None = Field(None, description="Python format string over the row's columns")
     chat_template: bool | str | None = Field(
@@ -195,14 +202,14 @@ class PreProcess(Section):
     max_seq_len: int = Field(
         1024, gt=1, description="tokens a sample holds at most; by default, not more than the model reads"
     )
-    pad_to_max_len: bool = False
-    drop_short_sequences: bool = False
-    use_attention_mask: bool = True
-    joiner: str = "\n\n"
-    max_samples: int | None = Field(None, gt=0)
-    stride: int | None = Field(None, gt=0)
-    random_seed: int = 0
-    random_retries: int = 10
+    pad_to_max_len: bool = Field(False, description="pad every sample to max_seq_len")
+    drop_short_sequences: bool = Field(False, description="leave out samples that do not fill max_seq_len")
+    use_attention_mask: bool = Field(True, description="false: padding is attended to as well")
+    joiner: str = Field("\n\n", description="text between two rows that are joined")
+    max_samples: int | None = Field(None, gt=0, description="samples at most")
+    stride: int | None = Field(None, gt=0, description="join-sliding-window: tokens from one sample to the next")
+    random_seed: int = Field(0, description="of the random strategies")
+    random_retries: int = Field(10, description="how often a random strategy looks for a row that fits")
     pair_format: Literal["default", "alpaca", "chip2", "self_instruct", "custom"] | None = Field(
         None, description="which columns are prompt and target"
     )
@@ -229,10 +236,10 @@ class PreProcess(Section):
 class DataConfig(Section):
     """One named data set."""
 
-    name: str
-    type: str = "HuggingfaceContainer"
-    load_dataset_config: LoadDataset = LoadDataset()
-    pre_process_data_config: PreProcess = PreProcess()
+    name: str = Field(description="what passes call it")
+    type: str = Field("HuggingfaceContainer", description="the only kind of data")
+    load_dataset_config: LoadDataset = Field(LoadDataset(), description="where rows come from")
+    pre_process_data_config: PreProcess = Field(PreProcess(), description="how rows become text and samples")
     folder: str = Field("", description="folder of the config file; relative data files start from here")
     content: str = Field("", description="hash of the rows of a data set that is not here, as the run found them")
     user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
@@ -244,9 +251,9 @@ class DataConfig(Section):
 class PassConfig(Section):
     """One step: the pass, where it runs, and its params (checked against the pass by `plan`)."""
 
-    type: str
+    type: str = Field(description="name of the pass, see olivine passes")
     params: Mapping[str, Any] = Field(default_factory=dict)
-    host: str | None = None
+    host: str | None = Field(None, description="as the workflow's host, where every pass runs")
     evaluator: Any = _unserved("Remove it: every seam is scored by the keys of 'quality'.")
     alternatives: list[dict[str, Any]] = _unserved("Keep one of them: choosing between passes is a search.", default=[])
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
@@ -277,8 +284,8 @@ class Accelerator(Section):
 class System(Section):
     """Where passes run or results are measured."""
 
-    type: str = "LocalSystem"
-    accelerators: list[Accelerator] = Field(default_factory=list)
+    type: str = Field("LocalSystem", description="LocalSystem is the only one that runs")
+    accelerators: list[Accelerator] = Field(default_factory=list, description="the one that is used")
     config: Mapping[str, Any] = Field(default_factory=dict, description="settings of remote systems, by their own keys")
 
 
@@ -443,24 +450,28 @@ class Quality(Section):
     data_config: str | None = Field(None, description="rows to score; else the eval rows of the training step")
     target: str | None = Field(None, description="column to predict; else the last column of the template")
     max_samples: int = Field(512, gt=0, description="rows scored at most")
-    enabled: bool = True
+    enabled: bool = Field(True, description="false: nothing is scored")
 
 
 class Workflow(Section):
     """A whole config."""
 
-    input_model: InputModel
-    systems: dict[str, System] = Field(default_factory=dict)
-    data_configs: list[DataConfig] = Field(default_factory=list)
-    passes: dict[str, PassConfig]
-    evaluators: dict[str, Any] = Field(default_factory=dict)
-    evaluator: str | dict[str, Any] | None = None
-    host: str | None = None
-    target: str | None = None
-    search_strategy: bool | dict[str, Any] | None = None
-    quality: Quality = Quality()
-    cache_dir: str = ".olive-cache"
-    output_dir: str = "outputs"
+    input_model: InputModel = Field(description="the model to start from")
+    systems: dict[str, System] = Field(default_factory=dict, description="machines by name")
+    data_configs: list[DataConfig] = Field(default_factory=list, description="data sets")
+    passes: dict[str, PassConfig] = Field(description="what is done, in this order")
+    evaluators: dict[str, Any] = Field(
+        default_factory=dict, description="not served: every model is scored, see quality"
+    )
+    evaluator: str | dict[str, Any] | None = Field(None, description="not served: every model is scored, see quality")
+    host: str | None = Field(None, description="the system where passes run")
+    target: str | None = Field(None, description="the system where the result will run")
+    search_strategy: bool | dict[str, Any] | None = Field(
+        None, description="not served: write the params that are wanted"
+    )
+    quality: Quality = Field(Quality(), description="what every model on the way is scored on, and what it may lose")
+    cache_dir: str = Field(".olive-cache", description="folder of the steps' results")
+    output_dir: str = Field("outputs", description="folder of the result")
     log_severity_level: int = _without_effect(
         "The log of a step keeps everything, and the screen shows what matters.",
         1,

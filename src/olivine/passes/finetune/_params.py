@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from olivine.passes._base import PassParams
-from olivine.passes.finetune._training_arguments import FIELDS, RENAMED, SYNONYMS
+from olivine.passes.finetune._training_arguments import FIELDS, RENAMED, SYNONYMS, json_schema
 
 
 class TrainingParams(PassParams):
@@ -27,7 +27,9 @@ class TrainingParams(PassParams):
     eval_data_config: str | None = Field(None, description="name of the data to evaluate on")
     eval_dataset_size: float | None = Field(None, gt=0, description="rows held out: below 1 a share, else a count")
     training_args: Mapping[str, Any] = Field(
-        default_factory=dict, description="any field of transformers.TrainingArguments, under its old or new name"
+        default_factory=dict,
+        description="any field of transformers.TrainingArguments, under its old or new name",
+        json_schema_extra=json_schema(),
     )
 
     @classmethod

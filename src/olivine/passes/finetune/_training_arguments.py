@@ -319,6 +319,38 @@ def today(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
+_JSON_TYPES = {int: "integer", float: "number", bool: "boolean", str: "string", dict: "object", list: "array"}
+_PAGE = "https://huggingface.co/docs/transformers/main_classes/trainer#transformers.TrainingArguments"
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON schema of training_args: the fields that are taken, under today's names and old ones."""
+    fields = {name: _field_schema(name) for name in FIELDS if name not in OWNED}
+    old = {
+        name: _field_schema(today_s) | {"description": f"today {today_s}", "deprecated": True}
+        for name, today_s in RENAMED.items()
+    }
+    flags = {name: f"today {field}: {value}" for name, (field, value) in FLAGS.items()}
+    flags |= {"warmup_ratio": "today warmup_steps, as a share"} | dict.fromkeys(WITHOUT_EFFECT, "has no effect")
+    rest = {name: {"description": told, "deprecated": True} for name, told in flags.items()}
+    return {"type": "object", "properties": fields | old | rest, "additionalProperties": False}
+
+
+def _field_schema(name: str) -> dict[str, Any]:
+    kinds = ["null" if kind is type(None) else _JSON_TYPES[kind] for kind in FIELDS[name]]
+    if {"integer", "number"} <= set(kinds):
+        kinds.remove("integer")
+    schema: dict[str, Any] = {"type": kinds, "description": f"see {_PAGE}.{name}"}
+    if name in CHOICES:
+        schema["enum"] = list(CHOICES[name])
+    if name in AT_LEAST:
+        schema["minimum"] = AT_LEAST[name]
+    if name in AT_MOST:
+        most, takes_it = AT_MOST[name]
+        schema["maximum" if takes_it else "exclusiveMaximum"] = most
+    return schema
+
+
 def effective(
     given: Mapping[str, Any], *, on_cpu: bool, has_eval: bool, early_stopping: bool = False
 ) -> dict[str, Any]:

@@ -33,7 +33,7 @@ class Lora(Pass):
         """Names are those of Olive's LoRA pass and of PEFT."""
 
         lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of the update's inputs dropped while training")
-        bias: Literal["none", "all", "lora_only"] = "none"
+        bias: Literal["none", "all", "lora_only"] = Field("none", description="which biases of the base are trained")
         use_rslora: bool = Field(False, description="scale by alpha / sqrt(r), so that high ranks keep learning")
         use_dora: bool = Field(False, description="train the magnitude of each output as well (DoRA)")
         init_lora_weights: bool | str = Field(

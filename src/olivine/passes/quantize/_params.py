@@ -24,15 +24,17 @@ class Override(BaseModel):
     """What differs for the modules of one name or pattern."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    bits: Literal[4, 8] | None = None
-    group_size: GroupSize | None = None
-    symmetric: bool | None = Field(None, validation_alias=AliasChoices("symmetric", "sym"))
+    bits: Literal[4, 8] | None = Field(None, description="of these modules; else those of the others")
+    group_size: GroupSize | None = Field(None, description="of these modules; else that of the others")
+    symmetric: bool | None = Field(
+        None, validation_alias=AliasChoices("symmetric", "sym"), description="of these modules; else as the others"
+    )
 
 
 class QuantizerParams(PassParams):
     """Names are those of Olive's quantizers."""
 
-    bits: Literal[4, 8] = 4
+    bits: Literal[4, 8] = Field(4, description="what a weight is stored in")
     group_size: GroupSize | None = Field(
         None, description="weights that share one scale; 128, or the widest below it that divides every layer's width"
     )
