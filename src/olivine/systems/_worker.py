@@ -46,6 +46,9 @@ ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+    # genai's builder stamps the commit of any git repository that lies round its package, the user's own most often:
+    # other bytes under the same key; without git it is the commit of the package
+    "GIT_DIR": os.devnull,
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 

@@ -15,7 +15,7 @@ def remarks(row: Mapping[str, Any], before: Mapping[str, Any] | None, *, trained
     """
     if "degenerate" in row:
         yield f"its output is degenerate: {row['degenerate']}"
-    if row.get("n_empty", 0) * 2 >= row["n_rows"] > 0:
+    if row.get("n_empty", 0) * 2 >= row.get("n_rows", 0) > 0:
         yield f"{row['n_empty']} of {row['n_rows']} answers are empty"
     if before is None:
         return

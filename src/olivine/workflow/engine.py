@@ -23,6 +23,7 @@ from olivine.workflow._goals import drop_allowed
 from olivine.workflow._moving import moving, with_rows
 from olivine.workflow._names import FileNames, name_problem
 from olivine.workflow._remarks import remarks
+from olivine.workflow._resolved import resolved
 from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import (
     Cache,
@@ -519,7 +520,7 @@ def _deliver(state: _Run) -> None:
     """Put the result, the adapter and the resolved config into the output folder."""
     plan = state.plan
     # workflow first: re-reading this file runs the same; the versions stand beside it
-    write_whole(plan.output_dir / "workflow.json", {**hide_secrets(plan.workflow), "environment": versions()})
+    write_whole(plan.output_dir / "workflow.json", {**hide_secrets(resolved(plan)), "environment": versions()})
     made = [step for step in plan.steps if step.produces != UNCHANGED]
     if not made:
         return

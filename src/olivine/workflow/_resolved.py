@@ -1,0 +1,100 @@
+"""A config as it was resolved: everything that the plan decided, so that it runs as it stands, from any folder."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from olivine import data
+from olivine.config.schema import DataConfig, PassConfig, System
+from olivine.errors import DataError
+from olivine.workflow._steps import Plan
+
+NESTED = {PassConfig: "params", System: "config"}  # sections whose keys of their own stand beside the others in a file
+FOUND_OUT = frozenset({"content", "folder", "environment"})  # by each run itself
+
+
+def resolved(plan: Plan) -> dict[str, Any]:
+    """The config with every default, every param that a pass was given, and whole paths.
+
+    Reading it again plans the same steps under the same keys. Keys that ask for nothing, and those that are known only
+    to be refused, are left out.
+    """
+    places = {"cache_dir": str(plan.cache_dir), "output_dir": str(plan.output_dir)}
+    workflow = plan.source.workflow if plan.source is not None else None
+    if workflow is None:
+        return {**plan.workflow, **places}
+    content = _said(workflow) | places
+    content["input_model"] |= _model_places(plan)
+    for said, config in zip(content["data_configs"], workflow.data_configs, strict=True):
+        said["load_dataset_config"] |= _places(config)
+    params = {step.name: step.params for step in plan.steps}
+    content["passes"] = {name: said | params.get(name, {}) for name, said in content["passes"].items()}
+    return content
+
+
+def _said(section: BaseModel) -> dict[str, Any]:
+    """The keys of a section and their values; what a value of None leaves at its default is not said."""
+    said: dict[str, Any] = {}
+    for name, field in type(section).model_fields.items():
+        value = getattr(section, name)
+        extra = field.json_schema_extra
+        is_refused = isinstance(extra, dict) and "unsupported" in extra
+        if is_refused or name in FOUND_OUT or (value is None and field.default is None):
+            continue
+        if name == NESTED.get(type(section)):
+            said |= _plain(value)
+        else:
+            said[name] = _plain(value)
+    return said
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _said(value)
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _model_places(plan: Plan) -> dict[str, str]:
+    model = plan.input_model
+    if model is None:
+        return {}
+    if model.format == "adapter" and model.base is not None:
+        return {"model_path": str(model.base.path), "adapter_path": str(model.path)}
+    return {"model_path": str(model.path)}
+
+
+def _places(config: DataConfig) -> dict[str, Any]:
+    """Where a data config's files lie, as whole paths; nothing for rows that are no local files."""
+    try:
+        files = data.data_files(config)
+    except DataError:
+        files = []
+    if not files:
+        return {}
+    load, folders = config.load_dataset_config, [Path(config.folder or ".").absolute(), Path.cwd()]
+    folder = next((one for one in folders if any(path.is_relative_to(one) for path in files)), folders[0])
+    places: dict[str, Any] = {}
+    if (folder / load.data_name).is_dir():
+        folder /= load.data_name
+        places["data_name"] = str(folder)
+    if load.data_dir is not None:
+        folder /= Path(load.data_dir).expanduser()
+        places["data_dir"] = str(folder)
+    if load.data_files is not None:
+        places["data_files"] = _within(folder, load.data_files)
+    return places
+
+
+def _within(folder: Path, files: Any) -> Any:
+    """Names of files and patterns, alone, listed or by split, as whole paths."""
+    if isinstance(files, Mapping):
+        return {split: _within(folder, names) for split, names in files.items()}
+    if isinstance(files, str):
+        return str(folder / Path(files).expanduser())
+    return [_within(folder, name) for name in files]

@@ -1,0 +1,104 @@
+"""Kill a workflow at random moments, again and again; the run after the last kill gives the bytes of an undisturbed one.
+
+    python tests/torture/kills.py --kills 1000
+    python tests/torture/kills.py --kills 1000 --workflow fake
+
+SIGKILL goes to the program, to its worker, or to both; the next run starts at once, or when all of it is gone. A run
+that is done before its kill is compared and removed, and the next one begins from nothing.
+"""
+
+# ruff: noqa: T201 - a program that says how far it is
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import tempfile
+import time
+from pathlib import Path
+
+import psutil
+from whole import Workflow
+
+MARK = "OLIVINE_TORTURE"
+WHO = ("program", "worker", "both")
+
+
+def main() -> None:
+    """Parse and go."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workflow", choices=("real", "fake"), default="real")
+    parser.add_argument("--folder", type=Path, help="else a temporary one, which is removed")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        kill_often(arguments.folder or Path(temporary), arguments.workflow, arguments.kills, arguments.seed)
+
+
+def kill_often(folder: Path, kind: str, n_kills: int, seed: int = 0, model: Path | None = None) -> None:
+    """AssertionError as soon as anything does not hold."""
+    undisturbed, killed = (Workflow(folder / name, kind, model) for name in ("undisturbed", "killed"))
+    started = time.monotonic()
+    code, errors = undisturbed.run()
+    seconds = time.monotonic() - started
+    assert code == 0, errors
+    whole = undisturbed.delivered()
+    moments, n_killed, n_done = random.Random(seed), 0, 0
+    while n_killed < n_kills:
+        who = moments.choice(WHO)
+        code, errors = _run_killed(killed, who, moments.uniform(0, seconds), wait=moments.random() < 0.5)
+        assert "Traceback" not in errors, errors
+        killed.check_whole(whole)
+        if code == 0:
+            killed.check_done(undisturbed)
+            killed.forget()
+            n_done += 1
+            continue
+        assert code == -signal.SIGKILL or (code == 1 and "was killed" in errors), (code, errors)
+        n_killed += 1
+        print(f"{n_killed} of {n_kills} kills ({who}), {n_done} runs were done before theirs", flush=True)
+    code, errors = killed.run()
+    assert code == 0, errors
+    killed.check_done(undisturbed)
+    killed.verify()
+    _wait_until_gone(str(killed.out))
+
+
+def _run_killed(workflow: Workflow, who: str, seconds: float, *, wait: bool) -> tuple[int, str]:
+    """Exit code and standard error of a run that is killed after some time, unless it is done by then."""
+    mark = str(workflow.out)
+    process = workflow.start(**{MARK: mark})
+    with contextlib.suppress(psutil.NoSuchProcess):
+        program = psutil.Process(process.pid)
+        gone, _ = psutil.wait_procs([program], timeout=seconds)
+        if not gone:
+            workers = program.children(recursive=True)
+            victims = {"program": [program], "worker": workers, "both": [program, *workers]}[who]
+            for victim in victims or [program]:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    os.kill(victim.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=600)
+    if wait:
+        _wait_until_gone(mark)
+    return process.returncode, errors
+
+
+def _wait_until_gone(mark: str) -> None:
+    """Until no process of a run is left: a worker sees by itself that its program is gone."""
+    give_up = time.monotonic() + 60
+    while left := [process for process in psutil.process_iter() if _is_of(process, mark)]:
+        assert time.monotonic() < give_up, f"still there after a minute: {left}"
+        time.sleep(0.05)
+
+
+def _is_of(process: psutil.Process, mark: str) -> bool:
+    try:
+        return process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+if __name__ == "__main__":
+    main()
