@@ -242,6 +242,15 @@ def test_budget_of_a_workflow_that_scores_nothing_is_a_problem(planned):
     assert "scores nothing" in only(planned(lambda c: c.update(change)), "invalid-value").message
 
 
+def test_limit_that_the_config_sets_is_one_problem_at_its_line(planned, tmp_path):
+    def change(config):
+        config["systems"] = {"here": {"type": "LocalSystem", "accelerators": [{"device": "cpu", "memory": "200 kB"}]}}
+
+    problem = only(planned(change), "hardware")
+    assert "'memory' allows 200 kB" in problem.message
+    assert problem.where.endswith(f":{line_of(tmp_path, '200 kB')}")
+
+
 def test_host_of_a_pass_is_refused_at_its_line(planned, tmp_path):
     def change(config):
         config["systems"] = {name: {"type": "LocalSystem", "accelerators": [{}]} for name in ("here", "there")}

@@ -733,18 +733,7 @@ def _total(draft: _Draft, score: ScoreRows | None) -> Estimate:
 
 
 def _check_room(draft: _Draft, estimate: Estimate) -> None:
-    for step in draft.steps:
-        on_device, device_bytes = step.estimate.device_memory_bytes, draft.machine.device_memory_bytes
-        if step.estimate.memory_bytes > draft.machine.memory_bytes:
-            needed, there = _size(step.estimate.memory_bytes), _size(draft.machine.memory_bytes)
-            message = f"step '{step.name}' needs about {needed} of memory, but this machine has {there}."
-        elif device_bytes and on_device > device_bytes:
-            needed, there = _size(on_device), _size(device_bytes)
-            message = f"step '{step.name}' needs about {needed} on the GPU, but it has {there}."
-        else:
-            continue
-        fix = passes.classes[step.pass_name].when_too_large
-        draft.problem("hardware", ("passes", step.name), message, fix)
+    _check_memory(draft)
     hub_cache = _hub_folder()
     if estimate.download_bytes > (free := free_disk_bytes(hub_cache)):
         message = f"{_size(estimate.download_bytes)} are to be fetched, but {_size(free)} are free in '{hub_cache}'."
@@ -756,6 +745,30 @@ def _check_room(draft: _Draft, estimate: Estimate) -> None:
             f"about {_size(estimate.disk_bytes)} of disk are needed, but {_size(draft.machine.disk_bytes)} are free.",
             "Choose a cache_dir and output_dir on a larger disk.",
         )
+
+
+def _check_memory(draft: _Draft) -> None:
+    """A problem for each step that does not fit; one in all where the config itself sets a limit that is too low."""
+    machine = draft.machine
+    needs = [(step, *_needed(step, machine)) for step in draft.steps]
+    too_large = [(step, needed, there) for step, needed, there in needs if there and needed > there]
+    asked = _systems.wish(draft.workflow, "host")
+    for step, needed, there in sorted(too_large, key=lambda need: -need[1]):
+        what = "memory" if needed == step.estimate.memory_bytes else "the GPU's memory"
+        message = f"step '{step.name}' needs about {_size(needed)} of {what}, but this machine has {_size(there)}."
+        if asked is not None and asked.memory_bytes == there:
+            message = f"step '{step.name}' needs about {_size(needed)} of {what}, but 'memory' allows {_size(there)}."
+            draft.problem("hardware", (*asked.path, "memory"), message, "Allow more, or choose a smaller model.")
+            return
+        draft.problem("hardware", ("passes", step.name), message, passes.classes[step.pass_name].when_too_large)
+
+
+def _needed(step: Step, machine: Machine) -> tuple[int, int]:
+    """Bytes that a step needs where they are scarcest, and those that are there; 0 there where it is not known."""
+    estimate = step.estimate
+    if estimate.memory_bytes <= machine.memory_bytes and estimate.device_memory_bytes:
+        return estimate.device_memory_bytes, machine.device_memory_bytes
+    return estimate.memory_bytes, machine.memory_bytes
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -813,4 +826,6 @@ def _step_line(plan: Plan, step: Step) -> str:
 
 
 def _size(n_bytes: float) -> str:
-    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e8 else f"{n_bytes / 1e6:.0f} MB"
+    if n_bytes >= 1e8:
+        return f"{n_bytes / 1e9:.1f} GB"
+    return f"{n_bytes / 1e6:.0f} MB" if n_bytes >= 1e6 else f"{n_bytes / 1e3:.0f} kB"
