@@ -116,7 +116,7 @@ def _bytes(path: Path) -> bytes:
             _refuse(path, f"the file has {size / 1e6:,.0f} MB; a config has at most {MAX_BYTES / 1e6:.0f} MB")
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)  # a pipe has no size: never read more than the limit
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # a NUL stands in no name
         _refuse(path, "there is no such file", kind="missing-file")
     except OSError as error:
         _refuse(path, f"the file cannot be read: {error.strerror}", kind="missing-file")

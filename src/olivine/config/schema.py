@@ -157,6 +157,8 @@ class LoadDataset(Section):
         None, description="files, one name or several, or some for each split; a pattern names many"
     )
     split: str = Field("train", description="which part: train, or a slice such as train[:10%]")
+    sep: str | None = Field(None, description="character between the cells of a CSV file; else a comma, in .tsv a tab")
+    encoding: str | None = Field(None, description="encoding of text files, such as cp1252 or cp932; else UTF-8")
     revision: str | None = Field(None, description="commit, tag or branch of a hub data set")
     trust_remote_code: bool = Field(False, description="let a hub data set bring its own Python code")
     streaming: Any = _unserved("Remove it: rows are split before they are read on.", default=False)

@@ -12,7 +12,7 @@ from olivine.data._split import rows_enough, slices, split
 from olivine.data._stream import RowStream
 from olivine.data._texts import missing_column
 from olivine.data.forms import Form, form_of
-from olivine.data.sources import NEEDS_NO_PACKAGE, READERS, hub, place
+from olivine.data.sources import NEEDS_NO_PACKAGE, hub, place
 from olivine.errors import DataError, Problem
 
 SCANNED_BYTES = 32 * 2**20  # files of up to this size are read to the end; of larger ones, the first row
@@ -121,7 +121,7 @@ def _rows(config: DataConfig, file: DataFile, form: Form, n_most: int | None) ->
     unfit: list[Problem] = []
     shown = file.shown
     try:
-        for number, row in islice(READERS[file.kind](file.path), n_most):
+        for number, row in islice(file.rows(), n_most):
             if isinstance(row, DataError):
                 unread.append(_wrong_row(file, shown, number, row))
                 continue

@@ -11,7 +11,7 @@ from olivine.data._files import DataFile, locate
 from olivine.data._split import slices
 from olivine.data.forms import Chat, form_of, reads_pairs
 from olivine.data.forms._turns import prompt_columns, turn_columns
-from olivine.data.sources import READERS, Row, parquet_footer
+from olivine.data.sources import Row, parquet_footer
 from olivine.errors import DataError
 
 _N_NAMED = 8  # columns that a sentence names
@@ -178,7 +178,7 @@ def _sample(file: DataFile, changed_ns: int) -> list[Row]:  # noqa: ARG001 - a f
     try:
         if file.kind == "parquet":
             return [dict.fromkeys(parquet_footer.read(file.path).columns)]
-        return [row for _, row in islice(READERS[file.kind](file.path), _N_ROWS) if not isinstance(row, DataError)]
+        return [row for _, row in islice(file.rows(), _N_ROWS) if not isinstance(row, DataError)]
     except (OSError, DataError):  # `check` names what is wrong with the file
         return []
 

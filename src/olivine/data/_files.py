@@ -10,6 +10,8 @@ from pathlib import Path
 
 from olivine.config.schema import DataConfig, Resource
 from olivine.data._split import slices
+from olivine.data.sources import PLAIN, Item, Options, read
+from olivine.paths import exists, is_file, is_folder
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "json": (".json", ".jsonl", ".ndjson"),
@@ -32,6 +34,11 @@ class DataFile:
 
     path: Path
     kind: str
+    options: Options = PLAIN
+
+    def rows(self) -> Iterator[Item]:
+        """Its rows, each with its number, and a DataError in the place of one that cannot be read."""
+        return read(self.path, self.kind, self.options)
 
     @property
     def shown(self) -> str:
@@ -73,25 +80,34 @@ def locate(config: DataConfig) -> Local | None:
     if any("://" in name for names in named.values() for name in names):
         return None
     if load.data_name not in KINDS:
-        folders = [folder / load.data_name for folder in folders if (folder / load.data_name).is_dir()]
+        folders = [folder / load.data_name for folder in folders if is_folder(folder / load.data_name)]
         if not folders:
             return None
     if load.data_dir is not None:
-        folders = [folder / Path(load.data_dir).expanduser() for folder in folders]
+        folders = [_below(folder, load.data_dir) for folder in folders]
     kind = load.data_name if load.data_name in KINDS else None
-    return _named(named, folders, kind) if named else _whole_folder(folders, kind, load.data_dir)
+    options = Options(load.sep, load.encoding)
+    return _named(named, folders, kind, options) if named else _whole_folder(folders, kind, load.data_dir, options)
 
 
 def nearest(local: Local, name: str) -> str | None:
     """The file most like the missing `name`, in the folder where it should lie."""
     for folder in local.folders:
-        wanted = folder / Path(name).expanduser()
-        if wanted.parent.is_dir():
-            there = [path.name for path in wanted.parent.iterdir() if path.is_file()]
+        wanted = _below(folder, name)
+        if is_folder(wanted.parent) and os.access(wanted.parent, os.R_OK):
+            there = [path.name for path in wanted.parent.iterdir() if is_file(path)]
             close = difflib.get_close_matches(wanted.name, there, n=1)
             if close:
                 return (Path(name).parent / close[0]).as_posix()
     return None
+
+
+def _below(folder: Path, name: str) -> Path:
+    """A path of the config below a folder; one that begins with ~ is the user's own, if there is such a user."""
+    try:
+        return folder / Path(name).expanduser()
+    except RuntimeError:
+        return folder / name
 
 
 def _as_mapping(files: str | list[str] | dict[str, str | list[str]] | None) -> dict[str, list[str]]:
@@ -101,39 +117,41 @@ def _as_mapping(files: str | list[str] | dict[str, str | list[str]] | None) -> d
     return {name: [value] if isinstance(value, str) else list(value) for name, value in by_split.items()}
 
 
-def _named(named: Mapping[str, list[str]], folders: list[Path], kind: str | None) -> Local:
+def _named(named: Mapping[str, list[str]], folders: list[Path], kind: str | None, options: Options) -> Local:
     local = Local(folders)
     for split_name, patterns in named.items():
         local.splits[split_name] = []
         for pattern in patterns:
             found = next((paths for folder in folders if (paths := _matches(folder, pattern, kind))), [])
-            local.splits[split_name] += _of_kind(found, kind)
+            local.splits[split_name] += _of_kind(found, kind, options)
             if not found:
                 local.missing.append(pattern)
     return local
 
 
 def _matches(folder: Path, pattern: str, kind: str | None) -> list[Path]:
-    path = folder / Path(pattern).expanduser()
-    if path.is_dir():
+    path = _below(folder, pattern)
+    if is_folder(path):
         return _inside(path, kind)
-    if path.exists():
+    if exists(path):
         return [path]
-    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if Path(name).is_file())  # noqa: PTH207 - pathlib takes no absolute pattern
+    if "\0" in pattern:
+        return []
+    return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if is_file(name))  # noqa: PTH207 - pathlib takes no absolute pattern
 
 
-def _whole_folder(folders: list[Path], kind: str | None, data_dir: str | None) -> Local:
+def _whole_folder(folders: list[Path], kind: str | None, data_dir: str | None, options: Options) -> Local:
     """Every file of the first folder that is there; `train`, `test`, ... in a name tells the split, as in datasets."""
     local = Local(folders)
     if kind is not None and data_dir is None:
         return local
     for folder in folders:
-        files = _inside(folder, kind) if folder.is_dir() else []
+        files = _inside(folder, kind) if is_folder(folder) else []
         if files:
             words = {path: _split_word(path.relative_to(folder)) for path in files}
             told = {path: word for path, word in words.items() if word} or dict.fromkeys(files, "train")
             for path, word in told.items():
-                local.splits.setdefault(word, []).extend(_of_kind([path], kind))
+                local.splits.setdefault(word, []).extend(_of_kind([path], kind, options))
             return local
     local.missing.append(data_dir or ".")
     return local
@@ -156,8 +174,8 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in names if not name.startswith("."))
 
 
-def _of_kind(paths: Iterable[Path], kind: str | None) -> list[DataFile]:
-    return [DataFile(path, kind or _kind_of(path)) for path in paths]
+def _of_kind(paths: Iterable[Path], kind: str | None, options: Options) -> list[DataFile]:
+    return [DataFile(path, kind or _kind_of(path), options) for path in paths]
 
 
 def _kind_of(path: Path) -> str:

@@ -229,6 +229,7 @@ def _key(config: DataConfig, stream: RowStream, tokenizer: Any, encoder: Encoder
         "version": VERSION,
         "libraries": [lazy.version("tokenizers"), lazy.version("transformers"), lazy.version("jinja2")],
         "files": files or stream.fingerprint,
+        "read": [config.load_dataset_config.sep, config.load_dataset_config.encoding],
         "split": config.load_dataset_config.split,
         "settings": settings.model_dump(mode="json", include=set(_DECIDING)),
         "marked": "pair" if settings.strategy == "pair" else settings.train_on,

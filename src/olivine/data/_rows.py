@@ -7,8 +7,10 @@ from typing import Any, overload
 from olivine.config.schema import DataConfig
 from olivine.data._files import DataFile, Local, locate, nearest
 from olivine.data._split import Slice, slices
-from olivine.data.sources import READERS, Row, hub, place
+from olivine.data.sources import Row, hub, place
 from olivine.errors import DataError
+
+_N_SHOWN = 200  # characters of a name in a message
 
 
 class Rows(Sequence[Row]):
@@ -89,9 +91,10 @@ def where_of(config: DataConfig, local: Local | None) -> str:
 
 def missing_file(local: Local, name: str) -> tuple[str, str]:
     """What to say of a name that no file has, and the fix."""
+    shown = name if len(name) <= _N_SHOWN else f"{name[:_N_SHOWN]}..."
     looked = " and ".join(dict.fromkeys(str(folder) for folder in local.folders))
     close = nearest(local, name)
-    return f"there is no data file '{name}' (looked in {looked}).", f"Did you mean '{close}'?" if close else ""
+    return f"there is no data file '{shown}' (looked in {looked}).", f"Did you mean '{close}'?" if close else ""
 
 
 def missing_split(local: Local, part: Slice) -> tuple[str, str]:
@@ -116,7 +119,7 @@ def rows_of(files: Sequence[DataFile]) -> Iterator[tuple[int, int, Row]]:
     """The rows of the files in turn: which file, the row's number there, the row. DataError for one that is no row."""
     for index, file in enumerate(files):
         try:
-            for number, row in READERS[file.kind](file.path):
+            for number, row in file.rows():
                 if isinstance(row, DataError):
                     raise DataError(f"{place(file.shown, file.kind, number)}: {row}")
                 yield index, number, row

@@ -1,18 +1,31 @@
 """Settings of pre-processing that cannot hold together: found before any row is read."""
 
+import codecs
 from collections.abc import Iterator
 
-from olivine.config.schema import DataConfig, PreProcess
+from olivine.config.schema import DataConfig, LoadDataset, PreProcess
+from olivine.data._files import KINDS, locate
 from olivine.data._split import slices
 from olivine.data.forms import form_of
 from olivine.errors import DataError, Problem
 
+# Names for what olivine does not read, and other names for what it does.
+_TABLES = frozenset(("excel", "xlsx", "xls", "ods", "spreadsheet", "pandas", "pickle", "sql", "sqlite", "xml", "html"))
+_SPELLINGS = {
+    **dict.fromkeys(("jsonl", "ndjson", "jsonlines", "json_lines"), "json"),
+    **dict.fromkeys(("tsv",), "csv"),
+    **dict.fromkeys(("txt", "plain", "plain_text"), "text"),
+    **dict.fromkeys(("pq",), "parquet"),
+}
 _PACKED = ("join", "join-random", "join-sliding-window")
 
 
 def check_settings(config: DataConfig) -> Iterator[Problem]:
     """Every setting that does not hold, whatever the rows are."""
     settings, where = config.pre_process_data_config, f"data config '{config.name}'"
+    is_folder = config.load_dataset_config.data_name not in KINDS and locate(config) is not None
+    for key, message, fix in () if is_folder else _unreadable(config.load_dataset_config):
+        yield Problem("invalid-value", where, message, fix, ("load_dataset_config", key))
     for message, fix in _conflicts(settings):
         yield Problem("invalid-value", where, message, fix)
     for reading in (lambda: form_of(settings), lambda: slices(config.load_dataset_config.split)):
@@ -20,6 +33,32 @@ def check_settings(config: DataConfig) -> Iterator[Problem]:
             reading()
         except DataError as error:
             yield Problem("invalid-value", where, f"{error}.")
+
+
+def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
+    """Keys of the source that name no way of reading files."""
+    if load.data_name.lower() in _TABLES:
+        there = f"there are {', '.join(KINDS)}, a folder or a data set of the hub"
+        message = f"'data_name: {load.data_name}' is not read; {there}."
+        yield "data_name", message, "Export the rows as CSV or Parquet."
+    elif (kind := _SPELLINGS.get(load.data_name.lower())) is not None:
+        yield "data_name", f"'data_name: {load.data_name}' is no kind of file.", f"Write data_name: {kind}."
+    if load.sep is not None and (len(load.sep) != 1 or load.sep in '"\r\n'):
+        yield "sep", f"'sep' is {load.sep!r}, but must be one character.", "Write ';' or '\\t', for example."
+    if load.encoding is not None and not _is_encoding(load.encoding):
+        yield (
+            "encoding",
+            f"'encoding' is '{load.encoding}', which is not known.",
+            "Write cp1252 or utf-16, for example.",
+        )
+
+
+def _is_encoding(name: str) -> bool:
+    """Whether Python decodes text by that name, and a piece at a time."""
+    try:
+        return isinstance(codecs.getincrementaldecoder(name)().decode(b""), str)
+    except (LookupError, ValueError, TypeError):
+        return False
 
 
 def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:

@@ -7,6 +7,7 @@ from typing import Any
 from olivine.errors import ModelError
 from olivine.models._model import Model
 from olivine.models.gguf_header import GgufHeader
+from olivine.paths import is_file
 
 _MOST_BYTES = 64 * 2**20  # a tokenizer_config.json that lists every added token has a few
 
@@ -14,7 +15,7 @@ _MOST_BYTES = 64 * 2**20  # a tokenizer_config.json that lists every added token
 def read_chat_template(model: Model) -> str:
     """The text of the template; empty where the model has none, or none that can be read."""
     source = model
-    while source.format == "adapter" and source.base and not _is_file(source.path / "tokenizer_config.json"):
+    while source.format == "adapter" and source.base and not is_file(source.path / "tokenizer_config.json"):
         source = source.base
     try:
         return _of_gguf(source.path) if source.format == "gguf" else _of_folder(source.path)
@@ -25,10 +26,10 @@ def read_chat_template(model: Model) -> str:
 def _of_folder(folder: Path) -> str:
     """`chat_template.jinja` wins over the key of tokenizer_config.json, which may hold several by name."""
     own = folder / "chat_template.jinja"
-    if _is_file(own):
+    if is_file(own):
         return own.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
-    if not _is_file(config) or config.stat().st_size > _MOST_BYTES:
+    if not is_file(config) or config.stat().st_size > _MOST_BYTES:
         return ""
     value = json.loads(config.read_text(encoding="utf-8"))
     return _default(value.get("chat_template") if isinstance(value, dict) else None)
@@ -43,10 +44,3 @@ def _default(template: Any) -> str:
 
 def _of_gguf(path: Path) -> str:
     return _default(GgufHeader.read(path).get("tokenizer.chat_template"))
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:
-        return False

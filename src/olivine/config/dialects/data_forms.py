@@ -1,7 +1,7 @@
 """`data_configs` as a mapping, params under `params_config` or `params`: until 2024-06; today a flat list."""
 
 from olivine.config._nodes import Array, Object
-from olivine.config.dialects._edit import Findings, Note, data_configs, lift, move, put, section_of, text_of
+from olivine.config.dialects._edit import Findings, Note, data_configs, lift, move, put, rename, section_of, text_of
 from olivine.config.schema import LoadDataset, PreProcess
 
 _SECTIONS = {
@@ -30,6 +30,9 @@ def translate(config: Object) -> Findings:
                 yield from lift(section, "params")
         if is_old:
             yield from _split(entry)
+        load = entry.mapping("load_dataset_config")
+        if load is not None:
+            yield from rename(load, "delimiter", "sep")
     if nested:
         message = "The keys of 'params' stand in the section itself today, in 'data_configs'."
         yield Note(nested[0], "data_configs.*.params", "data_configs.*", message)

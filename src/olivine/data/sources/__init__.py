@@ -9,13 +9,25 @@ from pathlib import Path
 from typing import Any
 
 from olivine.data.sources import csv, json, parquet, text
+from olivine.data.sources._opened import PLAIN, Options, foreign
 from olivine.errors import DataError
 
 Row = Mapping[str, Any]
-Reader = Callable[[Path], Iterator[tuple[int, Row | DataError]]]
+Item = tuple[int, Row | DataError]
+Reader = Callable[[Path, Options], Iterator[Item]]
+
+__all__ = ["NEEDS_NO_PACKAGE", "PLAIN", "READERS", "Item", "Options", "Row", "place", "read"]
 
 READERS: Mapping[str, Reader] = {"json": json.read, "csv": csv.read, "parquet": parquet.read, "text": text.read}
 NEEDS_NO_PACKAGE = frozenset({"json", "csv", "text"})
+
+
+def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
+    """The rows of a file, or the one fault of a file that no reader takes."""
+    if (what := foreign(path, kind)) is not None:
+        yield 1, DataError(what)
+        return
+    yield from READERS[kind](path, options)
 
 
 def place(shown: str, kind: str, number: int) -> str:

@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+from pathlib import Path
 from typing import IO, Any
 
 from olivine.data.sources._lines import not_utf_8
@@ -24,10 +25,10 @@ class Fault(Exception):  # noqa: N818 - never seen by a user: the reader gives `
 
 
 class Cursor:
-    """Goes through a UTF-8 document value by value. Raises Fault where it is no JSON."""
+    """Goes through a UTF-8 document value by value. Raises Fault where it is no JSON. path: where the file lies."""
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    def __init__(self, file: IO[bytes], path: Path) -> None:
+        self._file, self._path = file, path
         self._decoder = codecs.getincrementaldecoder("utf-8-sig")()
         self._text, self._at, self._is_whole = "", 0, False
         self._line, self._counted = 1, 0  # the line of the place up to which lines were counted
@@ -88,7 +89,7 @@ class Cursor:
             more = self._decoder.decode(raw, final=self._is_whole)
         except UnicodeDecodeError as error:
             line = self.line() + self._text.count("\n", self._at) + error.object.count(b"\n", 0, error.start)
-            raise Fault(line, not_utf_8(error)) from None
+            raise Fault(line, not_utf_8(error, self._path)) from None
         if raw:
             self._forget()
             self._text += more

@@ -4,27 +4,30 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
+from olivine.data.sources._opened import guessed, opened
 from olivine.errors import DataError
 
 
-def lines(path: Path) -> Iterator[tuple[int, str | DataError]]:
+def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str | DataError]]:
     """Each line with its ending, numbered from 1; a byte order mark is no part of it.
 
     A line that is not UTF-8 gives a DataError in its place.
     """
-    with path.open("rb") as file:
+    with opened(path, encoding) as file:
         for number, raw in enumerate(file, 1):
-            yield number, decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw)
+            yield number, decoded(raw.removeprefix(codecs.BOM_UTF8) if number == 1 else raw, path)
 
 
-def decoded(raw: bytes) -> str | DataError:
-    """The text of UTF-8 bytes, or what is wrong with them."""
+def decoded(raw: bytes, path: Path) -> str | DataError:
+    """The text of UTF-8 bytes of a file, or what is wrong with them."""
     try:
         return raw.decode()
     except UnicodeDecodeError as error:
-        return not_utf_8(error)
+        return not_utf_8(error, path)
 
 
-def not_utf_8(error: UnicodeDecodeError) -> DataError:
-    """What is wrong with the bytes, and what to do."""
-    return DataError(f"byte 0x{error.object[error.start]:02x} is not UTF-8; save the file as UTF-8")
+def not_utf_8(error: UnicodeDecodeError, path: Path) -> DataError:
+    """What is wrong with the bytes of a file, and what to do."""
+    encoding = guessed(path)
+    fix = f"it looks like {encoding}: write encoding: {encoding} in load_dataset_config, or " if encoding else ""
+    return DataError(f"byte 0x{error.object[error.start]:02x} is not UTF-8; {fix}save the file as UTF-8")

@@ -7,17 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from olivine.data.sources._lines import lines
+from olivine.data.sources._opened import PLAIN, Options
 from olivine.errors import DataError
 
 _CELL_LIMIT = 2**31 - 1  # characters; the module's own limit of 128 Ki is less than a long document
 
 
-def read(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+def read(path: Path, options: Options = PLAIN) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
     """Each record under the line that it begins on; a quoted cell may span lines."""
     csv.field_size_limit(_CELL_LIMIT)
     faults: list[DataError] = []
-    separator = "\t" if path.suffix.lower() == ".tsv" else ","
-    reader = csv.reader(_texts(path, faults), delimiter=separator, strict=True)
+    separator = options.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    reader = csv.reader(_texts(path, options, faults), delimiter=separator, strict=True)
     header: list[str] | None = None
     while True:
         number = reader.line_num + 1
@@ -35,6 +36,15 @@ def read(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
             continue
         if header is None:
             header = cells
+            if other := _other_separator(header, separator, options):
+                yield (
+                    number,
+                    DataError(
+                        f"the separator of the columns is {other!r} and not {separator!r}; write sep: {other!r} in "
+                        "load_dataset_config"
+                    ),
+                )
+                return
             if twice := [name for name, count in Counter(header).items() if count > 1]:
                 yield number, DataError(f"the header names the column '{twice[0]}' twice")
                 return
@@ -48,9 +58,16 @@ def _row(header: list[str], cells: list[str]) -> Mapping[str, Any] | DataError:
     return {name: cell or None for name, cell in zip(header, cells, strict=True)}
 
 
-def _texts(path: Path, faults: list[DataError]) -> Iterator[str]:
+def _other_separator(header: list[str], separator: str, options: Options) -> str | None:
+    """What seems to stand between the columns of a header that is one cell, where the config does not say it."""
+    if len(header) > 1 or options.separator is not None:
+        return None
+    return next((other for other in (";", "\t", "|", ",") if other != separator and other in header[0]), None)
+
+
+def _texts(path: Path, options: Options, faults: list[DataError]) -> Iterator[str]:
     """The lines for the parser, up to one that is not UTF-8, which is put into `faults`."""
-    for _, line in lines(path):
+    for _, line in lines(path, options.encoding):
         if isinstance(line, DataError):
             faults.append(line)
             yield ""

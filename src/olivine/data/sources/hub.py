@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.config.schema import LoadDataset, Resource
 from olivine.errors import DataError, Unsupported
+from olivine.paths import is_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -40,10 +41,17 @@ def load(settings: LoadDataset) -> Any:
             data_files=settings.data_files,
             split=settings.split,
             revision=settings.revision,
+            **_options(settings),
         )
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"the data set '{settings.data_name}' cannot be loaded: {reason}") from error
+
+
+def _options(settings: LoadDataset) -> dict[str, str]:
+    """How files by address are read, as the builders of `datasets` take it."""
+    keys = {"csv": ("sep", "encoding"), "json": ("encoding",), "text": ("encoding",)}.get(settings.data_name, ())
+    return {key: value for key in keys if (value := getattr(settings, key)) is not None}
 
 
 def content(rows: Any) -> str:
@@ -71,4 +79,4 @@ def is_cached(name: str, environment: Mapping[str, str] = os.environ) -> bool:
     home = Path(environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
     prepared = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets") / name.replace("/", "___").lower()
     fetched = Path(environment.get("HF_HUB_CACHE") or home / "hub") / f"datasets--{name.replace('/', '--')}"
-    return prepared.is_dir() or fetched.is_dir()
+    return is_folder(prepared) or is_folder(fetched)

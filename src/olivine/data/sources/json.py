@@ -8,6 +8,7 @@ from typing import Any
 
 from olivine.data.sources._json_cursor import Cursor, Fault
 from olivine.data.sources._lines import decoded, lines
+from olivine.data.sources._opened import PLAIN, Options, opened
 from olivine.errors import DataError
 
 _LINE = 2**20  # bytes: a first line that is longer is not read whole to tell what the file is
@@ -15,16 +16,16 @@ _FORMS = "expected an object a line, an array of objects, or {'data': [...]}"
 Item = tuple[int, Mapping[str, Any] | DataError]
 
 
-def read(path: Path) -> Iterator[Item]:
+def read(path: Path, options: Options = PLAIN) -> Iterator[Item]:
     """Each object under the line that it begins on; a piece of the file is in memory, however large it is.
 
     A file whose first line is a whole JSON value is read line by line; any other as one document.
     """
-    yield from _document(path) if _is_document(path) else _json_lines(path)
+    yield from (_document if _is_document(path, options.encoding) else _json_lines)(path, options.encoding)
 
 
-def _is_document(path: Path) -> bool:
-    with path.open("rb") as file:
+def _is_document(path: Path, encoding: str | None) -> bool:
+    with opened(path, encoding) as file:
         pieces = (piece.removeprefix(codecs.BOM_UTF8) for piece in iter(lambda: file.readline(_LINE), b""))
         first = next((piece for piece in pieces if piece.strip()), b"")
         if first.lstrip().startswith(b"["):
@@ -34,8 +35,8 @@ def _is_document(path: Path) -> bool:
             last = next(pieces, b"")
         is_only = not any(piece.strip() for piece in pieces)
     if len(first) >= _LINE:
-        return is_only and _begins_a_table(path)
-    text = decoded(first)
+        return is_only and _begins_a_table(path, encoding)
+    text = decoded(first, path)
     if isinstance(text, DataError) or not text.strip():
         return False
     value = _parsed(text)
@@ -44,10 +45,10 @@ def _is_document(path: Path) -> bool:
     return is_only and isinstance(value, dict) and _is_table(value.get("data"))
 
 
-def _begins_a_table(path: Path) -> bool:
+def _begins_a_table(path: Path, encoding: str | None) -> bool:
     """Whether the file is an object whose `data` begins as an array of objects: one line, too long to look at whole."""
-    with path.open("rb") as file:
-        cursor = Cursor(file)
+    with opened(path, encoding) as file:
+        cursor = Cursor(file, path)
         try:
             for key in _keys(cursor) if cursor.peek() == "{" else ():
                 if key != "data":
@@ -66,8 +67,8 @@ def _is_table(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(row, dict) for row in value)
 
 
-def _json_lines(path: Path) -> Iterator[Item]:
-    for number, line in lines(path):
+def _json_lines(path: Path, encoding: str | None) -> Iterator[Item]:
+    for number, line in lines(path, encoding):
         if isinstance(line, DataError):
             yield number, line
         elif line.strip():
@@ -90,10 +91,10 @@ def _row(value: Any) -> Mapping[str, Any] | DataError:
     return DataError(f"a row must be an object of columns, but this is {json.dumps(value)[:40]}")
 
 
-def _document(path: Path) -> Iterator[Item]:
-    with path.open("rb") as file:
+def _document(path: Path, encoding: str | None) -> Iterator[Item]:
+    with opened(path, encoding) as file:
         try:
-            yield from _rows(Cursor(file))
+            yield from _rows(Cursor(file, path))
         except Fault as fault:
             yield fault.line, fault.error
 

@@ -39,7 +39,7 @@ def read(path: Path) -> Footer:
     try:
         fields = _Thrift(footer).struct()
         return Footer(_top_columns(fields[_SCHEMA]), _n_rows(fields[_N_ROWS]))
-    except (AttributeError, IndexError, KeyError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         raise DataError("not a Parquet file that can be read: its footer is damaged") from error
 
 

@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from olivine.data.sources._lines import lines
+from olivine.data.sources._opened import PLAIN, Options
 from olivine.errors import DataError
 
 
-def read(path: Path) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+def read(path: Path, options: Options = PLAIN) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
     """Each line without its ending; blank lines are rows too."""
-    for number, line in lines(path):
+    for number, line in lines(path, options.encoding):
         yield number, line if isinstance(line, DataError) else {"text": line.rstrip("\r\n")}

@@ -1,0 +1,173 @@
+"""Files that a stranger brings: what they are is said in one sentence, with what to do."""
+
+import json
+import zipfile
+
+import pytest
+from data_tools import config, word_tokenizer
+
+from olivine.data import check, data_files, prepare, read_rows
+from olivine.errors import DataError
+
+JAPANESE = "text\nきょうは晴れ\n東京\n"
+FRENCH = "text\nun été à Genève\n"
+
+
+@pytest.fixture
+def there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def problem(settings):
+    """The one problem: one want gives one message."""
+    (found,) = check(settings)
+    return f"{found.where}: {found.message} {found.fix}".strip()
+
+
+def test_spreadsheet_is_told_to_be_exported(there):
+    with zipfile.ZipFile(there / "rows.xlsx", "w") as file:
+        file.writestr("xl/workbook.xml", "<workbook/>")
+    (there / "rows.xlsx").rename(there / "other.csv")
+    for name, kind in (("rows.xlsx", "csv"), ("rows.xlsx", "json"), ("other.csv", "csv")):
+        if name == "rows.xlsx":
+            (there / name).write_bytes((there / "other.csv").read_bytes())
+        settings = config(there, name, load={"data_name": kind})
+        assert "the file is a spreadsheet" in problem(settings)
+        assert "export it as CSV or Parquet" in problem(settings)
+        with pytest.raises(DataError, match="export it as CSV or Parquet"):
+            read_rows(settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("rows.jsonl.gz", b"\x1f\x8b\x08\x00", "the file is compressed; unpack it first"),
+        ("rows.csv", b"\x1f\x8b\x08\x00", "the file is compressed; unpack it first"),
+        ("rows.json", b"PAR1 ... PAR1", "the file is Parquet; write data_name: parquet"),
+        ("rows.json", b"%PDF-1.7", "write its rows to a JSON, CSV or Parquet file"),
+        ("rows.pkl", b"\x80\x04", "the file is a pickle, which is never read"),
+    ],
+)
+def test_file_of_another_kind_is_named(there, name, content, said):
+    (there / name).write_bytes(content)
+    assert said in problem(config(there, name))
+
+
+@pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", ",")])
+def test_separator_that_is_another_is_named_and_read_when_it_is_written(there, name, separator):
+    (there / name).write_text(f"question{separator}answer\na b{separator}joy\n")
+    settings = config(there, name, load={"data_name": "csv"})
+    assert f"the separator of the columns is {separator!r} and not" in problem(settings)
+    assert f"write sep: {separator!r}" in problem(settings)
+    settings = config(there, name, load={"data_name": "csv", "sep": separator})
+    assert list(check(settings)) == []
+    assert list(read_rows(settings)) == [{"question": "a b", "answer": "joy"}]
+
+
+def test_column_alone_keeps_its_comma(there):
+    (there / "a.csv").write_text("text\na;b\n")
+    assert list(read_rows(config(there, "a.csv", load={"data_name": "csv"}))) == [{"text": "a;b"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding"), [(JAPANESE, "cp932"), (FRENCH, "cp1252"), (FRENCH, "utf-16"), (JAPANESE, "utf-16")]
+)
+@pytest.mark.parametrize("kind", ["csv", "json", "text"])
+def test_encoding_of_excel_is_guessed_and_read_when_it_is_written(there, text, encoding, kind):
+    lines = text.splitlines()
+    if kind == "json":
+        text = "".join(json.dumps({"text": line}, ensure_ascii=False) + "\n" for line in lines[1:])
+    (there / "rows").write_bytes(text.encode(encoding))
+    messages = [str(found) for found in check(config(there, "rows", load={"data_name": kind}))]
+    assert f"it looks like {encoding}: write encoding: {encoding} in load_dataset_config" in messages[0]
+    settings = config(there, "rows", load={"data_name": kind, "encoding": encoding})
+    assert list(check(settings)) == []
+    expected = lines if kind == "text" else lines[1:]
+    assert [row["text"] for row in read_rows(settings)] == expected
+
+
+def test_document_of_another_encoding_is_read_a_piece_at_a_time(there):
+    rows = [{"text": f"été {index} " + "é" * 50_000} for index in range(9)]
+    (there / "rows.json").write_bytes(json.dumps(rows, ensure_ascii=False, indent=1).encode("cp1252"))
+    assert list(read_rows(config(there, "rows.json", load={"encoding": "cp1252"}))) == rows
+
+
+def test_text_that_no_guess_fits_is_told_to_be_saved_as_utf_8(there):
+    (there / "rows.csv").write_bytes("text\nпривет, как дела\n".encode("cp1251"))  # noqa: RUF001
+    assert problem(config(there, "rows.csv", load={"data_name": "csv"})).endswith(
+        "is not UTF-8; save the file as UTF-8."
+    )
+
+
+def test_bytes_that_are_not_of_the_encoding_are_one_sentence(there):
+    (there / "rows.csv").write_bytes(b"text\n\x81\xff\n")
+    settings = config(there, "rows.csv", load={"data_name": "csv", "encoding": "cp932"})
+    assert "the file cannot be read: it is not cp932: " in problem(settings)
+    with pytest.raises(DataError, match="it is not cp932"):
+        read_rows(settings)
+
+
+def test_tokens_of_another_encoding_are_others(there):
+    (there / "rows.csv").write_bytes("text\né a\n".encode("cp1252"))
+    for encoding in ("cp1252", "cp850", "cp1252"):
+        load = {"data_name": "csv", "encoding": encoding}
+        prepare(config(there, "rows.csv", load=load), word_tokenizer(), there / "cache")
+    assert len([path for path in (there / "cache").iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.parametrize(
+    ("load", "said"),
+    [
+        ({"data_name": "excel"}, "'data_name: excel' is not read; there are json, csv, parquet, text"),
+        ({"data_name": "jsonl"}, "Write data_name: json."),
+        ({"data_name": "tsv"}, "Write data_name: csv."),
+        ({"sep": "::"}, "'sep' is '::', but must be one character."),
+        ({"sep": '"'}, "but must be one character."),
+        ({"encoding": "utf-9"}, "'encoding' is 'utf-9', which is not known."),
+        ({"encoding": "hex"}, "'encoding' is 'hex', which is not known."),
+    ],
+)
+def test_way_of_reading_that_there_is_not_is_a_problem_of_the_plan(there, load, said):
+    (there / "train.jsonl").write_text('{"text": "a"}\n')
+    assert said in problem(config(there, load=load))
+
+
+def test_folder_may_have_any_name(there):
+    (there / "excel").mkdir()
+    (there / "excel" / "train.jsonl").write_text('{"text": "a"}\n')
+    assert list(check(config(there, None, load={"data_name": "excel"}))) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 300 + ".jsonl", "y/" * 3000, "a\0b", "~nobody-at-all/rows.jsonl", "[", "x" * 300 + "/*.jsonl"]
+)
+def test_name_that_no_file_has_is_one_sentence_wherever_it_stands(there, name):
+    said = problem(config(there, name))
+    assert "there is no data file" in said
+    assert len(said) < 600
+    for load in ({"data_dir": name}, {"data_name": name, "data_files": None}):
+        settings = config(there, load.get("data_files"), load=load)
+        assert all(len(found.message) < 9000 for found in check(settings))
+        assert data_files(settings) == []
+
+
+@pytest.mark.parametrize("cut", [0, 1, 4, 7, 11, 50, 200, 400, -30, -9, -8, -5, -4, -1])
+@pytest.mark.parametrize("how", ["cut", "flip"])
+def test_damaged_parquet_is_one_sentence(there, cut, how):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table({"text": ["a", "b"] * 50, "n": range(100)}), there / "rows.parquet")
+    content = bytearray((there / "rows.parquet").read_bytes())
+    if how == "cut":
+        content = content[:cut]
+    else:
+        content[cut] ^= 0xFF
+    (there / "rows.parquet").write_bytes(content)
+    settings = config(there, "rows.parquet", load={"data_name": "parquet"})
+    list(check(settings))  # no more than the footer is looked at
+    try:
+        read_rows(settings)
+    except DataError as error:
+        assert str(error).startswith(("rows.parquet: ", "data config 'tones': "))  # noqa: PT017 - it may be whole still
