@@ -9,8 +9,20 @@ def test_text_that_is_no_path_does_not_exist(text, tmp_path):
         assert not ask(tmp_path / "there" / text)
 
 
+def test_circle_of_links_is_no_traceback(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    for path in (tmp_path / "link", tmp_path / "a\0b"):
+        assert paths.real(path).name == path.name
+        assert not paths.exists(path)
+
+
 def test_what_is_there_is_told_apart(tmp_path):
     (tmp_path / "file").write_text("")
     assert (paths.exists(tmp_path), paths.is_file(tmp_path), paths.is_folder(tmp_path)) == (True, False, True)
     assert (paths.exists(tmp_path / "file"), paths.is_file(tmp_path / "file")) == (True, True)
     assert not paths.is_folder(tmp_path / "file")
+
+
+@pytest.mark.parametrize(("text", "could"), [("x" * 300, True), ("ü/日本", True), ("a\0b", False), ("\ud800", False)])
+def test_path_that_has_no_bytes_could_be_nowhere(text, could):
+    assert paths.could_be(text) == could

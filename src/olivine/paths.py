@@ -3,7 +3,24 @@
 A name that is too long, holds a NUL or may not be looked at does not exist for us; pathlib raises for some of these.
 """
 
+import os
 from pathlib import Path
+
+
+def real(path: Path) -> Path:
+    """The path without links in it, absolute; as it is where that cannot be found out."""
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a circle of links is a RuntimeError
+        return path.absolute()
+
+
+def could_be(path: str | Path) -> bool:
+    """Whether a path can be spelt in bytes: neither a NUL nor half of a character stands in it."""
+    try:
+        return b"\0" not in os.fsencode(path)
+    except ValueError:
+        return False
 
 
 def exists(path: str | Path) -> bool:

@@ -110,6 +110,13 @@ def test_input_model_that_the_result_would_replace_is_refused_and_stays(fakes, t
     assert not (tmp_path / "out" / "journal.jsonl").exists()
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "x" * 300])
+@pytest.mark.parametrize("key", ["output_dir", "cache_dir"])
+def test_folder_that_no_file_system_takes_is_one_sentence(fakes, tmp_path, key, name):
+    with pytest.raises(RequestError, match=f"{key} .* cannot be written to"):
+        run(fakes.plan(tmp_path, GOOD, **{key: tmp_path / name}))
+
+
 def test_rows_in_the_model_folder_are_refused_and_stay(fakes, tmp_path):
     folder = tmp_path / "out" / "model"
     folder.mkdir(parents=True)

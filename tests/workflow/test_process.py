@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -66,6 +67,14 @@ def test_reader_that_goes_away_does_not_change_the_exit_code(tmp_path, command, 
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert "Broken" not in done.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is full")
+def test_output_that_cannot_be_written_is_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run([*OLIVINE, "schema"], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == ["olivine: No space left on device: standard output"]
 
 
 @pytest.mark.parametrize("command", ["plan", "run"])

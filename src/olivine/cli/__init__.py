@@ -99,7 +99,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:  # of a file that the user named, or of the disk
         if error.filename is None and error.errno is None:
             raise
-        where = f": {error.filename}" if error.filename is not None else ""
+        where = f": {error.filename}" if error.filename is not None else ": standard output"
         return _tell(OlivineError(f"{error.strerror or error}{where}"))
     return result if isinstance(result, int) else 0
 

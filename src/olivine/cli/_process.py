@@ -63,12 +63,15 @@ def _rewrapped(stream: io.TextIOWrapper, descriptor: int) -> io.TextIOWrapper:
 
 
 class _Patient(io.FileIO):
-    """A file whose reader may go."""
+    """A file whose reader may go. Any other fault, such as a full disk, is told once: what stays in buffers is lost."""
+
+    _is_told = False
 
     def write(self, data: "ReadableBuffer", /) -> Any:
         try:
             return super().write(data)
         except OSError as error:
-            if error.errno not in (errno.EPIPE, errno.EIO):
+            if error.errno not in (errno.EPIPE, errno.EIO) and not self._is_told:
+                self._is_told = True
                 raise
             return memoryview(data).nbytes

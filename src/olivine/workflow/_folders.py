@@ -1,6 +1,5 @@
 """Folders of a run that would destroy one another, or what the user owns: told before anything is written."""
 
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -58,7 +57,7 @@ def used_by(model: Model | None, steps: Iterable[Step], score: ScoreRows | None)
 
 def _is_within(path: Path, folder: Path) -> bool:
     """Whether a path is a folder or lies in it, through links and whatever their letter case."""
-    real, inside = (Path(os.path.realpath(one)) for one in (folder, path))
+    real, inside = paths.real(folder), paths.real(path)
     if real == inside or real in inside.parents:
         return True
     if not paths.exists(real):

@@ -468,8 +468,9 @@ def usable_folder(folder: Path, what: str) -> Path:
         probe.unlink()
     except (FileExistsError, NotADirectoryError):
         raise RequestError(f"{what} is no folder: a file is in the way; move it, or name another folder") from None
-    except OSError as error:
-        raise RequestError(f"{what} cannot be written to ({error.strerror}); name another folder") from None
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        why = getattr(error, "strerror", error)
+        raise RequestError(f"{what} cannot be written to ({why}); name another folder") from None
     return folder
 
 

@@ -23,7 +23,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
-from olivine.paths import exists, is_folder
+from olivine.paths import could_be, exists, is_folder
 from olivine.workflow import _systems
 from olivine.workflow._folders import overlaps, used_by
 from olivine.workflow._goals import drop_allowed
@@ -647,6 +647,8 @@ def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
 
 def _unusable(folder: Path) -> str:
     """Why a folder cannot be made, or cannot be written to; empty when it can."""
+    if not could_be(folder):
+        return "has a name that no file system takes"
     if _is_too_long(folder):
         return f"has a name of more than {N_NAME} bytes"
     existing = folder
