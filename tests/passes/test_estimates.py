@@ -10,7 +10,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.models.inspect import read_facts
 from olivine.passes import Machine
-from olivine.passes.finetune import _memory
+from olivine.passes.finetune import _memory, _time
 from olivine.passes.finetune.full_finetune import FullFinetune
 from olivine.passes.finetune.lora import Lora
 
@@ -80,3 +80,34 @@ def test_less_memory_means_smaller_micro_batches_before_a_refusal(large, tmp_pat
     tight = replace(MACHINE, memory_bytes=int(needed * 0.8))
     step = Lora(Lora.Params(train_data_config="rows"))
     assert step.estimate(large, tight, {"rows": config}).memory_bytes < tight.memory_bytes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "n_steps"),
+    [
+        ({"max_steps": 60}, 60),
+        ({"num_train_epochs": 2, "per_device_train_batch_size": 4}, 16),  # 32 of 40 rows
+        ({"epochs": "many"}, 12),
+    ],
+)
+def test_time_of_a_training_is_told_by_steps_and_tokens(large, tmp_path, arguments, n_steps):
+    config = data(tmp_path, ["word " * 30] * 40)
+    params = {"train_data_config": "rows", "eval_dataset_size": 0.2, "training_args": arguments}
+    told = _time.in_words(Lora.Params(**params), large, MACHINE, {"rows": config}, all_weights=False)
+    assert told.startswith(f"trains {n_steps} steps of about ")
+    more = _time.in_words(FullFinetune.Params(**params), large, MACHINE, {"rows": config}, all_weights=True)
+    assert more != told
+    assert _time.in_words(Lora.Params(**params), large, replace(MACHINE, device="cuda"), {}, all_weights=False) is None
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "said"),
+    [
+        (0.1, 0.5, "less than a second"),
+        (1, 7, "about 1 to 7 seconds"),
+        (30, 210, "about 1 to 4 minutes"),
+        (2e5, 1.4e6, "about 2 to 16 days"),
+    ],
+)
+def test_time_is_a_range_in_one_unit(least, most, said):
+    assert _time._range(least, most) == said

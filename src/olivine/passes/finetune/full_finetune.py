@@ -16,7 +16,7 @@ from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.weights import LazyTensor
 from olivine.passes._base import Context, Estimate, Machine, Pass
-from olivine.passes.finetune import _checks, _memory, _session, _training_arguments
+from olivine.passes.finetune import _checks, _memory, _session, _time, _training_arguments
 from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE
 from olivine.passes.finetune._params import TrainingParams
 from olivine.passes.finetune._precision import choose_dtype
@@ -74,9 +74,11 @@ class FullFinetune(Pass):
                 "unsupported", self.name, message, "Use adamw_torch or adafactor.", ("training_args", "optim")
             )
 
-    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
-        """Values that are hardly meant."""
-        return _checks.notes_on(self.params, facts, usual=_checks.WEIGHT_RATES)
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:
+        """Values that are hardly meant, and about how long it takes."""
+        yield from _checks.notes_on(self.params, facts, usual=_checks.WEIGHT_RATES)
+        if told := _time.in_words(self.params, facts, machine, data, all_weights=True):
+            yield told
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""

@@ -8,7 +8,7 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import Context, Estimate, Machine, Pass
-from olivine.passes.finetune import _checks, _lycoris, _session
+from olivine.passes.finetune import _checks, _lycoris, _session, _time
 from olivine.passes.finetune._params import LycorisParams
 
 
@@ -40,9 +40,11 @@ class Loha(Pass):
         yield from _checks.check_adapter(self.params, facts, machine, self.name)
         yield from _checks.check_lycoris(self.params, facts, self.name)
 
-    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
-        """Values that are hardly meant."""
-        return _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:
+        """Values that are hardly meant, and about how long it takes."""
+        yield from _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+        if told := _time.in_words(self.params, facts, machine, data, all_weights=False):
+            yield told
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """As LoRA's, with four factors a layer and the update of every layer as a matrix."""

@@ -10,7 +10,7 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import Context, Estimate, Machine, Pass
-from olivine.passes.finetune import _checks, _lycoris, _session
+from olivine.passes.finetune import _checks, _lycoris, _session, _time
 from olivine.passes.finetune._params import LycorisParams
 
 
@@ -50,9 +50,11 @@ class Lokr(Pass):
             message = f"decompose_factor must be -1 or at least 1, but is {factor}."
             yield Problem("invalid-value", self.name, message, key=("decompose_factor",))
 
-    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
-        """Values that are hardly meant."""
-        return _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:
+        """Values that are hardly meant, and about how long it takes."""
+        yield from _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+        if told := _time.in_words(self.params, facts, machine, data, all_weights=False):
+            yield told
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """As LoRA's, which has more parameters, with the update of every layer as a matrix."""

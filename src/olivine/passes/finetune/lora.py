@@ -12,7 +12,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
 from olivine.passes._base import Context, Estimate, Machine, Pass
-from olivine.passes.finetune import _adapters, _checks, _session, _starts, _training_arguments
+from olivine.passes.finetune import _adapters, _checks, _session, _starts, _time, _training_arguments
 from olivine.passes.finetune._learning_rates import LoraPlus
 from olivine.passes.finetune._optimizers import OWN_GROUPS
 from olivine.passes.finetune._params import AdapterParams
@@ -77,9 +77,11 @@ class Lora(Pass):
             fix = "Use adamw_torch, or remove one of the two."
             yield Problem("unsupported", self.name, message, fix, ("loraplus_lr_ratio",))
 
-    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
-        """Values that are hardly meant."""
-        return _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:
+        """Values that are hardly meant, and about how long it takes."""
+        yield from _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
+        if told := _time.in_words(self.params, facts, machine, data, all_weights=False):
+            yield told
 
     def _check_start(self) -> Iterator[Problem]:
         start = self.params.init_lora_weights
