@@ -39,6 +39,16 @@ def test_header_tells_the_facts():
     assert facts.tied_embeddings
 
 
+def test_its_export_is_proven_by_the_config_that_is_derived_from_it(tmp_path):
+    build = passes.classes["build"]
+    context = Context(
+        tmp_path, tmp_path / "scratch", Machine("cpu", "CPUExecutionProvider", 2**33, 2**33, 2), Reporter()
+    )
+    proof = build(build.Params()).prove(Model("gguf", FILE), context)
+    assert max(proof["lengths"]) > 1000
+    assert proof["unproven"] == []
+
+
 def test_header_agrees_with_the_gguf_package():
     from gguf import GGUFReader
 

@@ -289,6 +289,11 @@ def test_options_that_leave_a_part_out_are_said_to_be_unproven(tiny_llama, tmp_p
     ]
 
 
+def test_an_adapter_is_proven_by_the_config_of_its_base(tiny_llama, llama_adapter):
+    base = Model("hf", tiny_llama)
+    assert _proof.config_of(Model("adapter", llama_adapter, base=base)) == _proof.config_of(base)
+
+
 def test_metadata_alone_has_nothing_to_prove(tiny_llama, tmp_path):
     step = Build(Build.Params(metadata_only=True))
     proof = step.prove(Model("hf", tiny_llama), Context(tmp_path, tmp_path / "scratch", MACHINE, Reporter()))

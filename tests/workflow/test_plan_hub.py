@@ -42,7 +42,7 @@ def olivine(hub, tmp_path):
         (tmp_path / "config.json").write_text(json.dumps(config, indent=1))
         told = os.environ | {"HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path / "home")}
         told |= {"HF_HUB_DISABLE_TELEMETRY": "1", **environment}
-        line = [sys.executable, "-m", "olivine", command, "--config", str(tmp_path / "config.json"), "--json"]
+        line = [sys.executable, "-m", "olivine", *command.split(), "--config", str(tmp_path / "config.json"), "--json"]
         done = subprocess.run(line, capture_output=True, text=True, check=False, env=told, timeout=300)
         return done.returncode, json.loads(done.stdout), done.stderr
 
@@ -56,6 +56,13 @@ def test_model_on_the_hub_is_planned_with_its_own_facts(olivine, hub, tiny_llama
     assert 0.9 * size < plan["estimate"]["download_bytes"] <= size
     assert plan["estimate"]["n_parameters"] > 50_000
     assert not (tmp_path / "home" / "hub").exists()  # it was looked at and not fetched
+
+
+def test_the_export_of_a_model_on_the_hub_is_proven_by_its_config_alone(olivine, tmp_path):
+    code, plan, error = olivine("plan --prove", "some/llama")
+    assert code == 0, error
+    assert "up to 256 tokens" in plan["proof"]["proven"][0]
+    assert not (tmp_path / "home" / "hub").exists()
 
 
 def test_numbers_of_the_weights_stay_on_the_hub(tmp_path):

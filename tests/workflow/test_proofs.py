@@ -48,7 +48,7 @@ def test_a_changed_step_before_the_export_takes_the_proof_from_the_cache(fakes, 
 
 def test_other_weights_of_one_config_share_a_proof_and_another_config_does_not(fakes, tmp_path):
     plan = fakes.plan(tmp_path, *STEPS)
-    model, steps = claims(plan)
+    model, steps = plan.input_model, claims(plan)
     assert [step.name for step in steps] == ["two"]
 
     def key():

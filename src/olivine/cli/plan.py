@@ -1,5 +1,6 @@
 """`olivine plan`."""
 
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +9,8 @@ import click
 from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, say, told_as_json
 
 if TYPE_CHECKING:
-    from olivine.workflow._steps import Plan
+    from olivine.models import Model
+    from olivine.workflow._steps import Plan, Step
 
 
 @click.command("plan")
@@ -42,29 +44,35 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool
 
 def _proof(plan: "Plan") -> dict[str, list[str]]:
     """What the proof of every export of the plan came to, in sentences: "proven", "unproven", "differs"."""
-    from olivine.cli._alone import run_alone
-    from olivine.errors import StepFailed
-    from olivine.workflow.proofs import PROOF, claims, in_words, job_fields
+    from olivine.workflow.proofs import claims, model_to_prove
 
     found: dict[str, list[str]] = {"proven": [], "unproven": [], "differs": []}
-    model, steps = claims(plan)
-    if model is None:
-        found["unproven"].append(
-            f"'{plan.hub_name}' is still to be fetched; 'olivine run' proves its export after that"
-        )
-        return found
+    steps = claims(plan)
     if not steps:
         found["unproven"].append("no step exports a model, so there is nothing to prove")
-    for step in steps:
-        try:
-            result: dict[str, Any] = run_alone("prove", PROOF, **job_fields(step, model))
-        except StepFailed as failure:
-            found["differs"].append(f"step '{step.name}': {failure.cause}")
-            continue
-        if result["proof"]["lengths"]:
-            found["proven"].append(f"step '{step.name}': {PROOF}: {in_words(result)}")
-        found["unproven"] += result["proof"]["unproven"]
+    with tempfile.TemporaryDirectory(prefix="olivine-prove-") as folder:
+        model = model_to_prove(plan, Path(folder))
+        if model is None:
+            found["unproven"].append(f"'{plan.hub_name}' is still to be fetched; 'olivine run' proves it after that")
+            return found
+        for step in steps:
+            _prove(step, model, found)
     return found
+
+
+def _prove(step: "Step", model: "Model", found: dict[str, list[str]]) -> None:
+    from olivine.cli._alone import run_alone
+    from olivine.errors import StepFailed
+    from olivine.workflow.proofs import PROOF, in_words, job_fields
+
+    try:
+        result: dict[str, Any] = run_alone("prove", PROOF, **job_fields(step, model))
+    except StepFailed as failure:
+        found["differs"].append(f"step '{step.name}': {failure.cause}")
+        return
+    if result["proof"]["lengths"]:
+        found["proven"].append(f"step '{step.name}': {PROOF}: {in_words(result)}")
+    found["unproven"] += result["proof"]["unproven"]
 
 
 def _print(proof: dict[str, list[str]]) -> None:

@@ -61,6 +61,7 @@ class Plan:
 
     input_model: its record when it is local; hub_name: what to fetch when it is not.
     cached: steps whose result is in the cache now ("name" of a pass, "score:name" of a score).
+    model_config: config.json of the input model, on the hub or here; empty where it is not known.
     source: the config that it was made from, to plan once more when a model has come from the hub.
     translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
     """
@@ -80,4 +81,5 @@ class Plan:
     workflow: Mapping[str, Any]
     n_parameters: int = 0
     cached: frozenset[str] = frozenset()
+    model_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     source: Loaded | None = field(default=None, repr=False, compare=False)

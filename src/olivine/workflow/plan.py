@@ -126,6 +126,7 @@ def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: 
         machine=draft.machine,
         workflow=workflow.model_dump(mode="json", exclude_defaults=True),
         n_parameters=draft.facts.n_parameters if draft.facts else 0,
+        model_config=draft.facts.config if draft.facts else {},
         source=loaded,
     )
     return plan if plan.problems else replace(plan, cached=cached(plan))

@@ -1,7 +1,9 @@
 """Which exports of a plan are proven before any work, by which key, and what is said of it."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from olivine.models import Model
@@ -14,10 +16,18 @@ from olivine.workflow.keys import Hashes, digest, library_versions
 PROOF = "the export of this architecture equals the checkpoint"
 
 
-def claims(plan: Plan) -> tuple[Model | None, list[Step]]:
-    """The input model, None while it is still to be fetched, and the steps that can prove what they make."""
+def claims(plan: Plan) -> list[Step]:
+    """The steps that can prove what they make."""
+    return [step for step in plan.steps if _pass(step).claim() is not None]
+
+
+def model_to_prove(plan: Plan, folder: Path) -> Model | None:
+    """The input model; one that is still on the hub is its config alone, in `folder`. None where that is not known."""
     model = plan.input_model or fetched_model(Cache(plan.cache_dir), plan)
-    return model, [step for step in plan.steps if _pass(step).claim() is not None]
+    if model is not None or not plan.model_config:
+        return model
+    (folder / "config.json").write_text(json.dumps(plan.model_config), encoding="utf-8")
+    return Model("hf", folder)
 
 
 def job_fields(step: Step, model: Model) -> dict[str, Any]:
