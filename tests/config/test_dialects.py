@@ -265,8 +265,8 @@ def test_an_unknown_dataset_type_is_a_problem(tmp_path):
 def test_special_tokens_are_said_where_the_config_is_silent(tmp_path):
     silent = DATA | {"pre_process_data_config": {"text_template": "{a}"}}
     told = DATA | {"pre_process_data_config": {"text_template": "{a}", "add_special_tokens": False}}
-    assert any("begin and end tokens" in note for note in notes(tmp_path, data_configs=[silent]))
-    assert not any("begin and end tokens" in note for note in notes(tmp_path, data_configs=[told]))
+    assert any("learns to stop" in note for note in notes(tmp_path, data_configs=[silent]))
+    assert not any("learns to stop" in note for note in notes(tmp_path, data_configs=[told]))
 
 
 def lora(tmp_path: Path, **params: Any) -> dict[str, Any]:

@@ -77,7 +77,8 @@ def _special_tokens(entry: Object, section: Object) -> Findings:
     has_text = any(section.get(key) for key in ("text_template", "text_cols"))
     if has_text and not section.get("chat_template") and section.get("add_special_tokens") is None:
         message = (
-            f"The begin and end tokens of the tokenizer are put round each text of '{entry.get('name', '')}', so that "
-            "the model learns to stop; to leave them out, write add_special_tokens: false."
+            f"The end token of the tokenizer is put after each text of '{entry.get('name', '')}', so that the model "
+            "learns to stop, and before it the begin token that the tokenizer itself puts there; to leave out both, "
+            "write add_special_tokens: false."
         )
         yield Note(str(section.place), "", "add_special_tokens", message)
