@@ -59,7 +59,8 @@ class Workflow:
             "cache_dir": str(self.cache),
             "output_dir": str(self.out),
         }
-        self.config.write_text(json.dumps(content | ({"data_configs": [data]} if kind == "real" else {})))
+        more = {"data_configs": [data]} if kind == "real" else {"quality": {"enabled": False}}
+        self.config.write_text(json.dumps(content | more))
         self.environment = self._environment()
 
     def _environment(self) -> dict[str, str]:

@@ -31,7 +31,7 @@ else:
 
 metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
 
-KEPT_BYTES = 128 * 2**20  # log-probabilities kept for the next seam
+KEPT_BYTES = 32 * 2**20  # log-probabilities kept for the next seam: 340 positions of 49,152 tokens
 KEPT_FILE = "log_probabilities.npy"
 MAX_BATCH = 16  # rows answered at once
 LOGIT_BYTES = 512 * 2**20  # of the logits of a batch
