@@ -1,6 +1,6 @@
 """Let the n-th write, sync or rename of a run fail, for every n: nothing is lost, the cause is named, the next run is right.
 
-    python tests/torture/failing_writes.py                     every n, in the program and in the worker
+    python tests/torture/failing_writes.py                     every n, in the program and in the worker, both ways
     python tests/torture/failing_writes.py --workflow real     the same of a real workflow: hours
     python tests/torture/failing_writes.py --every 20
 
@@ -15,13 +15,13 @@ import argparse
 import errno
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from whole import Workflow
 
+WAYS = ((errno.ENOSPC, "1"), (errno.EIO, "0"))  # a disk that is full from then on; one fault of a disk that goes on
 HOOK = Path(__file__).parent / "hook"
 ERRORS = {errno.ENOSPC: "the disk is full", errno.EIO: "input/output error"}
 
@@ -40,13 +40,12 @@ def main() -> None:
 
 
 def fail_everywhere(folder: Path, kind: str, *, every: int, first: int = 1, model: Path | None = None) -> None:
-    """AssertionError as soon as anything does not hold."""
+    """AssertionError as soon as anything does not hold. With every operation in both ways, else in turn."""
     undisturbed, failing = (Workflow(folder / name, kind, model) for name in ("undisturbed", "failing"))
     old = _deliver_something_else(undisturbed)
     counts = _counted(undisturbed, folder / "count")
-    shutil.copytree(undisturbed.out, folder / "new")  # one that is done
-    for process, n in _operations(counts, first, every):
-        for code, sticky in ((errno.ENOSPC, "1"), (errno.EIO, "0")):
+    for index, (process, n) in enumerate(_operations(counts, first, every)):
+        for code, sticky in WAYS if every == 1 else [WAYS[index % 2]]:
             failing.forget()
             _deliver_something_else(failing)
             _fail_once(failing, undisturbed, old, process, n, code, sticky)

@@ -20,4 +20,4 @@ def test_whole_workflow_that_was_killed_gives_the_bytes_of_an_undisturbed_one(ti
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="finds open files in /proc")  # noqa: PTH112
 def test_write_that_fails_is_named_loses_nothing_and_the_next_run_is_right(tiny_llama, tmp_path):
-    fail_everywhere(tmp_path, "fake", every=97, first=40, model=tiny_llama)
+    fail_everywhere(tmp_path, "fake", every=60, first=20, model=tiny_llama)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.cli._screen import Screen
+from olivine.errors import Interrupted
 from olivine.systems._job import Job
 from olivine.systems.local import LocalWorker
 
@@ -30,6 +31,9 @@ def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
         screen.step_started(step, description)
         try:
             result: dict[str, Any] = worker.run(job, listen)
+        except Interrupted:
+            Path(log).unlink(missing_ok=True)
+            raise
         finally:
             screen.close()
     Path(log).unlink(missing_ok=True)

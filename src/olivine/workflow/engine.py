@@ -186,7 +186,8 @@ def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
             journal.write("run_failed", error=str(failure))
         raise failure from error
     except RequestError as error:  # by now something was begun and written: it is no longer the request alone
-        journal.write("run_failed", error=str(error))
+        with suppress(OSError):
+            journal.write("run_failed", error=str(error))
         raise StepFailed("start", str(error)) from error
     except BaseException as error:
         expected = isinstance(error, OlivineError)
