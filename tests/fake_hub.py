@@ -20,6 +20,7 @@ class FakeHub(ThreadingHTTPServer):
     def __init__(self, models):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.n_sent, self.asked = {name: Path(folder) for name, folder in models.items()}, 0, []
+        self.answer = None  # a status and a body in place of every answer
 
     @property
     def url(self):
@@ -61,7 +62,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self):
         path = unquote(urlsplit(self.path).path)
         self.server.asked.append(path)
-        if asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
+        if self.server.answer is not None:
+            self._send(*self.server.answer, {"Content-Type": "application/json"})
+        elif asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self._model(*asked.groups())
         elif asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):
             folder = self.server.models[asked[1]]

@@ -119,6 +119,23 @@ def test_hub_that_gives_no_answer_is_a_network_problem(olivine):
     assert (code, [problem["kind"] for problem in plan["problems"]]) == (2, ["network"])
 
 
+@pytest.mark.parametrize("answer", [(200, b"<html>log in</html>"), (500, b""), (200, b'{"siblings": 3}')])
+def test_answer_that_is_none_of_the_hub_s_is_a_network_problem(olivine, hub, monkeypatch, answer):
+    monkeypatch.setattr(hub, "answer", answer)
+    code, plan, error = olivine("plan", "some/llama")
+    assert (code, [problem["kind"] for problem in plan["problems"]]) == (2, ["network"]), error
+
+
+def test_header_that_says_nonsense_is_a_damaged_model(olivine, hub, tmp_path, tiny_llama):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(tiny_llama, damaged)
+    weights = damaged / "model.safetensors"
+    weights.write_bytes((2**60).to_bytes(8, "little") + weights.read_bytes()[8:])
+    hub.models["some/damaged"] = damaged
+    code, plan, _ = olivine("plan", "some/damaged")
+    assert (code, [problem["kind"] for problem in plan["problems"]]) == (2, ["missing-model"])
+
+
 def test_model_that_changed_on_its_way_is_checked_again(olivine, hub, tiny_llama, tmp_path):
     """The copy that comes is not the one that was planned: nothing runs on it, and nothing is delivered."""
     other = tmp_path / "other"

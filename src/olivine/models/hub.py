@@ -69,6 +69,8 @@ def _in_sentences(name: str, revision: str | None) -> Iterator[None]:
         raise Unreachable("the network is off") from None
     except (errors.HfHubHTTPError, OSError) as error:
         raise Unreachable(_reason(error)) from None
+    except (ValueError, KeyError, TypeError) as error:  # an answer that is none of the hub's
+        raise Unreachable(f"what came is not understood ({_reason(error)})") from None
     except Exception as error:
         if _is_of_transport(error):
             raise Unreachable(_reason(error)) from None
@@ -141,4 +143,6 @@ def _read(name: str, commit: str, file: _File, n_bytes: int) -> bytes:
             content += part
             if len(content) >= n_bytes:
                 break
+    if len(content) < n_bytes:
+        raise Unreachable(f"'{file.name}' ended after {len(content)} bytes")
     return content[:n_bytes]
