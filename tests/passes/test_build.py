@@ -1,6 +1,7 @@
 """ModelBuilder: what it builds answers like transformers, is complete, and can be moved."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -231,3 +232,27 @@ def test_a_quantized_embedding_does_not_keep_the_layers_from_being_calibrated(ti
         found = step._calibrated(Model("hf", tiny_tied), context)
         assert bool(found.folds) is (part == "embedding")  # into codes that are taken over nothing can be folded
         assert found.importances["lm_head.weight"].dim() == (1 if part == "embedding" else 2)
+
+
+WEIGHTS = ("model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.q_proj.bias", "model.norm.weight")
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"precision": "fp32"},
+        {"precision": "int4"},  # calibrates first
+        {"precision": "int8"},
+        {"precision": "int4", "use_qdq": True, "int4_algo_config": "default"},  # the builder reads the weights
+    ],
+)
+def test_weights_that_are_not_numbers_are_named_as_the_checkpoint_names_them(params, name, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    folder = tiny_model(tmp_path / "model", "qwen2")
+    tensors = load_file(folder / "model.safetensors")
+    tensors[name].view(-1)[5] = float("inf")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=f"the weight '{re.escape(name)}' holds NaN or infinity"):
+        build(Model("hf", folder), tmp_path, **params)

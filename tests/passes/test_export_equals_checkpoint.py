@@ -11,6 +11,7 @@ import transformers
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
+from olivine.passes.export import _limits
 from tiny import COMMON, tiny_tokenizer
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -267,3 +268,36 @@ def test_old_names_of_rope_are_refused_with_the_name_of_today(tmp_path):
     (problem,) = Build(Build.Params()).check(read_facts(source), MACHINE, {})
     assert "'su' is unknown" in problem.message
     assert "'longrope'" in problem.fix
+
+
+def test_configs_that_hold_nonsense_are_looked_at_without_a_traceback():
+    values = [
+        None,
+        True,
+        -1,
+        2.5,
+        float("nan"),
+        "x",
+        [],
+        ["mamba"],
+        {},
+        {"rope_type": ["x"]},
+        {"a": {"type": {}}},
+        10**30,
+    ]
+    keys = [
+        "head_dim",
+        "num_attention_heads",
+        "rope_scaling",
+        "hidden_act",
+        "layer_types",
+        "sliding_window",
+        "clip_qkv",
+    ]
+    random = np.random.default_rng(0)
+    for _ in range(2000):
+        config = {key: values[random.integers(len(values))] for key in [*keys, "max_position_embeddings"]}
+        for architecture in ("LlamaForCausalLM", "MistralForCausalLM", "GraniteMoeHybridForCausalLM"):
+            told = list(_limits.refusals(architecture, config))
+            told += _limits.precision_refusals(architecture, config, "CPUExecutionProvider", "fp16", "fp16")
+            assert all(isinstance(sentence, str) for sentence, _ in told)

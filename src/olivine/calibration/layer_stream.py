@@ -15,6 +15,7 @@ from olivine.calibration.statistics import Collector, Kind, Statistic, Total
 from olivine.errors import ModelError
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
+from olivine.models.finite import NotFiniteError
 from olivine.models.loading import assign, fill_buffers
 from olivine.models.weights import Weights, weights
 from olivine.work import Reporter
@@ -170,7 +171,7 @@ class Layer:
         with torch.inference_mode():
             self._outputs = [self.forward(index, collector) for index in range(len(self.inputs))]
         if not all(all_finite(hidden) for hidden in self._outputs):
-            raise ModelError(f"the activations of {self.name} are not finite: its weights are damaged, or overflow")
+            raise NotFiniteError(f"the activations of {self.name} are not finite: its weights are damaged, or overflow")
         return collector.finish() if collector else []
 
     def forward(self, index: int, collector: Collector | None = None) -> "torch.Tensor":

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy, paths
 from olivine.config.schema import DataConfig
 from olivine.data import Encoder, read_rows, resolved, split, texts
-from olivine.errors import DataError, ModelError
+from olivine.errors import DataError
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
 from olivine.models.config import load_config
 from olivine.models.facts import ModelFacts
+from olivine.models.finite import NotFiniteError
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.work import Reporter
 
@@ -126,7 +127,7 @@ def _sampled(logits: "torch.Tensor", chance: "torch.Generator", n_best: int = 50
     """One token a row of logits [n_rows, vocabulary], drawn among the `n_best` likeliest: int64 [n_rows]."""
     values, candidates = logits.float().cpu().topk(min(n_best, logits.shape[-1]))
     if not bool(torch.isfinite(values).all()):
-        raise ModelError("the model's own text cannot be sampled: its logits are not finite")
+        raise NotFiniteError("the model's own text cannot be sampled: its logits are not finite")
     return candidates.gather(1, torch.multinomial(values.softmax(dim=-1), 1, generator=chance)).squeeze(1)
 
 

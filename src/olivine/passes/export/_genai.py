@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
+from olivine.models.finite import NotFiniteError, refuse_not_finite
 from olivine.models.loading import lazy_causal_lm, load_causal_lm, load_tokenizer
 from olivine.models.materialize import copy_companions
 from olivine.models.quantized import quantization_config
@@ -124,7 +125,12 @@ def _seams(base: Any, load: Callable[[Any], Any], *, fused_rope: bool) -> Iterat
 
 
 def _whole(model: Model) -> Callable[[Any], Any]:
-    return lambda _maker: load_causal_lm(model, dtype="auto")
+    def load(_maker: Any) -> Any:
+        module = load_causal_lm(model, dtype="auto")
+        refuse_not_finite(module.named_parameters())  # the builder rounds NaN to a number
+        return module
+
+    return load
 
 
 # Methods of the builder that split a fused layer: they make layers of the full size, only to replace their weights.
@@ -258,7 +264,7 @@ def refuse_broken_scales(folder: Path) -> None:
             ):
                 continue
             if not np.isfinite(tensor.numpy().astype(np.float32, copy=False)).all():
-                raise ModelError(f"the weight '{value.name}' holds NaN or infinity, so the model cannot be built")
+                raise NotFiniteError(f"the weight '{value.name}' holds NaN or infinity, so the model cannot be built")
 
 
 def refuse_slow_forms(folder: Path, execution_provider: str) -> None:

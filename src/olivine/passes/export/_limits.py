@@ -54,8 +54,14 @@ HEAD_STEP = 8
 
 def head_size(config: Mapping[str, Any]) -> int:
     """Dimensions of one head; 0 when the config does not say."""
-    heads = config.get("num_attention_heads") or 0
-    return int(config.get("head_dim") or (config.get("hidden_size", 0) // heads if heads else 0))
+    heads = _size(config, "num_attention_heads")
+    return _size(config, "head_dim") or (_size(config, "hidden_size") // heads if heads else 0)
+
+
+def _size(config: Mapping[str, Any], key: str) -> int:
+    """A size of the config; 0 where there is none, or what stands there is none."""
+    value = config.get(key)
+    return value if isinstance(value, int) and value > 0 else 0
 
 
 def refusals(architecture: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -98,18 +104,16 @@ def precision_refusals(
 
 def windowed(architecture: str, config: Mapping[str, Any]) -> int:
     """The attention window that some layer may have and that is shorter than the context; 0 without one."""
-    window = config.get("sliding_window")
-    if not isinstance(window, int) or architecture not in WINDOW_EVERYWHERE | WINDOW_BY_LAYER:
+    window, context = _size(config, "sliding_window"), _size(config, "max_position_embeddings")
+    if architecture not in WINDOW_EVERYWHERE | WINDOW_BY_LAYER or config.get("use_sliding_window") is False:
         return 0
-    if config.get("use_sliding_window") is False or window >= (config.get("max_position_embeddings") or window + 1):
-        return 0
-    return window
+    return window if not context or window < context else 0
 
 
 def _has_mamba(config: Mapping[str, Any]) -> bool:
     """By the names that transformers 5 and that the hub gives such layers, which all are when nothing is said."""
     kinds = config.get("layer_types") or config.get("layers_block_type") or ["mamba"]
-    return not {"mamba", "linear_attention"}.isdisjoint(kinds)
+    return not isinstance(kinds, list) or "mamba" in kinds or "linear_attention" in kinds
 
 
 def _rope_refusals(architecture: str, config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -118,9 +122,9 @@ def _rope_refusals(architecture: str, config: Mapping[str, Any]) -> Iterator[tup
         if kind not in ROPE_TYPES:
             fix = "Write 'longrope' in its config.json: that is its name today." if kind == "su" else ""
             yield f"its RoPE '{kind}' is unknown to transformers", fix
-        context = config.get("max_position_embeddings") or 0
-        original = parameters.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
-        if kind == LONGROPE and architecture != "Phi3ForCausalLM" and context > (original or context):
+        original = _size({**config, **parameters}, "original_max_position_embeddings")
+        longer = 0 < original < _size(config, "max_position_embeddings")
+        if kind == LONGROPE and architecture != "Phi3ForCausalLM" and longer:
             fix = f"Set max_position_embeddings to {original} in its config.json for texts of up to {original} tokens."
             yield f"its RoPE changes after {original} tokens (longrope), which is exported for Phi-3 alone", fix
 

@@ -14,6 +14,7 @@ import torch
 
 from olivine.errors import ModelError
 from olivine.kernels.blockwise import TILE, Blockwise, Format, importance_of, pack, quantize_rows
+from olivine.models.finite import NotFiniteError
 from olivine.models.weights import LazyTensor
 from olivine.passes.export._lazy_weights import Piece, Rows
 from olivine.passes.export._stream import Job, Write, lazy_weight_of
@@ -357,7 +358,7 @@ def _refuse_unusable(rows: Rows, start: int, tile: torch.Tensor) -> None:
     """Raise ModelError that names the tensor with the first NaN or infinity, when there is one."""
     bad = (~torch.isfinite(tile)).any(dim=1).nonzero()
     if len(bad):
-        raise ModelError(f"the weight '{_owner(rows, start + int(bad[0]))}' holds NaN or infinity")
+        raise NotFiniteError(f"the weight '{_owner(rows, start + int(bad[0]))}' holds NaN or infinity")
 
 
 def _owner(rows: Rows, row: int) -> str:

@@ -17,8 +17,8 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
-from olivine.errors import ModelError
 from olivine.kernels.blockwise import TILE
+from olivine.models.finite import NotFiniteError, is_finite
 from olivine.passes.export._lazy_weights import LazyWeight, Rows
 
 Array = np.ndarray[Any, Any]
@@ -81,8 +81,8 @@ class Whole:
             write(self.name, 0, np.frombuffer(self.tensor.tobytes(), np.uint8))
         else:
             value = inner.compute()
-            if value.is_floating_point() and not _is_finite(value):
-                raise ModelError(f"the weight '{self.name}' holds NaN or infinity")
+            if value.is_floating_point() and not is_finite(value):
+                raise NotFiniteError(f"the weight '{self.name}' holds NaN or infinity")
             write(self.name, 0, bytes_of(value))
 
 
@@ -119,14 +119,9 @@ class FloatRows:
         step, row_bytes = max(1, TILE // width), self.tensor.nbytes // n_rows
         for start in range(0, n_rows, step):
             tile = self.rows.read(start, min(start + step, n_rows))
-            if tile.is_floating_point() and not _is_finite(tile):
-                raise ModelError(f"the weight '{self.rows.names[0]}' holds NaN or infinity")
+            if tile.is_floating_point() and not is_finite(tile):
+                raise NotFiniteError(f"the weight '{self.rows.names[0]}' holds NaN or infinity")
             write(self.name, start * row_bytes, bytes_of(tile))
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    """Whether no element is NaN or infinite; the sum tells in one pass, and only a huge one needs a second look."""
-    return bool(torch.isfinite(tensor.sum(dtype=torch.float32))) or bool(torch.isfinite(tensor).all())
 
 
 def _float_job(value: ir.Value) -> Job:

@@ -16,6 +16,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import UNNAMED, ModelFacts
+from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.weights import weights
 from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
@@ -463,7 +464,10 @@ class Build(Pass):
         """Write the folder; raises Unsupported when the builder does not know the model."""
         from olivine.passes.export import _template, _tokenizer
 
-        built = self.export(model, context)
+        try:
+            built = self.export(model, context)
+        except NotFiniteError as error:
+            raise explain(error, weights(model)) from error
         _tokenizer.compare(model, built.path, context.scratch, context.report)
         _template.settle(model, built.path, context.scratch, context.report)
         return built
