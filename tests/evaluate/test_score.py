@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from olivine.config.schema import DataConfig
+from olivine.config.schema import DataConfig, PreProcess
 from olivine.data import examples, read_rows, split
 from olivine.errors import DataError
 from olivine.evaluate import Evidence, _score, metrics, score
@@ -211,6 +211,22 @@ def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, r
     assert kept.shape == (10, 384)
     again = scored(Model("hf", tiny_llama), rows, tmp_path / "b", previous=str(tmp_path / "a"))
     assert again["scores"]["kl"] == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [({"begin_token": False}, True), ({}, False), ({"begin_token": False, "chat_template": "x"}, False)],
+)
+def test_begin_token_that_texts_go_without_is_told_first(text, told):
+    from tokenizers import Tokenizer, models, processors
+    from transformers import PreTrainedTokenizerFast
+
+    raw = Tokenizer(models.WordLevel({"<s>": 0, "a": 1}, unk_token="a"))
+    raw.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    reporter, warnings = Reporter(), []
+    reporter.warn = warnings.append
+    _score._tell_begin(PreProcess(**text), PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>"), reporter)
+    assert [sentence.partition(",")[0] for sentence in warnings] == ["transformers puts <s> before a text"] * told
 
 
 def test_models_without_rows_are_compared_on_text(tiny_llama, built_llama, tmp_path):

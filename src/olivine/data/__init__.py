@@ -8,7 +8,7 @@
 
 from olivine.data._check import check, check_split
 from olivine.data._detect import columns_without_form, describe, doubts, for_model, resolved, unread
-from olivine.data._encoder import Encoder
+from olivine.data._encoder import Encoder, begins_itself
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
 from olivine.data._prepare import Prepared, prepare
@@ -30,6 +30,7 @@ __all__ = [
     "SampleSet",
     "Statistics",
     "Text",
+    "begins_itself",
     "check",
     "check_split",
     "columns",

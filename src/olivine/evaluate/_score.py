@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.config.schema import DataConfig
-from olivine.data import examples, pick_rows, resolved, split, template_of
+from olivine.config.schema import DataConfig, PreProcess
+from olivine.data import begins_itself, examples, pick_rows, resolved, split, template_of
 from olivine.errors import DataError
 from olivine.evaluate._answer import Runtime
 from olivine.evaluate._bare import bare, special_tokens
@@ -138,6 +138,8 @@ def _questions(
     config = resolved(
         config, template=template_of(tokenizer)
     )  # by the first rows of the data, as for training, and not by those that were picked
+    if params.get("previous") is None:
+        _tell_begin(config.pre_process_data_config, tokenizer, report)
     chosen = examples(config, rows, tokenizer, params.get("target"))
     found = questions(chosen, tokenizer, MAX_TOKENS, config.pre_process_data_config, context)
     n_left_out = len(chosen) - len(found)
@@ -149,6 +151,17 @@ def _questions(
     if n_left_out:
         report.warn(f"{n_left_out} of {len(chosen)} rows are longer than the {context} tokens that the model reads")
     return found, n_left_out
+
+
+def _tell_begin(settings: PreProcess, tokenizer: Any, report: Reporter) -> None:
+    """Say, before anything is trained, that texts go without the begin token that the tokenizer has for them."""
+    is_text = settings.add_special_tokens and not settings.chat_template
+    if is_text and settings.begin_token is False and begins_itself(tokenizer):
+        begin = tokenizer.bos_token
+        report.warn(
+            f"transformers puts {begin} before a text, onnxruntime-genai does not, so nothing is trained or scored "
+            "with it; where the model needs it, write it: at the start of text_template, and of every prompt"
+        )
 
 
 def _passages(config: DataConfig, params: Mapping[str, Any], tokenizer: Any, context: int) -> list[Question]:
