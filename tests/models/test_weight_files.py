@@ -121,6 +121,19 @@ def test_missing_weights_are_named_with_what_lies_there(name, said, copy):
     assert said in problem.message
 
 
+def test_head_of_its_own_under_a_tied_config_is_refused(tiny_tied, tmp_path):
+    """transformers warns and keeps the two apart; who believes the config makes another model."""
+    folder = shutil.copytree(tiny_tied, tmp_path / "tied")
+    tensors = load_file(folder / "model.safetensors")
+    same = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors | {"lm_head.weight": same}, folder / "model.safetensors")
+    assert reads_as_transformers(folder)
+    same[-1, -1] += 1
+    save_file(tensors | {"lm_head.weight": same}, folder / "model.safetensors")
+    with pytest.raises(ModelError, match='write "tie_word_embeddings": false'):
+        load_causal_lm(Model("hf", folder))
+
+
 def test_link_to_itself_is_no_file(copy):
     (copy / "model.safetensors").unlink()
     (copy / "model.safetensors").symlink_to("model.safetensors")

@@ -79,8 +79,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
     """A size of the model; raises one of Python's own errors when it is no number, below 0 or beyond any model."""
-    given = config.get(key)
-    value = default if given is None else int(given)
+    value = int(config.get(key, default))
     if value < 0:
         raise ValueError(f"{key} is {value}")
     if value > _LARGEST:
@@ -91,8 +90,9 @@ def _count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
 def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
     hidden, layers = _count(config, "hidden_size"), _count(config, "num_hidden_layers")
     heads = _count(config, "num_attention_heads", 1)
-    head = _count(config, "head_dim", hidden // heads)
-    kv_heads = _count(config, "num_key_value_heads", heads)
+    plain = {key: value for key, value in config.items() if value is not None}  # null is the default of these two
+    head = _count(plain, "head_dim", hidden // heads)
+    kv_heads = _count(plain, "num_key_value_heads", heads)
     inner, vocab = _count(config, "intermediate_size"), _count(config, "vocab_size")
     tied = ties_embeddings(config, architecture)
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden

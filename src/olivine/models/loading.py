@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError
+from olivine.models._deltas import HEAD, embedding_of
 from olivine.models._model import Model
 from olivine.models.config import load_config
 from olivine.models.weights import LazyTensor, Weights, weights
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy.module("torch")
+
+_ROWS = 1024  # of two matrices that are compared, at a time
 
 
 def load_tokenizer(model: Model) -> Any:
@@ -94,6 +97,8 @@ def _skeleton(
     if n_tokens is not None:
         config.get_text_config().vocab_size = n_tokens
     source = weights(model) if source is None else source
+    if config.get_text_config().tie_word_embeddings:
+        _refuse_parted_head(model, source)
     target = _dtype(dtype, config, source)
     with torch.device("meta"):
         empty = AutoModelForCausalLM.from_config(config, dtype=target, trust_remote_code=model.trust_remote_code)
@@ -124,8 +129,29 @@ def _dtype(dtype: str, config: Any, source: Any) -> "torch.dtype":
         return getattr(torch, dtype)
     if config.dtype is not None:
         return config.dtype
-    first = next(iter(source.values()))
-    return getattr(torch, first.dtype)
+    dtypes = [getattr(torch, tensor.dtype) for tensor in source.values()]
+    return next((stored for stored in dtypes if stored.is_floating_point), torch.float32)
+
+
+def _refuse_parted_head(model: Model, source: Weights) -> None:
+    """ModelError for a file with a head of its own under a config that says it is the embedding.
+
+    transformers keeps the two apart then, and tools that believe the config do not.
+    """
+    embedding = embedding_of(source)
+    if embedding is None or HEAD not in source:
+        return
+    head, other = source[HEAD], source[embedding]
+    if head.blockwise is not None or other.blockwise is not None:
+        return
+    rows = range(0, head.shape[0], _ROWS)
+    if head.shape != other.shape or not all(
+        torch.equal(head.rows(n, n + _ROWS), other.rows(n, n + _ROWS)) for n in rows
+    ):
+        raise ModelError(
+            f"{model.path}: '{HEAD}' is not '{embedding}', but the config says that head and embedding are one; "
+            'write "tie_word_embeddings": false into its config.json'
+        )
 
 
 def _fill(
