@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from data_tools import config, word_tokenizer, write_jsonl
+from data_tools import config, ids, word_tokenizer, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -261,3 +261,18 @@ def test_preparing_imports_no_framework(tmp_path):
     code = "import sys, olivine.data, olivine.cli.data; print(' '.join(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path.cwd())
     assert not set(done.stdout.split()) & {"torch", "transformers", "numpy", "datasets", "pyarrow"}
+
+
+def test_rows_edited_while_they_are_read_are_kept_under_nobody_s_name(there):
+    write_jsonl(there / "train.jsonl", [{"text": "a b"}] * 3)
+    first = (there / "train.jsonl").read_bytes()
+    tokenizer, settings = word_tokenizer(), config(there, strategy="line-by-line")
+
+    def edit(done, about, **metrics):
+        write_jsonl(there / "train.jsonl", [{"text": "joy"}] * 3)
+
+    with pytest.raises(DataError, match="data config 'tones': the rows were changed while they were read"):
+        prepare(settings, tokenizer, there / "cache", edit)
+    assert not [path for path in (there / "cache").iterdir() if path.is_dir()]
+    (there / "train.jsonl").write_bytes(first)
+    assert prepare(settings, tokenizer, there / "cache").samples()[0]["input_ids"][-3:] == ids("a b </s>")

@@ -94,6 +94,13 @@ def test_only_files_here_and_commits_stay_what_they_are(load, moves):
     assert may_move(DataConfig.model_validate({"name": "rows", "load_dataset_config": load})) is moves
 
 
+def test_columns_of_rows_that_are_not_here_are_named_when_they_are_not_read(fakes, there):
+    config = by_address(there, [{"question": "a", "answer": "b", "images": ["c"], "id": 1}])
+    run(planned(fakes, there, config))
+    warnings = [event["message"] for event in read_journal(there / "out") if event["event"] == "warning"]
+    assert warnings == ["the column 'images' of 'rows' is not read"]
+
+
 def test_form_of_rows_that_are_not_here_is_decided_when_they_are_looked_at(fakes, there):
     from olivine.workflow._moving import moving, with_rows
 

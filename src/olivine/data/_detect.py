@@ -195,6 +195,8 @@ def describe(config: DataConfig, template: str | None = "") -> str:
     is_told = _says_form(config.pre_process_data_config)
     settings = resolved(config, template=template or "").pre_process_data_config
     there = [] if is_told else _columns(sample_of(config) or ())
+    if not is_told and not there:
+        raise DataError(f"the form of '{config.name}' is not known: no row of it can be read")
     how = "" if is_told else f" (told by its columns: {', '.join(there)})"
     if template is None and settings.prompt_col and not settings.chat_template:
         how = f", written by the chat template of a model that has one{how}"
@@ -207,10 +209,14 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:_N_NAMED]) + (f" and {len(names) - _N_NAMED} more" if len(names) > _N_NAMED else "")
 
 
-def unread(config: DataConfig, template: str = "") -> list[str]:
-    """Columns of the rows that the model never sees, where the config does not choose the columns itself."""
-    settings = resolved(config, template=template).pre_process_data_config
-    columns = _columns(sample_of(config) or ())
+def unread(config: DataConfig, template: str = "", sample: Sequence[Row] | None = None) -> list[str]:
+    """Columns of the rows that the model never sees, where the config does not choose the columns itself.
+
+    sample: the first rows, where they are not here.
+    """
+    rows = sample if sample is not None else sample_of(config) or ()
+    settings = resolved(config, rows, template).pre_process_data_config
+    columns = _columns(rows)
     try:
         form = form_of(settings)
     except DataError:  # `check` says what is wrong
@@ -226,22 +232,24 @@ def unread(config: DataConfig, template: str = "") -> list[str]:
     return [column for column in columns if column not in known]
 
 
-def doubts(config: DataConfig, template: str = "") -> Iterator[str]:
+def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None = None) -> Iterator[str]:
     """What of the config is hardly meant: telling columns that are not read, a chat model trained without its template.
 
-    template: the text of the model's chat template, where it has one and it is known.
+    template: the text of the model's chat template, where it has one and it is known. sample: the first rows, where
+    they are not here.
     """
-    if not is_known(config):
+    if sample is None and not is_known(config):
         return
-    for column in unread(config, template):
+    rows = sample if sample is not None else sample_of(config) or ()
+    for column in unread(config, template, rows):
         if str(column).lower() in _TELLING:
             why = ": the model's chat template does not use it" if column in ("tools", "documents") else ""
             yield f"the column '{column}' of '{config.name}' is not read{why}"
-    settings = resolved(config, template=template).pre_process_data_config
+    settings = resolved(config, rows, template).pre_process_data_config
     if not template or settings.chat_template is True:
         return
     own = [text for text in (settings.text_template, settings.input_template, settings.chat_template) if text]
-    if not _is_rendered([*(sample_of(config) or ()), {value: value for value in own}], template):
+    if not _is_rendered([*rows, {value: value for value in own}], template):
         yield (
             f"the model has a chat template, and '{config.name}' trains it on other text: in a chat, it is asked in a "
             "form that it was not trained on; 'prompt_col' and 'answer_col' (or 'chat_template: true' for messages) "

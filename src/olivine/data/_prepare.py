@@ -103,10 +103,17 @@ def prepare(
         )
     folder = cache / f"tokens-{_key(config, stream, tokenizer, encoder)}"
     cache.mkdir(parents=True, exist_ok=True)
+
+    def unchanged() -> None:
+        if folder != cache / f"tokens-{_key(config, stream, tokenizer, encoder)}":
+            raise DataError(f"data config '{config.name}': the rows were changed while they were read; run it again")
+
     with filelock.FileLock(f"{folder}.lock"):
         store = _opened(folder)
         if store is None:
-            store = _built(folder, lambda made: _tokenised(config, stream, tokenizer, encoder, made, progress))
+            store = _built(
+                folder, lambda made: _tokenised(config, stream, tokenizer, encoder, made, progress), unchanged
+            )
     return Prepared(config, store, stream, tokenizer, encoder)
 
 
@@ -127,14 +134,15 @@ def _opened(folder: Path) -> TokenStore | None:
     return TokenStore.open(folder)
 
 
-def _built(folder: Path, make: Callable[[Path], TokenStore]) -> TokenStore:
-    """What `make` writes, renamed into place when all of it is there. The folder's lock is held."""
+def _built(folder: Path, make: Callable[[Path], TokenStore], check: Callable[[], None]) -> TokenStore:
+    """What `make` writes, renamed into place when all of it is there and `check` lets it. The folder's lock is held."""
     building = folder.with_name(f"{folder.name}.building")
     shutil.rmtree(building, ignore_errors=True)  # of a run that was killed
     shutil.rmtree(folder, ignore_errors=True)
     building.mkdir()
     try:
         make(building)
+        check()
         building.rename(folder)
     finally:
         shutil.rmtree(building, ignore_errors=True)

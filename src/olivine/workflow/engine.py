@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from olivine import __version__
 from olivine.config.schema import DataConfig
+from olivine.data import doubts
 from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
 from olivine.models import Model
 from olivine.models.adapter import name_base
@@ -237,8 +238,14 @@ def _look_at_data(state: _Run) -> None:
     """The rows of data that is not here, before anything is keyed by them: the same name may give others today."""
     configs = moving(state.plan)
     told = {config.name: _told(state, config) for config in configs}
-    if told:
-        state.plan = with_rows(state.plan, told, read_chat_template(state.models[None]))
+    if not told:
+        return
+    template = read_chat_template(state.models[None])
+    for config in configs:
+        for doubt in doubts(config, template, told[config.name]["sample"]):
+            state.journal.write("warning", step=f"rows:{config.name}", message=doubt)
+            state.screen.warning(f"rows:{config.name}", doubt)
+    state.plan = with_rows(state.plan, told, template)
 
 
 def _told(state: _Run, config: DataConfig) -> Mapping[str, Any]:
