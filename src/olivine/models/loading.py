@@ -144,10 +144,8 @@ def _refuse_parted_head(model: Model, source: Weights) -> None:
     head, other = source[HEAD], source[embedding]
     if head.blockwise is not None or other.blockwise is not None:
         return
-    rows = range(0, head.shape[0], _ROWS)
-    if head.shape != other.shape or not all(
-        torch.equal(head.rows(n, n + _ROWS), other.rows(n, n + _ROWS)) for n in rows
-    ):
+    pieces = ((start, min(start + _ROWS, head.shape[0])) for start in range(0, head.shape[0], _ROWS))
+    if head.shape != other.shape or not all(torch.equal(head.rows(*rows), other.rows(*rows)) for rows in pieces):
         raise ModelError(
             f"{model.path}: '{HEAD}' is not '{embedding}', but the config says that head and embedding are one; "
             'write "tie_word_embeddings": false into its config.json'
