@@ -89,3 +89,11 @@ def test_head_that_is_the_embedding_can_be_named(tiny_tied):
     for wish in ({"target_modules": ["lm_head"]}, {"modules_to_save": ["lm_head", "embed_tokens"]}):
         params = Lora.Params(train_data_config="rows", **wish)
         assert list(Lora(params).check(read_facts(tiny_tied), MACHINE, {})) == []
+
+
+@pytest.mark.parametrize("nothing", [[], "", " , "])
+def test_empty_list_of_targets_is_a_problem(nothing, tiny_llama):
+    (problem,) = Lora(Lora.Params(train_data_config="rows", target_modules=nothing)).check(
+        read_facts(tiny_llama), MACHINE, {}
+    )
+    assert problem.key == ("target_modules",)

@@ -125,6 +125,7 @@ def test_schedules_are_those_of_the_release():
         ({"max_steps": 1, "warmup_ratio": 0.1}, "warmup_ratio", "the only step"),
         ({"report_to": "wandb"}, "report_to", "needs the package wandb"),
         ({"report_to": ["tensorbored"]}, "report_to", "no 'tensorbored'"),
+        ({"report_to": [{"tool": "wandb"}]}, "report_to", "training_args.report_to has no"),
         ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_type", "needs one of min_lr"),
         ({"lr_scheduler_kwargs": {"cycles": 2}}, "lr_scheduler_kwargs", "'cycles'"),
         ({"evaluation_strategy": "steps", "eval_steps": 2.5}, "eval_steps", "whole number"),

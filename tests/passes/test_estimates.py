@@ -107,6 +107,7 @@ def test_time_of_a_training_is_told_by_steps_and_tokens(large, tmp_path, argumen
         (1, 7, "about 1 to 7 seconds"),
         (30, 210, "about 1 to 4 minutes"),
         (2e5, 1.4e6, "about 2 to 16 days"),
+        (1e300, float("inf"), "longer than a year"),
     ],
 )
 def test_time_is_a_range_in_one_unit(least, most, said):

@@ -457,3 +457,12 @@ def test_config_without_rows_compares_models_on_text_where_they_fit(planned):
     assert any("compared on a text that comes with olivine" in sentence for sentence in plan.translated)
     large = planned(lambda config: change(config) or config.update(quality={"enabled": False}))
     assert large.score is None
+
+
+@pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
+def test_folder_without_a_name_is_a_problem(planned, key):
+    assert f"{key} is empty" in only(planned(lambda c: c.update({key: " "})), "invalid-value").message
+
+
+def test_share_of_rows_beyond_any_count_is_a_problem(planned):
+    only(planned(lambda c: c["passes"]["lora"].update(eval_dataset_size=1e300)), "invalid-value")

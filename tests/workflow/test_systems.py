@@ -65,7 +65,7 @@ def test_memory_of_an_accelerator_is_a_limit(written, n_bytes, tmp_path):
     assert machine.memory_bytes == min(n_bytes, _machine.memory_bytes())
 
 
-@pytest.mark.parametrize("written", ["much", "-1GB", 0, "12 apples", ""])
+@pytest.mark.parametrize("written", ["much", "-1GB", 0, "12 apples", "", "1e999"])
 def test_memory_that_is_no_size_is_a_problem(written):
     asked = workflow(systems={"here": [{"device": "cpu", "memory": written}]})
     assert only(asked).key == ("systems", "here", "accelerators", 0, "memory")

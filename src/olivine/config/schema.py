@@ -7,7 +7,7 @@ that is known but asks for something that olivine does not do is part of the sch
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 
 class Section(BaseModel):
@@ -274,7 +274,7 @@ class Accelerator(Section):
     execution_providers: list[str] = Field(
         default_factory=list, description="what runs the result; the first that is here is used"
     )
-    memory: int | str | None = Field(
+    memory: StrictInt | str | None = Field(
         None, description="the most that a run may use of the device's memory: bytes, or a text such as 16GB"
     )
     preference: bool = Field(

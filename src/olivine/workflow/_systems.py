@@ -1,6 +1,7 @@
 """What a config's systems ask for: one accelerator for the passes, one for the result; the rest is refused by name."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,8 @@ def memory_bytes(value: int | str | None) -> int | None:
         if match is None:
             return None
         base = 1024 if match["binary"] else 1000
-        value = int(float(match["number"]) * base ** _POWERS[match["unit"].lower()])
+        size = float(match["number"]) * base ** _POWERS[match["unit"].lower()]
+        value = int(size) if math.isfinite(size) else None
     return value if value is not None and value > 0 else None
 
 

@@ -641,7 +641,8 @@ def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | No
 
 
 def _check_folder(draft: _Draft, folder: Path, key: str) -> None:
-    if reason := _unusable(folder):
+    named = str(getattr(draft.workflow, key)).strip()
+    if reason := _unusable(folder) if named else "is empty":
         draft.unusable.add(key)
         draft.problem("invalid-value", (key,), f"{key} {reason}.", "Choose another.")
 

@@ -151,7 +151,7 @@ def _reports(arguments: Arguments) -> Iterator[Problem]:
     if names in (["none"], ["all"]):
         return
     for name in names:
-        if name not in REPORTERS:
+        if not isinstance(name, str) or name not in REPORTERS:
             fix = f"There are: none, all, {', '.join(REPORTERS)}."
             yield arguments.problem("report_to", f"{{}} has no '{name}'.", fix)
             continue

@@ -92,6 +92,11 @@ def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iter
         for pattern in patterns:
             message = f"the module pattern {pattern!r} is no regular expression."
             yield Problem("invalid-value", where, message, "Mend or remove it.", (key,))
+    if params.target_modules is not None and _targets.as_list(params.target_modules) == []:
+        message = "target_modules is empty: nothing would be trained."
+        yield Problem(
+            "invalid-value", where, message, "Name layers, or remove it for all of them.", ("target_modules",)
+        )
     modules = _targets.Modules.of(facts)
     if modules is None:
         leaves = [*facts.linear_modules, "embed_tokens", "lm_head"]

@@ -25,7 +25,9 @@ class TrainingParams(PassParams):
     )
     train_data_config: str = Field(description="name of the data to train on")
     eval_data_config: str | None = Field(None, description="name of the data to evaluate on")
-    eval_dataset_size: float | None = Field(None, gt=0, description="rows held out: below 1 a share, else a count")
+    eval_dataset_size: float | None = Field(
+        None, gt=0, le=10**9, description="rows held out: below 1 a share, else a count"
+    )
     training_args: Mapping[str, Any] = Field(
         default_factory=dict,
         description="any field of transformers.TrainingArguments, under its old or new name",

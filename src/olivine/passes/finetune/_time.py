@@ -12,6 +12,7 @@ from olivine.passes.finetune._params import TrainingParams
 # Floating point operations in float32 that a core does in a second of training: of one that shares its units with
 # another thread, and as measured with SmolLM2-135M on an EPYC with AVX-512 (benchmarks/results/finetune_cpu.json).
 SLOW, FAST = 10e9, 70e9
+_LONGEST = 365 * 24 * 3600
 _UNITS = ((3600 * 24, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
@@ -53,6 +54,8 @@ def _steps(params: TrainingParams, n_rows: int) -> tuple[int, int]:
 
 def _range(least: float, most: float) -> str:
     """Two durations in the unit of the longer one."""
+    if not most < _LONGEST:
+        return "longer than a year"
     size, unit = next((pair for pair in _UNITS if most >= 2 * pair[0]), _UNITS[-1])
     low, high = max(1, round(least / size)), max(1, round(most / size))
     if most < 1:
