@@ -265,11 +265,23 @@ def kinds(config):
 
 def test_windows_that_can_be_tried_are_kept_and_longer_ones_stand_in_the_same_order():
     mini = cut(PHI_3_MINI, transformers.Phi3Config(**{k: v for k, v in PHI_3_MINI.items() if k != "auto_map"}))
-    assert (mini.window, mini.original, mini.context) == (2047, 4096, 4096)
+    assert mini.window == 2047
+    assert mini.window < mini.original == mini.context < LONGEST
     long = QWEN_2_5 | {"sliding_window": 16384}
     small = cut(long, transformers.Qwen2Config(**long))
     assert 1000 < small.window < small.context < LONGEST
     assert small.config["sliding_window"] == small.window
+    yarn = long | {"rope_scaling": {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 8192}}
+    small = cut(yarn, transformers.Qwen2Config(**yarn))
+    assert (small.context, small.boundaries) == (32768, [1024])
+
+
+def test_the_length_at_which_a_rope_changes_its_table_is_tried_as_it_is():
+    factors = {"short_factor": [1.0] * 48, "long_factor": [4.0] * 48}
+    long = PHI_3_MINI | {"max_position_embeddings": 131072, "rope_scaling": {"type": "longrope", **factors}}
+    small = cut(long, transformers.Phi3Config(**{key: one for key, one in long.items() if key != "auto_map"}))
+    assert (small.original, small.context) == (4096, 131072)
+    assert 4096 in small.boundaries
 
 
 def test_layers_are_picked_where_a_kind_comes_late():

@@ -13,7 +13,8 @@ from typing import Any
 from olivine.models.config import CODE_KEYS
 
 # Lengths up to here are tried as they are; a model this narrow reads as many tokens in about a second.
-LONGEST = 4200
+LONGEST = 2600
+LONGEST_ROPE = 4200  # where a rope has two tables, the length at which they change cannot be shortened
 VOCABULARY = 320
 _WIDTHS = ("intermediate_size", "moe_intermediate_size", "shared_intermediate_size", "shared_expert_intermediate_size")
 _WIDTH = 128
@@ -45,8 +46,11 @@ class Cut:
     @property
     def boundaries(self) -> list[int]:
         """The lengths that are tried, in order."""
-        found = {length for length in (self.window, self.original, self.context) if length is not None}
-        return sorted(length for length in found if length <= min(self.context, LONGEST))
+        found = {length for length in (self.window, self.context) if length is not None and length <= LONGEST}
+        longest = LONGEST_ROPE if self.rope_has_two_tables else LONGEST
+        if self.original is not None and self.original <= longest:
+            found.add(self.original)
+        return sorted(length for length in found if length <= self.context)
 
 
 def cut(config: Mapping[str, Any], full: Any) -> Cut:
@@ -128,11 +132,11 @@ def _shorter(small: dict[str, Any], full: Any) -> tuple[int | None, int | None, 
     """
     context, window = int(full.max_position_embeddings), _window(full)
     original = _original(full)
-    if context <= LONGEST or _ropes(full) & set(_ROPES_BY_LENGTH):
-        return window, original, context
     binding = window if window is not None and window < context else None
     if binding is not None and binding > LONGEST:
-        binding = 1024 + binding % 1024
+        binding = window = small["sliding_window"] = 1024 + binding % 1024
+    if context <= LONGEST or _ropes(full) & set(_ROPES_BY_LENGTH):
+        return window, original, context
     same = original == context
     shorter = max(1024, *((length or 0) + 512 for length in (binding, None if same else original)))
     if shorter >= context:
