@@ -83,6 +83,12 @@ def test_every_file_is_the_builders_byte_for_byte(architecture, tied, form, tmp_
     assert files(ours) == files(theirs)
 
 
+def test_graph_does_not_name_the_commit_of_a_repository_around_the_environment(tiny_llama, tmp_path):
+    folder = export(Model("hf", tiny_llama), tmp_path / "ours", Settings())
+    stamp = onnx_ir.load(folder / "model.onnx").producer_version
+    assert stamp == f"{onnxruntime_genai.__version__}+{onnxruntime_genai.__commit__[:7]}"
+
+
 def test_asymmetric_blocks_are_the_builders_as_well(tiny_phi3, tmp_path):
     theirs = export(Model("hf", tiny_phi3), tmp_path / "theirs", None, is_symmetric="false")
     ours = export(Model("hf", tiny_phi3), tmp_path / "ours", Settings(symmetric=False), is_symmetric="false")

@@ -105,10 +105,11 @@ def _seams(base: Any, load: Callable[[Any], Any], *, fused_rope: bool) -> Iterat
     """Let the builder take its weights from us, and what it would misread of the model.
 
     `load_weights` is the builder's own seam for other sources (GGUF, quantized checkpoints), `is_fused_rope_supported`
-    the one for what attention cannot do. Both are replaced where the builder's base class defines them, and restored
-    afterwards.
+    the one for what attention cannot do. `get_genai_commit` asks git above the package for a commit: in an environment
+    that lies inside a user's repository that is the user's, and the graph's bytes would change with it. All are
+    replaced where the builder's base class defines them, and restored afterwards.
     """
-    original = base.load_weights, base.is_fused_rope_supported
+    original = base.load_weights, base.is_fused_rope_supported, base.__dict__["get_genai_commit"]
 
     def mended(maker: Any, _input_path: str) -> Any:
         model = load(maker)
@@ -116,12 +117,13 @@ def _seams(base: Any, load: Callable[[Any], Any], *, fused_rope: bool) -> Iterat
         return model
 
     base.load_weights = mended
+    base.get_genai_commit = staticmethod(lambda: getattr(lazy.module("onnxruntime_genai"), "__commit__", None))
     if not fused_rope:
         base.is_fused_rope_supported = lambda _maker: False
     try:
         yield
     finally:
-        base.load_weights, base.is_fused_rope_supported = original
+        base.load_weights, base.is_fused_rope_supported, base.get_genai_commit = original
 
 
 def _whole(model: Model) -> Callable[[Any], Any]:
