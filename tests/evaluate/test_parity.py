@@ -414,25 +414,27 @@ def tokenizer(tiny_llama):
     return load_tokenizer(Model("hf", tiny_llama))
 
 
+# questions and answers reach the model's chat template
+CHAT = "<|user|>\nwhat a <|end|>\n<|assistant|>\nday<|end|>\n"
+
+
 def test_text_file_is_one_text_in_windows(tokenizer, tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("The quick brown fox jumps over the lazy dog.\n" * 20)
     windows = read_windows(path, tokenizer, 50, 16)
     assert [len(window) for window in windows] == [16, 16, 16, 2]
-    assert windows[0][0] == tokenizer.bos_token_id
-    assert tokenizer.bos_token_id not in windows[1]
     flat = [token for window in windows for token in window]
-    assert flat[1:] == tokenizer(path.read_text(), add_special_tokens=False).input_ids[:49]
+    assert flat == tokenizer(path.read_text()).input_ids[:50]  # it begins as the tokenizer begins a text
 
 
 @pytest.mark.parametrize(
     ("row", "text"),
     [
         ({"text": "a lovely day"}, "a lovely day"),
-        ({"prompt": "what a ", "completion": "day"}, "what a day"),
+        ({"prompt": "what a ", "completion": "day"}, CHAT),
         ({"messages": [{"role": "user", "content": "joy"}]}, "<|user|>\njoy<|end|>\n"),
         ({"conversations": [{"from": "human", "value": "joy"}]}, "<|user|>\njoy<|end|>\n"),
-        ({"input": "what a ", "output": "day"}, "what a day"),
+        ({"input": "what a ", "output": "day"}, CHAT),
     ],
 )
 def test_rows_are_texts_of_their_own(tokenizer, tmp_path, row, text):
@@ -440,7 +442,7 @@ def test_rows_are_texts_of_their_own(tokenizer, tmp_path, row, text):
     path.write_text((json.dumps(row) + "\n") * 3)
     windows = read_windows(path, tokenizer, 1000, 64)
     ids = tokenizer(text, add_special_tokens=False).input_ids
-    assert windows == [[tokenizer.bos_token_id, *ids, tokenizer.eos_token_id]] * 3
+    assert windows == [[*ids, tokenizer.eos_token_id]] * 3
 
 
 def test_data_config_says_how_rows_become_text(tokenizer, tmp_path):
@@ -459,7 +461,7 @@ def test_template_says_how_rows_of_any_columns_become_text(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "fox", "a": "dog"}) + "\n")
     (window,) = read_windows(config_of(path, "{q}: {a}"), tokenizer, 1000, 64)
-    assert window[1:-1] == tokenizer("fox: dog", add_special_tokens=False).input_ids
+    assert window[:-1] == tokenizer("fox: dog", add_special_tokens=False).input_ids
 
 
 def test_text_that_cannot_be_read_is_told(tokenizer, tmp_path):

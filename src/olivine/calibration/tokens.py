@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy, paths
 from olivine.config.schema import DataConfig
-from olivine.data import Encoder, read_rows, resolved, split, texts
+from olivine.data import Encoder, read_rows, resolved, split, template_of, texts
 from olivine.errors import DataError
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
@@ -164,7 +164,7 @@ def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None
         rows = rows.take(split(len(rows), held_out, seed)[0])
     every = list(texts(data, rows, tokenizer))
     random.Random(seed).shuffle(every)  # noqa: S311 - an order, no secret
-    encoder = Encoder.of(tokenizer, resolved(data).pre_process_data_config)
+    encoder = Encoder.of(tokenizer, resolved(data, template=template_of(tokenizer)).pre_process_data_config)
     return (tokens.ids for tokens in encoder.encode(every))
 
 

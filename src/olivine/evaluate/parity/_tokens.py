@@ -7,7 +7,7 @@ from typing import Any
 
 from olivine import paths
 from olivine.config.schema import DataConfig, PreProcess
-from olivine.data import check, columns_without_form, read_rows, resolved, texts
+from olivine.data import check, columns_without_form, read_rows, resolved, template_of, texts
 from olivine.data._encoder import Encoder
 from olivine.errors import DataError, Unsupported
 from olivine.evaluate.parity._process import Runner
@@ -23,7 +23,8 @@ def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, lengt
     """At most `n_tokens` ids in windows of at most `length`, from a file or a data config.
 
     A text file (.txt, .md) is one text, cut into windows; of rows (JSON, JSONL, CSV, Parquet; their form is told by
-    their columns) and of a config's data, each is a text of its own. Every text begins with the begin token.
+    their columns) and of a config's data, each is a text of its own. A text begins as the tokenizer begins one, a chat
+    as its template says.
     Raises DataError with the place when there is nothing to read.
     """
     if isinstance(source, Path) and source.suffix in (".txt", ".md"):
@@ -33,7 +34,7 @@ def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, lengt
         for problem in check(config):
             raise DataError(str(problem))
         found, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
-        settings = resolved(config).pre_process_data_config
+        settings = resolved(config, template=template_of(tokenizer)).pre_process_data_config
         place = str(source) if isinstance(source, Path) else place
     windows = list(_cut(found, Encoder.of(tokenizer, settings), n_tokens, length))
     if not windows:
