@@ -117,7 +117,8 @@ def _seams(base: Any, load: Callable[[Any], Any], *, fused_rope: bool) -> Iterat
         return model
 
     base.load_weights = mended
-    base.get_genai_commit = staticmethod(lambda: getattr(lazy.module("onnxruntime_genai"), "__commit__", None))
+    package = importlib.import_module("onnxruntime_genai")
+    base.get_genai_commit = staticmethod(lambda: getattr(package, "__commit__", None))
     if not fused_rope:
         base.is_fused_rope_supported = lambda _maker: False
     try:
