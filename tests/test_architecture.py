@@ -25,6 +25,7 @@ LAYERS = {
     "config": 1,
     "models": 2,
     "data": 2,
+    "search": 2,
     "work": 3,
     "kernels": 3,
     "runtime": 3,
@@ -33,6 +34,7 @@ LAYERS = {
     "evaluate": 5,
     "systems": 6,
     "workflow": 7,
+    "testing": 8,
     "cli": 8,
     "__main__": 8,
 }
