@@ -39,7 +39,8 @@ CLASSES = {
 }
 EXTRA = {
     "phi3": {"original_max_position_embeddings": 256, "sliding_window": None},
-    "mistral": {"sliding_window": None},
+    "mistral": {"sliding_window": 16},
+    "qwen2": {"num_key_value_heads": 1},
     "qwen3": {"head_dim": 16},
     "gemma": {"head_dim": 16, "hidden_activation": "gelu_pytorch_tanh"},
     "gemma2": {"head_dim": 16, "sliding_window": 8},

@@ -68,7 +68,8 @@ def test_greedy_tokens_equal_those_of_transformers(architecture, tmp_path):
     folder = tiny_model(tmp_path / "model", architecture)
     built = build(Model("hf", folder), tmp_path, precision="fp32")
     ends = json.loads((built / "genai_config.json").read_text())["model"]["eos_token_id"]
-    assert greedy(built) == expected(AutoModelForCausalLM.from_pretrained(folder), ends)
+    tokens = expected(AutoModelForCausalLM.from_pretrained(folder), ends)
+    assert greedy(built) == (tokens[:-1] if tokens[-1] in ends else tokens)  # the runtime keeps no end token
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
