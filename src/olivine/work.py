@@ -1,6 +1,12 @@
-"""What any job is handed, whatever it does: so far, how it speaks."""
+"""What any job is handed, whatever it does: where it runs, what it may read and fill, and how it speaks."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
+
+from olivine.config.schema import DataConfig
+from olivine.models import Model
 
 
 class Reporter(Protocol):
@@ -14,3 +20,69 @@ class Reporter(Protocol):
 
     def record(self, **facts: Any) -> None:
         """Keep facts with the result (n_trained_parameters=..., loss=[...]); JSON values. Cached with the step."""
+
+
+class Silent:
+    """A Reporter for a caller that asked for none."""
+
+    def progress(self, done: float, total: float, **metrics: float | str) -> None:
+        """Show nothing."""
+
+    def warn(self, message: str) -> None:
+        """Tell nobody."""
+
+    def record(self, **facts: Any) -> None:
+        """Keep nothing."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where a step would run and what is there; found out without importing a framework.
+
+    device: "cpu" or "cuda". execution_provider: "CPUExecutionProvider", ... of the target, where the result will run.
+    n_devices: how many of them a pass that can use several of them gets; on the CPU, processes that share its cores.
+    device_memory_bytes: of each GPU; 0 where there is none, or the driver does not say.
+    multiplies_bf16: whether the processor computes in bfloat16 itself; else what runs on it is loaded as float32.
+    """
+
+    device: str
+    execution_provider: str
+    memory_bytes: int
+    disk_bytes: int
+    n_cores: int
+    offline: bool = False
+    n_devices: int = 1
+    device_memory_bytes: int = 0
+    multiplies_bf16: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a step will need. Bytes; memory is the peak resident set of the worker, disk what the step writes."""
+
+    memory_bytes: int = 0
+    device_memory_bytes: int = 0
+    disk_bytes: int = 0
+    download_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a pass gets beside its input model.
+
+    output: an empty folder; everything the pass keeps goes there, and it is renamed into the cache when all went well.
+    scratch: a folder that survives a killed worker and is the same for the same step again: checkpoints to resume from.
+    data: the data configs that the params name, with absolute paths.
+    models: the models that came before in the workflow, in order: "input" the input model, then every step's result by
+      the step's name.
+    rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
+      The process of rank 0 fills `output`.
+    """
+
+    output: Path
+    scratch: Path
+    machine: Machine
+    report: Reporter
+    data: Mapping[str, DataConfig] = field(default_factory=dict)
+    models: Mapping[str, Model] = field(default_factory=dict)
+    rank: int | None = None

@@ -146,8 +146,9 @@ def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
 def _tokenizer(plan: "Plan") -> Any:
     """The tokenizer of the input model, read in this process."""
     from olivine.models.loading import load_tokenizer
-    from olivine.passes import Context, passes
+    from olivine.passes import passes
     from olivine.systems._worker import ENVIRONMENT
+    from olivine.work import Context
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

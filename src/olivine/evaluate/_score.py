@@ -20,8 +20,8 @@ from olivine.evaluate._rows import Question, passages, questions
 from olivine.evaluate._torch import TorchRuntime
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
-from olivine.passes import Machine, Reporter
 from olivine.registry import Registry
+from olivine.work import Machine, Reporter
 
 if TYPE_CHECKING:
     import numpy as np

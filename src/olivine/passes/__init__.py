@@ -1,8 +1,8 @@
 """What is done to a model: plugins, one file each, in folders by purpose."""
 
-from olivine.passes._base import UNCHANGED, Context, Estimate, Machine, Pass, PassParams, first_line
+from olivine.passes._base import UNCHANGED, Pass, PassParams, first_line
 from olivine.registry import Registry
-from olivine.work import Reporter
+from olivine.work import Context, Estimate, Machine, Reporter
 
 passes: Registry[Pass] = Registry("olivine.passes", Pass, group="olivine.passes")  # type: ignore[type-abstract]
 

@@ -6,7 +6,6 @@ heavy library at its top (see olivine.lazy): `plan` reads it in the parent proce
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,7 +15,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.work import Reporter
+from olivine.work import Context, Estimate, Machine
 
 UNCHANGED = "unchanged"  # what a pass that only looks at a model produces
 
@@ -30,59 +29,6 @@ class PassParams(BaseModel):
     def belongs_in(cls, key: str) -> str | None:  # noqa: ARG003
         """Where a key that is no param was probably meant to stand, e.g. "training_args.seed"; None when nowhere."""
         return None
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Where a step would run and what is there; found out without importing a framework.
-
-    device: "cpu" or "cuda". execution_provider: "CPUExecutionProvider", ... of the target, where the result will run.
-    n_devices: how many of them a pass that can use several of them gets; on the CPU, processes that share its cores.
-    device_memory_bytes: of each GPU; 0 where there is none, or the driver does not say.
-    multiplies_bf16: whether the processor computes in bfloat16 itself; else what runs on it is loaded as float32.
-    """
-
-    device: str
-    execution_provider: str
-    memory_bytes: int
-    disk_bytes: int
-    n_cores: int
-    offline: bool = False
-    n_devices: int = 1
-    device_memory_bytes: int = 0
-    multiplies_bf16: bool = False
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """What a step will need. Bytes; memory is the peak resident set of the worker, disk what the step writes."""
-
-    memory_bytes: int = 0
-    device_memory_bytes: int = 0
-    disk_bytes: int = 0
-    download_bytes: int = 0
-
-
-@dataclass(frozen=True)
-class Context:
-    """What a pass gets beside its input model.
-
-    output: an empty folder; everything the pass keeps goes there, and it is renamed into the cache when all went well.
-    scratch: a folder that survives a killed worker and is the same for the same step again: checkpoints to resume from.
-    data: the data configs that the params name, with absolute paths.
-    models: the models that came before in the workflow, in order: "input" the input model, then every step's result by
-      the step's name.
-    rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
-      The process of rank 0 fills `output`.
-    """
-
-    output: Path
-    scratch: Path
-    machine: Machine
-    report: Reporter
-    data: Mapping[str, DataConfig] = field(default_factory=dict)
-    models: Mapping[str, Model] = field(default_factory=dict)
-    rank: int | None = None
 
 
 class Pass(ABC):

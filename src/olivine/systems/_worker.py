@@ -25,10 +25,11 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
-from olivine.passes import Context, Machine, Pass, passes
+from olivine.passes import Pass, passes
 from olivine.passes._events import Events, sentence
 from olivine.systems import _memory
 from olivine.systems._job import Job
+from olivine.work import Context, Machine
 
 if TYPE_CHECKING:
     import filelock

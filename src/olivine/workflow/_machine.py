@@ -13,8 +13,8 @@ import psutil
 from olivine import lazy
 from olivine.config.schema import Workflow
 from olivine.errors import Problem
-from olivine.passes import Machine
 from olivine.paths import is_folder
+from olivine.work import Machine
 from olivine.workflow._systems import Wish, wish
 
 CPU = "CPUExecutionProvider"

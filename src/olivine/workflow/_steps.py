@@ -9,7 +9,7 @@ from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Model
-from olivine.passes import Estimate, Machine
+from olivine.work import Estimate, Machine
 
 
 @dataclass(frozen=True)

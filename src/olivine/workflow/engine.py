@@ -15,10 +15,11 @@ from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, Oli
 from olivine.models import Model
 from olivine.models.adapter import name_base
 from olivine.models.chat_template import read_chat_template
-from olivine.passes import UNCHANGED, Machine, first_line, passes
+from olivine.passes import UNCHANGED, first_line, passes
 from olivine.paths import exists
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
+from olivine.work import Machine
 from olivine.workflow._folders import refuse_overlaps
 from olivine.workflow._goals import drop_allowed
 from olivine.workflow._moving import moving, with_rows

@@ -21,9 +21,10 @@ from olivine.models import Model
 from olivine.models.chat_template import read_chat_template
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
-from olivine.passes import UNCHANGED, Estimate, Machine, Pass, passes
+from olivine.passes import UNCHANGED, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
 from olivine.paths import could_be, exists, is_folder
+from olivine.work import Estimate, Machine
 from olivine.workflow import _systems
 from olivine.workflow._folders import overlaps, used_by
 from olivine.workflow._goals import drop_allowed

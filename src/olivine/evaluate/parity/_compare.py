@@ -17,7 +17,7 @@ from olivine.evaluate.parity._process import Runner
 from olivine.evaluate.parity._record import RUNTIME_SHARE, Greedy, Parity, Side, Tokens
 from olivine.evaluate.parity._tokens import Windows, read_windows, same_vocabulary, sample_windows
 from olivine.models import Model
-from olivine.passes import Reporter
+from olivine.work import Reporter, Silent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,7 +88,7 @@ def compare(
     gone when this returns.
     """
     settings = settings or Settings()
-    report = report or _models.Silent()
+    report = report or Silent()
     first, second = (one if isinstance(one, Model) else _models.open_model(one) for one in (reference, candidate))
     with tempfile.TemporaryDirectory() as folder:
         runnable = [_models.runnable(one, Path(folder)) for one in (first, second)]

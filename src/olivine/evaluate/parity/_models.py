@@ -3,14 +3,14 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from olivine import paths
 from olivine.errors import ModelError
 from olivine.evaluate import _graph
 from olivine.models import Model
 from olivine.models.inspect import check_checkpoint, read_facts
-from olivine.passes import Context, Machine, Reporter, passes
+from olivine.passes import passes
+from olivine.work import Context, Machine, Silent
 
 # genai_config.json's name of a provider -> onnxruntime's
 PROVIDERS = {
@@ -91,19 +91,6 @@ def runnable(model: Model, scratch: Path) -> Model:
     output.mkdir()
     gguf = passes.classes["gguf"]
     return gguf(gguf.Params()).run(model, Context(output, scratch, Machine("cpu", "", 0, 0, 1), Silent()))
-
-
-class Silent(Reporter):
-    """A reporter that tells nobody."""
-
-    def progress(self, done: float, total: float, **metrics: float | str) -> None:
-        """See Reporter."""
-
-    def warn(self, message: str) -> None:
-        """See Reporter."""
-
-    def record(self, **facts: Any) -> None:
-        """See Reporter."""
 
 
 def run_as(model: Model, dtype: str) -> str:

@@ -13,7 +13,8 @@ from olivine.errors import ModelError, Problem, Unsupported
 from olivine.evaluate.parity import Gate, Parity, Settings, compare, config_of, open_model
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import UNCHANGED, Context, Estimate, Machine, Pass, PassParams
+from olivine.passes._base import UNCHANGED, Pass, PassParams
+from olivine.work import Context, Estimate, Machine
 
 # Olive's name of a param -> ours
 _OLIVE_NAMES = {

@@ -19,9 +19,10 @@ from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.weights import weights
-from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes._base import Pass, PassParams
 from olivine.passes.export import _limits, _options
 from olivine.passes.finetune._training_arguments import split_seed
+from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     from olivine.calibration.folding import Folding

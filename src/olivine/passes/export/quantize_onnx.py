@@ -11,7 +11,8 @@ from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes._base import Pass, PassParams
+from olivine.work import Context, Estimate, Machine
 
 
 class QuantizeOnnx(Pass):

@@ -11,10 +11,10 @@ from olivine.errors import RequestError
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm
-from olivine.passes._base import Context, Estimate, Machine
 from olivine.passes.finetune import _memory, _sharding, _targets, _training_arguments
 from olivine.passes.finetune._params import AdapterParams
 from olivine.passes.finetune._precision import BF16_FROM
+from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     import torch

@@ -12,8 +12,8 @@ from typing import Any
 
 from olivine import lazy
 from olivine.errors import Problem, ProblemKind
-from olivine.passes._base import Machine
 from olivine.passes.finetune._optimizers import OPTIMIZERS
+from olivine.work import Machine
 
 # reporting tool -> the modules that it needs, one of each group, and what to install
 REPORTERS: Mapping[str, tuple[tuple[tuple[str, ...], ...], str]] = {

@@ -9,10 +9,10 @@ from packaging.version import Version
 from olivine import lazy
 from olivine.errors import Problem
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Machine
 from olivine.passes.finetune import _argument_rules, _sharding, _targets, _training_arguments
 from olivine.passes.finetune._optimizers import check_package
 from olivine.passes.finetune._params import AdapterParams, LycorisParams, TrainingParams
+from olivine.work import Machine
 
 # learning rates that train adapters, and all weights of a model
 ADAPTER_RATES, WEIGHT_RATES = (1e-5, 1e-3), (1e-6, 1e-4)

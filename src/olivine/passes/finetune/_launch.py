@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
-from olivine.passes._base import Context, Pass
+from olivine.passes._base import Pass
 from olivine.passes._events import ending
-from olivine.work import Reporter
+from olivine.work import Context, Reporter
 
 if TYPE_CHECKING:
     import psutil

@@ -6,10 +6,10 @@ from typing import Any
 from olivine.config.schema import DataConfig
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Context, Estimate, Machine
 from olivine.passes.finetune import _adapters, _session
 from olivine.passes.finetune._params import LycorisParams
 from olivine.passes.finetune._precision import choose_dtype
+from olivine.work import Context, Estimate, Machine
 
 
 def settings(params: LycorisParams) -> dict[str, Any]:

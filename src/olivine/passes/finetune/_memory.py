@@ -14,7 +14,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.kernels.chunk_sizes import PART_BYTES, chunk_rows
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Estimate, Machine
+from olivine.work import Estimate, Machine
 
 # float32 master, its gradient and Adam's two moments
 BYTES_PER_TRAINED_WEIGHT = 16

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from olivine import lazy
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
-from olivine.passes._base import Machine
+from olivine.work import Machine
 
 if TYPE_CHECKING:
     import torch

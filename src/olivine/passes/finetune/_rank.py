@@ -16,8 +16,9 @@ from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import OlivineError
 from olivine.models import Model
-from olivine.passes import Context, Machine, passes
+from olivine.passes import passes
 from olivine.passes._events import Events, sentence
+from olivine.work import Context, Machine
 
 if TYPE_CHECKING:
     import filelock

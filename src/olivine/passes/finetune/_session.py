@@ -9,9 +9,10 @@ from olivine.config.schema import DataConfig
 from olivine.data import Prepared, SampleSet, prepare, split
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
-from olivine.passes._base import Context, Pass
+from olivine.passes._base import Pass
 from olivine.passes.finetune import _launch, _training_arguments
 from olivine.passes.finetune._params import TrainingParams
+from olivine.work import Context
 
 if TYPE_CHECKING:
     import torch

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Machine
 from olivine.passes.finetune import _training_arguments
 from olivine.passes.finetune._params import TrainingParams
+from olivine.work import Machine
 
 # Floating point operations in float32 that a core does in a second of training: of one that shares its units with
 # another thread, and as measured with SmolLM2-135M on an EPYC with AVX-512 (benchmarks/results/finetune_cpu.json).

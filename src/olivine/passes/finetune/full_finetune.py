@@ -15,11 +15,12 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.weights import LazyTensor
-from olivine.passes._base import Context, Estimate, Machine, Pass
+from olivine.passes._base import Pass
 from olivine.passes.finetune import _checks, _memory, _session, _time, _training_arguments
 from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE
 from olivine.passes.finetune._params import TrainingParams
 from olivine.passes.finetune._precision import choose_dtype
+from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     import torch

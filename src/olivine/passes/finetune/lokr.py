@@ -9,9 +9,10 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Context, Estimate, Machine, Pass
+from olivine.passes._base import Pass
 from olivine.passes.finetune import _checks, _lycoris, _session, _time
 from olivine.passes.finetune._params import LycorisParams
+from olivine.work import Context, Estimate, Machine
 
 
 class Lokr(Pass):

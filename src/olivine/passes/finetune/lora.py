@@ -11,12 +11,13 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
-from olivine.passes._base import Context, Estimate, Machine, Pass
+from olivine.passes._base import Pass
 from olivine.passes.finetune import _adapters, _checks, _session, _starts, _time, _training_arguments
 from olivine.passes.finetune._learning_rates import LoraPlus
 from olivine.passes.finetune._optimizers import OWN_GROUPS
 from olivine.passes.finetune._params import AdapterParams
 from olivine.passes.finetune._precision import choose_dtype
+from olivine.work import Context, Estimate, Machine
 
 
 class Lora(Pass):

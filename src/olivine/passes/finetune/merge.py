@@ -16,8 +16,9 @@ from olivine.models.adapter import check, n_tokens_of, refuse_if_nothing_changes
 from olivine.models.facts import ModelFacts
 from olivine.models.materialize import COMPANIONS, copy_companions
 from olivine.models.weights import Weights, weights
-from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes._base import Pass, PassParams
 from olivine.passes.finetune._training_arguments import split_seed
+from olivine.work import Context, Estimate, Machine
 
 
 class Merge(Pass):

@@ -11,10 +11,10 @@ from olivine.errors import Problem
 from olivine.models.adapter import BASE_FILE, ROUNDING
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import BLOCK, BLOCKS, Rounding
-from olivine.passes._base import Context, Estimate, Machine
 from olivine.passes.finetune import _adapters
 from olivine.passes.finetune._starts import Starts
 from olivine.passes.finetune.lora import Lora
+from olivine.work import Context, Estimate, Machine
 
 
 class Qlora(Lora):

@@ -12,7 +12,8 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.inspect import GGUF_ARCHITECTURES
-from olivine.passes._base import Context, Estimate, Machine, Pass, PassParams
+from olivine.passes._base import Pass, PassParams
+from olivine.work import Context, Estimate, Machine
 
 
 class Gguf(Pass):

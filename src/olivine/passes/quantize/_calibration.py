@@ -6,8 +6,8 @@ from olivine.config.schema import DataConfig
 from olivine.errors import DataError
 from olivine.models import Model
 from olivine.models.kept import keep, kept
-from olivine.passes._base import Context
 from olivine.passes.quantize._params import CalibratedParams
+from olivine.work import Context
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.models.weights import LazyTensor, Weights
-from olivine.passes._base import Context
+from olivine.work import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable

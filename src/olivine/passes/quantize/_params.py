@@ -12,8 +12,9 @@ from olivine.calibration.tokens import FEWEST, N_TOKENS, own_text_bytes
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Estimate, Machine, PassParams
+from olivine.passes._base import PassParams
 from olivine.passes.finetune import split_seed
+from olivine.work import Estimate, Machine
 
 GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema
 FRAMEWORK_BYTES = 0.9e9  # resident memory of torch, transformers and numba before any work

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Estimate, Machine, Pass
+from olivine.passes._base import Pass
 from olivine.passes.quantize._params import QuantizerParams
+from olivine.work import Estimate, Machine
 
 
 class Quantizer(Pass):

@@ -8,12 +8,12 @@ from pydantic import model_validator
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
 from olivine.models.weights import weights
-from olivine.passes._base import Context
 from olivine.passes.quantize import _calibration
 from olivine.passes.quantize._checkpoint import quantized, write
 from olivine.passes.quantize._formats import formats
 from olivine.passes.quantize._params import CalibratedParams
 from olivine.passes.quantize._quantizer import Quantizer
+from olivine.work import Context
 
 # names of the AutoAWQ package -> ours
 _NAMES = {"w_bit": "bits", "q_group_size": "group_size"}

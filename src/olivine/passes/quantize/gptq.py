@@ -7,12 +7,12 @@ from pydantic import Field
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
 from olivine.models.weights import weights
-from olivine.passes._base import Context
 from olivine.passes.quantize import _calibration
 from olivine.passes.quantize._checkpoint import write
 from olivine.passes.quantize._formats import formats
 from olivine.passes.quantize._params import CalibratedParams
 from olivine.passes.quantize._quantizer import Quantizer
+from olivine.work import Context
 
 
 class Gptq(Quantizer):

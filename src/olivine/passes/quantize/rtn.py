@@ -4,10 +4,10 @@ from typing import ClassVar
 
 from olivine.models import Model
 from olivine.models.weights import weights
-from olivine.passes._base import Context
 from olivine.passes.quantize._checkpoint import quantized, write
 from olivine.passes.quantize._formats import formats
 from olivine.passes.quantize._quantizer import Quantizer
+from olivine.work import Context
 
 
 class Rtn(Quantizer):

@@ -11,7 +11,8 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.blockwise import BITS, GROUPS
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import UNCHANGED, Context, Machine, Pass, PassParams
+from olivine.passes._base import UNCHANGED, Pass, PassParams
+from olivine.work import Context, Machine
 
 HIGH_BITS = 8  # what picked weights are stored in
 
