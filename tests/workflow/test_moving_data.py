@@ -102,7 +102,7 @@ def test_columns_of_rows_that_are_not_here_are_named_when_they_are_not_read(fake
 
 
 def test_form_of_rows_that_are_not_here_is_decided_when_they_are_looked_at(fakes, there):
-    from olivine.workflow._moving import moving, with_rows
+    from olivine.workflow.moving import moving, with_rows
 
     plan = planned(fakes, there, by_address(there, [{"question": "a", "answer": "b"}]))
     told = {"rows": content_of(moving(plan)[0])}

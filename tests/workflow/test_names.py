@@ -1,6 +1,6 @@
 import pytest
 
-from olivine.workflow._names import FileNames, name_problem
+from olivine.workflow.names import FileNames, name_problem
 
 
 @pytest.mark.parametrize("name", ["base", "input", "", "  ", "score:lora", "fetch:x", "materialize:lora"])

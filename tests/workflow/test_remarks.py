@@ -2,7 +2,7 @@
 
 import pytest
 
-from olivine.workflow._remarks import remarks
+from olivine.workflow.remarks import remarks
 
 BASE = {"model": "base", "n_rows": 48, "label_accuracy": 0.9, "loss": 0.5}
 

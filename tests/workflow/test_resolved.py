@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from olivine.config import json_schema, load
-from olivine.workflow._resolved import resolved
 from olivine.workflow.keys import Hashes, plan_keys
 from olivine.workflow.plan import make_plan
+from olivine.workflow.resolved import resolved
 from tiny import write_rows
 
 LORA = {"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 0.25, "training_args": {"max_steps": 2}}

@@ -15,7 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from olivine.errors import Problem
-    from olivine.workflow._steps import Plan
+    from olivine.workflow.steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

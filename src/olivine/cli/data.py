@@ -15,7 +15,7 @@ from olivine.cli._common import json_option, print_json, print_problems, read_pl
 if TYPE_CHECKING:
     from olivine.config.schema import DataConfig
     from olivine.data import Prepared
-    from olivine.workflow._steps import Plan, Step
+    from olivine.workflow.steps import Plan, Step
 
 _WRONG = ("missing-data", "missing-file", "missing-model", "invalid-value", "unknown-key", "network")
 _BAR = 40  # characters of the longest bar of the histogram

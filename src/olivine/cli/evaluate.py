@@ -11,7 +11,7 @@ from olivine.cli._common import config_options, json_option, print_json, print_p
 
 if TYPE_CHECKING:
     from olivine.models import Model
-    from olivine.workflow._steps import Plan, ScoreRows
+    from olivine.workflow.steps import Plan, ScoreRows
 
 
 @click.command("evaluate")
@@ -46,7 +46,7 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
 
 def _verdict(scores: Mapping[str, Any]) -> int:
     """Say what is wrong with the model; 1 when it is broken."""
-    from olivine.workflow._remarks import remarks
+    from olivine.workflow.remarks import remarks
 
     for remark in remarks(scores, None, trained=False):
         click.secho(f"olivine: {remark}", err=True, fg="red" if "degenerate" in scores else "yellow")

@@ -10,7 +10,7 @@ from olivine.cli._common import config_options, json_option, print_json, print_p
 
 if TYPE_CHECKING:
     from olivine.models import Model
-    from olivine.workflow._steps import Plan, Step
+    from olivine.workflow.steps import Plan, Step
 
 
 @click.command("plan")

@@ -9,8 +9,8 @@ from olivine.cli._common import config_options, json_option, print_json, print_p
 
 if TYPE_CHECKING:
     from olivine.errors import OlivineError
-    from olivine.workflow._steps import Plan
     from olivine.workflow.engine import Result
+    from olivine.workflow.steps import Plan
 
 
 @click.command("run")

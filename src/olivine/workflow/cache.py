@@ -32,8 +32,8 @@ from typing import TYPE_CHECKING, Any, Self
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
-from olivine.workflow._steps import Plan
 from olivine.workflow.keys import Hashes, Stamp, digest, fetch_key, hash_file, plan_keys, seams
+from olivine.workflow.steps import Plan
 
 if TYPE_CHECKING:
     import filelock

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.workflow._folders import DELIVERED
 from olivine.workflow.cache import Entry, locked, remove_tree, sync_file, sync_folder
+from olivine.workflow.folders import DELIVERED
 from olivine.workflow.keys import Hashes
 
 LINKED_BYTES = 64 * 2**20  # files of the cache that are at least this large are delivered as hard links

@@ -20,13 +20,6 @@ from olivine.paths import exists
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
 from olivine.work import Machine
-from olivine.workflow._folders import refuse_overlaps
-from olivine.workflow._goals import drop_allowed
-from olivine.workflow._moving import moving, with_rows
-from olivine.workflow._names import FileNames, name_problem
-from olivine.workflow._remarks import remarks
-from olivine.workflow._resolved import resolved
-from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import (
     Cache,
     Entry,
@@ -37,6 +30,7 @@ from olivine.workflow.cache import (
     usable_folder,
 )
 from olivine.workflow.deliver import Delivery, write_whole
+from olivine.workflow.folders import refuse_overlaps
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.keys import (
     Hashes,
@@ -55,8 +49,14 @@ from olivine.workflow.keys import (
     trusts_code,
     version,
 )
+from olivine.workflow.moving import moving, with_rows
+from olivine.workflow.names import FileNames, name_problem
 from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import PROOF, in_words, proof_key
+from olivine.workflow.remarks import remarks
+from olivine.workflow.resolved import resolved
+from olivine.workflow.steps import Plan, Step
+from olivine.workflow.verdict import drop_allowed
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
 

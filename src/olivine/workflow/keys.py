@@ -25,8 +25,8 @@ from olivine.models import Model
 from olivine.models.adapter import BASE_FILE
 from olivine.models.materialize import COMPANIONS
 from olivine.passes import UNCHANGED, passes
-from olivine.workflow._code import code_digest
-from olivine.workflow._steps import Plan, ScoreRows, Step
+from olivine.workflow.code import code_digest
+from olivine.workflow.steps import Plan, ScoreRows, Step
 
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 

@@ -26,13 +26,13 @@ from olivine.passes.finetune._training_arguments import split_seed
 from olivine.paths import could_be, exists, is_folder
 from olivine.work import Estimate, Machine
 from olivine.workflow import _systems
-from olivine.workflow._folders import overlaps, used_by
-from olivine.workflow._goals import drop_allowed
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow._machine import choose, free_disk_bytes
-from olivine.workflow._names import name_problem
-from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.cache import cached
+from olivine.workflow.folders import overlaps, used_by
+from olivine.workflow.names import name_problem
+from olivine.workflow.steps import Plan, ScoreRows, Step
+from olivine.workflow.verdict import drop_allowed
 
 # plain text to compare models on where a config names no rows
 PASSAGES = {

@@ -8,10 +8,10 @@ from typing import Any
 
 from olivine.models import Model
 from olivine.passes import Pass, passes
-from olivine.workflow._code import code_digest
-from olivine.workflow._steps import Plan, Step
 from olivine.workflow.cache import Cache, fetched_model
+from olivine.workflow.code import code_digest
 from olivine.workflow.keys import Hashes, digest, library_versions
+from olivine.workflow.steps import Plan, Step
 
 PROOF = "the export of this architecture equals the checkpoint"
 

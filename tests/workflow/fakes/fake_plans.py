@@ -10,8 +10,8 @@ from olivine.config.schema import DataConfig, Quality
 from olivine.errors import OlivineError
 from olivine.models import Model
 from olivine.passes import Estimate, Machine, passes
-from olivine.workflow._steps import Plan, ScoreRows, Step
 from olivine.workflow.engine import run
+from olivine.workflow.steps import Plan, ScoreRows, Step
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 2**34, 2**36, 2, offline=True)
 

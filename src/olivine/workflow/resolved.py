@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from olivine import data
 from olivine.config.schema import DataConfig, PassConfig, System
 from olivine.errors import DataError
-from olivine.workflow._steps import Plan
+from olivine.workflow.steps import Plan
 
 NESTED = {PassConfig: "params", System: "config"}  # sections whose keys of their own stand beside the others in a file
 FOUND_OUT = frozenset({"content", "folder", "environment"})  # by each run itself

@@ -6,7 +6,7 @@ from typing import Any
 
 from olivine import data
 from olivine.config.schema import DataConfig
-from olivine.workflow._steps import Plan
+from olivine.workflow.steps import Plan
 
 
 def moving(plan: Plan) -> list[DataConfig]:
