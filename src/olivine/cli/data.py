@@ -145,10 +145,9 @@ def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
 
 def _tokenizer(plan: "Plan") -> Any:
     """The tokenizer of the input model, read in this process."""
+    from olivine.models.gguf import readable
     from olivine.models.loading import load_tokenizer
-    from olivine.passes import passes
     from olivine.systems._worker import ENVIRONMENT
-    from olivine.work import Context
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -157,25 +156,8 @@ def _tokenizer(plan: "Plan") -> Any:
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(plan.hub_name, revision=plan.hub_revision)
-    if model.format != "gguf":
-        return load_tokenizer(model)
-    gguf = passes.classes["gguf"]
     with tempfile.TemporaryDirectory() as folder:
-        context = Context(Path(folder), Path(folder), plan.machine, _Silent())
-        return load_tokenizer(gguf(gguf.Params()).run(model, context))
-
-
-class _Silent:
-    """A reporter for a pass that has nothing to say here."""
-
-    def progress(self, done: float, total: float, **metrics: float | str) -> None:
-        """Say nothing."""
-
-    def warn(self, message: str) -> None:
-        """Say nothing."""
-
-    def record(self, **facts: Any) -> None:
-        """Keep nothing."""
+        return load_tokenizer(readable(model, Path(folder)))
 
 
 def _screen() -> Any:

@@ -19,7 +19,9 @@ from olivine.evaluate._onnx import OnnxRuntime
 from olivine.evaluate._rows import Question, passages, questions
 from olivine.evaluate._torch import TorchRuntime
 from olivine.models import Model
+from olivine.models.gguf import readable
 from olivine.models.loading import load_tokenizer
+from olivine.models.turns import end_tokens
 from olivine.registry import Registry
 from olivine.work import Machine, Reporter
 
@@ -65,7 +67,7 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     "samples": first rows with what was expected and generated}.
     """
     config = DataConfig.model_validate(params["data"])
-    model = _readable(model, output)
+    model = readable(model, output)  # a workflow has opened a GGUF file already
     tokenizer = load_tokenizer(model)
     runtime = _runtime(model, tokenizer, machine)
     on_text = bool(params.get("on_text"))
@@ -101,17 +103,6 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem
     return {"scores": _named(scores), "samples": _samples(rows, generated)}
-
-
-def _readable(model: Model, output: Path) -> Model:
-    """The model with a GGUF file, or one below an adapter, read out into `output`; a workflow has done that already."""
-    if model.format != "gguf" and (model.base is None or model.base.format != "gguf" or model.format == "hf"):
-        return model
-    from olivine.evaluate.parity._models import runnable
-
-    place = output / "gguf"
-    place.mkdir()
-    return runnable(model, place)
 
 
 def _named(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,8 +207,6 @@ def _runtime(model: Model, tokenizer: Any, machine: Machine) -> Runtime:
 
 def _ends(model: Model, tokenizer: Any) -> list[int]:
     """The tokens that end an answer, the same at every seam: those that an exported model stops at."""
-    from olivine.passes.export._genai import end_tokens
-
     while model.format == "adapter" and model.base is not None:
         model = model.base
     return end_tokens(tokenizer, model.path)

@@ -8,9 +8,8 @@ from olivine import paths
 from olivine.errors import ModelError
 from olivine.evaluate import _graph
 from olivine.models import Model
+from olivine.models.gguf import readable
 from olivine.models.inspect import check_checkpoint, read_facts
-from olivine.passes import passes
-from olivine.work import Context, Machine, Silent
 
 # genai_config.json's name of a provider -> onnxruntime's
 PROVIDERS = {
@@ -85,12 +84,7 @@ def runnable(model: Model, scratch: Path) -> Model:
     """
     if model.format == "onnx":
         _graph.read(model)
-    if model.format != "gguf":
-        return replace(model, base=runnable(model.base, scratch)) if model.format == "adapter" and model.base else model
-    output = scratch / f"gguf-{len(list(scratch.iterdir()))}"
-    output.mkdir()
-    gguf = passes.classes["gguf"]
-    return gguf(gguf.Params()).run(model, Context(output, scratch, Machine("cpu", "", 0, 0, 1), Silent()))
+    return readable(model, scratch)
 
 
 def run_as(model: Model, dtype: str) -> str:

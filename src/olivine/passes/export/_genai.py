@@ -15,9 +15,9 @@ from olivine.models.finite import NotFiniteError, refuse_not_finite
 from olivine.models.loading import lazy_causal_lm, load_causal_lm, load_tokenizer
 from olivine.models.materialize import copy_companions
 from olivine.models.quantized import quantization_config
+from olivine.models.turns import end_tokens, token_ids
 from olivine.models.weights import LazyTensor, Weights, announce
 from olivine.passes.export import _builder_input
-from olivine.passes.export._tokenizer import rendered
 
 if TYPE_CHECKING:
     import numpy as np
@@ -190,7 +190,7 @@ def complete_config(model: Model, folder: Path, max_length: int, search: Mapping
     path = folder / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     tokenizer = load_tokenizer(model)
-    found = [*_as_list(config["model"].get("eos_token_id")), *end_tokens(tokenizer, model.path)]
+    found = [*token_ids(config["model"].get("eos_token_id")), *end_tokens(tokenizer, model.path)]
     ends = list(dict.fromkeys(found))
     if ends:
         config["model"]["eos_token_id"] = ends if len(ends) > 1 else ends[0]
@@ -209,49 +209,6 @@ def _drop_nulls(path: Path) -> None:
     if any(value is None for value in settings.values()):
         kept = {key: value for key, value in settings.items() if value is not None}
         path.write_text(json.dumps(kept, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-
-
-def end_tokens(tokenizer: Any, folder: Path) -> list[int]:
-    """Every token that ends an answer: the tokenizer's, the generation config's, the end of a turn of the template."""
-    tokens = _as_list(tokenizer.eos_token_id)
-    generation = folder / "generation_config.json"
-    if generation.is_file():
-        tokens += _as_list(json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
-    return list(dict.fromkeys(tokens + turn_end(tokenizer)))
-
-
-# some templates demand a system message, some refuse one
-_BEFORE_A_CHAT: tuple[list[dict[str, str]], ...] = ([], [{"role": "system", "content": "be brief"}])
-
-
-def turn_end(tokenizer: Any) -> list[int]:
-    """The special token that the chat template puts right after an assistant's words.
-
-    Empty without one, and where the template refuses every chat that it is tried with.
-    """
-    if not tokenizer.chat_template:
-        return []
-    words = "olive oil"
-    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": words}]
-    texts = (rendered(tokenizer, [*before, *chat], asks=False) for before in _BEFORE_A_CHAT)
-    after = next((text for text in texts if text is not None), "").rpartition(words)[2]
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    # A template that ends a turn with plain text (or nothing) has no turn end that generation could stop at.
-    first = next((token for token in ids if tokenizer.decode([token]).strip()), None)
-    if first is None or not (first in tokenizer.all_special_ids or _is_added(tokenizer, first)):
-        return []
-    return [first]
-
-
-def _is_added(tokenizer: Any, token: int) -> bool:
-    added = tokenizer.added_tokens_decoder.get(token)
-    return added is not None and added.special
-
-
-def _as_list(value: int | list[int] | None) -> list[int]:
-    if value is None:
-        return []
-    return list(value) if isinstance(value, list) else [value]
 
 
 def refuse_broken_scales(folder: Path) -> None:

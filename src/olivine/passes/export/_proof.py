@@ -21,9 +21,9 @@ from olivine import lazy
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.models.config import load_config
+from olivine.models.gguf import gguf_config
 from olivine.models.inspect import read_config
 from olivine.passes.export._cut_config import FIRST_PLAIN_TOKEN, Cut, cut
-from olivine.passes.load.gguf import gguf_config
 from olivine.work import Context
 
 if TYPE_CHECKING:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
-from olivine.passes.export._tokenizer import CHATS, rendered, stand_in
+from olivine.models.turns import rendered
+from olivine.passes.export._tokenizer import CHATS, stand_in
 from olivine.work import Reporter
 
 if TYPE_CHECKING:

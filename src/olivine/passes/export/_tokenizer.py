@@ -4,7 +4,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from olivine import lazy
 from olivine.data import Encoder
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
+from olivine.models.turns import rendered
 from olivine.work import Reporter
 
 if TYPE_CHECKING:
@@ -90,17 +91,6 @@ def _texts(tokenizer: Any) -> Iterator[str]:
         yield from (token, f"before{token}after", f"before {token} after\n")
     if tokenizer.chat_template:
         yield from (text for chat in CHATS if (text := rendered(tokenizer, chat)) is not None)
-
-
-def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str | None:
-    """The chat as transformers renders it; None where the template refuses it. asks: an answer is to follow."""
-    from jinja2 import TemplateError
-
-    try:
-        text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks)
-    except (TemplateError, TypeError, ValueError):
-        return None
-    return text
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:
