@@ -1,4 +1,4 @@
-# make demo   the main job on a real model: environment, install, result table, a sample answer
+# make demo   the main job on a real model: environment, install, result table, the model in plain onnxruntime-genai
 # make test   the whole test suite, in an environment of its own making
 # make lint   ruff and mypy
 
@@ -13,6 +13,7 @@ DEMO := .demo
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
 	$(BIN)/olivine run --config examples/tone/olive-config.json
+	$(BIN)/python examples/tone/plain.py $(DEMO)/tone/model examples/tone/heldout.jsonl
 	$(BIN)/olivine chat $(DEMO)/tone/model --raw --prompt-file examples/tone/question.txt
 
 test: $(VENV)/dev
