@@ -12,9 +12,10 @@ import importlib
 import importlib.metadata
 import inspect
 import pkgutil
+import sys
 from collections.abc import Iterator
-from functools import cached_property
-from typing import Generic, TypeVar
+from functools import cache, cached_property
+from typing import Any, ClassVar, Generic, TypeVar, get_origin
 
 Plugin = TypeVar("Plugin")
 
@@ -30,6 +31,14 @@ class Registry(Generic[Plugin]):
         self._package, self._base, self._group = package, base, group
 
     @cached_property
+    def own(self) -> dict[str, type[Plugin]]:
+        """Our own plugins by their plain names; nothing of third parties is looked at."""
+        found = dict(self._own())
+        for name, plugin in found.items():
+            plugin.name = name  # type: ignore[attr-defined]
+        return found
+
+    @cached_property
     def classes(self) -> dict[str, type[Plugin]]:
         """Every plugin by its plain name, sorted; importing one must not import a heavy library."""
         return dict(sorted(self._load[0].items()))
@@ -41,26 +50,27 @@ class Registry(Generic[Plugin]):
 
     @cached_property
     def _load(self) -> tuple[dict[str, type[Plugin]], dict[str, str]]:
-        found, broken = dict(self._own()), {}
+        found, broken = dict(self.own), {}
         taken = {spelling.lower() for name, plugin in found.items() for spelling in _spellings(name, plugin)}
-        for entry in importlib.metadata.entry_points(group=self._group):
+        for entry in _entry_points(tuple(sys.path)).select(group=self._group):
             try:
                 if entry.name.lower() in taken:
                     raise ValueError("another plugin has that name")  # noqa: TRY301 - told as the other reasons are
-                found[entry.name] = self._checked(entry.load())
+                plugin = self._checked(entry.load())
+                plugin.name = entry.name  # type: ignore[attr-defined]
+                found[entry.name] = plugin
                 taken.add(entry.name.lower())
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the code of a third party: whatever it raises, it is not here
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 broken[entry.name] = f"'{entry.name}' of {_origin(entry)} does not load ({reason})"
-        for name, plugin in found.items():
-            plugin.name = name  # type: ignore[attr-defined]
         return found, broken
 
     def _checked(self, plugin: object) -> type[Plugin]:
         """The plugin; TypeError when it is none."""
         if not isinstance(plugin, type) or not issubclass(plugin, self._base):
             raise TypeError(f"{plugin!r} is no {self._base.__name__}")
-        declared = [name for name in inspect.get_annotations(self._base) if name != "name"]
+        annotations = inspect.get_annotations(self._base)
+        declared = [name for name, kind in annotations.items() if name != "name" and _is_class_variable(kind)]
         lacking = [name for name in declared if not hasattr(plugin, name)]
         if lacking or inspect.isabstract(plugin):
             raise TypeError(f"{plugin.__name__} lacks {', '.join(lacking) or 'a method'}")
@@ -79,11 +89,26 @@ class Registry(Generic[Plugin]):
 
     def find(self, name: str) -> type[Plugin] | None:
         """The plugin of that name or alias, in any case; None when there is none."""
-        return self._by_any_name.get(name.lower())
+        own = next((plugin for known, plugin in self.own.items() if name.lower() == known.lower()), None)
+        return own or self._by_any_name.get(name.lower())
 
     def why_missing(self, name: str) -> str | None:
         """Why the plugin of that name is not here, when a third party offers it."""
         return next((why for known, why in self.broken.items() if known.lower() == name.lower()), None)
+
+    def missing(self, name: str, kind: str) -> str:
+        """What to say of a name that no plugin of that kind ("data form") has: why, or which one is meant."""
+        if (why := self.why_missing(name)) is not None:
+            return f"the {kind} {why}"
+        near = self.nearest(name)
+        hint = f"did you mean '{near}'?" if near else f"there is: {', '.join(self.classes)}"
+        return f"there is no {kind} '{name}'; {hint}"
+
+    def forget(self) -> None:
+        """Look for plugins anew: what is installed has changed."""
+        for known in ("own", "classes", "broken", "_load", "_by_any_name"):
+            self.__dict__.pop(known, None)
+        _entry_points.cache_clear()
 
     def nearest(self, name: str) -> str | None:
         """The known name or alias most like `name`, for "did you mean"."""
@@ -112,6 +137,17 @@ class Registry(Generic[Plugin]):
         if len(found) != 1:
             raise TypeError(f"{module_name} must hold exactly one {self._base.__name__}, found {len(found)}")
         return found[0]
+
+
+def _is_class_variable(annotation: Any) -> bool:
+    """Whether an annotation says that the class itself has the value."""
+    return get_origin(annotation) is ClassVar
+
+
+@cache
+def _entry_points(path: tuple[str, ...]) -> Any:  # noqa: ARG001 - another path has others
+    """Those of every installed distribution, which has `select`: read once for all kinds of plugins."""
+    return importlib.metadata.entry_points()
 
 
 def _spellings(name: str, plugin: type) -> tuple[str, ...]:

@@ -24,11 +24,6 @@ def install_fakes(folder: Path) -> list[str]:
     return [str(folder), str(FAKES)]
 
 
-def _forget_plugins():
-    for name in ("classes", "broken", "_load", "_by_any_name"):
-        passes.__dict__.pop(name, None)
-
-
 @pytest.fixture
 def fakes(tmp_path_factory, monkeypatch):
     """The fake passes, known here and in every worker that is started."""
@@ -38,11 +33,11 @@ def fakes(tmp_path_factory, monkeypatch):
     source = str(Path(olivine.__file__).parent.parent)
     known = [*places, source, *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(known))
-    _forget_plugins()
+    passes.forget()
     import fake_plans
 
     yield fake_plans
-    _forget_plugins()
+    passes.forget()
 
 
 @pytest.fixture

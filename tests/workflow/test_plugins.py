@@ -54,14 +54,9 @@ def third_party(tmp_path, monkeypatch):
     (tmp_path / "third_party_raises.py").write_text("raise RuntimeError('two\\nlines')")
     (tmp_path / "third_party_exits.py").write_text("raise SystemExit(3)")
     monkeypatch.syspath_prepend(tmp_path)
-    _forget()
+    passes.forget()
     yield
-    _forget()
-
-
-def _forget():
-    for name in ("classes", "broken", "_load", "_by_any_name"):
-        passes.__dict__.pop(name, None)
+    passes.forget()
 
 
 def test_broken_plugins_leave_the_others_as_they_were(third_party):

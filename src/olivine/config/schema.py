@@ -170,6 +170,10 @@ class PreProcess(Section):
     """How rows become text, and text becomes training samples."""
 
     type: str = Field("text_generation_huggingface_pre_process", description="the only kind of pre-processing")
+    form: str | None = Field(
+        None, description="data form of a plugin by name, see docs/extending.md; else the other keys tell the form"
+    )
+    form_params: Mapping[str, Any] = Field(default_factory=dict, description="params of the form that `form` names")
     text_cols: str | list[str] | None = Field(None, description="columns joined by a space when there is no template")
     text_template: str | None = Field(None, description="Python format string over the row's columns")
     chat_template: bool | str | None = Field(

@@ -11,6 +11,7 @@ from olivine.data._detect import columns_without_form, describe, doubts, for_mod
 from olivine.data._encoder import Encoder, begins_itself
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
+from olivine.data._plugins import plugin_modules
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
@@ -19,7 +20,8 @@ from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
 from olivine.data._stream import content_of, may_move, pick_rows
 from olivine.data._texts import Example, columns, examples, target_column, texts
-from olivine.data.forms import Text, template_of
+from olivine.data.forms import Text
+from olivine.data.forms.chat import template_of
 
 __all__ = [
     "Encoder",
@@ -44,6 +46,7 @@ __all__ = [
     "for_model",
     "may_move",
     "pick_rows",
+    "plugin_modules",
     "prepare",
     "read_rows",
     "resolved",

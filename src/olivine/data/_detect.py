@@ -9,8 +9,10 @@ from typing import Any
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._files import DataFile, locate
 from olivine.data._split import slices
-from olivine.data.forms import Chat, form_of, reads_pairs
+from olivine.data.forms import Form, form_of, kind_of
 from olivine.data.forms._turns import prompt_columns, turn_columns
+from olivine.data.forms.chat import Chat
+from olivine.data.forms.pair import Pair
 from olivine.data.sources import Row, parquet_footer
 from olivine.errors import DataError
 
@@ -61,7 +63,7 @@ def resolved(config: DataConfig, sample: Sequence[Row] | None = None, template: 
         settings = settings.model_copy(update=dict(_told(settings, rows, template)))
     changes: dict[str, Any] = {}
     if settings.strategy is None:
-        changes["strategy"] = "line-by-line" if settings.chat_template or reads_pairs(settings) else "join"
+        changes["strategy"] = "line-by-line" if _kind(settings).takes_row_apart else "join"
     if settings.train_on is None:
         changes["train_on"] = _trained(settings)
     return config.model_copy(update={"pre_process_data_config": settings.model_copy(update=changes)})
@@ -95,7 +97,7 @@ def columns_without_form(config: DataConfig) -> list[str]:
 
 
 def _says_form(settings: PreProcess) -> bool:
-    named = (settings.chat_template, settings.text_template, settings.text_cols, settings.pair_format)
+    named = (settings.form, settings.chat_template, settings.text_template, settings.text_cols, settings.pair_format)
     return any(value not in (None, False) for value in (*named, settings.prompt_col, settings.answer_col))
 
 
@@ -141,9 +143,15 @@ def _is_rendered(sample: Sequence[Row], template: str) -> bool:
 def _trained(settings: PreProcess) -> str:
     if not settings.ignore_source_in_labels:
         return "all"
-    if settings.strategy == "pair" or reads_pairs(settings):
-        return "completion"
-    return "assistant" if settings.chat_template else "all"
+    return "completion" if settings.strategy == "pair" else _kind(settings).trains_on
+
+
+def _kind(settings: PreProcess) -> type[Form]:
+    """The form of the rows; any other where the config names none that there is, which `check` says."""
+    try:
+        return kind_of(settings)
+    except DataError:
+        return Form
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:
@@ -258,12 +266,14 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
 
 
 def _form_sentence(settings: PreProcess) -> str:
+    if settings.form is not None:
+        return f"of the form '{settings.form}'"
     if settings.chat_template:
         of_whom = "a template of the config" if isinstance(settings.chat_template, str) else "the model's chat template"
         return f"chats in {_where(settings)}, written by {of_whom}"
     if settings.prompt_col:
         return f"pairs of {_where(settings)}"
-    if reads_pairs(settings):
+    if issubclass(_kind(settings), Pair):
         return f"pairs {_SHOWN[settings.pair_format or 'default']}"
     if settings.text_template is not None:
         return "text by text_template"
@@ -284,7 +294,7 @@ def _trained_sentence(settings: PreProcess) -> str:
         return "the turns of the assistant are trained on"
     if settings.train_on == "completion":
         return f"the completion alone is trained on, {_completion(settings)}"
-    if not (settings.chat_template or reads_pairs(settings) or settings.text_template):
+    if settings.text_template is None and not _kind(settings).takes_row_apart:
         return "all of it is trained on"
     return f"all of it is trained on; 'train_on: completion' would train on {_completion(settings)} alone"
 

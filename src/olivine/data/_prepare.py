@@ -15,12 +15,14 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.data._detect import resolved
 from olivine.data._encoder import BATCH, Encoder, Tokens
+from olivine.data._plugins import plugin_files
 from olivine.data._samples import SampleSet, encoded, joins_text, laid_out, with_fault
 from olivine.data._settings import check_settings
 from olivine.data._store import META, TokenStore, Writer
 from olivine.data._stream import RowStream
 from olivine.data._texts import misfit, text_of_row
-from olivine.data.forms import form_of, template_of
+from olivine.data.forms import form_of
+from olivine.data.forms.chat import template_of
 from olivine.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ VERSION = 3  # raised when the same rows and settings give other tokens
 _BATCH_CHARACTERS = 2**20  # in a batch at most: the tokenizer's own records are many times the size of long texts
 # What of the settings decides the tokens; lengths, strategies and seeds only decide how samples are laid out.
 _DECIDING = (
+    "form",
+    "form_params",
     "text_cols",
     "text_template",
     "chat_template",
@@ -240,6 +244,7 @@ def _key(config: DataConfig, stream: RowStream, tokenizer: Any, encoder: Encoder
         "read": [config.load_dataset_config.sep, config.load_dataset_config.encoding],
         "split": config.load_dataset_config.split,
         "settings": settings.model_dump(mode="json", include=set(_DECIDING)),
+        "code": [_hash(path) for path in plugin_files(config)],
         "marked": "pair" if settings.strategy == "pair" else settings.train_on,
         "joiner": settings.joiner if joins_text(settings, encoder) else None,
         "tokenizer": tokenizer.backend_tokenizer.to_str(),

@@ -17,6 +17,7 @@ _SPELLINGS = {
     **dict.fromkeys(("txt", "plain", "plain_text"), "text"),
     **dict.fromkeys(("pq",), "parquet"),
 }
+_FORM_KEYS = ("chat_template", "text_template", "text_cols", "pair_format", "prompt_col")
 _PACKED = ("join", "join-random", "join-sliding-window")
 
 
@@ -71,6 +72,11 @@ def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
         yield message, f"Write stride: {max(1, length // 2)}, for example."
     if settings.chat_template and settings.text_template is not None:
         yield "'chat_template' and 'text_template' both say how a row becomes text.", "Remove one of them."
+    named = [key for key in _FORM_KEYS if getattr(settings, key) not in (None, False)]
+    if settings.form is not None and named:
+        yield f"'form' and '{named[0]}' both say how a row becomes text.", "Remove one of them."
+    if settings.form is None and settings.form_params:
+        yield "'form_params' are those of a 'form', which is not named.", "Name the form."
     others = [key for key in ("text_template", "text_cols", "pair_format") if getattr(settings, key) is not None]
     if settings.prompt_col is not None and others:
         yield f"'prompt_col' and '{others[0]}' both say how a row becomes text.", "Remove one of them."
@@ -90,7 +96,7 @@ def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
 
 def _is_no_chat(settings: PreProcess) -> bool:
     """Whether the settings themselves say that rows are no chats; where they are silent, the columns tell."""
-    told = (settings.text_template, settings.text_cols, settings.pair_format)
+    told = (settings.form, settings.text_template, settings.text_cols, settings.pair_format)
     return not settings.chat_template and any(value is not None for value in told)
 
 

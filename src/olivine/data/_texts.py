@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._detect import is_known, resolved
 from olivine.data._rows import Rows
-from olivine.data.forms import Form, form_of, template_of
-from olivine.data.forms._base import cut_at_prompt
+from olivine.data.forms import Form, cut_at_prompt, form_of
+from olivine.data.forms.chat import template_of
 from olivine.data.sources import Row
 from olivine.errors import DataError
 

@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import data_files
+from olivine.data import data_files, plugin_modules
 from olivine.errors import ModelError, RequestError
 from olivine.models import Model
 from olivine.models.adapter import BASE_FILE
@@ -147,7 +147,8 @@ class Hashes:
             settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}
             name = settings["load_dataset_config"]["data_name"]
             settings["load_dataset_config"]["data_name"] = PurePath(name).name
-        return {"settings": settings, "files": [self.file(path) for path in files]}
+        code = {"code": [code_digest(module) for module in modules]} if (modules := plugin_modules(config)) else {}
+        return {"settings": settings, "files": [self.file(path) for path in files], **code}
 
     def compact(self) -> None:
         """Forget files that are gone or changed, and write the rest anew."""

@@ -1,4 +1,4 @@
-"""How a row becomes text: a template, a pair of prompt and target, or a chat; one form a module.
+"""How a row becomes text: a template, a pair of prompt and target, or a chat; one form a file.
 
 A form says what is wrong with a row in a DataError without a place; who knows the place adds it.
 """
@@ -6,26 +6,24 @@ A form says what is wrong with a row in a DataError without a place; who knows t
 from typing import Any
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Form, Parts, Text
-from olivine.data.forms._messages import MessageColumn, Reader
-from olivine.data.forms._turns import TurnColumns, prompt_columns
-from olivine.data.forms.chat import Chat, template_of
-from olivine.data.forms.pair import Pair
-from olivine.data.forms.template import Template
+from olivine.data.forms._base import Form, FormParams, Parts, Text, cut_at_prompt, value_of
 from olivine.errors import DataError
+from olivine.registry import Registry
 
-__all__ = ["Chat", "Form", "Pair", "Parts", "Template", "Text", "form_of", "reads_pairs", "template_of"]
+forms: Registry[Form] = Registry("olivine.data.forms", Form, group="olivine.data.forms")  # type: ignore[type-abstract]
+
+__all__ = ["Form", "FormParams", "Parts", "Text", "cut_at_prompt", "form_of", "forms", "kind_of", "value_of"]
 
 
-def reads_pairs(settings: PreProcess) -> bool:
-    """Whether prompt and target come from columns of their own. Strategy `pair` prefers them to text_cols."""
-    if settings.chat_template:
-        return False
-    if settings.prompt_col is not None:
-        return True
-    if settings.strategy == "pair":
-        return settings.pair_format not in (None, "default") or not settings.text_template
-    return settings.pair_format is not None and settings.text_template is None and not settings.text_cols
+def kind_of(settings: PreProcess) -> type[Form]:
+    """The form that the settings name, else the first that fits: a chat, a pair, a template. DataError for no form."""
+    if settings.form is not None:
+        named = forms.find(settings.form)
+        if named is None:
+            raise DataError(forms.missing(settings.form, "data form"))
+        return named
+    tried = sorted(forms.own.values(), key=lambda kind: kind.precedence or 0)
+    return next(kind for kind in tried if kind.precedence is not None and kind.fits(settings))
 
 
 def form_of(settings: PreProcess, tokenizer: Any = None) -> Form:
@@ -36,18 +34,4 @@ def form_of(settings: PreProcess, tokenizer: Any = None) -> Form:
     """
     if (settings.prompt_col is None) != (settings.answer_col is None):
         raise DataError("'prompt_col' and 'answer_col' go together: the columns of what is asked and what is answered")
-    if settings.chat_template:
-        return Chat(settings.chat_template, tokenizer, _reader(settings))
-    if reads_pairs(settings):
-        return Pair.of(settings)
-    if settings.text_template is not None:
-        return Template.parse(settings.text_template, "text_template")
-    columns = settings.text_cols or "text"
-    return Template.of_columns([columns] if isinstance(columns, str) else columns)
-
-
-def _reader(settings: PreProcess) -> Reader:
-    """Where a chat's messages stand: in a column of their own, or turn by turn."""
-    if settings.prompt_col is None or settings.answer_col is None:
-        return MessageColumn(settings.message_col, settings.system_col)
-    return TurnColumns(prompt_columns(settings.prompt_col), settings.answer_col, settings.system_col)
+    return kind_of(settings).of(settings, tokenizer)

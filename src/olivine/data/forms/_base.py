@@ -1,8 +1,12 @@
 """What every form of text offers."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from olivine.config.schema import PreProcess
 from olivine.errors import DataError
 
 Span = tuple[int, int]
@@ -44,32 +48,79 @@ class Parts(NamedTuple):
     tail: str = ""
 
 
-class Form(Protocol):
-    """Turns rows into text. Raises DataError, without a place, for a row that does not fit."""
+class FormParams(BaseModel):
+    """What stands in `form_params` of a config that names the form."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Form(ABC):
+    """Turns rows into text. Raises DataError, without a place, for a row that does not fit.
+
+    A form of a newcomer says its params, its columns and `parts`; a config names it as `form`.
+
+    precedence: where a config names no form, those that have one are tried in this order until one fits; None: the form
+    is used only by its name. takes_row_apart: whether a row is a sample of its own, unless the config says otherwise;
+    else rows are joined. trains_on: what of the text is trained on, unless the config says otherwise.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[FormParams]] = FormParams
+    precedence: ClassVar[int | None] = None
+    takes_row_apart: ClassVar[bool] = True
+    trains_on: ClassVar[Literal["all", "completion", "assistant"]] = "completion"
+
+    @classmethod
+    def fits(cls, settings: PreProcess) -> bool:  # noqa: ARG003
+        """Whether settings that name no form ask for this one."""
+        return False
+
+    @classmethod
+    def of(cls, settings: PreProcess, tokenizer: Any = None) -> Self:  # noqa: ARG003
+        """The form that the settings ask for; DataError for wrong params. tokenizer: None to check rows only."""
+        try:
+            params = cls.Params.model_validate(dict(settings.form_params))
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(map(str, first["loc"]))
+            raise DataError(f"'form_params' of the form '{cls.name}': {name}: {first['msg'].lower()}") from None
+        return cls(params)
+
+    def __init__(self, params: Any) -> None:
+        self.params = params
 
     @property
     def key(self) -> str:
         """The key of the config that names the columns."""
+        return "form"
 
     @property
+    @abstractmethod
     def columns(self) -> tuple[str, ...]:
         """The columns that every row must have."""
 
     @property
+    @abstractmethod
     def target(self) -> str:
         """The column that the text ends with."""
 
-    def check(self, row: Mapping[str, Any]) -> None:
-        """Raise DataError when the row does not fit."""
-
-    def text(self, row: Mapping[str, Any]) -> str:
-        """The whole text of the row."""
-
+    @abstractmethod
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """The text cut before the column `target`, or before the one that the form ends with."""
 
-    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:
+    def check(self, row: Mapping[str, Any]) -> None:
+        """Raise DataError when the row does not fit."""
+        self.text(row)
+
+    def text(self, row: Mapping[str, Any]) -> str:
+        """The whole text of the row."""
+        parts = self.parts(row)
+        return encodable(parts.prompt + parts.target)
+
+    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - most have one completion
         """The whole text with the spans of its "completion", or of every turn of the "assistant"."""
+        return cut_at_prompt(self.parts(row))
 
 
 def value_of(row: Mapping[str, Any], column: str) -> Any:

@@ -3,11 +3,13 @@
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from olivine import lazy
-from olivine.data.forms._base import Parts, Span, Text, encodable
+from olivine.config.schema import PreProcess
+from olivine.data.forms._base import Form, Parts, Span, Text, encodable
 from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside, beside_columns
+from olivine.data.forms._turns import TurnColumns, prompt_columns
 from olivine.errors import DataError, Unsupported
 
 if TYPE_CHECKING:
@@ -22,19 +24,43 @@ _PROBE = "\u2063\u2064\u2063"  # invisible separators: no template writes or cha
 _THOUGHT_END = "</think>"  # templates cut a message's content there: what comes before it is no answer
 
 
-class Chat:
+class Chat(Form):
     """Messages through the tokenizer's own template (template is True), or through a Jinja template.
 
     tokenizer: None where rows are only checked. reader: where in a row the messages stand.
     """
 
-    key = "chat_template"
+    precedence: ClassVar[int | None] = 1
+    trains_on: ClassVar[Literal["all", "completion", "assistant"]] = "assistant"
+
+    @classmethod
+    def fits(cls, settings: PreProcess) -> bool:
+        """Whether a chat template is asked for."""
+        return bool(settings.chat_template)
+
+    @classmethod
+    def of(cls, settings: PreProcess, tokenizer: Any = None) -> Self:
+        """The messages stand in a column of their own, or turn by turn."""
+        if settings.prompt_col is None or settings.answer_col is None:
+            reader: Reader = MessageColumn(settings.message_col, settings.system_col)
+        else:
+            reader = TurnColumns(prompt_columns(settings.prompt_col), settings.answer_col, settings.system_col)
+        return cls(settings.chat_template or True, tokenizer, reader)
 
     def __init__(self, template: bool | str, tokenizer: Any, reader: Reader | None = None) -> None:
         self._template = template if isinstance(template, str) else None
         self._tokenizer = tokenizer
         self._reader = reader or MessageColumn()
-        self.target = self._reader.target
+
+    @property
+    def key(self) -> str:
+        """The key that makes rows chats."""
+        return "chat_template"
+
+    @property
+    def target(self) -> str:
+        """The column that holds what the assistant says."""
+        return self._reader.target
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Parts, Text, cut_at_prompt, encodable, value_of
+from olivine.data.forms._base import Form, Parts, encodable, value_of
 from olivine.data.forms._turns import prompt_columns, prompt_text
 from olivine.data.forms.template import Template
 from olivine.errors import DataError
@@ -20,21 +20,41 @@ Part = Callable[[Mapping[str, Any]], str]
 
 
 @dataclass(frozen=True)
-class Pair:
-    """How prompt and target are read from a row.
+class Pair(Form):
+    """A prompt and a target, each read from columns of its own.
 
-    columns: those that every row must have. target: the column of the target. target_of: the target with its label and
-    what a template puts round that.
+    needed: the columns that every row must have. answer: the column of the target. target_of: the target with its label
+    and what a template puts round that.
     """
 
-    columns: tuple[str, ...]
-    target: str
+    precedence: ClassVar[int | None] = 2
+    needed: tuple[str, ...]
+    answer: str
     prompt_of: Part
     target_of: Callable[[Mapping[str, Any]], Parts]
     key: str = "pair_format"
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that every row must have."""
+        return self.needed
+
+    @property
+    def target(self) -> str:
+        """The column of the target."""
+        return self.answer
+
     @classmethod
-    def of(cls, settings: PreProcess) -> Self:
+    def fits(cls, settings: PreProcess) -> bool:
+        """Whether prompt and target come from columns of their own. Strategy `pair` prefers them to text_cols."""
+        if settings.prompt_col is not None:
+            return True
+        if settings.strategy == "pair":
+            return settings.pair_format not in (None, "default") or not settings.text_template
+        return settings.pair_format is not None and settings.text_template is None and not settings.text_cols
+
+    @classmethod
+    def of(cls, settings: PreProcess, tokenizer: Any = None) -> Self:  # noqa: ARG003
         """The pair that the settings ask for. Raises DataError when columns of a custom one are not named."""
         if settings.prompt_col is not None and settings.answer_col is not None:
             return cls._of_turns(prompt_columns(settings.prompt_col), settings.answer_col)
@@ -65,15 +85,6 @@ class Pair:
         columns = tuple(dict.fromkeys(prompt.columns + target.columns))
         return cls(columns, target.target, prompt.text, target.as_target)
 
-    def check(self, row: Mapping[str, Any]) -> None:
-        """Raise DataError when the row does not fit."""
-        self.parts(row)
-
-    def text(self, row: Mapping[str, Any]) -> str:
-        """Prompt and target, nothing between them."""
-        parts = self.parts(row)
-        return parts.prompt + parts.target
-
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """Prompt and target. Raises DataError when another column than the pair's own is asked for."""
         if target not in (None, self.target):
@@ -81,10 +92,6 @@ class Pair:
         target_parts = self.target_of(row)
         encodable(target_parts.target)
         return target_parts._replace(prompt=encodable(self.prompt_of(row)))
-
-    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - a pair has one completion
-        """The target is the completion."""
-        return cut_at_prompt(self.parts(row))
 
 
 def _column(name: str) -> Part:

@@ -3,9 +3,10 @@
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
-from olivine.data.forms._base import Parts, Text, cut_at_prompt, encodable, value_of
+from olivine.config.schema import PreProcess
+from olivine.data.forms._base import Form, Parts, encodable, value_of
 from olivine.errors import DataError
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"": lambda value: value, "s": str, "r": repr, "a": ascii}
@@ -30,11 +31,27 @@ class Field(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Template:
+class Template(Form):
     """Literal text and fields, in order."""
 
+    precedence: ClassVar[int | None] = 3
+    takes_row_apart: ClassVar[bool] = False
+    trains_on: ClassVar[Literal["all", "completion", "assistant"]] = "all"
     pieces: tuple[str | Field, ...]
     key: str = "text_template"
+
+    @classmethod
+    def fits(cls, settings: PreProcess) -> bool:  # noqa: ARG003
+        """Whatever nothing else fits: the column `text`, at least."""
+        return True
+
+    @classmethod
+    def of(cls, settings: PreProcess, tokenizer: Any = None) -> Self:  # noqa: ARG003
+        """`text_template`, else the columns of `text_cols`."""
+        if settings.text_template is not None:
+            return cls.parse(settings.text_template, "text_template")
+        columns = settings.text_cols or "text"
+        return cls.of_columns([columns] if isinstance(columns, str) else columns)
 
     @classmethod
     def parse(cls, template: str, key: str) -> Self:
@@ -73,10 +90,6 @@ class Template:
         """The last column of the template."""
         return next(piece.column for piece in reversed(self.pieces) if isinstance(piece, Field))
 
-    def check(self, row: Mapping[str, Any]) -> None:
-        """Raise DataError when the row does not fit."""
-        self.text(row)
-
     def text(self, row: Mapping[str, Any]) -> str:
         """The template filled with the row."""
         return encodable(_filled(self.pieces, row))
@@ -100,10 +113,6 @@ class Template:
         before = self.pieces[last - 1] if last else ""
         lead = before if isinstance(before, str) else ""
         return Parts("", parts.prompt + parts.target, parts.label, lead, parts.tail)
-
-    def marked(self, row: Mapping[str, Any], train_on: str) -> Text:  # noqa: ARG002 - a template has one completion
-        """The text from its last column on is the completion."""
-        return cut_at_prompt(self.parts(row))
 
 
 def _filled(pieces: Sequence[str | Field], row: Mapping[str, Any]) -> str:
