@@ -123,6 +123,25 @@ def test_what_the_config_says_is_done_without_the_template_and_doubted(there, te
     assert list(doubts(config(there, **text))) == []
 
 
+def chat_that(**said):
+    return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "id": 7, **said}]
+
+
+@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content", "weight"])
+def test_what_messages_say_and_the_template_does_not_write_is_doubted(there, key):
+    said = {"tool_calls": [{"name": "f", "arguments": {}}], "reasoning_content": "hm", "weight": 0}[key]
+    write_jsonl(there / "train.jsonl", [{"messages": chat_that()}, {"messages": chat_that(**{key: said})}])
+    (doubt,) = doubts(config(there), JINJA)
+    assert f"the chat template does not write '{key}' of the messages in 'messages' of 'tones'" in doubt
+    assert ("trained as an empty one" in doubt) == (key == "tool_calls")
+    writes = JINJA.replace("m.content", f"(m.{key} or m.content) | string")
+    assert list(doubts(config(there), writes)) == []
+    assert list(doubts(config(there, chat_template=writes), JINJA)) == []
+    assert list(doubts(config(there), "{{ messages | tojson }}")) == []
+    write_jsonl(there / "train.jsonl", [{"messages": chat_that(**{key: None})}])
+    assert list(doubts(config(there), JINJA)) == []
+
+
 def test_finished_texts_do_not_go_through_the_template_again(there):
     row = {"prompt": "<|user|> a |\n<|assistant|> ", "completion": "joy |\n"}
     assert text_of(there, row) == "<|user|> a |\n<|assistant|> joy |\n"

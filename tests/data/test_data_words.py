@@ -6,7 +6,7 @@ import zipfile
 import pytest
 from data_tools import config, word_tokenizer
 
-from olivine.data import check, data_files, prepare, read_rows
+from olivine.data import check, check_split, data_files, doubts, prepare, read_rows
 from olivine.errors import DataError
 
 JAPANESE = "text\nきょうは晴れ\n東京\n"
@@ -124,13 +124,25 @@ def test_tokens_of_another_encoding_are_others(there):
         ({"data_name": "tsv"}, "Write data_name: csv."),
         ({"sep": "::"}, "'sep' is '::', but must be one character."),
         ({"sep": '"'}, "but must be one character."),
-        ({"encoding": "utf-9"}, "'encoding' is 'utf-9', which is not known."),
+        ({"encoding": "utf-9"}, "'encoding' is 'utf-9', which is not known. Did you mean 'utf-8'?"),
+        ({"encoding": "cp1525"}, "Did you mean 'cp1252'?"),
         ({"encoding": "hex"}, "'encoding' is 'hex', which is not known."),
     ],
 )
 def test_way_of_reading_that_there_is_not_is_a_problem_of_the_plan(there, load, said):
     (there / "train.jsonl").write_text('{"text": "a"}\n')
     assert said in problem(config(there, load=load))
+
+
+@pytest.mark.parametrize("load", [{"encoding": "cp1525"}, {"encoding": "hex"}, {"sep": "ab"}, {"sep": ""}], ids=str)
+@pytest.mark.parametrize("kind", ["csv", "json", "text"])
+def test_way_of_reading_that_there_is_not_is_a_sentence_for_whoever_reads(there, load, kind):
+    (there / "rows").write_text('{"text": "a"}\n')
+    settings = config(there, "rows", load={"data_name": kind, **load})
+    assert list(doubts(settings, "{{ messages }}")) == []
+    assert list(check_split(settings, 0.5)) == []
+    with pytest.raises(DataError, match="which is not known|must be one character"):
+        read_rows(settings)
 
 
 def test_folder_may_have_any_name(there):

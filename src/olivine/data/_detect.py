@@ -10,6 +10,7 @@ from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._files import DataFile, locate
 from olivine.data._split import slices
 from olivine.data.forms import Form, form_of, kind_of
+from olivine.data.forms._messages import unwritten_keys
 from olivine.data.forms._turns import prompt_columns, turn_columns
 from olivine.data.forms.chat import Chat
 from olivine.data.forms.pair import Pair
@@ -46,6 +47,8 @@ _TELLING = frozenset(
         *("completion", "response", "answer", "output", "label", "target", "chosen", "rejected"),
     )
 )
+_CALLS = frozenset(("tool_calls", "function_call"))
+_OF_TURNS = frozenset(("weight", "train", "thoughts", "refusal"))  # what else the messages of some data sets hold
 # What templates write between texts; a text that holds such a mark went through a template already.
 _MARKS = re.compile(r"<[|｜][^<>\s{}]{1,40}[|｜]>|</?[a-z]+_of_[a-z]+>|\[/?[A-Z]{3,16}\]|<</?SYS>>")  # noqa: RUF001
 
@@ -249,11 +252,19 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
     if sample is None and not is_known(config):
         return
     rows = sample if sample is not None else sample_of(config) or ()
+    if not rows and not _says_form(config.pre_process_data_config):  # `check` says why there is none
+        return
     for column in unread(config, template, rows):
         if str(column).lower() in _TELLING:
             why = ": the model's chat template does not use it" if column in ("tools", "documents") else ""
             yield f"the column '{column}' of '{config.name}' is not read{why}"
     settings = resolved(config, rows, template).pre_process_data_config
+    for key in _unwritten(settings, rows, template):
+        why = ": a turn that only calls tools is trained as an empty one" if key in _CALLS else ""
+        yield (
+            f"the chat template does not write '{key}' of the messages in '{settings.message_col}' of "
+            f"'{config.name}', so the model never sees it{why}; write a chat_template that does, or leave it out"
+        )
     if not template or settings.chat_template is True:
         return
     own = [text for text in (settings.text_template, settings.input_template, settings.chat_template) if text]
@@ -263,6 +274,15 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
             "form that it was not trained on; 'prompt_col' and 'answer_col' (or 'chat_template: true' for messages) "
             "write rows by the template"
         )
+
+
+def _unwritten(settings: PreProcess, rows: Sequence[Row], template: str) -> list[str]:
+    """Telling keys of the messages that the template of the config, or else of the model, does not write."""
+    if not settings.chat_template or settings.prompt_col is not None:
+        return []
+    written_by = settings.chat_template if isinstance(settings.chat_template, str) else template
+    keys = (key for row in rows for key in unwritten_keys(row.get(settings.message_col), written_by) if written_by)
+    return [key for key in dict.fromkeys(keys) if str(key).lower() in _TELLING | _CALLS | _OF_TURNS]
 
 
 def _form_sentence(settings: PreProcess) -> str:

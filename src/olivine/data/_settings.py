@@ -1,12 +1,12 @@
 """Settings of pre-processing that cannot hold together: found before any row is read."""
 
-import codecs
 from collections.abc import Iterator
 
 from olivine.config.schema import DataConfig, LoadDataset, PreProcess
 from olivine.data._files import KINDS, locate
 from olivine.data._split import slices
 from olivine.data.forms import form_of
+from olivine.data.sources._opened import is_encoding, is_separator, near_encoding
 from olivine.errors import DataError, Problem
 
 # Names for what olivine does not read, and other names for what it does.
@@ -44,22 +44,12 @@ def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
         yield "data_name", message, "Export the rows as CSV or Parquet."
     elif (kind := _SPELLINGS.get(load.data_name.lower())) is not None:
         yield "data_name", f"'data_name: {load.data_name}' is no kind of file.", f"Write data_name: {kind}."
-    if load.sep is not None and (len(load.sep) != 1 or load.sep in '"\r\n'):
+    if load.sep is not None and not is_separator(load.sep):
         yield "sep", f"'sep' is {load.sep!r}, but must be one character.", "Write ';' or '\\t', for example."
-    if load.encoding is not None and not _is_encoding(load.encoding):
-        yield (
-            "encoding",
-            f"'encoding' is '{load.encoding}', which is not known.",
-            "Write cp1252 or utf-16, for example.",
-        )
-
-
-def _is_encoding(name: str) -> bool:
-    """Whether Python decodes text by that name, and a piece at a time."""
-    try:
-        return isinstance(codecs.getincrementaldecoder(name)().decode(b""), str)
-    except (LookupError, ValueError, TypeError):
-        return False
+    if load.encoding is not None and not is_encoding(load.encoding):
+        near = near_encoding(load.encoding)
+        fix = f"Did you mean '{near}'?" if near else "Write cp1252 or utf-16, for example."
+        yield "encoding", f"'encoding' is '{load.encoding}', which is not known.", fix
 
 
 def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:

@@ -585,6 +585,7 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
     config, part, size, seed, n_most = rows
     config = _as_run(draft, config)
     try:
+        data.describe(config, draft.template)
         target = quality.target or data.target_column(config)
     except DataError:  # the data config itself does not hold: data.check has said so
         return None

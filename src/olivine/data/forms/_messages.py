@@ -41,6 +41,8 @@ _ROLES = {
     "system": "system",
     **dict.fromkeys(("tool", "function", "observation"), "tool"),
 }
+# What a template does that writes messages whole, with every key: `{{ message | tojson }}`.
+_WHOLE = re.compile(r"\b(?:messages?|msg|m)(?:\[[^\]]*\])?\s*\|\s*tojson|\.items\(\)")
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,16 @@ def _is_beside(column: str, template: str) -> bool:
     if column in _RESERVED and column not in _LISTS:
         return False
     return column.isidentifier() and re.search(rf"(?<![\w.'\"]){column}(?![\w'\"])", _code(template)) is not None
+
+
+def unwritten_keys(messages: Any, template: str) -> list[str]:
+    """Keys beside role and content under which messages say something and which a template, its text, never names."""
+    if not isinstance(messages, list) or _WHOLE.search(_code(template)):
+        return []
+    said = [key for message in messages if isinstance(message, Mapping) for key in message if not is_blank(message[key])]
+    usual = ("role", "content", "from", "value")
+    named = set(re.findall(r"\w+", _code(template)))
+    return [key for key in dict.fromkeys(said) if key not in usual and key not in named]
 
 
 def _code(template: str) -> str:

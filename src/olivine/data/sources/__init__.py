@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.data.sources import csv, json, parquet, text
-from olivine.data.sources._opened import PLAIN, Options, foreign
+from olivine.data.sources._opened import PLAIN, Options, foreign, is_encoding, is_separator
 from olivine.errors import DataError
 
 Row = Mapping[str, Any]
@@ -23,7 +23,13 @@ NEEDS_NO_PACKAGE = frozenset({"json", "csv", "text"})
 
 
 def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
-    """The rows of a file, or the one fault of a file that no reader takes."""
+    """The rows of a file, or the one fault: of a file that no reader takes, or of options by which none can be read."""
+    if options.encoding is not None and not is_encoding(options.encoding):
+        yield 1, DataError(f"'encoding' is '{options.encoding}', which is not known")
+        return
+    if options.separator is not None and not is_separator(options.separator):
+        yield 1, DataError(f"'sep' is {options.separator!r}, but must be one character")
+        return
     if (what := foreign(path, kind)) is not None:
         yield 1, DataError(what)
         return

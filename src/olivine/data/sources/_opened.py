@@ -1,9 +1,11 @@
 """Files as UTF-8, whatever encoding they are in, and what a file is that no reader takes. Standard library alone."""
 
 import codecs
+import difflib
 import errno
 import io
 import re
+from encodings.aliases import aliases
 from pathlib import Path
 from typing import IO, NamedTuple, cast
 
@@ -11,6 +13,7 @@ _CHUNK = 2**18  # bytes read at once
 _LOOKED_AT = 2**16  # bytes by which an encoding is guessed
 _DENSE = 0.25  # share of bytes above 127: with more, the text is hardly of a Western European language
 _KANA = re.compile("[\u3041-\u30ff]")  # stands in nearly every Japanese sentence
+_USUAL = ("utf-8", "utf-16", "cp1252", "cp932", "latin-1")
 _BY_SUFFIX = {
     **dict.fromkeys((".xlsx", ".xls", ".xlsm", ".xlsb", ".ods"), "a spreadsheet; export it as CSV or Parquet"),
     **dict.fromkeys((".gz", ".bz2", ".xz", ".zst", ".zip", ".7z", ".tar"), "compressed; unpack it first"),
@@ -38,6 +41,28 @@ class Options(NamedTuple):
 
 
 PLAIN = Options()
+
+
+def is_separator(separator: str) -> bool:
+    """Whether the cells of a CSV file can be told apart by it."""
+    return len(separator) == 1 and separator not in '"\r\n'
+
+
+def is_encoding(name: str) -> bool:
+    """Whether Python decodes text by that name, and a piece at a time."""
+    try:
+        return isinstance(codecs.getincrementaldecoder(name)().decode(b""), str)
+    except (LookupError, ValueError, TypeError):
+        return False
+
+
+def near_encoding(name: str) -> str | None:
+    """The encoding whose name is nearest, of the usual ones if it can be; None where none is near."""
+    every = sorted({name.replace("_", "-") for name in (*aliases.values(), *aliases) if is_encoding(name)})
+    for known in (_USUAL, every):
+        if near := difflib.get_close_matches(name.lower().replace("_", "-"), known, n=1, cutoff=0.7):
+            return near[0]
+    return None
 
 
 def foreign(path: Path, kind: str) -> str | None:
