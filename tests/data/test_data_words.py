@@ -141,7 +141,7 @@ def test_way_of_reading_that_there_is_not_is_a_sentence_for_whoever_reads(there,
     settings = config(there, "rows", load={"data_name": kind, **load})
     assert list(doubts(settings, "{{ messages }}")) == []
     assert list(check_split(settings, 0.5)) == []
-    with pytest.raises(DataError, match="which is not known|must be one character"):
+    with pytest.raises(DataError, match=r"which is not known|must be one character"):
         read_rows(settings)
 
 

@@ -166,7 +166,9 @@ def unwritten_keys(messages: Any, template: str) -> list[str]:
     """Keys beside role and content under which messages say something and which a template, its text, never names."""
     if not isinstance(messages, list) or _WHOLE.search(_code(template)):
         return []
-    said = [key for message in messages if isinstance(message, Mapping) for key in message if not is_blank(message[key])]
+    said = [
+        key for message in messages if isinstance(message, Mapping) for key in message if not is_blank(message[key])
+    ]
     usual = ("role", "content", "from", "value")
     named = set(re.findall(r"\w+", _code(template)))
     return [key for key in dict.fromkeys(said) if key not in usual and key not in named]
