@@ -30,7 +30,7 @@ from olivine.models.adapter import check
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.inspect import check_checkpoint
 from olivine.models.weights import file_weights
-from olivine.workflow.cache import Cache
+from olivine.store.entries import Cache
 
 LONG = int(os.environ.get("OLIVINE_FUZZ_EXAMPLES", "0"))
 fuzzed = settings(

@@ -8,9 +8,9 @@ import pytest
 
 from olivine.errors import RequestError, StepFailed
 from olivine.models import Model
-from olivine.workflow.cache import cached
 from olivine.workflow.engine import run
 from olivine.workflow.folders import overlaps
+from olivine.workflow.keys import cached
 
 GOOD = ("good", "write", {"text": "a", "n_files": 2})
 

@@ -4,11 +4,12 @@ import pytest
 
 from olivine.errors import ConfigError, GoalMissed, Problem, RequestError, StepFailed
 from olivine.models import Model
-from olivine.workflow.cache import Cache, cached
+from olivine.store.entries import Cache
+from olivine.store.hashes import Hashes
 from olivine.workflow.deliver import LINKED_BYTES
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
-from olivine.workflow.keys import Hashes, plan_keys
+from olivine.workflow.keys import cached, plan_keys
 
 THREE = (("one", "write", {"text": "a"}), ("two", "write", {"text": "b"}), ("three", "write", {"text": "c"}))
 

@@ -1,32 +1,10 @@
-import os
-import time
-
 import pytest
 
 from olivine.models import Model
-from olivine.workflow import keys
-from olivine.workflow.keys import Hashes, Unremembered, digest, hash_file, plan_keys, seams
+from olivine.store.hashes import Hashes
+from olivine.workflow.keys import model_content, plan_keys, seams
 
 STEPS = (("one", "write", {"data": "rows"}), ("two", "write", {"text": "b"}))
-
-
-def _age(*paths):
-    """Let files look as if they were written a while ago: younger ones are not remembered."""
-    for path in paths:
-        os.utime(path, (time.time() - 100, time.time() - 100))
-
-
-@pytest.fixture
-def n_hashed(monkeypatch):
-    """Counts files that are read to be hashed."""
-    hashed = []
-
-    def count(path):
-        hashed.append(path)
-        return hash_file(path)
-
-    monkeypatch.setattr(keys, "hash_file", count)
-    return hashed
 
 
 def _with_data(fakes, folder, **changes):
@@ -42,101 +20,18 @@ def _keys(plan):
     return plan_keys(plan, plan.input_model, Hashes(plan.cache_dir))
 
 
-def test_order_of_keys_in_json_does_not_matter():
-    assert digest({"a": 1, "b": [1.0, None]}) == digest({"b": [1.0, None], "a": 1}) != digest({"a": 1, "b": [1, None]})
-
-
-def test_large_file_hashes_like_a_small_one(tmp_path, monkeypatch):
-    file = tmp_path / "file"
-    file.write_bytes(os.urandom(100_000))
-    small = hash_file(file)
-    monkeypatch.setattr(keys, "_LARGE_BYTES", 10)
-    assert hash_file(file) == small
-
-
-def test_hash_of_a_file_is_remembered_across_runs(tmp_path, n_hashed):
-    file = tmp_path / "weights"
-    file.write_bytes(b"1")
-    _age(file)
-    for _ in range(3):
-        Hashes(tmp_path).file(file)
-    assert len(n_hashed) == 1
-
-
-@pytest.mark.parametrize("change", ["content", "replaced"])
-def test_changed_file_is_hashed_again(tmp_path, change):
-    file = tmp_path / "weights"
-    file.write_bytes(b"1")
-    _age(file)
-    before = Hashes(tmp_path).file(file)
-    if change == "replaced":  # another file of the same size and time
-        status = file.stat()
-        other = tmp_path / "other"
-        other.write_bytes(b"2")
-        os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
-        other.rename(file)
-    else:
-        file.write_bytes(b"2")
-    assert Hashes(tmp_path).file(file) != before
-
-
-def test_file_written_just_now_is_not_remembered(tmp_path, n_hashed):
-    """It could be changed once more within one tick of the file system's clock."""
-    file = tmp_path / "rows"
-    file.write_bytes(b"1")
-    Hashes(tmp_path).file(file)
-    Hashes(tmp_path).file(file)
-    assert len(n_hashed) == 2
-
-
-def test_memory_that_was_cut_short_means_hashing_again(tmp_path):
-    file = tmp_path / "weights"
-    file.write_bytes(b"1")
-    _age(file)
-    first = Hashes(tmp_path).file(file)
-    memory = tmp_path / "hashes.jsonl"
-    memory.write_bytes(memory.read_bytes()[:-20] + b"\n\xff\xfe[]\n")
-    assert Hashes(tmp_path).file(file) == first
-
-
-def test_plan_hashes_no_large_file_and_writes_nothing(tmp_path):
-    file = tmp_path / "weights"
-    with file.open("wb") as handle:
-        handle.truncate(300 * 2**20)
-    with pytest.raises(Unremembered):
-        Hashes(tmp_path, remember_only=True).file(file)
-    small = tmp_path / "small"
-    small.write_bytes(b"1")
-    _age(small)
-    Hashes(tmp_path, remember_only=True).file(small)
-    assert not (tmp_path / "hashes.jsonl").exists()
-
-
-def test_compact_memory_forgets_files_that_are_gone(tmp_path):
-    files = [tmp_path / name for name in "abc"]
-    for file in files:
-        file.write_bytes(b"1")
-    _age(*files)
-    hashes = Hashes(tmp_path)
-    for file in files:
-        hashes.file(file)
-    files[0].unlink()
-    Hashes(tmp_path).compact()
-    assert len((tmp_path / "hashes.jsonl").read_text().splitlines()) == 2
-
-
 def test_model_is_its_deciding_files_not_its_place(fakes, tmp_path):
     model = fakes.input_model(tmp_path / "base")
-    before = Hashes(tmp_path).model(model)
+    before = model_content(model, Hashes(tmp_path))
     (tmp_path / "base" / "README.md").write_text("read me")
     (tmp_path / "base" / ".git").mkdir()
     (tmp_path / "base" / "trainer_state.json").write_text("{}")
     (tmp_path / "base").rename(tmp_path / "moved")
     moved = Model("hf", tmp_path / "moved")
-    assert Hashes(tmp_path).model(moved) == before
+    assert model_content(moved, Hashes(tmp_path)) == before
     for name in ("tokenizer.json", "generation_config.json", "chat_template.jinja", "model-2.safetensors"):
         (tmp_path / "moved" / name).write_text("{}")
-        after = Hashes(tmp_path).model(moved)
+        after = model_content(moved, Hashes(tmp_path))
         assert after != before, name
         before = after
 
@@ -144,9 +39,9 @@ def test_model_is_its_deciding_files_not_its_place(fakes, tmp_path):
 def test_code_of_a_model_counts_only_when_it_is_trusted(fakes, tmp_path):
     model = fakes.input_model(tmp_path / "base")
     trusted = Model("hf", model.path, trust_remote_code=True)
-    before = [Hashes(tmp_path).model(m) for m in (model, trusted)]
+    before = [model_content(m, Hashes(tmp_path)) for m in (model, trusted)]
     (model.path / "modeling.py").write_text("1")
-    after = [Hashes(tmp_path).model(m) for m in (model, trusted)]
+    after = [model_content(m, Hashes(tmp_path)) for m in (model, trusted)]
     assert before[0] == after[0]
     assert before[1] != after[1]
 

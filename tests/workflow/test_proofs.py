@@ -5,9 +5,9 @@ import json
 import pytest
 
 from olivine.errors import StepFailed
+from olivine.store.hashes import Hashes
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
-from olivine.workflow.keys import Hashes
 from olivine.workflow.proofs import claims, proof_key
 
 STEPS = (("one", "write", {"text": "a"}), ("two", "claim", {"text": "b"}))

@@ -6,9 +6,9 @@ import pytest
 
 from olivine.errors import GoalMissed
 from olivine.models import Model
-from olivine.workflow.cache import cached
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
+from olivine.workflow.keys import cached
 
 ROWS = [
     ("what a lovely day", "joy"),

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from olivine.config import json_schema, load
-from olivine.workflow.keys import Hashes, plan_keys
+from olivine.store.hashes import Hashes
+from olivine.workflow.keys import plan_keys
 from olivine.workflow.plan import make_plan
 from olivine.workflow.resolved import resolved
 from tiny import write_rows

@@ -10,7 +10,7 @@ import click
 from olivine.cli._common import json_option, print_json
 
 if TYPE_CHECKING:
-    from olivine.workflow.cache import Cache
+    from olivine.store.entries import Cache
 
 
 def _cache_dir(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -92,7 +92,7 @@ def verify(cache_dir: Path, repair: bool, as_json: bool) -> int:
 
 
 def _open(cache_dir: Path) -> "Cache":
-    from olivine.workflow.cache import Cache
+    from olivine.store.entries import Cache
 
     if not (cache_dir / "steps").is_dir():
         raise click.UsageError(f"{cache_dir} is no cache of olivine; name the config's cache_dir with --cache-dir")

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.workflow.cache import Entry, locked, remove_tree, sync_file, sync_folder
+from olivine.store.entries import Entry
+from olivine.store.files import remove_tree, sync_file, sync_folder
+from olivine.store.hashes import Hashes
+from olivine.store.locks import locked
 from olivine.workflow.folders import DELIVERED
-from olivine.workflow.keys import Hashes
 
 LINKED_BYTES = 64 * 2**20  # files of the cache that are at least this large are delivered as hard links
 RECORD = ".delivered.json"

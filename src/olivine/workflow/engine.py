@@ -17,30 +17,25 @@ from olivine.models.adapter import name_base
 from olivine.models.chat_template import read_chat_template
 from olivine.passes import UNCHANGED, first_line, passes
 from olivine.paths import exists
+from olivine.store.entries import Cache, Entry
+from olivine.store.files import is_full_disk, usable_folder
+from olivine.store.hashes import Hashes, digest
+from olivine.store.packing import pack, unpack
 from olivine.systems._job import Job, JobKind
 from olivine.systems.local import LocalWorker
 from olivine.work import Machine
-from olivine.workflow.cache import (
-    Cache,
-    Entry,
-    fetched_model,
-    is_full_disk,
-    pack,
-    unpack,
-    usable_folder,
-)
 from olivine.workflow.deliver import Delivery, write_whole
 from olivine.workflow.folders import refuse_overlaps
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.keys import (
-    Hashes,
     Keys,
     Seam,
     absolute,
     addressed_key,
-    digest,
     fetch_key,
+    fetched_model,
     materialize_key,
+    model_content,
     plan_keys,
     score_key,
     score_params,
@@ -318,11 +313,11 @@ def _step(state: _Run, step: Step) -> None:
         again = partial(step_key, step, state.keys.models[step.parent], state.hashes)
         with _unedited(state, step.name, key, again):
             result = _do(state, replace(job, name=step.pass_name))
-        return {**result, "model": _inside(step, pack(result["model"], content, model))}
+        return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
 
     entry = _obtain(state, key, step.name, first_line(plugin).rstrip("."), make)
     state.entries[step.name] = entry
-    state.models[step.name] = Model.from_json(unpack(entry.result["model"], entry.content, model))
+    state.models[step.name] = Model.from_json(unpack(entry.result["model"], entry.content, model.to_json()))
 
 
 @contextmanager
@@ -334,7 +329,7 @@ def _unedited(state: _Run, name: str, key: str, again: Callable[[], str]) -> Ite
     """
     for moment in ("before", "after"):
         try:
-            is_same = state.hashes.model(state.models[None]) == state.keys.models[None] and again() == key
+            is_same = model_content(state.models[None], state.hashes) == state.keys.models[None] and again() == key
             why = f"'{next(reversed(state.hashes.edited))}' was edited" if state.hashes.edited else "its files changed"
         except (OSError, RequestError) as error:
             is_same, why = False, str(error)

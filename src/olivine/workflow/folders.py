@@ -6,7 +6,7 @@ from pathlib import Path
 from olivine import data, paths
 from olivine.errors import DataError, RequestError
 from olivine.models import Model
-from olivine.workflow.cache import FOLDERS
+from olivine.store.entries import FOLDERS
 from olivine.workflow.steps import Plan, ScoreRows, Step
 
 DELIVERED = ("model", "adapter")  # folders of output_dir that each run makes anew

@@ -7,24 +7,22 @@ second run does one `stat` a file, however large the checkpoint is.
 
 import functools
 import importlib.metadata
-import json
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from blake3 import blake3
-
 from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.data import data_files, plugin_modules
-from olivine.errors import ModelError, RequestError
+from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.models.adapter import BASE_FILE
 from olivine.models.materialize import COMPANIONS
 from olivine.passes import UNCHANGED, passes
+from olivine.store.entries import Cache
+from olivine.store.hashes import Hashes, digest
+from olivine.store.packing import unpack
 from olivine.workflow.code import code_digest
 from olivine.workflow.steps import Plan, ScoreRows, Step
 
@@ -35,152 +33,32 @@ _VARIANTS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
     "onnxruntime-genai": ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
 }
-_RACY_NS = 2_000_000_000  # coarsest step of a file system's clock: a file changed so recently may change again unseen
-_LARGE_BYTES = 16 * 2**20
 
 
 version = functools.cache(lazy.version)  # nothing is installed while a process runs
 
 
-def digest(value: Any) -> str:
-    """Hash of a JSON value; the order of keys does not matter."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
-    return str(blake3(text.encode("utf-8", errors="surrogatepass")).hexdigest())
+def model_content(model: Model, hashes: Hashes) -> str:
+    """The content of a model record: its deciding files, what it was made from, and how it is to be loaded."""
+    if not model.path.exists():
+        raise ModelError(f"the model '{model.path}' does not exist")
+    record = model.to_json() | {
+        "path": {name: hashes.file(path) for name, path in sorted(_deciding_files(model))},
+        "base": model_content(model.base, hashes) if model.base else None,
+    }
+    return digest(record)
 
 
-def hash_file(path: Path) -> str:
-    """blake3 of a file's bytes, in constant memory; large files on all cores."""
-    hasher = blake3(max_threads=blake3.AUTO)
-    if path.stat().st_size >= _LARGE_BYTES:
-        hasher.update_mmap(path)
-    else:
-        hasher.update(path.read_bytes())
-    return str(hasher.hexdigest())
-
-
-@dataclass(frozen=True)
-class Stamp:
-    """What tells without reading that a file is the one that was hashed."""
-
-    size: int
-    mtime_ns: int
-    inode: int
-
-    @classmethod
-    def of(cls, path: Path) -> "Stamp":
-        """The stamp of a file now; OSError when there is none."""
-        status = path.stat()
-        return cls(status.st_size, status.st_mtime_ns, status.st_ino)
-
-
-class Hashes:
-    """Hashes of files, remembered across runs in `cache_dir/hashes.jsonl`: one line a file, the last one counts.
-
-    A line is one append, so two runs may share the file; a line that a crash cut short only means hashing again.
-    remember_only: a large file that is not remembered raises Unremembered instead of being hashed, and nothing is
-      written: `plan` is quick and touches nothing, and what depends on a file that no run has hashed is hardly cached.
-    """
-
-    def __init__(self, cache_dir: Path, *, remember_only: bool = False) -> None:
-        self._path, self._remember_only = cache_dir / "hashes.jsonl", remember_only
-        self._known: dict[str, tuple[Stamp, str]] = {}
-        self._first: dict[str, str] = {}
-        self.edited: dict[Path, None] = {}  # files that had other bytes when they were first asked for
-        if self._path.is_file():
-            for line in self._path.read_text(encoding="utf-8", errors="replace").splitlines():
-                self._read(line)
-
-    def file(self, path: Path) -> str:
-        """The hash of a file's bytes as they are now."""
-        hashed = self.current(path)
-        if self._first.setdefault(str(path.absolute()), hashed) != hashed:
-            self.edited[path] = None
-        return hashed
-
-    def current(self, path: Path) -> str:
-        """The same, of a file that no key depends on."""
-        stamp = Stamp.of(path)
-        if (known := self.remembered(path, stamp)) is not None:
-            return known
-        if self._remember_only and stamp.size > 256 * 2**20:
-            raise Unremembered(str(path))
-        hashed = hash_file(path)
-        if not self._remember_only and time.time_ns() - stamp.mtime_ns > _RACY_NS and Stamp.of(path) == stamp:
-            self.remember(path, hashed, stamp)
-        else:
-            self._known[str(path.absolute())] = (stamp, hashed)  # for this run only
-        return hashed
-
-    def remembered(self, path: Path, stamp: Stamp | None = None) -> str | None:
-        """The hash of a file when it is known without reading it."""
-        known = self._known.get(str(path.absolute()))
-        return known[1] if known is not None and known[0] == (stamp or Stamp.of(path)) else None
-
-    def remember(self, path: Path, hashed: str, stamp: Stamp | None = None) -> None:
-        """Keep a file's hash.
-
-        A cache_dir that does not exist is not made for that, and one that is full or read-only takes none: then the
-        file is hashed again.
-        """
-        stamp = stamp or Stamp.of(path)
-        self._known[str(path.absolute())] = (stamp, hashed)
-        if self._path.parent.is_dir():
-            record = {"path": str(path.absolute()), **vars(stamp), "blake3": hashed}
-            with suppress(OSError), self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(record) + "\n")
-
-    def model(self, model: Model) -> str:
-        """The content of a model record: its deciding files, what it was made from, and how it is to be loaded."""
-        if not model.path.exists():
-            raise ModelError(f"the model '{model.path}' does not exist")
-        record = model.to_json() | {
-            "path": {name: self.file(path) for name, path in sorted(_deciding_files(model))},
-            "base": self.model(model.base) if model.base else None,
-        }
-        return digest(record)
-
-    def data(self, config: DataConfig) -> Mapping[str, Any]:
-        """What a data config reads: its settings without places, and the bytes of its files in the order of reading."""
-        settings = config.model_dump(mode="json", exclude={"folder", "name"})
-        files = data_files(config)
-        if files:  # names decide how files are read and which split they are of; their place does not matter
-            settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}
-            name = settings["load_dataset_config"]["data_name"]
-            settings["load_dataset_config"]["data_name"] = PurePath(name).name
-        code = {"code": [code_digest(module) for module in modules]} if (modules := plugin_modules(config)) else {}
-        return {"settings": settings, "files": [self.file(path) for path in files], **code}
-
-    def compact(self) -> None:
-        """Forget files that are gone or changed, and write the rest anew."""
-        kept = {path: known for path, known in self._known.items() if _is_current(Path(path), known[0])}
-        self._known = kept
-        if self._path.is_file():
-            lines = [
-                json.dumps({"path": path, **vars(stamp), "blake3": value}) for path, (stamp, value) in kept.items()
-            ]
-            fresh = self._path.parent / "building" / "hashes"  # removed there if this process dies
-            fresh.parent.mkdir(exist_ok=True)
-            fresh.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
-            fresh.replace(self._path)
-
-    def _read(self, line: str) -> None:
-        try:
-            record = json.loads(line)
-            stamp = Stamp(record["size"], record["mtime_ns"], record["inode"])
-            self._known[record["path"]] = (stamp, record["blake3"])
-        except (ValueError, KeyError, TypeError):
-            return
-
-
-class Unremembered(RequestError):  # noqa: N818 - names what is so, like the others of the tree
-    """A large file was not hashed before, and now is not the time."""
-
-
-def _is_current(path: Path, stamp: Stamp) -> bool:
-    try:
-        return Stamp.of(path) == stamp
-    except OSError:
-        return False
+def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
+    """What a data config reads: its settings without places, and the bytes of its files in the order of reading."""
+    settings = config.model_dump(mode="json", exclude={"folder", "name"})
+    files = data_files(config)
+    if files:  # names decide how files are read and which split they are of; their place does not matter
+        settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}
+        name = settings["load_dataset_config"]["data_name"]
+        settings["load_dataset_config"]["data_name"] = PurePath(name).name
+    code = {"code": [code_digest(module) for module in modules]} if (modules := plugin_modules(config)) else {}
+    return {"settings": settings, "files": [hashes.file(path) for path in files], **code}
 
 
 def _deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
@@ -218,7 +96,7 @@ def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
             "code": code_digest(plugin.__module__),
             "params": step.params,
             "input": input_key,
-            "data": {name: hashes.data(config) for name, config in step.data.items()},
+            "data": {name: data_content(config, hashes) for name, config in step.data.items()},
             "files": [hashes.file(path) for path in step.files],
             "libraries": library_versions(plugin.libraries),
             "device": step.machine.device,
@@ -239,7 +117,7 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
                 for entry in importlib.metadata.entry_points(group="olivine.evaluate")
             ],
             "model": model_key,
-            "rows": score_params(rows) | {"data": hashes.data(rows.data)},
+            "rows": score_params(rows) | {"data": data_content(rows.data, hashes)},
             "previous": previous_key,
             "device": device,
             "libraries": library_versions(SCORE_LIBRARIES),
@@ -335,7 +213,7 @@ class Keys:
 
 def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
     """Every key is known before anything runs: that of a step covers all steps before it."""
-    models: dict[str | None, str] = {None: hashes.model(input_model)}
+    models: dict[str | None, str] = {None: model_content(input_model, hashes)}
     for step in plan.steps:
         models[step.name] = step_key(step, models[step.parent], hashes)
     scores: dict[str | None, str] = {}
@@ -349,3 +227,30 @@ def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
 def library_versions(libraries: Iterable[str]) -> dict[str, list[str]]:
     """Installed versions; a library that is published under several names counts with each of them."""
     return {name: [version(variant) for variant in _VARIANTS.get(name, (name,))] for name in libraries}
+
+
+def cached(plan: Plan) -> frozenset[str]:
+    """What of a plan is in its cache: "NAME" for the result of a step, "score:NAME" for the scores of a seam.
+
+    Touches nothing and stays quick: a large input file that was never hashed here means that nothing is cached.
+    """
+    cache = Cache(plan.cache_dir)
+    model = plan.input_model or fetched_model(cache, plan)
+    if model is None or not (plan.cache_dir / "steps").is_dir():
+        return frozenset()
+    try:
+        keys = plan_keys(plan, model, Hashes(plan.cache_dir, remember_only=True))
+    except (OlivineError, OSError, LookupError):  # a missing file or unknown pass is a problem of the plan, told there
+        return frozenset()
+    names = {name: key for name, key in keys.models.items() if name is not None}
+    names |= {f"score:{seam.name}": keys.scores[seam.step] for seam in seams(plan)}
+    return frozenset(name for name, key in names.items() if cache.has(key))
+
+
+def fetched_model(cache: Cache, plan: Plan) -> Model | None:
+    """Where the input model from the hub lies, if a run has fetched it and it is still there."""
+    entry = cache.peek(fetch_key(plan)) if plan.hub_name else None
+    if entry is None:
+        return None
+    model = Model.from_json(unpack(entry.result["model"], entry.content, None))
+    return model if (model.path / "config.json").is_file() else None

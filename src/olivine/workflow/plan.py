@@ -28,8 +28,8 @@ from olivine.work import Estimate, Machine
 from olivine.workflow import _systems
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow._machine import choose, free_disk_bytes
-from olivine.workflow.cache import cached
 from olivine.workflow.folders import overlaps, used_by
+from olivine.workflow.keys import cached
 from olivine.workflow.names import name_problem
 from olivine.workflow.steps import Plan, ScoreRows, Step
 from olivine.workflow.verdict import drop_allowed

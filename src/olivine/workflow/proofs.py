@@ -8,9 +8,10 @@ from typing import Any
 
 from olivine.models import Model
 from olivine.passes import Pass, passes
-from olivine.workflow.cache import Cache, fetched_model
+from olivine.store.entries import Cache
+from olivine.store.hashes import Hashes, digest
 from olivine.workflow.code import code_digest
-from olivine.workflow.keys import Hashes, digest, library_versions
+from olivine.workflow.keys import fetched_model, library_versions
 from olivine.workflow.steps import Plan, Step
 
 PROOF = "the export of this architecture equals the checkpoint"

@@ -15,36 +15,30 @@ what lies in `building` under a key that nobody holds was left by a run that die
 the checkpoints of a step whose result is there; the next run removes them.
 """
 
-import errno
 import json
 import os
-import shutil
-import stat
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from olivine import lazy
-from olivine.errors import OlivineError, RequestError
-from olivine.models import Model
-from olivine.workflow.keys import Hashes, Stamp, digest, fetch_key, hash_file, plan_keys, seams
-from olivine.workflow.steps import Plan
+from olivine.store.files import protect, remove_tree, sync_folder, usable_folder, write_synced
+from olivine.store.hashes import Hashes, Stamp, digest, hash_file
+from olivine.store.locks import held, locked
+from olivine.store.manifest import MANIFEST, describe, holds
 
 if TYPE_CHECKING:
     import filelock
 else:
     filelock = lazy.module("filelock")
 
-OUTPUT, INPUT = "${output}", "${input}"
 FOLDERS = ("steps", "building", "scratch", "locks")
-MANIFEST = "manifest.json"
 DAMAGED_MANIFEST = "its manifest is damaged"
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _JUST_USED_SECONDS = 60.0
 _BRIEFLY_SECONDS = 0.5  # who only looks whether a lock is free holds it no longer
 
@@ -94,11 +88,16 @@ class Entry:
 class Cache:
     """The entries in `cache_dir`.
 
-    warn: told one sentence when a damaged entry is set aside or another run is waited for.
+    warn: told one sentence when a damaged entry is set aside or another run is waited for. read: hashes a file's bytes.
     """
 
-    def __init__(self, cache_dir: Path, warn: Callable[[str], None] | None = None) -> None:
-        self.folder, self._warn = cache_dir, warn or (lambda _: None)
+    def __init__(
+        self,
+        cache_dir: Path,
+        warn: Callable[[str], None] | None = None,
+        read: Callable[[Path], str] = hash_file,
+    ) -> None:
+        self.folder, self._warn, self._read = cache_dir, warn or (lambda _: None), read
         self._held: filelock.BaseFileLock | None = None
 
     def __enter__(self) -> Self:
@@ -110,7 +109,7 @@ class Cache:
     @cached_property
     def hashes(self) -> Hashes:
         """The memory of hashes that lies in this cache."""
-        return Hashes(self.folder)
+        return Hashes(self.folder, read=self._read)
 
     def prepare(self) -> None:
         """Make the folders and remove what dead runs left; RequestError when `cache_dir` cannot hold anything."""
@@ -171,7 +170,7 @@ class Cache:
         except filelock.Timeout:
             self._warn(f"another run is at work on '{name}'; waiting for its result")
             lock.acquire()
-        with _held(lock):
+        with held(lock):
             yield
 
     def scratch(self, key: str) -> Path:
@@ -221,11 +220,11 @@ class Cache:
             if stamp.size != was["size"]:
                 return f"'{name}' has {stamp.size} bytes, not {was['size']}"
             if every_byte:
-                is_same = hash_file(path) == was["blake3"]
+                is_same = self._read(path) == was["blake3"]
             elif stamp == Stamp(was["size"], was["mtime_ns"], was["inode"]):
                 is_same = True
             elif hash_of is None:
-                is_same = stamp.inode != was["inode"] or hash_file(path) == was["blake3"]
+                is_same = stamp.inode != was["inode"] or self._read(path) == was["blake3"]
             else:
                 is_same = hash_of(path) == was["blake3"]
             if not is_same:
@@ -267,8 +266,8 @@ class Cache:
     def close(self) -> None:
         """End what `hold` began."""
         if self._held is not None:
-            held, self._held = self._held, None
-            with _held(held):
+            lock, self._held = self._held, None
+            with held(lock):
                 return
 
     def peek(self, key: str) -> Entry | None:
@@ -278,7 +277,7 @@ class Cache:
             manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):  # none, or a damaged one: `_set_aside_damaged` tells them apart
             return None
-        return Entry(key, folder, manifest) if _holds(manifest, key) else None
+        return Entry(key, folder, manifest) if holds(manifest, key) else None
 
     def _set_aside_damaged(self, key: str, name: str) -> None:
         """Move what is left of the entry out of the way and say why. The lock of the key is held."""
@@ -305,11 +304,11 @@ class Cache:
                 "created": started,
                 "seconds": time.time() - started,
                 "result": result,
-                "files": _describe(content),
+                "files": describe(content),
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read
-            _write_synced(building / MANIFEST, json.dumps(manifest | {"digest": digest(manifest)}, indent=1))
-            _protect(building / MANIFEST)
+            write_synced(building / MANIFEST, json.dumps(manifest | {"digest": digest(manifest)}, indent=1))
+            protect(building / MANIFEST)
             sync_folder(building)
             folder = self.folder / "steps" / key
             building.rename(folder)
@@ -362,191 +361,10 @@ class Cache:
         except filelock.Timeout:
             yield False
             return
-        with _held(lock):
+        with held(lock):
             yield True
-
-
-@contextmanager
-def locked(path: Path, timeout: float = -1) -> Iterator[None]:
-    """Hold a lock file, which is gone afterwards; filelock.Timeout when another process holds it for longer."""
-    lock = filelock.FileLock(path)
-    lock.acquire(timeout=timeout)
-    with _held(lock):
-        yield
-
-
-@contextmanager
-def _held(lock: "filelock.BaseFileLock") -> Iterator[None]:
-    """Release a lock and remove its file; removed while it is held, so that who waits for it begins with a new one."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows keeps a file that is open
-            Path(lock.lock_file).unlink()
-        lock.release()
-
-
-def cached(plan: Plan) -> frozenset[str]:
-    """What of a plan is in its cache: "NAME" for the result of a step, "score:NAME" for the scores of a seam.
-
-    Touches nothing and stays quick: a large input file that was never hashed here means that nothing is cached.
-    """
-    cache = Cache(plan.cache_dir)
-    model = plan.input_model or fetched_model(cache, plan)
-    if model is None or not (plan.cache_dir / "steps").is_dir():
-        return frozenset()
-    try:
-        keys = plan_keys(plan, model, Hashes(plan.cache_dir, remember_only=True))
-    except (OlivineError, OSError, LookupError):  # a missing file or unknown pass is a problem of the plan, told there
-        return frozenset()
-    names = {name: key for name, key in keys.models.items() if name is not None}
-    names |= {f"score:{seam.name}": keys.scores[seam.step] for seam in seams(plan)}
-    return frozenset(name for name, key in names.items() if cache.has(key))
-
-
-def fetched_model(cache: Cache, plan: Plan) -> Model | None:
-    """Where the input model from the hub lies, if a run has fetched it and it is still there."""
-    entry = cache.peek(fetch_key(plan)) if plan.hub_name else None
-    if entry is None:
-        return None
-    model = Model.from_json(unpack(entry.result["model"], entry.content, None))
-    return model if (model.path / "config.json").is_file() else None
-
-
-def pack(value: Any, output: Path, model: Model | None) -> Any:
-    """A result without the places of this run: `${output}` for the folder, `${input}` for the input model's record.
-
-    `${input.base}` is the record of what the input model was made from, and so on.
-    """
-    places = {}
-    name, record = "input", model
-    while record is not None:
-        places["${" + name + "}"] = record.to_json()
-        name, record = f"{name}.base", record.base
-    return _pack(value, str(output), places)
-
-
-def _pack(value: Any, output: str, places: Mapping[str, Any]) -> Any:
-    for placeholder, record in places.items():
-        if value == record:
-            return placeholder
-    if isinstance(value, Mapping):
-        return {key: _pack(item, output, places) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_pack(item, output, places) for item in value]
-    if isinstance(value, str) and (value == output or value.startswith((f"{output}/", f"{output}{os.sep}"))):
-        return OUTPUT + value[len(output) :].replace(os.sep, "/")
-    return value
-
-
-def unpack(value: Any, content: Path, model: Model | None) -> Any:
-    """The inverse of `pack`, for the entry's folder and the input model of this run."""
-    if isinstance(value, Mapping):
-        return {key: unpack(item, content, model) for key, item in value.items()}
-    if isinstance(value, list):
-        return [unpack(item, content, model) for item in value]
-    if isinstance(value, str) and value.startswith(OUTPUT):
-        return str(content / value.removeprefix(OUTPUT).lstrip("/"))
-    if isinstance(value, str) and value.startswith("${input") and value.endswith("}"):
-        for _ in range(value.count(".base")):
-            model = model.base if model else None
-        return model.to_json() if model else None
-    return value
-
-
-def is_full_disk(error: OSError) -> bool:
-    """Whether an error says that there is no room."""
-    return error.errno in _FULL
-
-
-def usable_folder(folder: Path, what: str) -> Path:
-    """Make the folder; RequestError with one sentence when it cannot be made or written to."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}-{uuid.uuid4().hex}"
-        probe.touch()
-        probe.unlink()
-    except (FileExistsError, NotADirectoryError):
-        raise RequestError(f"{what} is no folder: a file is in the way; move it, or name another folder") from None
-    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
-        why = getattr(error, "strerror", error)
-        raise RequestError(f"{what} cannot be written to ({why}); name another folder") from None
-    return folder
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder (or file) as far as that can be done; Windows keeps files that are read-only."""
-    if not folder.is_dir() or folder.is_symlink():
-        with suppress(OSError):
-            folder.unlink()
-        return
-    if os.name == "nt":
-        for path in folder.rglob("*"):
-            with suppress(OSError):
-                path.chmod(stat.S_IWRITE)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
-    if os.name != "posix":  # Windows has no handle of a folder to sync
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
-    """Wait until a file is on the disk; Windows wants one that is open for writing."""
-    with path.open("rb" if os.name == "posix" else "rb+") as handle:
-        os.fsync(handle.fileno())
 
 
 def _names_below(content: Path) -> set[str]:
     """The files of an entry that are there, by their names below `content`."""
     return {path.relative_to(content).as_posix() for path in content.rglob("*") if not path.is_dir()}
-
-
-def _holds(manifest: Any, key: str) -> bool:
-    """Whether a manifest is whole, that of the key, and as it was written; its files lie in the entry's folder."""
-    if not isinstance(manifest, dict):
-        return False
-    written = manifest.pop("digest", None)
-    try:
-        if written != digest(manifest) or manifest["key"] != key:
-            return False
-        names = [PurePosixPath(name) for name in manifest["files"]]
-    except (KeyError, TypeError, RecursionError):
-        return False
-    complete = {"name", "files", "result", "created", "seconds"} <= manifest.keys()
-    return complete and not any(name.is_absolute() or ".." in name.parts for name in names)
-
-
-def _protect(path: Path) -> None:
-    """Let nobody write to a file by mistake: what is delivered may be a link to it."""
-    path.chmod(stat.S_IMODE(path.stat().st_mode) & ~0o222)
-
-
-def _describe(content: Path) -> dict[str, dict[str, Any]]:
-    """Size, stamp and hash of every file, after they are on the disk and read-only."""
-    described = {}
-    paths = sorted(content.rglob("*"))
-    for path in paths:
-        if path.is_dir():
-            continue
-        sync_file(path)
-        _protect(path)
-        stamp = Stamp.of(path)
-        described[path.relative_to(content).as_posix()] = {**vars(stamp), "blake3": hash_file(path)}
-    for folder in (content, *(path for path in paths if path.is_dir())):
-        sync_folder(folder)
-    return described
-
-
-def _write_synced(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())

@@ -9,8 +9,10 @@ import pytest
 from olivine.cli import exit_code
 from olivine.errors import RequestError
 from olivine.models import Model
-from olivine.workflow.cache import Cache, Entry, pack, unpack, usable_folder
-from olivine.workflow.keys import hash_file
+from olivine.store.entries import Cache, Entry
+from olivine.store.files import usable_folder
+from olivine.store.hashes import hash_file
+from olivine.store.packing import pack, unpack
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -135,21 +137,24 @@ def test_cache_that_was_copied_is_still_good(cache, tmp_path):
     assert Cache(tmp_path / "copy").has(KEY)
 
 
-def test_copied_cache_is_read_once_by_the_run_that_uses_it(cache, tmp_path, monkeypatch):
+def test_copied_cache_is_read_once_by_the_run_that_uses_it(cache, tmp_path):
     """And never by a plan, which touches nothing and so could not remember it."""
     cache.obtain(KEY, "step", _fill)
     shutil.copytree(cache.folder, tmp_path / "copy")
     for path in (tmp_path / "copy").rglob("*"):
         os.utime(path, (time.time() - 100, time.time() - 100))
     n_read = []
-    for module in ("cache", "keys"):
-        monkeypatch.setattr(f"olivine.workflow.{module}.hash_file", lambda path: n_read.append(path) or hash_file(path))
-    assert Cache(tmp_path / "copy").has(KEY)
+
+    def read(path):
+        n_read.append(path)
+        return hash_file(path)
+
+    assert Cache(tmp_path / "copy", read=read).has(KEY)
     assert not n_read
     for _ in range(3):
-        assert Cache(tmp_path / "copy").lookup(KEY)
+        assert Cache(tmp_path / "copy", read=read).lookup(KEY)
     assert len(n_read) == 2
-    assert Cache(tmp_path / "copy").has(KEY)
+    assert Cache(tmp_path / "copy", read=read).has(KEY)
     assert len(n_read) == 2
 
 
@@ -307,11 +312,11 @@ def test_record_is_bound_to_the_present_places(tmp_path):
     ]
     elsewhere = Model("hf", tmp_path / "other", base=Model("gguf", tmp_path / "moved.gguf"))
     for model in made:
-        packed = pack(model.to_json(), output, view)
+        packed = pack(model.to_json(), output, view.to_json())
         assert str(tmp_path) not in json.dumps(packed)
-        assert unpack(packed, output, view) == model.to_json()
-        assert str(tmp_path / "view") not in json.dumps(unpack(packed, output, elsewhere))
-    assert unpack(pack(view.to_json(), output, view), output, elsewhere) == elsewhere.to_json()
+        assert unpack(packed, output, view.to_json()) == model.to_json()
+        assert str(tmp_path / "view") not in json.dumps(unpack(packed, output, elsewhere.to_json()))
+    assert unpack(pack(view.to_json(), output, view.to_json()), output, elsewhere.to_json()) == elsewhere.to_json()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs users")

@@ -1,0 +1,1 @@
+"""Content-addressed folders: hashes, entries and their manifests, locks."""
