@@ -100,7 +100,7 @@ def test_resolved_config_says_defaults_and_overrides(written, monkeypatch):
     assert said["passes"]["lora"]["r"] == 4
     assert said["passes"]["lora"]["type"] == "LoRA"
     assert {"alpha", "training_args"} <= said["passes"]["lora"].keys()
-    assert said["quality"] == {"max_drop": "3pp", "max_samples": 512, "enabled": True}
+    assert said["quality"] == {"max_drop": "3pp", "max_samples": 512, "metrics": {}, "enabled": True}
     assert said["cache_dir"] == str(path.parent / ".olive-cache")
     assert said["data_configs"][0]["load_dataset_config"]["data_files"] == str(path.parent / "rows.jsonl")
     assert Path(said["input_model"]["model_path"]).is_absolute()

@@ -456,6 +456,10 @@ class Quality(Section):
     data_config: str | None = Field(None, description="rows to score; else the eval rows of the training step")
     target: str | None = Field(None, description="column to predict; else the last column of the template")
     max_samples: int = Field(512, gt=0, description="rows scored at most")
+    metrics: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="params of metrics by name; a metric of a plugin is measured only where it stands here",
+    )
     enabled: bool = Field(True, description="false: nothing is scored")
 
 

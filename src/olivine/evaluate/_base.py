@@ -3,7 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,11 +30,21 @@ class Evidence:
     previous: "npt.NDArray[np.float16] | None" = None
 
 
+class MetricParams(BaseModel):
+    """Params of a metric, as `quality.metrics` of a config writes them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
 class Metric(ABC):
-    """One file, one idea; the file's name is the metric's."""
+    """One file, one idea; the file's name is the metric's. Params: the typed params."""
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[MetricParams]] = MetricParams
+
+    def __init__(self, params: Any = None) -> None:
+        self.params = self.Params() if params is None else params
 
     @abstractmethod
     def compute(self, evidence: Evidence) -> dict[str, float]:

@@ -13,8 +13,9 @@ from olivine.data import begins_itself, examples, pick_rows, resolved, split, te
 from olivine.errors import DataError
 from olivine.evaluate._answer import Runtime
 from olivine.evaluate._bare import bare, special_tokens
-from olivine.evaluate._base import Evidence, Metric
+from olivine.evaluate._base import Evidence
 from olivine.evaluate._degenerate import degenerate
+from olivine.evaluate._metrics import measured
 from olivine.evaluate._onnx import OnnxRuntime
 from olivine.evaluate._rows import Question, passages, questions
 from olivine.evaluate._torch import TorchRuntime
@@ -22,7 +23,6 @@ from olivine.models import Model
 from olivine.models.gguf import readable
 from olivine.models.loading import load_tokenizer
 from olivine.models.turns import end_tokens
-from olivine.registry import Registry
 from olivine.work import Machine, Reporter
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 else:
     np = lazy.module("numpy")
-
-metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
 
 KEPT_BYTES = 32 * 2**20  # log-probabilities kept for the next seam: 340 positions of 49,152 tokens
 KEPT_FILE = "log_probabilities.npy"
@@ -63,8 +61,8 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
     """Measure `model` on the rows that `params` describes and keep what the next seam compares with in `output`.
 
     params: data (a DataConfig), part, eval_size, seed, target, max_rows, on_text (the rows are passages that are gone
-    on with, and no labels), previous (folder of the model one seam before). Returns {"scores": name -> number,
-    "samples": first rows with what was expected and generated}.
+    on with, and no labels), metrics (params by name), previous (folder of the model one seam before). Returns
+    {"scores": name -> number, "samples": first rows with what was expected and generated}.
     """
     config = DataConfig.model_validate(params["data"])
     model = readable(model, output)  # a workflow has opened a GGUF file already
@@ -97,8 +95,7 @@ def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machin
         scores["n_empty"] = n_empty
     if n_other := _tell_other_tokens(rows, readings, report):
         scores["n_other_tokens"] = n_other
-    for metric in metrics.classes.values():
-        scores |= metric().compute(evidence)
+    scores |= measured(params.get("metrics") or {}, evidence)
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem

@@ -20,6 +20,8 @@ class DivergenceMetric(Metric):
 
         if evidence.previous is None or evidence.previous.shape != evidence.log_probabilities.shape:
             return {}
+        if not len(evidence.previous):
+            return {}
         result = divergence(evidence.previous, evidence.log_probabilities)
         return {
             "kl": result.mean,

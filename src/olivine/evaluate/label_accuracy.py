@@ -2,31 +2,40 @@
 
 import string
 
-from olivine.evaluate._base import Evidence, Metric
+from pydantic import Field
+
+from olivine.evaluate._base import Evidence, Metric, MetricParams
 
 
 class LabelAccuracy(Metric):
     """Share of rows whose generated text is the label, exactly, after normalisation."""
 
+    class Params(MetricParams):
+        """What counts as the same."""
+
+        ignore_case: bool = Field(True, description="whether Joy is joy")
+
+    params: Params
+
     def compute(self, evidence: Evidence) -> dict[str, float]:
         """`label_accuracy` in 0..1."""
         pairs = zip(evidence.labels, evidence.generated, strict=True)
-        hits = [matches(label, generated) for label, generated in pairs]
+        hits = [matches(label, generated, ignore_case=self.params.ignore_case) for label, generated in pairs]
         return {"label_accuracy": sum(hits) / len(hits)} if hits else {}
 
 
-def matches(label: str, generated: str) -> bool:
+def matches(label: str, generated: str, *, ignore_case: bool = True) -> bool:
     """Whether the generated text is the label.
 
     A label of one line is compared with the first line that holds text, so that what a model adds afterwards does not
     count against the label; a longer label is compared with everything.
     """
     if "\n" in label.strip():
-        return normalize(generated) == normalize(label)
+        return normalize(generated, ignore_case=ignore_case) == normalize(label, ignore_case=ignore_case)
     first_line = next((line for line in generated.splitlines() if line.strip()), "")
-    return normalize(first_line) == normalize(label)
+    return normalize(first_line, ignore_case=ignore_case) == normalize(label, ignore_case=ignore_case)
 
 
-def normalize(text: str) -> str:
+def normalize(text: str, *, ignore_case: bool = True) -> str:
     """Casefolded, inner white space as single spaces, no white space or punctuation around."""
-    return " ".join(text.casefold().split()).strip(string.punctuation + string.whitespace)
+    return " ".join((text.casefold() if ignore_case else text).split()).strip(string.punctuation + string.whitespace)

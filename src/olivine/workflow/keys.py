@@ -6,7 +6,6 @@ second run does one `stat` a file, however large the checkpoint is.
 """
 
 import functools
-import importlib.metadata
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
@@ -112,10 +111,7 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
     return digest(
         {
             "score": code_digest("olivine.evaluate"),
-            "metrics": [
-                [entry.name, entry.value, code_digest(entry.module)]
-                for entry in importlib.metadata.entry_points(group="olivine.evaluate")
-            ],
+            "metrics": _metric_code(rows),
             "model": model_key,
             "rows": score_params(rows) | {"data": data_content(rows.data, hashes)},
             "previous": previous_key,
@@ -123,6 +119,15 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "libraries": library_versions(SCORE_LIBRARIES),
         }
     )
+
+
+def _metric_code(rows: ScoreRows) -> list[list[str]]:
+    """The code of third parties' metrics that are measured; without them, nothing is imported to know it."""
+    if not rows.metrics:
+        return []
+    from olivine.evaluate import metric_modules
+
+    return [[module, code_digest(module)] for module in metric_modules(rows.metrics)]
 
 
 def materialize_key(model_key: str) -> str:
@@ -163,6 +168,7 @@ def score_params(rows: ScoreRows) -> dict[str, Any]:
         "target": rows.target,
         "max_rows": rows.max_rows,
         "on_text": rows.on_text,
+        "metrics": dict(rows.metrics),
     }
 
 

@@ -604,7 +604,18 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
     if data.resolved(config).pre_process_data_config.chat_template:
         wanted = "the last turn of the assistant"
     draft.translated.append(f"every model is {told[part]}; it should predict {wanted}")
-    return ScoreRows(config, part, size, seed, target, n_most)  # type: ignore[arg-type]
+    return ScoreRows(config, part, size, seed, target, n_most, metrics=_metrics(draft))  # type: ignore[arg-type]
+
+
+def _metrics(draft: _Draft) -> Mapping[str, Mapping[str, Any]]:
+    """The params of metrics that the config writes, each checked."""
+    given = draft.workflow.quality.metrics
+    if given:
+        from olivine.evaluate import check_metrics
+
+        for problem in check_metrics(given):
+            draft.problem(problem.kind, ("quality", "metrics", *problem.key), problem.message, problem.fix)
+    return given
 
 
 def _names_rows(draft: _Draft) -> bool:
@@ -707,7 +718,7 @@ def _text_rows(draft: _Draft) -> ScoreRows | None:
     """Passages that come with olivine, where the config names no rows: models are compared on them, not graded."""
     if not any(step.produces != UNCHANGED and not step.implicit for step in draft.steps):
         return None
-    rows = ScoreRows(DataConfig.model_validate(PASSAGES), "all", None, 0, "", 16, on_text=True)
+    rows = ScoreRows(DataConfig.model_validate(PASSAGES), "all", None, 0, "", 16, on_text=True, metrics=_metrics(draft))
     if _scoring_bytes(draft, rows) > draft.machine.memory_bytes:
         draft.translated.append(
             "nothing is measured: the config names no rows to score, and a text would need the whole model in memory"

@@ -44,6 +44,7 @@ class ScoreRows:
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
     on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
+    metrics: params by name, see quality.metrics.
     """
 
     data: DataConfig
@@ -53,6 +54,7 @@ class ScoreRows:
     target: str
     max_rows: int
     on_text: bool = False
+    metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,70 @@
+"""What every metric keeps to, as tests that a metric's own test class inherits."""
+
+import copy
+import json
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from olivine import lazy
+from olivine.evaluate import Evidence, Metric
+from olivine.testing._plugin import check_help, check_params
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
+
+
+class MetricContract:
+    """Set `metric` to the class.
+
+    needs_labels: whether it has nothing to say where the rows are plain text, without labels and answers.
+    """
+
+    metric: ClassVar[type[Metric]]
+    needs_labels: ClassVar[bool] = False
+
+    def evidence(self, *, is_text: bool = False, is_first: bool = False) -> Evidence:
+        """What a model with 8 tokens did on three rows. is_text: without labels. is_first: no model came before."""
+        logits = np.random.default_rng(1).normal(size=(2, 6, 8))
+        log_probabilities = (logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))).astype(np.float16)
+        return Evidence(
+            labels=[] if is_text else ["joy", "fear", "great joy"],
+            generated=[] if is_text else ["joy", "anger", "great joy\nand more"],
+            token_losses=np.asarray([0.5, 1.0, 0.25, 2.0, 0.0, 0.125]),
+            log_probabilities=log_probabilities[0],
+            previous=None if is_first else log_probabilities[1],
+        )
+
+    def test_docstring_and_params_can_be_shown_and_written(self) -> None:
+        """The help of the plugin is the first line of its docstring."""
+        check_help(self.metric)
+        check_params(self.metric.Params)
+
+    def test_numbers_have_names_and_can_be_written(self) -> None:
+        """Plain numbers of Python, which JSON has."""
+        numbers = self.metric().compute(self.evidence())
+        assert numbers
+        for name, value in numbers.items():
+            assert name.isidentifier(), f"'{name}' is no name for a table"
+            assert type(value) in (int, float), f"'{name}' is a {type(value).__name__}"
+            assert math.isfinite(value)
+        assert json.loads(json.dumps(numbers)) == numbers
+
+    def test_same_evidence_gives_the_same_numbers_and_stays_as_it_is(self) -> None:
+        """A metric only reads."""
+        evidence = self.evidence()
+        before = copy.deepcopy(evidence)
+        assert self.metric().compute(evidence) == self.metric().compute(evidence)
+        assert list(evidence.labels) == list(before.labels)
+        assert list(evidence.generated) == list(before.generated)
+        for name in ("token_losses", "log_probabilities", "previous"):
+            assert np.array_equal(getattr(evidence, name), getattr(before, name))
+
+    def test_number_that_cannot_be_had_is_left_out(self) -> None:
+        """Text without labels, the first model of a run, no rows at all: never an error."""
+        on_text = self.metric().compute(self.evidence(is_text=True))
+        assert not (self.needs_labels and on_text)
+        self.metric().compute(self.evidence(is_first=True))
+        nothing = np.zeros((0, 8), np.float16)
+        self.metric().compute(Evidence([], [], np.zeros(0), nothing, nothing))

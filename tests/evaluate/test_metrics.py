@@ -1,0 +1,97 @@
+"""Every metric of ours keeps the contract that third parties' inherit; params and names of a config are checked."""
+
+import json
+
+import numpy as np
+import pytest
+
+from olivine.errors import RequestError
+from olivine.evaluate import Evidence, check_metrics, metrics
+from olivine.evaluate._metrics import measured
+from olivine.testing.metric import MetricContract
+
+
+class TestLabelAccuracy(MetricContract):
+    metric = metrics.own["label_accuracy"]
+    needs_labels = True
+
+
+class TestPerplexity(MetricContract):
+    metric = metrics.own["perplexity"]
+
+
+class TestDivergence(MetricContract):
+    metric = metrics.own["divergence"]
+
+
+LENGTH = '''
+from pydantic import Field
+from olivine.evaluate import Metric, MetricParams
+
+class AnswerLength(Metric):
+    """Mean characters of an answer."""
+
+    class Params(MetricParams):
+        at_most: int = Field(100, gt=0, description="longer answers count as this long")
+
+    def compute(self, evidence):
+        lengths = [min(len(text), self.params.at_most) for text in evidence.generated]
+        return {"answer_length": sum(lengths) / len(lengths)} if lengths else {}
+
+class Thief(Metric):
+    """The loss, once more."""
+
+    def compute(self, evidence):
+        return {"loss": 0.0}
+'''
+EVIDENCE = Evidence(["Joy", "fear"], ["joy", "fear itself"], np.ones(2), np.zeros((2, 4), np.float16))
+
+
+@pytest.fixture
+def third_party(tmp_path, monkeypatch):
+    info = tmp_path / "lengths-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lengths\nVersion: 1.0\n")
+    points = "answer_length = lengths:AnswerLength\nthief = lengths:Thief\nbroken = lengths:Nothing\n"
+    (info / "entry_points.txt").write_text(f"[olivine.evaluate]\n{points}")
+    (tmp_path / "lengths.py").write_text(LENGTH)
+    monkeypatch.syspath_prepend(tmp_path)
+    metrics.forget()
+    yield
+    metrics.forget()
+
+
+def test_ours_are_always_measured_and_those_of_a_plugin_where_they_are_named(third_party):
+    assert measured({}, EVIDENCE).keys() == {"label_accuracy", "loss", "perplexity"}
+    numbers = measured({"answer_length": {"at_most": 5}}, EVIDENCE)
+    assert numbers["answer_length"] == 4
+    assert json.dumps(numbers)
+
+
+def test_params_of_a_metric_decide_its_numbers(third_party):
+    assert measured({}, EVIDENCE)["label_accuracy"] == 0.5
+    assert measured({"label_accuracy": {"ignore_case": False}}, EVIDENCE)["label_accuracy"] == 0
+
+
+def test_number_of_another_metric_is_not_replaced(third_party):
+    with pytest.raises(RequestError, match="metric 'thief' gives the number 'loss', which is there already"):
+        measured({"thief": {}}, EVIDENCE)
+
+
+@pytest.mark.parametrize(
+    ("given", "says", "key"),
+    [
+        (
+            {"label_acuracy": {}},
+            "there is no metric 'label_acuracy'; did you mean 'label_accuracy'?",
+            ("label_acuracy",),
+        ),
+        ({"broken": {}}, "'broken' of the package 'lengths' does not load", ("broken",)),
+        ({"answer_length": {"at_most": 0}}, "at_most: input should be greater than 0", ("answer_length", "at_most")),
+        ({"perplexity": {"base": 2}}, "base: extra inputs are not permitted", ("perplexity", "base")),
+    ],
+)
+def test_wrong_metric_is_one_problem_at_its_key(third_party, given, says, key):
+    (problem,) = check_metrics(given)
+    assert says in problem.message
+    assert problem.key == key
