@@ -19,6 +19,7 @@ LAYERS = {
     "registry": 0,
     "lazy": 0,
     "memory": 0,
+    "allowance": 0,
     "paths": 0,
     "telemetry": 0,
     "__init__": 0,

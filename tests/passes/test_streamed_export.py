@@ -159,7 +159,7 @@ def test_tiles_and_jobs_of_any_size_give_the_same_file(settings, tiny_phi3, tmp_
 
 def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_path, monkeypatch):
     """And it is returned: what was read and written does not stay resident."""
-    monkeypatch.setattr(_stream.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(_stream, "n_cores", lambda: 2)
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
     model = Model("hf", tiny_model(tmp_path / "model", **sizes))
     assert sum(path.stat().st_size for path in model.path.glob("*.safetensors")) > 180e6
@@ -189,7 +189,7 @@ def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, mo
 
 def test_jobs_to_come_are_read_ahead_of(tiny_phi3, tmp_path, monkeypatch):
     small_tiles(monkeypatch)
-    monkeypatch.setattr(_stream.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(_stream, "n_cores", lambda: 1)
     order, announce, run = [], _quantize_graph.QuantizeRows.announce, _quantize_graph.QuantizeRows.run
     job = lambda self: (self.stored.matrix.node, self.start)  # noqa: E731
     monkeypatch.setattr(

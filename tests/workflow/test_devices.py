@@ -1,6 +1,5 @@
 """How many devices a config asks for, and how many are there."""
 
-import os
 import subprocess
 from pathlib import Path
 
@@ -42,7 +41,7 @@ def test_gpus_that_are_not_there_are_a_problem_of_the_hardware(asked):
 
 
 def test_processes_share_the_cores_of_the_cpu(asked, monkeypatch):
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(_machine, "n_cores", lambda: 2)
     assert asked("cpu", devices=2).machine.n_devices == 2
     (problem,) = asked("cpu", devices=3).problems
     assert "3, but this machine has 2 cores" in problem.message

@@ -4,13 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import psutil
 import pytest
 
 from olivine import lazy
 from olivine.config.schema import Accelerator, System, Workflow
 from olivine.workflow import _machine
-from olivine.workflow._machine import CPU, choose, free_disk_bytes, is_folder, memory_bytes, provider_is_here
+from olivine.workflow._machine import CPU, choose, free_disk_bytes, is_folder, provider_is_here
 
 CUDA, DIRECTML = "CUDAExecutionProvider", "DmlExecutionProvider"
 
@@ -127,17 +126,6 @@ def test_provider_that_is_not_served_is_unsupported_by_name(asked, machine_has):
 def test_providers_of_another_make_are_not_here():
     assert provider_is_here(CPU)
     assert not provider_is_here("QNNExecutionProvider")
-
-
-def test_memory_is_the_machines_or_the_containers():
-    assert 0 < memory_bytes() <= psutil.virtual_memory().total
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("1000000\n", 1_000_000), ("max\n", None), (f"{2**62}\n", None)])
-def test_limit_of_a_container_is_memory(monkeypatch, tmp_path, limit, expected):
-    (tmp_path / "memory.max").write_text(limit)
-    monkeypatch.setattr(_machine, "Path", lambda _: tmp_path / "memory.max")
-    assert memory_bytes() == (expected or psutil.virtual_memory().total)
 
 
 def test_gpu_is_found_by_what_the_driver_lists(monkeypatch, tmp_path):

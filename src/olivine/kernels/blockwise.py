@@ -5,7 +5,6 @@ to choose scales and zero points: from each block's range (`rtn`), or by searchi
 do not depend on each other: tiles of them are quantized on all cores, in the compiled loops of `_blocks`.
 """
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
+from olivine.allowance import n_cores
 from olivine.models.blockwise import BITS, GROUPS, Blockwise, Format
 
 __all__ = [
@@ -178,5 +178,5 @@ def on_all_cores(work: Callable[[int], None], starts: range, n_threads: int | No
         for start in starts:
             work(start)
         return
-    with ThreadPoolExecutor(n_threads or os.cpu_count()) as pool:
+    with ThreadPoolExecutor(n_threads or n_cores()) as pool:
         list(pool.map(work, starts))

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from olivine import lazy
+from olivine.allowance import memory_bytes, n_cores
 from olivine.config.schema import Workflow
 from olivine.errors import Problem
 from olivine.paths import is_folder
@@ -70,15 +69,6 @@ def torch_is_for_cpu() -> bool:
     return lazy.version("torch").endswith("+cpu")
 
 
-def memory_bytes() -> int:
-    """Memory that this process may use: the machine's, or less where a container is limited."""
-    limit = Path("/sys/fs/cgroup/memory.max")
-    total = int(psutil.virtual_memory().total)
-    if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdigit():
-        return min(total, int(text))
-    return total
-
-
 def free_disk_bytes(folder: Path) -> int:
     """Room on the disk where `folder` is or would be."""
     while not is_folder(folder) and folder.parent != folder:
@@ -129,7 +119,7 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, *, offline: bool) ->
         execution_provider=provider,
         memory_bytes=min(memory_bytes(), limit or sys.maxsize) if device == "cpu" else memory_bytes(),
         disk_bytes=free_disk_bytes(cache_dir),
-        n_cores=os.cpu_count() or 1,
+        n_cores=n_cores(),
         offline=offline,
         n_devices=n_devices,
         device_memory_bytes=min(on_gpu or limit, limit or on_gpu) if device == "cuda" else 0,
@@ -162,7 +152,7 @@ def _devices(host: Wish | None, device: str, where: str) -> tuple[int, list[str]
         n_idle = n_nvidia() - 1 if device == "cuda" else 0
         note = f"{n_idle} more NVIDIA GPUs are on this machine: fine-tuning uses them with 'devices' in its accelerator"
         return 1, [note] if n_idle > 0 else [], []
-    there, kind = (n_nvidia(), "NVIDIA GPUs") if device == "cuda" else (os.cpu_count() or 1, "cores")
+    there, kind = (n_nvidia(), "NVIDIA GPUs") if device == "cuda" else (n_cores(), "cores")
     if there >= wanted:
         return wanted, [], []
     message = f"'devices' asks for {wanted}, but this machine has {there} {kind}."

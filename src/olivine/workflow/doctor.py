@@ -11,8 +11,9 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from olivine import lazy
+from olivine.allowance import memory_bytes
 from olivine.passes import passes
-from olivine.workflow._machine import free_disk_bytes, has_nvidia, memory_bytes
+from olivine.workflow._machine import free_disk_bytes, has_nvidia
 from olivine.workflow.plan import EXCLUDE_EACH_OTHER
 
 RUNTIME = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml")

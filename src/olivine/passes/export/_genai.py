@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.allowance import available_bytes
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.finite import NotFiniteError, refuse_not_finite
@@ -22,13 +23,12 @@ from olivine.passes.export import _builder_input
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir
-    import psutil
     import torch
 
     from olivine.passes.export._choices import Settings
     from olivine.passes.export._stream import Progress
 else:
-    np, onnx_ir, psutil = lazy.module("numpy"), lazy.module("onnx_ir"), lazy.module("psutil")
+    np, onnx_ir = lazy.module("numpy"), lazy.module("onnx_ir")
     torch = lazy.module("torch")
 
 
@@ -43,7 +43,7 @@ class Target:
 
 def prepare(model: Model) -> None:
     """What an export waits for: the disk begins to read the weights, and the builder is imported, with torch."""
-    announce(model, psutil.virtual_memory().available // 4)
+    announce(model, available_bytes() // 4)
     with lazy.uncollected():
         importlib.import_module("onnxruntime_genai.models.builder")
 

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 
+from olivine.allowance import n_cores
 from olivine.kernels.blockwise import TILE
 from olivine.models.finite import NotFiniteError, is_finite
 from olivine.passes.export._lazy_weights import LazyWeight, Rows
@@ -238,7 +239,7 @@ class _Writer:
 
 def _run(jobs: Sequence[Job], write: Write, memory_bytes: int, progress: Progress) -> None:
     total, done, lock, budget = sum(job.n_weights for job in jobs), 0, threading.Lock(), Budget(memory_bytes)
-    n_workers = os.cpu_count() or 1
+    n_workers = n_cores()
 
     def work(job: Job, later: Job | None) -> None:
         nonlocal done

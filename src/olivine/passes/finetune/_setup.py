@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.allowance import available_bytes
 from olivine.data import SampleSet
 from olivine.passes.finetune import _acceleration, _memory, _sharding
 from olivine.passes.finetune._batches import Packer, Padder, Row, StepSet, split_rows
@@ -12,12 +13,10 @@ from olivine.passes.finetune._learning_rates import LoraPlus
 from olivine.work import Reporter
 
 if TYPE_CHECKING:
-    import psutil
     import torch
     from torch import distributed
     from transformers import TrainingArguments
 else:
-    psutil = lazy.module("psutil")
     torch = lazy.module("torch")
     distributed = lazy.module("torch.distributed")
 
@@ -227,7 +226,7 @@ def _available_bytes(shape: _memory.Shape, limit: int) -> int:
         free, _ = torch.cuda.mem_get_info()
         available = int(free + torch.cuda.memory_reserved())
     else:
-        available = int(psutil.virtual_memory().available / world_size + shape.weight_bytes)
+        available = int(available_bytes() / world_size + shape.weight_bytes)
         limit //= world_size
     available = min(available, limit or available)
     if world_size == 1:
