@@ -1,3 +1,6 @@
+import pwd
+from pathlib import Path
+
 import pytest
 
 from olivine import paths
@@ -26,3 +29,30 @@ def test_what_is_there_is_told_apart(tmp_path):
 @pytest.mark.parametrize(("text", "could"), [("x" * 300, True), ("ü/日本", True), ("a\0b", False), ("\ud800", False)])
 def test_path_that_has_no_bytes_could_be_nowhere(text, could):
     assert paths.could_be(text) == could
+
+
+@pytest.mark.parametrize("text", ["~nosuch/x", "~\0/x", "~\ud800/x", "x/~", ""])
+def test_home_that_is_not_known_is_no_traceback(text):
+    assert paths.of_user(text) == Path(text)
+
+
+def test_home_of_nobody_is_no_traceback(monkeypatch):
+    def nobody(uid):
+        raise KeyError(uid)
+
+    monkeypatch.setattr(pwd, "getpwuid", nobody)  # a container may run as a user that has no name
+    monkeypatch.delenv("HOME")
+    assert paths.hub_cache({}) == Path("~/.cache/huggingface/hub")
+
+
+@pytest.mark.parametrize(
+    ("environment", "cache"),
+    [
+        ({"XDG_CACHE_HOME": "/xdg"}, "/xdg/huggingface/hub"),
+        ({"XDG_CACHE_HOME": "/xdg", "HF_HOME": "/home"}, "/home/hub"),
+        ({"HF_HOME": "/home", "HUGGINGFACE_HUB_CACHE": "/older"}, "/older"),
+        ({"HF_HOME": "/home", "HUGGINGFACE_HUB_CACHE": "/older", "HF_HUB_CACHE": "/cache"}, "/cache"),
+    ],
+)
+def test_cache_of_the_hub_is_where_huggingface_hub_keeps_it(environment, cache):
+    assert str(paths.hub_cache(environment)) == cache

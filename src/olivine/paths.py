@@ -4,7 +4,28 @@ A name that is too long, holds a NUL or may not be looked at does not exist for 
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
+
+
+def of_user(path: str | Path) -> Path:
+    """The path with a leading ~ as the home of its user; as it stands where no such home is known."""
+    try:
+        return Path(os.path.expanduser(path))  # noqa: PTH111 - pathlib raises where there is no such user
+    except ValueError:  # a NUL, or half of a character, in the user's name
+        return Path(path)
+
+
+def hub_home(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where Hugging Face's libraries keep what is theirs, by the variables that they read."""
+    default = f"{environment.get('XDG_CACHE_HOME', '~/.cache')}/huggingface"
+    return of_user(environment.get("HF_HOME", default))
+
+
+def hub_cache(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where huggingface_hub keeps the repositories that it fetched."""
+    older = environment.get("HUGGINGFACE_HUB_CACHE", hub_home(environment) / "hub")
+    return of_user(environment.get("HF_HUB_CACHE", older))
 
 
 def real(path: Path) -> Path:

@@ -229,6 +229,19 @@ def test_wrong_params_are_told_before_a_model_is_fetched(planned, offline):
     assert sorted(kinds) == sorted(["network" if offline else "invalid-value", "unknown-key"])
 
 
+@pytest.mark.parametrize("name", ["~nosuch/x", "~\0/x", "~nosuch"])
+def test_model_of_a_user_that_is_not_there_does_not_exist(planned, name):
+    (problem,) = planned(lambda config: config["input_model"].update(model_path=name)).problems
+    assert problem.kind == "missing-model"
+    assert "does not exist" in problem.message
+
+
+def test_home_of_the_user_is_meant_by_a_tilde_in_every_folder(planned, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    plan = planned(lambda config: config.update(cache_dir="~/cache", output_dir="~/out"))
+    assert (plan.cache_dir, plan.output_dir) == (tmp_path / "home" / "cache", tmp_path / "home" / "out")
+
+
 def hub_cache(folder, monkeypatch, *removed):
     """A hub cache that holds one model."""
     monkeypatch.setenv("HF_HUB_CACHE", str(folder))

@@ -11,7 +11,7 @@ from pathlib import Path
 from olivine.config.schema import DataConfig, Resource
 from olivine.data._split import slices
 from olivine.data.sources import PLAIN, Item, Options, read
-from olivine.paths import exists, is_file, is_folder
+from olivine.paths import exists, is_file, is_folder, of_user
 
 KINDS: Mapping[str, tuple[str, ...]] = {
     "json": (".json", ".jsonl", ".ndjson"),
@@ -104,10 +104,7 @@ def nearest(local: Local, name: str) -> str | None:
 
 def _below(folder: Path, name: str) -> Path:
     """A path of the config below a folder; one that begins with ~ is the user's own, if there is such a user."""
-    try:
-        return folder / Path(name).expanduser()
-    except RuntimeError:
-        return folder / name
+    return folder / of_user(name)
 
 
 def _as_mapping(files: str | list[str] | dict[str, str | list[str]] | None) -> dict[str, list[str]]:

@@ -16,7 +16,7 @@ from olivine.models import Model
 from olivine.models.adapter import name_base
 from olivine.models.chat_template import read_chat_template
 from olivine.passes import UNCHANGED, first_line, passes
-from olivine.paths import exists
+from olivine.paths import exists, of_user
 from olivine.store.entries import Cache, Entry
 from olivine.store.files import is_full_disk, usable_folder
 from olivine.store.hashes import Hashes, digest
@@ -548,7 +548,7 @@ def _addressed(state: _Run, step: str) -> Entry:
     if model.base is None or model.base != state.models[None] or model.base.format != "hf":
         return entry  # the base is a result of this run, or a file that PEFT does not load
     given = str(state.plan.workflow.get("input_model", {}).get("model_path") or model.base.path)
-    base = str(model.base.path) if exists(Path(given).expanduser()) else given  # what is no path is the hub's name
+    base = str(model.base.path) if exists(of_user(given)) else given  # what is no path is the hub's name
 
     def make(content: Path) -> Mapping[str, Any]:
         for name in entry.files:

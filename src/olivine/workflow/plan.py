@@ -23,7 +23,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
-from olivine.paths import could_be, exists, is_folder
+from olivine.paths import could_be, exists, hub_cache, is_folder, of_user
 from olivine.work import Estimate, Machine
 from olivine.workflow import _systems
 from olivine.workflow._known_passes import OLIVE_PASSES
@@ -95,7 +95,7 @@ def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: 
     if workflow is None:
         raise ConfigError(loaded.problems)
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
-    cache_dir, output_dir = Path(workflow.cache_dir).absolute(), Path(workflow.output_dir).absolute()
+    cache_dir, output_dir = of_user(workflow.cache_dir).absolute(), of_user(workflow.output_dir).absolute()
     choice = choose(workflow, cache_dir, loaded.document.where(("systems",)), offline=offline)
     draft = _Draft(loaded, workflow, choice.machine, scratch)
     draft.problems += [*loaded.problems, *choice.problems, *_packages()]
@@ -147,7 +147,7 @@ def _plan_model(draft: _Draft, fetched: Path | None) -> None:
     if fetched is not None:
         _plan_local_model(draft, fetched)
         return
-    path = Path(given.model_path).expanduser()
+    path = of_user(given.model_path)
     if not given.model_path.strip() or not exists(path):
         _plan_absent_model(draft, given.model_path)
         return
@@ -169,7 +169,7 @@ def _plan_local_model(draft: _Draft, path: Path) -> None:
     trusted = given.load_kwargs.trust_remote_code
     draft.model = Model("gguf" if path.is_file() else "hf", path, task=given.task, trust_remote_code=trusted)
     if given.adapter_path is not None:
-        _plan_adapter(draft, Path(given.adapter_path).absolute())
+        _plan_adapter(draft, of_user(given.adapter_path).absolute())
 
 
 def _look_at(draft: _Draft, path: Path, name: str) -> bool:
@@ -261,15 +261,9 @@ def _short(name: str) -> str:
     return name if len(name) <= N_SHOWN else f"{name[:N_SHOWN]}..."
 
 
-def _hub_folder() -> Path:
-    """Where the hub's own library keeps what it fetches."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    return Path(os.environ.get("HF_HUB_CACHE", home / "hub"))
-
-
 def _hub_snapshot(name: str, revision: str | None) -> Path | None:
     """The folder of a model that the hub's cache on this machine holds whole; half of one is fetched again."""
-    root = _hub_folder() / f"models--{name.replace('/', '--')}"
+    root = hub_cache() / f"models--{name.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     snapshot = root / "snapshots" / commit if commit else None
@@ -751,9 +745,9 @@ def _total(draft: _Draft, score: ScoreRows | None) -> Estimate:
 
 def _check_room(draft: _Draft, estimate: Estimate) -> None:
     _check_memory(draft)
-    hub_cache = _hub_folder()
-    if estimate.download_bytes > (free := free_disk_bytes(hub_cache)):
-        message = f"{_size(estimate.download_bytes)} are to be fetched, but {_size(free)} are free in '{hub_cache}'."
+    folder = hub_cache()
+    if estimate.download_bytes > (free := free_disk_bytes(folder)):
+        message = f"{_size(estimate.download_bytes)} are to be fetched, but {_size(free)} are free in '{folder}'."
         draft.problem("hardware", ("input_model", "model_path"), message, "Let HF_HOME name a folder on a larger disk.")
     if estimate.disk_bytes > draft.machine.disk_bytes and "cache_dir" not in draft.unusable:
         draft.problem(

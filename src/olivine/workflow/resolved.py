@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from olivine import data
 from olivine.config.schema import DataConfig, PassConfig, System
 from olivine.errors import DataError
+from olivine.paths import of_user
 from olivine.workflow.steps import Plan
 
 NESTED = {PassConfig: "params", System: "config"}  # sections whose keys of their own stand beside the others in a file
@@ -84,7 +85,7 @@ def _places(config: DataConfig) -> dict[str, Any]:
         folder /= load.data_name
         places["data_name"] = str(folder)
     if load.data_dir is not None:
-        folder /= Path(load.data_dir).expanduser()
+        folder /= of_user(load.data_dir)
         places["data_dir"] = str(folder)
     if load.data_files is not None:
         places["data_files"] = _within(folder, load.data_files)
@@ -96,5 +97,5 @@ def _within(folder: Path, files: Any) -> Any:
     if isinstance(files, Mapping):
         return {split: _within(folder, names) for split, names in files.items()}
     if isinstance(files, str):
-        return str(folder / Path(files).expanduser())
+        return str(folder / of_user(files))
     return [_within(folder, name) for name in files]

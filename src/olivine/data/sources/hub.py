@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.config.schema import LoadDataset, Resource
 from olivine.errors import DataError, Unsupported
-from olivine.paths import is_folder
+from olivine.paths import hub_cache, hub_home, is_folder
 
 if TYPE_CHECKING:
     import datasets
@@ -76,7 +76,7 @@ def is_offline(environment: Mapping[str, str] = os.environ) -> bool:
 
 def is_cached(name: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether something of the data set lies in a cache, so that it may load without the network."""
-    home = Path(environment.get("HF_HOME") or Path.home() / ".cache" / "huggingface").expanduser()
-    prepared = Path(environment.get("HF_DATASETS_CACHE") or home / "datasets") / name.replace("/", "___").lower()
-    fetched = Path(environment.get("HF_HUB_CACHE") or home / "hub") / f"datasets--{name.replace('/', '--')}"
+    datasets = environment.get("HF_DATASETS_CACHE", hub_home(environment) / "datasets")
+    prepared = Path(datasets) / name.replace("/", "___").lower()
+    fetched = hub_cache(environment) / f"datasets--{name.replace('/', '--')}"
     return is_folder(prepared) or is_folder(fetched)

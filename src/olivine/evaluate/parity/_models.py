@@ -26,7 +26,7 @@ def open_model(path: Path, base: Path | None = None) -> Model:
     base: what an adapter adapts; without it, the local folder that the adapter's record names. Raises ModelError that
     says what is missing.
     """
-    path = path.expanduser().absolute()
+    path = paths.of_user(path).absolute()
     if not paths.exists(path):
         raise ModelError(f"the model '{path}' does not exist")
     if path.is_file() and path.suffix != ".gguf":
