@@ -1,4 +1,4 @@
-"""How much memory this process has used."""
+"""How much memory this process has used, and whether the kernel ended one for it."""
 
 import sys
 from pathlib import Path
@@ -28,3 +28,12 @@ def peak_bytes() -> int:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def kernel_kills() -> int:
+    """How many processes the kernel has ended because memory ran out, since it started; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import olivine
-from olivine.systems._job import Job
+from olivine.systems import Job
 
 WORKFLOW = Path(__file__).parent.parent / "workflow"
 MACHINE = {

@@ -6,7 +6,9 @@ import psutil
 import pytest
 
 from olivine.errors import StepFailed
-from olivine.systems.local import LocalWorker, ending
+from olivine.messages import ending
+from olivine.systems import SystemParams
+from olivine.systems.local import Local
 
 
 def _ignore(event, fields):
@@ -15,7 +17,7 @@ def _ignore(event, fields):
 
 def test_worker_stays_warm_between_jobs(job, tmp_path):
     pids = tmp_path / "pids"
-    with LocalWorker() as worker:
+    with Local(SystemParams()).worker() as worker:
         for _ in range(2):
             worker.run(job("write", counter=str(pids)), _ignore)
     first, second = pids.read_text().split()
@@ -24,7 +26,7 @@ def test_worker_stays_warm_between_jobs(job, tmp_path):
 
 
 def test_job_after_a_crash_gets_a_new_worker(job):
-    with LocalWorker() as worker:
+    with Local(SystemParams()).worker() as worker:
         with pytest.raises(StepFailed, match=r"step 'step0' failed: its worker crashed \(SIGSEGV\)"):
             worker.run(job("fail", how="segfault"), _ignore)
         assert worker.run(job("write"), _ignore)["model"]["format"] == "hf"
@@ -32,14 +34,14 @@ def test_job_after_a_crash_gets_a_new_worker(job):
 
 def test_crash_in_native_code_leaves_the_python_stack_in_the_log(job):
     crashing = job("fail", how="segfault")
-    with LocalWorker() as worker, pytest.raises(StepFailed):
+    with Local(SystemParams()).worker() as worker, pytest.raises(StepFailed):
         worker.run(crashing, _ignore)
     assert "in _segfault" in Path(crashing.log).read_text()
 
 
 def test_job_after_memory_ran_out_gets_a_new_worker(job, tmp_path):
     pids = tmp_path / "pids"
-    with LocalWorker() as worker:
+    with Local(SystemParams()).worker() as worker:
         worker.run(job("write", counter=str(pids)), _ignore)
         with pytest.raises(StepFailed, match="out of memory: MemoryError: a tensor of 3 TB"):
             worker.run(job("fail", how="memory"), _ignore)
@@ -51,14 +53,14 @@ def test_job_after_memory_ran_out_gets_a_new_worker(job, tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="forks")
 def test_child_that_holds_the_pipe_does_not_hang_the_run(job):
     before = {child.pid for child in psutil.Process().children(recursive=True)}
-    with LocalWorker() as worker, pytest.raises(StepFailed, match="exit code 5"):
+    with Local(SystemParams()).worker() as worker, pytest.raises(StepFailed, match="exit code 5"):
         worker.run(job("fail", how="orphan"), _ignore)
     assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
 
 
 def test_progress_and_warnings_arrive_in_order(job):
     heard = []
-    with LocalWorker() as worker:
+    with Local(SystemParams()).worker() as worker:
         worker.run(job("write", n_files=3), lambda event, fields: heard.append((event, fields)))
     assert heard[0][0] == "started"
     assert heard[-1] == ("progress", {"done": 3, "total": 3, "metrics": {"loss": pytest.approx(1 / 3)}})
@@ -71,7 +73,7 @@ def test_listener_that_fails_ends_the_worker(job, tmp_path):
         if pid_file.exists():
             raise ZeroDivisionError
 
-    with LocalWorker() as worker, pytest.raises(ZeroDivisionError):
+    with Local(SystemParams()).worker() as worker, pytest.raises(ZeroDivisionError):
         # the step warns after it has written its process id
         worker.run(job("fail", how="warn", pid_file=str(pid_file)), fail)
     assert not psutil.pid_exists(int(pid_file.read_text()))
@@ -84,7 +86,7 @@ def test_worker_that_cannot_start_is_named(job, tmp_path, monkeypatch):
     (broken / "__init__.py").write_text("raise ImportError('a broken installation')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with (
-        LocalWorker() as worker,
+        Local(SystemParams()).worker() as worker,
         pytest.raises(StepFailed, match=r"exit code 1; the log ends: .*a broken installation"),
     ):
         worker.run(job("write"), _ignore)
@@ -93,7 +95,7 @@ def test_worker_that_cannot_start_is_named(job, tmp_path, monkeypatch):
 def test_file_in_the_current_folder_does_not_stand_in_for_a_library(job, tmp_path, monkeypatch):
     (tmp_path / "pydantic.py").write_text("raise ImportError('the wrong pydantic')")
     monkeypatch.chdir(tmp_path)
-    with LocalWorker() as worker:
+    with Local(SystemParams()).worker() as worker:
         worker.run(job("write"), _ignore)
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from olivine import memory
 from olivine.errors import DataError
-from olivine.systems import _memory
-from olivine.systems._job import Job
-from olivine.systems._worker import Events, sentence
+from olivine.messages import Events, sentence
+from olivine.systems import Job
 
 WORKER = [sys.executable, "-m", "olivine.systems._worker"]
 
@@ -129,10 +129,10 @@ def test_error_is_told_in_a_line(error, said):
 
 
 def test_peak_memory_counts_what_was_used_since_the_restart():
-    _memory.restart_peak()
-    before = _memory.peak_bytes()
+    memory.restart_peak()
+    before = memory.peak_bytes()
     block = bytearray(64 * 2**20)
     block[::4096] = b"x" * len(block[::4096])
-    assert _memory.peak_bytes() > before + 60 * 2**20
+    assert memory.peak_bytes() > before + 60 * 2**20
     del block
-    assert _memory.kernel_kills() >= 0
+    assert memory.kernel_kills() >= 0

@@ -31,7 +31,7 @@ def test_second_run_starts_no_worker_and_writes_no_model(fakes, tmp_path, monkey
     plan = fakes.plan(tmp_path, *THREE)
     first = run(plan)
     before = (first.model / "part0.safetensors").stat()
-    monkeypatch.setattr("olivine.systems.local.subprocess.Popen", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     again = run(plan)
     assert [step["cached"] for step in again.steps] == [True, True, True]
     after = (first.model / "part0.safetensors").stat()
@@ -320,7 +320,7 @@ def test_hub_model_is_fetched_once(fakes, tmp_path, monkeypatch):
     _in_hub_cache(tmp_path / "hub", "someone/tiny", "config.json", "model.safetensors")
     assert cached(plan) == frozenset()
     assert [step["name"] for step in run(plan).steps] == ["fetch:someone/tiny", "one"]
-    monkeypatch.setattr("olivine.systems.local.subprocess.Popen", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     assert run(plan).steps[0]["name"] == "one"
     assert cached(plan) == {"one"}
 

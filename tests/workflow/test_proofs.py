@@ -36,7 +36,7 @@ def test_a_disagreement_ends_the_run_before_any_work_and_is_not_kept(fakes, tmp_
 def test_a_cached_run_proves_nothing_and_starts_no_worker(fakes, tmp_path, monkeypatch):
     plan = fakes.plan(tmp_path, *STEPS)
     run(plan)
-    monkeypatch.setattr("olivine.systems.local.subprocess.Popen", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     assert [step["name"] for step in run(plan).steps] == ["one", "two"]
 
 

@@ -47,7 +47,7 @@ def test_merge_is_scored_at_each_seam_written_out_and_cached(merge_plan, tmp_pat
         "base",
         "merged",
     }
-    monkeypatch.setattr("olivine.systems.local.subprocess.Popen", None)
+    monkeypatch.setattr("subprocess.Popen", None)
     again = run(plan)
     assert again.scores == result.scores
     assert all(step["cached"] for step in again.steps)

@@ -7,8 +7,8 @@ from typing import Any
 
 from olivine.cli._screen import Screen
 from olivine.errors import Interrupted
-from olivine.systems._job import Job
-from olivine.systems.local import LocalWorker
+from olivine.systems import Job, SystemParams
+from olivine.systems.local import Local
 
 
 def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
 
     opened, log = tempfile.mkstemp(prefix=f"olivine-{step}-", suffix=".log")
     os.close(opened)
-    with tempfile.TemporaryDirectory() as folder, LocalWorker() as worker:
+    with tempfile.TemporaryDirectory() as folder, Local(SystemParams()).worker() as worker:
         job = Job(step=step, output=Path(folder), scratch=Path(folder) / "scratch", log=log, **fields)
         screen.step_started(step, description)
         try:

@@ -147,7 +147,7 @@ def _tokenizer(plan: "Plan") -> Any:
     """The tokenizer of the input model, read in this process."""
     from olivine.models.gguf import readable
     from olivine.models.loading import load_tokenizer
-    from olivine.systems._worker import ENVIRONMENT
+    from olivine.systems import ENVIRONMENT
 
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)

@@ -1,1 +1,10 @@
-"""Where a job runs: a worker process, started here or elsewhere, that reads jobs and writes events."""
+"""Where a job runs: plugins, one file each; a worker, started here or elsewhere, reads jobs and writes events."""
+
+from olivine.registry import Registry
+from olivine.systems._base import System, SystemParams, Worker
+from olivine.systems._environment import ENVIRONMENT
+from olivine.systems._protocol import Job, JobKind, Listener
+
+systems: Registry[System] = Registry("olivine.systems", System, group="olivine.systems")  # type: ignore[type-abstract]
+
+__all__ = ["ENVIRONMENT", "Job", "JobKind", "Listener", "System", "SystemParams", "Worker", "systems"]

@@ -21,14 +21,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from olivine import lazy
+from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
+from olivine.messages import Events, sentence
 from olivine.models import Model
 from olivine.passes import Pass, passes
-from olivine.passes._events import Events, sentence
-from olivine.systems import _memory
-from olivine.systems._job import Job
+from olivine.systems._environment import ENVIRONMENT, OFFLINE
+from olivine.systems._protocol import Job
 from olivine.work import Context, Machine
 
 if TYPE_CHECKING:
@@ -37,21 +37,6 @@ if TYPE_CHECKING:
 else:
     filelock = lazy.module("filelock")
     psutil = lazy.module("psutil")
-
-# No bars between the lines of a log, the same sums in the same order on a GPU. A user's own settings win.
-ENVIRONMENT = {
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-    "HF_DATASETS_DISABLE_PROGRESS_BARS": "1",
-    "TQDM_DISABLE": "1",
-    "TRANSFORMERS_VERBOSITY": "warning",
-    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
-    "TOKENIZERS_PARALLELISM": "false",
-    "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    # genai's builder stamps the commit of any git repository that lies round its package, the user's own most often:
-    # other bytes under the same key; without git it is the commit of the package
-    "GIT_DIR": os.devnull,
-}
-OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,12 +100,12 @@ def _serve(record: Mapping[str, Any], events: Events) -> int:
     if job.machine.get("offline"):
         os.environ.update(OFFLINE)
     events.begin()
-    _memory.restart_peak()
+    memory.restart_peak()
     started = time.monotonic()
     try:
         with _alone(job):
             result = KINDS[job.kind](job, events)
-        cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": _memory.peak_bytes()}
+        cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.peak_bytes()}
         events.send("done", result={**result, **cost, **_device_memory()})
     except BaseException as error:  # noqa: BLE001 - the border of the process: whatever it was, the parent decides
         text = traceback.format_exc()

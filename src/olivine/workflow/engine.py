@@ -21,8 +21,8 @@ from olivine.store.entries import Cache, Entry
 from olivine.store.files import is_full_disk, usable_folder
 from olivine.store.hashes import Hashes, digest
 from olivine.store.packing import pack, unpack
-from olivine.systems._job import Job, JobKind
-from olivine.systems.local import LocalWorker
+from olivine.systems import Job, JobKind, SystemParams, Worker
+from olivine.systems.local import Local
 from olivine.work import Machine
 from olivine.workflow.deliver import Delivery, write_whole
 from olivine.workflow.folders import refuse_overlaps
@@ -126,7 +126,7 @@ class _Run:
     journal: Journal
     cache: Cache
     hashes: Hashes
-    worker: LocalWorker
+    worker: Worker
     keys: Keys = field(default_factory=lambda: Keys({}, {}))
     models: dict[str | None, Model] = field(default_factory=dict)
     entries: dict[str, Entry] = field(default_factory=dict)
@@ -169,7 +169,7 @@ def _started(plan: Plan, screen: Screen) -> Iterator[_Run]:
     journal = Journal(plan.output_dir)
     try:
         journal.write("run_started", workflow=plan.workflow, versions=versions(), translated=plan.translated)
-        with cache, LocalWorker() as worker:
+        with cache, Local(SystemParams()).worker() as worker:
             yield _Run(plan, screen, journal, cache, cache.hashes, worker)
     except (KeyboardInterrupt, Interrupted) as stop:
         ended = stop if isinstance(stop, Interrupted) else Interrupted.by(stop)

@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
+from olivine.messages import EventFile, ending
 from olivine.models import Model
-from olivine.passes._base import Pass
-from olivine.passes._events import ending
+from olivine.passes import Pass
 from olivine.work import Context, Reporter
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class _Ranks:
 
     def __init__(self, folder: Path, n_ranks: int, report: Reporter) -> None:
         self._folder, self._report = folder, report
-        self._read_bytes = dict.fromkeys(range(n_ranks), 0)
+        self._files = [EventFile(folder / f"rank-{rank}.jsonl") for rank in range(n_ranks)]
         self._warned: set[str] = set()
         self._failed: dict[int, Mapping[str, Any]] = {}
         self.done: dict[int, dict[str, Any]] = {}
@@ -104,20 +104,9 @@ class _Ranks:
 
     def listen(self) -> None:
         """Pass on what is new."""
-        for rank in self._read_bytes:
-            for event in self._new(rank):
+        for rank, file in enumerate(self._files):
+            for event in file.new():
                 self._take(rank, event)
-
-    def _new(self, rank: int) -> Iterator[dict[str, Any]]:
-        """Events that came since the last look; a line that is not whole is left for the next."""
-        path = self._folder / f"rank-{rank}.jsonl"
-        if not path.is_file():
-            return
-        with path.open("rb") as file:
-            file.seek(self._read_bytes[rank])
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._read_bytes[rank] += len(whole) + len(newline)
-        yield from (json.loads(line) for line in whole.splitlines())
 
     def _take(self, rank: int, event: Mapping[str, Any]) -> None:
         match event["event"]:
@@ -134,7 +123,7 @@ class _Ranks:
 
     def failure(self, code: int) -> OlivineError:
         """The cause that came first: others lose the connection after it, and are ended."""
-        n_ranks, ended = len(self._read_bytes), self._ended()
+        n_ranks, ended = len(self._files), self._ended()
         killed = {rank: end for rank, end in ended.items() if rank not in self._failed and end != _ENDED_BY_LAUNCHER}
         if killed:
             rank, end = min(killed.items())

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import OlivineError
+from olivine.messages import Events, sentence
 from olivine.models import Model
 from olivine.passes import passes
-from olivine.passes._events import Events, sentence
 from olivine.work import Context, Machine
 
 if TYPE_CHECKING:

@@ -1,16 +1,24 @@
-"""What a process at work says: events as lines of JSON, what went wrong as a sentence, and how a process ended."""
+"""What a process at work says to the one that started it: events, what went wrong as a sentence, how it ended.
+
+An event is one JSON object a line, whatever carries it: `Events` writes to any text stream, `heard` reads from one that
+blocks (a pipe, a socket), `EventFile` from a file that grows.
+"""
 
 import errno
 import json
+import queue
 import signal
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import IO, Any, TextIO
 
 from olivine.errors import OlivineError
 
 _PROGRESS_SECONDS = 0.1  # a screen shows no more, and a pipe should not be flooded
+_LOOK_SECONDS = 0.2  # how often to see whether a silent process is still there
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -38,19 +46,75 @@ class Events:
             self._stream.flush()
 
     def progress(self, done: float, total: float, **metrics: float | str) -> None:
-        """See passes.Reporter."""
+        """See work.Reporter."""
         now = time.monotonic()
         if done >= total or now - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = now
             self.send("progress", done=done, total=total, metrics=metrics)
 
     def warn(self, message: str) -> None:
-        """See passes.Reporter."""
+        """See work.Reporter."""
         self.send("warning", message=message)
 
     def record(self, **facts: Any) -> None:
-        """See passes.Reporter."""
+        """See work.Reporter."""
         self.facts |= facts
+
+
+class Heard:
+    """Events from a stream that blocks, read by a thread of its own: who listens is never held up by the stream."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._queue: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        threading.Thread(target=self._read, args=(stream,), daemon=True, name="events").start()
+
+    def until(self, is_gone: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Events until the stream ends or `is_gone()`, even when somebody else holds the stream open."""
+        gone = False
+        while True:
+            try:
+                line = self._queue.get(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if gone:
+                    return
+                gone = is_gone()
+                continue
+            if line is None:
+                return
+            yield from events_in([line])
+
+    def _read(self, stream: IO[str]) -> None:
+        # a connection that is lost, or closed while it is read, has ended
+        with suppress(OSError, ValueError), stream:
+            for line in stream:
+                self._queue.put(line)
+        self._queue.put(None)
+
+
+class EventFile:
+    """Events from a file that another process writes."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._n_read = path, 0
+
+    def new(self) -> Iterator[dict[str, Any]]:
+        """Those that came since the last look; a line that is not whole is left for the next."""
+        if not self._path.is_file():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._n_read)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._n_read += len(whole) + len(newline)
+        yield from events_in(whole.decode("utf-8", errors="replace").splitlines())
+
+
+def events_in(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The events of some lines; what a library has printed between them is none."""
+    for line in lines:
+        with suppress(ValueError):
+            record = json.loads(line)
+            if isinstance(record, dict) and "event" in record:
+                yield record
 
 
 def sentence(error: BaseException) -> str:

@@ -11,11 +11,14 @@ object a line:
                        {"event": "failed", "error": {"type", "message", "exit_code", "traceback"}}
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from olivine.errors import StepFailed
+
+Listener = Callable[[str, Mapping[str, Any]], None]
 JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows"]
 
 
@@ -28,9 +31,9 @@ class Job:
       claim on a small model of the input model's config.
     step: the name users see. name: name of the pass (kinds "pass" and "prove"). params: JSON values of its params, or
       of the task.
-    model: the input model's record (None for "fetch"). output, scratch: folders, see passes.Context.
-    data: data configs by name, with absolute paths. models: records of the models before, see passes.Context.
-    machine: fields of passes.Machine. log: file for all that is printed while the job runs.
+    model: the input model's record (None for "fetch"). output, scratch: folders, see work.Context.
+    data: data configs by name, with absolute paths. models: records of the models before, see work.Context.
+    machine: fields of work.Machine. log: file for all that is printed while the job runs.
     """
 
     kind: JobKind
@@ -53,3 +56,17 @@ class Job:
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         return cls(**{**record, "output": Path(record["output"]), "scratch": Path(record["scratch"])})
+
+
+def answer(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any] | None:
+    """The result of the job when this event has it, StepFailed when it says why not; others go to the listener."""
+    event = fields.pop("event")
+    if event == "done":
+        result: dict[str, Any] = fields["result"]
+        return result
+    if event == "failed":
+        error = fields["error"]
+        log = Path(job.log) if job.log else None
+        raise StepFailed(job.step, error["message"], log, tail=error["traceback"])
+    listen(event, fields)
+    return None

@@ -1,0 +1,64 @@
+"""The contract of a system: where jobs run. It says what is there, starts workers, and moves files.
+
+One system is one file; its name is the file's, its help the first line of the class docstring.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict
+
+from olivine.systems._protocol import Job, Listener
+
+
+class SystemParams(BaseModel):
+    """Settings of a system: the config's check, the JSON schema and the docs derive from this class."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class Worker(ABC):
+    """Runs jobs one after the other, somewhere; it stays warm between them."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @abstractmethod
+    def run(self, job: Job, listen: Listener) -> dict[str, Any]:
+        """Do the job and give its result; events go to `listen(event, fields)` as they come.
+
+        Raises StepFailed with the cause when the job failed or the worker died (the next job starts another one), and
+        Interrupted on Ctrl-C: the worker and all that it started are gone then.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Let the worker go; it has nothing left to do."""
+
+    @abstractmethod
+    def kill(self) -> None:
+        """End the worker and everything it started, now."""
+
+
+class System(ABC):
+    """Where jobs run.
+
+    Params: what a config may set. aliases: other names of the type in configs. modules: importable modules that it
+    needs here, each with the extra that brings it.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]] = ()
+    Params: ClassVar[type[SystemParams]] = SystemParams
+    modules: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, params: SystemParams) -> None:
+        self.params = params
+
+    @abstractmethod
+    def worker(self) -> Worker:
+        """A worker of this system; nothing is started before it has a job."""

@@ -1,0 +1,154 @@
+"""A worker in a process of its own: started when first needed, watched, and named with its step when it dies."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy, memory
+from olivine.errors import Interrupted, StepFailed
+from olivine.messages import Heard, ending
+from olivine.systems._base import Worker
+from olivine.systems._protocol import Job, Listener, answer
+
+if TYPE_CHECKING:
+    import psutil
+else:
+    psutil = lazy.module("psutil")
+
+_END_SECONDS = 5.0  # how long a worker with nothing to do may take to end
+
+
+class WorkerProcess(Worker):
+    """Runs jobs one after the other in a process of its own, which stays warm between them.
+
+    command: what starts it; by itself, `python -m olivine.systems._worker` of the Python that runs this one.
+    """
+
+    def __init__(self, command: Sequence[str] = ()) -> None:
+        # -P: a file in the current folder must not stand in for a library
+        self._command = list(command) or [sys.executable, "-P", "-m", "olivine.systems._worker"]
+        self._process: subprocess.Popen[str] | None = None
+        self._heard: Heard | None = None
+
+    def run(self, job: Job, listen: Listener) -> dict[str, Any]:
+        """See Worker."""
+        kills = memory.kernel_kills()
+        try:
+            for fields in self._send(job).until(self._is_gone):
+                if (result := answer(fields, job, listen)) is not None:
+                    return result
+        except StepFailed as failure:
+            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
+                self.kill()
+            raise
+        except KeyboardInterrupt as stop:
+            self.kill()
+            raise Interrupted.by(stop, f" in step '{job.step}'") from None
+        except BaseException:  # the listener failed: the worker is at work on something that nobody waits for
+            self.kill()
+            raise
+        raise self._died(job, memory_ran_out=memory.kernel_kills() > kills)
+
+    def close(self) -> None:
+        """See Worker."""
+        if self._process is None:
+            return
+        if self._process.stdin is not None:
+            with suppress(OSError):  # it has gone already
+                self._process.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=_END_SECONDS)
+        self.kill()
+
+    def kill(self) -> None:
+        """See Worker."""
+        if self._process is None:
+            return
+        process, self._process = self._process, None
+        with suppress(psutil.NoSuchProcess):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.NoSuchProcess):
+                    child.kill()
+        if os.name == "posix":  # orphans of a dead worker are still of its group
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            with suppress(OSError):
+                process.stdin.close()
+
+    def _send(self, job: Job) -> Heard:
+        """Hand the job to a worker that is there, and give what it says."""
+        process, heard = self._process, self._heard
+        if process is None or heard is None or process.poll() is not None:
+            self.kill()
+            process, heard = self._start(job)
+        if process.stdin is None:
+            raise RuntimeError("the worker has no input")
+        with suppress(OSError):  # it died; its output ends, and that is what is told
+            process.stdin.write(json.dumps(job.to_json()) + "\n")
+            process.stdin.flush()
+        return heard
+
+    def _start(self, job: Job) -> "tuple[subprocess.Popen[str], Heard]":
+        with Path(job.log or os.devnull).open("ab") as log:
+            self._process = process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                # Ctrl-C reaches the parent only, which ends the worker in order.
+                start_new_session=os.name == "posix",
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+            )
+        if process.stdout is None:
+            raise RuntimeError("the worker has no output")
+        self._heard = heard = Heard(process.stdout)
+        return process, heard
+
+    def _is_gone(self) -> bool:
+        return self._process is None or self._process.poll() is not None
+
+    def _died(self, job: Job, *, memory_ran_out: bool) -> StepFailed:
+        process = self._process
+        if process is None:
+            raise RuntimeError("no worker was started")
+        try:
+            code = process.wait(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:  # it closed its output and hangs
+            self.kill()
+            code = process.wait()
+        self.kill()
+        log = Path(job.log) if job.log else None
+        tail = _tail(log)
+        cause = f"its worker {ending(code, memory_ran_out=memory_ran_out)}"
+        if tail:
+            cause += f"; the log ends: {_short(tail)}"
+        return StepFailed(job.step, cause, log, tail=tail)
+
+
+def _tail(log: Path | None, n_lines: int = 12) -> str:
+    """The last lines of a log."""
+    if log is None or not log.is_file():
+        return ""
+    with log.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 16_384))
+        lines = file.read().decode("utf-8", errors="replace").splitlines()
+    return "\n".join(line for line in lines[-n_lines:] if line.strip())
+
+
+def _short(tail: str) -> str:
+    """The end of a log on one line."""
+    text = " / ".join(line.strip() for line in tail.splitlines()[-3:])
+    return text if len(text) <= 300 else f"... {text[-300:]}"
