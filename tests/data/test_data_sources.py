@@ -8,7 +8,7 @@ from data_tools import config, write_jsonl
 from hypothesis import given
 from hypothesis import strategies as st
 
-from olivine.data import data_files, read_rows
+from olivine.data import check, data_files, read_rows
 from olivine.data.sources import _json_cursor
 from olivine.data.sources import json as json_source
 from olivine.errors import DataError, Unsupported
@@ -282,6 +282,15 @@ def test_data_set_without_rows_is_refused(there, name, kind, data):
     (there / name).write_text(data)
     with pytest.raises(DataError, match=rf"^{name}: the data set has no rows"):
         read_rows(config(there, name, load={"data_name": kind}))
+
+
+def test_file_of_another_kind_and_name_is_not_offered(there):
+    (there / "readme.json").write_text("{}")
+    (problem,) = check(config(there))
+    assert problem.fix == ""
+    (there / "train.csv").write_text("{}")
+    (problem,) = check(config(there))
+    assert problem.fix == "Did you mean 'train.csv'?"
 
 
 def test_missing_file_is_named_with_the_nearest_one(there):

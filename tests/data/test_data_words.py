@@ -1,13 +1,16 @@
 """Files that a stranger brings: what they are is said in one sentence, with what to do."""
 
 import json
+import os
 import zipfile
+from pathlib import Path
 
 import pytest
 from data_tools import config, word_tokenizer
 
 from olivine.data import check, check_split, data_files, doubts, prepare, read_rows
 from olivine.errors import DataError
+from olivine.paths import of_user
 
 JAPANESE = "text\nきょうは晴れ\n東京\n"
 FRENCH = "text\nun été à Genève\n"
@@ -134,7 +137,11 @@ def test_way_of_reading_that_there_is_not_is_a_problem_of_the_plan(there, load, 
     assert said in problem(config(there, load=load))
 
 
-@pytest.mark.parametrize("load", [{"encoding": "cp1525"}, {"encoding": "hex"}, {"sep": "ab"}, {"sep": ""}], ids=str)
+@pytest.mark.parametrize(
+    "load",
+    [{"encoding": "cp1525"}, {"encoding": ""}, {"encoding": "\0"}, {"encoding": "rot13"}, {"sep": "ab"}, {"sep": ""}],
+    ids=str,
+)
 @pytest.mark.parametrize("kind", ["csv", "json", "text"])
 def test_way_of_reading_that_there_is_not_is_a_sentence_for_whoever_reads(there, load, kind):
     (there / "rows").write_text('{"text": "a"}\n')
@@ -143,6 +150,28 @@ def test_way_of_reading_that_there_is_not_is_a_sentence_for_whoever_reads(there,
     assert list(check_split(settings, 0.5)) == []
     with pytest.raises(DataError, match=r"which is not known|must be one character"):
         read_rows(settings)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["/dev/zero", "/dev/null", "pipe", "/"])
+def test_what_has_no_end_or_is_read_once_is_no_file_of_rows(there, name):
+    os.mkfifo(there / "pipe")
+    settings = config(there, name)
+    assert f"'{name}' is no file of rows" in problem(settings)
+    with pytest.raises(DataError, match="is no file of rows"):
+        read_rows(settings)
+
+
+def test_user_that_there_is_not_has_no_files(there):
+    assert "there is no data file" in problem(config(there, "~nobody-at-all/rows.jsonl"))
+    assert of_user("~nobody-at-all/x") == Path("~nobody-at-all/x")
+
+
+@pytest.mark.parametrize("spec", [">999999999", "010001d", ".99999f", "*^100000"])
+def test_template_that_would_pad_without_end_is_refused(there, spec):
+    (there / "train.jsonl").write_text('{"text": "a"}\n')
+    said = problem(config(there, text_template="{text:" + spec + "}"))
+    assert "pads {text} to more than 10000 characters" in said
 
 
 def test_folder_may_have_any_name(there):

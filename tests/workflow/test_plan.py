@@ -386,6 +386,18 @@ def test_folder_that_is_a_file_is_named(planned, tmp_path, key):
     assert f"{key} '" in problem.message
 
 
+@pytest.mark.parametrize("section", ["quality", "passes"])
+def test_switch_where_a_number_belongs_is_named(planned, section):
+    key, value = ("max_drop", True) if section == "quality" else ("r", True)
+
+    def change(config):
+        (config.setdefault("quality", {}) if section == "quality" else config["passes"]["lora"])[key] = value
+
+    problem = only(planned(change), "invalid-value")
+    assert f"'{key}'" in problem.message or key in problem.message
+    assert "number" in problem.message
+
+
 def test_nonsense_budget_is_named(planned):
     problem = only(planned(lambda c: c.update(quality={"max_drop": "a bit"})), "invalid-value")
     assert "'a bit' is no number" in problem.message

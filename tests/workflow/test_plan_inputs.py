@@ -128,7 +128,15 @@ def test_small_model_by_hand_has_no_problem(planned):
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("hidden_size", "wide"), ("num_attention_heads", 0), ("vocab_size", "many"), ("head_dim", [8])]
+    ("key", "value"),
+    [
+        ("hidden_size", "wide"),
+        ("num_attention_heads", 0),
+        ("vocab_size", "many"),
+        ("head_dim", [8]),
+        ("max_position_embeddings", True),
+        ("max_position_embeddings", 1),
+    ],
 )
 def test_size_of_the_model_that_is_no_number(planned, only, tmp_path, key, value):
     folder = write_model(tmp_path / "odd", **{key: value})
@@ -148,7 +156,7 @@ def test_config_of_the_model_that_is_no_object(planned, only, tmp_path, text):
     assert "config.json" in only(planned(model_is(folder)), "missing-model", "model_path")
 
 
-@pytest.mark.parametrize("name", ["", " ", "m" * 5000, "n/" * 3000, "a\0b"])
+@pytest.mark.parametrize("name", ["", " ", "m" * 5000, "n/" * 3000, "a\0b", "~nobody-at-all/x"])
 def test_name_that_no_folder_can_have(planned, only, name):
     assert len(only(planned(model_is(name)), "missing-model", "model_path")) < 500
 

@@ -106,6 +106,16 @@ def test_resolved_config_says_defaults_and_overrides(written, monkeypatch):
     assert Path(said["input_model"]["model_path"]).is_absolute()
 
 
+def test_resolved_config_says_no_length_that_nobody_wrote_and_is_told_the_same(written, monkeypatch, tmp_path):
+    path = written("today's")
+    monkeypatch.chdir(path.parent)
+    plan = _plan(path)
+    (tmp_path / "workflow.json").write_text(json.dumps(resolved(plan)))
+    told = "rows of 'rows' are cut at the 256 tokens that the model reads"
+    assert told in plan.translated
+    assert told in _plan(tmp_path / "workflow.json").translated
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_resolved_config_has_only_keys_of_the_schema(written, form, monkeypatch):
     path = written(form)

@@ -28,7 +28,7 @@ def command() -> None:
     """See what is stored, free space, check every byte."""
 
 
-@command.command("ls")
+@command.command("ls", short_help="List every stored result.")
 @_cache_dir
 @json_option
 def show(cache_dir: Path, as_json: bool) -> int:
@@ -48,7 +48,7 @@ def show(cache_dir: Path, as_json: bool) -> int:
     return 0
 
 
-@command.command("gc")
+@command.command("gc", short_help="Remove what no run has used for a while.")
 @_cache_dir
 @click.option("--days", default=30.0, show_default=True, help="Keep what was used within that many days.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
@@ -67,7 +67,7 @@ def collect(cache_dir: Path, days: float, dry_run: bool, as_json: bool) -> int:
     return 0
 
 
-@command.command("verify")
+@command.command("verify", short_help="Read every byte again.")
 @_cache_dir
 @click.option("--repair", is_flag=True, help="Remove what is damaged; the next run that needs it makes it again.")
 @json_option

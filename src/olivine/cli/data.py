@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from olivine.cli._common import json_option, print_json, print_problems, read_plan
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan
 
 if TYPE_CHECKING:
     from olivine.config.schema import DataConfig
@@ -23,15 +23,13 @@ _SHOWN = 1200  # characters of a sample
 
 
 @click.command("data")
-@click.argument("config", type=click.Path(path_type=Path))
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Replace a value of the config.")
-@click.option("--offline", is_flag=True, help="Use the network for nothing.")
+@config_options
 @json_option
 def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
     """Look at what training would see: samples, lengths, what is cut, doubled or shared.
 
-    CONFIG is the workflow config. Exit code 2 when training would refuse the data. The tokens are kept in cache_dir,
-    and the run takes them from there.
+    CONFIG is the workflow config, which names the rows. Exit code 2 when training would refuse the data. The tokens are
+    kept in cache_dir, and the run takes them from there.
     """
     plan = read_plan(config, overrides, offline=offline)
     if wrong := [problem for problem in plan.problems if problem.kind in _WRONG]:

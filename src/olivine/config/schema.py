@@ -5,12 +5,27 @@ that is known but asks for something that olivine does not do is part of the sch
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 
-class Section(BaseModel):
+class Typed(BaseModel):
+    """A model whose numbers are numbers: pydantic alone reads `true` as 1, and a switch at the wrong key as a value."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_switch_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        annotation = cls.model_fields[info.field_name or ""].annotation
+        kinds = {get_origin(kind) or kind for kind in get_args(annotation) or (annotation,)}
+        for kind in (float, int):
+            if isinstance(value, bool) and kind in kinds and bool not in kinds:
+                raise PydanticCustomError(f"{kind.__name__}_type", "Input should be a number")
+        return value
+
+
+class Section(Typed):
     """A mapping of the config: unknown keys are errors, and nothing changes after reading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=False)

@@ -95,11 +95,17 @@ def nearest(local: Local, name: str) -> str | None:
     for folder in local.folders:
         wanted = _below(folder, name)
         if is_folder(wanted.parent) and os.access(wanted.parent, os.R_OK):
-            there = [path.name for path in wanted.parent.iterdir() if is_file(path)]
-            close = difflib.get_close_matches(wanted.name, there, n=1)
+            there = [path for path in wanted.parent.iterdir() if is_file(path)]
+            # another kind of file, such as the config itself, is like it only if its name without the suffix is
+            alike = [path.name for path in there if path.suffix == wanted.suffix or _is_like(path.stem, wanted.stem)]
+            close = difflib.get_close_matches(wanted.name, alike, n=1)
             if close:
                 return (Path(name).parent / close[0]).as_posix()
     return None
+
+
+def _is_like(name: str, other: str) -> bool:
+    return bool(difflib.get_close_matches(name, [other]))
 
 
 def _below(folder: Path, name: str) -> Path:
@@ -129,9 +135,9 @@ def _named(named: Mapping[str, list[str]], folders: list[Path], kind: str | None
 def _matches(folder: Path, pattern: str, kind: str | None) -> list[Path]:
     path = _below(folder, pattern)
     if is_folder(path):
-        return _inside(path, kind)
+        return _inside(path, kind) if path.parent != path else []  # the whole disk is no data set
     if exists(path):
-        return [path]
+        return [path] if is_file(path) else []  # a device never ends, and a pipe is read only once
     if "\0" in pattern:
         return []
     return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if is_file(name))  # noqa: PTH207 - pathlib takes no absolute pattern

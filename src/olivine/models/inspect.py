@@ -79,7 +79,10 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
     """A size of the model; raises one of Python's own errors when it is no number, below 0 or beyond any model."""
-    value = int(config.get(key, default))
+    given = config.get(key, default)
+    if isinstance(given, bool):
+        raise TypeError(f"{key} is {str(given).lower()}")
+    value = int(given)
     if value < 0:
         raise ValueError(f"{key} is {value}")
     if value > _LARGEST:
@@ -93,6 +96,9 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
     plain = {key: value for key, value in config.items() if value is not None}  # null is the default of these two
     head = _count(plain, "head_dim", hidden // heads)
     kv_heads = _count(plain, "num_key_value_heads", heads)
+    context = _count(config, "max_position_embeddings")
+    if context == 1:
+        raise ValueError("max_position_embeddings is 1, and a model that reads one token predicts none")
     inner, vocab = _count(config, "intermediate_size"), _count(config, "vocab_size")
     tied = ties_embeddings(config, architecture)
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden
@@ -103,7 +109,7 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
         "n_layers": layers,
         "vocab_size": vocab,
         "intermediate_size": inner,
-        "context_length": _count(config, "max_position_embeddings"),
+        "context_length": context,
         "tied_embeddings": tied,
     }
 

@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import ConfigDict
 
-from olivine.config.schema import DataConfig
+from olivine.config.schema import DataConfig, Typed
 from olivine.errors import Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
@@ -20,7 +20,7 @@ from olivine.work import Context, Estimate, Machine
 UNCHANGED = "unchanged"  # what a pass that only looks at a model produces
 
 
-class PassParams(BaseModel):
+class PassParams(Typed):
     """Params of a pass: the config's check, the flags, the JSON schema and the docs all derive from this class."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())

@@ -813,7 +813,7 @@ def lines(plan: Plan) -> list[str]:
     machine = plan.machine
     device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
     text = [f"runs on {device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
-    name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "no model")
+    name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
     needed = plan.estimate

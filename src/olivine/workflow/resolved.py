@@ -30,6 +30,8 @@ def resolved(plan: Plan) -> dict[str, Any]:
     content["input_model"] |= _model_places(plan)
     for said, config in zip(content["data_configs"], workflow.data_configs, strict=True):
         said["load_dataset_config"] |= _places(config)
+        if "max_seq_len" not in config.pre_process_data_config.model_fields_set:  # it is then what the model reads
+            del said["pre_process_data_config"]["max_seq_len"]
     params = {step.name: step.params for step in plan.steps}
     content["passes"] = {name: said | params.get(name, {}) for name, said in content["passes"].items()}
     return content

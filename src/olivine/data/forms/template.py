@@ -1,5 +1,6 @@
 """A Python format string over the columns of a row, or columns joined by a space."""
 
+import re
 import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from olivine.data.forms._base import Form, Parts, encodable, value_of
 from olivine.errors import DataError
 
 _CONVERSIONS: Mapping[str, Callable[[Any], Any]] = {"": lambda value: value, "s": str, "r": repr, "a": ascii}
+_WIDEST = 10_000  # characters that a field may be padded to
 
 
 class Field(NamedTuple):
@@ -125,6 +127,8 @@ def _field(name: str, conversion: str, spec: str, key: str) -> Field:
         raise DataError(f"'{key}' has the field {shown} without the name of a column")
     if any(character in name for character in ".[]"):
         raise DataError(f"'{key}' has the field {shown}; a field is the plain name of a column, without . or [ ]")
+    if max(map(int, re.findall(r"\d+", spec)), default=0) > _WIDEST:
+        raise DataError(f"'{key}' pads {shown} to more than {_WIDEST} characters: '{spec:.40}'; write less")
     if "{" in spec or "}" in spec:
         raise DataError(f"'{key}' has a field inside the format of {shown}; write the format itself")
     if conversion not in _CONVERSIONS:
