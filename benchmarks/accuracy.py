@@ -136,7 +136,7 @@ def train_peer(base, folder: Path, seed: int, n_steps: int):  # noqa: ANN001, AN
 
 def scores(adapter, folder: Path, n_rows: int) -> dict:  # noqa: ANN001
     """Accuracy and loss on the held-out phrases."""
-    from olivine.evaluate._score import score
+    from olivine.evaluate import score
 
     params = {"data": data_config("heldout").model_dump(mode="json"), "part": "all", "target": None, "max_rows": n_rows}
     place = context(folder)

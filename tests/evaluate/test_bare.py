@@ -41,12 +41,11 @@ def test_tail_that_the_label_holds_too_cuts_nothing():
     assert matches("3.14", bare("3.14.", example, ()))
 
 
-def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tmp_path, monkeypatch):
+def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tmp_path):
     """The model answers with each row's own target: whatever the template writes, accuracy is that of the answer."""
-    from olivine.evaluate import _score
-    from olivine.evaluate._answer import Answer
+    from olivine.evaluate import Answer, score
     from olivine.models import Model
-    from olivine.passes import Machine
+    from olivine.work import Machine, Silent
 
     class Perfect:
         context_length = 256
@@ -55,10 +54,6 @@ def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tm
             import numpy as np
 
             return [Answer(np.zeros((len(q.target), 384), np.float32), list(q.target)) for q in questions]
-
-    class Silent:
-        def progress(self, done, total, **metrics):
-            pass
 
     rows = [{"messages": [{"role": "user", "content": f"day {i}"}, {"role": "assistant", "content": w}]}
             for i, w in enumerate(["joy", "fear", "a\nb"])]  # fmt: skip
@@ -74,10 +69,8 @@ def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tm
             "pre_process_data_config": {"chat_template": jinja},
         }
     )
-    monkeypatch.setattr(_score, "_runtime", lambda *given: Perfect())
     params = {"data": config.model_dump(mode="json"), "part": "all", "eval_size": None, "seed": 0, "target": ""}
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
-    result = _score.score(
-        Model("hf", tiny_llama), params | {"max_rows": 9, "previous": None}, tmp_path, machine, Silent()
-    )
+    params |= {"max_rows": 9, "previous": None}
+    result = score(Model("hf", tiny_llama), params, tmp_path, machine, Silent(), answers=Perfect())
     assert result["scores"]["label_accuracy"] == 1.0

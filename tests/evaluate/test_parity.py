@@ -16,16 +16,15 @@ from transformers import AutoModelForCausalLM
 
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, OlivineError, Unsupported
-from olivine.evaluate import _graph
 from olivine.evaluate.parity import Gate, Settings, compare, config_of, open_model, read_windows, sample
 from olivine.evaluate.parity import _compare as comparing
-from olivine.evaluate.parity._generate import draw
-from olivine.evaluate.parity._process import Runner
 from olivine.evaluate.parity._record import band
 from olivine.kernels.divergence import Positions, compare_logits, summarize
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
+from olivine.runtimes import draw, onnx_folder
+from olivine.runtimes.process import RuntimeProcess
 from tiny import tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -146,10 +145,10 @@ def test_greedy_prefix_is_that_of_texts_written_one_by_one(exported, int4):
         assert prefix == comparing.common_prefix(ours, theirs)
 
 
-def test_logits_that_travel_in_small_pieces_are_the_same(exported, int4, monkeypatch):
+def test_logits_that_travel_in_small_pieces_are_the_same(exported, int4):
     whole = compare(exported, int4, WINDOWS[:2], QUICK)
-    monkeypatch.setattr(comparing, "PIECE_BYTES", 7 * 4 * 384)
-    agree(compare(exported, int4, WINDOWS[:2], QUICK).summary, whole.summary)
+    small = replace(QUICK, piece_bytes=7 * 4 * 384)
+    agree(compare(exported, int4, WINDOWS[:2], small).summary, whole.summary)
 
 
 def test_graph_with_a_pruned_head_is_read_token_by_token(tiny_llama, exported, tmp_path):
@@ -363,7 +362,7 @@ def test_onnx_folder_with_a_missing_file_is_told(exported, tmp_path):
         compare(exported, tmp_path / "half", WINDOWS, QUICK)
     (tmp_path / "half" / "model.onnx").write_bytes(b"no graph")
     with pytest.raises(ModelError, match="is no ONNX graph"):
-        _graph.read(Model("onnx", tmp_path / "half"))
+        onnx_folder.read(Model("onnx", tmp_path / "half"))
     (tmp_path / "half" / "model.onnx").unlink()
     with pytest.raises(ModelError, match=r"lacks the graph 'model\.onnx'"):
         open_model(tmp_path / "half")
@@ -373,7 +372,7 @@ def test_onnx_folder_with_a_missing_file_is_told(exported, tmp_path):
 
 
 def test_process_that_dies_is_named_with_its_model(exported):
-    with Runner(open_model(exported), device="cpu", dtype="float32") as runner:
+    with RuntimeProcess(open_model(exported), device="cpu", dtype="float32") as runner:
         runner.open()
         runner._process.kill()
         with pytest.raises(OlivineError, match="fp32' was ended by signal 9: probably out of memory"):
@@ -381,7 +380,7 @@ def test_process_that_dies_is_named_with_its_model(exported):
 
 
 def test_fault_of_a_process_is_told_and_it_goes_on(exported):
-    with Runner(open_model(exported), device="cpu", dtype="float32") as runner:
+    with RuntimeProcess(open_model(exported), device="cpu", dtype="float32") as runner:
         with pytest.raises(OlivineError, match="no model is open"):
             runner.feed([[1, 2]], fresh=True)
         assert runner.open()["n_vocabulary"] == 384

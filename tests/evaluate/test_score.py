@@ -11,10 +11,7 @@ import torch
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data import examples, read_rows, split
 from olivine.errors import DataError
-from olivine.evaluate import Evidence, _score, metrics, score
-from olivine.evaluate._answer import known_answer
-from olivine.evaluate._degenerate import degenerate
-from olivine.evaluate._rows import passages
+from olivine.evaluate import KEPT_FILE, Evidence, _score, degenerate, known_answer, metrics, passages, score
 from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
@@ -54,9 +51,9 @@ def params(config, **changes):
     return base | {"max_rows": 100, "previous": None} | changes
 
 
-def scored(model, config, folder, **changes):
+def scored(model, config, folder, kept_bytes=2**20, **changes):
     folder.mkdir()
-    return score(model, params(config, **changes), folder, MACHINE, Reporter())
+    return score(model, params(config, **changes), folder, MACHINE, Reporter(), kept_bytes=kept_bytes)
 
 
 def obvious(model, config):
@@ -204,12 +201,12 @@ def test_text_without_a_prompt_is_refused_by_its_row(tiny_llama, tmp_path):
         scored(Model("hf", tiny_llama), config, tmp_path / "s")
 
 
-def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, rows, tmp_path, monkeypatch):
-    monkeypatch.setattr(_score, "KEPT_BYTES", 10 * 2 * 384)
-    scored(Model("hf", tiny_llama), rows, tmp_path / "a")
-    kept = np.load(tmp_path / "a" / _score.KEPT_FILE)
+def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, rows, tmp_path):
+    room = 10 * 2 * 384
+    scored(Model("hf", tiny_llama), rows, tmp_path / "a", kept_bytes=room)
+    kept = np.load(tmp_path / "a" / KEPT_FILE)
     assert kept.shape == (10, 384)
-    again = scored(Model("hf", tiny_llama), rows, tmp_path / "b", previous=str(tmp_path / "a"))
+    again = scored(Model("hf", tiny_llama), rows, tmp_path / "b", kept_bytes=room, previous=str(tmp_path / "a"))
     assert again["scores"]["kl"] == 0
 
 

@@ -13,7 +13,7 @@ from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _template
-from olivine.runtime import open_chat
+from olivine.runtimes.chat import open_chat
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)

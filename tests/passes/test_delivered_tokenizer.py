@@ -10,7 +10,7 @@ from olivine.data import Encoder
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _tokenizer
-from olivine.runtime import open_chat
+from olivine.runtimes.chat import open_chat
 from tiny import TEMPLATE, tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)

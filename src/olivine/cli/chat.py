@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from olivine.runtime import Chat
+    from olivine.runtimes.chat import Chat
 
 
 @click.command("chat")
@@ -25,7 +25,7 @@ def command(
     MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers). A model
     without a chat template continues a text: --raw.
     """
-    from olivine.runtime import open_chat
+    from olivine.runtimes.chat import open_chat
 
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("--prompt and --prompt-file exclude each other")

@@ -1,7 +1,28 @@
 """What is measured: metrics, one file each, and the scoring of a model on a user's own rows."""
 
+from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
+from olivine.evaluate._bare import bare
 from olivine.evaluate._base import Evidence, Metric, MetricParams
+from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, metric_modules, metrics
-from olivine.evaluate._score import score
+from olivine.evaluate._rows import Question, passages
+from olivine.evaluate._score import KEPT_FILE, score
 
-__all__ = ["Evidence", "Metric", "MetricParams", "check_metrics", "metric_modules", "metrics", "score"]
+__all__ = [
+    "KEPT_FILE",
+    "Answer",
+    "Answers",
+    "Evidence",
+    "Metric",
+    "MetricParams",
+    "Question",
+    "answers_of",
+    "bare",
+    "check_metrics",
+    "degenerate",
+    "known_answer",
+    "metric_modules",
+    "metrics",
+    "passages",
+    "score",
+]

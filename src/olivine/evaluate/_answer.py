@@ -1,14 +1,22 @@
-"""What a model does with one question."""
+"""What a model does with questions: the logits of their targets, and the text that it writes in their place."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
 
+from olivine import lazy
 from olivine.evaluate._rows import Question
+from olivine.models import Model
+from olivine.runtimes import until_end
+from olivine.runtimes.genai import GenaiRuntime
+from olivine.runtimes.onnx import OnnxRuntime
+from olivine.runtimes.torch import TorchRuntime
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+else:
+    np = lazy.module("numpy")
 
 
 @dataclass(frozen=True)
@@ -24,13 +32,77 @@ class Answer:
     text: str | None = None
 
 
-class Runtime(Protocol):
-    """What runs a model on questions; one class for each kind of model. context_length: tokens it reads at most."""
+class Answers(Protocol):
+    """A model that answers; one class for each way that models are used. context_length: tokens it reads at most."""
 
     context_length: int
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
         """Answer every question of the batch."""
+
+
+def answers_of(model: Model, device: str, execution_provider: str) -> Answers:
+    """The model, ready to answer: in transformers on `device`, an ONNX folder with that execution provider."""
+    if model.format == "onnx":
+        return FolderAnswers(model, execution_provider)
+    return CheckpointAnswers(model, device)
+
+
+class CheckpointAnswers:
+    """A checkpoint or adapter, in float32 on the CPU, in bfloat16 on a GPU."""
+
+    def __init__(self, model: Model, device: str) -> None:
+        self._runtime = TorchRuntime(model, device, "float32" if device == "cpu" else "bfloat16")
+        self.context_length = self._runtime.context_length
+
+    def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
+        """See Answers; text is written only where the target's logits do not tell it."""
+        texts, starts = [question.prompt + question.target for question in batch], [len(q.prompt) for q in batch]
+        logits = self._runtime.logits(texts, starts)
+        known = [known_answer(values, q.target, end_tokens) for values, q in zip(logits, batch, strict=True)]
+        unknown = [question.prompt for question, tokens in zip(batch, known, strict=True) if tokens is None]
+        written = iter(self._runtime.generate(unknown, max_new_tokens, end_tokens) if unknown else [])
+        return [
+            Answer(values, next(written) if tokens is None else tokens)
+            for values, tokens in zip(logits, known, strict=True)
+        ]
+
+
+class FolderAnswers:
+    """An ONNX folder on the execution provider that it was built for, as its own settings say, but greedily.
+
+    Two runtimes, because onnxruntime-genai, which writes, gives logits of the last position only; both execute the same
+    graph and weights.
+    """
+
+    def __init__(self, model: Model, execution_provider: str) -> None:
+        self._genai = GenaiRuntime(model.path)
+        self.context_length = self._genai.context_length
+        attributes = {**model.attributes, "execution_provider": execution_provider}
+        self._graph = OnnxRuntime(replace(model, attributes=attributes))
+        try:
+            self._tokenizer: Any = self._genai.tokenizer
+        except RuntimeError:  # a kind that the runtime does not know; the export has said so
+            self._tokenizer = None
+
+    def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
+        """Answer every question as a stranger would have it answered: text in, text out, one prompt at a time."""
+        return [self._answer(question, max_new_tokens, set(end_tokens)) for question in batch]
+
+    def _answer(self, question: Question, max_new_tokens: int, end_tokens: Collection[int]) -> Answer:
+        if self._tokenizer is None or question.text is None:
+            tokens = self._genai.generate(question.prompt, max_new_tokens, end_tokens)
+            return Answer(self._target_logits(question.prompt, question.target), tokens)
+        prompt = tuple(int(token) for token in self._tokenizer.encode(question.text)) or question.prompt
+        prompt = prompt[max(0, question.length - self.context_length + len(prompt) - len(question.prompt)) :]
+        ends = {*end_tokens, *self._tokenizer.eos_token_ids.tolist()}
+        tokens = self._genai.generate(prompt, max_new_tokens, ends)
+        text = self._tokenizer.decode(np.asarray(tokens, dtype=np.int32)) if tokens else ""
+        return Answer(self._target_logits(prompt, question.target), tokens, prompt, text)
+
+    def _target_logits(self, prompt: Sequence[int], target: Sequence[int]) -> "npt.NDArray[np.float32]":
+        """The logits [target tokens, vocabulary] that predict the target."""
+        return self._graph.logits([(*prompt, *target)], [len(prompt)])[0]
 
 
 def known_answer(
@@ -43,9 +115,3 @@ def known_answer(
     if not target or target[-1] not in end_tokens or logits.argmax(axis=-1).tolist() != list(target):
         return None
     return until_end(target, end_tokens)
-
-
-def until_end(tokens: Sequence[int], end_tokens: Sequence[int]) -> list[int]:
-    """The tokens before the first end token."""
-    ends = set(end_tokens)
-    return list(tokens[: next((i for i, token in enumerate(tokens) if token in ends), len(tokens))])

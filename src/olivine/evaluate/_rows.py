@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from olivine.config.schema import PreProcess
-from olivine.data import Example, Text
-from olivine.data._encoder import Encoder, Tokens
+from olivine.data import Encoder, Example, Text
 from olivine.errors import DataError
 
 
@@ -59,7 +58,7 @@ def passages(texts: Sequence[str], tokenizer: Any, n_most: int, where: str = "pa
     return found
 
 
-def _question(example: Example, encoded: Tokens, n_most: int, encoder: Encoder) -> Question:
+def _question(example: Example, encoded: Any, n_most: int, encoder: Encoder) -> Question:
     ids = [int(token) for token in encoded.ids]
     target = ids[encoded.n_prompt :][: n_most - 1]
     prompt, n_room = ids[: encoded.n_prompt], n_most - len(target)

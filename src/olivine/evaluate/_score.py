@@ -11,14 +11,12 @@ from olivine import lazy
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data import begins_itself, examples, pick_rows, resolved, split, template_of
 from olivine.errors import DataError
-from olivine.evaluate._answer import Runtime
+from olivine.evaluate._answer import Answers, answers_of
 from olivine.evaluate._bare import bare, special_tokens
 from olivine.evaluate._base import Evidence
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import measured
-from olivine.evaluate._onnx import OnnxRuntime
 from olivine.evaluate._rows import Question, passages, questions
-from olivine.evaluate._torch import TorchRuntime
 from olivine.models import Model
 from olivine.models.gguf import readable
 from olivine.models.loading import load_tokenizer
@@ -57,24 +55,35 @@ class _Reading:
     prompt: tuple[int, ...] | None = None
 
 
-def score(model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter) -> dict[str, Any]:
+def score(
+    model: Model,
+    params: Mapping[str, Any],
+    output: Path,
+    machine: Machine,
+    report: Reporter,
+    *,
+    answers: Answers | None = None,
+    kept_bytes: int = KEPT_BYTES,
+) -> dict[str, Any]:
     """Measure `model` on the rows that `params` describes and keep what the next seam compares with in `output`.
 
     params: data (a DataConfig), part, eval_size, seed, target, max_rows, on_text (the rows are passages that are gone
     on with, and no labels), metrics (params by name), previous (folder of the model one seam before). Returns
-    {"scores": name -> number, "samples": first rows with what was expected and generated}.
+    {"scores": name -> number, "samples": first rows with what was expected and generated}. answers: what answers in the
+    place of the model. kept_bytes: of log-probabilities, at most.
     """
     config = DataConfig.model_validate(params["data"])
     model = readable(model, output)  # a workflow has opened a GGUF file already
     tokenizer = load_tokenizer(model)
-    runtime = _runtime(model, tokenizer, machine)
+    answers = answers or answers_of(model, machine.device, machine.execution_provider)
     on_text = bool(params.get("on_text"))
     if on_text:
-        rows, n_left_out = _passages(config, params, tokenizer, runtime.context_length), 0
+        rows, n_left_out = _passages(config, params, tokenizer, answers.context_length), 0
     else:
-        rows, n_left_out = _questions(config, params, tokenizer, runtime.context_length, report)
+        rows, n_left_out = _questions(config, params, tokenizer, answers.context_length, report)
     n_new = PASSAGE_NEW if on_text else max(len(row.target) for row in rows) + 4
-    readings = _ask(runtime, rows, tokenizer, _ends(model, tokenizer), n_new, report)
+    positions = _positions_kept(rows, len(tokenizer), kept_bytes)
+    readings = _ask(answers, rows, tokenizer, _ends(model, tokenizer), n_new, positions, report)
     generated = [reading.text for reading in readings]
     kept = np.concatenate([reading.kept for reading in readings])
     np.save(output / KEPT_FILE, kept)
@@ -186,20 +195,14 @@ def _evenly(values: Sequence[int], n_most: int) -> list[int]:
     return [values[i * len(values) // n_most] for i in range(n_most)]
 
 
-def _positions_kept(rows: Sequence[Question], n_vocabulary: int) -> list[list[int]]:
+def _positions_kept(rows: Sequence[Question], n_vocabulary: int, n_bytes: int) -> list[list[int]]:
     """For each question, which target positions are kept for the next seam; evenly spread within the byte budget."""
     flat = [(row, position) for row, question in enumerate(rows) for position in range(len(question.target))]
     kept: list[list[int]] = [[] for _ in rows]
-    for index in _evenly(range(len(flat)), max(1, KEPT_BYTES // (2 * n_vocabulary))):
+    for index in _evenly(range(len(flat)), max(1, n_bytes // (2 * n_vocabulary))):
         row, position = flat[index]
         kept[row].append(position)
     return kept
-
-
-def _runtime(model: Model, tokenizer: Any, machine: Machine) -> Runtime:
-    if model.format == "onnx":
-        return OnnxRuntime(model, machine.execution_provider)
-    return TorchRuntime(model, tokenizer, machine.device)
 
 
 def _ends(model: Model, tokenizer: Any) -> list[int]:
@@ -210,19 +213,23 @@ def _ends(model: Model, tokenizer: Any) -> list[int]:
 
 
 def _ask(
-    runtime: Runtime,
+    answers: Answers,
     rows: Sequence[Question],
     tokenizer: Any,
     end_tokens: Sequence[int],
     max_new_tokens: int,
+    kept: Sequence[Sequence[int]],
     report: Reporter,
 ) -> list[_Reading]:
-    """Every question answered, rows of like length together; only what is kept of the logits stays in memory."""
-    kept, special = _positions_kept(rows, len(tokenizer)), special_tokens(tokenizer)
+    """Every question answered, rows of like length together.
+
+    kept: for each question the target positions whose log-probabilities stay in memory.
+    """
+    special = special_tokens(tokenizer)
     readings: dict[int, _Reading] = {}
     for batch in _batches(rows, len(tokenizer)):
-        answers = runtime.answer([rows[index] for index in batch], max_new_tokens, end_tokens)
-        for index, answer in zip(batch, answers, strict=True):
+        given = answers.answer([rows[index] for index in batch], max_new_tokens, end_tokens)
+        for index, answer in zip(batch, given, strict=True):
             text = tokenizer.decode(answer.tokens, skip_special_tokens=True) if answer.text is None else answer.text
             said = bare(tokenizer.decode(answer.tokens), rows[index].example, special)
             reading = _read(answer.logits, rows[index].target, kept[index], text, said)

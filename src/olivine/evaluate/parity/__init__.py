@@ -1,15 +1,15 @@
 """Two models compared on the same tokens: how far the candidate is from the reference, and what each costs to run.
 
-compare ─ _models.open_model ─> Model ─ _tokens ─> windows of token ids
+compare ─ runtimes.open_model ─> Model ─ _tokens ─> windows of token ids
     │
-    ├─ _process.Runner (a process for each model) ─> logits, a piece at a time ─> kernels.divergence
-    └─ _process.Runner (a fresh one for each)     ─> load time, peak memory, speed
+    ├─ runtimes.process (a process for each model) ─> logits, a piece at a time ─> kernels.divergence
+    └─ runtimes.process (a fresh one for each)     ─> load time, peak memory, speed
 """
 
 from olivine.evaluate.parity._compare import Settings, compare, sample
-from olivine.evaluate.parity._models import open_model
 from olivine.evaluate.parity._record import BANDS, Gate, Parity, Side, Tokens
 from olivine.evaluate.parity._tokens import config_of, read_windows
+from olivine.runtimes.opening import open_model
 
 __all__ = [
     "BANDS",

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import Unsupported
-from olivine.evaluate import _graph
 from olivine.evaluate._degenerate import degenerate
-from olivine.evaluate.parity import _models
-from olivine.evaluate.parity._process import Runner
+from olivine.evaluate.parity import _sizes
 from olivine.evaluate.parity._record import RUNTIME_SHARE, Greedy, Parity, Side, Tokens
 from olivine.evaluate.parity._tokens import Windows, read_windows, same_vocabulary, sample_windows
 from olivine.models import Model
+from olivine.runtimes import onnx_folder
+from olivine.runtimes.opening import open_model, runnable
+from olivine.runtimes.process import RuntimeProcess
 from olivine.work import Reporter, Silent
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ else:
     divergence = lazy.module("olivine.kernels.divergence")
 
 Text = Path | DataConfig | Sequence[Sequence[int]] | None
-PIECE_BYTES = 32 * 2**20  # logits that travel at once
 MAX_PERIOD = 8  # tokens of a loop that counts as repetition
 _ABOVE_NOISE = 1e-5  # nats of divergence that rounding in float32 makes
 
@@ -41,7 +41,7 @@ class Settings:
     n_tokens: read by both models, in windows of `length`. seed: of the reference's own text. n_prompts, n_new: greedy
     texts and their length; no prompts, no texts. speed: measure load time, memory and speed. split: tell the error of
     the weights from that of the run time. device: "cpu" or "cuda" for models in transformers, None for a GPU where
-    there is one. dtype: what those models are computed in.
+    there is one. dtype: what those models are computed in. piece_bytes: of the logits that travel at once.
     """
 
     n_tokens: int = 4096
@@ -53,6 +53,7 @@ class Settings:
     split: bool = True
     device: str | None = None
     dtype: str = "float32"
+    piece_bytes: int = 32 * 2**20
 
 
 @dataclass(frozen=True)
@@ -89,15 +90,15 @@ def compare(
     """
     settings = settings or Settings()
     report = report or Silent()
-    first, second = (one if isinstance(one, Model) else _models.open_model(one) for one in (reference, candidate))
+    first, second = (one if isinstance(one, Model) else open_model(one) for one in (reference, candidate))
     with tempfile.TemporaryDirectory() as folder:
-        runnable = [_models.runnable(one, Path(folder)) for one in (first, second)]
-        tokenizer, note = same_vocabulary(*runnable)
+        opened = [runnable(one, Path(folder)) for one in (first, second)]
+        tokenizer, note = same_vocabulary(*opened)
         given = _given(text, tokenizer, settings)
-        read = _read(runnable[0], runnable[1], given, tokenizer, settings, report)
+        read = _read(opened[0], opened[1], given, tokenizer, settings, report)
         sides = [_side(one, settings) for one in (first, second)]
         if settings.speed:
-            costs = _costs(runnable, read.windows, read.context, settings, report)
+            costs = _costs(opened, read.windows, read.context, settings, report)
             sides = [replace(side, **cost) for side, cost in zip(sides, costs, strict=True)]
     sides = [replace(side, degenerate=what) for side, what in zip(sides, read.broken, strict=True)]
     tokens = Tokens(
@@ -121,14 +122,14 @@ def compare(
 def sample(reference: Model | Path, settings: Settings | None = None) -> Windows:
     """The windows that `compare` would let the reference write: made once, they serve many candidates."""
     settings = settings or Settings()
-    model = reference if isinstance(reference, Model) else _models.open_model(reference)
+    model = reference if isinstance(reference, Model) else open_model(reference)
     with tempfile.TemporaryDirectory() as folder:
-        runnable = _models.runnable(model, Path(folder))
-        with _runner(runnable, settings) as runner:
-            facts = runner.open()
-            tokenizer, _ = same_vocabulary(runnable, runnable)
+        opened = runnable(model, Path(folder))
+        with _process(opened, settings) as process:
+            facts = process.open()
+            tokenizer, _ = same_vocabulary(opened, opened)
             n_tokens, length = settings.n_tokens, _length(settings, _context(facts))
-            return sample_windows(runner, tokenizer, n_tokens, length, settings.seed, facts["n_vocabulary"])
+            return sample_windows(process, tokenizer, n_tokens, length, settings.seed, facts["n_vocabulary"])
 
 
 def _given(text: Text, tokenizer: Any, settings: Settings) -> Windows | None:
@@ -153,11 +154,11 @@ def _read(
     """Every window through both models, and greedy text; the models are loaded for as long as that takes."""
     with ExitStack() as stack:
 
-        def opened(model: Model, level: int | None = None) -> tuple[Runner, dict[str, Any]]:
-            runner = stack.enter_context(_runner(model, settings, level))
-            return runner, runner.open()
+        def started(model: Model, level: int | None = None) -> tuple[RuntimeProcess, dict[str, Any]]:
+            process = stack.enter_context(_process(model, settings, level))
+            return process, process.open()
 
-        (first, facts), (second, other) = opened(reference), opened(candidate)
+        (first, facts), (second, other) = started(reference), started(candidate)
         n_vocabulary = min(facts["n_vocabulary"], other["n_vocabulary"])
         context = _context(facts, other)
         if windows is None:
@@ -166,25 +167,27 @@ def _read(
                 first, tokenizer, settings.n_tokens, length, settings.seed, n_vocabulary, _told(report, 0, 1)
             )
         _check(windows, n_vocabulary, context)
-        runners = [first, second]
-        if settings.split and candidate.format == "onnx" and set(_graph.accuracy_levels(candidate)) - {1}:
-            runners.append(opened(candidate, 1)[0])
-        positions = _positions(runners, windows, n_vocabulary, _told(report, 1, 2))
-        texts = _greedy(runners[:2], windows, n_vocabulary, context, settings)
+        processes = [first, second]
+        if settings.split and candidate.format == "onnx" and set(onnx_folder.accuracy_levels(candidate)) - {1}:
+            processes.append(started(candidate, 1)[0])
+        positions = _positions(processes, windows, n_vocabulary, settings.piece_bytes, _told(report, 1, 2))
+        texts = _greedy(processes[:2], windows, n_vocabulary, context, settings)
         return _Read(
             windows=windows,
             context=context,
             greedy=_common(texts, tokenizer, _n_new(settings, context)) if texts else None,
             positions=positions[0],
-            weights=positions[1] if len(runners) > 2 else None,
-            runtime=positions[2] if len(runners) > 2 else None,
+            weights=positions[1] if len(processes) > 2 else None,
+            runtime=positions[2] if len(processes) > 2 else None,
             broken=_broken(positions[0], texts, tokenizer),
             n_vocabulary=n_vocabulary,
         )
 
 
-def _runner(model: Model, settings: Settings, level: int | None = None, *, takes_turns: bool = True) -> Runner:
-    return Runner(model, device=settings.device, dtype=settings.dtype, accuracy_level=level, takes_turns=takes_turns)
+def _process(model: Model, settings: Settings, level: int | None = None, *, takes_turns: bool = True) -> RuntimeProcess:
+    return RuntimeProcess(
+        model, device=settings.device, dtype=settings.dtype, accuracy_level=level, takes_turns=takes_turns
+    )
 
 
 def _told(report: Reporter, part: int, n_parts: int) -> Callable[[int, int], None]:
@@ -218,12 +221,16 @@ def _check(windows: Windows, n_vocabulary: int, context: int) -> None:
 
 
 def _positions(
-    runners: Sequence[Runner], windows: Windows, n_vocabulary: int, report: Callable[[int, int], None]
+    processes: Sequence[RuntimeProcess],
+    windows: Windows,
+    n_vocabulary: int,
+    piece_bytes: int,
+    report: Callable[[int, int], None],
 ) -> "list[Positions]":
     """Positions of reference and candidate; with the candidate in float32 as a third, of weights and run time too."""
     parts: list[list[Positions]] = [[] for _ in (0, 1, 2)]
     for index, window in enumerate(windows):
-        for targets, (reference, candidate, *exact) in _pieces(runners, window, n_vocabulary):
+        for targets, (reference, candidate, *exact) in _pieces(processes, window, n_vocabulary, piece_bytes):
             pairs = [
                 (reference, candidate),
                 *((pair) for one in exact for pair in ((reference, one), (one, candidate))),
@@ -241,20 +248,20 @@ def _never_agreeing_on_nan(found: "Positions") -> "Positions":
 
 
 def _pieces(
-    runners: Sequence[Runner], window: list[int], n_vocabulary: int
+    processes: Sequence[RuntimeProcess], window: list[int], n_vocabulary: int, piece_bytes: int
 ) -> "Iterator[tuple[list[int], list[npt.NDArray[np.float32]]]]":
     """The targets of a few positions at a time, and the logits [positions, vocabulary] of every model there."""
-    n_at_once = max(1, PIECE_BYTES // (4 * n_vocabulary))
+    n_at_once = max(1, piece_bytes // (4 * n_vocabulary))
     last = len(window) - 1  # nothing is known of what follows the last token
     for start in range(0, last, n_at_once):
         end = min(start + n_at_once, last)
         ids = [window[start:end]]
-        logits = [runner.feed(ids, fresh=start == 0)[0, :, :n_vocabulary] for runner in runners]
+        logits = [process.feed(ids, fresh=start == 0)[0, :, :n_vocabulary] for process in processes]
         yield window[start + 1 : end + 1], logits
 
 
 def _greedy(
-    runners: Sequence[Runner], windows: Windows, n_vocabulary: int, context: int, settings: Settings
+    processes: Sequence[RuntimeProcess], windows: Windows, n_vocabulary: int, context: int, settings: Settings
 ) -> list[tuple[int, list[list[int]]]]:
     """For each model the length of its prompts and what it writes after them; empty when nothing is to be written."""
     chosen = sorted(windows, key=len, reverse=True)[: settings.n_prompts]
@@ -263,7 +270,7 @@ def _greedy(
         return []
     length = min(32, context - n_new, *map(len, chosen))
     prompts = [window[:length] for window in chosen]
-    return [(length, runner.greedy(prompts, n_new, n_vocabulary)) for runner in runners]
+    return [(length, process.greedy(prompts, n_new, n_vocabulary)) for process in processes]
 
 
 def _common(texts: list[tuple[int, list[list[int]]]], tokenizer: Any, n_new: int) -> Greedy:
@@ -324,14 +331,14 @@ def _broken(
 
 
 def _side(model: Model, settings: Settings) -> Side:
-    n_parameters = _models.n_parameters(model)
+    n_parameters = _sizes.n_parameters(model)
     return Side(
         path=str(model.path),
         format=model.format,
-        run_as=_models.run_as(model, settings.dtype),
-        size_bytes=_models.size_bytes(model),
+        run_as=_sizes.run_as(model, settings.dtype),
+        size_bytes=_sizes.size_bytes(model),
         n_parameters=n_parameters,
-        bits_per_weight=8 * _models.weight_bytes(model) / n_parameters,
+        bits_per_weight=8 * _sizes.weight_bytes(model) / n_parameters,
     )
 
 
@@ -344,8 +351,8 @@ def _costs(
     n_most = max(1, min(settings.length, context - n_new - 1))
     prompt = [token for window in windows for token in window][:n_most]
     for index, model in enumerate(models):
-        with _runner(model, settings, takes_turns=False) as runner:
-            yield runner.speed(prompt, n_new)
+        with _process(model, settings, takes_turns=False) as process:
+            yield process.speed(prompt, n_new)
         _told(report, 2, 3)(index + 1, len(models))
 
 

@@ -7,12 +7,11 @@ from typing import Any
 
 from olivine import paths
 from olivine.config.schema import DataConfig, PreProcess
-from olivine.data import check, columns_without_form, read_rows, resolved, template_of, texts
-from olivine.data._encoder import Encoder
+from olivine.data import Encoder, check, columns_without_form, read_rows, resolved, template_of, texts
 from olivine.errors import DataError, Unsupported
-from olivine.evaluate.parity._process import Runner
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
+from olivine.runtimes.process import RuntimeProcess
 
 Windows = list[list[int]]
 _SHORTEST = 2  # tokens of a window: one to read and one to predict
@@ -92,7 +91,13 @@ def _cut(found: Sequence[str], encoder: Encoder, n_tokens: int, length: int) -> 
 
 
 def sample_windows(
-    runner: Runner, tokenizer: Any, n_tokens: int, length: int, seed: int, n_vocabulary: int, report: Any = None
+    process: RuntimeProcess,
+    tokenizer: Any,
+    n_tokens: int,
+    length: int,
+    seed: int,
+    n_vocabulary: int,
+    report: Any = None,
 ) -> Windows:
     """Text that the reference writes itself: windows of `length` ids, sampled at temperature 1, the same for a seed.
 
@@ -106,7 +111,7 @@ def sample_windows(
         )
     n_windows = max(1, n_tokens // length)
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    return runner.sample(n_windows, length, seed, int(begin), end, n_vocabulary, report)
+    return process.sample(n_windows, length, seed, int(begin), end, n_vocabulary, report)
 
 
 def same_vocabulary(reference: Model, candidate: Model) -> tuple[Any, str | None]:

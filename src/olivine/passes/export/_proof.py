@@ -24,16 +24,15 @@ from olivine.models.config import load_config
 from olivine.models.gguf import gguf_config
 from olivine.models.inspect import read_config
 from olivine.passes.export._cut_config import FIRST_PLAIN_TOKEN, Cut, cut
+from olivine.runtimes.genai import GenaiRuntime
 from olivine.work import Context
 
 if TYPE_CHECKING:
     import numpy as np
-    import onnxruntime_genai
     import torch
     import transformers
 else:
     np, torch, transformers = lazy.module("numpy"), lazy.module("torch"), lazy.module("transformers")
-    onnxruntime_genai = lazy.module("onnxruntime_genai")
 
 Export = Callable[[Model, Context], Model]
 SEED = 0
@@ -236,13 +235,13 @@ def _probes(small: Cut) -> Iterator[_Probe]:
 def _ask(folder: Path, small: Cut) -> list[_Said]:
     """Let the runtime read random prompts and go on from each, in the folder's own configuration."""
     try:
-        model = onnxruntime_genai.Model(str(folder))
+        runtime = GenaiRuntime(folder)
     except RuntimeError as error:  # all errors of the runtime are
         raise OlivineError(_differs(f"the runtime does not load it: {_line(error)}")) from error
     said = []
     for probe in _probes(small):
         try:
-            said.append(_written(model, folder, probe, small))
+            said.append(_written(runtime, probe, small))
         except RuntimeError as error:
             return [*said, _Said(probe, error=_line(error))]
     return said
@@ -253,28 +252,20 @@ def _line(error: Exception) -> str:
     return text if len(text) <= _N_SHOWN else f"{text[:_N_SHOWN]} ..."
 
 
-def _written(model: Any, folder: Path, probe: _Probe, small: Cut) -> _Said:
+def _written(runtime: GenaiRuntime, probe: _Probe, small: Cut) -> _Said:
     rng = np.random.default_rng([SEED, probe.n_tokens])
-    prompt = rng.integers(FIRST_PLAIN_TOKEN, small.config["vocab_size"], probe.n_tokens).astype(np.int32)
+    prompt = rng.integers(FIRST_PLAIN_TOKEN, small.config["vocab_size"], probe.n_tokens).tolist()
     length = probe.n_tokens + probe.n_written
-    delivered = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["search"]["max_length"]
-    room = max(length, delivered)
-    settings = onnxruntime_genai.GeneratorParams(model)
+    room = max(length, runtime.config["search"]["max_length"])
     # an end token ends nothing here: the lengths are what counts
-    settings.set_search_options(do_sample=False, max_length=room, min_length=room)
-    generator = onnxruntime_genai.Generator(model, settings)
-    generator.append_tokens(prompt)
-    logits = {probe.n_tokens: _logits(generator, small)}
+    writing = runtime.begin(do_sample=False, max_length=room, min_length=room)
+    writing.read(prompt)
+    logits = {probe.n_tokens: writing.logits()}
     for _ in range(probe.n_written):
-        generator.generate_next_token()
+        writing.write()
     if probe.n_written:
-        logits[length] = _logits(generator, small)
-    return _Said(probe, tuple(int(token) for token in generator.get_sequence(0)), logits)
-
-
-def _logits(generator: Any, small: Cut) -> Any:
-    """After the last token [vocabulary]; a copy, since the runtime writes into the same place again."""
-    return np.array(generator.get_logits()).reshape(-1, small.config["vocab_size"])[-1].copy()
+        logits[length] = writing.logits()
+    return _Said(probe, writing.tokens, logits)
 
 
 def _gaps(said: _Said, reference: Any, small: Cut) -> Iterator[_Gap]:

@@ -22,6 +22,7 @@ from olivine.models.weights import weights
 from olivine.passes._base import Pass, PassParams
 from olivine.passes.export import _limits, _options
 from olivine.passes.finetune._training_arguments import split_seed
+from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
@@ -77,14 +78,6 @@ NOT_EXPORTED = {
     "WhisperForConditionalGeneration": _MORE_THAN_TEXT,
 }
 
-# execution provider -> the builder's name of it
-PROVIDERS = {
-    "CPUExecutionProvider": "cpu",
-    "CUDAExecutionProvider": "cuda",
-    "DmlExecutionProvider": "dml",
-    "WebGpuExecutionProvider": "webgpu",
-    "NvTensorRTRTXExecutionProvider": "NvTensorRtRtx",
-}
 FRAMEWORKS = 0.9e9  # bytes of torch, transformers, the builder and the runtime
 BYTES_WHOLE = 8.0  # a weight, where the builder holds the model: read, and as it is written
 OWN_TEXT, GENERAL_TEXT = "text that the model wrote", "general text"

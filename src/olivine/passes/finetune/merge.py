@@ -119,7 +119,7 @@ class Merge(Pass):
         return {"merge_base": best}
 
     def _scores(self, merged: Model, context: Context) -> Mapping[str, Any]:
-        from olivine.evaluate._score import score
+        from olivine.evaluate import score
 
         data = context.data[str(self.params.eval_data_config)]
         params = {

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import Unsupported
-from olivine.evaluate import _graph
 from olivine.models import Model
+from olivine.runtimes import onnx_folder
+from olivine.runtimes._base import Runtime, Tokens
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 else:
     np, onnxruntime = lazy.module("numpy"), lazy.module("onnxruntime")
 
+PIECE = 512  # tokens of a text whose logits are held at once
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -24,14 +26,14 @@ _DTYPES = {
 }
 
 
-class OnnxStepper:
+class OnnxRuntime(Runtime):
     """A decoder with everything that it hands from step to step: caches, caches of a window, states of a convolution.
 
     accuracy_level: replaces that of every quantized product; the weights stay the files of the folder.
     """
 
     def __init__(self, model: Model, accuracy_level: int | None = None) -> None:
-        self._path = _graph.file_of(model)
+        self._path = onnx_folder.file_of(model)
         provider = str(model.attributes["execution_provider"])
         self.device = provider.removesuffix("ExecutionProvider").lower()
         self._session = _session(model, provider, accuracy_level)
@@ -46,9 +48,9 @@ class OnnxStepper:
         self._n_fed = 0
         self._is_pruned = False
 
-    def feed(self, ids: Sequence[Sequence[int]], *, fresh: bool, last_only: bool = False) -> "npt.NDArray[np.float32]":
-        """Logits [rows, ids, vocabulary] after each id, or after the last one only; see parity's Stepper."""
-        given = np.asarray(ids, dtype=np.int64)
+    def feed(self, rows: Sequence[Tokens], *, fresh: bool, last_only: bool = False) -> "npt.NDArray[np.float32]":
+        """See Runtime; all rows have one length."""
+        given = np.asarray(rows, dtype=np.int64)
         if fresh:
             self._n_fed, self._past = 0, {}
         if self._is_pruned and not last_only:
@@ -60,7 +62,18 @@ class OnnxStepper:
         # prune_lm_head: the graph gives the last token's logits only, so it is fed one token at a time
         self._is_pruned = True
         self._n_fed, self._past = before
-        return self.feed(ids, fresh=False)
+        return self.feed(rows, fresh=False)
+
+    def logits(self, texts: Sequence[Tokens], starts: Sequence[int]) -> "list[npt.NDArray[np.float32]]":
+        """See Runtime; a text at a time, what is not asked for in pieces."""
+        return [self._predicting(text[:-1], start - 1) for text, start in zip(texts, starts, strict=True)]
+
+    def _predicting(self, ids: Tokens, first: int) -> "npt.NDArray[np.float32]":
+        """Logits from the position `first` on: those at position i predict token i + 1."""
+        for start in range(0, first, PIECE):
+            self.feed([ids[start : min(start + PIECE, first)]], fresh=start == 0, last_only=True)
+        logits: npt.NDArray[np.float32] = self.feed([ids[first:]], fresh=first == 0)[0]
+        return logits
 
     def _run(self, given: Any) -> Any:
         n_rows, n_new = given.shape
@@ -106,11 +119,11 @@ def _session(model: Model, provider: str, accuracy_level: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # several models take turns on the cores
-    path = _graph.file_of(model)
+    path = onnx_folder.file_of(model)
     if accuracy_level is None:
         return onnxruntime.InferenceSession(str(path), options, providers=[provider])
     options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return onnxruntime.InferenceSession(_graph.at_level(model, accuracy_level), options, providers=[provider])
+    return onnxruntime.InferenceSession(onnx_folder.at_level(model, accuracy_level), options, providers=[provider])
 
 
 def _presents(model: Model, decoder: Mapping[str, Any]) -> dict[str, str]:

@@ -24,7 +24,7 @@ else:
 _END_SECONDS = 10.0
 
 
-class Runner:
+class RuntimeProcess:
     """The process of one model. Use it in a `with` statement: the process ends with it.
 
     device, dtype: of a model in transformers. accuracy_level: replaces that of an ONNX graph. takes_turns: others run
@@ -45,7 +45,7 @@ class Runner:
         self._model = model
         self._process = subprocess.Popen(
             # -P: a file in the current folder must not stand in for a library
-            [sys.executable, "-P", "-m", "olivine.evaluate.parity._runner"],
+            [sys.executable, "-P", "-m", "olivine.runtimes._served"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # several models take turns: one that has nothing to do must not keep the cores spinning
@@ -85,18 +85,18 @@ class Runner:
         n_vocabulary: int,
         report: Any = None,
     ) -> list[list[int]]:
-        """Rows of ids that the model writes at temperature 1; see _tokens.sample_windows."""
+        """Rows of ids that the model writes at temperature 1; see Runtime.sample."""
         wish = {"n_rows": n_rows, "length": length, "seed": seed, "begin": begin, "end": list(end)}
         rows: list[list[int]] = self._ask("sample", report, **wish, n_vocabulary=n_vocabulary)["ids"]
         return rows
 
     def greedy(self, prompts: Sequence[Sequence[int]], n_new: int, n_vocabulary: int) -> list[list[int]]:
-        """The `n_new` most likely tokens after each prompt, all of one length."""
+        """The `n_new` likeliest tokens after each prompt, all of one length."""
         rows: list[list[int]] = self._ask("greedy", prompts=prompts, n_new=n_new, n_vocabulary=n_vocabulary)["ids"]
         return rows
 
     def speed(self, prompt: Sequence[int], n_new: int) -> dict[str, Any]:
-        """Load the model as it is used, and measure; the names are fields of Side. Ask a process that did nothing."""
+        """Load the model as it is used, and measure; see speed.measure. Ask a process that did nothing."""
         return self._ask("speed", **self._opening, prompt=list(prompt), n_new=n_new)
 
     def _ask(self, wish: str, report: Any = None, **fields: Any) -> dict[str, Any]:

@@ -15,6 +15,14 @@ else:
     onnx = lazy.module("onnx")
 protobuf = lazy.module("google.protobuf.message")
 
+# onnxruntime's name of an execution provider -> that of onnxruntime-genai, in its builder and in genai_config.json
+PROVIDERS = {
+    "CPUExecutionProvider": "cpu",
+    "CUDAExecutionProvider": "cuda",
+    "DmlExecutionProvider": "dml",
+    "WebGpuExecutionProvider": "webgpu",
+    "NvTensorRTRTXExecutionProvider": "NvTensorRtRtx",
+}
 PRODUCT, GATHER = "MatMulNBits", "GatherBlockQuantized"
 _CACHES = ("cos_cache", "sin_cache")  # rotary tables, no weights
 
@@ -23,6 +31,15 @@ def file_of(model: Model) -> Path:
     """The graph that genai_config.json names."""
     config = json.loads((model.path / "genai_config.json").read_text(encoding="utf-8"))
     return model.path / str(config["model"]["decoder"]["filename"])
+
+
+def execution_provider(folder: Path) -> str:
+    """The provider that an ONNX folder is built for, as its genai_config.json says."""
+    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
+    options = config["model"]["decoder"].get("session_options", {}).get("provider_options") or []
+    of = {theirs: ours for ours, theirs in PROVIDERS.items()}
+    names = [name for option in options for name in option]
+    return of.get(names[0], "CPUExecutionProvider") if names else "CPUExecutionProvider"
 
 
 def check(model: Model) -> Model:

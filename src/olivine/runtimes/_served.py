@@ -1,4 +1,4 @@
-"""`python -m olivine.evaluate.parity._runner`: the process of one model. Reads wishes, see _process.Runner."""
+"""`python -m olivine.runtimes._served`: the process of one model. Reads wishes, see process.RuntimeProcess."""
 
 import json
 import os
@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from olivine import memory
-from olivine.evaluate.parity._generate import greedy, sample
-from olivine.evaluate.parity._speed import measure
-from olivine.evaluate.parity._steppers import Stepper, open_stepper
 from olivine.models import Model
+from olivine.runtimes._base import Runtime
+from olivine.runtimes.opening import open_runtime
+from olivine.runtimes.speed import measure
 
 
 class _Server:
@@ -18,12 +18,12 @@ class _Server:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
-        self._stepper: Stepper | None = None
+        self._runtime: Runtime | None = None
 
     def open(self, model: dict[str, Any], device: str | None, dtype: str, accuracy_level: int | None) -> None:
-        self._stepper = open_stepper(Model.from_json(model), device, dtype, accuracy_level)
-        facts = {"n_vocabulary": self._stepper.n_vocabulary, "context_length": self._stepper.context_length}
-        self._send(**facts, device=self._stepper.device)
+        self._runtime = open_runtime(Model.from_json(model), device, dtype, accuracy_level)
+        facts = {"n_vocabulary": self._runtime.n_vocabulary, "context_length": self._runtime.context_length}
+        self._send(**facts, device=self._runtime.device)
 
     def feed(self, ids: list[list[int]], *, fresh: bool) -> None:
         logits = self._opened.feed(ids, fresh=fresh)
@@ -32,16 +32,16 @@ class _Server:
         self._stream.flush()
 
     def sample(self, **wish: Any) -> None:
-        self._send(ids=sample(self._opened, **wish, report=lambda *done: self._send(progress=done)))
+        self._send(ids=self._opened.sample(**wish, report=lambda *done: self._send(progress=done)))
 
-    def greedy(self, **wish: Any) -> None:
-        self._send(ids=greedy(self._opened, **wish))
+    def greedy(self, prompts: list[list[int]], n_new: int, n_vocabulary: int) -> None:
+        self._send(ids=self._opened.generate(prompts, n_new, n_vocabulary=n_vocabulary))
 
     def speed(
         self, model: dict[str, Any], device: str | None, dtype: str, prompt: list[int], n_new: int, **_: Any
     ) -> None:
-        found = measure(Model.from_json(model), device, dtype, prompt, n_new)
-        self._send(**found, peak_memory_bytes=memory.peak_bytes())
+        costs = measure(Model.from_json(model), device, dtype, prompt, n_new)
+        self._send(**costs, peak_memory_bytes=memory.peak_bytes())
 
     def fail(self, error: BaseException) -> None:
         """Say what went wrong."""
@@ -49,10 +49,10 @@ class _Server:
         self._send(error={"type": type(error).__name__, "message": text})
 
     @property
-    def _opened(self) -> Stepper:
-        if self._stepper is None:
+    def _opened(self) -> Runtime:
+        if self._runtime is None:
             raise RuntimeError("no model is open")
-        return self._stepper
+        return self._runtime
 
     def _send(self, **record: Any) -> None:
         self._stream.write(json.dumps(record).encode() + b"\n")

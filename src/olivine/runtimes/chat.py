@@ -3,19 +3,15 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 from olivine import lazy, paths
 from olivine.data import Encoder
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.loading import load_causal_lm, load_tokenizer
-
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-else:
-    np, torch = lazy.module("numpy"), lazy.module("torch")
+from olivine.models.loading import load_tokenizer
+from olivine.runtimes.genai import GenaiRuntime
+from olivine.runtimes.torch import TorchRuntime
 
 Messages = Sequence[Mapping[str, str]]
 Listener = Callable[[str], None]
@@ -49,50 +45,30 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
     raise ModelError(f"{folder} holds no model: neither genai_config.json nor config.json{hint}")
 
 
-def cache_length(folder: Path, n_tokens: int) -> int:
-    """The `max_length` to ask of onnxruntime-genai for a text of that many tokens.
-
-    It refuses a cache that is shorter than a layer's window, and one that is longer than the context.
-    """
-    config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))["model"]
-    window = (config["decoder"].get("sliding_window") or {}).get("window_size") or 0
-    return min(int(config["context_length"]), max(n_tokens, int(window)))
-
-
 class _GenaiChat:
     """An ONNX folder."""
 
     def __init__(self, folder: Path, tell: Listener) -> None:
-        import onnxruntime_genai
-
-        self._genai: Any = onnxruntime_genai
-        self._model = onnxruntime_genai.Model(str(folder))
-        self._tokenizer = onnxruntime_genai.Tokenizer(self._model)
-        config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
-        self._context_length: int = config["model"]["context_length"]
+        self._runtime = GenaiRuntime(folder)
+        self._tokenizer = self._runtime.tokenizer
         self._folder, self._tell = folder, tell
         self._renderer: Any = None  # transformers' tokenizer, where the runtime cannot render the template
         self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
         prompt = list(self._tokenizer.encode(self._text(question)))
-        if len(prompt) >= self._context_length:
-            raise ModelError(f"the prompt has {len(prompt)} tokens, but the model reads {self._context_length}")
-        params = self._genai.GeneratorParams(self._model)
-        n_most = cache_length(self._folder, len(prompt) + max_new_tokens)
-        params.set_search_options(max_length=n_most, do_sample=False)
-        generator = self._genai.Generator(self._model, params)
-        generator.append_tokens(np.asarray(prompt, dtype=np.int32))
+        context = self._runtime.context_length
+        if len(prompt) >= context:
+            raise ModelError(f"the prompt has {len(prompt)} tokens, but the model reads {context}")
         stream = self._tokenizer.create_stream()
         pieces: list[str] = []
-        while not generator.is_done() and len(pieces) < max_new_tokens:
-            generator.generate_next_token()
-            token = int(generator.get_next_tokens()[0])
-            if token in self._ends:
-                break
+
+        def keep(token: int) -> None:
             pieces.append(stream.decode(token))
             if on_text is not None:
                 on_text(pieces[-1])
+
+        self._runtime.generate(prompt, max_new_tokens, self._ends, keep)
         return "".join(pieces)
 
     def _text(self, question: Messages | str) -> str:
@@ -133,19 +109,11 @@ class _TorchChat:
     def __init__(self, folder: Path) -> None:
         model = Model("hf", folder)
         self._tokenizer = load_tokenizer(model)
-        self._model = load_causal_lm(model, dtype="auto")
+        self._runtime = TorchRuntime(model, "cpu", "auto")
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
-        ids = self._ids(question)
-        with torch.inference_mode():
-            written = self._model.generate(
-                input_ids=torch.tensor([ids]),
-                attention_mask=torch.ones((1, len(ids)), dtype=torch.long),
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                pad_token_id=self._tokenizer.pad_token_id,
-            )
-        text: str = self._tokenizer.decode(written[0, len(ids) :], skip_special_tokens=True)
+        written = self._runtime.answer(self._ids(question), max_new_tokens, self._tokenizer.pad_token_id)
+        text: str = self._tokenizer.decode(written, skip_special_tokens=True)
         if on_text is not None:
             on_text(text)
         return text

@@ -5,14 +5,11 @@ import pytest
 import torch
 
 from olivine.data import Example
-from olivine.evaluate._onnx import OnnxRuntime
-from olivine.evaluate._rows import Question
-from olivine.evaluate._torch import TorchRuntime
-from olivine.evaluate.parity._generate import greedy
-from olivine.evaluate.parity._speed import measure
-from olivine.evaluate.parity._steppers import open_stepper
+from olivine.evaluate import Question, answers_of
 from olivine.models import Model
-from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.models.loading import load_causal_lm
+from olivine.runtimes.opening import open_runtime
+from olivine.runtimes.speed import measure
 from tiny import COMMON, tiny_tokenizer
 
 N_NEW = 12
@@ -101,7 +98,7 @@ def obvious(module, question):
 def test_answers_of_unequal_rows_are_those_of_passes_without_a_cache(name, forgetful):
     model, rows = forgetful(name), unequal_questions()
     module = load_causal_lm(model)
-    answers = TorchRuntime(model, load_tokenizer(model), "cpu").answer(rows, N_NEW, [])
+    answers = answers_of(model, "cpu", "").answer(rows, N_NEW, [])
     for question, answer in zip(rows, answers, strict=True):
         logits, text = obvious(module, question)
         np.testing.assert_allclose(answer.logits, logits, atol=1e-4)
@@ -111,19 +108,19 @@ def test_answers_of_unequal_rows_are_those_of_passes_without_a_cache(name, forge
 @pytest.mark.parametrize("name", FORGETFUL)
 def test_pieces_give_the_logits_of_the_whole(name, forgetful):
     model = forgetful(name)
-    module, stepper = load_causal_lm(model), open_stepper(model, "cpu", "float32")
+    module, runtime = load_causal_lm(model), open_runtime(model, "cpu", "float32")
     ids = np.random.default_rng(1).integers(7, 384, 50).tolist()
     with torch.no_grad():
         whole = module(torch.tensor([ids]), use_cache=False).logits[0].numpy()
     for size in (1, 9, 20):
-        pieces = [stepper.feed([ids[at : at + size]], fresh=at == 0)[0] for at in range(0, 50, size)]
+        pieces = [runtime.feed([ids[at : at + size]], fresh=at == 0)[0] for at in range(0, 50, size)]
         np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_graphs_that_forget_answer_like_transformers(name, forgetful, exported):
     module, rows = load_causal_lm(forgetful(name)), unequal_questions()
-    answers = OnnxRuntime(exported(name), "CPUExecutionProvider").answer(rows, N_NEW, [])
+    answers = answers_of(exported(name), "cpu", "CPUExecutionProvider").answer(rows, N_NEW, [])
     for question, answer in zip(rows, answers, strict=True):
         logits, text = obvious(module, question)
         np.testing.assert_allclose(answer.logits, logits, atol=1e-4)
@@ -132,13 +129,13 @@ def test_graphs_that_forget_answer_like_transformers(name, forgetful, exported):
 
 @pytest.mark.parametrize("name", EXPORTED)
 def test_graphs_that_forget_are_stepped_and_timed(name, forgetful, exported):
-    module, stepper = load_causal_lm(forgetful(name)), open_stepper(exported(name), None, "float32")
+    module, runtime = load_causal_lm(forgetful(name)), open_runtime(exported(name), None, "float32")
     ids = np.random.default_rng(1).integers(7, 384, 50).tolist()
     with torch.no_grad():
         whole = module(torch.tensor([ids])).logits[0].numpy()
     for size in (1, 9, 20):
-        pieces = [stepper.feed([ids[at : at + size]], fresh=at == 0)[0] for at in range(0, 50, size)]
+        pieces = [runtime.feed([ids[at : at + size]], fresh=at == 0)[0] for at in range(0, 50, size)]
         np.testing.assert_allclose(np.concatenate(pieces), whole, atol=1e-4)
     prompts = [ids[:20], ids[20:40]]
-    assert greedy(stepper, prompts, 8, 384) == greedy(open_stepper(forgetful(name), "cpu", "float32"), prompts, 8, 384)
+    assert runtime.generate(prompts, 8) == open_runtime(forgetful(name), "cpu").generate(prompts, 8)
     assert measure(exported(name), None, "float32", ids[:4], 3)["decode_tokens_per_second"] > 0  # below the window
