@@ -133,3 +133,11 @@ def test_rows_of_a_broken_form_are_not_read(echo):
     named = config(echo, form="broken")
     with pytest.raises(DataError, match="does not load"):
         texts(named, read_rows(named), word_tokenizer())
+
+
+def test_doctor_names_forms_that_do_not_load(echo):
+    from olivine.workflow.doctor import diagnose
+
+    (broken, taken) = sorted(finding.message for finding in diagnose() if finding.name == "data form")
+    assert "'Chat' of the package 'echo' does not load (ValueError: another plugin has that name)" in broken
+    assert "'broken' of the package 'echo' does not load" in taken

@@ -18,6 +18,12 @@ def check_help(plugin: type) -> None:
     assert len({alias.lower() for alias in aliases}) == len(aliases), f"an alias of {plugin.__name__} stands twice"
 
 
+def give_name(plugin: type) -> None:
+    """The name of its file to a plugin that no registry has loaded, and named, yet."""
+    if not hasattr(plugin, "name"):
+        plugin.name = plugin.__module__.rpartition(".")[2]  # type: ignore[attr-defined]
+
+
 def check_params(params: type[BaseModel]) -> None:
     """Fail unless the params can be written in a config: described, closed, and the same after a turn through JSON."""
     for name, field in params.model_fields.items():

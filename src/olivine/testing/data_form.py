@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from olivine.config.schema import PreProcess
 from olivine.data.forms import Form
-from olivine.testing._plugin import check_help, check_params, refusal
+from olivine.testing._plugin import check_help, check_params, give_name, refusal
 
 _TRAINABLE = ("all", "completion", "assistant")
 
@@ -27,6 +27,7 @@ class DataFormContract:
 
     def make(self) -> Form:
         """The form, as a config asks for it."""
+        give_name(self.form)
         given = self.settings if self.settings is not None else {"form": "the form of this test"}
         return self.form.of(PreProcess.model_validate(given), self.tokenizer())
 

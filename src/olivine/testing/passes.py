@@ -12,7 +12,7 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes import UNCHANGED, Pass
-from olivine.testing._plugin import check_help, check_params, refusal
+from olivine.testing._plugin import check_help, check_params, give_name, refusal
 from olivine.testing.tiny import tiny_checkpoint
 from olivine.work import Context, Estimate, Machine, Silent
 
@@ -32,6 +32,7 @@ class PassDeclaration:
 
     def make(self) -> Pass:
         """The pass with its params."""
+        give_name(self.plugin)
         return self.plugin(self.plugin.Params.model_validate(dict(self.params)))
 
     def test_docstring_and_params_can_be_shown_and_written(self) -> None:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import ClassVar
 
 from olivine.search import Categorical, Float, Goal, Int, Objective, Point, Sampler, Space, Trial
-from olivine.testing._plugin import check_help, check_params, refusal
+from olivine.testing._plugin import check_help, check_params, give_name, refusal
 
 _N_SOME = 12
 
@@ -36,6 +36,7 @@ class SamplerContract:
 
     def make(self, seed: int = 1, trials: Sequence[Trial] = (), **params: object) -> Sampler:
         """A sampler over the contract's space."""
+        give_name(self.sampler)
         given = self.sampler.Params.model_validate({**self.params, "seed": seed, **params})
         return self.sampler(self.space, self.objectives, given, trials)
 

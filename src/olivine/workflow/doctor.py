@@ -4,15 +4,20 @@ import importlib.metadata
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 
 from olivine import lazy
 from olivine.allowance import memory_bytes
+from olivine.data.forms import forms
+from olivine.evaluate import metrics
 from olivine.passes import passes
+from olivine.registry import Registry
+from olivine.search import samplers
 from olivine.workflow._machine import free_disk_bytes, has_nvidia
 from olivine.workflow.plan import EXCLUDE_EACH_OTHER
 
@@ -86,9 +91,11 @@ def _runtime() -> Finding:
 
 
 def _plugins() -> Iterator[Finding]:
-    """Passes of other packages that are not served; the rest works without them."""
-    for why in passes.broken.values():
-        yield Finding("pass", False, why, "Install a version of its package that fits, or uninstall it.")
+    """Plugins of other packages that are not served; the rest works without them."""
+    kinds: Mapping[str, Registry[Any]] = {"pass": passes, "metric": metrics, "data form": forms, "sampler": samplers}
+    for kind, registry in kinds.items():
+        for why in registry.broken.values():
+            yield Finding(kind, False, why, "Install a version of its package that fits, or uninstall it.")
 
 
 def _machine() -> Iterator[Finding]:
