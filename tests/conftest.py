@@ -11,9 +11,19 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 
+import hypothesis
 import pytest
 
 from tiny import tiny_adapter, tiny_model
+
+# A busy machine is slow and nothing else is wrong with it; continuous integration sees the same examples each time.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure():

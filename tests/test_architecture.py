@@ -2,8 +2,11 @@
 
 import ast
 import graphlib
+import importlib.metadata
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -141,3 +144,25 @@ def test_engine_imports_no_framework():
 def test_no_network_or_telemetry_library_is_imported_by_the_parent():
     loaded = modules_after("import olivine.workflow.engine, olivine.workflow.plan, olivine.cli")
     assert not loaded & {"requests", "httpx", "urllib3", "huggingface_hub"}
+
+
+def _imported(path):
+    """Top-level names of the modules that a file imports, at once or lazily."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) == "lazy.module":
+            yield from (name.value.partition(".")[0] for name in node.args if isinstance(name, ast.Constant))
+
+
+def test_every_package_that_is_imported_is_declared():
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    needs = [*project["dependencies"], *(need for extra in project["optional-dependencies"].values() for need in extra)]
+    declared = {re.split(r"[^\w.-]", need)[0].lower().replace("_", "-") for need in needs}
+    distributions = importlib.metadata.packages_distributions()
+    imported = {name for path in ROOT.rglob("*.py") for name in _imported(path)} - sys.stdlib_module_names
+    imported -= {"olivine", "_typeshed", "triton"}  # of type checkers; of torch, where it runs
+    names = {name: {each.lower().replace("_", "-") for each in distributions.get(name, [name])} for name in imported}
+    assert {name for name, of in names.items() if not of & declared} == set()

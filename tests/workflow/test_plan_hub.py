@@ -85,6 +85,7 @@ def test_numbers_of_the_weights_stay_on_the_hub(tmp_path):
         weights = (large / "model.safetensors").stat().st_size
         assert int(done.stdout) > weights > looked.SMALL_BYTES * 10
         assert server.n_sent < looked.SMALL_BYTES
+        assert {path for path in server.asked if "some/large" not in path} == set()  # nobody is told who asks
     drawn = tmp_path / "sketch" / "model.safetensors"
     assert drawn.stat().st_size == weights
     assert drawn.read_bytes()[:1000] == (large / "model.safetensors").read_bytes()[:1000]
