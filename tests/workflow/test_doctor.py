@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from olivine import lazy
+from olivine.systems import Probe
 from olivine.workflow import doctor
 
 
@@ -44,14 +45,14 @@ def test_missing_runtime_is_named_with_the_extra(monkeypatch):
 def asked(monkeypatch):
     """The answer of the process that loads the runtime: an exit code and standard error, or none in time."""
 
-    def answers(code=0, error=""):
+    def answers(code=0, error="", probe=None):
         def run(command, **_):
             if code is None:
                 raise subprocess.TimeoutExpired(command, 120)
             return subprocess.CompletedProcess(command, code, "CPUExecutionProvider\n", error)
 
         monkeypatch.setattr(doctor.subprocess, "run", run)
-        return {finding.name: finding for finding in doctor.diagnose()}
+        return {finding.name: finding for finding in doctor.diagnose(probe)}
 
     return answers
 
@@ -71,19 +72,16 @@ def test_providers_are_those_that_the_runtime_finds(asked):
 
 
 def test_small_machine_is_told_what_is_enough(asked, monkeypatch):
-    monkeypatch.setattr(doctor, "memory_bytes", lambda: 10**9)
     monkeypatch.setattr(doctor, "free_disk_bytes", lambda folder: 10**9)
-    findings = asked()
+    findings = asked(probe=Probe(10**9, 2))
     assert not findings["memory"].ok
     assert not findings["disk"].ok
     assert "4 GB" in findings["memory"].fix
     assert "5 GB" in findings["disk"].fix
 
 
-def test_gpu_and_bfloat16_are_told_and_never_broken(asked, monkeypatch):
-    monkeypatch.setattr(doctor, "has_nvidia", lambda: True)
-    monkeypatch.setattr(doctor, "_has_bf16", lambda: False)
-    findings = asked()
+def test_gpu_and_bfloat16_are_told_and_never_broken(asked):
+    findings = asked(probe=Probe(2**34, 2, has_nvidia=True))
     assert (findings["gpu"].ok, findings["gpu"].message) == (True, "NVIDIA GPU found")
     assert "float32" in findings["bfloat16"].message
 

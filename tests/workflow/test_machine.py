@@ -1,147 +1,118 @@
 """The machine is found out without a framework, and what the config asks of it is a demand or a preference."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from olivine import lazy
 from olivine.config.schema import Accelerator, System, Workflow
-from olivine.workflow import _machine
+from olivine.systems import Probe
 from olivine.workflow._machine import CPU, choose, free_disk_bytes, is_folder, provider_is_here
 
 CUDA, DIRECTML = "CUDAExecutionProvider", "DmlExecutionProvider"
 
 
+PLAIN = {"torch": "2.13.0+cpu", "onnxruntime": "1.32.0"}
+
+
+def machine_with(*, nvidia=False, **packages):
+    """What a system tells of itself: an NVIDIA GPU or none, and the versions of some packages."""
+    versions = PLAIN | {name.replace("_", "-"): version for name, version in packages.items()}
+    return Probe(2**34, 2, has_nvidia=nvidia, n_gpus=int(nvidia), system="posix", versions=versions)
+
+
 @pytest.fixture
 def asked(tmp_path):
-    """What is chosen for systems by name, each with one accelerator."""
+    """What is chosen on a machine for systems by name, each with one accelerator."""
 
-    def ask(host=None, target=None, **systems):
+    def ask(probe=None, host=None, target=None, **systems):
         system = {
             name: System(accelerators=[Accelerator(**accelerator)] if accelerator else [])
             for name, accelerator in systems.items()
         }
         model = {"type": "HfModel", "model_path": "model"}
         workflow = Workflow(input_model=model, passes={}, systems=system, host=host, target=target)
-        return choose(workflow, tmp_path / "cache", "config.json:7", offline=False)
+        return choose(workflow, tmp_path / "cache", "config.json:7", probe or machine_with(), offline=False)
 
     return ask
 
 
-@pytest.fixture
-def machine_has(monkeypatch):
-    """Pretend: an NVIDIA GPU or none, and the versions of some packages."""
-
-    def pretend(*, nvidia=False, **packages):
-        versions = {name.replace("_", "-"): version for name, version in packages.items()}
-        real = lazy.version
-        monkeypatch.setattr(_machine, "has_nvidia", lambda: nvidia)
-        monkeypatch.setattr(lazy, "version", lambda name: versions.get(name, real(name)))
-
-    return pretend
-
-
-def test_nothing_asked_for_is_the_cpu_of_a_machine_without_gpu(asked, machine_has):
-    machine_has()
+def test_nothing_asked_for_is_the_cpu_of_a_machine_without_gpu(asked):
     choice = asked()
     assert (choice.machine.device, choice.machine.execution_provider) == ("cpu", CPU)
     assert (choice.notes, choice.problems) == ((), ())
     assert choice.machine.n_cores > 0
 
 
-def test_gpu_that_serves_everything_is_used(asked, machine_has):
-    machine_has(nvidia=True, torch="2.13.0", onnxruntime_gpu="1.32.0")
-    choice = asked(target="here", here={"device": "gpu", "execution_providers": [CUDA]})
+def test_gpu_that_serves_everything_is_used(asked):
+    choice = asked(
+        machine_with(nvidia=True, torch="2.13.0", onnxruntime_gpu="1.32.0"),
+        target="here",
+        here={"device": "gpu", "execution_providers": [CUDA]},
+    )
     assert (choice.machine.device, choice.machine.execution_provider) == ("cuda", CUDA)
     assert choice.problems == ()
 
 
-def test_cpu_that_is_asked_for_is_used_beside_a_gpu(asked, machine_has):
-    machine_has(nvidia=True, torch="2.13.0", onnxruntime_gpu="1.32.0")
-    choice = asked(here={"device": "cpu"})
+def test_cpu_that_is_asked_for_is_used_beside_a_gpu(asked):
+    choice = asked(machine_with(nvidia=True, torch="2.13.0", onnxruntime_gpu="1.32.0"), here={"device": "cpu"})
     assert (choice.machine.device, choice.machine.execution_provider) == ("cpu", CPU)
     assert choice.notes == ()
 
 
-def test_only_system_needs_not_be_named_as_target(asked, machine_has):
-    machine_has()
+def test_only_system_needs_not_be_named_as_target(asked):
     (problem,) = asked(here={"device": "gpu", "execution_providers": [CUDA]}).problems
     assert (problem.kind, problem.where) == ("hardware", "config.json:7")
 
 
-def test_of_two_systems_none_is_taken_unless_named(asked, machine_has):
-    machine_has()
+def test_of_two_systems_none_is_taken_unless_named(asked):
     assert asked(one={"device": "gpu"}, two={"device": "cpu"}).problems == ()
 
 
-def test_system_without_accelerators_asks_for_nothing(asked, machine_has):
-    machine_has()
+def test_system_without_accelerators_asks_for_nothing(asked):
     assert asked(target="here", here=None).problems == ()
 
 
-def test_gpu_without_providers_means_cuda(asked, machine_has):
-    machine_has()
+def test_gpu_without_providers_means_cuda(asked):
     (problem,) = asked(here={"device": "gpu"}).problems
     assert CUDA in problem.message
 
 
-def test_gpu_whose_runtime_is_not_installed_says_how_to_get_it(asked, machine_has):
-    machine_has(nvidia=True, torch="2.13.0", onnxruntime_gpu="none")
-    (problem,) = asked(here={"device": "gpu", "execution_providers": [CUDA]}).problems
+def test_gpu_whose_runtime_is_not_installed_says_how_to_get_it(asked):
+    (problem,) = asked(
+        machine_with(nvidia=True, torch="2.13.0", onnxruntime_gpu="none"),
+        here={"device": "gpu", "execution_providers": [CUDA]},
+    ).problems
     assert problem.kind == "missing-extra"
     assert "pip install 'olivine[gpu]'" in problem.fix
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="DirectML is there")
-def test_directml_is_for_windows(asked, machine_has):
-    machine_has()
+def test_directml_is_for_windows(asked):
     (problem,) = asked(here={"device": "gpu", "execution_providers": [DIRECTML]}).problems
     assert problem.kind == "hardware"
     assert "Windows" in problem.message
 
 
-def test_preference_takes_the_first_provider_that_is_here(asked, machine_has):
-    machine_has()
+def test_preference_takes_the_first_provider_that_is_here(asked):
     choice = asked(here={"device": "gpu", "execution_providers": [CUDA, CPU], "preference": True})
     assert choice.machine.execution_provider == CPU
     assert choice.problems == ()
 
 
-def test_preference_for_what_is_not_here_is_said_in_a_sentence(asked, machine_has):
-    machine_has()
+def test_preference_for_what_is_not_here_is_said_in_a_sentence(asked):
     choice = asked(here={"device": "gpu", "execution_providers": [CUDA], "preference": True})
     assert (choice.machine.device, choice.machine.execution_provider) == ("cpu", CPU)
     assert any("so the CPU is used" in note for note in choice.notes)
 
 
-def test_provider_that_is_not_served_is_unsupported_by_name(asked, machine_has):
-    machine_has()
+def test_provider_that_is_not_served_is_unsupported_by_name(asked):
     (problem,) = asked(here={"device": "npu", "execution_providers": ["QNNExecutionProvider"]}).problems
     assert problem.kind == "unsupported"
     assert "QNNExecutionProvider" in problem.message
 
 
 def test_providers_of_another_make_are_not_here():
-    assert provider_is_here(CPU)
-    assert not provider_is_here("QNNExecutionProvider")
-
-
-def test_gpu_is_found_by_what_the_driver_lists(monkeypatch, tmp_path):
-    monkeypatch.setattr(_machine, "Path", lambda _: tmp_path / "gpus")
-    monkeypatch.setattr(_machine.shutil, "which", lambda _: None)
-    assert not _machine.has_nvidia()
-    (tmp_path / "gpus").mkdir()
-    assert not _machine.has_nvidia()  # a driver without a card
-    (tmp_path / "gpus" / "0000:01:00.0").mkdir()
-    assert _machine.has_nvidia()
-
-
-def test_gpu_is_found_by_its_tool(monkeypatch, tmp_path):
-    monkeypatch.setattr(_machine, "Path", lambda _: tmp_path / "gpus")
-    monkeypatch.setattr(_machine.shutil, "which", lambda _: "nvidia-smi")
-    assert _machine.has_nvidia()
+    assert provider_is_here(CPU, machine_with())
+    assert not provider_is_here("QNNExecutionProvider", machine_with())
 
 
 def test_disk_of_a_folder_to_come_is_that_of_its_nearest_parent(tmp_path):
@@ -154,13 +125,3 @@ def test_disk_of_a_folder_to_come_is_that_of_its_nearest_parent(tmp_path):
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b"])
 def test_name_that_no_file_system_takes_is_no_folder(name):
     assert not is_folder(Path(name))
-
-
-def test_looking_at_the_machine_imports_no_framework():
-    code = (
-        "import sys; from pathlib import Path; from olivine.workflow import _machine\n"
-        "_machine.has_nvidia(), _machine.memory_bytes(), _machine.free_disk_bytes(Path.cwd())\n"
-        "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'datasets'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS, ConfigError
+from olivine.systems import SystemParams
+from olivine.systems.local import Local
 from olivine.workflow.plan import lines, make_plan, to_json
 from tiny import write_rows
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
+HERE = Local(SystemParams()).probe()
 PUBLISHED = Path(__file__).parent.parent / "config" / "published"
 
 
@@ -362,19 +366,17 @@ def test_hub_name_without_a_network_is_a_network_problem(planned):
     assert "microsoft/Phi-3-mini-4k-instruct" in problem.message
 
 
-def test_demanded_accelerator_that_is_not_here_is_a_hardware_problem(planned, monkeypatch):
-    monkeypatch.setattr("olivine.workflow._machine.has_nvidia", lambda: False)
+def test_demanded_accelerator_that_is_not_here_is_a_hardware_problem(planned):
     accelerator = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}
 
     def change(config):
         config |= {"systems": {"here": {"type": "LocalSystem", "accelerators": [accelerator]}}, "target": "here"}
 
-    assert "no NVIDIA GPU" in only(planned(change), "hardware").message
+    assert "no NVIDIA GPU" in only(planned(change, probe=replace(HERE, has_nvidia=False)), "hardware").message
 
 
-def test_step_that_does_not_fit_in_memory_is_a_hardware_problem(planned, monkeypatch):
-    monkeypatch.setattr("olivine.workflow._machine.memory_bytes", lambda: 10**8)
-    plan = planned()
+def test_step_that_does_not_fit_in_memory_is_a_hardware_problem(planned):
+    plan = planned(probe=replace(HERE, memory_bytes=10**8))
     assert {problem.kind for problem in plan.problems} == {"hardware"}
     assert "Lower max_seq_len" in str(plan.problems)
 

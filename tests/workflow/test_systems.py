@@ -1,6 +1,7 @@
 """What systems ask for is done, or refused by name: no key of the config is read by nobody."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,13 @@ from pydantic import BaseModel
 import olivine
 from olivine.config import schema
 from olivine.config.schema import Accelerator, System, Workflow
-from olivine.workflow import _machine, _systems
+from olivine.systems import Probe
+from olivine.workflow import _systems
 from olivine.workflow._machine import choose
 
 CUDA = "CUDAExecutionProvider"
+PLAIN = Probe(4 * 2**30, 2, system="posix", versions={"torch": "2.13.0", "onnxruntime-gpu": "1.32.0"})
+WITH_GPU = replace(PLAIN, has_nvidia=True, n_gpus=1)
 MODEL = {"type": "HfModel", "model_path": "model"}
 
 
@@ -61,8 +65,8 @@ def test_memory_of_an_accelerator_is_a_limit(written, n_bytes, tmp_path):
     assert _systems.memory_bytes(written) == n_bytes
     asked = workflow(systems={"here": [{"device": "cpu", "memory": written}]})
     assert list(_systems.check(asked)) == []
-    machine = choose(asked, tmp_path, "config.json:1", offline=True).machine
-    assert machine.memory_bytes == min(n_bytes, _machine.memory_bytes())
+    machine = choose(asked, tmp_path, "config.json:1", PLAIN, offline=True).machine
+    assert machine.memory_bytes == min(n_bytes, PLAIN.memory_bytes)
 
 
 @pytest.mark.parametrize("written", ["much", "-1GB", 0, "12 apples", "", "1e999"])
@@ -71,31 +75,27 @@ def test_memory_that_is_no_size_is_a_problem(written):
     assert only(asked).key == ("systems", "here", "accelerators", 0, "memory")
 
 
-def test_memory_of_a_gpu_limits_the_gpu(tmp_path, monkeypatch):
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: True)
-    monkeypatch.setattr(_machine, "torch_is_for_cpu", lambda: False)
+def test_memory_of_a_gpu_limits_the_gpu(tmp_path):
     for there, limit in ((80 * 10**9, 10**9), (0, 10**9), (10**8, 10**8)):
-        monkeypatch.setattr(_machine, "gpu_memory_bytes", lambda there=there: there)
+        probe = replace(WITH_GPU, gpu_memory_bytes=there)
         asked = workflow(systems={"here": [{"device": "gpu", "memory": "1GB"}]})
-        machine = choose(asked, tmp_path, "config.json:1", offline=True).machine
+        machine = choose(asked, tmp_path, "config.json:1", probe, offline=True).machine
         assert machine.device_memory_bytes == limit
-        assert machine.memory_bytes == _machine.memory_bytes()
+        assert machine.memory_bytes == probe.memory_bytes
 
 
-def test_provider_without_a_device_means_its_device(tmp_path, monkeypatch):
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
-    choice = choose(workflow(systems={"here": [{"execution_providers": [CUDA]}]}), tmp_path, "c:1", offline=True)
+def test_provider_without_a_device_means_its_device(tmp_path):
+    choice = choose(workflow(systems={"here": [{"execution_providers": [CUDA]}]}), tmp_path, "c:1", PLAIN, offline=True)
     assert [problem.kind for problem in choice.problems] == ["hardware"]
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: True)
-    monkeypatch.setattr(_machine, "torch_is_for_cpu", lambda: False)
-    choice = choose(workflow(systems={"here": [{"execution_providers": [CUDA]}]}), tmp_path, "c:1", offline=True)
+    choice = choose(
+        workflow(systems={"here": [{"execution_providers": [CUDA]}]}), tmp_path, "c:1", WITH_GPU, offline=True
+    )
     assert choice.machine.device == "cuda"
 
 
-def test_cpu_named_last_does_not_stand_in_for_a_gpu_in_silence(tmp_path, monkeypatch):
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
+def test_cpu_named_last_does_not_stand_in_for_a_gpu_in_silence(tmp_path):
     listed = [{"device": "gpu", "execution_providers": [CUDA, "CPUExecutionProvider"]}]
-    choice = choose(workflow(systems={"here": listed}), tmp_path, "c:1", offline=True)
+    choice = choose(workflow(systems={"here": listed}), tmp_path, "c:1", PLAIN, offline=True)
     assert [problem.kind for problem in choice.problems] == ["hardware"]
 
 

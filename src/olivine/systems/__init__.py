@@ -3,8 +3,9 @@
 from olivine.registry import Registry
 from olivine.systems._base import System, SystemParams, Worker
 from olivine.systems._environment import ENVIRONMENT
+from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, JobKind, Listener
 
 systems: Registry[System] = Registry("olivine.systems", System, group="olivine.systems")  # type: ignore[type-abstract]
 
-__all__ = ["ENVIRONMENT", "Job", "JobKind", "Listener", "System", "SystemParams", "Worker", "systems"]
+__all__ = ["ENVIRONMENT", "Job", "JobKind", "Listener", "Probe", "System", "SystemParams", "Worker", "systems"]

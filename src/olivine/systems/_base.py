@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
 
 
@@ -58,6 +59,10 @@ class System(ABC):
 
     def __init__(self, params: SystemParams) -> None:
         self.params = params
+
+    @abstractmethod
+    def probe(self) -> Probe:
+        """What is there: hardware and versions, by which a config is planned; quick, and no framework is imported."""
 
     @abstractmethod
     def worker(self) -> Worker:

@@ -1,6 +1,7 @@
 """The machine that reads the config: its worker is a process of the same Python, and reads files where they lie."""
 
 from olivine.systems._base import System
+from olivine.systems._probe import Probe, probe
 from olivine.systems._process import WorkerProcess
 
 
@@ -8,6 +9,10 @@ class Local(System):
     """The machine that reads the config, in a process of its own."""
 
     aliases = ("LocalSystem",)
+
+    def probe(self) -> Probe:
+        """What this process finds: no other one is asked."""
+        return probe()
 
     def worker(self) -> WorkerProcess:
         """A process of the Python that runs this one."""

@@ -12,13 +12,14 @@ from typing import Any
 from packaging.requirements import Requirement
 
 from olivine import lazy
-from olivine.allowance import memory_bytes
 from olivine.data.forms import forms
 from olivine.evaluate import metrics
 from olivine.passes import passes
 from olivine.registry import Registry
 from olivine.search import samplers
-from olivine.workflow._machine import free_disk_bytes, has_nvidia
+from olivine.systems import Probe, SystemParams, systems
+from olivine.systems.local import Local
+from olivine.workflow._machine import free_disk_bytes
 from olivine.workflow.plan import EXCLUDE_EACH_OTHER
 
 RUNTIME = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml")
@@ -35,9 +36,19 @@ class Finding:
     fix: str = ""
 
 
-def diagnose() -> list[Finding]:
-    """Everything that decides whether a workflow can run here; imports no framework in this process."""
-    return [_python(), *_packages(), *_exclusive(), _runtime(), *_plugins(), *_machine()]
+def diagnose(probe: Probe | None = None) -> list[Finding]:
+    """Everything that decides whether a workflow can run here; imports no framework in this process.
+
+    probe: what the machine has; without one, it is asked.
+    """
+    return [
+        _python(),
+        *_packages(),
+        *_exclusive(),
+        _runtime(),
+        *_plugins(),
+        *_machine(probe or Local(SystemParams()).probe()),
+    ]
 
 
 def _python() -> Finding:
@@ -92,27 +103,27 @@ def _runtime() -> Finding:
 
 def _plugins() -> Iterator[Finding]:
     """Plugins of other packages that are not served; the rest works without them."""
-    kinds: Mapping[str, Registry[Any]] = {"pass": passes, "metric": metrics, "data form": forms, "sampler": samplers}
+    kinds: Mapping[str, Registry[Any]] = {
+        "pass": passes,
+        "metric": metrics,
+        "data form": forms,
+        "sampler": samplers,
+        "system": systems,
+    }
     for kind, registry in kinds.items():
         for why in registry.broken.values():
             yield Finding(kind, False, why, "Install a version of its package that fits, or uninstall it.")
 
 
-def _machine() -> Iterator[Finding]:
-    memory, disk = memory_bytes(), free_disk_bytes(Path.cwd())
+def _machine(probe: Probe) -> Iterator[Finding]:
+    memory, disk = probe.memory_bytes, free_disk_bytes(Path.cwd())
     yield Finding("memory", memory >= ENOUGH_MEMORY, f"{memory / 1e9:.0f} GB", "Small models need 4 GB.")
     yield Finding(
         "disk", disk >= ENOUGH_DISK, f"{disk / 1e9:.0f} GB free here", "Free some space: 5 GB serve small models."
     )
-    yield Finding("gpu", True, "NVIDIA GPU found" if has_nvidia() else "none: training and scoring use the CPU")
+    yield Finding("gpu", True, "NVIDIA GPU found" if probe.has_nvidia else "none: training and scoring use the CPU")
     yield Finding(
-        "bfloat16", True, "computed by the processor" if _has_bf16() else "not computed by the processor: float32"
+        "bfloat16",
+        True,
+        "computed by the processor" if probe.multiplies_bf16 else "not computed by the processor: float32",
     )
-
-
-def _has_bf16() -> bool:
-    information = Path("/proc/cpuinfo")
-    if not information.is_file():
-        return False
-    features = information.read_text(encoding="utf-8", errors="replace").split()
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(features)  # Intel and AMD, Intel, ARM

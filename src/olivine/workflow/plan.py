@@ -24,6 +24,8 @@ from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Pass, passes
 from olivine.passes.finetune._training_arguments import split_seed
 from olivine.paths import could_be, exists, hub_cache, is_folder, of_user
+from olivine.systems import Probe, SystemParams
+from olivine.systems.local import Local
 from olivine.work import Estimate, Machine
 from olivine.workflow import _systems
 from olivine.workflow._known_passes import OLIVE_PASSES
@@ -80,25 +82,28 @@ class _Draft:
         self.problems.append(Problem(kind, self.where(*path), message, fix))
 
 
-def make_plan(loaded: Loaded, *, offline: bool = False, fetched: Path | None = None) -> Plan:
+def make_plan(
+    loaded: Loaded, *, offline: bool = False, fetched: Path | None = None, probe: Probe | None = None
+) -> Plan:
     """The plan of a config that was read; its `problems` say all that keeps it from running.
 
-    fetched: the folder of the input model, where it has come from the hub since. Raises ConfigError only when so much
-    of the config is wrong that nothing can be planned.
+    fetched: the folder of the input model, where it has come from the hub since. probe: what the system has that will
+    run it; without one, this machine is asked. Raises ConfigError only when so much of the config is wrong that nothing
+    can be planned.
     """
     with tempfile.TemporaryDirectory(prefix="olivine-plan-", ignore_cleanup_errors=True) as scratch:
-        return _make_plan(loaded, Path(scratch), fetched, offline=offline)
+        return _make_plan(loaded, Path(scratch), fetched, probe or Local(SystemParams()).probe(), offline=offline)
 
 
-def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, *, offline: bool) -> Plan:
+def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, probe: Probe, *, offline: bool) -> Plan:
     workflow = loaded.workflow
     if workflow is None:
         raise ConfigError(loaded.problems)
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cache_dir, output_dir = of_user(workflow.cache_dir).absolute(), of_user(workflow.output_dir).absolute()
-    choice = choose(workflow, cache_dir, loaded.document.where(("systems",)), offline=offline)
+    choice = choose(workflow, cache_dir, loaded.document.where(("systems",)), probe, offline=offline)
     draft = _Draft(loaded, workflow, choice.machine, scratch)
-    draft.problems += [*loaded.problems, *choice.problems, *_packages()]
+    draft.problems += [*loaded.problems, *choice.problems, *_packages(probe)]
     draft.translated += [str(note) for note in loaded.notes] + list(choice.notes)
     _plan_model(draft, fetched)
     _plan_systems(draft)
@@ -691,15 +696,15 @@ def _is_too_long(folder: Path) -> bool:
     return False
 
 
-def _packages() -> Iterator[Problem]:
+def _packages(probe: Probe) -> Iterator[Problem]:
     """Packages that exclude each other, and versions outside of what was tested."""
     for group in EXCLUDE_EACH_OTHER:
-        found = [name for name in group if lazy.version(name) != "none"]
+        found = [name for name in group if probe.version(name) != "none"]
         if len(found) > 1:
             keep = found[0]
             fix = f"Run: pip uninstall -y {' '.join(found)}; pip install {keep}."
             yield Problem("missing-extra", "", f"{' and '.join(found)} are both installed and break each other.", fix)
-    version, wanted = lazy.version("transformers"), lazy.supported("transformers")
+    version, wanted = probe.version("transformers"), lazy.supported("transformers")
     if version == "none":
         fix = f"Run: {sys.executable} -m pip install olivine."
         yield Problem("missing-extra", "", "transformers is not installed.", fix)
