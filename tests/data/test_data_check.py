@@ -1,6 +1,7 @@
 """What is wrong with data is said before anything runs, all at once, without a heavy library."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -36,6 +37,31 @@ def test_missing_file_names_the_nearest_one_and_where_it_was_looked_for(there):
     assert message == (
         f"data config 'tones': there is no data file 'trian.jsonl' (looked in {there}). Did you mean 'train.jsonl'?"
     )
+
+
+def test_pipe_in_a_folder_of_data_is_passed_over(there):
+    (there / "rows").mkdir()
+    os.mkfifo(there / "rows" / "pipe.jsonl")
+    write_jsonl(there / "rows" / "a.jsonl", [GOOD])
+    assert problems(config(there, "rows", text_template=TEMPLATE)) == []
+
+
+@pytest.mark.parametrize("load", [{"data_files": "rows"}, {"data_files": None, "data_dir": "rows"}])
+def test_dead_link_in_a_folder_of_data_is_named(there, load):
+    (there / "rows").mkdir()
+    write_jsonl(there / "rows" / "a.jsonl", [GOOD])
+    (there / "rows" / "b.jsonl").symlink_to(there / "gone.jsonl")
+    ((kind, message),) = problems(config(there, load=load, text_template=TEMPLATE))
+    assert kind == "missing-file"
+    assert "b.jsonl' is a link to nothing" in message
+
+
+def test_folder_with_thousands_of_others_is_none_of_data(there):
+    for index in range(5_001):
+        (there / "disk" / str(index)).mkdir(parents=True)
+    for name in ("disk", "disk/**/*.jsonl"):
+        ((_, message),) = problems(config(there, name))
+        assert f"'{there / 'disk'}' has more than 5,000 folders in it: name the files." in message
 
 
 def test_each_missing_file_is_a_problem(there):

@@ -167,11 +167,11 @@ def test_user_that_there_is_not_has_no_files(there):
     assert of_user("~nobody-at-all/x") == Path("~nobody-at-all/x")
 
 
-@pytest.mark.parametrize("spec", [">999999999", "010001d", ".99999f", "*^100000"])
+@pytest.mark.parametrize("spec", [">999999999", "010001d", ".99999f", "*^100000", ">" + "9" * 5000, "٩٩٩٩٩"])
 def test_template_that_would_pad_without_end_is_refused(there, spec):
     (there / "train.jsonl").write_text('{"text": "a"}\n')
     said = problem(config(there, text_template="{text:" + spec + "}"))
-    assert "pads {text} to more than 10000 characters" in said
+    assert "pads {text} to more than 9,999 characters" in said
 
 
 def test_folder_may_have_any_name(there):

@@ -138,11 +138,17 @@ def test_config_that_is_no_object(copy, content):
         read_config(copy)
 
 
-@pytest.mark.parametrize("value", ["wide", [64], {}, -64, float("inf"), float("nan")])
+@pytest.mark.parametrize("value", ["wide", "64", [64], {}, -64, 0, True, None, 8.5, float("inf"), float("nan")])
 @pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])
 def test_size_that_is_no_number(copy, key, value):
     change_config(copy, **{key: value})
     with pytest.raises(ModelError, match="is no number above 0"):
+        read_facts(copy)
+
+
+def test_context_in_which_nothing_follows_anything_is_refused(copy):
+    change_config(copy, max_position_embeddings=1)
+    with pytest.raises(ModelError, match="reads texts of 1 token"):
         read_facts(copy)
 
 

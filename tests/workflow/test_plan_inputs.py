@@ -135,7 +135,6 @@ def test_small_model_by_hand_has_no_problem(planned):
         ("vocab_size", "many"),
         ("head_dim", [8]),
         ("max_position_embeddings", True),
-        ("max_position_embeddings", 1),
     ],
 )
 def test_size_of_the_model_that_is_no_number(planned, only, tmp_path, key, value):

@@ -73,6 +73,8 @@ def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
         return
     for name in local.missing:
         yield Problem("missing-file", where, *missing_file(local, name))
+    if not local.splits:
+        return
     if columns := columns_without_form(config):
         yield Problem("invalid-value", where, *_no_form(columns))
         return

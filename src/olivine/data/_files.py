@@ -4,13 +4,16 @@ import difflib
 import glob
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
 from olivine.config.schema import DataConfig, Resource
 from olivine.data._split import slices
 from olivine.data.sources import PLAIN, Item, Options, read
+from olivine.errors import DataError
 from olivine.paths import exists, is_file, is_folder, of_user
 
 KINDS: Mapping[str, tuple[str, ...]] = {
@@ -26,6 +29,10 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("validation", "valid", "val", "dev"), "validation"),
     **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
 }
+
+
+_MOST_FOLDERS = 5_000  # below a folder of data: with more, it is hardly one
+_WILD = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True)
@@ -50,12 +57,23 @@ class DataFile:
 class Local:
     """The local files of a data config by the split that they make, and the names that no file has.
 
-    folders: where relative names were looked for.
+    folders: where relative names were looked for. refused: why what lies under a missing name is not read.
     """
 
     folders: list[Path]
     splits: dict[str, list[DataFile]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def find(self, name: str, paths_in: Callable[[Path], list[Path]]) -> list[Path]:
+        """The paths in the first folder that has some; without any, the name is missing."""
+        try:
+            if found := next((paths for folder in self.folders if (paths := paths_in(folder))), None):
+                return found
+        except DataError as error:
+            self.refused[name] = str(error)
+        self.missing.append(name)
+        return []
 
 
 def data_files(config: DataConfig) -> list[Path]:
@@ -125,21 +143,25 @@ def _named(named: Mapping[str, list[str]], folders: list[Path], kind: str | None
     for split_name, patterns in named.items():
         local.splits[split_name] = []
         for pattern in patterns:
-            found = next((paths for folder in folders if (paths := _matches(folder, pattern, kind))), [])
+            found = local.find(pattern, partial(_matches, pattern=pattern, kind=kind))
             local.splits[split_name] += _of_kind(found, kind, options)
-            if not found:
-                local.missing.append(pattern)
     return local
 
 
 def _matches(folder: Path, pattern: str, kind: str | None) -> list[Path]:
     path = _below(folder, pattern)
+    if path == path.parent:
+        raise DataError(f"'{pattern}' is no file of rows: the whole disk; name a file, or a folder of files")
     if is_folder(path):
-        return _inside(path, kind) if path.parent != path else []  # the whole disk is no data set
+        return _inside(path, kind)
+    if is_file(path):
+        return [path]
     if exists(path):
-        return [path] if is_file(path) else []  # a device never ends, and a pipe is read only once
+        raise DataError(f"'{pattern}' is no file of rows: a device or a pipe; name a file, or a folder of files")
     if "\0" in pattern:
         return []
+    if "**" in pattern:
+        _refuse_crowded(Path(f"{_WILD.split(str(path))[0]}*").parent)
     return sorted(Path(name) for name in glob.glob(str(path), recursive=True) if is_file(name))  # noqa: PTH207 - pathlib takes no absolute pattern
 
 
@@ -148,15 +170,12 @@ def _whole_folder(folders: list[Path], kind: str | None, data_dir: str | None, o
     local = Local(folders)
     if kind is not None and data_dir is None:
         return local
-    for folder in folders:
-        files = _inside(folder, kind) if is_folder(folder) else []
-        if files:
-            words = {path: _split_word(path.relative_to(folder)) for path in files}
-            told = {path: word for path, word in words.items() if word} or dict.fromkeys(files, "train")
-            for path, word in told.items():
-                local.splits.setdefault(word, []).extend(_of_kind([path], kind, options))
-            return local
-    local.missing.append(data_dir or ".")
+    files = local.find(data_dir or ".", lambda folder: _inside(folder, kind) if is_folder(folder) else [])
+    folder = next((one for one in folders if files and files[0].is_relative_to(one)), Path())
+    words = {path: _split_word(path.relative_to(folder)) for path in files}
+    told = {path: word for path, word in words.items() if word} or dict.fromkeys(files, "train")
+    for path, word in told.items():
+        local.splits.setdefault(word, []).extend(_of_kind([path], kind, options))
     return local
 
 
@@ -167,14 +186,35 @@ def _split_word(path: Path) -> str | None:
 
 def _inside(folder: Path, kind: str | None) -> list[Path]:
     suffixes = KINDS[kind] if kind else [suffix for suffixes in KINDS.values() for suffix in suffixes]
-    return sorted(path for path in _walk(folder) if path.suffix.lower() in suffixes)
+    _refuse_crowded(folder)
+    named = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
+    if dead := next((path for path in named if not exists(path)), None):
+        raise DataError(f"'{dead}' is a link to nothing: remove it, or bring its file back")
+    return sorted(path for path in named if is_file(path))  # a pipe or a socket has no rows
+
+
+def _refuse_crowded(folder: Path) -> None:
+    if _is_crowded(folder):
+        raise DataError(f"'{folder}' has more than {_MOST_FOLDERS:,} folders in it: name the files")
+
+
+@lru_cache(maxsize=64)
+def _is_crowded(folder: Path, most: int = _MOST_FOLDERS) -> bool:
+    """Whether a folder is hardly one of data, such as /. Found out once: that takes a while, and a plan asks often."""
+    return next(islice(_folders(folder), most, None), None) is not None
 
 
 def _walk(folder: Path) -> Iterator[Path]:
     """Files below the folder, without hidden ones."""
+    for parent, names in _folders(folder):
+        yield from (Path(parent, name) for name in names if not name.startswith("."))
+
+
+def _folders(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """The folder and those below it, without hidden ones, each with the names of its files."""
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith((".", "__"))]
-        yield from (Path(parent, name) for name in names if not name.startswith("."))
+        yield parent, names
 
 
 def _of_kind(paths: Iterable[Path], kind: str | None, options: Options) -> list[DataFile]:

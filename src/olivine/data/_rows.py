@@ -9,7 +9,6 @@ from olivine.data._files import DataFile, Local, locate, nearest
 from olivine.data._split import Slice, slices
 from olivine.data.sources import Row, hub, place
 from olivine.errors import DataError
-from olivine.paths import exists, is_folder, of_user
 
 _N_SHOWN = 200  # characters of a name in a message
 
@@ -94,12 +93,8 @@ def missing_file(local: Local, name: str) -> tuple[str, str]:
     """What to say of a name that no file has, and the fix."""
     shown = name if len(name) <= _N_SHOWN else f"{name[:_N_SHOWN]}..."
     looked = " and ".join(dict.fromkeys(str(folder) for folder in local.folders))
-    there = [path for folder in local.folders if exists(path := folder / of_user(name))]
-    if any(not is_folder(path) or path.parent == path for path in there):
-        return (
-            f"'{shown}' is no file of rows: a device, a pipe or the whole disk.",
-            "Name a file, or a folder of files.",
-        )
+    if why := local.refused.get(name):
+        return f"{why}.", ""
     close = nearest(local, name)
     return f"there is no data file '{shown}' (looked in {looked}).", f"Did you mean '{close}'?" if close else ""
 

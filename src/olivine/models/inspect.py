@@ -36,7 +36,10 @@ _SPLIT = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 
 def read_facts(path: Path) -> ModelFacts:
     """The facts of a Hugging Face folder or GGUF file; raises ModelError when it has no readable config or header."""
-    return _gguf_facts(path) if path.is_file() else _folder_facts(path)
+    facts = _gguf_facts(path) if path.is_file() else _folder_facts(path)
+    if facts.context_length == 1:
+        raise ModelError(f"{path} reads texts of 1 token, by the context in its config, and a row has two at least")
+    return facts
 
 
 def _folder_facts(folder: Path) -> ModelFacts:
@@ -77,17 +80,16 @@ def read_config(folder: Path) -> dict[str, Any]:
     return read_object(path)
 
 
-def _count(config: Mapping[str, Any], key: str, default: int = 0) -> int:
-    """A size of the model; raises one of Python's own errors when it is no number, below 0 or beyond any model."""
-    given = config.get(key, default)
-    if isinstance(given, bool):
-        raise TypeError(f"{key} is {str(given).lower()}")
-    value = int(given)
-    if value < 0:
-        raise ValueError(f"{key} is {value}")
-    if value > _LARGEST:
-        raise ValueError(f"{key} is above {_LARGEST}")
-    return value
+def _count(config: Mapping[str, Any], key: str, default: int = 0, least: int = 1) -> int:
+    """A size of the model; ValueError when it is given and no whole number, below `least` or beyond any model."""
+    return _size(key, config[key], least) if key in config else default
+
+
+def _size(key: str, value: Any, least: int) -> int:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not least <= value <= _LARGEST or value % 1:
+        raise ValueError(f"{key} is {value!r:.40}")
+    return int(value)
 
 
 def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
@@ -96,10 +98,7 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
     plain = {key: value for key, value in config.items() if value is not None}  # null is the default of these two
     head = _count(plain, "head_dim", hidden // heads)
     kv_heads = _count(plain, "num_key_value_heads", heads)
-    context = _count(config, "max_position_embeddings")
-    if context == 1:
-        raise ValueError("max_position_embeddings is 1, and a model that reads one token predicts none")
-    inner, vocab = _count(config, "intermediate_size"), _count(config, "vocab_size")
+    inner, vocab = _count(config, "intermediate_size", least=0), _count(config, "vocab_size")
     tied = ties_embeddings(config, architecture)
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden
     return {
@@ -109,7 +108,7 @@ def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]
         "n_layers": layers,
         "vocab_size": vocab,
         "intermediate_size": inner,
-        "context_length": context,
+        "context_length": _count(config, "max_position_embeddings", least=0),
         "tied_embeddings": tied,
     }
 
@@ -174,8 +173,8 @@ def _gguf_count(header: GgufHeader, key: str) -> int:
     """A size of the model: the largest where the file has one for each layer."""
     value = header.get(f"{header.architecture}.{key}", 0)
     try:
-        return int(max(value)) if isinstance(value, list) else int(value)
-    except (TypeError, ValueError, ArithmeticError):
+        return _size(key, max(value) if isinstance(value, list) else value, 0)
+    except (TypeError, ValueError):
         raise ModelError(f"{header.path} is damaged: its {key} is no number") from None
 
 
