@@ -71,6 +71,12 @@ ROWS = {
         "Phi3ForCausalLM",
         {"sliding_window": 17, "original_max_position_embeddings": 128, "rope_theta": 10000.0, "rope_scaling": None},
     ),
+    "a short Phi-3 that leaves the original length at transformers' 4096": ("phi3", "Phi3ForCausalLM", {}),
+    "a Phi-3 with two sets of factors that is shorter than where they change": (
+        "phi3",
+        "Phi3ForCausalLM",
+        {"original_max_position_embeddings": 4096, "rope_scaling": LONG, "rope_theta": 10000.0},
+    ),
     "Phi-3-mini-128k": (
         "phi3",
         "Phi3ForCausalLM",

@@ -76,6 +76,8 @@ def _mend_rope(config: Any, architecture: str) -> None:
         magnitude = {"short_mscale": rotary.attention_scaling, "long_mscale": rotary.attention_scaling}
         config.rope_parameters = parameters | magnitude | {"type": LONGROPE}
         return
+    if architecture == "Phi3ForCausalLM":  # else the builder looks for two sets of factors, which are not there
+        config.original_max_position_embeddings = config.max_position_embeddings
     config.rope_theta = theta
     config.rope_parameters = {"rope_type": "default", "rope_theta": theta}
 
@@ -107,7 +109,7 @@ def switches_factors(config: Any, architecture: str) -> bool:
     return (
         architecture == "Phi3ForCausalLM"
         and parameters.get("rope_type") == LONGROPE
-        and original != config.max_position_embeddings
+        and (original or 0) < config.max_position_embeddings
     )
 
 
