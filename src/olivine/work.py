@@ -73,8 +73,8 @@ class Context:
     output: an empty folder; everything the pass keeps goes there, and it is renamed into the cache when all went well.
     scratch: a folder that survives a killed worker and is the same for the same step again: checkpoints to resume from.
     data: the data configs that the params name, with absolute paths.
-    models: the models that came before in the workflow, in order: "input" the input model, then every step's result by
-      the step's name.
+    models: models that came before in the workflow, in order: "input" the input model, then by the step's name every
+      result that the step's own input was made from, and those that its params name.
     rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
       The process of rank 0 fills `output`.
     """

@@ -171,10 +171,12 @@ def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
 
 
 def test_drop_past_the_budget_fails_the_run_and_keeps_the_artifacts(tiny_llama, tmp_path, monkeypatch):
-    from olivine.workflow import engine
+    from olivine.systems import SystemParams
+    from olivine.systems.local import Local
 
     path = config(tmp_path, tiny_llama, quality={"max_drop": "3pp"})
-    real = engine.LocalWorker.run
+    worker = type(Local(SystemParams()).worker())
+    real = worker.run
 
     def run_with_a_bad_int4(self, job, listen):
         result = real(self, job, listen)
@@ -183,7 +185,7 @@ def test_drop_past_the_budget_fails_the_run_and_keeps_the_artifacts(tiny_llama, 
             result["scores"].pop("degenerate", None)
         return result
 
-    monkeypatch.setattr(engine.LocalWorker, "run", run_with_a_bad_int4)
+    monkeypatch.setattr(worker, "run", run_with_a_bad_int4)
     done = run("run", "--config", path)
     assert done.exit_code == 1
     assert "from 'merge' (90.0%) to 'builder' (50.0%)" in done.stderr

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from olivine.cli._screen import Screen, score_table, table_notes
+from olivine.workflow.events import Progress, StepDone, StepStarted
 
 
 class Terminal(io.StringIO):
@@ -21,7 +22,8 @@ def test_bar_share_and_numbers_fit_into_a_terminal(width, monkeypatch):
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
-    screen.step_started("lora", "Fine-tune with LoRA: " + "a sentence that is longer than the terminal is wide " * 3)
+    description = "Fine-tune with LoRA: " + "a sentence that is longer than the terminal is wide " * 3
+    screen(StepStarted(step="lora", description=description))
     metrics = {
         "loss": 1.23456,
         "tokens_per_second": 12345,
@@ -29,9 +31,9 @@ def test_bar_share_and_numbers_fit_into_a_terminal(width, monkeypatch):
         "memory_gb": 21.337,
         "seconds_left": 9,
     }
-    screen.progress("lora", 45, 100, metrics)
+    screen(Progress(step="lora", done=45, total=100, metrics=metrics))
     screen._progress.refresh()
-    screen.step_done("lora", "1.0 s")
+    screen(StepDone(step="lora", seconds=1.0))
     shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert "45 %" in shown
     assert "loss 1.235  12,345 tok/s  42% of peak  21.3 GB" in shown
@@ -42,9 +44,9 @@ def test_bar_share_and_numbers_fit_into_a_terminal(width, monkeypatch):
 
 def test_log_file_gets_a_line_for_each_step_and_no_bar(monkeypatch, capsys):
     screen = Screen()
-    screen.step_started("lora", "Fine-tune")
-    screen.progress("lora", 45, 100, {"loss": 1.0})
-    screen.step_done("lora", "1.0 s")
+    screen(StepStarted(step="lora", description="Fine-tune"))
+    screen(Progress(step="lora", done=45, total=100, metrics={"loss": 1.0}))
+    screen(StepDone(step="lora", seconds=1.0))
     assert capsys.readouterr().err == "lora: Fine-tune ...\n✓ lora: 1.0 s\n"
 
 

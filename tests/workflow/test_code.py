@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from olivine.passes import passes
-from olivine.workflow import code
+from olivine.workflow import code as workflow_code
 from olivine.workflow.code import code_digest
 from tiny import write_rows
 
@@ -42,9 +42,9 @@ def plugin(tmp_path, monkeypatch):
 
 def _texts(name):
     """What the digest is made of, by names without that of the package."""
-    closure = code._closure(f"{name}.plugin")
-    files = {module: path for module in closure if (path := code._file(module))}
-    return {module.removeprefix(name): code._source(path).replace(name, "") for module, path in files.items()}
+    closure = workflow_code._closure(f"{name}.plugin")
+    files = {module: path for module in closure if (path := workflow_code._file(module))}
+    return {module.removeprefix(name): workflow_code._source(path).replace(name, "") for module, path in files.items()}
 
 
 def test_everything_that_is_imported_counts_wherever_the_import_stands(plugin):
@@ -64,17 +64,17 @@ def test_changed_source_that_nothing_imports_changes_nothing(plugin):
 
 
 def test_every_pass_has_the_kernels_data_and_models_it_works_with():
-    closures = {name: code._closure(one.__module__) for name, one in passes.classes.items()}
+    closures = {name: workflow_code._closure(one.__module__) for name, one in passes.classes.items()}
     assert {"olivine.kernels.gptq", "olivine.models.weights", "olivine.passes._base"} <= closures["gptq"]
     assert {"olivine.data.forms.chat", "olivine.kernels.chunked_loss"} <= closures["lora"]
     assert "olivine.passes.finetune._rank" in closures["lora"]
     assert "olivine.passes.export.build" not in closures["gptq"]
     assert len({code_digest(one.__module__) for one in passes.classes.values()}) == len(passes.classes)
-    assert {"olivine.evaluate.label_accuracy", "olivine.evaluate._score"} <= code._closure("olivine.evaluate")
+    assert {"olivine.evaluate.label_accuracy", "olivine.evaluate._score"} <= workflow_code._closure("olivine.evaluate")
 
 
 def test_module_without_sources_counts_with_the_release():
-    assert code_digest("no_such_module_anywhere") == f"olivine {code.olivine.__version__}"
+    assert code_digest("no_such_module_anywhere") == f"olivine {workflow_code.olivine.__version__}"
 
 
 def test_planning_reads_sources_and_imports_nothing(plugin):
@@ -114,7 +114,7 @@ def test_nothing_is_at_work_in_a_pass_that_its_digest_does_not_hold(tiny_llama, 
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     exit_code, loaded = json.loads((tmp_path / "loaded.json").read_text())
     assert exit_code == 0, done.stdout + done.stderr
-    held = code._closure(passes.classes["lora"].__module__)
+    held = workflow_code._closure(passes.classes["lora"].__module__)
     ours = {name for name in loaded if name.startswith("olivine.") and not code.APART.fullmatch(name)}
     assert len(ours) > 5
     assert not {name for name in ours - held if not name.startswith("olivine.systems")}

@@ -47,7 +47,7 @@ def test_users_own_and_edited_files_in_the_model_folder_are_kept_beside_it(fakes
     model = run(fakes.plan(tmp_path, GOOD)).model
     (model / "README.md").write_text("mine")
     (model / "config.json").write_text('{"mine": 1}')
-    run(fakes.plan(tmp_path, ("good", "write", {"text": text})), fakes.Loud())
+    run(fakes.plan(tmp_path, ("good", "write", {"text": text})), fakes.loud)
     assert _names(model) == ["config.json", "part0.safetensors", "part1.safetensors"]
     assert (model / "config.json").read_text() == "{}"
     kept = tmp_path / "out" / "kept" / "model"

@@ -21,7 +21,7 @@ def test_result_lies_in_output_dir_with_config_and_journal(fakes, tmp_path):
     workflow = json.loads((tmp_path / "out" / "workflow.json").read_text())
     assert workflow["passes"]["two"]["text"] == "b"
     assert workflow["environment"]["olivine"]
-    events = [event["event"] for event in read_journal(tmp_path / "out")]
+    events = [event.kind for event in read_journal(tmp_path / "out")]
     assert events == ["run_started", *["step_started", "step_done"] * 3, "run_done"]
     assert [step["name"] for step in result.steps] == ["one", "two", "three"]
     assert all(step["peak_memory_bytes"] > 10_000_000 for step in result.steps)
@@ -83,9 +83,9 @@ def test_failure_names_step_cause_and_log_and_leaves_nothing(fakes, tmp_path, ho
     assert not (tmp_path / "out" / "model").exists()
     assert not list((tmp_path / "cache" / "building").iterdir())
     assert cached(plan) == {"good"}
-    events = list(read_journal(tmp_path / "out"))
-    assert [event["event"] for event in events[-2:]] == ["step_failed", "run_failed"]
-    assert cause in events[-2]["cause"]
+    events = read_journal(tmp_path / "out")
+    assert [event.kind for event in events[-2:]] == ["step_failed", "run_failed"]
+    assert cause in events[-2].cause
 
 
 def test_crash_shows_the_end_of_the_log(fakes, tmp_path):
@@ -110,9 +110,9 @@ def test_what_a_pass_prints_does_not_break_the_protocol(fakes, tmp_path):
 
 
 def test_warnings_reach_the_screen_and_the_journal(fakes, tmp_path, capsys):
-    result = run(fakes.plan(tmp_path, ("warned", "fail", {"how": "warn"})), fakes.Loud())
+    result = run(fakes.plan(tmp_path, ("warned", "fail", {"how": "warn"})), fakes.loud)
     assert "warning warned the rows are short" in capsys.readouterr().out
-    assert any(event["event"] == "warning" and event["step"] == "warned" for event in read_journal(tmp_path / "out"))
+    assert any(event.kind == "warning" and event.step == "warned" for event in read_journal(tmp_path / "out"))
     assert result.steps[0]["facts"]["n_short"] == 3
 
 
@@ -134,7 +134,7 @@ def test_step_name_with_slashes_stays_in_the_log_folder(fakes, tmp_path):
 def test_model_outside_of_the_output_folder_is_a_bug_of_the_pass(fakes, tmp_path):
     with pytest.raises(TypeError, match=r"pass 'stray' gave a model at .* outside"):
         run(fakes.plan(tmp_path, ("away", "stray", {})))
-    assert list(read_journal(tmp_path / "out"))[-1]["event"] == "run_failed"
+    assert read_journal(tmp_path / "out")[-1].kind == "run_failed"
 
 
 def test_adapter_is_delivered_beside_the_model(fakes, tmp_path):
@@ -199,7 +199,7 @@ def test_damaged_entry_is_noticed_and_made_again(fakes, tmp_path, capsys):
     key = plan_keys(plan, plan.input_model, Hashes(plan.cache_dir)).models["two"]
     part = plan.cache_dir / "steps" / key / "content" / "part1.safetensors"
     part.write_bytes(part.read_bytes()[:-1])
-    result = run(plan, fakes.Loud())
+    result = run(plan, fakes.loud)
     assert [step["cached"] for step in result.steps] == [True, False, True]
     assert "'part1.safetensors' has 999 bytes, not 1000" in capsys.readouterr().out
 
@@ -270,8 +270,8 @@ def test_drop_past_the_goal_names_the_seam_and_keeps_the_model(fakes, tmp_path):
         run(plan)
     assert caught.value.result.model.is_dir()
     assert caught.value.result.status == "goal missed"
-    done = list(read_journal(plan.output_dir))[-1]
-    assert (done["event"], done["status"]) == ("run_done", "goal missed")
+    done = read_journal(plan.output_dir)[-1]
+    assert (done.kind, done.status) == ("run_done", "goal missed")
 
 
 def test_model_that_broke_on_the_way_misses_the_goal_without_numbers(fakes, tmp_path):

@@ -110,7 +110,7 @@ def test_ctrl_c_ends_the_worker_and_the_next_run_goes_on(start, tmp_path):
     assert "interrupted in step 'hanging'" in errors
     assert "Traceback" not in errors
     assert not psutil.pid_exists(int(pid_file.read_text()))
-    assert list(read_journal(tmp_path / "out"))[-1]["event"] == "run_interrupted"
+    assert read_journal(tmp_path / "out")[-1].kind == "run_interrupted"
     again = start(tmp_path, "out", json.dumps(steps))
     output, _ = again.communicate(timeout=60)
     assert again.returncode == 0
@@ -151,7 +151,7 @@ def test_two_runs_into_one_folder_leave_one_whole_model(start, tmp_path):
     assert [process.returncode for process in runs] == [0, 0], outputs
     parts = [(tmp_path / "out" / "model" / f"part{n}.safetensors").read_bytes() for n in range(2)]
     assert parts[0] == parts[1]
-    ends = [event["event"] for event in read_journal(tmp_path / "out") if event["event"].startswith("run_")]
+    ends = [event.kind for event in read_journal(tmp_path / "out") if event.kind.startswith("run_")]
     assert sorted(ends) == ["run_done", "run_done", "run_started", "run_started"]
 
 

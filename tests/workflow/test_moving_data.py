@@ -48,8 +48,8 @@ def test_rows_that_changed_under_their_name_are_never_called_cached(fakes, there
     assert outcomes(run(planned(fakes, there, config))) == {"good": False}
     by_address(there, rows)
     assert outcomes(run(planned(fakes, there, config))) == {"good": True}
-    looked = [event for event in read_journal(there / "out") if event["event"] == "rows"]
-    assert looked[-1]["n_rows"] == 2
+    looked = [event for event in read_journal(there / "out") if event.kind == "rows"]
+    assert looked[-1].n_rows == 2
 
 
 def test_rows_that_cannot_be_had_fail_before_the_first_step(fakes, there):
@@ -97,7 +97,7 @@ def test_only_files_here_and_commits_stay_what_they_are(load, moves):
 def test_columns_of_rows_that_are_not_here_are_named_when_they_are_not_read(fakes, there):
     config = by_address(there, [{"question": "a", "answer": "b", "images": ["c"], "id": 1}])
     run(planned(fakes, there, config))
-    warnings = [event["message"] for event in read_journal(there / "out") if event["event"] == "warning"]
+    warnings = [event.message for event in read_journal(there / "out") if event.kind == "warning"]
     assert warnings == ["the column 'images' of 'rows' is not read"]
 
 

@@ -51,7 +51,7 @@ def test_signal_ends_a_run_in_order(hanging, tmp_path, name, code):
     assert (name in said) == (name != "SIGINT")
     assert "Traceback" not in errors
     assert not psutil.pid_exists(int(pid_file.read_text()))
-    assert list(read_journal(tmp_path / "out"))[-1]["event"] == "run_interrupted"
+    assert read_journal(tmp_path / "out")[-1].kind == "run_interrupted"
     assert not list((tmp_path / "cache" / "locks").glob("run-*"))
 
 

@@ -16,8 +16,8 @@ STEPS = (("one", "write", {"text": "a"}), ("two", "claim", {"text": "b"}))
 def test_the_proof_comes_before_the_first_step(fakes, tmp_path):
     result = run(fakes.plan(tmp_path, *STEPS))
     assert [step["name"] for step in result.steps] == ["prove", "one", "two"]
-    warnings = [event for event in read_journal(tmp_path / "out") if event["event"] == "warning"]
-    assert [warning["message"] for warning in warnings] == ["a part of it is not proven"]
+    warnings = [event for event in read_journal(tmp_path / "out") if event.kind == "warning"]
+    assert [warning.message for warning in warnings] == ["a part of it is not proven"]
 
 
 def test_a_disagreement_ends_the_run_before_any_work_and_is_not_kept(fakes, tmp_path):

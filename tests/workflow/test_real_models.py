@@ -43,7 +43,7 @@ def test_merge_is_scored_at_each_seam_written_out_and_cached(merge_plan, tmp_pat
     assert len(result.samples) == 4
     assert (result.model / "model.safetensors").is_file()
     assert (result.model / "tokenizer.json").is_file()
-    assert {event["model"] for event in read_journal(plan.output_dir) if event["event"] == "score"} == {
+    assert {event.model for event in read_journal(plan.output_dir) if event.kind == "score"} == {
         "base",
         "merged",
     }

@@ -9,6 +9,7 @@ from olivine.cli._screen import Screen
 from olivine.errors import Interrupted
 from olivine.systems import Job, SystemParams
 from olivine.systems.local import Local
+from olivine.workflow.events import Progress, StepStarted, Warned
 
 
 def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
@@ -20,15 +21,15 @@ def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
 
     def listen(event: str, told: Any) -> None:
         if event == "progress":
-            screen.progress(step, told["done"], told["total"], told["metrics"])
+            screen(Progress(step=step, done=told["done"], total=told["total"], metrics=told["metrics"]))
         elif event == "warning":
-            screen.warning(step, told["message"])
+            screen(Warned(step=step, message=told["message"]))
 
     opened, log = tempfile.mkstemp(prefix=f"olivine-{step}-", suffix=".log")
     os.close(opened)
     with tempfile.TemporaryDirectory() as folder, Local(SystemParams()).worker() as worker:
         job = Job(step=step, output=Path(folder), scratch=Path(folder) / "scratch", log=log, **fields)
-        screen.step_started(step, description)
+        screen(StepStarted(step=step, description=description))
         try:
             result: dict[str, Any] = worker.run(job, listen)
         except Interrupted:

@@ -7,57 +7,38 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from olivine.cli._common import say
+from olivine.workflow.events import Event, Progress, RowsRead, StepDone, StepStarted, Warned
 
 if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress as Bars
+    from rich.progress import TaskID
 
 
 class Screen:
-    """Implements the engine's reporter: a line for each step, and a bar below it where the terminal can draw one.
+    """A listener that draws events: a line for each step, and a bar below it where the terminal can draw one.
 
-    Everything goes to standard error; standard output carries the result only.
+    Everything goes to standard error; standard output carries the result only. Steps that are at work at once have a
+    bar each.
     """
 
     def __init__(self) -> None:
-        self._progress: Progress | None = None
-        self._task: TaskID | None = None
+        self._progress: Bars | None = None
+        self._bars: dict[str, TaskID] = {}
 
-    def step_started(self, name: str, description: str) -> None:
-        """A step begins to work."""
-        self._stop()
-        click.echo(f"{name}: {description} ...", err=True)
-        if not sys.stderr.isatty():
-            return
-        from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-        from rich.table import Column
-
-        # the numbers come last and are cut where the terminal is narrow; bar, share and time never are
-        columns = (
-            BarColumn(bar_width=16),
-            TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
-            TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-        )
-        self._progress = Progress(*columns, console=Console(stderr=True), transient=True, expand=True)
-        self._task = self._progress.add_task(name, total=None, metrics="")
-        self._progress.start()
-
-    def progress(self, name: str, done: float, total: float, metrics: Mapping[str, Any]) -> None:  # noqa: ARG002
-        """The step that is at work came further."""
-        if self._progress is not None and self._task is not None:
-            told = {key: value for key, value in metrics.items() if key != "seconds_left"}  # beside the bar
-            text = "  ".join(_metric(key, value) for key, value in told.items())
-            self._progress.update(self._task, completed=done, total=total, metrics=text)
-
-    def step_done(self, name: str, outcome: str) -> None:
-        """A step is done, or was found in the cache; `outcome` says which, and what it cost."""
-        self._stop()
-        click.echo(f"{click.style('✓', fg='green')} {name}: {outcome}", err=True)
-
-    def warning(self, name: str, message: str) -> None:
-        """Something that the user should know, though the run goes on."""
-        say(f"! {name}: {message}" if name else f"! {message}", err=True, fg="yellow")
+    def __call__(self, event: Event) -> None:
+        """Draw an event; those that a person need not see draw nothing."""
+        match event:
+            case StepStarted():
+                self._start(event.step, event.description)
+            case Progress():
+                self._move(event)
+            case StepDone():
+                self._end(event.step, ", ".join(filter(None, [event.summary, _cost(event)])))
+            case RowsRead():
+                self._end(event.step, f"{event.n_rows:,} rows")
+            case Warned():
+                about = f"{event.step}: " if event.step else ""
+                say(f"! {about}{event.message}", err=True, fg="yellow")
 
     def note(self, message: str) -> None:
         """What was made of the config, before anything runs."""
@@ -65,12 +46,65 @@ class Screen:
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        self._stop()
-
-    def _stop(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._progress = self._task = None
+        self._progress, self._bars = None, {}
+
+    def _start(self, step: str, description: str) -> None:
+        self._remove(step)
+        click.echo(f"{step}: {description} ...", err=True)
+        if not sys.stderr.isatty():
+            return
+        if self._progress is None:
+            self._progress = _bars()
+            self._progress.start()
+        self._bars[step] = self._progress.add_task(step, total=None, metrics="")
+
+    def _move(self, event: Progress) -> None:
+        if self._progress is not None and event.step in self._bars:
+            told = {key: value for key, value in event.metrics.items() if key != "seconds_left"}  # beside the bar
+            text = "  ".join(_metric(key, value) for key, value in told.items())
+            self._progress.update(self._bars[event.step], completed=event.done, total=event.total, metrics=text)
+
+    def _end(self, step: str, outcome: str) -> None:
+        self._remove(step)
+        click.echo(f"{click.style('✓', fg='green')} {step}: {outcome}", err=True)
+
+    def _remove(self, step: str) -> None:
+        if self._progress is not None and step in self._bars:
+            self._progress.remove_task(self._bars.pop(step))
+        if not self._bars:
+            self.close()
+
+
+def _bars() -> "Bars":
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
+    from rich.table import Column
+
+    # the numbers come last and are cut where the terminal is narrow; bar, share and time never are
+    columns = (
+        BarColumn(bar_width=16),
+        TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)),
+        TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
+    )
+    return Bars(*columns, console=Console(stderr=True), transient=True, expand=True)
+
+
+def _cost(event: StepDone) -> str:
+    """What a step took, and what its pass says of it."""
+    if event.is_cached:
+        return "cached"
+    text = f"{event.seconds:.1f} s"
+    if event.peak_memory_bytes is not None:
+        text += f", peak memory {event.peak_memory_bytes / 1e9:.1f} GB"
+    if "n_trained_parameters" in event.facts:
+        text += f", {event.facts['n_trained_parameters']:,} parameters trained"
+    if "summary" in event.facts:
+        text += f", {event.facts['summary']}"
+    return text
 
 
 # how a number of the progress is written, by its name

@@ -90,15 +90,16 @@ def _parts(plan: "Plan") -> Iterator[_Part]:
     """What the training steps train and evaluate on, and what models are scored on; without such a step, all data."""
     from olivine.config.schema import DataConfig
     from olivine.data import prepare
+    from olivine.workflow.events import Progress, StepStarted
 
     tokenizer = _tokenizer(plan)
     screen = _screen()
 
     def prepared(config: "DataConfig") -> "Prepared":
-        screen.step_started(config.name, "rows to tokens")
+        screen(StepStarted(step=config.name, description="rows to tokens"))
 
         def progress(done: float, total: float, **metrics: Any) -> None:
-            screen.progress(config.name, done, total, metrics)
+            screen(Progress(step=config.name, done=done, total=total, metrics=metrics))
 
         try:
             return prepare(config, tokenizer, plan.cache_dir / "scratch", progress)

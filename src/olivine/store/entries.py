@@ -17,6 +17,7 @@ the checkpoints of a step whose result is there; the next run removes them.
 
 import json
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
@@ -99,6 +100,7 @@ class Cache:
     ) -> None:
         self.folder, self._warn, self._read = cache_dir, warn or (lambda _: None), read
         self._held: filelock.BaseFileLock | None = None
+        self._holding = threading.Lock()  # threads may ask for entries at once
 
     def __enter__(self) -> Self:
         return self
@@ -258,10 +260,12 @@ class Cache:
 
     def hold(self) -> None:
         """From now until this cache is closed, no `collect_garbage` takes what has been used since."""
-        if self._held is None:
-            self._held = filelock.FileLock(self.folder / "locks" / f"run-{os.getpid()}-{uuid.uuid4().hex}.lock")
-            self._held.acquire()
-            os.utime(self._held.lock_file)
+        with self._holding:
+            if self._held is None:
+                name = f"run-{os.getpid()}-{uuid.uuid4().hex}.lock"
+                self._held = filelock.FileLock(self.folder / "locks" / name, thread_local=False)
+                self._held.acquire()
+                os.utime(self._held.lock_file)
 
     def close(self) -> None:
         """End what `hold` began."""

@@ -7,10 +7,12 @@ import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from olivine.paths import exists
+from olivine.workflow.events import Event, RunStarted, event_of
 
 HIDDEN = "(hidden)"
 # Settings that hold a secret by their name; "pad_token" and "tokenizer" are none.
@@ -38,9 +40,11 @@ class Journal:
         self._run = uuid.uuid4().hex[:12]
         _end_last_line(self.path)
 
-    def write(self, event: str, **fields: Any) -> None:
-        """Append one event."""
-        record = {"event": event, "run": self._run, "time": round(time.time(), 3), **hide_secrets(fields)}
+    def write(self, event: Event) -> None:
+        """Append one event, unless it is of a kind that is not kept."""
+        if not event.is_kept:
+            return
+        record = hide_secrets(replace(event, run=self._run, time=round(time.time(), 3)).to_json())
         line = json.dumps(record, allow_nan=False, ensure_ascii=False) + "\n"
         descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         try:
@@ -49,14 +53,14 @@ class Journal:
             os.close(descriptor)
 
 
-def read_journal(output_dir: Path, *, last_run: bool = False) -> Iterator[dict[str, Any]]:
+def read_journal(output_dir: Path, *, last_run: bool = False) -> list[Event]:
     """The events of an output folder, oldest first; with `last_run` those of the run that started last.
 
-    A line that a crash cut short is no event and is left out.
+    A line that a crash cut short is no event and is left out; one that this version does not know is `events.Other`.
     """
-    events = list(_events(output_dir / "journal.jsonl"))
-    starts = [event["run"] for event in events if event["event"] == "run_started"]
-    yield from (event for event in events if not last_run or event["run"] == starts[-1])
+    read = [event_of(record) for record in _records(output_dir / "journal.jsonl")]
+    starts = [event.run for event in read if isinstance(event, RunStarted)]
+    return [event for event in read if not last_run or not starts or event.run == starts[-1]]
 
 
 def hide_secrets(value: Any) -> Any:
@@ -111,7 +115,7 @@ def _end_last_line(path: Path) -> None:
         return
 
 
-def _events(path: Path) -> Iterator[dict[str, Any]]:
+def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)

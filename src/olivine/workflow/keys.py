@@ -83,8 +83,11 @@ def _decides(model: Model, name: PurePath) -> bool:
     )
 
 
-def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
-    """The key of a step's result: the pass, its code and params, its input, the bytes it reads, its libraries."""
+def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> str:
+    """The key of a step's result: the pass, its code and params, its input, the bytes it reads, its libraries.
+
+    models: the keys of the steps before it, None for the input model.
+    """
     plugin = passes.find(step.pass_name)
     if plugin is None:
         raise LookupError(f"no pass '{step.pass_name}'")  # a plan with an unknown pass has a problem and is not run
@@ -94,7 +97,8 @@ def step_key(step: Step, input_key: str, hashes: Hashes) -> str:
             "version": plugin.version,
             "code": code_digest(plugin.__module__),
             "params": step.params,
-            "input": input_key,
+            "input": models[step.parent],
+            **({"models": [models[None if name == "input" else name] for name in step.models]} if step.models else {}),
             "data": {name: data_content(config, hashes) for name, config in step.data.items()},
             "files": [hashes.file(path) for path in step.files],
             "libraries": library_versions(plugin.libraries),
@@ -221,7 +225,7 @@ def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
     """Every key is known before anything runs: that of a step covers all steps before it."""
     models: dict[str | None, str] = {None: model_content(input_model, hashes)}
     for step in plan.steps:
-        models[step.name] = step_key(step, models[step.parent], hashes)
+        models[step.name] = step_key(step, models, hashes)
     scores: dict[str | None, str] = {}
     for seam in seams(plan):
         if plan.score is not None:

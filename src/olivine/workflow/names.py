@@ -1,6 +1,7 @@
 """Names of passes: the user's, in lists where the program has words of its own."""
 
 import re
+import threading
 
 RESERVED = {
     "base": "the table of scores calls the input model so",
@@ -26,14 +27,16 @@ class FileNames:
     """Spells names as plain file names: those of one folder, never two alike, wherever letter case does not count."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._by_name: dict[str, str] = {}
         self._taken = set(_OF_WINDOWS)
 
     def of(self, name: str) -> str:
         """The file name, without a suffix, that stands for the name; the same one every time."""
-        if name not in self._by_name:
-            plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:_LONGEST] or "-"
-            spellings = (plain, *(f"{plain}-{n}" for n in range(2, len(self._taken) + 3)))
-            self._by_name[name] = next(one for one in spellings if one.casefold() not in self._taken)
-            self._taken.add(self._by_name[name].casefold())
-        return self._by_name[name]
+        with self._lock:
+            if name not in self._by_name:
+                plain = re.sub(r"[^A-Za-z0-9_-]+", "-", name)[:_LONGEST] or "-"
+                spellings = (plain, *(f"{plain}-{n}" for n in range(2, len(self._taken) + 3)))
+                self._by_name[name] = next(one for one in spellings if one.casefold() not in self._taken)
+                self._taken.add(self._by_name[name].casefold())
+            return self._by_name[name]

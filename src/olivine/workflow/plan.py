@@ -554,6 +554,7 @@ def _step(
         parent=parent,
         machine=draft.machine,
         data=used,
+        models=tuple(step.model_names()),
         files=tuple(step.files()),
         implicit=implicit,
         estimate=step.estimate(facts, draft.machine, used) if facts else Estimate(),

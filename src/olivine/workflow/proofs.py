@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from olivine.store.hashes import Hashes, digest
 from olivine.workflow.code import code_digest
 from olivine.workflow.keys import fetched_model, library_versions
 from olivine.workflow.steps import Plan, Step
+from olivine.workflow.workshop import Task, Workshop
 
 PROOF = "the export of this architecture equals the checkpoint"
 
@@ -84,3 +86,24 @@ def _config_content(model: Model, hashes: Hashes) -> str:
     if model.format == "adapter" and model.base is not None:
         return _config_content(model.base, hashes)
     return hashes.file(model.path / "config.json" if model.path.is_dir() else model.path)
+
+
+def prove(plan: Plan, model: Model, models: Mapping[str | None, str], workshop: Workshop) -> None:
+    """Before any work: that every export to be made is the model, on a small one of its config.
+
+    models: the keys of the plan; what is in the store under them is not made.
+    """
+    steps = [step for step in plan.steps if not workshop.store.has(models[step.name])]
+    keys = {key: step for step in steps if (key := proof_key(step, model, workshop.store.hashes)) is not None}
+    for key, step in keys.items():
+        task = Task("prove", key, PROOF, step.pass_name, step.params, parent_key=models[None], summary=in_words)
+        entry = workshop.obtain(task, partial(_prove, step, model, task, workshop))
+        for sentence in entry.result["proof"]["unproven"]:
+            workshop.warn("prove", sentence)
+
+
+def _prove(step: Step, model: Model, task: Task, workshop: Workshop, content: Path) -> Mapping[str, Any]:
+    try:
+        return workshop.do("prove", task, content, step.machine, model, name=step.pass_name)
+    finally:  # there is nothing to go on from
+        workshop.store.drop_scratch(task.key)

@@ -18,7 +18,8 @@ class Step:
 
     name: the user's name of it (or the pass's for a step that the plan inserted, `implicit`). params: as the pass's
     Params dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
-    data: the data configs that the params name. files: other user files that decide the result.
+    data: the data configs that the params name. models: the earlier steps whose results they name ("input" is the input
+    model). files: other user files that decide the result.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Step:
     parent: str | None
     machine: Machine
     data: Mapping[str, DataConfig] = field(default_factory=dict)
+    models: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     implicit: bool = False
     estimate: Estimate = field(default_factory=Estimate)

@@ -11,6 +11,7 @@ from olivine.errors import OlivineError
 from olivine.models import Model
 from olivine.passes import Estimate, Machine, passes
 from olivine.workflow.engine import run
+from olivine.workflow.events import Event, Progress, StepDone, StepStarted, Warned
 from olivine.workflow.steps import Plan, ScoreRows, Step
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 2**34, 2**36, 2, offline=True)
@@ -62,20 +63,17 @@ def plan(folder: Path, *steps: tuple, output: str = "out", score: bool = False, 
     return Plan(**(fields | changes))
 
 
-class Loud:
-    """A screen that a test can read."""
-
-    def step_started(self, name, description):
-        print("started", name, flush=True)
-
-    def progress(self, name, done, total, metrics):
-        print("progress", name, done, flush=True)
-
-    def step_done(self, name, outcome):
-        print("done", name, outcome, flush=True)
-
-    def warning(self, name, message):
-        print("warning", name, message, flush=True)
+def loud(event: Event) -> None:
+    """A listener that a test can read."""
+    match event:
+        case StepStarted():
+            print("started", event.step, flush=True)
+        case Progress():
+            print("progress", event.step, event.done, flush=True)
+        case StepDone():
+            print("done", event.step, "cached" if event.is_cached else event.seconds, flush=True)
+        case Warned():
+            print("warning", event.step, event.message, flush=True)
 
 
 def main() -> int:
@@ -85,7 +83,7 @@ def main() -> int:
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[4]), int(sys.argv[4])))
     try:
-        result = run(plan(Path(sys.argv[1]), *json.loads(sys.argv[3]), output=sys.argv[2]), Loud())
+        result = run(plan(Path(sys.argv[1]), *json.loads(sys.argv[3]), output=sys.argv[2]), loud)
     except OlivineError as error:
         print(f"olivine: {error}", file=sys.stderr)
         return error.exit_code

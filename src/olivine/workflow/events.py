@@ -1,0 +1,291 @@
+"""What happens in a run, as typed events: the journal writes them, `read_journal` reads them, screen and report draw.
+
+An event of a step says where its result comes from: the pass and its params, the step before, and both keys. Keys are
+what tells results apart: a search tries one step many times under one name.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Self
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """Something that happened.
+
+    kind: its name in the journal. is_kept: whether the journal writes it. run, time: id of the run, and seconds since
+    the epoch; the journal fills them in. more: fields of a later version of olivine.
+    """
+
+    kind: ClassVar[str] = ""
+    is_kept: ClassVar[bool] = True
+    derived: ClassVar[frozenset[str]] = frozenset()  # keys in the journal that follow from fields
+
+    run: str = field(default="", compare=False)
+    time: float = field(default=0.0, compare=False)
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The event as it stands in the journal; the inverse of `event_of`."""
+        own = {_key(one.name): getattr(self, one.name) for one in fields(self) if one.name not in _FRAME}
+        return {"event": self.kind, "run": self.run, "time": self.time, **own, **self.more}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """The event of a line of the journal; TypeError when a field is missing."""
+        known = {_key(one.name): one.name for one in fields(cls) if one.name != "more"}
+        given = {known[key]: _frozen(value) for key, value in record.items() if key in known}
+        skipped = {"event", *known, *cls.derived}
+        return cls(**given, more={key: value for key, value in record.items() if key not in skipped})
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+_FRAME = ("run", "time", "more")
+
+
+def _key(name: str) -> str:
+    """A field's key in the journal: `pass` is no name in Python."""
+    return "pass" if name == "pass_name" else name
+
+
+Listener = Callable[[Event], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted(Event):
+    """A run begins.
+
+    workflow: the config. versions: of the libraries that decide results. translated: what was made of old keys, and
+    chosen where the config is silent.
+    """
+
+    kind = "run_started"
+    workflow: Mapping[str, Any]
+    versions: Mapping[str, str]
+    translated: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsRead(Event):
+    """Rows that lie elsewhere were looked at.
+
+    step: "rows:" and the data config's name. data: that name. content: hash of the rows.
+    """
+
+    kind = "rows"
+    step: str = ""
+    data: str
+    content: str
+    n_rows: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OfStep(Event):
+    """What every event of a step says.
+
+    step: the user's name of it, or "fetch:MODEL", "prove", "score:STEP", "materialize:STEP", "rows:DATA".
+    key: of its result. pass_name: the pass; None where the program does it. params: as the pass got them.
+    parent: the step whose result is its input; None for the input model. parent_key: the key of that result.
+    """
+
+    step: str
+    key: str = ""
+    pass_name: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+    parent_key: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepStarted(OfStep):
+    """A step begins to work; one whose result is in the cache does not. description: what it does, for a person."""
+
+    kind = "step_started"
+    description: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepDone(OfStep):
+    """A step has its result.
+
+    seconds, peak_memory_bytes, peak_device_memory_bytes: what it cost when it was made. facts: what its pass recorded.
+    summary: a few words for a person.
+    """
+
+    kind = "step_done"
+    derived = frozenset({"name", "cached"})
+    is_cached: ClassVar[bool] = False
+    seconds: float = 0.0
+    peak_memory_bytes: int | None = None
+    peak_device_memory_bytes: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    summary: str = ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The step in `Result.steps`."""
+        cost = {"peak_memory_bytes": self.peak_memory_bytes, "peak_device_memory_bytes": self.peak_device_memory_bytes}
+        known = {key: value for key, value in cost.items() if value is not None}
+        return {"name": self.step, "cached": self.is_cached, "seconds": self.seconds, **known, "facts": self.facts}
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the journal: `name`, the earlier key of `step`, and `cached` follow from the rest."""
+        return {**super().to_json(), "name": self.step, "cached": self.is_cached}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """The event of a line, of one without `step` too, as earlier versions wrote it."""
+        return super().of(record if "step" in record or "name" not in record else {**record, "step": record["name"]})
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCached(StepDone):
+    """The result of a step was in the cache; the cost is that of making it, then."""
+
+    kind = "step_cached"
+    is_cached = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFailed(OfStep):
+    """A step gave no result. cause: one sentence. log: the file of what was printed."""
+
+    kind = "step_failed"
+    cause: str = ""
+    log: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    """A step that is at work came further: `done` of `total`. metrics: short numbers such as loss=0.42."""
+
+    kind = "progress"
+    is_kept = False
+    step: str
+    done: float
+    total: float
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    """Something that the user should know, though the run goes on. step: what it is about."""
+
+    kind = "warning"
+    step: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Event):
+    """A model was measured.
+
+    model: "base", or the step's name. step: the step that made it; None for the input model. key: of the scores.
+    model_key: of the model. previous: the model that it is compared with. drop: label accuracy lost since that one.
+    scores: the numbers of `olivine.evaluate`; in the journal they stand beside the other keys.
+    """
+
+    kind = "score"
+    model: str
+    step: str | None = None
+    key: str = ""
+    model_key: str | None = None
+    previous: str | None = None
+    format: str = ""
+    size_bytes: int | None = None
+    drop: float | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The model in `Result.scores`."""
+        lost = {"drop": self.drop} if self.drop is not None else {}
+        return {"model": self.model, "format": self.format, "size_bytes": self.size_bytes, **self.scores, **lost}
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in the journal, the scores beside the rest; without `drop` where there is none."""
+        record = super().to_json()
+        scores = record.pop("scores")
+        return {**scores, **{key: value for key, value in record.items() if key != "drop" or value is not None}}
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Self:
+        """The event of a line: every key that is no field is a score."""
+        event = super().of(record)
+        return replace(event, scores={**event.scores, **event.more}, more={})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunDone(Event):
+    """The run has ended as promised, or with goals that were missed; the fields are those of `Result`."""
+
+    kind = "run_done"
+    status: str
+    model: str | None = None
+    output_dir: str = ""
+    scores: Sequence[Mapping[str, Any]] = ()
+    samples: Sequence[Mapping[str, Any]] = ()
+    steps: Sequence[Mapping[str, Any]] = ()
+    trained_on: bool = False
+    missed: Sequence[str] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFailed(Event):
+    """The run has ended without a result. error: one sentence."""
+
+    kind = "run_failed"
+    error: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInterrupted(Event):
+    """Ctrl-C or a signal has ended the run. where: in which step."""
+
+    kind = "run_interrupted"
+    where: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Event):
+    """An event that this version does not know, or that lacks a field: kept as it is."""
+
+    record: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as it was read."""
+        return dict(self.record)
+
+
+KINDS: Mapping[str, type[Event]] = {
+    kind.kind: kind
+    for kind in (
+        RunStarted,
+        RowsRead,
+        StepStarted,
+        StepDone,
+        StepCached,
+        StepFailed,
+        Progress,
+        Warned,
+        Scored,
+        RunDone,
+        RunFailed,
+        RunInterrupted,
+    )
+}
+
+
+def event_of(record: Mapping[str, Any]) -> Event:
+    """The typed event of a line of the journal; `Other` where its kind is not known, or a field is missing."""
+    kind = KINDS.get(str(record.get("event")))
+    frame = {"run": str(record.get("run", "")), "time": record.get("time", 0.0)}
+    if kind is None:
+        return Other(record=record, **frame)
+    try:
+        return kind.of(record)
+    except TypeError:
+        return Other(record=record, **frame)

@@ -1,0 +1,282 @@
+"""Results and scores of a plan, each made once, whoever asks and in whatever order; threads may ask at once.
+
+    execution = Execution(plan, input_model, workshop)
+    execution.result(step)    the model that a step makes; the steps before it are made first
+    execution.score(seam)     what is measured of it, beside the model before
+
+A search tries many plans in one workshop: what two of them have in common is made once, as it has one key.
+"""
+
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import RequestError, StepFailed
+from olivine.models import Model
+from olivine.models.adapter import name_base
+from olivine.passes import Pass, first_line, passes
+from olivine.paths import exists, of_user
+from olivine.store.entries import Entry
+from olivine.store.packing import pack, unpack
+from olivine.workflow.events import Scored
+from olivine.workflow.keys import (
+    Seam,
+    absolute,
+    addressed_key,
+    materialize_key,
+    model_content,
+    plan_keys,
+    score_key,
+    score_params,
+    step_key,
+)
+from olivine.workflow.remarks import remarks
+from olivine.workflow.steps import Plan, ScoreRows, Step
+from olivine.workflow.workshop import Locks, Task, Workshop
+
+
+@dataclass(frozen=True)
+class Score:
+    """What was measured of a model. entry: with the evidence that the model after it is compared with."""
+
+    event: Scored
+    entry: Entry
+
+    @property
+    def samples(self) -> list[dict[str, str]]:
+        """Some of its answers."""
+        return list(self.entry.result["samples"])
+
+
+class Execution:
+    """A plan, its input model that is here, and all that comes of them.
+
+    Every key is made when this is, before anything runs: a file that is edited meanwhile does not mix into them.
+    """
+
+    def __init__(self, plan: Plan, model: Model, workshop: Workshop) -> None:
+        self.plan, self.model, self.workshop = plan, model, workshop
+        self.keys = plan_keys(plan, model, workshop.store.hashes)
+        self._steps = {step.name: step for step in plan.steps}
+        self._locks = Locks()
+        self._entries: dict[str, Entry] = {}
+        self._models: dict[str, Model] = {}
+        self._scores: dict[str | None, Score | None] = {}  # by the step of the seam, as in Keys
+
+    def result(self, step: Step) -> Model:
+        """The model that a step makes, from the store or a worker; that of its parent is made first."""
+        with self._locks.of(step.name):
+            if step.name not in self._models:
+                self._make(step)
+            return self._models[step.name]
+
+    def entry(self, step: Step) -> Entry:
+        """The files of a step's result in the store."""
+        self.result(step)
+        return self._entries[step.name]
+
+    def score(self, seam: Seam) -> Score | None:
+        """What is measured of a model on the plan's rows; that of the model before comes first.
+
+        None where nothing is: a plan without rows, and a model of metadata only, which cannot answer.
+        """
+        if self.plan.score is None:
+            return None
+        with self._locks.of(("score", seam.step)):
+            if seam.step not in self._scores:
+                previous = self.score(seam.previous) if seam.previous else None
+                self._scores[seam.step] = self._measure(seam, self.plan.score, previous)
+            return self._scores[seam.step]
+
+    def whole(self, step: Step) -> Entry:
+        """The entry whose files are all of a step's model: its own, or its computed weights written out."""
+        model = self.result(step)
+        if model.format != "hf" or model.base is None:
+            return self._entries[step.name]
+        key = materialize_key(self.keys.models[step.name])
+        task = Task(
+            f"materialize:{step.name}",
+            key,
+            f"Write the weights of '{step.name}'",
+            parent=step.name,
+            parent_key=self.keys.models[step.name],
+        )
+
+        def make(content: Path) -> Mapping[str, Any]:
+            with self._unedited(task, lambda: key):
+                result = self.workshop.do("materialize", task, content, step.machine, model)
+            return {**result, "model": pack(result["model"], content, None)}
+
+        return self.workshop.obtain(task, make)
+
+    def addressed(self, step: Step) -> Entry:
+        """An adapter as it is delivered: with the name of its base, by which PEFT's Auto classes find it.
+
+        A step's own result names no place: it serves wherever its base lies.
+        """
+        model, entry = self.result(step), self._entries[step.name]
+        if model.base is None or model.base != self.model or model.base.format != "hf":
+            return entry  # the base is a result of this run, or a file that PEFT does not load
+        given = str(self.plan.workflow.get("input_model", {}).get("model_path") or model.base.path)
+        base = str(model.base.path) if exists(of_user(given)) else given  # what is no path is the hub's name
+
+        def make(content: Path) -> Mapping[str, Any]:
+            for name in entry.files:
+                (content / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(entry.content / name, content / name)
+            name_base(content, base, self.plan.hub_revision)
+            return entry.result
+
+        key = addressed_key(entry.key, base, self.plan.hub_revision)
+        return self.workshop.store.obtain(key, f"address:{step.name}", make)[0]
+
+    def _make(self, step: Step) -> None:
+        plugin, model, key = plugin_of(step), self._model_of(step.parent), self.keys.models[step.name]
+        task = Task(
+            step.name,
+            key,
+            first_line(plugin).rstrip("."),
+            step.pass_name,
+            step.params,
+            step.parent,
+            self.keys.models[step.parent],
+        )
+
+        def make(content: Path) -> Mapping[str, Any]:
+            data = {name: absolute(config).model_dump(mode="json") for name, config in step.data.items()}
+            models = {name: one.to_json() for name, one in self._before(step).items()}
+            again = partial(step_key, step, self.keys.models, self.workshop.store.hashes)
+            with self._unedited(task, again):
+                fields = {"name": step.pass_name, "data": data, "models": models}
+                result = self.workshop.do("pass", task, content, step.machine, model, **fields)
+            return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
+
+        entry = self.workshop.obtain(task, make)
+        self._entries[step.name] = entry
+        self._models[step.name] = Model.from_json(unpack(entry.result["model"], entry.content, model.to_json()))
+
+    def _model_of(self, name: str | None) -> Model:
+        return self.model if name is None else self.result(self._steps[name])
+
+    def _before(self, step: Step) -> dict[str, Model]:
+        """The models that a step may read: the input, those that its own was made from, and those that it names."""
+        ancestors = []
+        name = step.parent
+        while name is not None:
+            ancestors.append(name)
+            name = self._steps[name].parent
+        needed = {*ancestors, *step.models}
+        return {"input": self.model} | {one: self._model_of(one) for one in self._steps if one in needed}
+
+    def _measure(self, seam: Seam, rows: ScoreRows, previous: Score | None) -> Score | None:
+        model = self._model_of(seam.step)
+        if model.attributes.get("metadata_only"):
+            return None
+        model_key = self.keys.models[seam.step]
+        task = Task(
+            f"score:{seam.name}",
+            self.keys.scores[seam.step],
+            "Measure on the scored rows",
+            params=score_params(rows),
+            parent=seam.step,
+            parent_key=model_key,
+            summary=_in_words,
+        )
+
+        def make(content: Path) -> Mapping[str, Any]:
+            before = self.keys.scores[seam.previous.step] if seam.previous else None
+            device, hashes = self.plan.machine.device, self.workshop.store.hashes
+            again = partial(score_key, model_key, rows, before, device, hashes)
+            params = {**task.params, "previous": str(previous.entry.content) if previous else None}
+            with self._unedited(task, again):
+                return self.workshop.do("score", task, content, self._machine_for(model), model, params=params)
+
+        try:
+            entry = self.workshop.obtain(task, make)
+        except StepFailed as error:
+            if not rows.on_text:
+                raise
+            self.workshop.warn(seam.name, f"not measured: {error.cause}")  # nobody asked for it
+            return None
+        score = Score(self._scored(seam, model, entry, previous), entry)
+        self._tell(seam, score, previous)
+        return score
+
+    def _machine_for(self, model: Model) -> Any:
+        """The plan's machine, with the execution provider that a model was built for."""
+        provider = model.attributes.get("execution_provider")
+        return replace(self.plan.machine, execution_provider=provider) if provider else self.plan.machine
+
+    def _scored(self, seam: Seam, model: Model, entry: Entry, previous: Score | None) -> Scored:
+        scores, before = entry.result["scores"], previous.event.scores if previous else {}
+        accuracies = before.get("label_accuracy"), scores.get("label_accuracy")
+        return Scored(
+            model=seam.name,
+            step=seam.step,
+            key=entry.key,
+            model_key=self.keys.models[seam.step],
+            previous=seam.previous.name if seam.previous else None,
+            format=model.format,
+            size_bytes=_size(model),
+            drop=None if None in accuracies else accuracies[0] - accuracies[1],
+            scores=scores,
+        )
+
+    def _tell(self, seam: Seam, score: Score, previous: Score | None) -> None:
+        self.workshop.tell(score.event)
+        trained = seam.step is not None and self._steps[seam.step].trains
+        for remark in remarks(score.event.row, previous.event.row if previous else None, trained=trained):
+            self.workshop.warn(seam.name, remark)
+
+    @contextmanager
+    def _unedited(self, task: Task, again: Callable[[], str]) -> Iterator[None]:
+        """StepFailed unless what the key was made of is, before and after, what it was.
+
+        A result of other rows or weights would be served under the key of these ever after. Files whose size,
+        modification time and inode are as they were are not read.
+        """
+        hashes = self.workshop.store.hashes
+        for moment in ("before", "after"):
+            try:
+                is_same = model_content(self.model, hashes) == self.keys.models[None] and again() == task.key
+                why = f"'{next(reversed(hashes.edited))}' was edited" if hashes.edited else "its files changed"
+            except (OSError, RequestError) as error:
+                is_same, why = False, str(error)
+            if not is_same:
+                raise StepFailed(task.step, f"{why} while the run was at work; its result is not kept, run it again")
+            if moment == "before":
+                yield
+
+
+def plugin_of(step: Step) -> type[Pass]:
+    """The pass of a step; LookupError when there is none, which a plan without problems does not have."""
+    plugin = passes.find(step.pass_name)
+    if plugin is None:
+        raise LookupError(f"no pass '{step.pass_name}'")
+    return plugin
+
+
+def _inside(step: Step, record: Any) -> Any:
+    """The packed record of a result; a place outside of the output folder and the input model would not last."""
+    if isinstance(record, Mapping) and not str(record["path"]).startswith("${"):
+        raise TypeError(f"pass '{step.pass_name}' gave a model at {record['path']}, outside of its output folder")
+    return record
+
+
+def _in_words(result: Mapping[str, Any]) -> str:
+    scores = result["scores"]
+    forms = (("label_accuracy", "accuracy {:.1%}"), ("loss", "loss {:.3f}"))
+    return ", ".join(form.format(scores[key]) for key, form in forms if scores.get(key) is not None)
+
+
+def _size(model: Model) -> int | None:
+    """Bytes of the model on disk; None where its weights are computed from another's."""
+    if model.format == "hf" and model.base is not None:
+        return model.base.path.stat().st_size if model.base.format == "gguf" else None
+    if model.path.is_file():
+        return model.path.stat().st_size
+    return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())

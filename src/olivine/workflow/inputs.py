@@ -1,0 +1,76 @@
+"""What a run needs before anything is keyed: the input model, here, and the rows of data that lies elsewhere."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from olivine.config.schema import DataConfig
+from olivine.data import doubts
+from olivine.errors import StepFailed
+from olivine.models import Model
+from olivine.models.chat_template import read_chat_template
+from olivine.store.hashes import digest
+from olivine.workflow.events import RowsRead, StepStarted
+from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_code
+from olivine.workflow.moving import moving, with_rows
+from olivine.workflow.plan import make_plan
+from olivine.workflow.steps import Plan
+from olivine.workflow.workshop import Task, Workshop
+
+
+def bring_model(plan: Plan, workshop: Workshop) -> Model:
+    """The input model, fetched when it lies on the hub."""
+    model = plan.input_model or fetched_model(workshop.store, plan)
+    if model is None:
+        model = _fetch(plan, workshop)
+    _check_fetched(plan, model)
+    return model
+
+
+def _fetch(plan: Plan, workshop: Workshop) -> Model:
+    params = {"name": plan.hub_name, "revision": plan.hub_revision, "trust_remote_code": trusts_code(plan)}
+    task = Task(f"fetch:{plan.hub_name}", fetch_key(plan), f"Bring {plan.hub_name} from the hub", params=params)
+
+    def fetch(content: Path) -> Mapping[str, Any]:
+        return workshop.do("fetch", task, content, plan.machine)
+
+    workshop.store.remove(task.key)  # it names a place where the model is no longer
+    return Model.from_json(workshop.obtain(task, fetch).result["model"])
+
+
+def _check_fetched(plan: Plan, model: Model) -> None:
+    """Plan once more with the model that came: until then it was known from what the hub said of it, if at all."""
+    if plan.hub_name is None or plan.source is None:
+        return
+    problems = make_plan(plan.source, offline=plan.machine.offline, fetched=model.path).problems
+    if problems:
+        raise StepFailed("fetch", " ".join(f"{problem.message} {problem.fix}".strip() for problem in problems))
+
+
+def look_at_data(plan: Plan, model: Model, workshop: Workshop) -> Plan:
+    """The plan with the rows of data that is not here as they are now: the same name may give others today."""
+    configs = moving(plan)
+    told = {config.name: _look_at(config, plan, workshop) for config in configs}
+    if not told:
+        return plan
+    template = read_chat_template(model)
+    for config in configs:
+        for doubt in doubts(config, template, told[config.name]["sample"]):
+            workshop.warn(f"rows:{config.name}", doubt)
+    return with_rows(plan, told, template)
+
+
+def _look_at(config: DataConfig, plan: Plan, workshop: Workshop) -> Mapping[str, Any]:
+    key = digest({"rows": config.name, "at": str(plan.output_dir)})
+    description = f"Look at the rows of {config.load_dataset_config.data_name}"
+    task = Task(f"rows:{config.name}", key, description)
+    workshop.tell(StepStarted(**task.origin, description=description))
+    given = {config.name: absolute(config).model_dump(mode="json")}
+    try:
+        told = workshop.do("rows", task, workshop.store.scratch(key), plan.machine, data=given)
+    except StepFailed as error:
+        workshop.fail(task, error)
+        raise
+    workshop.store.drop_scratch(key)
+    workshop.tell(RowsRead(step=task.step, data=config.name, content=told["content"], n_rows=told["n_rows"]))
+    return told
