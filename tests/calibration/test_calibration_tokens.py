@@ -10,6 +10,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import DataError
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.models.opened import Opened
 
 
 def rows_of(tmp_path, n_rows):
@@ -68,19 +69,19 @@ def test_rows_are_no_longer_than_the_context(tiny_llama, tmp_path):
 
 
 def test_model_writes_its_own_text_from_a_seed(tiny_llama):
-    model = Model("hf", tiny_llama)
-    tokenizer = load_tokenizer(model)
-    tokens = written_tokens(model, tokenizer, 4, 24, seed=5)
+    opened = Opened(Model("hf", tiny_llama))
+    tokenizer = opened.tokenizer
+    tokens = written_tokens(opened, 4, 24, seed=5)
     assert tokens.shape == (4, 24)
-    assert torch.equal(tokens, written_tokens(model, tokenizer, 4, 24, seed=5))
-    assert not torch.equal(tokens, written_tokens(model, tokenizer, 4, 24, seed=6))
+    assert torch.equal(tokens, written_tokens(opened, 4, 24, seed=5))
+    assert not torch.equal(tokens, written_tokens(opened, 4, 24, seed=6))
     assert tokens[0, 0] == tokenizer.bos_token_id
     assert tokenizer.decode(tokens[1]).startswith("<|user|>\n")
 
 
 def test_every_written_token_is_among_the_likeliest(tiny_llama):
     model = Model("hf", tiny_llama)
-    tokens = written_tokens(model, load_tokenizer(model), 4, 24, dtype="float32")
+    tokens = written_tokens(Opened(model), 4, 24, dtype="float32")
     with torch.inference_mode():
         best = load_causal_lm(model)(tokens).logits.topk(51).indices  # one more: float32 sums differ with the shape
     start = 8  # behind the openings

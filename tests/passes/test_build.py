@@ -218,19 +218,19 @@ def test_builder_is_left_as_it_was(tiny_llama, tmp_path):
     assert builder.Model.load_weights is before
 
 
-def test_a_quantized_embedding_does_not_keep_the_layers_from_being_calibrated(tiny_tied, tmp_path, monkeypatch):
+def test_a_quantized_embedding_does_not_keep_the_layers_from_being_calibrated(tiny_tied, tmp_path):
     """GGUF files often hold the embedding in 8 bits and the layers in a form that has to be rounded anew."""
     from olivine.kernels.blockwise import Format, rtn
-    from olivine.models.weights import weights
-    from olivine.passes.export import build as module
+    from olivine.models.opened import Opened
 
-    source = dict(weights(Model("hf", tiny_tied)))
+    opened = Opened(Model("hf", tiny_tied))
+    source = dict(opened.weights)
     for part, name in (("embedding", "model.embed_tokens.weight"), ("layer", "model.layers.0.mlp.up_proj.weight")):
         stored = {**source, name: replace(source[name], blockwise=lambda n=name: rtn(source[n].read(), Format(8)))}
         context = Context(tmp_path, tmp_path, MACHINE, Reporter())
         step = Build(Build.Params(calibration_tokens=512))
-        monkeypatch.setattr(module, "weights", lambda _model, stored=stored: stored)
-        found = step._calibrated(Model("hf", tiny_tied), context)
+        opened.weights = stored
+        found = step._calibrated(opened, context)
         assert bool(found.folds) is (part == "embedding")  # into codes that are taken over nothing can be folded
         assert found.importances["lm_head.weight"].dim() == (1 if part == "embedding" else 2)
 

@@ -8,6 +8,7 @@ import pytest
 
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.opened import Opened
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _genai, _trial
 from olivine.passes.export._choices import Settings
@@ -31,8 +32,8 @@ def built(model, folder, precision):
     folder.mkdir(parents=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         target = _genai.Target(precision, "cpu", {})
-        _genai.build(model, folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None)
-    _trial.check_generates(folder, "CPUExecutionProvider")
+        _genai.build(Opened(model), folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None)
+    _trial.check_generates(folder, _genai.check_folder(folder), "CPUExecutionProvider")
     return folder
 
 

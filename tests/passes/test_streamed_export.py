@@ -18,6 +18,7 @@ from olivine.errors import ModelError, Unsupported
 from olivine.kernels.blockwise import Format
 from olivine.models import Model
 from olivine.models import weights as weights_module
+from olivine.models.opened import Opened
 from olivine.models.weights import LazyTensor
 from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream, _trial
 from olivine.passes.export._choices import Settings
@@ -31,9 +32,11 @@ def export(model, folder, settings, precision="int4", provider="cpu", **options)
     folder.mkdir(parents=True)
     target = _genai.Target(precision, provider, {key: str(value) for key, value in options.items()})
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        _genai.build(model, folder, folder.parent / "scratch", target, settings, lambda _done, _total: None)
+        _genai.build(Opened(model), folder, folder.parent / "scratch", target, settings, lambda _done, _total: None)
     if provider == "cpu":
-        _trial.check_generates(folder, "CPUExecutionProvider")  # every one of them is loaded, and writes a token
+        _trial.check_generates(
+            folder, _genai.check_folder(folder), "CPUExecutionProvider"
+        )  # it is loaded, and writes a token
     return folder
 
 
@@ -168,7 +171,7 @@ def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_pa
     before = memory.peak_bytes()
     (tmp_path / "out").mkdir()
     target = _genai.Target("int4", "cpu", {})
-    _genai.build(model, tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None)
+    _genai.build(Opened(model), tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None)
     assert memory.peak_bytes() - before < 64e6
 
 
@@ -213,7 +216,7 @@ def test_searched_models_run_and_are_smaller_than_the_builders(architecture, tie
     theirs = export(model, tmp_path / "theirs", Settings())
     assert (ours / "model.onnx.data").stat().st_size < (theirs / "model.onnx.data").stat().st_size
     assert len(generated(ours)) > len(PROMPT)
-    _genai.refuse_slow_forms(ours, "CPUExecutionProvider")
+    _genai.refuse_slow_forms(onnx_ir.load(ours / "model.onnx"), "CPUExecutionProvider")
 
 
 def test_half_scales_change_no_logit(tiny_llama, tmp_path):
@@ -349,8 +352,8 @@ def test_forms_without_a_cpu_kernel_are_refused(change, why, tiny_llama, tmp_pat
         node.replace_input_with(4, node.inputs[1])
     onnx_ir.save(model, folder / "model.onnx")
     with pytest.raises(ModelError, match=why):
-        _genai.refuse_slow_forms(folder, "CPUExecutionProvider")
-    _genai.refuse_slow_forms(folder, "CUDAExecutionProvider")
+        _genai.refuse_slow_forms(model, "CPUExecutionProvider")
+    _genai.refuse_slow_forms(model, "CUDAExecutionProvider")
 
 
 def leaf(name, value):

@@ -15,7 +15,8 @@ from olivine.models import Model
 from olivine.models.config import load_config
 from olivine.models.facts import ModelFacts
 from olivine.models.finite import NotFiniteError
-from olivine.models.loading import load_causal_lm, load_tokenizer
+from olivine.models.loading import load_causal_lm
+from olivine.models.opened import Opened
 from olivine.work import Reporter
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _MARK = "\u2063olivine\u2063"
 def calibration_tokens(
     model: Model,
     *,
+    opened: Opened | None = None,
     data: DataConfig | None = None,
     text: Path | None = None,
     held_out: float | None = None,
@@ -52,14 +54,16 @@ def calibration_tokens(
     data: the user's rows, as the data config turns them into text; drawn in an order that the seed decides. held_out: a
     share or count of rows that were split off to evaluate on, and are not looked at. text: a text file, from its start.
     With neither, the model writes the tokens: half of its rows begin like any text, half like a question of a user,
-    where it has a chat template. Raises DataError when data or text give less than 512 tokens.
+    where it has a chat template. opened: the model, where it is opened already. Raises DataError when data or text give
+    less than 512 tokens.
     """
-    tokenizer = load_tokenizer(model)
+    opened = opened or Opened(model)
+    tokenizer = opened.tokenizer
     n_enough = max(n_tokens, FEWEST)
     if data is None and text is None:
         size = min(length or WRITTEN_LENGTH, _context_length(model))
         n_rows = -(-min(n_enough, WRITTEN_TOKENS) // size)
-        return written_tokens(model, tokenizer, n_rows, size, seed=seed, device=device, report=report)
+        return written_tokens(opened, n_rows, size, seed=seed, device=device, report=report)
     pieces = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
     ids = _first(pieces, n_enough)
     if len(ids) < FEWEST:
@@ -85,8 +89,7 @@ def own_text_bytes(facts: ModelFacts, *, in_bf16: bool) -> float:
 
 
 def written_tokens(
-    model: Model,
-    tokenizer: Any,
+    opened: Opened,
     n_rows: int,
     length: int,
     *,
@@ -102,8 +105,8 @@ def written_tokens(
     together; openings are fed token by token like everything else, so no row is padded. The whole model is in memory,
     in the type `dtype`; None for bfloat16 where the device computes in it, else float32.
     """
-    runnable = load_causal_lm(model, dtype=dtype or _dtype(device), device=device)
-    openings = _openings(tokenizer, runnable.config)
+    runnable = load_causal_lm(opened.model, dtype=dtype or _dtype(device), device=device, own=opened.weights)
+    openings = _openings(opened.tokenizer, runnable.config)
     forced = [openings[row % len(openings)][:length] for row in range(n_rows)]
     chance = torch.Generator().manual_seed(seed)
     tokens = torch.empty((n_rows, length), dtype=torch.long)

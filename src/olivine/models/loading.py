@@ -33,17 +33,23 @@ def load_tokenizer(model: Model) -> Any:
 
 
 def load_causal_lm(
-    model: Model, *, dtype: str = "float32", device: str = "cpu", each_layer: Callable[[str, Any], None] | None = None
+    model: Model,
+    *,
+    dtype: str = "float32",
+    device: str = "cpu",
+    each_layer: Callable[[str, Any], None] | None = None,
+    own: Weights | None = None,
 ) -> Any:
     """The model as a transformers module (a PeftModel for an adapter that fits its base), on `device`, in eval mode.
 
     dtype: "float32", "bfloat16", "float16", or "auto" for the checkpoint's own. Each tensor is cast as it is read, so
     the peak is the model and one tensor. Raises ModelError that names tensors which are missing or have another shape.
     each_layer: called with the name and module of every decoder layer of a checkpoint as soon as all of it is filled.
+    own: the checkpoint's tensors, where they are opened already.
     """
     if model.format == "adapter":
         return _load_adapter(model, dtype, device)
-    return _load_checkpoint(model, dtype, device, each_layer)
+    return _load_checkpoint(model, dtype, device, each_layer, own)
 
 
 def _load_adapter(model: Model, dtype: str, device: str) -> Any:
@@ -67,14 +73,17 @@ def _load_adapter(model: Model, dtype: str, device: str) -> Any:
 
 
 def lazy_causal_lm(
-    model: Model, wrap: "Callable[[LazyTensor, torch.dtype], torch.Tensor]", source: Weights | None = None
+    model: Model,
+    wrap: "Callable[[LazyTensor, torch.dtype], torch.Tensor]",
+    source: Weights | None = None,
+    own: Weights | None = None,
 ) -> Any:
     """The checkpoint as a transformers module whose parameters are what `wrap` makes of each tensor and its type.
 
-    source: tensors to take in place of the checkpoint's own. Nothing is read; ModelError as in `load_causal_lm`. The
-    type is the checkpoint's own.
+    source: tensors to take in place of the checkpoint's own. own: those, where they are opened already. Nothing is
+    read; ModelError as in `load_causal_lm`. The type is the checkpoint's own.
     """
-    empty, own, dtype = _skeleton(model, "auto")
+    empty, own, dtype = _skeleton(model, "auto", own)
     for name, tensor in _wanted(empty, own if source is None else source, model):
         assign(empty, name, wrap(tensor, dtype))
     empty.tie_weights()

@@ -13,8 +13,9 @@ from olivine.allowance import available_bytes
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.finite import NotFiniteError, refuse_not_finite
-from olivine.models.loading import lazy_causal_lm, load_causal_lm, load_tokenizer
+from olivine.models.loading import lazy_causal_lm, load_causal_lm
 from olivine.models.materialize import copy_companions
+from olivine.models.opened import Opened
 from olivine.models.quantized import quantization_config
 from olivine.models.turns import end_tokens, token_ids
 from olivine.models.weights import LazyTensor, Weights, announce
@@ -49,7 +50,7 @@ def prepare(model: Model) -> None:
 
 
 def build(
-    model: Model,
+    opened: Opened,
     output: Path,
     scratch: Path,
     target: Target,
@@ -62,6 +63,7 @@ def build(
     settings: how the matrices are quantized; None leaves that, and the reading of all weights, to the builder.
     source: tensors to stream in place of the model's own; what is float32 in it stays so.
     """
+    model = opened.model
     # whose Python may run is said with the model alone; it lies here already, so that no token is needed
     trusted = {"hf_remote": "true" if model.trust_remote_code else "false", "hf_token": "false"}
     target = replace(target, options={**target.options, **trusted})
@@ -71,7 +73,7 @@ def build(
         _create(arguments, target, _whole(model))
     else:
         with lazy.uncollected():
-            _create(arguments, target, _streamed(model, settings, progress, source))
+            _create(arguments, target, _streamed(opened, settings, progress, source))
 
 
 def _create(arguments: tuple[str, ...], target: Target, load: Callable[[Any], Any]) -> None:
@@ -150,7 +152,9 @@ def _on_meta(method: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _streamed(model: Model, settings: "Settings", progress: "Progress", source: Weights | None) -> Callable[[Any], Any]:
+def _streamed(
+    opened: Opened, settings: "Settings", progress: "Progress", source: Weights | None
+) -> Callable[[Any], Any]:
     """Parameters that are not yet numbers; the one builder that asks for them saves them as they are to be saved."""
 
     def load(maker: Any) -> Any:
@@ -165,7 +169,7 @@ def _streamed(model: Model, settings: "Settings", progress: "Progress", source: 
             exact = source is not None and tensor.dtype == "float32"
             return lazy_weight(tensor, torch.float32 if exact else dtype)
 
-        return lazy_causal_lm(model, wrap, source)
+        return lazy_causal_lm(opened.model, wrap, source, own=opened.weights)
 
     return load
 
@@ -185,12 +189,12 @@ def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") 
     _stream.save(graph, folder / maker.filename, jobs, progress=progress)
 
 
-def complete_config(model: Model, folder: Path, max_length: int, search: Mapping[str, Any]) -> None:
+def complete_config(opened: Opened, folder: Path, max_length: int, search: Mapping[str, Any]) -> None:
     """Derive what the builder leaves to chance: the end tokens and a length that fits in memory."""
     path = folder / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
-    tokenizer = load_tokenizer(model)
-    found = [*token_ids(config["model"].get("eos_token_id")), *end_tokens(tokenizer, model.path)]
+    tokenizer = opened.tokenizer
+    found = [*token_ids(config["model"].get("eos_token_id")), *end_tokens(tokenizer, opened.model.path)]
     ends = list(dict.fromkeys(found))
     if ends:
         config["model"]["eos_token_id"] = ends if len(ends) > 1 else ends[0]
@@ -227,7 +231,7 @@ def refuse_broken_scales(folder: Path) -> None:
                 raise NotFiniteError(f"the weight '{value.name}' holds NaN or infinity, so the model cannot be built")
 
 
-def refuse_slow_forms(folder: Path, execution_provider: str) -> None:
+def refuse_slow_forms(graph: "onnx_ir.Model", execution_provider: str) -> None:
     """Raise ModelError for the legal forms of MatMulNBits that its CPU kernels do not have.
 
     They fall back to dequantizing the whole weight for every token, 95 to 160 times slower: reordered inputs (g_idx),
@@ -235,10 +239,9 @@ def refuse_slow_forms(folder: Path, execution_provider: str) -> None:
     """
     if execution_provider != "CPUExecutionProvider":
         return
-    for path in folder.glob("*.onnx"):
-        for node in onnx_ir.load(path).graph.all_nodes():
-            if node.op_type == "MatMulNBits" and (why := _slow_because(node)):
-                raise ModelError(f"'{node.name}' would run about 100 times slower on this CPU: {why}")
+    for node in graph.graph.all_nodes():
+        if node.op_type == "MatMulNBits" and (why := _slow_because(node)):
+            raise ModelError(f"'{node.name}' would run about 100 times slower on this CPU: {why}")
 
 
 def _slow_because(node: Any) -> str | None:
@@ -253,16 +256,18 @@ def _slow_because(node: Any) -> str | None:
     return None
 
 
-def check_folder(folder: Path) -> None:
-    """Raise ModelError unless the folder is complete: config, tokenizer, graph, and every byte of data it refers to."""
+def check_folder(folder: Path) -> "onnx_ir.Model":
+    """The graph; ModelError unless the folder has config, tokenizer, graph, and every byte of data it refers to."""
     config = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
     for name in ("tokenizer_config.json", config["model"]["decoder"]["filename"]):
         if not (folder / name).is_file():
             raise ModelError(f"the built folder lacks '{name}'")
-    for value in onnx_ir.load(folder / config["model"]["decoder"]["filename"]).graph.initializers.values():
+    graph = onnx_ir.load(folder / config["model"]["decoder"]["filename"])
+    for value in graph.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, onnx_ir.ExternalTensor):
             _check_external(folder, tensor)
+    return graph
 
 
 def _check_external(folder: Path, tensor: Any) -> None:

@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.data import Encoder
-from olivine.models import Model
-from olivine.models.loading import load_tokenizer
 from olivine.models.turns import rendered
 from olivine.work import Reporter
 
@@ -53,21 +51,27 @@ CHATS = (
 N_TOLD = 3  # texts that a warning names
 
 
-def compare(model: Model, folder: Path, scratch: Path, report: Reporter) -> None:
+def of_runtime(folder: Path, scratch: Path, report: Reporter) -> Any | None:
+    """The tokenizer of a built folder as the runtime reads it; None where there is none, or it cannot, with a warning.
+
+    scratch: a folder for a stand-in of the model.
+    """
+    if not (folder / "tokenizer.json").is_file():
+        return None
+    model_of_it = onnxruntime_genai.Model(str(stand_in(folder, scratch / "tokenizer")))
+    try:
+        return onnxruntime_genai.Tokenizer(model_of_it)
+    except RuntimeError as error:
+        report.warn(f"onnxruntime-genai cannot read the model's tokenizer, so it takes token ids only: {error}")
+        return None
+
+
+def compare(ours: Any, theirs: Any, report: Reporter) -> None:
     """Warn of every text that the runtime's tokenizer reads otherwise than transformers, naming it.
 
     Training and scoring use transformers' tokens; where the runtime makes others of the same text, the model answers
-    something else than it was trained for. folder: the built model. scratch: a folder for a stand-in of it.
+    something else than it was trained for. theirs: of `of_runtime`.
     """
-    if not (folder / "tokenizer.json").is_file():
-        return
-    ours = load_tokenizer(model)
-    model_of_it = onnxruntime_genai.Model(str(stand_in(folder, scratch / "tokenizer")))
-    try:
-        theirs = onnxruntime_genai.Tokenizer(model_of_it)
-    except RuntimeError as error:
-        report.warn(f"onnxruntime-genai cannot read the model's tokenizer, so it takes token ids only: {error}")
-        return
     texts = list(_texts(ours))
     differing = [text for text in texts if _ids(ours, text) != theirs.encode(text).tolist()]
     if differing:

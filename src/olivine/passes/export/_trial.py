@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir
 else:
-    np, onnx_ir = lazy.module("numpy"), lazy.module("onnx_ir")
+    np = lazy.module("numpy")
 
 N_PROMPT, N_WRITTEN = 5, 4
 # a prompt longer than any window that is longer than this would take minutes for a large model
 LONGEST_PROMPT = 1100
 
 
-def check_generates(folder: Path, execution_provider: str) -> None:
+def check_generates(folder: Path, graph: "onnx_ir.Model", execution_provider: str) -> None:
     """Read a prompt and write tokens, then the same with a prompt beyond the attention window.
 
     Length and search are those of the folder. Skipped for a provider that is not here. Raises ModelError when the
@@ -29,7 +29,7 @@ def check_generates(folder: Path, execution_provider: str) -> None:
     runtime = GenaiRuntime(folder)
     longest = runtime.config["search"]["max_length"] - N_WRITTEN - 1
     lengths = [min(N_PROMPT, longest)]
-    window = attention_window(folder / runtime.config["model"]["decoder"]["filename"])
+    window = attention_window(graph)
     if 0 < window < min(longest, LONGEST_PROMPT):
         lengths.append(window + 1)
     for n_tokens in lengths:
@@ -53,10 +53,10 @@ def _write(runtime: GenaiRuntime, n_tokens: int) -> None:
     writing.write()
 
 
-def attention_window(graph: Path) -> int:
+def attention_window(graph: "onnx_ir.Model") -> int:
     """Tokens that the widest of the local attention layers sees; 0 without such layers."""
-    nodes = onnx_ir.load(graph).graph.all_nodes()
-    return max((node.attributes.get_int("local_window_size", 0) for node in nodes), default=0)
+    windows = (node.attributes.get_int("local_window_size", 0) for node in graph.graph.all_nodes())
+    return max(windows, default=0)
 
 
 def _provider_is_here(execution_provider: str) -> bool:

@@ -18,7 +18,7 @@ from olivine.models import Model
 from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
-from olivine.models.weights import weights
+from olivine.models.opened import Opened
 from olivine.passes._base import Pass, PassParams
 from olivine.passes.export import _limits, _options
 from olivine.passes.finetune._training_arguments import split_seed
@@ -458,32 +458,39 @@ class Build(Pass):
         """Write the folder; raises Unsupported when the builder does not know the model."""
         from olivine.passes.export import _template, _tokenizer
 
+        opened = Opened(model)
         try:
-            built = self.export(model, context)
+            built = self._export(opened, context)
         except NotFiniteError as error:
-            raise explain(error, weights(model)) from error
-        _tokenizer.compare(model, built.path, context.scratch, context.report)
-        _template.settle(model, built.path, context.scratch, context.report)
+            raise explain(error, opened.weights) from error
+        theirs = _tokenizer.of_runtime(built.path, context.scratch, context.report)
+        if theirs is not None:
+            _tokenizer.compare(opened.tokenizer, theirs, context.report)
+            _template.settle(opened.tokenizer, theirs, built.path, context.report)
         return built
 
     def export(self, model: Model, context: Context) -> Model:
         """The folder as it is made of any model, of the small one of the proof too."""
+        return self._export(Opened(model), context)
+
+    def _export(self, opened: Opened, context: Context) -> Model:
         from olivine.passes.export import _genai
 
+        model = opened.model
         provider = PROVIDERS.get(context.machine.execution_provider)
         if provider is None:
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
         self._refuse(model, context.machine)
         _genai.prepare(model)
         streamed = self._streams(read_config(model.path))
-        folding = self._calibrated(model, context) if streamed and self.searches else None
+        folding = self._calibrated(opened, context) if streamed and self.searches else None
         settings = self._settings(context, folding) if streamed else None
-        source = folding.apply(weights(model)) if folding is not None else None
+        source = folding.apply(opened.weights) if folding is not None else None
         target = _genai.Target(self.params.precision, provider, self.options(streamed=streamed))
-        _genai.build(model, context.output, context.scratch, target, settings, context.report.progress, source)
+        _genai.build(opened, context.output, context.scratch, target, settings, context.report.progress, source)
         if not self.params.metadata_only and settings is None:
             _genai.refuse_broken_scales(context.output)
-        _genai.complete_config(model, context.output, self.params.max_length or DEFAULT_MAX_LENGTH, self._search())
+        _genai.complete_config(opened, context.output, self.params.max_length or DEFAULT_MAX_LENGTH, self._search())
         context.report.record(
             streamed=settings is not None,
             size_bytes=sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file()),
@@ -549,7 +556,7 @@ class Build(Pass):
         # experts are packed by the builder while it makes the graph
         return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
-    def _calibrated(self, model: Model, context: Context) -> "Folding | None":
+    def _calibrated(self, opened: Opened, context: Context) -> "Folding | None":
         """The mean square of every input, from the user's rows or from text that the model writes itself.
 
         Strong inputs are also weakened where a norm or the layer before can make up for it (AWQ, Lin et al. 2023,
@@ -561,45 +568,47 @@ class Build(Pass):
         from olivine.calibration.importances import importances
         from olivine.kernels.blockwise import Format
 
-        taken_over = any(tensor.blockwise and ".layers." in name for name, tensor in weights(model).items())
-        if taken_over and not self._left_to_search(model):
+        model, own = opened.model, opened.weights
+        taken_over = any(tensor.blockwise and ".layers." in name for name, tensor in own.items())
+        if taken_over and not self._left_to_search(opened):
             return None
         data = context.data.get(self.params.calibration_data_config or "")
         try:
-            source, tokens = self._tokens(model, context, data)
+            source, tokens = self._tokens(opened, context, data)
         except DataError as error:
             if data is None or not self.params.calibration_may_be_short:
                 raise
             data = None
-            source, tokens = self._tokens(model, context, data)
+            source, tokens = self._tokens(opened, context, data)
             context.report.warn(f"calibrated with {source}: {error}")
         context.report.record(calibration={"tokens": tokens.numel(), "source": source})
         if taken_over:
             device, report = context.machine.device, context.report
-            return Folding({}, importances(model, tokens, device=device, report=report, head="full"))
+            return Folding({}, importances(model, tokens, device=device, report=report, source=own, head="full"))
         fmt = Format(4, self._block_size or 32, self._symmetric(context.machine))
-        return find_folds(model, tokens, fmt, device=context.machine.device, report=context.report)
+        return find_folds(model, tokens, fmt, device=context.machine.device, report=context.report, source=own)
 
-    def _left_to_search(self, model: Model) -> bool:
+    def _left_to_search(self, opened: Opened) -> bool:
         """Whether a checkpoint with quantized layers holds floats whose scales are searched: of a head, of a layer."""
         from olivine.calibration.decoder import HEAD, linear_weights
 
-        found = weights(model)
-        wanted = linear_weights(model, head=not self.params.exclude_lm_head and self._head_bits is None)
-        if HEAD in wanted and HEAD not in found:  # the head is the embedding
-            tied = [name for name in found if name.endswith("embed_tokens.weight")]
+        stored = opened.weights
+        wanted = linear_weights(opened.model, head=not self.params.exclude_lm_head and self._head_bits is None)
+        if HEAD in wanted and HEAD not in stored:  # the head is the embedding
+            tied = [name for name in stored if name.endswith("embed_tokens.weight")]
             wanted = {name: 0 for name in (*wanted, *tied) if name != HEAD}
-        return any(name in found and found[name].blockwise is None for name in wanted)
+        return any(name in stored and stored[name].blockwise is None for name in wanted)
 
-    def _tokens(self, model: Model, context: Context, data: DataConfig | None) -> tuple[str, Any]:
+    def _tokens(self, opened: Opened, context: Context, data: DataConfig | None) -> tuple[str, Any]:
         """Tokens to calibrate with, and whose text they are, in words."""
         from olivine.calibration.tokens import calibration_tokens
 
-        without_data = _text_without_data(_facts_of(model), context.machine)
+        without_data = _text_without_data(_facts_of(opened), context.machine)
         general = data is None and without_data == GENERAL_TEXT
         source = f"data config '{data.name}'" if data is not None else without_data
         return source, calibration_tokens(
-            model,
+            opened.model,
+            opened=opened,
             data=data,
             text=GENERAL if general else None,
             held_out=self.params.calibration_held_out if data is not None else None,
@@ -613,10 +622,10 @@ class Build(Pass):
         from olivine.passes.export import _genai, _trial
 
         if not self.params.metadata_only:
-            _genai.check_folder(model.path)
-            _genai.refuse_slow_forms(model.path, model.attributes["execution_provider"])
+            graph, provider = _genai.check_folder(model.path), model.attributes["execution_provider"]
+            _genai.refuse_slow_forms(graph, provider)
             if not (self.params.exclude_embeds or self.params.exclude_lm_head):
-                _trial.check_generates(model.path, model.attributes["execution_provider"])
+                _trial.check_generates(model.path, graph, provider)
 
     def options(self, *, streamed: bool) -> dict[str, str]:
         """What the builder is told, as its KEY=VALUE options; where we quantize, how is not its business."""
@@ -655,10 +664,10 @@ def _text_without_data(facts: ModelFacts, machine: Machine) -> str:
     return OWN_TEXT if needed <= room else GENERAL_TEXT
 
 
-def _facts_of(model: Model) -> ModelFacts:
+def _facts_of(opened: Opened) -> ModelFacts:
     """Of what the model's weights are, be they computed when read."""
-    n_parameters = sum(math.prod(tensor.shape) for tensor in weights(model).values())
-    return replace(read_facts(model.path), n_parameters=n_parameters)
+    n_parameters = sum(math.prod(tensor.shape) for tensor in opened.weights.values())
+    return replace(read_facts(opened.model.path), n_parameters=n_parameters)
 
 
 def _own_text_bytes(facts: ModelFacts, machine: Machine) -> float:

@@ -108,7 +108,7 @@ class QuantizeOnnx(Pass):
         )
         _copy_others(model.path, context.output, graphs[0])
         _stream.save(graph, context.output / graphs[0].name, jobs, progress=context.report.progress)
-        _genai.refuse_slow_forms(context.output, context.machine.execution_provider)
+        _genai.refuse_slow_forms(onnx_ir.load(context.output / graphs[0].name), context.machine.execution_provider)
         context.report.record(n_quantized=len(chosen))
         precision = f"int{self.params.bits}"
         return Model("onnx", context.output, task=model.task, attributes={**model.attributes, "precision": precision})
@@ -122,8 +122,8 @@ class QuantizeOnnx(Pass):
         from olivine.passes.export import _genai, _trial
 
         if (model.path / "genai_config.json").is_file():
-            _genai.check_folder(model.path)
-            _trial.check_generates(model.path, model.attributes.get("execution_provider", CPU))
+            graph = _genai.check_folder(model.path)
+            _trial.check_generates(model.path, graph, model.attributes.get("execution_provider", CPU))
 
 
 CPU = "CPUExecutionProvider"
