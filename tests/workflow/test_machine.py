@@ -24,13 +24,15 @@ def machine_with(*, nvidia=False, **packages):
 def asked(tmp_path):
     """What is chosen on a machine for systems by name, each with one accelerator."""
 
-    def ask(probe=None, host=None, target=None, **systems):
+    def ask(probe=None, host=None, target=None, step="ModelBuilder", **systems):
         system = {
             name: System(accelerators=[Accelerator(**accelerator)] if accelerator else [])
             for name, accelerator in systems.items()
         }
         model = {"type": "HfModel", "model_path": "model"}
-        workflow = Workflow(input_model=model, passes={}, systems=system, host=host, target=target)
+        workflow = Workflow(
+            input_model=model, passes={"step": {"type": step}}, systems=system, host=host, target=target
+        )
         return choose(workflow, tmp_path / "cache", "config.json:7", probe or machine_with(), offline=False)
 
     return ask
@@ -84,6 +86,14 @@ def test_gpu_whose_runtime_is_not_installed_says_how_to_get_it(asked):
     ).problems
     assert problem.kind == "missing-extra"
     assert "pip install 'olivine[gpu]'" in problem.fix
+
+
+def test_training_alone_on_a_gpu_needs_no_runtime_there(asked):
+    choice = asked(
+        machine_with(nvidia=True, torch="2.13.0", onnxruntime_gpu="none"), step="LoRA", here={"device": "gpu"}
+    )
+    assert choice.machine.device == "cuda"
+    assert choice.problems == ()
 
 
 def test_directml_is_for_windows(asked):

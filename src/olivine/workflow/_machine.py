@@ -8,6 +8,7 @@ from pathlib import Path
 
 from olivine.config.schema import Workflow
 from olivine.errors import Problem
+from olivine.passes import passes
 from olivine.paths import is_folder
 from olivine.systems import Probe
 from olivine.work import Machine
@@ -56,6 +57,8 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, probe: Probe, *, off
     """
     wanted = wish(workflow, "target") or wish(workflow, "host")
     provider, notes, problems = _provider(wanted, where, probe)
+    if not _runs_onnx(workflow):  # a training on the GPU needs no runtime for ONNX there
+        problems = [problem for problem in problems if problem.kind != "missing-extra"]
     if provider not in PROVIDERS:  # told once, by the problem
         provider = CPU
     host = wish(workflow, "host") or wanted
@@ -79,6 +82,12 @@ def choose(workflow: Workflow, cache_dir: Path, where: str, probe: Probe, *, off
         multiplies_bf16=probe.multiplies_bf16,
     )
     return Choice(machine, tuple(notes), tuple(problems))
+
+
+def _runs_onnx(workflow: Workflow) -> bool:
+    """Whether a pass of the config makes or takes an ONNX model; one that is not known may."""
+    plugins = [passes.find(config.type) for config in workflow.passes.values()]
+    return any(plugin is None or plugin.produces == "onnx" or "onnx" in plugin.accepts for plugin in plugins)
 
 
 def _device(host: Wish | None, where: str, probe: Probe) -> tuple[str, list[str], list[Problem]]:
