@@ -45,7 +45,7 @@ LAYERS = {
     "__main__": 10,
 }
 # Packages without imports of others' private modules and without circles; to become all of them.
-OPENED = ("kernels", "calibration", "runtimes", "evaluate", "passes/quantize", "store", "systems")
+OPENED = ("kernels", "calibration", "runtimes", "evaluate", "passes/quantize", "store", "systems", "workflow")
 HEAVY = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "onnx_ir", "numpy")
 FILES = sorted(ROOT.rglob("*.py"))
 

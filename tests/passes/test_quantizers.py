@@ -115,10 +115,12 @@ def test_data_and_text_are_part_of_the_key(tmp_path):
 @pytest.mark.parametrize("name", ["kquant", "gptq", "awq"])
 def test_training_data_calibrates_without_what_was_held_out(name):
     plugin = passes.classes[name]
-    earlier = [{"train_data_config": "mine", "eval_dataset_size": 20, "training_args": {"seed": 7}}, {}]
+    lora, merge = (passes.classes[name] for name in ("lora", "merge"))
+    trained = lora.Params(train_data_config="mine", eval_dataset_size=20, training_args={"seed": 7})
+    earlier = [lora(trained), merge(merge.Params())]
     params = plugin.Params(**plugin.inherited(earlier))
     assert (params.data_config, params.calibration_held_out, params.calibration_seed) == ("mine", 20, 7)
-    assert plugin.inherited([{}]) == {}
+    assert plugin.inherited(earlier[1:]) == {}
 
 
 def test_every_linear_layer_gets_the_widest_group_that_fits(tiny_llama, tiny_phi3):

@@ -12,7 +12,7 @@ Selective = passes.find("SelectiveMixedPrecision")
 
 
 def earlier(**params):
-    return [Selective.Params(**params).model_dump()]
+    return [Selective(Selective.Params(**params))]
 
 
 @pytest.mark.parametrize(

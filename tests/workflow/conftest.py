@@ -11,7 +11,7 @@ import olivine
 from olivine.passes import passes
 
 FAKES = Path(__file__).parent / "fakes"
-NAMES = ("Write", "Adapt", "Scale", "Stray", "Fail", "Spoil", "Claim")
+NAMES = ("Write", "Adapt", "Scale", "Stray", "Fail", "Spoil", "Claim", "Tune")
 
 
 def install_fakes(folder: Path) -> list[str]:

@@ -5,9 +5,11 @@ import json
 import pytest
 
 from olivine.cli import exit_code
+from olivine.config import load
 from olivine.passes import Pass, passes
 from olivine.registry import Registry
 from olivine.workflow.doctor import diagnose
+from olivine.workflow.plan import make_plan
 
 GOOD = """
 from olivine.passes import Pass
@@ -87,3 +89,31 @@ def test_broken_plugin_is_told_to_who_names_it_and_by_doctor(third_party, tiny_l
     assert "does not load" in capsys.readouterr().err
     assert exit_code(["passes"]) == 0
     assert len([finding for finding in diagnose() if finding.name == "pass" and not finding.ok]) == len(BROKEN)
+
+
+def test_pass_that_trains_says_on_what_whatever_its_params_are_called(fakes, tiny_llama, tmp_path):
+    rows = [{"text": f"row {n}"} for n in range(10)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = {
+        "input_model": {"model_path": str(tiny_llama)},
+        "data_configs": [
+            {
+                "name": "mine",
+                "load_dataset_config": {"data_name": "json", "data_files": str(tmp_path / "rows.jsonl")},
+                "pre_process_data_config": {"text_cols": "text"},
+            }
+        ],
+        "passes": {"tune": {"type": "tune", "corpus": "mine", "kept_apart": 0.3}, "q": {"type": "gptq"}},
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = make_plan(load(tmp_path / "config.json"), offline=True)
+    assert plan.problems == ()
+    assert (plan.score.data.name, plan.score.part, plan.score.eval_size, plan.score.seed) == ("mine", "eval", 0.3, 7)
+    quantizer = plan.steps[1].params
+    assert (quantizer["data_config"], quantizer["calibration_held_out"], quantizer["calibration_seed"]) == (
+        "mine",
+        0.3,
+        7,
+    )

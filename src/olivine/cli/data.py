@@ -106,7 +106,7 @@ def _parts(plan: "Plan") -> Iterator[_Part]:
         finally:
             screen.close()
 
-    steps = [step for step in plan.steps if "train_data_config" in step.params]
+    steps = [step for step in plan.steps if step.trains]
     if not steps:
         for given in plan.workflow.get("data_configs", ()):
             config = DataConfig.model_validate(given)
@@ -117,17 +117,18 @@ def _parts(plan: "Plan") -> Iterator[_Part]:
 
 def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
     from olivine.data import split
-    from olivine.passes.finetune._training_arguments import split_seed
 
-    params = step.params
-    config = step.data[params["train_data_config"]]
+    used = step.trains_on
+    if used is None:
+        return
+    config = step.data[used.data]
     every = prepared(config)
-    size, other = params.get("eval_dataset_size"), params.get("eval_data_config")
     train, held_out = _Part("train", config, every, None), None
-    if other is not None:
-        held_out = _Part("eval", step.data[other], prepared(step.data[other]), None, train)
-    elif size is not None:
-        rows = split(len(every), size, split_seed(params["training_args"]))
+    if used.eval_data is not None:
+        other = step.data[used.eval_data]
+        held_out = _Part("eval", other, prepared(other), None, train)
+    elif used.eval_size is not None:
+        rows = split(len(every), used.eval_size, used.seed)
         train = _Part("train", config, every, rows[0])
         held_out = _Part("eval", config, every, rows[1], train)
     yield train

@@ -6,6 +6,7 @@ heavy library at its top (see olivine.lazy): `plan` reads it in the parent proce
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,22 @@ class PassParams(Typed):
     def belongs_in(cls, key: str) -> str | None:  # noqa: ARG003
         """Where a key that is no param was probably meant to stand, e.g. "training_args.seed"; None when nowhere."""
         return None
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """The rows that a pass trains on, and those that it keeps apart to evaluate on.
+
+    data: name of the data config. eval_data: name of another one, all of whose rows are evaluated on.
+    eval_size: without such, how many rows of `data` are kept apart: below 1 a share, else a count, None none.
+    seed: of that choice. base_is_rounded: it trains on a base that it rounds first, as QLoRA does.
+    """
+
+    data: str
+    eval_data: str | None = None
+    eval_size: float | None = None
+    seed: int = 42
+    base_is_rounded: bool = False
 
 
 class Pass(ABC):
@@ -67,9 +84,13 @@ class Pass(ABC):
         self.params = params
 
     @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG003
-        """Params that the config leaves out and the params of earlier steps decide; what the config says wins."""
+    def inherited(cls, earlier: Sequence["Pass"]) -> Mapping[str, Any]:  # noqa: ARG003
+        """Params that the config leaves out and the passes of earlier steps decide; what the config says wins."""
         return {}
+
+    def trains_on(self) -> TrainingRows | None:
+        """The rows that it trains on; None for a pass that does not train, and so keeps what the model says."""
+        return None
 
     def data_names(self) -> list[str]:
         """Names of the data configs that the params refer to."""
@@ -128,6 +149,11 @@ class Pass(ABC):
 
     def ensures(self, model: Model) -> None:  # noqa: B027 - optional: a pass without a promise has nothing to check
         """Check the result in its final form; raise when it is not what was promised."""
+
+
+def last_training(earlier: Sequence[Pass]) -> TrainingRows | None:
+    """What the last of the passes that train has trained on."""
+    return next((rows for one in reversed(earlier) if (rows := one.trains_on()) is not None), None)
 
 
 def first_line(plugin: type) -> str:

@@ -22,7 +22,6 @@ from olivine.models.chat_template import read_chat_template
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Pass, passes
-from olivine.passes.finetune._training_arguments import split_seed
 from olivine.paths import could_be, exists, hub_cache, is_folder, of_user
 from olivine.systems import Probe, SystemParams
 from olivine.systems.local import Local
@@ -68,6 +67,7 @@ class _Draft:
     problems: list[Problem] = field(default_factory=list)
     translated: list[str] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    passes: list[Pass] = field(default_factory=list)  # of the steps
     facts: ModelFacts | None = None
     model: Model | None = None
     hub_name: str | None = None
@@ -77,6 +77,10 @@ class _Draft:
 
     def where(self, *path: str | int) -> str:
         return self.loaded.document.where(path)
+
+    def add(self, plugin: Pass, step: Step) -> None:
+        self.passes.append(plugin)
+        self.steps.append(step)
 
     def problem(self, kind: Any, path: tuple[str | int, ...], message: str, fix: str = "") -> None:
         self.problems.append(Problem(kind, self.where(*path), message, fix))
@@ -300,7 +304,7 @@ def _plan_steps(draft: _Draft) -> None:
         name = "gguf"
         while name in draft.workflow.passes:  # a pass of the user may have that name
             name = f"load-{name}"
-        draft.steps.append(_step(draft, name, gguf(gguf.Params()), {}, None, implicit=True))
+        draft.add(gguf(gguf.Params()), _step(draft, name, gguf(gguf.Params()), {}, None, implicit=True))
         form = "hf"
     if not draft.workflow.passes:
         draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
@@ -325,7 +329,7 @@ def _plan_steps(draft: _Draft) -> None:
         notes = step.notes(facts or STAND_IN, draft.machine, used)
         draft.translated += [f"step {name}: {note}" for note in notes]
         _check_held_out(draft, name, step, used)
-        draft.steps.append(_step(draft, name, step, used, parent, facts))
+        draft.add(step, _step(draft, name, step, used, parent, facts))
         facts = step.forecast(facts) if facts else None
 
 
@@ -360,7 +364,7 @@ def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass
     known_data = {other.name for other in draft.workflow.data_configs}
     inherited = {
         key: value
-        for key, value in plugin.inherited([step.params for step in draft.steps]).items()
+        for key, value in plugin.inherited(draft.passes).items()
         if not key.endswith("data_config") or value in known_data  # the step that named it has been told
     }
     given = dict(config.params)
@@ -418,7 +422,7 @@ def _data_of(draft: _Draft, name: str, step: Pass) -> dict[str, DataConfig]:
             _no_such_data(draft, wanted, ("passes", name, *key))
             continue
         used[wanted] = data.for_model(config, draft.template)
-        if "train_data_config" in type(step).Params.model_fields:
+        if step.trains_on() is not None:
             used[wanted] = _within_context(draft, used[wanted])
             _tell_data(draft, config)
         _check_data(draft, used[wanted])
@@ -460,11 +464,11 @@ def _as_run(draft: _Draft, config: DataConfig) -> DataConfig:
 
 def _check_held_out(draft: _Draft, name: str, step: Pass, used: Mapping[str, DataConfig]) -> None:
     """That the rows can be split as the step wants them, where they are few and here."""
-    params = step.params.model_dump()
-    config, size = used.get(params.get("train_data_config", "")), params.get("eval_dataset_size")
-    if config is None or size is None or params.get("eval_data_config") is not None:
+    rows = step.trains_on()
+    config = used.get(rows.data) if rows is not None else None
+    if rows is None or config is None or rows.eval_size is None or rows.eval_data is not None:
         return
-    for problem in data.check_split(config, size):
+    for problem in data.check_split(config, rows.eval_size):
         draft.problems.append(replace(problem, where=draft.where("passes", name, "eval_dataset_size")))
 
 
@@ -555,6 +559,7 @@ def _step(
         machine=draft.machine,
         data=used,
         models=tuple(step.model_names()),
+        trains_on=step.trains_on(),
         files=tuple(step.files()),
         implicit=implicit,
         estimate=step.estimate(facts, draft.machine, used) if facts else Estimate(),
@@ -620,9 +625,9 @@ def _metrics(draft: _Draft) -> Mapping[str, Mapping[str, Any]]:
 
 def _names_rows(draft: _Draft) -> bool:
     """Whether the config names rows to score: when they are not found, that is told already."""
-    return draft.workflow.quality.data_config is not None or any(
-        "train_data_config" in one.params for one in draft.workflow.passes.values()
-    )
+    plugins = [passes.find(one.type) for one in draft.workflow.passes.values()]
+    trains = any(plugin is not None and plugin.trains_on is not Pass.trains_on for plugin in plugins)
+    return trains or draft.workflow.quality.data_config is not None
 
 
 def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int] | None:
@@ -635,22 +640,21 @@ def _score_rows(draft: _Draft) -> tuple[DataConfig, str, float | None, int, int]
         config = data.for_model(config, draft.template)
         _check_data(draft, config)
         return config, "all", None, 0, quality.max_samples
-    step = next((step for step in draft.steps if "train_data_config" in step.params), None)
+    step = next((step for step in draft.steps if step.trains), None)
     return _held_out_rows(step, quality.max_samples) if step else None
 
 
 def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | None, int, int] | None:
     """The rows that a training step evaluates on, or some that it trains on when there are no others."""
-    named = step.params.get("eval_data_config") or step.params["train_data_config"]
-    config = step.data.get(named)
-    if config is None:
+    rows = step.trains_on
+    config = step.data.get(rows.eval_data or rows.data) if rows is not None else None
+    if rows is None or config is None:
         return None
-    if step.params.get("eval_data_config") is not None:
+    if rows.eval_data is not None:
         return config, "all", None, 0, n_most
-    size, seed = step.params.get("eval_dataset_size"), split_seed(step.params["training_args"])
-    if size is not None:
-        return config, "eval", size, seed, n_most
-    return config, "train", None, seed, min(N_TRAINED_ON, n_most)
+    if rows.eval_size is not None:
+        return config, "eval", rows.eval_size, rows.seed, n_most
+    return config, "train", None, rows.seed, min(N_TRAINED_ON, n_most)
 
 
 def _check_folder(draft: _Draft, folder: Path, key: str) -> None:

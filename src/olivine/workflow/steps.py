@@ -9,6 +9,7 @@ from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Model
+from olivine.passes import TrainingRows
 from olivine.work import Estimate, Machine
 
 
@@ -19,7 +20,7 @@ class Step:
     name: the user's name of it (or the pass's for a step that the plan inserted, `implicit`). params: as the pass's
     Params dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
     data: the data configs that the params name. models: the earlier steps whose results they name ("input" is the input
-    model). files: other user files that decide the result.
+    model). files: other user files that decide the result. trains_on: the rows that it trains on, if it does.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Step:
     data: Mapping[str, DataConfig] = field(default_factory=dict)
     models: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
+    trains_on: TrainingRows | None = None
     implicit: bool = False
     estimate: Estimate = field(default_factory=Estimate)
     produces: str = "hf"
@@ -37,7 +39,7 @@ class Step:
     @property
     def trains(self) -> bool:
         """Whether the step is meant to change what the model says."""
-        return "train_data_config" in self.params
+        return self.trains_on is not None
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from olivine.errors import DataError, OlivineError
 from olivine.models import Model
-from olivine.passes import Pass, PassParams
+from olivine.passes import Pass, PassParams, TrainingRows
 
 
 class Write(Pass):
@@ -58,6 +58,20 @@ class Write(Pass):
                     time.sleep(self.params.pause_seconds / 10)
             part.with_suffix(".tmp").rename(part)
         shutil.copyfile(part, context.output / f"part{index}.safetensors")
+
+
+class Tune(Write):
+    """Train, it says, on rows that a param of its own names."""
+
+    class Params(Write.Params):
+        corpus: str
+        kept_apart: float
+
+    def data_names(self):
+        return [self.params.corpus]
+
+    def trains_on(self):
+        return TrainingRows(self.params.corpus, eval_size=self.params.kept_apart, seed=7)
 
 
 class Adapt(Pass):

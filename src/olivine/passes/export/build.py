@@ -19,9 +19,8 @@ from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
-from olivine.passes._base import Pass, PassParams
+from olivine.passes._base import Pass, PassParams, last_training
 from olivine.passes.export import _limits, _options
-from olivine.passes.finetune._training_arguments import split_seed
 from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.work import Context, Estimate, Machine
 
@@ -351,25 +350,25 @@ class Build(Pass):
         return self.params.int8_share if self.params.int8_share is not None else (MIXED_SHARE if mixed else 0.0)
 
     @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def inherited(cls, earlier: Sequence[Pass]) -> Mapping[str, Any]:
         """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
         from olivine.calibration import eight_bits
 
         picked: dict[str, Any] = {}
-        found = eight_bits.selection(earlier)
+        found = eight_bits.selection([one.params.model_dump() for one in earlier])
         if found is not None:
             by_place = found["algorithm"] in eight_bits.BY_PLACE
             mixed = by_place and found["algorithm"] != "high_precision_lm_head"
             picked = {"head_bits": EIGHT} if by_place else {}
             picked["int8_share"] = eight_bits.share(found) or (MIXED_SHARE if mixed else None)
-        training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
-        if training is None:
+        rows = last_training(earlier)
+        if rows is None:
             return picked
         return picked | {
-            "calibration_data_config": training["train_data_config"],
-            "calibration_held_out": training.get("eval_dataset_size"),
+            "calibration_data_config": rows.data,
+            "calibration_held_out": rows.eval_size,
             "calibration_may_be_short": True,
-            "calibration_seed": split_seed(training.get("training_args", {})),
+            "calibration_seed": rows.seed,
         }
 
     def data_names(self) -> list[str]:

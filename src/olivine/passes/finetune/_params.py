@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from olivine.passes._base import PassParams
-from olivine.passes.finetune._training_arguments import FIELDS, RENAMED, SYNONYMS, json_schema
+from olivine.passes._base import PassParams, TrainingRows
+from olivine.passes.finetune._training_arguments import FIELDS, RENAMED, SYNONYMS, json_schema, split_seed
 
 
 class TrainingParams(PassParams):
@@ -49,6 +49,12 @@ class TrainingParams(PassParams):
     def data_names(self) -> list[str]:
         """The training data, and the evaluation data where it is its own."""
         return [name for name in (self.train_data_config, self.eval_data_config) if name is not None]
+
+    @property
+    def rows(self) -> TrainingRows:
+        """The rows to train and to evaluate on."""
+        seed = split_seed(self.training_args)
+        return TrainingRows(self.train_data_config, self.eval_data_config, self.eval_dataset_size, seed)
 
 
 class AdapterParams(TrainingParams):

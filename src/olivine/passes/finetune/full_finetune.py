@@ -15,7 +15,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.weights import LazyTensor
-from olivine.passes._base import Pass
+from olivine.passes._base import Pass, TrainingRows
 from olivine.passes.finetune import _checks, _memory, _session, _time, _training_arguments
 from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE
 from olivine.passes.finetune._params import TrainingParams
@@ -60,6 +60,10 @@ class FullFinetune(Pass):
     def data_names(self) -> list[str]:
         """The training data, and the evaluation data where it is its own."""
         return self.params.data_names
+
+    def trains_on(self) -> TrainingRows:
+        """The rows that the params name."""
+        return self.params.rows
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and what works in 16 bits alone."""

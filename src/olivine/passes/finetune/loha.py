@@ -7,7 +7,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Pass
+from olivine.passes._base import Pass, TrainingRows
 from olivine.passes.finetune import _checks, _lycoris, _session, _time
 from olivine.passes.finetune._params import LycorisParams
 from olivine.work import Context, Estimate, Machine
@@ -35,6 +35,10 @@ class Loha(Pass):
     def data_names(self) -> list[str]:
         """The training data, and the evaluation data where it is its own."""
         return self.params.data_names
+
+    def trains_on(self) -> TrainingRows:
+        """The rows that the params name."""
+        return self.params.rows
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and target modules against the layers that the model has."""

@@ -11,7 +11,7 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
-from olivine.passes._base import Pass
+from olivine.passes._base import Pass, TrainingRows
 from olivine.passes.finetune import _adapters, _checks, _session, _starts, _time, _training_arguments
 from olivine.passes.finetune._learning_rates import LoraPlus
 from olivine.passes.finetune._optimizers import OWN_GROUPS
@@ -64,6 +64,10 @@ class Lora(Pass):
     def data_names(self) -> list[str]:
         """The training data, and the evaluation data where it is its own."""
         return self.params.data_names
+
+    def trains_on(self) -> TrainingRows:
+        """The rows that the params name."""
+        return self.params.rows
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, target modules against the model, and methods that exclude others."""

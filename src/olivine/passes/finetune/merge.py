@@ -16,8 +16,7 @@ from olivine.models.adapter import check, n_tokens_of, refuse_if_nothing_changes
 from olivine.models.facts import ModelFacts
 from olivine.models.materialize import COMPANIONS, copy_companions
 from olivine.models.weights import Weights, weights
-from olivine.passes._base import Pass, PassParams
-from olivine.passes.finetune._training_arguments import split_seed
+from olivine.passes._base import Pass, PassParams, last_training
 from olivine.work import Context, Estimate, Machine
 
 
@@ -54,16 +53,15 @@ class Merge(Pass):
     params: Params
 
     @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def inherited(cls, earlier: Sequence[Pass]) -> Mapping[str, Any]:
         """The rows that a QLoRA step evaluates on, or some that it trains on."""
-        training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
-        if training is None or "quant_type" not in training:
+        rows = last_training(earlier)
+        if rows is None or not rows.base_is_rounded:
             return {}
-        own = training.get("eval_data_config")
         return {
-            "eval_data_config": own or training["train_data_config"],
-            "eval_dataset_size": None if own else training.get("eval_dataset_size"),
-            "eval_seed": split_seed(training.get("training_args", {})),
+            "eval_data_config": rows.eval_data or rows.data,
+            "eval_dataset_size": None if rows.eval_data else rows.eval_size,
+            "eval_seed": rows.seed,
         }
 
     def data_names(self) -> list[str]:

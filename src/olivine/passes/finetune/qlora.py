@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -11,6 +12,7 @@ from olivine.errors import Problem
 from olivine.models.adapter import BASE_FILE, ROUNDING
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import BLOCK, BLOCKS, Rounding
+from olivine.passes._base import TrainingRows
 from olivine.passes.finetune import _adapters
 from olivine.passes.finetune._starts import Starts
 from olivine.passes.finetune.lora import Lora
@@ -63,6 +65,10 @@ class Qlora(Lora):
         return _adapters.estimate(
             self.params, facts, machine, data, saved_bytes=saved, writes_update=dora, scales_outputs=dora
         )
+
+    def trains_on(self) -> TrainingRows:
+        """The rows that the params name; on a base in 4 bits."""
+        return replace(super().trains_on(), base_is_rounded=True)
 
     @property
     def _rounding(self) -> Rounding:

@@ -12,8 +12,7 @@ from olivine.calibration.tokens import FEWEST, N_TOKENS, own_text_bytes
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import PassParams
-from olivine.passes.finetune import split_seed
+from olivine.passes._base import Pass, PassParams, last_training
 from olivine.work import Estimate, Machine
 
 GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema
@@ -54,9 +53,9 @@ class QuantizerParams(PassParams):
     )
 
     @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def inherited(cls, earlier: Sequence[Pass]) -> dict[str, Any]:
         """Keep in 8 bits what an earlier SelectiveMixedPrecision picked."""
-        selective = eight_bits.selection(earlier)
+        selective = eight_bits.selection([one.params.model_dump() for one in earlier])
         if selective is None:
             return {}
         others = {key: selective[key] for key in ("bits", "group_size", "sym") if selective.get(key) is not None}
@@ -138,17 +137,17 @@ class CalibratedParams(QuantizerParams):
     )
 
     @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    def inherited(cls, earlier: Sequence[Pass]) -> dict[str, Any]:
         """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
         picked = super().inherited(earlier)
-        training = next((params for params in reversed(earlier) if params.get("train_data_config")), None)
-        if training is None:
+        rows = last_training(earlier)
+        if rows is None:
             return picked
         return picked | {
-            "data_config": training["train_data_config"],
-            "calibration_held_out": training.get("eval_dataset_size"),
+            "data_config": rows.data,
+            "calibration_held_out": rows.eval_size,
             "calibration_may_be_short": True,
-            "calibration_seed": split_seed(training.get("training_args", {})),
+            "calibration_seed": rows.seed,
         }
 
     @classmethod

@@ -27,7 +27,7 @@ class Quantizer(Pass):
     params: QuantizerParams
 
     @classmethod
-    def inherited(cls, earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    def inherited(cls, earlier: Sequence[Pass]) -> Mapping[str, Any]:
         """Calibrate with what was trained on; keep in 8 bits what was picked."""
         return cls.Params.inherited(earlier)
 
