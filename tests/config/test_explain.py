@@ -78,7 +78,7 @@ def test_a_missing_key_names_its_section_and_line(tmp_path):
 
 def test_keys_that_nobody_knows_list_those_that_there_are(tmp_path):
     (message,) = problems(tmp_path, GOOD | {"quality": {"zzz": 1}})
-    assert "known keys are data_config, enabled, max_drop, max_samples, target" in message
+    assert "known keys are data_config, enabled, max_drop, max_samples, metrics, target" in message
 
 
 def test_a_misspelt_old_name_is_known_too(tmp_path):
@@ -89,9 +89,9 @@ def test_a_misspelt_old_name_is_known_too(tmp_path):
 
 
 def test_a_value_out_of_a_list_is_named_with_the_nearest(tmp_path):
-    (message,) = problems(tmp_path, with_data(pre_process_data_config={"strategy": "lin-by-line"}))
-    assert "must be line-by-line, line-by-line-random, join" in message
-    assert "but is \"lin-by-line\". Did you mean 'line-by-line'?" in message
+    (message,) = problems(tmp_path, with_data(pre_process_data_config={"train_on": "complete"}))
+    assert "must be all, completion" in message
+    assert "but is \"complete\". Did you mean 'completion'?" in message
 
 
 @pytest.mark.parametrize(

@@ -550,3 +550,15 @@ def test_form_of_the_rows_is_decided_once_for_every_step_and_score(planned, tmp_
         assert config.pre_process_data_config.chat_template is True
     assert "it should predict the last turn of the assistant" in " ".join(plan.translated)
     assert planned(turns).steps[0].data["rows"].pre_process_data_config.chat_template is False
+
+
+def test_strategy_that_there_is_not_is_told_at_its_line_whether_its_rows_are_used_or_not(planned, only):
+    def change(config, *, unused=False):
+        config["data_configs"] += [{**config["data_configs"][0], "name": "others"}]
+        settings = dict(config["data_configs"][0]["pre_process_data_config"], strategy="lin-by-line")
+        config["data_configs"][unused]["pre_process_data_config"] = settings
+
+    message = only(planned(change), "invalid-value", '"strategy": "lin-by-line"')
+    assert "it must be join, join-random, join-sliding-window, line-by-line, line-by-line-random, pair" in message
+    assert "Did you mean 'line-by-line'?" in message
+    only(planned(lambda config: change(config, unused=True)), "invalid-value", '"strategy": "lin-by-line"')

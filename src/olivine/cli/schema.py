@@ -14,6 +14,7 @@ def command() -> int:
     The params of each pass are in `$defs` under the pass's name; the `type` of a step decides which of them hold.
     """
     from olivine.config import json_schema
+    from olivine.data.strategies import spellings
     from olivine.passes import passes
 
     schema = json_schema()
@@ -31,6 +32,7 @@ def command() -> int:
     kind = step["type"] | {"enum": names}
     one = {"type": "object", "properties": {"type": kind}, "required": ["type"], "allOf": rules}
     schema["properties"]["passes"] |= {"additionalProperties": one}
+    definitions["PreProcess"]["properties"]["strategy"] |= {"enum": [*spellings(), None]}
     print_json(schema)
     return 0
 

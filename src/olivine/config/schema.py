@@ -217,9 +217,9 @@ class PreProcess(Section):
         description="put the tokenizer's begin token before each text; else where the tokenizer does so itself, but "
         "never before chats, nor where the workflow builds for onnxruntime-genai, whose tokenizer does not",
     )
-    strategy: (
-        Literal["line-by-line", "line-by-line-random", "join", "join-random", "join-sliding-window", "pair"] | None
-    ) = Field(None, description="how texts become samples; else a sample a row for chats and pairs, and join for text")
+    strategy: str | None = Field(
+        None, description="how texts become samples; else a sample a row for chats and pairs, and join for text"
+    )
     max_seq_len: int = Field(
         1024, gt=1, description="tokens a sample holds at most; by default, not more than the model reads"
     )

@@ -11,7 +11,7 @@ from olivine.data._detect import columns_without_form, describe, doubts, for_mod
 from olivine.data._encoder import Encoder, begins_itself
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files
-from olivine.data._plugins import plugin_modules
+from olivine.data._plugins import check_names, plugin_modules
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import SampleSet, Statistics, samples
@@ -34,6 +34,7 @@ __all__ = [
     "Text",
     "begins_itself",
     "check",
+    "check_names",
     "check_split",
     "columns",
     "columns_without_form",

@@ -12,7 +12,7 @@ from olivine.data._encoder import Encoder, Tokens
 from olivine.data._settings import check_settings
 from olivine.data._store import TokenStore, Writer
 from olivine.data.forms import Text
-from olivine.data.strategies import STRATEGIES, Layout, Source, longest
+from olivine.data.strategies import Layout, Source, longest, strategy_of
 from olivine.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class SampleSet(Sequence[Sample]):
     def summary(self) -> str:
         """What became of how many rows, in a sentence."""
         numbers, lengths = self.statistics, self._lengths
-        kind = "block" if (self._settings.strategy or "").startswith("join") else "sample"
+        kind = "block" if strategy_of(self._settings).joins else "sample"
         kind += "s" * (len(self) > 1)
         low, high = int(lengths.min()), int(lengths.max())
         size = str(low) if low == high else f"{low} to {high}"
@@ -162,7 +162,7 @@ def encoded(texts: Sequence[str], encoder: Encoder, settings: PreProcess) -> lis
 
 def joins_text(settings: PreProcess, encoder: Encoder) -> bool:
     """Whether a text is tokenised together with the joiner after it: then no end token stands between the two."""
-    return (settings.strategy or "").startswith("join") and encoder.end is None
+    return strategy_of(settings).joins and encoder.end is None
 
 
 def _with_joiner(text: str, joiner: str) -> str:
@@ -192,7 +192,7 @@ def with_fault(
     if not len(full):
         reason = f"all {len(chosen)} rows have an empty text" if len(chosen) else "there are no rows"
         raise DataError(f"data config '{config.name}' gives no sample: {reason}")
-    layout = STRATEGIES[settings.strategy or "join"](_source(store, full, settings, encoder), settings)
+    layout = strategy_of(settings)().layout(_source(store, full, settings, encoder), settings)
     shortest = longest(settings) if settings.drop_short_sequences else 1
     n_trained, lengths = layout.n_trained, layout.lengths
     is_kept = (n_trained > 0) & (lengths >= shortest)
@@ -216,7 +216,7 @@ def with_fault(
 
 def _source(store: TokenStore, rows: "Integers", settings: PreProcess, encoder: Encoder) -> Source:
     everything = settings.train_on == "all"
-    if not (settings.strategy or "").startswith("join"):
+    if not strategy_of(settings).joins:
         return Source(store, rows, everything=everything)
     joiner = tuple(encoder.joiner(settings.joiner)) if settings.joiner else ()
     if not joins_text(settings, encoder):

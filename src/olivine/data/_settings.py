@@ -7,6 +7,7 @@ from olivine.data._files import KINDS, locate
 from olivine.data._split import slices
 from olivine.data.forms import form_of
 from olivine.data.sources._opened import is_encoding, is_separator, near_encoding
+from olivine.data.strategies import strategies, strategy_of
 from olivine.errors import DataError, Problem
 
 # Names for what olivine does not read, and other names for what it does.
@@ -18,7 +19,6 @@ _SPELLINGS = {
     **dict.fromkeys(("pq",), "parquet"),
 }
 _FORM_KEYS = ("chat_template", "text_template", "text_cols", "pair_format", "prompt_col")
-_PACKED = ("join", "join-random", "join-sliding-window")
 
 
 def check_settings(config: DataConfig) -> Iterator[Problem]:
@@ -54,12 +54,13 @@ def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
 
 def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
     strategy = settings.strategy or ""
-    if strategy.endswith("-random") and settings.max_samples is None:
-        yield f"the strategy '{strategy}' needs 'max_samples'.", "Write how many samples are to be drawn."
-    if strategy == "join-sliding-window" and not 0 < (settings.stride or 0) <= settings.max_seq_len:
-        stride, length = settings.stride, settings.max_seq_len
-        message = f"the strategy '{strategy}' needs a 'stride' from 1 to 'max_seq_len' ({length}), but got {stride}."
-        yield message, f"Write stride: {max(1, length // 2)}, for example."
+    try:
+        kind = strategy_of(settings)
+    except DataError as error:
+        near = strategies.nearest(strategy)
+        yield f"{error}.", f"Did you mean '{near}'?" if near else ""
+        return
+    yield from kind.check(settings)
     if settings.chat_template and settings.text_template is not None:
         yield "'chat_template' and 'text_template' both say how a row becomes text.", "Remove one of them."
     named = [key for key in _FORM_KEYS if getattr(settings, key) not in (None, False)]
@@ -77,7 +78,7 @@ def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
             "'train_on: completion' and 'ignore_source_in_labels: false' contradict each other.",
             "Remove one of them.",
         )
-    if settings.pad_to_max_len and not settings.use_attention_mask and strategy not in _PACKED:
+    if settings.pad_to_max_len and not settings.use_attention_mask and not kind.joins:
         yield (
             f"'use_attention_mask: false' with padding is only for the join strategies, not for '{strategy}'.",
             "Remove 'use_attention_mask' or 'pad_to_max_len'.",

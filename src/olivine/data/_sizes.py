@@ -11,6 +11,7 @@ from olivine.config.schema import DataConfig
 from olivine.data._files import locate
 from olivine.data._stream import RowStream
 from olivine.data.sources import NEEDS_NO_PACKAGE
+from olivine.data.strategies import strategies
 from olivine.errors import DataError
 
 _N_ROWS = 10_000  # rows that are looked at; more tell no more of their length
@@ -32,9 +33,10 @@ class RowSizes:
 
 def row_sizes(config: DataConfig, vocabulary: int) -> RowSizes | None:
     """The sizes of local rows that become a sample each; None where they are joined, remote or cannot be read here."""
-    strategy = config.pre_process_data_config.strategy or ""
+    strategy = strategies.find(config.pre_process_data_config.strategy or "")
+    is_joined = strategy is not None and strategy.joins
     local = locate(config)
-    if strategy.startswith("join") or config.pre_process_data_config.pad_to_max_len or local is None or local.missing:
+    if is_joined or config.pre_process_data_config.pad_to_max_len or local is None or local.missing:
         return None
     files = [file for split in local.splits.values() for file in split]
     if any(file.kind not in NEEDS_NO_PACKAGE for file in files):

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from olivine import lazy
 from olivine.data.forms import forms
+from olivine.data.strategies import strategies
 from olivine.evaluate import metrics
 from olivine.passes import passes
 from olivine.registry import Registry
@@ -107,6 +108,7 @@ def _plugins() -> Iterator[Finding]:
         "pass": passes,
         "metric": metrics,
         "data form": forms,
+        "strategy": strategies,
         "sampler": samplers,
         "system": systems,
     }

@@ -293,6 +293,8 @@ def _plan_unused(draft: _Draft) -> None:
     for config in draft.workflow.data_configs:
         if config.name not in used | named:
             draft.translated.append(f"the data config '{config.name}' is used by nothing")
+            for problem in data.check_names(config):
+                draft.problem(problem.kind, ("data_configs", _index(draft, config), *problem.key), problem.message)
 
 
 def _plan_steps(draft: _Draft) -> None:

@@ -1,30 +1,46 @@
-"""How rows become samples; one strategy a module.
-
-A strategy lays samples out; cutting short, dropping, padding and counting that all of them share is done by `samples`.
-"""
-
-from collections.abc import Callable, Mapping
+"""How rows become samples; one strategy a file."""
 
 from olivine.config.schema import PreProcess
-from olivine.data.strategies import (
-    join,
-    join_random,
-    join_sliding_window,
-    line_by_line,
-    line_by_line_random,
-    pair,
+from olivine.data.strategies._base import Strategy
+from olivine.data.strategies._layout import Block, Layout, RowLayout, Source, StreamLayout
+from olivine.errors import DataError
+from olivine.registry import Registry
+
+strategies: Registry[Strategy] = Registry(
+    "olivine.data.strategies",
+    Strategy,  # type: ignore[type-abstract]
+    group="olivine.data.strategies",
 )
-from olivine.data.strategies._layout import Block, Layout, Source, longest
 
-Strategy = Callable[[Source, PreProcess], Layout]
+__all__ = [
+    "Block",
+    "Layout",
+    "RowLayout",
+    "Source",
+    "Strategy",
+    "StreamLayout",
+    "longest",
+    "spellings",
+    "strategies",
+    "strategy_of",
+]
 
-STRATEGIES: Mapping[str, Strategy] = {
-    "join": join.layout,
-    "join-random": join_random.layout,
-    "join-sliding-window": join_sliding_window.layout,
-    "line-by-line": line_by_line.layout,
-    "line-by-line-random": line_by_line_random.layout,
-    "pair": pair.layout,
-}
 
-__all__ = ["STRATEGIES", "Block", "Layout", "Source", "Strategy", "longest"]
+def spellings() -> list[str]:
+    """Every strategy as configs write it."""
+    return sorted(spelling for name, kind in strategies.classes.items() for spelling in kind.aliases or (name,))
+
+
+def strategy_of(settings: PreProcess) -> type[Strategy]:
+    """The strategy that the settings name, `join` where they name none. DataError for one that is not there."""
+    name = settings.strategy or "join"
+    found = strategies.find(name)
+    if found is None:
+        why = strategies.why_missing(name) or f"it must be {', '.join(spellings())}"
+        raise DataError(f"'strategy' is '{name}', but {why}")
+    return found
+
+
+def longest(settings: PreProcess) -> int:
+    """Tokens that a sample holds at most."""
+    return strategy_of(settings).longest(settings)

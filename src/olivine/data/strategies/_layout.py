@@ -5,7 +5,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from olivine import lazy
-from olivine.config.schema import PreProcess
 from olivine.data._store import TokenStore
 
 if TYPE_CHECKING:
@@ -222,10 +221,3 @@ def stream_starts(source: Source) -> "Integers":
 def stream_length(source: Source) -> int:
     """Tokens of that stream."""
     return int(source.lengths.sum()) + len(source.joiner) * (len(source.rows) - 1)
-
-
-def longest(settings: PreProcess) -> int:
-    """Tokens that a sample holds at most."""
-    if settings.strategy == "pair" and (settings.source_max_len or settings.target_max_len):
-        return (settings.source_max_len or settings.max_seq_len) + (settings.target_max_len or settings.max_seq_len)
-    return settings.max_seq_len

@@ -1,9 +1,10 @@
 """`join`: all rows in one stream, cut into blocks of the maximum length."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from olivine import lazy
 from olivine.config.schema import PreProcess
+from olivine.data.strategies._base import Strategy
 from olivine.data.strategies._layout import Layout, Source, StreamLayout, stream_length
 
 if TYPE_CHECKING:
@@ -12,7 +13,12 @@ else:
     np = lazy.module("numpy")
 
 
-def layout(source: Source, settings: PreProcess) -> Layout:
-    """Consecutive blocks that hold every token of the stream once; the last one may be shorter."""
-    begins = np.arange(0, stream_length(source), settings.max_seq_len)
-    return StreamLayout(source, begins, settings.max_seq_len)
+class Join(Strategy):
+    """All rows in one stream, cut into blocks of the maximum length."""
+
+    joins: ClassVar[bool] = True
+
+    def layout(self, source: Source, settings: PreProcess) -> Layout:
+        """Consecutive blocks that hold every token of the stream once; the last one may be shorter."""
+        begins = np.arange(0, stream_length(source), settings.max_seq_len)
+        return StreamLayout(source, begins, settings.max_seq_len)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from olivine import lazy
 from olivine.config.schema import PreProcess
+from olivine.data.strategies._base import Strategy
 from olivine.data.strategies._layout import Block, Layout, RowLayout, Source
 
 if TYPE_CHECKING:
@@ -16,16 +17,26 @@ else:
     np = lazy.module("numpy")
 
 
-def layout(source: Source, settings: PreProcess) -> Layout:
-    """One sample for each row, in order.
+class PairStrategy(Strategy):
+    """A prompt and a target a row, each with a length of its own; only the target is trained on."""
 
-    `source_max_len` and `target_max_len` cut the end of the prompt and of the target; without them, `max_seq_len` cuts
-    the end of the whole. With `train_on: all` the prompt is trained on too.
-    """
-    n_source, n_target = settings.source_max_len, settings.target_max_len
-    if n_source is None and n_target is None:
-        return RowLayout(source, settings.max_seq_len)
-    return _Pairs(source, n_source or settings.max_seq_len, n_target or settings.max_seq_len)
+    @classmethod
+    def longest(cls, settings: PreProcess) -> int:
+        """Both lengths together, where one is said."""
+        if settings.source_max_len is None and settings.target_max_len is None:
+            return settings.max_seq_len
+        return (settings.source_max_len or settings.max_seq_len) + (settings.target_max_len or settings.max_seq_len)
+
+    def layout(self, source: Source, settings: PreProcess) -> Layout:
+        """One sample for each row, in order.
+
+        `source_max_len` and `target_max_len` cut the end of the prompt and of the target; without them, `max_seq_len`
+        cuts the end of the whole. With `train_on: all` the prompt is trained on too.
+        """
+        n_source, n_target = settings.source_max_len, settings.target_max_len
+        if n_source is None and n_target is None:
+            return RowLayout(source, settings.max_seq_len)
+        return _Pairs(source, n_source or settings.max_seq_len, n_target or settings.max_seq_len)
 
 
 @dataclass(frozen=True)
