@@ -248,6 +248,16 @@ def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
     assert "holds no model" in capsys.readouterr().err
 
 
+def test_migrate_into_another_folder_says_what_is_looked_for_there(tmp_path):
+    (tmp_path / "sub").mkdir()
+    data = {"name": "a", "load_dataset_config": {"data_name": "csv", "data_files": "d.csv"}}
+    config = {"input_model": {"type": "HfModel", "model_path": "m"}, "data_configs": [data], "passes": {}}
+    (tmp_path / "sub" / "c.json").write_text(json.dumps(config))
+    told = "'d.csv' is looked for beside the config"
+    assert told in run("migrate", tmp_path / "sub" / "c.json", "-o", tmp_path / "m.json").stderr
+    assert told not in run("migrate", tmp_path / "sub" / "c.json", "-o", tmp_path / "sub" / "m.json").stderr
+
+
 def test_migrate_prints_today_s_form_and_says_what_changed(tmp_path):
     old = {
         "input_model": {"type": "PyTorchModel", "config": {"hf_config": {"model_name": "m"}}},

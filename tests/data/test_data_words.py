@@ -125,6 +125,8 @@ def test_tokens_of_another_encoding_are_others(there):
         ({"data_name": "excel"}, "'data_name: excel' is not read; there are json, csv, parquet, text"),
         ({"data_name": "jsonl"}, "Write data_name: json."),
         ({"data_name": "tsv"}, "Write data_name: csv."),
+        ({"data_name": "cvs"}, "'data_name: cvs' is no kind of file. Did you mean 'csv'?"),
+        ({"data_name": "csv"}, "the file is JSON; write data_name: json"),
         ({"sep": "::"}, "'sep' is '::', but must be one character."),
         ({"sep": '"'}, "but must be one character."),
         ({"encoding": "utf-9"}, "'encoding' is 'utf-9', which is not known. Did you mean 'utf-8'?"),

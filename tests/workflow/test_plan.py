@@ -272,6 +272,28 @@ def test_target_module_that_matches_nothing_is_named(planned, tmp_path):
     assert problem.where.endswith(f"config.json:{line_of(tmp_path, 'target_modules')}")
 
 
+def test_misspelt_key_of_a_pass_hides_no_other_mistake_in_it(planned):
+    def change(config):
+        config["passes"]["lora"] |= {"rr": 4, "training_args": {"max_stps": 3}, "target_modules": ["qkv_proj"]}
+
+    said = " ".join(problem.message for problem in planned(change).problems)
+    for mistake in ("'rr'", "max_stps", "qkv_proj"):
+        assert mistake in said
+
+
+def test_wrong_rows_are_named_from_the_first_on_and_then_how_many_there_are(planned, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"phrase": "a", "tone": "b"}\n' * 7 + "{cut\n" * 20)
+    places = [problem.where.rpartition(":")[2] for problem in planned().problems]
+    assert places == ["8", "9", "10", "11", "12", "13"]
+    assert "15 more rows" in planned().problems[-1].message
+
+
+def test_empty_file_is_one_problem(planned, tmp_path):
+    (tmp_path / "rows.jsonl").write_text("")
+    problem = only(planned(lambda c: c["passes"]["lora"].update(eval_dataset_size=0.2)), "missing-data")
+    assert "the file is empty" in problem.message
+
+
 def test_data_config_that_is_not_there_names_the_nearest(planned):
     problem = only(planned(lambda c: c["passes"]["lora"].update(train_data_config="row")), "missing-data")
     assert "Did you mean 'rows'?" in problem.fix

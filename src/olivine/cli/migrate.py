@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -19,7 +20,8 @@ def command(config: Path | None, config_file: Path | None, output: Path | None, 
     """
     from olivine.config import migrate, read
 
-    today, notes = migrate(read(one_file(config, config_file)))
+    named = one_file(config, config_file)
+    today, notes = migrate(read(named))
     if as_json:
         print_json({"config": today, "translated": [str(note) for note in notes]})
         return 0
@@ -30,7 +32,17 @@ def command(config: Path | None, config_file: Path | None, output: Path | None, 
         click.echo(text)
     else:
         _write_new(output, text + "\n")
+        if output.absolute().parent != named.absolute().parent and (files := _relative_files(today)):
+            say(f"'{files[0]}' is looked for beside the config: move the data too, or write its whole path", err=True)
     return 0
+
+
+def _relative_files(config: dict[str, Any]) -> list[str]:
+    """Files and folders of data that a config names by where it lies itself."""
+    loads = (data.get("load_dataset_config") or {} for data in config.get("data_configs") or ())
+    named = [value for load in loads for value in (load.get("data_files"), load.get("data_dir"))]
+    files = [file for value in named for file in (value if isinstance(value, list) else [value])]
+    return [file for file in files if isinstance(file, str) and "://" not in file and not Path(file).is_absolute()]
 
 
 def _write_new(path: Path, text: str) -> None:

@@ -91,7 +91,9 @@ def _compare(reference: Path, base: Path | None, candidate: "Model", options: Ma
 def _show(found: Mapping[str, Any]) -> None:
     """Two tables: how far, and at what cost."""
     verdict = str(found["verdict"])
-    click.echo(f"{click.style(verdict, fg=_COLOURS[verdict], bold=True)} ({_bands()})")
+    click.echo(
+        f"{click.style(verdict, fg=_COLOURS[verdict], bold=True)} ({found['candidate']['degenerate'] or _bands()})"
+    )
     tokens = found["tokens"]
     seed = f", seed {tokens['seed']}" if tokens["seed"] is not None else ""
     click.echo(f"{found['candidate']['path']}\nagainst {found['reference']['path']}")

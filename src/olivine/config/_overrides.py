@@ -51,7 +51,7 @@ def _set(root: Object, keys: list[str], value: Any, place: Place) -> Iterator[Pr
     if message is None:
         message = _put(node, keys, value, place)
     if message is not None:
-        yield Problem("invalid-value", str(place), f"{message}.")
+        yield Problem("invalid-value", str(place), message if message.endswith("?") else f"{message}.")
 
 
 def _put(node: Any, keys: list[str], value: Any, place: Place) -> str | None:

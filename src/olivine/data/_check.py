@@ -45,6 +45,8 @@ def check_split(config: DataConfig, eval_size: float) -> Iterator[Problem]:
         n_rows = sum(1 for _ in islice(RowStream(config), enough))
     except DataError:  # `check` names the row that cannot be read
         return
+    if not n_rows:  # `check` names the file that is empty
+        return
     try:
         split(min(n_rows, enough), eval_size, 0)
     except DataError as error:
@@ -145,8 +147,8 @@ def _rows(config: DataConfig, file: DataFile, form: Form, n_most: int | None) ->
     faults = unread if missing else sorted([*unread, *unfit], key=lambda problem: int(problem.where.rpartition(":")[2]))
     yield from faults[:N_SHOWN]
     if len(faults) > N_SHOWN:
-        more = f"{len(faults) - N_SHOWN} more rows of the file are wrong too."
-        yield Problem("missing-data", shown, more, "Mend the rows named above first.")
+        more = f"{len(faults) - N_SHOWN} more rows of the file are wrong too, from this one on."
+        yield Problem("missing-data", faults[N_SHOWN].where, more, "Mend the rows named above first.")
 
 
 def _wrong_row(file: DataFile, shown: str, number: int, error: DataError) -> Problem:

@@ -1,5 +1,6 @@
 """Settings of pre-processing that cannot hold together: found before any row is read."""
 
+import difflib
 from collections.abc import Iterator
 
 from olivine.config.schema import DataConfig, LoadDataset, PreProcess
@@ -44,12 +45,21 @@ def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
         yield "data_name", message, "Export the rows as CSV or Parquet."
     elif (kind := _SPELLINGS.get(load.data_name.lower())) is not None:
         yield "data_name", f"'data_name: {load.data_name}' is no kind of file.", f"Write data_name: {kind}."
+    elif load.data_files and (near := _misspelt_kind(load.data_name)) is not None:
+        yield "data_name", f"'data_name: {load.data_name}' is no kind of file.", f"Did you mean '{near}'?"
     if load.sep is not None and not is_separator(load.sep):
         yield "sep", f"'sep' is {load.sep!r}, but must be one character.", "Write ';' or '\\t', for example."
     if load.encoding is not None and not is_encoding(load.encoding):
         near = near_encoding(load.encoding)
         fix = f"Did you mean '{near}'?" if near else "Write cp1252 or utf-16, for example."
         yield "encoding", f"'encoding' is '{load.encoding}', which is not known.", fix
+
+
+def _misspelt_kind(name: str) -> str | None:
+    """The kind of file that was meant by a name that is none and that no data set of the hub has: it has no owner."""
+    if name in KINDS or "/" in name:
+        return None
+    return next(iter(difflib.get_close_matches(name.lower(), KINDS, n=1, cutoff=0.66)), None)
 
 
 def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:

@@ -381,7 +381,16 @@ def _with_params(draft: _Draft, name: str, config: PassConfig, plugin: type[Pass
     except ValidationError as error:
         offered = [*plugin.Params.model_fields, "type", "host"]
         draft.problems += explain_params(draft.loaded.document, ("passes", name), error, offered)
+        return _without_unknown(plugin, {**inherited, **given}, error)
+
+
+def _without_unknown(plugin: type[Pass], params: Mapping[str, Any], error: ValidationError) -> Pass | None:
+    """The pass without its misspelt keys, to look for more that is wrong; None where wrong values would mislead."""
+    faults = error.errors(include_url=False, include_context=False, include_input=False)
+    unknown = {fault["loc"][0] for fault in faults if fault["type"] == "extra_forbidden" and len(fault["loc"]) == 1}
+    if len(unknown) < len(faults):
         return None
+    return plugin(plugin.Params.model_validate({key: value for key, value in params.items() if key not in unknown}))
 
 
 def _explain_chain(draft: _Draft, name: str, plugin: type[Pass], form: str) -> None:

@@ -22,7 +22,7 @@ def remarks(row: Mapping[str, Any], before: Mapping[str, Any] | None, *, trained
     if row.get("drop", 0.0) >= LARGE_DROP - 5e-7:
         yield (
             f"label accuracy fell by {100 * row['drop']:.1f} points from '{before['model']}'; "
-            "quality.max_drop makes that an error"
+            "quality.max_drop says how far it may fall"
         )
     if not trained and row.get("kl") is not None and row["kl"] > IMPOSSIBLE_KL:
         yield (

@@ -70,6 +70,8 @@ def foreign(path: Path, kind: str) -> str | None:
     with path.open("rb") as file:
         begin = file.read(16)
     known = _BY_SUFFIX.get(path.suffix.lower())
+    if kind == "csv" and begin.lstrip().startswith((b'{"', b"[{")):
+        return "the file is JSON; write data_name: json"
     found = known or next((what for mark, what in _BY_BEGIN if begin.startswith(mark)), None)
     return None if found is None or (kind == "parquet" and begin.startswith(b"PAR1")) else f"the file is {found}"
 
