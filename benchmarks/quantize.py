@@ -279,9 +279,9 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
 
 def written_text(source: Path) -> Path:
     """The text that our own calibration writes, as rows for the peer and beside them as plain text for our GPTQ."""
-    from olivine.calibration.tokens import calibration_tokens
     from olivine.models import Model
     from olivine.models.loading import load_tokenizer
+    from olivine.runtimes.own_text import calibration_tokens
 
     path = WORK / f"{source.name}-text.jsonl"
     if path.with_suffix(".txt").is_file():

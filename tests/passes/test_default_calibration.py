@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from olivine.calibration.tokens import FEWEST, calibration_tokens
+from olivine.calibration.tokens import FEWEST
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export.build import GENERAL
+from olivine.runtimes.own_text import calibration_tokens
 from tiny import tiny_model
 
 Build = passes.classes["build"]

@@ -44,7 +44,7 @@ class Runtime(ABC):
         room = [max(0, min(n_most, self.context_length - len(prompt))) for prompt in prompts]
         columns: list[Any] = []
         done = np.zeros(len(prompts), dtype=bool)
-        for tokens in self._steps(prompts, lambda logits: logits[:, :n_vocabulary].argmax(axis=-1), max(room)):
+        for tokens in self.write(prompts, lambda logits: logits[:, :n_vocabulary].argmax(axis=-1), max(room)):
             columns.append(tokens)
             done |= np.isin(tokens, list(ends))
             if done.all():
@@ -72,20 +72,20 @@ class Runtime(ABC):
             return last
 
         columns = [last]
-        for tokens in self._steps([[begin]] * n_rows, choose, length - 1):
+        for tokens in self.write([[begin]] * n_rows, choose, length - 1):
             columns.append(tokens)
             report(len(columns) - 1, length)
         return [[int(token) for token in row] for row in np.stack(columns, axis=1)]
 
     def time(self, prompt: Tokens, n_new: int) -> tuple[float, float]:
         """Seconds to read the prompt, and to write `n_new` tokens after the one that it gives."""
-        steps = self._steps([prompt], lambda logits: logits.argmax(axis=-1), n_new + 1)
+        steps = self.write([prompt], lambda logits: logits.argmax(axis=-1), n_new + 1)
         prefill, _ = timed(lambda: next(steps))
         decode, _ = timed(lambda: list(steps))
         return prefill, decode
 
-    def _steps(self, prompts: Sequence[Tokens], choose: Callable[[Any], Any], n_steps: int) -> Iterator[Any]:
-        """The tokens [rows] that `choose` picks from the logits [rows, vocabulary], `n_steps` times."""
+    def write(self, prompts: Sequence[Tokens], choose: Callable[[Any], Any], n_steps: int) -> Iterator[Any]:
+        """The tokens [rows] that `choose` picks of the logits [rows, vocabulary], `n_steps` times; each is fed next."""
         rows, fresh = prompts, True
         for _ in range(n_steps):
             tokens = choose(self.feed(rows, fresh=fresh, last_only=True)[:, -1])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
+from olivine.models.weights import Weights
 from olivine.runtimes._base import Runtime, Tokens
 
 if TYPE_CHECKING:
@@ -23,11 +24,12 @@ UNLIMITED = 2**31  # context of a model that names none
 
 
 class TorchRuntime(Runtime):
-    """Runs the model's own Python. dtype: what it computes in, see `load_causal_lm`."""
+    """Runs the model's own Python. dtype, own: see `load_causal_lm`. config: transformers' own."""
 
-    def __init__(self, model: Model, device: str, dtype: str) -> None:
-        self._module = load_causal_lm(model, dtype=dtype, device=device)
-        config = self._module.config.get_text_config()
+    def __init__(self, model: Model, device: str, dtype: str, own: Weights | None = None) -> None:
+        self._module = load_causal_lm(model, dtype=dtype, device=device, own=own)
+        self.config = self._module.config
+        config = self.config.get_text_config()
         self.device = device
         self.n_vocabulary = int(config.vocab_size)
         self.context_length = int(getattr(config, "max_position_embeddings", 0) or UNLIMITED)

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from olivine import calibration
-from olivine.calibration.tokens import WRITTEN_TOKENS, own_text_bytes
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, Unsupported
 from olivine.models import Model
@@ -22,6 +21,7 @@ from olivine.models.opened import Opened
 from olivine.passes._base import Pass, PassParams, last_training
 from olivine.passes.export import _limits, _options
 from olivine.runtimes.onnx_folder import PROVIDERS
+from olivine.runtimes.own_text import WRITTEN_TOKENS, own_text_bytes
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
@@ -600,7 +600,7 @@ class Build(Pass):
 
     def _tokens(self, opened: Opened, context: Context, data: DataConfig | None) -> tuple[str, Any]:
         """Tokens to calibrate with, and whose text they are, in words."""
-        from olivine.calibration.tokens import calibration_tokens
+        from olivine.runtimes.own_text import calibration_tokens
 
         without_data = _text_without_data(_facts_of(opened), context.machine)
         general = data is None and without_data == GENERAL_TEXT

@@ -25,7 +25,7 @@ def tokens(model: Model, params: CalibratedParams, context: Context) -> "torch.T
 
 
 def _draw(model: Model, params: CalibratedParams, context: Context, data: DataConfig | None) -> "torch.Tensor":
-    from olivine.calibration.tokens import calibration_tokens
+    from olivine.runtimes.own_text import calibration_tokens
 
     try:
         drawn = calibration_tokens(

@@ -8,11 +8,12 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from olivine.calibration import eight_bits
-from olivine.calibration.tokens import FEWEST, N_TOKENS, own_text_bytes
+from olivine.calibration.tokens import FEWEST, N_TOKENS
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import Pass, PassParams, last_training
+from olivine.runtimes.own_text import own_text_bytes
 from olivine.work import Estimate, Machine
 
 GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema

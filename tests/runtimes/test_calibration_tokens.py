@@ -5,12 +5,12 @@ import json
 import pytest
 import torch
 
-from olivine.calibration.tokens import calibration_tokens, written_tokens
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.opened import Opened
+from olivine.runtimes.own_text import calibration_tokens, written_tokens
 
 
 def rows_of(tmp_path, n_rows):
