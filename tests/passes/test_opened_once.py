@@ -65,6 +65,18 @@ def test_export_opens_its_input_and_its_result_once(built):
     assert to_check == {"graph": 1, "genai": 1}
 
 
+@pytest.mark.parametrize("name", ["rtn", "kquant", "awq", "gptq"])
+def test_quantizer_opens_its_input_once(name, tiny_llama, tmp_path):
+    context = Context(tmp_path / "quantized", tmp_path / "scratch", MACHINE, Silent())
+    context.output.mkdir()
+    context.scratch.mkdir()
+    quantizer = passes.classes[name]
+    params = {} if name == "rtn" else {"calibration_tokens": 512, "int8_share": 0.1}
+    with counted() as opened:
+        quantizer(quantizer.Params(group_size=32, **params)).run(Model("hf", tiny_llama), context)
+    assert opened == ({"weights": 1} if name == "rtn" else {"weights": 1, "tokenizer": 1, "module": 1})
+
+
 def test_score_opens_each_model_once(built, tiny_llama, tmp_path):
     (tmp_path / "rows.jsonl").write_text('{"q": "a day is", "a": "joy"}\n' * 3)
     config = DataConfig.model_validate(

@@ -10,6 +10,7 @@ from olivine.errors import ModelError, RequestError, Unsupported
 from olivine.kernels.blockwise import Format, rtn, search
 from olivine.models import Model
 from olivine.models.inspect import read_facts
+from olivine.models.opened import Opened
 from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes, quantize
 from olivine.passes.quantize import CalibratedParams, QuantizerParams
@@ -188,12 +189,12 @@ def context_of(tmp_path, data=None):
 
 
 def test_tokens_and_importances_survive_a_killed_run(tiny_llama, tmp_path):
-    model, context = Model("hf", tiny_llama), context_of(tmp_path)
+    opened, context = Opened(Model("hf", tiny_llama)), context_of(tmp_path)
     params = CalibratedParams(calibration_tokens=512)
-    tokens = quantize.tokens(model, params, context)
-    measured = quantize.importances(model, tokens, context)
+    tokens = quantize.tokens(opened, params, context)
+    measured = quantize.importances(opened, tokens, context)
     assert context.report.facts["calibration"] == {"tokens": 512, "source": "text that the model wrote"}
-    gone = Model("hf", tmp_path / "gone")  # nothing can be computed from it any more
+    gone = Opened(Model("hf", tmp_path / "gone"))  # nothing can be computed from it any more
     assert torch.equal(quantize.tokens(gone, params, context), tokens)
     again = quantize.importances(gone, tokens, context)
     assert set(again) == set(measured)
@@ -209,7 +210,7 @@ def test_too_little_data_of_an_earlier_step_is_made_up_for_and_said(tiny_llama, 
     data = DataConfig(name="mine", load_dataset_config=load, pre_process_data_config={"text_cols": ["text"]})
     context = context_of(tmp_path, {"mine": data})
     params = CalibratedParams(calibration_tokens=512, data_config="mine", calibration_may_be_short=True)
-    assert quantize.tokens(Model("hf", tiny_llama), params, context).numel() == 512
+    assert quantize.tokens(Opened(Model("hf", tiny_llama)), params, context).numel() == 512
     assert "calibrated with text that the model wrote: data config 'mine' gives" in context.report.warnings[0]
 
 

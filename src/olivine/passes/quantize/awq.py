@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
-from olivine.models.weights import weights
+from olivine.models.opened import Opened
 from olivine.passes.quantize import _calibration
 from olivine.passes.quantize._checkpoint import quantized, write
 from olivine.passes.quantize._formats import formats
@@ -51,11 +51,13 @@ class Awq(Quantizer):
         from olivine.kernels.blockwise import Format
 
         by_weight = formats(model, self.params)
-        tokens = _calibration.tokens(model, self.params, context)
+        opened = Opened(model)
+        tokens = _calibration.tokens(opened, self.params, context)
         usual = next(iter(by_weight.values()), Format(self.params.bits, 32, self.params.sym))
-        folding = find_folds(model, tokens, usual, device=context.machine.device, report=context.report)
+        device, report = context.machine.device, context.report
+        folding = find_folds(model, tokens, usual, device=device, report=report, source=opened.weights)
         context.report.record(n_folded=len(folding.folds))
-        source = folding.apply(weights(model))
+        source = folding.apply(opened.weights)
         if self.params.int8_share:
             by_weight = promoted(by_weight, source, folding.importances, self.params.int8_share)
         return write(model, source, quantized(source, by_weight, "search", folding.importances), context)

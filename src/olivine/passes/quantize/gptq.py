@@ -6,7 +6,7 @@ from pydantic import Field
 
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
-from olivine.models.weights import weights
+from olivine.models.opened import Opened
 from olivine.passes.quantize import _calibration
 from olivine.passes.quantize._checkpoint import write
 from olivine.passes.quantize._formats import formats
@@ -44,11 +44,13 @@ class Gptq(Quantizer):
         from olivine.calibration.layer_stream import LayerStream
 
         by_weight = formats(model, self.params)
-        tokens = _calibration.tokens(model, self.params, context)
-        source = weights(model)
+        opened = Opened(model)
+        tokens = _calibration.tokens(opened, self.params, context)
+        source = opened.weights
         if self.params.int8_share:
-            importances = _calibration.importances(model, tokens, context)
+            importances = _calibration.importances(opened, tokens, context)
             by_weight = promoted(by_weight, source, importances, self.params.int8_share)
-        stream = LayerStream(model, tokens, device=context.machine.device, report=context.report)
+        device, report = context.machine.device, context.report
+        stream = LayerStream(model, tokens, device=device, report=report, source=source)
         sweep = Sweep(self.params.damp_percent, self.params.desc_act, self.params.true_sequential)
         return write(model, source, gptq_layers(stream, by_weight, sweep, context.scratch / "layers"), context)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
-from olivine.models.weights import weights
+from olivine.models.opened import Opened
 from olivine.passes.quantize import _calibration
 from olivine.passes.quantize._checkpoint import quantized, write
 from olivine.passes.quantize._formats import formats
@@ -30,9 +30,10 @@ class Kquant(Quantizer):
     def run(self, model: Model, context: Context) -> Model:
         """Calibrate, search and write the quantized checkpoint."""
         by_weight = formats(model, self.params)
-        tokens = _calibration.tokens(model, self.params, context)
-        importances = _calibration.importances(model, tokens, context)
-        source = weights(model)
+        opened = Opened(model)
+        tokens = _calibration.tokens(opened, self.params, context)
+        importances = _calibration.importances(opened, tokens, context)
+        source = opened.weights
         if self.params.int8_share:
             by_weight = promoted(by_weight, source, importances, self.params.int8_share)
         return write(model, source, quantized(source, by_weight, "search", importances), context)
