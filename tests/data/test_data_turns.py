@@ -142,6 +142,37 @@ def test_what_messages_say_and_the_template_does_not_write_is_doubted(there, key
     assert list(doubts(config(there), JINJA)) == []
 
 
+def test_turn_of_the_assistant_that_is_empty_is_doubted(there):
+    silent = [{"role": "user", "content": "a"}, {"role": "assistant", "content": " "}]
+    write_jsonl(there / "train.jsonl", [{"messages": chat_that()}, {"messages": silent}])
+    (doubt,) = doubts(config(there), JINJA)
+    assert doubt.startswith("in 1 of the first 2 rows of 'tones' a turn of the assistant is empty")
+
+
+def test_messages_may_be_json_text_and_contents_may_come_in_parts(there):
+    parts = [
+        {"role": "user", "content": [{"type": "text", "text": "a "}, {"type": "text", "text": "b"}]},
+        *chat_that()[1:],
+    ]
+    plain = [{"role": "user", "content": "a b"}, *chat_that()[1:]]
+    told = [text_of(there, {"messages": form}) for form in (plain, parts, json.dumps(plain), json.dumps(parts))]
+    assert told == ["<|user|> a b |\n<|assistant|> b |\n"] * 4
+    write_jsonl(there / "train.jsonl", [{"messages": [{"role": "user", "content": [{"type": "image"}]}]}])
+    assert "parts that are no text" in " ".join(found.message for found in check(config(there)))
+
+
+def test_turn_of_calls_has_no_content_for_templates_that_ask_for_one(there):
+    call = {"role": "assistant", "tool_calls": [{"name": "f", "arguments": {}}]}
+    row = {"messages": [{"role": "user", "content": "a"}, call, {"role": "tool", "content": "c"}, *chat_that()[1:]]}
+    template = JINJA.replace(
+        "{{ m.content }}", "{{ m.content + '' }}{% for c in m.tool_calls or [] %}{{ c.name }}{% endfor %}"
+    )
+    assert (
+        text_of(there, row, chat_template=template)
+        == "<|user|> a |\n<|assistant|> f |\n<|tool|> c |\n<|assistant|> b |\n"
+    )
+
+
 def test_finished_texts_do_not_go_through_the_template_again(there):
     row = {"prompt": "<|user|> a |\n<|assistant|> ", "completion": "joy |\n"}
     assert text_of(there, row) == "<|user|> a |\n<|assistant|> joy |\n"

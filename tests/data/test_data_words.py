@@ -90,6 +90,23 @@ def test_encoding_of_excel_is_guessed_and_read_when_it_is_written(there, text, e
     assert [row["text"] for row in read_rows(settings)] == expected
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("text", [FRENCH, "text\nplain\n"])
+@pytest.mark.parametrize("written", [None, "cp1252"])
+def test_utf_16_without_a_mark_is_named_whatever_encoding_the_config_says(there, text, encoding, written):
+    (there / "rows.csv").write_bytes(text.encode(encoding))
+    said = [found.message for found in check(config(there, "rows.csv", load={"data_name": "csv", "encoding": written}))]
+    assert f"write encoding: {encoding}" in " ".join(said)
+    load = {"data_name": "csv", "encoding": encoding}
+    assert list(check(config(there, "rows.csv", load=load))) == []
+
+
+def test_preferences_are_told_to_be_trained_on_what_was_chosen(there):
+    (there / "train.jsonl").write_text('{"prompt": "a", "chosen": "b", "rejected": "c"}\n')
+    assert "prompt_col: prompt and answer_col: chosen," in problem(config(there))
+    assert list(check(config(there, prompt_col="prompt", answer_col="chosen"))) == []
+
+
 def test_document_of_another_encoding_is_read_a_piece_at_a_time(there):
     rows = [{"text": f"été {index} " + "é" * 50_000} for index in range(9)]
     (there / "rows.json").write_bytes(json.dumps(rows, ensure_ascii=False, indent=1).encode("cp1252"))

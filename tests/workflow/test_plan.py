@@ -136,6 +136,23 @@ def test_chats_are_to_predict_the_last_turn_of_the_assistant(planned, tmp_path):
     assert any(told.endswith("it should predict the last turn of the assistant") for told in plan.translated)
 
 
+def test_target_of_a_chat_is_its_last_turn_and_nothing_else(planned, tmp_path):
+    (tmp_path / "rows.jsonl").write_text('{"question": "a", "answer": "b"}\n' * 8)
+
+    def change(config, target):
+        config["data_configs"][0]["pre_process_data_config"] = {"prompt_col": "question", "answer_col": "answer"}
+        config["quality"] = {"target": target}
+
+    assert planned(lambda config: change(config, "answer")).problems == ()
+    said = only(planned(lambda config: change(config, "question")), "invalid-value").message
+    assert said == "of a chat, the last turn of the assistant is scored ('answer'), not 'question'."
+
+
+def test_folder_of_the_model_is_not_that_of_the_result(planned, tiny_llama):
+    message = only(planned(lambda config: config.update(output_dir=str(tiny_llama))), "invalid-value").message
+    assert "is the output_dir too" in message
+
+
 def test_every_problem_is_reported_at_once(planned, tmp_path):
     def change(config):
         config["input_model"]["model_path"] = str(tmp_path / "nothing")

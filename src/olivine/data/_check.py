@@ -99,6 +99,11 @@ def _local(config: DataConfig, local: Local) -> Iterator[Problem]:
 
 def _no_form(columns: list[str]) -> tuple[str, str]:
     """What to say of columns that make no form, when the config does not say how a row becomes text."""
+    if "chosen" in columns:  # a preference: the last column is usually the answer that nobody wants
+        ask = next((column for column in columns if column not in ("chosen", "rejected")), "chosen")
+        fix = f"prompt_col: {ask} and answer_col: chosen" if ask != "chosen" else "text_cols: chosen"
+        what = "the rows are preferences, which no pass here learns from, but the chosen answers can be trained on."
+        return what, f"Write {fix}, in pre_process_data_config."
     ask, say = columns[0], columns[-1]
     fix = f"prompt_col: {ask} and answer_col: {say}, or a text_template" if ask != say else f"text_cols: {ask}"
     return (

@@ -10,7 +10,7 @@ from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._files import DataFile, locate
 from olivine.data._split import slices
 from olivine.data.forms import Form, form_of, kind_of
-from olivine.data.forms._messages import unwritten_keys
+from olivine.data.forms._messages import is_blank, unwritten_keys
 from olivine.data.forms._turns import prompt_columns, turn_columns
 from olivine.data.forms.chat import Chat
 from olivine.data.forms.pair import Pair
@@ -265,6 +265,12 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
             f"the chat template does not write '{key}' of the messages in '{settings.message_col}' of "
             f"'{config.name}', so the model never sees it{why}; write a chat_template that does, or leave it out"
         )
+    n_silent = sum(_says_nothing(row.get(settings.message_col)) for row in rows) if settings.chat_template else 0
+    if n_silent:
+        yield (
+            f"in {n_silent} of the first {len(rows)} rows of '{config.name}' a turn of the assistant is empty: "
+            "the model learns to answer nothing; leave such rows out"
+        )
     if not template or settings.chat_template is True:
         return
     own = [text for text in (settings.text_template, settings.input_template, settings.chat_template) if text]
@@ -274,6 +280,13 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
             "form that it was not trained on; 'prompt_col' and 'answer_col' (or 'chat_template: true' for messages) "
             "write rows by the template"
         )
+
+
+def _says_nothing(messages: Any) -> bool:
+    """Whether some turn of the assistant neither says anything nor calls a tool."""
+    turns = [turn for turn in messages if isinstance(turn, Mapping)] if isinstance(messages, list) else []
+    own = [turn for turn in turns if turn.get("role") == "assistant" or turn.get("from") in ("gpt", "assistant")]
+    return any(is_blank(turn.get("content", turn.get("value"))) and not turn.get("tool_calls") for turn in own)
 
 
 def _unwritten(settings: PreProcess, rows: Sequence[Row], template: str) -> list[str]:

@@ -16,6 +16,9 @@ def overlaps(cache_dir: Path, output_dir: Path, used: Iterable[tuple[str, Path]]
     """Key of the config, message and fix of every overlap. used: what the run reads: what it is, and where it lies."""
     delivered = [output_dir / name for name in DELIVERED]
     for what, path in dict.fromkeys(used):
+        if paths.real(path) == paths.real(output_dir):
+            message = f"{what} '{path}' is the output_dir too, and the result would lie among its files."
+            yield "output_dir", message, "Name another output_dir."
         for folder in delivered:
             if _is_within(path, folder):
                 message = f"{what} '{path}' lies in '{folder}', which the result replaces."

@@ -602,10 +602,15 @@ def _plan_score(draft: _Draft) -> ScoreRows | None:
     config = _as_run(draft, config)
     try:
         data.describe(config, draft.template)
-        target = quality.target or data.target_column(config)
+        own = data.target_column(config)
+        target = quality.target or own
     except DataError:  # the data config itself does not hold: data.check has said so
         return None
     known = data.columns(config)
+    if quality.target and quality.target != own and data.resolved(config).pre_process_data_config.chat_template:
+        message = f"of a chat, the last turn of the assistant is scored ('{own}'), not '{quality.target}'."
+        draft.problem("invalid-value", ("quality", "target"), message, "Remove quality.target.")
+        return None
     if known and target not in known:
         close = difflib.get_close_matches(target, known, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"The text is made of: {', '.join(known)}."

@@ -100,7 +100,7 @@ class MessageColumn:
         """See Reader."""
         if self.target not in row:
             raise DataError(f"the row has no column '{self.target}'; its columns are: {_names(row)}")
-        found = row[self.target]
+        found = _parsed(self.target, row[self.target]) if _is_json_list(row[self.target]) else row[self.target]
         if not isinstance(found, list) or not found:
             raise DataError(f"the column '{self.target}' must be a list of messages, but is {found!r:.40}")
         messages = [message_of(message, f"{self.target}[{index}]") for index, message in enumerate(found)]
@@ -227,6 +227,8 @@ def message_of(message: Any, where: str) -> Message:
     if isinstance(message, Mapping) and "from" in message and "role" not in message:
         return _shared(message, where)
     calls = message.get("tool_calls") if isinstance(message, Mapping) else None
+    if isinstance(message, Mapping) and isinstance(message.get("content"), list):
+        message = {**message, "content": _joined(message["content"], where)}
     keys = ("role",) if calls and message.get("content") is None else ("role", "content")
     for key in keys:
         value = message.get(key) if isinstance(message, Mapping) else None
@@ -234,6 +236,17 @@ def message_of(message: Any, where: str) -> Message:
             raise DataError(f"'{where}.{key}' must be text, but is {value!r:.40}")
     found = {key: value for key, value in message.items() if value is not None} | {"content": message.get("content")}
     return found | {"tool_calls": _calls(calls, where)} if calls else found
+
+
+def _joined(parts: list[Any], where: str) -> str:
+    """The text of a content in parts, as OpenAI's form has it. DataError for a part that is no text."""
+    if not all(isinstance(part, Mapping) and isinstance(part.get("text"), str) for part in parts):
+        raise DataError(f"'{where}.content' has parts that are no text, such as images, which no model here reads")
+    return "".join(part["text"] for part in parts)
+
+
+def _is_json_list(value: Any) -> bool:
+    return isinstance(value, str) and value.lstrip().startswith("[")
 
 
 def _calls(calls: Any, where: str) -> list[Any]:

@@ -229,16 +229,26 @@ class Chat(Form):
         if not messages:
             return ""
         try:
-            text: str = self._tokenizer.apply_chat_template(
-                messages,
-                tokenize=False,
-                chat_template=self._template,
-                add_generation_prompt=add_generation_prompt,
-                **variables,
-            )
+            try:
+                text = self._written(messages, variables, add_generation_prompt=add_generation_prompt)
+            except (jinja2.TemplateError, TypeError):  # not every template knows a turn of calls without content
+                if all(message.get("content") is not None for message in messages):
+                    raise
+                whole = [message | {"content": message.get("content") or ""} for message in messages]
+                text = self._written(whole, variables, add_generation_prompt=add_generation_prompt)
         except (jinja2.TemplateError, TypeError) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text)
+
+    def _written(self, messages: list[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
+        text: str = self._tokenizer.apply_chat_template(
+            messages,
+            tokenize=False,
+            chat_template=self._template,
+            add_generation_prompt=add_generation_prompt,
+            **variables,
+        )
+        return text
 
     def _conversation(self, row: Mapping[str, Any]) -> Conversation:
         return Conversation(self._reader.messages(row), beside(row, self._source))

@@ -21,9 +21,12 @@ def lines(path: Path, encoding: str | None = None) -> Iterator[tuple[int, str | 
 def decoded(raw: bytes, path: Path) -> str | DataError:
     """The text of UTF-8 bytes of a file, or what is wrong with them."""
     try:
-        return raw.decode()
+        text = raw.decode()
     except UnicodeDecodeError as error:
         return not_utf_8(error, path)
+    if "\0" in text and (encoding := guessed(path)) is not None and encoding.startswith("utf-16"):
+        return DataError(f"it looks like {encoding}: write encoding: {encoding} in load_dataset_config")
+    return text
 
 
 def not_utf_8(error: UnicodeDecodeError, path: Path) -> DataError:

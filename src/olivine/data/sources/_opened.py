@@ -12,6 +12,7 @@ from typing import IO, NamedTuple, cast
 _CHUNK = 2**18  # bytes read at once
 _LOOKED_AT = 2**16  # bytes by which an encoding is guessed
 _DENSE = 0.25  # share of bytes above 127: with more, the text is hardly of a Western European language
+_HOLLOW = 0.2  # share of zeros: no text of one byte a letter has any
 _KANA = re.compile("[\u3041-\u30ff]")  # stands in nearly every Japanese sentence
 _USUAL = ("utf-8", "utf-16", "cp1252", "cp932", "latin-1")
 _BY_SUFFIX = {
@@ -89,6 +90,8 @@ def guessed(path: Path) -> str | None:
         sample = file.read(_LOOKED_AT)
     if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
+    if sample.count(0) > _HOLLOW * len(sample):  # half of UTF-16 is zeros, where letters are Latin
+        return "utf-16-le" if sample[1::2].count(0) > sample[::2].count(0) else "utf-16-be"
     if _KANA.search(_decoded(sample, "cp932")):
         return "cp932"
     is_dense = sum(byte > 127 for byte in sample) > _DENSE * len(sample)
