@@ -7,8 +7,7 @@ from data_tools import ID, E, config, word_tokenizer, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.data import check, describe, prepare, read_rows, resolved, target_column, texts
-from olivine.data.sources import parquet_footer
+from olivine.data import check, describe, parquet_footer, prepare, read_rows, resolved, target_column, texts
 from olivine.errors import DataError
 
 JINJA = "{% for m in messages %}<{{ m['role'] }}> {{ m['content'] }} |\n{% endfor %}"

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from olivine.data.sources import parquet_footer
+from olivine.data import parquet_footer
 from olivine.errors import DataError, ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.adapter import check

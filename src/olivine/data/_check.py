@@ -4,15 +4,16 @@ from collections.abc import Iterator
 from itertools import islice
 
 from olivine.config.schema import DataConfig, LoadDataset, Resource
+from olivine.data import hub
 from olivine.data._detect import columns_without_form, resolved
-from olivine.data._files import KINDS, DataFile, Local, locate
+from olivine.data._files import DataFile, Local, locate
 from olivine.data._rows import missing_file, missing_split, where_of
 from olivine.data._settings import check_settings
 from olivine.data._split import rows_enough, slices, split
 from olivine.data._stream import RowStream
 from olivine.data._texts import missing_column
 from olivine.data.forms import Form, form_of
-from olivine.data.sources import NEEDS_NO_PACKAGE, hub, place
+from olivine.data.sources import kinds, place, source_of
 from olivine.errors import DataError, Problem
 
 SCANNED_BYTES = 32 * 2**20  # files of up to this size are read to the end; of larger ones, the first row
@@ -38,7 +39,7 @@ def check(config: DataConfig) -> Iterator[Problem]:
 def check_split(config: DataConfig, eval_size: float) -> Iterator[Problem]:
     """That some rows can be held out and some are left, as far as files say that need no package to be read."""
     local = locate(config)
-    if local is None or local.missing or any(f.kind not in NEEDS_NO_PACKAGE for s in local.splits.values() for f in s):
+    if local is None or local.missing or any(source_of(f.kind).needs_package for s in local.splits.values() for f in s):
         return
     try:
         enough = rows_enough(eval_size)
@@ -56,7 +57,7 @@ def check_split(config: DataConfig, eval_size: float) -> Iterator[Problem]:
 def _remote(load: LoadDataset) -> Iterator[Problem]:
     if isinstance(load.data_files, Resource) or not hub.is_offline():
         return  # a resource is refused where the config is read
-    if load.data_name in KINDS:
+    if load.data_name in kinds():
         message = f"'{load.data_files}' has to be fetched, but the network is switched off."
     elif not hub.is_cached(load.data_name):
         message = f"the data set '{load.data_name}' is not in the cache, and the network is switched off."
@@ -117,7 +118,7 @@ def _files(config: DataConfig, files: list[DataFile], form: Form) -> Iterator[Pr
     found: list[Problem] = []
     for file in files:
         size = _size(file)
-        if file.kind in NEEDS_NO_PACKAGE and size:
+        if not source_of(file.kind).needs_package and size:
             found += _rows(config, file, form, None if size <= budget else 1)
             budget -= size
     yield from dict.fromkeys(found)

@@ -14,7 +14,7 @@ from olivine.data.forms._messages import is_blank, unwritten_keys
 from olivine.data.forms._turns import prompt_columns, turn_columns
 from olivine.data.forms.chat import Chat
 from olivine.data.forms.pair import Pair
-from olivine.data.sources import Row, parquet_footer
+from olivine.data.sources import Row, source_of
 from olivine.errors import DataError
 
 _N_NAMED = 8  # columns that a sentence names
@@ -187,8 +187,11 @@ def _sample_of_file(file: DataFile) -> list[Row]:
 def _sample(file: DataFile, changed_ns: int) -> list[Row]:  # noqa: ARG001 - a file that changed is read again
     """The first rows; a plan asks many times."""
     try:
-        if file.kind == "parquet":
-            return [dict.fromkeys(parquet_footer.read(file.path).columns)]
+        source = source_of(file.kind)
+        if (columns := source.columns(file.path)) is not None:
+            return [dict.fromkeys(columns)]
+        if source.needs_package:
+            return []
         return [row for _, row in islice(file.rows(), _N_ROWS) if not isinstance(row, DataError)]
     except (OSError, DataError):  # `check` names what is wrong with the file
         return []

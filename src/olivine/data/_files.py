@@ -12,17 +12,9 @@ from pathlib import Path
 
 from olivine.config.schema import DataConfig, Resource
 from olivine.data._split import slices
-from olivine.data.sources import PLAIN, Item, Options, read
+from olivine.data.sources import PLAIN, Item, Options, kinds, read
 from olivine.errors import DataError
 from olivine.paths import exists, is_file, is_folder, of_user
-
-KINDS: Mapping[str, tuple[str, ...]] = {
-    "json": (".json", ".jsonl", ".ndjson"),
-    "csv": (".csv", ".tsv"),
-    "parquet": (".parquet",),
-    "text": (".txt",),
-}
-"""Kinds of local files, as `data_name` says them, and the suffixes that tell them when it names a folder."""
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -97,13 +89,13 @@ def locate(config: DataConfig) -> Local | None:
     named = _as_mapping(load.data_files)
     if any("://" in name for names in named.values() for name in names):
         return None
-    if load.data_name not in KINDS:
+    if load.data_name not in kinds():
         folders = [folder / load.data_name for folder in folders if is_folder(folder / load.data_name)]
         if not folders:
             return None
     if load.data_dir is not None:
         folders = [_below(folder, load.data_dir) for folder in folders]
-    kind = load.data_name if load.data_name in KINDS else None
+    kind = load.data_name if load.data_name in kinds() else None
     options = Options(load.sep, load.encoding)
     return _named(named, folders, kind, options) if named else _whole_folder(folders, kind, load.data_dir, options)
 
@@ -185,7 +177,7 @@ def _split_word(path: Path) -> str | None:
 
 
 def _inside(folder: Path, kind: str | None) -> list[Path]:
-    suffixes = KINDS[kind] if kind else [suffix for suffixes in KINDS.values() for suffix in suffixes]
+    suffixes = kinds()[kind] if kind else [suffix for suffixes in kinds().values() for suffix in suffixes]
     _refuse_crowded(folder)
     named = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
     if dead := next((path for path in named if not exists(path)), None):
@@ -222,4 +214,4 @@ def _of_kind(paths: Iterable[Path], kind: str | None, options: Options) -> list[
 
 
 def _kind_of(path: Path) -> str:
-    return next((kind for kind, suffixes in KINDS.items() if path.suffix.lower() in suffixes), "text")
+    return next((kind for kind, suffixes in kinds().items() if path.suffix.lower() in suffixes), "text")

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, overload
 
 from olivine.config.schema import DataConfig
+from olivine.data import hub
 from olivine.data._files import DataFile, Local, locate, nearest
 from olivine.data._split import Slice, slices
-from olivine.data.sources import Row, hub, place
+from olivine.data.sources import Row, place
 from olivine.errors import DataError
 
 _N_SHOWN = 200  # characters of a name in a message

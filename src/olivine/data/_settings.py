@@ -4,10 +4,10 @@ import difflib
 from collections.abc import Iterator
 
 from olivine.config.schema import DataConfig, LoadDataset, PreProcess
-from olivine.data._files import KINDS, locate
+from olivine.data._files import locate
 from olivine.data._split import slices
 from olivine.data.forms import form_of
-from olivine.data.sources._opened import is_encoding, is_separator, near_encoding
+from olivine.data.sources import is_encoding, is_separator, kinds, near_encoding
 from olivine.data.strategies import strategies, strategy_of
 from olivine.errors import DataError, Problem
 
@@ -25,7 +25,7 @@ _FORM_KEYS = ("chat_template", "text_template", "text_cols", "pair_format", "pro
 def check_settings(config: DataConfig) -> Iterator[Problem]:
     """Every setting that does not hold, whatever the rows are."""
     settings, where = config.pre_process_data_config, f"data config '{config.name}'"
-    is_folder = config.load_dataset_config.data_name not in KINDS and locate(config) is not None
+    is_folder = config.load_dataset_config.data_name not in kinds() and locate(config) is not None
     for key, message, fix in () if is_folder else _unreadable(config.load_dataset_config):
         yield Problem("invalid-value", where, message, fix, ("load_dataset_config", key))
     for message, fix in _conflicts(settings):
@@ -40,7 +40,7 @@ def check_settings(config: DataConfig) -> Iterator[Problem]:
 def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
     """Keys of the source that name no way of reading files."""
     if load.data_name.lower() in _TABLES:
-        there = f"there are {', '.join(KINDS)}, a folder or a data set of the hub"
+        there = f"there are {', '.join(kinds())}, a folder or a data set of the hub"
         message = f"'data_name: {load.data_name}' is not read; {there}."
         yield "data_name", message, "Export the rows as CSV or Parquet."
     elif (kind := _SPELLINGS.get(load.data_name.lower())) is not None:
@@ -57,9 +57,9 @@ def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
 
 def _misspelt_kind(name: str) -> str | None:
     """The kind of file that was meant by a name that is none and that no data set of the hub has: it has no owner."""
-    if name in KINDS or "/" in name:
+    if name in kinds() or "/" in name:
         return None
-    return next(iter(difflib.get_close_matches(name.lower(), KINDS, n=1, cutoff=0.66)), None)
+    return next(iter(difflib.get_close_matches(name.lower(), kinds(), n=1, cutoff=0.66)), None)
 
 
 def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:

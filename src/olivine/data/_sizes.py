@@ -10,7 +10,7 @@ from typing import Any
 from olivine.config.schema import DataConfig
 from olivine.data._files import locate
 from olivine.data._stream import RowStream
-from olivine.data.sources import NEEDS_NO_PACKAGE
+from olivine.data.sources import source_of
 from olivine.data.strategies import strategies
 from olivine.errors import DataError
 
@@ -39,7 +39,7 @@ def row_sizes(config: DataConfig, vocabulary: int) -> RowSizes | None:
     if is_joined or config.pre_process_data_config.pad_to_max_len or local is None or local.missing:
         return None
     files = [file for split in local.splits.values() for file in split]
-    if any(file.kind not in NEEDS_NO_PACKAGE for file in files):
+    if any(source_of(file.kind).needs_package for file in files):
         return None
     try:
         changed = tuple(file.path.stat().st_mtime_ns for file in files)

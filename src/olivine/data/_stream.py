@@ -5,9 +5,10 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from olivine.config.schema import DataConfig, Resource
-from olivine.data._files import KINDS, DataFile, locate
+from olivine.data import hub
+from olivine.data._files import DataFile, locate
 from olivine.data._rows import Rows, parts_of, remote, rows_of
-from olivine.data.sources import Row, hub, parquet_footer, place
+from olivine.data.sources import Row, kinds, place, source_of
 from olivine.errors import DataError
 
 N_SAMPLE = 16  # rows by which others are judged
@@ -94,7 +95,7 @@ def may_move(config: DataConfig) -> bool:
     load = config.load_dataset_config
     if locate(config) is not None or isinstance(load.data_files, Resource):
         return False
-    return load.data_name in KINDS or not hub.is_commit(load.revision)
+    return load.data_name in kinds() or not hub.is_commit(load.revision)
 
 
 def content_of(config: DataConfig) -> Mapping[str, Any]:
@@ -117,16 +118,14 @@ def _json(value: Any) -> Any:
 
 def _count(files: Sequence[DataFile], stream: RowStream) -> int:
     """How many rows the files have: a slice may count from their end, or in percent."""
-    return sum(
-        parquet_footer.read(file.path).n_rows if file.kind == "parquet" else sum(1 for _ in stream._rows([file]))  # noqa: SLF001 - one module
-        for file in files
-    )
+    told = [(file, source_of(file.kind).n_rows(file.path)) for file in files]
+    return sum(sum(1 for _ in stream._rows([file])) if n_rows is None else n_rows for file, n_rows in told)  # noqa: SLF001 - one module
 
 
 def _about(file: DataFile) -> int:
     try:
-        if file.kind == "parquet":
-            return parquet_footer.read(file.path).n_rows
+        if (n_rows := source_of(file.kind).n_rows(file.path)) is not None:
+            return n_rows
         with file.path.open("rb") as opened:
             return sum(chunk.count(b"\n") for chunk in iter(lambda: opened.read(2**20), b""))
     except (OSError, DataError):  # reading the rows says what is wrong

@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 
 from olivine import lazy
 from olivine.data.forms import forms
+from olivine.data.sources import sources
 from olivine.data.strategies import strategies
 from olivine.evaluate import metrics
 from olivine.passes import passes
@@ -108,6 +109,7 @@ def _plugins() -> Iterator[Finding]:
         "pass": passes,
         "metric": metrics,
         "data form": forms,
+        "data source": sources,
         "strategy": strategies,
         "sampler": samplers,
         "system": systems,

@@ -1,25 +1,44 @@
-"""Where rows come from; one kind of file a module, and the hub.
+"""Where rows come from: one kind of local file a module.
 
 A reader gives the number of each row (its line, from 1) and the row, or a DataError without a place where there should
 be one, and goes on after it where it can. JSON, CSV and text need only the standard library.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from olivine.data.sources import csv, json, parquet, text
-from olivine.data.sources._opened import PLAIN, Options, foreign, is_encoding, is_separator
+from olivine.data.sources._base import FileSource, Item, Row
+from olivine.data.sources._opened import PLAIN, Options, foreign, is_encoding, is_separator, near_encoding
 from olivine.errors import DataError
+from olivine.registry import Registry
 
-Row = Mapping[str, Any]
-Item = tuple[int, Row | DataError]
-Reader = Callable[[Path, Options], Iterator[Item]]
+sources: Registry[FileSource] = Registry("olivine.data.sources", FileSource, group="olivine.data.sources")  # type: ignore[type-abstract]
 
-__all__ = ["NEEDS_NO_PACKAGE", "PLAIN", "READERS", "Item", "Options", "Row", "place", "read"]
+__all__ = [
+    "PLAIN",
+    "FileSource",
+    "Item",
+    "Options",
+    "Row",
+    "is_encoding",
+    "is_separator",
+    "kinds",
+    "near_encoding",
+    "place",
+    "read",
+    "source_of",
+    "sources",
+]
 
-READERS: Mapping[str, Reader] = {"json": json.read, "csv": csv.read, "parquet": parquet.read, "text": text.read}
-NEEDS_NO_PACKAGE = frozenset({"json", "csv", "text"})
+
+def kinds() -> Mapping[str, tuple[str, ...]]:
+    """Kinds of local files, as `data_name` says them, and the suffixes that tell them when it names a folder."""
+    return {name: source.suffixes for name, source in sources.classes.items()}
+
+
+def source_of(kind: str) -> FileSource:
+    """What reads files of that kind, one of `kinds`."""
+    return sources.classes[kind]()
 
 
 def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
@@ -30,12 +49,12 @@ def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
     if options.separator is not None and not is_separator(options.separator):
         yield 1, DataError(f"'sep' is {options.separator!r}, but must be one character")
         return
-    if (what := foreign(path, kind)) is not None:
+    if kind in sources.own and (what := foreign(path, kind)) is not None:
         yield 1, DataError(what)
         return
-    yield from READERS[kind](path, options)
+    yield from source_of(kind).read(path, options)
 
 
 def place(shown: str, kind: str, number: int) -> str:
     """Where a row stands, as messages say it: train.jsonl:37."""
-    return f"{shown}: row {number}" if kind == "parquet" else f"{shown}:{number}"
+    return f"{shown}: row {number}" if not sources.classes[kind].has_lines else f"{shown}:{number}"

@@ -4,8 +4,9 @@ import csv
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from olivine.data.sources._base import FileSource, Item
 from olivine.data.sources._lines import lines
 from olivine.data.sources._opened import PLAIN, Options
 from olivine.errors import DataError
@@ -13,7 +14,17 @@ from olivine.errors import DataError
 _CELL_LIMIT = 2**31 - 1  # characters; the module's own limit of 128 Ki is less than a long document
 
 
-def read(path: Path, options: Options = PLAIN) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:
+class Csv(FileSource):
+    """CSV files with a header line; .tsv files are separated by tabs. Cells stay text, and an empty one is missing."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".tsv")
+
+    def read(self, path: Path, options: Options = PLAIN) -> Iterator[Item]:
+        """See `read`."""
+        return read(path, options)
+
+
+def read(path: Path, options: Options = PLAIN) -> Iterator[Item]:
     """Each record under the line that it begins on; a quoted cell may span lines."""
     csv.field_size_limit(_CELL_LIMIT)
     faults: list[DataError] = []

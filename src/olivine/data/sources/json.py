@@ -4,8 +4,9 @@ import codecs
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+from olivine.data.sources._base import FileSource, Item
 from olivine.data.sources._json_cursor import Cursor, Fault
 from olivine.data.sources._lines import decoded, lines
 from olivine.data.sources._opened import PLAIN, Options, opened
@@ -13,7 +14,16 @@ from olivine.errors import DataError
 
 _LINE = 2**20  # bytes: a first line that is longer is not read whole to tell what the file is
 _FORMS = "expected an object a line, an array of objects, or {'data': [...]}"
-Item = tuple[int, Mapping[str, Any] | DataError]
+
+
+class Json(FileSource):
+    """JSON files: an object a line, one array of objects, or one object that holds the array under `data`."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".json", ".jsonl", ".ndjson")
+
+    def read(self, path: Path, options: Options = PLAIN) -> Iterator[Item]:
+        """See `read`."""
+        return read(path, options)
 
 
 def read(path: Path, options: Options = PLAIN) -> Iterator[Item]:

@@ -1,10 +1,12 @@
 """Parquet files. Rows have no line: messages count them from 1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, ClassVar
 
 from olivine import lazy
+from olivine.data import parquet_footer
+from olivine.data.sources._base import FileSource, Item
 from olivine.data.sources._opened import PLAIN, Options
 from olivine.errors import DataError
 
@@ -15,7 +17,27 @@ else:
     pa, pq = lazy.module("pyarrow"), lazy.module("pyarrow.parquet")
 
 
-def read(path: Path, options: Options = PLAIN) -> Iterator[tuple[int, Mapping[str, Any] | DataError]]:  # noqa: ARG001 - it says itself how it is read
+class Parquet(FileSource):
+    """Parquet files. Rows have no line: messages count them from 1."""
+
+    suffixes: ClassVar[tuple[str, ...]] = (".parquet",)
+    needs_package: ClassVar[bool] = True
+    has_lines: ClassVar[bool] = False
+
+    def read(self, path: Path, options: Options = PLAIN) -> Iterator[Item]:
+        """See `read`."""
+        return read(path, options)
+
+    def columns(self, path: Path) -> list[str]:
+        """Those of the footer."""
+        return list(parquet_footer.read(path).columns)
+
+    def n_rows(self, path: Path) -> int:
+        """As many as the footer says."""
+        return parquet_footer.read(path).n_rows
+
+
+def read(path: Path, options: Options = PLAIN) -> Iterator[Item]:  # noqa: ARG001 - it says itself how it is read
     """Each row with its number from 1, read a batch at a time."""
     number = 0
     try:
