@@ -296,7 +296,7 @@ def test_damaged_layer_is_one_sentence(method, damage, message, tmp_path):
     single(tmp_path, Case(method).config, parts)
     with pytest.raises(ModelError, match=message):
         weights(Model("hf", tmp_path))
-    (tmp_path / "tokenizer.json").write_text("{}")
+    (tmp_path / "tokenizer.json").write_text('{"model": {}, "added_tokens": []}')
     (problem,) = check_checkpoint(tmp_path)
     assert problem.kind == "missing-model"
 

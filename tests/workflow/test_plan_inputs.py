@@ -27,13 +27,14 @@ ARCHITECTURE = {
     "vocab_size": 384,
     "max_position_embeddings": 256,
 }
+TOKENIZER = '{"model": {}, "added_tokens": []}'
 
 
 def write_model(folder, **changes):
     """A folder with a config, a tokenizer and weights of zeros: all that a plan looks at."""
     folder.mkdir(parents=True)
     (folder / "config.json").write_text(json.dumps(ARCHITECTURE | changes))
-    (folder / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer.json").write_text(TOKENIZER)
     tensors, end = {}, 0
     for name, shape in expected_shapes(ARCHITECTURE | {"num_key_value_heads": 4}, "LlamaForCausalLM").items():
         start, end = end, end + 4 * math.prod(shape)
@@ -247,6 +248,24 @@ def test_home_of_the_user_is_meant_by_a_tilde_in_every_folder(planned, tmp_path,
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     plan = planned(lambda config: config.update(cache_dir="~/cache", output_dir="~/out"))
     assert (plan.cache_dir, plan.output_dir) == (tmp_path / "home" / "cache", tmp_path / "home" / "out")
+
+
+@pytest.mark.parametrize("template", ["{% for %}", "{{ messages | nosuch }}"])
+@pytest.mark.parametrize("of_model", [True, False])
+def test_chat_template_that_is_no_program_is_refused(planned, only, tmp_path, template, of_model):
+    folder = write_model(tmp_path / "chatty")
+    (folder / "chat_template.jinja").write_text(template if of_model else "{{ messages }}")
+
+    def change(config):
+        model_is(folder)(config)
+        settings = config["data_configs"][0]["pre_process_data_config"]
+        del settings["text_template"]
+        settings |= {"prompt_col": "phrase", "answer_col": "tone"} if of_model else {"chat_template": template}
+
+    if of_model:
+        assert "chat template cannot be read: line 1" in only(planned(change), "missing-model", "model_path")
+    else:
+        assert "'chat_template' is no template: line 1" in only(planned(change), "invalid-value", "chat_template")
 
 
 def hub_cache(folder, monkeypatch, *removed):

@@ -10,6 +10,7 @@ from olivine.data.forms import form_of
 from olivine.data.sources import is_encoding, is_separator, kinds, near_encoding
 from olivine.data.strategies import strategies, strategy_of
 from olivine.errors import DataError, Problem
+from olivine.models.chat_template import syntax_fault
 
 # Names for what olivine does not read, and other names for what it does.
 _TABLES = frozenset(("excel", "xlsx", "xls", "ods", "spreadsheet", "pandas", "pickle", "sql", "sqlite", "xml", "html"))
@@ -30,6 +31,9 @@ def check_settings(config: DataConfig) -> Iterator[Problem]:
         yield Problem("invalid-value", where, message, fix, ("load_dataset_config", key))
     for message, fix in _conflicts(settings):
         yield Problem("invalid-value", where, message, fix)
+    if isinstance(settings.chat_template, str) and (fault := syntax_fault(settings.chat_template)):
+        message = f"'chat_template' is no template: {fault}."
+        yield Problem("invalid-value", where, message, key=("pre_process_data_config", "chat_template"))
     for reading in (lambda: form_of(settings), lambda: slices(config.load_dataset_config.split)):
         try:
             reading()

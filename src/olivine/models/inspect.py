@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import ModelError, Problem, Unsupported
+from olivine.models.companions import refuse_companions
 from olivine.models.expected import refuse_unfit, ties_embeddings
 from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.gguf_header import GgufHeader
@@ -221,6 +222,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
         *_raised(where, lambda: _weight_headers(path)),
     ]
     yield from problems or _raised(where, lambda: _refuse_unfit(path))
+    yield from _raised(where, lambda: refuse_companions(path, read_config(path)))
 
 
 def _refuse_unfit(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """A model in memory, ready to run: built empty, then filled tensor by tensor from `weights()`."""
 
-import json
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +27,9 @@ def load_tokenizer(model: Model) -> Any:
         source = source.base
     try:
         return AutoTokenizer.from_pretrained(source.path, trust_remote_code=source.trust_remote_code)
-    except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
-        raise ModelError(f"{source.path} holds no usable tokenizer: {error}") from error
+    except Exception as error:  # tokenizers raises Exception itself, and a model's own code whatever it likes
+        told = str(error) if type(error) is Exception else f"{type(error).__name__}: {error}"
+        raise ModelError(f"{source.path} holds no usable tokenizer: {told}") from error
 
 
 def load_causal_lm(
@@ -129,7 +129,10 @@ def _load_checkpoint(
     empty, source, target = _skeleton(model, dtype, source, untied=untied, n_tokens=n_tokens)
     _fill(empty, source, target, device, model, each_layer)
     if (model.path / "generation_config.json").is_file():
-        empty.generation_config = GenerationConfig.from_pretrained(model.path)
+        try:
+            empty.generation_config = GenerationConfig.from_pretrained(model.path)
+        except (OSError, ValueError, TypeError, AttributeError) as error:
+            raise ModelError(f"{model.path}: transformers cannot read its generation_config.json: {error}") from error
     return empty.eval()
 
 

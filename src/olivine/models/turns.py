@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine.models.chat_template import BY_TEMPLATES
+
 
 def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str | None:
     """The chat as transformers renders it; None where the template refuses it. asks: an answer is to follow."""
@@ -12,7 +14,7 @@ def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str |
 
     try:
         text: str = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=asks)
-    except (TemplateError, TypeError, ValueError):
+    except (TemplateError, *BY_TEMPLATES):
         return None
     return text
 

@@ -9,6 +9,7 @@ from olivine import lazy, paths
 from olivine.data import Encoder
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.chat_template import BY_TEMPLATES
 from olivine.models.loading import load_tokenizer
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.torch import TorchRuntime
@@ -98,7 +99,7 @@ def _rendered(tokenizer: Any, messages: Messages) -> str:
         text: str = tokenizer.apply_chat_template(
             [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
         )
-    except (TemplateError, TypeError, ValueError) as error:
+    except (TemplateError, *BY_TEMPLATES) as error:
         raise ModelError(f"the model's chat template refuses this chat: {error}") from error
     return text
 

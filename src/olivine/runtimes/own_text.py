@@ -8,6 +8,7 @@ from olivine.calibration.tokens import FEWEST, N_TOKENS, context_length, read_to
 from olivine.config.schema import DataConfig
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
+from olivine.models.chat_template import BY_TEMPLATES
 from olivine.models.facts import ModelFacts
 from olivine.models.finite import NotFiniteError
 from olivine.models.opened import Opened
@@ -130,7 +131,7 @@ def _question(tokenizer: Any) -> list[int]:
 
     try:
         rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
-    except (TemplateError, ValueError):  # it demands more than one message of a user; plain rows serve as well
+    except (TemplateError, *BY_TEMPLATES):  # it demands more than one message of a user; plain rows serve as well
         return []
     opening, mark, _ = rendered.partition(_MARK)
     ids: list[int] = tokenizer(opening, add_special_tokens=False)["input_ids"] if mark else []

@@ -18,7 +18,7 @@ from olivine.config.schema import DataConfig, PassConfig, Workflow
 from olivine.config.unserved import without_effect
 from olivine.errors import ConfigError, DataError, ModelError, Problem, RequestError, Unsupported
 from olivine.models import Model
-from olivine.models.chat_template import read_chat_template
+from olivine.models.chat_template import read_chat_template, syntax_fault
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.passes import UNCHANGED, Pass, passes
@@ -519,12 +519,24 @@ def _check_data(draft: _Draft, config: DataConfig) -> None:
             f"the rows of '{config.name}' may be others than at the last run: a run looks at them first, and takes "
             "from the cache what was made of the same ones; a commit of the hub as 'revision' keeps them"
         )
+    if config.pre_process_data_config.chat_template is True and draft.template:
+        _check_template(draft, draft.template)
     for problem in data.check(config):
         is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
         key = _data_key(config, problem)
         draft.problems.append(
             problem if is_row else replace(problem, where=draft.where("data_configs", index, *key), key=())
         )
+
+
+def _check_template(draft: _Draft, template: str) -> None:
+    """A model's chat template that rows are to go through."""
+    if (fault := syntax_fault(template)) is None:
+        return
+    fix = "Mend it in the model's folder, or write a Jinja template as chat_template."
+    message = f"the model's chat template cannot be read: {fault}."
+    if not any(problem.message == message for problem in draft.problems):  # one template for all data
+        draft.problem("missing-model", ("input_model", "model_path"), message, fix)
 
 
 def _data_key(config: DataConfig, problem: Problem) -> tuple[str | int, ...]:

@@ -11,6 +11,7 @@ from olivine.data.forms._base import Form, Parts, Span, Text, encodable
 from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside, beside_columns
 from olivine.data.forms._turns import TurnColumns, prompt_columns
 from olivine.errors import DataError, Unsupported
+from olivine.models.chat_template import BY_TEMPLATES
 
 if TYPE_CHECKING:
     import jinja2
@@ -207,7 +208,7 @@ class Chat(Form):
                 **self._tokenizer.special_tokens_map,
                 **chat.beside,
             )
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, *BY_TEMPLATES) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text), spans
 
@@ -231,12 +232,12 @@ class Chat(Form):
         try:
             try:
                 text = self._written(messages, variables, add_generation_prompt=add_generation_prompt)
-            except (jinja2.TemplateError, TypeError):  # not every template knows a turn of calls without content
+            except (jinja2.TemplateError, *BY_TEMPLATES):  # not every template knows a turn of calls without content
                 if all(message.get("content") is not None for message in messages):
                     raise
                 whole = [message | {"content": message.get("content") or ""} for message in messages]
                 text = self._written(whole, variables, add_generation_prompt=add_generation_prompt)
-        except (jinja2.TemplateError, TypeError) as error:
+        except (jinja2.TemplateError, *BY_TEMPLATES) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text)
 

@@ -201,6 +201,7 @@ def complete_config(opened: Opened, folder: Path, max_length: int, search: Mappi
     if tokenizer.pad_token_id is not None:
         config["model"]["pad_token_id"] = tokenizer.pad_token_id
     config["search"] |= {"max_length": max_length, **search}
+    config["search"]["top_k"] = min(config["search"]["top_k"], config["model"]["vocab_size"])
     for key in ("max_length", "min_length"):  # the runtime refuses a folder that asks for more
         config["search"][key] = min(config["search"][key], config["model"]["context_length"])
     path.write_text(json.dumps(config, indent=4) + "\n", encoding="utf-8")

@@ -1,9 +1,12 @@
 """`extra_options`: which options the builder has, and which of them nobody may set."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+from olivine.models.companions import SAMPLING, span
 
 # the builder's options (0.18) that shape the graph or its numbers
 OPTIONS = frozenset(
@@ -98,8 +101,13 @@ SEARCH: Mapping[str, tuple[type, ...]] = {
         (int,),
     ),
 }
-# what none of these can be less than
-LEAST = {"max_length": 1, "min_length": 0, "num_beams": 1, "batch_size": 1, "chunk_size": 1}
+# least and most of these
+SPANS: Mapping[str, tuple[float, float]] = {
+    **SAMPLING,
+    **dict.fromkeys(("max_length", "batch_size", "chunk_size"), (1, math.inf)),
+    "min_length": (0, math.inf),
+    "num_beams": (1, 32),
+}
 SECRET = re.compile(r"token|secret|password|passwd|credential|api_?key|access_?key", re.IGNORECASE)
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*\.onnx")
 NO, YES_OR_NO = ("false", "0", "none"), ("true", "1", "false", "0", "none")
@@ -145,8 +153,8 @@ def search_faults(search: Mapping[str, Any]) -> Iterator[str]:
                 kinds[0] if len(kinds) == 1 else object, "a number"
             )
             yield f"search.{name} must be {wanted}, but is {value!r}; see '{name}'"
-        elif value < LEAST.get(name, value):
-            yield f"search.{name} must be at least {LEAST[name]}, but '{name}' is {value}"
+        elif name in SPANS and not SPANS[name][0] <= value <= SPANS[name][1]:
+            yield f"search.{name} must be {span(*SPANS[name])}, but '{name}' is {value}"
 
 
 def _plain(name: str) -> str:
