@@ -16,7 +16,7 @@ from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
-from olivine.workflow.plan import PASSAGES
+from olivine.workflow.rows import PASSAGES
 from tiny import tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)

@@ -13,7 +13,8 @@ from olivine.config import load
 from olivine.errors import PROBLEM_KINDS, ConfigError
 from olivine.systems import SystemParams
 from olivine.systems.local import Local
-from olivine.workflow.plan import lines, make_plan, to_json
+from olivine.workflow.plan import make_plan
+from olivine.workflow.words import lines, to_json
 from tiny import write_rows
 
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"

@@ -15,7 +15,8 @@ from olivine.config import load
 from olivine.errors import PROBLEM_KINDS
 from olivine.models.expected import expected_shapes
 from olivine.workflow import _machine
-from olivine.workflow.plan import make_plan, to_json
+from olivine.workflow.plan import make_plan
+from olivine.workflow.words import to_json
 from tiny import write_rows
 
 ARCHITECTURE = {

@@ -25,7 +25,7 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool
     Exit code 0 when the workflow could run here, 2 when anything keeps it from running; with --prove, which exports a
     small random model of the same config and compares it with transformers, 1 when they differ.
     """
-    from olivine.workflow.plan import lines, to_json
+    from olivine.workflow.words import lines, to_json
 
     with told_as_json(as_json):
         plan = read_plan(config, overrides, offline=offline)

@@ -1,0 +1,122 @@
+"""Whether a plan fits: folders that can be written to, memory and disk that are there."""
+
+import errno
+import os
+import tempfile
+from pathlib import Path
+
+from olivine.passes import passes
+from olivine.paths import could_be, exists, hub_cache, is_folder
+from olivine.work import Estimate, Machine
+from olivine.workflow import _systems
+from olivine.workflow._machine import free_disk_bytes
+from olivine.workflow.draft import Draft
+from olivine.workflow.steps import ScoreRows, Step
+from olivine.workflow.words import size
+
+N_NAME = 255  # bytes that file systems take in a name
+
+
+def check_folder(draft: Draft, folder: Path, key: str) -> None:
+    """Tell why nothing could be written to a folder that the config names, if so."""
+    named = str(getattr(draft.workflow, key)).strip()
+    if reason := _unusable(folder) if named else "is empty":
+        draft.unusable.add(key)
+        draft.problem("invalid-value", (key,), f"{key} {reason}.", "Choose another.")
+
+
+def _unusable(folder: Path) -> str:
+    """Why a folder cannot be made, or cannot be written to; empty when it can."""
+    if not could_be(folder):
+        return "has a name that no file system takes"
+    if _is_too_long(folder):
+        return f"has a name of more than {N_NAME} bytes"
+    existing = folder
+    while not exists(existing) and existing.parent != existing:
+        existing = existing.parent
+    if not is_folder(existing):
+        return f"'{folder}' cannot be a folder: '{existing}' is a file"
+    reason = _not_writable(existing)
+    return f"'{folder}' cannot be written to: {reason}" if reason else ""
+
+
+def _not_writable(folder: Path) -> str:
+    """Why no file can be made in a folder; found out with one that has no name, or none for long. Empty when it can."""
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return "this user may not"
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return ""
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+
+
+def _is_too_long(folder: Path) -> bool:
+    """Whether the file system refuses the name: one part of it, or the whole."""
+    if any(len(part.encode("utf-8", "surrogatepass")) > N_NAME for part in folder.parts):
+        return True
+    try:
+        folder.exists()
+    except OSError as error:
+        return error.errno == errno.ENAMETOOLONG
+    return False
+
+
+def scoring_bytes(draft: Draft, score: ScoreRows | None) -> int:
+    """Memory that scoring takes: each model in float32 at worst, in a process with its libraries; 0 where none is."""
+    if score is None or draft.facts is None:
+        return 0
+    return int((1.2e9 if draft.machine.device == "cuda" else 0.7e9) + 4.2 * draft.facts.n_parameters)
+
+
+def total(draft: Draft, score: ScoreRows | None) -> Estimate:
+    """What the whole plan needs: of memory what its largest part does, of disk what all steps write."""
+    estimates = [step.estimate for step in draft.steps]
+    scoring = scoring_bytes(draft, score)
+    return Estimate(
+        memory_bytes=max([scoring, *(estimate.memory_bytes for estimate in estimates)]),
+        device_memory_bytes=max((estimate.device_memory_bytes for estimate in estimates), default=0),
+        # the result is delivered beside the cache
+        disk_bytes=sum(e.disk_bytes for e in estimates) + (estimates[-1].disk_bytes if estimates else 0),
+        download_bytes=draft.download_bytes,
+    )
+
+
+def check_room(draft: Draft, estimate: Estimate) -> None:
+    """Tell what does not fit into memory, or onto a disk."""
+    _check_memory(draft)
+    folder = hub_cache()
+    if estimate.download_bytes > (free := free_disk_bytes(folder)):
+        message = f"{size(estimate.download_bytes)} are to be fetched, but {size(free)} are free in '{folder}'."
+        draft.problem("hardware", ("input_model", "model_path"), message, "Let HF_HOME name a folder on a larger disk.")
+    if estimate.disk_bytes > draft.machine.disk_bytes and "cache_dir" not in draft.unusable:
+        draft.problem(
+            "hardware",
+            ("cache_dir",),
+            f"about {size(estimate.disk_bytes)} of disk are needed, but {size(draft.machine.disk_bytes)} are free.",
+            "Choose a cache_dir and output_dir on a larger disk.",
+        )
+
+
+def _check_memory(draft: Draft) -> None:
+    """A problem for each step that does not fit; one in all where the config itself sets a limit that is too low."""
+    machine = draft.machine
+    needs = [(step, *_needed(step, machine)) for step in draft.steps]
+    too_large = [(step, needed, there) for step, needed, there in needs if there and needed > there]
+    asked = _systems.wish(draft.workflow, "host")
+    for step, needed, there in sorted(too_large, key=lambda need: -need[1]):
+        what = "memory" if needed == step.estimate.memory_bytes else "the GPU's memory"
+        message = f"step '{step.name}' needs about {size(needed)} of {what}, but this machine has {size(there)}."
+        if asked is not None and asked.memory_bytes == there:
+            message = f"step '{step.name}' needs about {size(needed)} of {what}, but 'memory' allows {size(there)}."
+            draft.problem("hardware", (*asked.path, "memory"), message, "Allow more, or choose a smaller model.")
+            return
+        draft.problem("hardware", ("passes", step.name), message, passes.classes[step.pass_name].when_too_large)
+
+
+def _needed(step: Step, machine: Machine) -> tuple[int, int]:
+    """Bytes that a step needs where they are scarcest, and those that are there; 0 there where it is not known."""
+    estimate = step.estimate
+    if estimate.memory_bytes <= machine.memory_bytes and estimate.device_memory_bytes:
+        return estimate.device_memory_bytes, machine.device_memory_bytes
+    return estimate.memory_bytes, machine.memory_bytes

@@ -1,0 +1,260 @@
+"""The rows that a plan reads: those of its steps, checked, and those on which every model is scored."""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from olivine import data
+from olivine.config.schema import DataConfig
+from olivine.errors import DataError, Problem, RequestError
+from olivine.models.chat_template import syntax_fault
+from olivine.passes import UNCHANGED, Pass, passes
+from olivine.workflow.draft import Draft
+from olivine.workflow.room import scoring_bytes
+from olivine.workflow.steps import ScoreRows, Step
+from olivine.workflow.verdict import drop_allowed
+
+# plain text to compare models on where a config names no rows
+PASSAGES = {
+    "name": "passages",
+    "load_dataset_config": {
+        "data_name": "text",
+        "data_files": str(Path(__file__).parent.parent / "evaluate" / "passages.txt"),
+    },
+    "pre_process_data_config": {"text_cols": "text", "strategy": "line-by-line"},
+}
+N_TRAINED_ON = 64  # training rows that are scored when there are no others
+
+
+def data_of(draft: Draft, name: str, step: Pass) -> dict[str, DataConfig]:
+    """The data configs that a step names, each checked."""
+    used: dict[str, DataConfig] = {}
+    for wanted in step.data_names():
+        config = draft.workflow.data(wanted)
+        if config is None:
+            params = draft.workflow.passes[name].params
+            key = next(((key,) for key, value in params.items() if value == wanted), ())
+            _no_such_data(draft, wanted, ("passes", name, *key))
+            continue
+        used[wanted] = data.for_model(config, draft.template)
+        if step.trains_on() is not None:
+            used[wanted] = _within_context(draft, used[wanted])
+            _tell_data(draft, config)
+        _check_data(draft, used[wanted])
+    return used
+
+
+def _within_context(draft: Draft, config: DataConfig) -> DataConfig:
+    """The config with no more tokens in a sample than the model reads."""
+    context = draft.facts.context_length if draft.facts else 0
+    if not context:
+        return config
+    within, told = data.within_context(config.pre_process_data_config, context)
+    for key, sentence in told.items():
+        place = draft.where("data_configs", index_of(draft, config), "pre_process_data_config", key)
+        draft.translated.append(f"{place}: warning: {sentence}")
+    if not told and within != config.pre_process_data_config:
+        draft.translated.append(f"rows of '{config.name}' are cut at the {context} tokens that the model reads")
+    return config.model_copy(update={"pre_process_data_config": within})
+
+
+def index_of(draft: Draft, config: DataConfig) -> int:
+    """Where a data config stands in the list of the config."""
+    return next(i for i, other in enumerate(draft.workflow.data_configs) if other.name == config.name)
+
+
+def no_begin_token(draft: Draft) -> None:
+    """onnxruntime-genai puts no begin token before a text: where it runs the result, no step sees one either."""
+    steps = [
+        replace(step, data={name: _as_run(draft, config) for name, config in step.data.items()}) for step in draft.steps
+    ]
+    draft.chain = replace(draft.chain, steps=tuple(steps))
+
+
+def _as_run(draft: Draft, config: DataConfig) -> DataConfig:
+    """The data config with the begin token as whatever runs the last model will have it."""
+    settings = config.pre_process_data_config
+    if settings.begin_token is not None or not any(step.produces == "onnx" for step in draft.steps):
+        return config
+    return config.model_copy(update={"pre_process_data_config": settings.model_copy(update={"begin_token": False})})
+
+
+def check_held_out(draft: Draft, name: str, step: Pass, used: Mapping[str, DataConfig]) -> None:
+    """That the rows can be split as the step wants them, where they are few and here."""
+    rows = step.trains_on()
+    config = used.get(rows.data) if rows is not None else None
+    if rows is None or config is None or rows.eval_size is None or rows.eval_data is not None:
+        return
+    for problem in data.check_split(config, rows.eval_size):
+        draft.problems.append(replace(problem, where=draft.where("passes", name, "eval_dataset_size")))
+
+
+def _tell_data(draft: Draft, config: DataConfig) -> None:
+    """Say what the rows look like and which part of them is trained on."""
+    try:
+        draft.translated.append(data.describe(config, draft.template))
+        draft.translated += [f"warning: {doubt}" for doubt in data.doubts(config, draft.template or "")]
+    except DataError:  # the data config itself does not hold: data.check has said so
+        return
+
+
+def _no_such_data(draft: Draft, name: str, path: tuple[str, ...]) -> None:
+    known = [other.name for other in draft.workflow.data_configs]
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known) or 'none'}."
+    draft.problem("missing-data", path, f"no data config is named '{name}'.", hint)
+
+
+def _check_data(draft: Draft, config: DataConfig) -> None:
+    index = index_of(draft, config)
+    if data.may_move(config):
+        draft.translated.append(
+            f"the rows of '{config.name}' may be others than at the last run: a run looks at them first, and takes "
+            "from the cache what was made of the same ones; a commit of the hub as 'revision' keeps them"
+        )
+    if config.pre_process_data_config.chat_template is True and draft.template:
+        _check_template(draft, draft.template)
+    for problem in data.check(config):
+        is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
+        key = _data_key(config, problem)
+        draft.problems.append(
+            problem if is_row else replace(problem, where=draft.where("data_configs", index, *key), key=())
+        )
+
+
+def _check_template(draft: Draft, template: str) -> None:
+    """A model's chat template that rows are to go through."""
+    if (fault := syntax_fault(template)) is None:
+        return
+    fix = "Mend it in the model's folder, or write a Jinja template as chat_template."
+    message = f"the model's chat template cannot be read: {fault}."
+    if not any(problem.message == message for problem in draft.problems):  # one template for all data
+        draft.problem("missing-model", ("input_model", "model_path"), message, fix)
+
+
+def _data_key(config: DataConfig, problem: Problem) -> tuple[str | int, ...]:
+    """The key of a data config that a problem is about: that of the files, or the first set one that it names."""
+    if problem.key:
+        return problem.key
+    if problem.kind == "missing-file":
+        return ("load_dataset_config", "data_files")
+    places = [
+        (section, key)
+        for section in ("load_dataset_config", "pre_process_data_config")
+        for key in getattr(config, section).model_fields_set
+        if f"'{key}" in problem.message
+    ]
+    return min(places, key=lambda place: problem.message.index(f"'{place[1]}"), default=())
+
+
+def plan_score(draft: Draft) -> ScoreRows | None:
+    """Which rows every seam is scored on, and what should be predicted."""
+    quality = draft.workflow.quality
+    try:
+        drop_allowed(quality.max_drop)
+    except RequestError as error:
+        draft.problem("invalid-value", ("quality", "max_drop"), str(error))
+    if not quality.enabled:
+        if quality.max_drop is not None:
+            message = "max_drop is set, but enabled: false scores nothing."
+            draft.problem("invalid-value", ("quality", "max_drop"), message, "Remove one of the two.")
+        return None
+    rows = _score_rows(draft)
+    if rows is None:
+        if quality.max_drop is not None and not (draft.problems and _names_rows(draft)):
+            fix = "Name the rows in quality.data_config."
+            draft.problem(
+                "missing-data", ("quality", "max_drop"), "max_drop is set, but there are no rows to score.", fix
+            )
+        return _text_rows(draft) if quality.max_drop is None else None
+    config, part, size, seed, n_most = rows
+    config = _as_run(draft, config)
+    try:
+        data.describe(config, draft.template)
+        own = data.target_column(config)
+        target = quality.target or own
+    except DataError:  # the data config itself does not hold: data.check has said so
+        return None
+    known = data.columns(config)
+    if quality.target and quality.target != own and data.resolved(config).pre_process_data_config.chat_template:
+        message = f"of a chat, the last turn of the assistant is scored ('{own}'), not '{quality.target}'."
+        draft.problem("invalid-value", ("quality", "target"), message, "Remove quality.target.")
+        return None
+    if known and target not in known:
+        close = difflib.get_close_matches(target, known, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"The text is made of: {', '.join(known)}."
+        draft.problem("invalid-value", ("quality", "target"), f"the text has no column '{target}' to predict.", hint)
+        return None
+    told = {
+        "eval": f"scored on the held-out rows of '{config.name}'",
+        "all": f"scored on the rows of '{config.name}'",
+        "train": f"scored on up to {n_most} rows of '{config.name}' that were trained on: there are no others",
+    }
+    wanted = f"the column '{target}'" if target else "what the text of a row ends with"
+    if data.resolved(config).pre_process_data_config.chat_template:
+        wanted = "the last turn of the assistant"
+    draft.translated.append(f"every model is {told[part]}; it should predict {wanted}")
+    return ScoreRows(config, part, size, seed, target, n_most, metrics=_metrics(draft))  # type: ignore[arg-type]
+
+
+def _metrics(draft: Draft) -> Mapping[str, Mapping[str, Any]]:
+    """The params of metrics that the config writes, each checked."""
+    given = draft.workflow.quality.metrics
+    if given:
+        from olivine.evaluate import check_metrics
+
+        for problem in check_metrics(given):
+            draft.problem(problem.kind, ("quality", "metrics", *problem.key), problem.message, problem.fix)
+    return given
+
+
+def _names_rows(draft: Draft) -> bool:
+    """Whether the config names rows to score: when they are not found, that is told already."""
+    plugins = [passes.find(one.type) for one in draft.workflow.passes.values()]
+    trains = any(plugin is not None and plugin.trains_on is not Pass.trains_on for plugin in plugins)
+    return trains or draft.workflow.quality.data_config is not None
+
+
+def _score_rows(draft: Draft) -> tuple[DataConfig, str, float | None, int, int] | None:
+    quality = draft.workflow.quality
+    if quality.data_config is not None:
+        config = draft.workflow.data(quality.data_config)
+        if config is None:
+            _no_such_data(draft, quality.data_config, ("quality", "data_config"))
+            return None
+        config = data.for_model(config, draft.template)
+        _check_data(draft, config)
+        return config, "all", None, 0, quality.max_samples
+    step = next((step for step in draft.steps if step.trains), None)
+    return _held_out_rows(step, quality.max_samples) if step else None
+
+
+def _held_out_rows(step: Step, n_most: int) -> tuple[DataConfig, str, float | None, int, int] | None:
+    """The rows that a training step evaluates on, or some that it trains on when there are no others."""
+    rows = step.trains_on
+    config = step.data.get(rows.eval_data or rows.data) if rows is not None else None
+    if rows is None or config is None:
+        return None
+    if rows.eval_data is not None:
+        return config, "all", None, 0, n_most
+    if rows.eval_size is not None:
+        return config, "eval", rows.eval_size, rows.seed, n_most
+    return config, "train", None, rows.seed, min(N_TRAINED_ON, n_most)
+
+
+def _text_rows(draft: Draft) -> ScoreRows | None:
+    """Passages that come with olivine, where the config names no rows: models are compared on them, not graded."""
+    if not any(step.produces != UNCHANGED and not step.implicit for step in draft.steps):
+        return None
+    rows = ScoreRows(DataConfig.model_validate(PASSAGES), "all", None, 0, "", 16, on_text=True, metrics=_metrics(draft))
+    if scoring_bytes(draft, rows) > draft.machine.memory_bytes:
+        draft.translated.append(
+            "nothing is measured: the config names no rows to score, and a text would need the whole model in memory"
+        )
+        return None
+    draft.translated.append(
+        "the config names no rows to score (quality.data_config): models are compared on a text that comes with olivine"
+    )
+    return rows

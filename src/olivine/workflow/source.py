@@ -1,0 +1,140 @@
+"""The input model of a plan: a local folder or file, one in the hub's cache, or one that is still to be fetched."""
+
+import difflib
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from olivine.errors import ModelError, Unsupported
+from olivine.models import Model
+from olivine.models.chat_template import read_chat_template
+from olivine.models.inspect import check_checkpoint, read_facts
+from olivine.paths import exists, hub_cache, of_user
+from olivine.workflow.draft import Draft, short
+
+
+def plan_model(draft: Draft, fetched: Path | None) -> None:
+    """The input model: a local folder or file, one in the hub's cache, one that has just come, or one to fetch."""
+    given = draft.workflow.input_model
+    if not isinstance(given.model_path, str):
+        return
+    if fetched is not None:
+        _plan_local_model(draft, fetched)
+        return
+    path = of_user(given.model_path)
+    if not given.model_path.strip() or not exists(path):
+        _plan_absent_model(draft, given.model_path)
+        return
+    _plan_local_model(draft, path.absolute())
+
+
+def _plan_local_model(draft: Draft, path: Path) -> None:
+    given = draft.workflow.input_model
+    if path.is_file() and path.suffix != ".gguf":
+        draft.problem(
+            "missing-model", ("input_model", "model_path"), f"'{path}' is neither a model folder nor a .gguf file."
+        )
+        return
+    if given.load_kwargs.revision is not None and not _is_snapshot(path):
+        message = f"the revision '{given.load_kwargs.revision}' is of the hub, and the model is a folder or file here."
+        draft.problem("invalid-value", ("input_model", "load_kwargs", "revision"), message, "Remove it.")
+    if not _look_at(draft, path, str(path)):
+        return
+    trusted = given.load_kwargs.trust_remote_code
+    draft.model = Model("gguf" if path.is_file() else "hf", path, task=given.task, trust_remote_code=trusted)
+    if given.adapter_path is not None:
+        _plan_adapter(draft, of_user(given.adapter_path).absolute())
+
+
+def _look_at(draft: Draft, path: Path, name: str) -> bool:
+    """Read the facts of a model and what is wrong with it; False when there are none."""
+    key = ("input_model", "model_path")
+    found = list(check_checkpoint(path))
+    for problem in found:
+        message = f"{name} {problem.message}" if problem.message.startswith("is ") else f"{name}: {problem.message}"
+        draft.problems.append(replace(problem, where=draft.where(*key), message=message.replace(str(path), name)))
+    draft.template = read_chat_template(Model("gguf" if path.is_file() else "hf", path))
+    try:
+        draft.facts = read_facts(path)
+    except ModelError as error:
+        if not found:
+            draft.problem("missing-model", key, str(error).replace(str(path), name))
+        return False
+    return True
+
+
+def _is_snapshot(path: Path) -> bool:
+    """Whether the folder is one of the hub's cache."""
+    return path.parent.name == "snapshots"
+
+
+def _plan_adapter(draft: Draft, path: Path) -> None:
+    from olivine.models.adapter import check
+
+    if draft.model and draft.model.format == "gguf":
+        fix = "Name the Hugging Face folder of the base as model_path."
+        draft.problem("unsupported", ("input_model", "adapter_path"), "an adapter of a GGUF file is not served.", fix)
+        return
+    try:
+        check(Model("adapter", path, base=draft.model))
+    except (ModelError, Unsupported) as error:
+        draft.problem(error.kind, ("input_model", "adapter_path"), str(error))
+        return
+    draft.model = Model("adapter", path, base=draft.model, task=draft.workflow.input_model.task)
+    draft.template = read_chat_template(draft.model)
+
+
+def _plan_absent_model(draft: Draft, name: str) -> None:
+    key = ("input_model", "model_path")
+    looks_local = name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or "\\" in name
+    if not looks_local and (snapshot := _hub_snapshot(name, draft.workflow.input_model.load_kwargs.revision)):
+        _plan_local_model(draft, snapshot)
+    elif looks_local:
+        draft.problem("missing-model", key, f"the model '{short(name)}' does not exist{_nearest_path(Path(name))}")
+    elif draft.machine.offline:
+        fix = "Fetch it while online, or name a folder."
+        draft.problem("network", key, f"the model '{name}' is not on this machine and the network is off.", fix)
+    else:
+        if draft.workflow.input_model.adapter_path is not None:
+            fix = "Fetch the model and name its folder as model_path."
+            path = ("input_model", "adapter_path")
+            draft.problem("unsupported", path, f"an adapter of '{name}', which is still to be fetched.", fix)
+        draft.hub_name = name
+        draft.translated.append(f"the model '{name}' is fetched from the hub before the first step")
+        _look_at_hub(draft, name)
+
+
+def _look_at_hub(draft: Draft, name: str) -> None:
+    """Check a model that is still on the hub by its config and the headers of its weights."""
+    from olivine.models import hub
+
+    given, key = draft.workflow.input_model.load_kwargs, ("input_model", "model_path")
+    try:
+        draft.download_bytes = hub.sketch(name, given.revision, draft.scratch, trusted=given.trust_remote_code)
+    except ModelError as error:
+        draft.problem("missing-model", key, f"{error}.")
+    except hub.Unreachable as error:
+        fix = "Try again when it does, fetch the model elsewhere, or name a folder."
+        draft.problem("network", key, f"'{name}' is to be fetched, but the hub gives no answer: {error}.", fix)
+    else:
+        _look_at(draft, draft.scratch, name)
+
+
+def _nearest_path(path: Path) -> str:
+    if not exists(path.parent):
+        return f": there is no folder '{short(str(path.parent))}'."
+    if not path.parent.is_dir():
+        return f": '{path.parent}' is not a folder."
+    if not os.access(path.parent, os.R_OK | os.X_OK):
+        return f": the folder '{path.parent}' cannot be read."
+    close = difflib.get_close_matches(path.name, [other.name for other in path.parent.iterdir()], n=1)
+    return f"; did you mean '{path.parent / close[0]}'?" if close else "."
+
+
+def _hub_snapshot(name: str, revision: str | None) -> Path | None:
+    """The folder of a model that the hub's cache on this machine holds whole; half of one is fetched again."""
+    root = hub_cache() / f"models--{name.replace('/', '--')}"
+    reference = root / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
+    snapshot = root / "snapshots" / commit if commit else None
+    return snapshot if snapshot and snapshot.is_dir() and not any(check_checkpoint(snapshot)) else None
