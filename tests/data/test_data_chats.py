@@ -149,3 +149,35 @@ def test_label_of_a_pair_is_the_column_and_not_what_its_template_writes_round_it
     (made,) = examples(pair, read_rows(pair), None)
     assert (made.prompt, made.target) == ("x", "So\nAnswer: 1.50 kg")
     assert (made.lead, made.label, made.tail) == ("So\nAnswer: ", "1.50", " kg")
+
+
+MARKED = (
+    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}{% generation %}{{ m.content }}"
+    "{% endgeneration %}{% else %}{{ m.content }}{% endif %} |\n{% endfor %}" + PROMPT
+)
+
+
+@pytest.mark.parametrize("jinja", [PLAIN + PROMPT, MARKED], ids=["plain", "marked"])
+@pytest.mark.parametrize("form", ["messages", "conversations"])
+def test_turn_with_a_weight_of_zero_is_not_trained_on(there, jinja, form):
+    def turn(role, words, **more):
+        key, names = ("content", {}) if form == "messages" else ("value", {"user": "human", "assistant": "gpt"})
+        return {"role" if form == "messages" else "from": names.get(role, role), key: words, **more}
+
+    chat = [
+        turn("user", "a"),
+        turn("assistant", "joy", weight=0),
+        turn("user", "b"),
+        turn("assistant", "fear", weight=1),
+    ]
+    settings = {"chat_template": True} | ({} if form == "messages" else {"message_col": form})
+    text = text_of(there, {form: chat}, jinja, **settings)
+    trained = " ".join(text[start:stop] for start, stop in text.spans)
+    assert "fear" in trained
+    assert "joy" not in trained
+
+
+def test_weight_between_zero_and_one_is_refused(there):
+    write_jsonl(there / "train.jsonl", [{"messages": [ASK, SAY | {"weight": 0.5}]}])
+    (problem,) = check(config(there, chat_template=True))
+    assert "'messages[1].weight' must be 0 or 1, but is 0.5" in problem.message

@@ -127,9 +127,9 @@ def chat_that(**said):
     return [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "id": 7, **said}]
 
 
-@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content", "weight"])
+@pytest.mark.parametrize("key", ["tool_calls", "reasoning_content"])
 def test_what_messages_say_and_the_template_does_not_write_is_doubted(there, key):
-    said = {"tool_calls": [{"name": "f", "arguments": {}}], "reasoning_content": "hm", "weight": 0}[key]
+    said = {"tool_calls": [{"name": "f", "arguments": {}}], "reasoning_content": "hm"}[key]
     write_jsonl(there / "train.jsonl", [{"messages": chat_that()}, {"messages": chat_that(**{key: said})}])
     (doubt,) = doubts(config(there), JINJA)
     assert f"the chat template does not write '{key}' of the messages in 'messages' of 'tones'" in doubt

@@ -56,6 +56,10 @@ class Conversation:
         """Which messages the assistant wrote."""
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 
+    def weighted(self, turns: list[int]) -> list[int]:
+        """Those of the turns that are to be learnt: a `weight` of 0 (OpenAI's form) says that one is not."""
+        return [turn for turn in turns if self.messages[turn].get("weight", 1)]
+
 
 class Reader(Protocol):
     """Where in a row the messages stand. columns: those that every row must have. target: that of the answer."""
@@ -169,7 +173,7 @@ def unwritten_keys(messages: Any, template: str) -> list[str]:
     said = [
         key for message in messages if isinstance(message, Mapping) for key in message if not is_blank(message[key])
     ]
-    usual = ("role", "content", "from", "value")
+    usual = ("role", "content", "from", "value", "weight")
     named = set(re.findall(r"\w+", _code(template)))
     return [key for key in dict.fromkeys(said) if key not in usual and key not in named]
 
@@ -235,7 +239,13 @@ def message_of(message: Any, where: str) -> Message:
         if not isinstance(value, str):
             raise DataError(f"'{where}.{key}' must be text, but is {value!r:.40}")
     found = {key: value for key, value in message.items() if value is not None} | {"content": message.get("content")}
+    _check_weight(found, where)
     return found | {"tool_calls": _calls(calls, where)} if calls else found
+
+
+def _check_weight(message: Mapping[str, Any], where: str) -> None:
+    if (weight := message.get("weight")) not in (None, 0, 1):
+        raise DataError(f"'{where}.weight' must be 0 or 1, but is {weight!r:.40}")
 
 
 def _joined(parts: list[Any], where: str) -> str:
@@ -276,7 +286,9 @@ def _shared(message: Mapping[str, Any], where: str) -> Message:
     role = _ROLES.get(message["from"].lower())
     if role is None:
         raise DataError(f"'{where}.from' is '{message['from']:.40}', but must be one of: {', '.join(_ROLES)}")
-    return {"role": role, "content": message["value"]}
+    _check_weight(message, where)
+    weight = {} if message.get("weight") is None else {"weight": message["weight"]}
+    return {"role": role, "content": message["value"]} | weight
 
 
 def _names(row: Mapping[str, Any]) -> str:

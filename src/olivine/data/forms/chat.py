@@ -103,14 +103,20 @@ class Chat(Form):
         1. A template that marks what the assistant writes (`{% generation %}`) says itself where that is. 2. Otherwise
         a turn is what rendering with it adds to rendering without it. 3. Where a template writes earlier turns in
         another way once later ones follow, the turn is where its content stands. A "completion" is the last turn alone.
+        A turn with a `weight` of 0 is none of them.
         """
         chat = self._conversation(row)
-        wanted = chat.turns() if train_on == "assistant" else chat.turns()[-1:]
+        turns = chat.turns() if train_on == "assistant" else chat.turns()[-1:]
+        wanted = chat.weighted(turns)
         if not wanted:
             return Text(self._whole(chat), spans=())
         if self._has_marks:
             text, found = self._render_marked(chat)
             spans = list(found) if train_on == "assistant" else list(found)[-1:]
+            if wanted != turns:
+                if len(spans) != len(turns):
+                    raise DataError("turns have a weight of 0, and the chat template marks other parts than turns")
+                spans = [span for turn, span in zip(turns, spans, strict=True) if turn in wanted]
         else:
             text = self._whole(chat)
             spans = list(self._by_rendering(chat, wanted, text))
