@@ -38,7 +38,7 @@ CLASSES = {
     "phi": "PhiConfig",
 }
 EXTRA = {
-    "phi3": {"original_max_position_embeddings": 256, "sliding_window": None},
+    "phi3": {"original_max_position_embeddings": 256, "sliding_window": 16},
     "mistral": {"sliding_window": 16},
     "qwen2": {"num_key_value_heads": 1},
     "qwen3": {"head_dim": 16},

@@ -87,10 +87,9 @@ def test_scores_equal_the_obvious_evaluation(fixture, request, rows, tmp_path):
     assert result["scores"]["loss"] == pytest.approx(np.mean(losses), abs=1e-4)
     assert result["scores"]["perplexity"] == pytest.approx(math.exp(np.mean(losses)), rel=1e-3)
     for sample, tokens in zip(result["samples"], texts, strict=False):
-        n_written = len(tokenizer(sample["generated"], add_special_tokens=False).input_ids)
-        assert tokenizer.decode(tokens, skip_special_tokens=True).startswith(
-            sample["generated"][: max(1, n_written - 2)]
-        )
+        # a text may end within a character, which further tokens would finish
+        written = sample["generated"].rstrip("\N{REPLACEMENT CHARACTER}")
+        assert tokenizer.decode(tokens, skip_special_tokens=True).startswith(written)
 
 
 @pytest.fixture(scope="module")
