@@ -23,20 +23,24 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Events:
-    """Writes events for the parent; the Reporter of passes and scores. Safe to use from several threads."""
+    """Writes events for the parent; the Reporter of passes and scores. Safe to use from several threads.
+
+    rename: what is done to the fields of every event before they leave.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._lock = stream, threading.Lock()
         self._last_progress = 0.0
         self.facts: dict[str, Any] = {}
+        self.rename: Callable[[Any], Any] = _as_it_is
 
     def begin(self) -> None:
-        """A new job: nothing is reported of it yet."""
-        self._last_progress, self.facts = 0.0, {}
+        """A new job: nothing is reported of it yet, and what it reports is sent as it is."""
+        self._last_progress, self.facts, self.rename = 0.0, {}, _as_it_is
 
     def send(self, event: str, **fields: Any) -> None:
         """Write one event; TypeError when a field is no JSON value. NaN and infinity, which JSON lacks, become null."""
-        record = {"event": event, **fields}
+        record = {"event": event, **self.rename(fields)}
         try:
             line = json.dumps(record, default=_number, allow_nan=False)
         except ValueError:
@@ -133,6 +137,10 @@ def sentence(error: BaseException) -> str:
     if "No space left on device" in text or "File too large" in text:  # native writers have errors of their own
         return f"the disk is full: {_short(text)}"
     return f"{name}: {_short(text)}" if text else name
+
+
+def _as_it_is(fields: Any) -> Any:
+    return fields
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,7 @@ from olivine.data._check import check, check_split
 from olivine.data._detect import columns_without_form, describe, doubts, for_model, resolved, unread
 from olivine.data._encoder import Encoder, begins_itself
 from olivine.data._examine import examine, shared_rows
-from olivine.data._files import data_files
+from olivine.data._files import data_files, locate
 from olivine.data._plugins import check_names, plugin_modules
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
@@ -45,6 +45,7 @@ __all__ = [
     "examine",
     "examples",
     "for_model",
+    "locate",
     "may_move",
     "pick_rows",
     "plugin_modules",

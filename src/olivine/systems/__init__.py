@@ -2,10 +2,27 @@
 
 from olivine.registry import Registry
 from olivine.systems._base import System, SystemParams, Worker
+from olivine.systems._elsewhere import opened
 from olivine.systems._environment import ENVIRONMENT
-from olivine.systems._probe import Probe
+from olivine.systems._probe import PROBE, Probe, ask
+from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._protocol import Job, JobKind, Listener
 
 systems: Registry[System] = Registry("olivine.systems", System, group="olivine.systems")  # type: ignore[type-abstract]
 
-__all__ = ["ENVIRONMENT", "Job", "JobKind", "Listener", "Probe", "System", "SystemParams", "Worker", "systems"]
+__all__ = [
+    "ENVIRONMENT",
+    "PROBE",
+    "WORKER",
+    "Job",
+    "JobKind",
+    "Listener",
+    "Probe",
+    "System",
+    "SystemParams",
+    "Worker",
+    "WorkerProcess",
+    "ask",
+    "opened",
+    "systems",
+]

@@ -4,7 +4,8 @@ One system is one file; its name is the file's, its help the first line of the c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
@@ -49,13 +50,15 @@ class System(ABC):
     """Where jobs run.
 
     Params: what a config may set. aliases: other names of the type in configs. modules: importable modules that it
-    needs here, each with the extra that brings it.
+    needs here, each with the extra that brings it. reads_here: its workers read files where they lie on this machine:
+    nothing is moved.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     Params: ClassVar[type[SystemParams]] = SystemParams
     modules: ClassVar[Mapping[str, str]] = {}
+    reads_here: ClassVar[bool] = False
 
     def __init__(self, params: SystemParams) -> None:
         self.params = params
@@ -67,3 +70,15 @@ class System(ABC):
     @abstractmethod
     def worker(self) -> Worker:
         """A worker of this system; nothing is started before it has a job."""
+
+    def missing(self, hashes: Iterable[str]) -> set[str]:  # noqa: ARG002
+        """Those of the files that the store of the system lacks; none where it reads files where they lie."""
+        return set()
+
+    def put(self, source: Path, hashed: str) -> None:
+        """Bring a file into the store of the system, which is not there yet; whole and checked, or not at all."""
+        raise NotImplementedError(f"{type(self).__name__} reads files here, or lacks `put`")
+
+    def get(self, hashed: str, target: Path) -> None:
+        """Bring a file from the store of the system to where it is wanted; whole and checked, or not at all."""
+        raise NotImplementedError(f"{type(self).__name__} reads files here, or lacks `get`")

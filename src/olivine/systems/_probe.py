@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any, Self
 
 from olivine import allowance, lazy
 from olivine.errors import OlivineError
+
+PROBE = ("-P", "-m", "olivine.systems._probe")  # what a Python is given to say what is there
 
 
 class Installed(Mapping[str, str]):
@@ -80,9 +81,9 @@ def probe(root: Path = allowance.ROOT) -> Probe:
     )
 
 
-def ask(command: Sequence[str] = (sys.executable, "-P", "-m", "olivine.systems._probe"), **given: Any) -> Probe:
-    """What another Python, container or machine has. command: starts this module there. given: for subprocess.run."""
-    done = subprocess.run(list(command), capture_output=True, text=True, check=False, **given)
+def ask(command: Sequence[str]) -> Probe:
+    """What another Python, container or machine has. command: starts a Python there with PROBE."""
+    done = subprocess.run(list(command), capture_output=True, text=True, check=False)
     if done.returncode:
         why = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise OlivineError(f"the system cannot be asked what it has ('{' '.join(command)}' failed): {why}")

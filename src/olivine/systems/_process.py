@@ -5,10 +5,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from olivine import lazy, memory
 from olivine.errors import Interrupted, StepFailed
@@ -21,20 +22,23 @@ if TYPE_CHECKING:
 else:
     psutil = lazy.module("psutil")
 
+# What a Python is given to be a worker. -P: a file in the current folder must not stand in for a library
+WORKER = ("-P", "-m", "olivine.systems._worker")
 _END_SECONDS = 5.0  # how long a worker with nothing to do may take to end
 
 
 class WorkerProcess(Worker):
     """Runs jobs one after the other in a process of its own, which stays warm between them.
 
-    command: what starts it; by itself, `python -m olivine.systems._worker` of the Python that runs this one.
+    command: starts a Python with WORKER, and `--store FOLDER` where it reads and writes in a store of its own; the
+    Python that runs this one when none is given. folder: its current one, else ours.
     """
 
-    def __init__(self, command: Sequence[str] = ()) -> None:
-        # -P: a file in the current folder must not stand in for a library
-        self._command = list(command) or [sys.executable, "-P", "-m", "olivine.systems._worker"]
+    def __init__(self, command: Sequence[str] = (), folder: Path | None = None) -> None:
+        self._command, self._folder = list(command) or [sys.executable, *WORKER], folder
         self._process: subprocess.Popen[str] | None = None
         self._heard: Heard | None = None
+        self._log = Path(os.devnull)
 
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
@@ -86,6 +90,7 @@ class WorkerProcess(Worker):
 
     def _send(self, job: Job) -> Heard:
         """Hand the job to a worker that is there, and give what it says."""
+        self._log = Path(job.log or os.devnull)
         process, heard = self._process, self._heard
         if process is None or heard is None or process.poll() is not None:
             self.kill()
@@ -98,12 +103,13 @@ class WorkerProcess(Worker):
         return heard
 
     def _start(self, job: Job) -> "tuple[subprocess.Popen[str], Heard]":
-        with Path(job.log or os.devnull).open("ab") as log:
+        with self._log.open("ab") as log:
             self._process = process = subprocess.Popen(
                 self._command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=log,
+                stderr=log if job.has_places else subprocess.PIPE,
+                cwd=self._folder,
                 text=True,
                 encoding="utf-8",
                 errors="replace",
@@ -114,7 +120,16 @@ class WorkerProcess(Worker):
         if process.stdout is None:
             raise RuntimeError("the worker has no output")
         self._heard = heard = Heard(process.stdout)
+        if process.stderr is not None:
+            threading.Thread(target=self._write_log, args=(process.stderr,), daemon=True, name="log").start()
         return process, heard
+
+    def _write_log(self, stream: IO[str]) -> None:
+        """What a worker without a log here prints goes to the log of the job that it is at."""
+        with stream:
+            for line in stream:
+                with self._log.open("a", encoding="utf-8") as log:
+                    log.write(line)
 
     def _is_gone(self) -> bool:
         return self._process is None or self._process.poll() is not None

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from olivine.errors import StepFailed
+from olivine.store.packing import OUTPUT
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows"]
@@ -34,6 +35,10 @@ class Job:
     model: the input model's record (None for "fetch"). output, scratch: folders, see work.Context.
     data: data configs by name, with absolute paths. models: records of the models before, see work.Context.
     machine: fields of work.Machine. log: file for all that is printed while the job runs.
+    files: other files that the params name.
+    trees: a job without places has names for what it reads, `${tree:DIGEST}` for a folder, and here the hashes of the
+      files in it, by their names; see `_parcel`. Who runs it finds them in a store of its own, where also lies what it
+      writes. Its log is what the process prints.
     """
 
     kind: JobKind
@@ -47,15 +52,24 @@ class Job:
     models: Mapping[str, Any] = field(default_factory=dict)
     machine: Mapping[str, Any] = field(default_factory=dict)
     log: str = ""
+    files: tuple[str, ...] = ()
+    trees: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def has_places(self) -> bool:
+        """Whether it names folders of one machine."""
+        return str(self.output) != OUTPUT
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; the inverse of `from_json`."""
-        return asdict(self) | {"output": str(self.output), "scratch": str(self.scratch)}
+        log = self.log if self.has_places else ""
+        return asdict(self) | {"output": str(self.output), "scratch": str(self.scratch), "log": log}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(**{**record, "output": Path(record["output"]), "scratch": Path(record["scratch"])})
+        places = {"output": Path(record["output"]), "scratch": Path(record["scratch"])}
+        return cls(**{**record, **places, "files": tuple(record.get("files", ()))})
 
 
 def answer(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The worker: `python -m olivine.systems._worker` reads jobs and writes events, one JSON object a line.
 
 It stays warm for a whole run and ends when its input does, in the middle of a job too: then nobody waits for a result.
-`--job FILE` does the one job of a file and ends with 0, or with the exit code of what went wrong.
+`--job FILE` does the one job of a file and ends with 0, or with the exit code of what went wrong. `--store FOLDER` is
+where jobs without places find what they read by content, and leave what they make.
 
 What libraries print goes to the job's log, never between the events: those leave by a private copy of standard output,
 while descriptors 1 and 2 point at the log. Standard input is private in the same way, so that no library waits for an
@@ -16,8 +17,10 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -27,7 +30,10 @@ from olivine.errors import ModelError, OlivineError
 from olivine.messages import Events, sentence
 from olivine.models import Model
 from olivine.passes import Pass, passes
+from olivine.store.files import remove_tree
+from olivine.store.transfer import Files
 from olivine.systems._environment import ENVIRONMENT, OFFLINE
+from olivine.systems._parcel import named, result_files, unpacked
 from olivine.systems._protocol import Job
 from olivine.work import Context, Machine
 
@@ -47,12 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     os.dup2(2, 1)
     faulthandler.enable()  # a crash in native code leaves the Python stack in the log
-    if arguments[:1] == ["--job"]:
-        return _serve(json.loads(Path(arguments[1]).read_text(encoding="utf-8")), events)
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    store = Files(Path(given["--store"]).absolute()) if "--store" in given else None
+    if "--job" in given:
+        return _serve(json.loads(Path(given["--job"]).read_text(encoding="utf-8")), events, store)
     jobs = _jobs(_private_input())
     events.send("started", pid=os.getpid())
     for record in jobs:
-        _serve(record, events)
+        _serve(record, events, store)
     return 0
 
 
@@ -93,7 +101,7 @@ def _leave() -> None:
     os._exit(0)
 
 
-def _serve(record: Mapping[str, Any], events: Events) -> int:
+def _serve(record: Mapping[str, Any], events: Events, store: Files | None) -> int:
     """Do one job and say how it ended; returns the exit code that fits."""
     job = Job.from_json(record)
     _log_to(job.log)
@@ -103,10 +111,12 @@ def _serve(record: Mapping[str, Any], events: Events) -> int:
     memory.restart_peak()
     started = time.monotonic()
     try:
-        with _alone(job):
-            result = KINDS[job.kind](job, events)
-        cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.peak_bytes()}
-        events.send("done", result={**result, **cost, **_device_memory()})
+        with _placed(job, events, store) as here, _alone(here):
+            result = KINDS[here.kind](here, events)
+            if store is not None:
+                result["files"] = result_files(here.output, store)
+            cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.peak_bytes()}
+            events.send("done", result={**result, **cost, **_device_memory()})
     except BaseException as error:  # noqa: BLE001 - the border of the process: whatever it was, the parent decides
         text = traceback.format_exc()
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log here
@@ -115,6 +125,23 @@ def _serve(record: Mapping[str, Any], events: Events) -> int:
         events.send("failed", error=described | {"traceback": text})
         return exit_code
     return 0
+
+
+@contextmanager
+def _placed(job: Job, events: Events, store: Files | None) -> Iterator[Job]:
+    """The job with places of this side; events leave without them."""
+    if store is None:
+        yield job
+        return
+    output = store.folder / "building" / f"{job.scratch.name}-{uuid.uuid4().hex}"
+    output.mkdir(parents=True)
+    try:
+        here, places = unpacked(job, store, output)
+        events.rename = partial(named, places=places)
+        yield here
+        remove_tree(here.scratch)
+    finally:
+        remove_tree(output)
 
 
 @contextmanager

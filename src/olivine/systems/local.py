@@ -9,6 +9,7 @@ class Local(System):
     """The machine that reads the config, in a process of its own."""
 
     aliases = ("LocalSystem",)
+    reads_here = True
 
     def probe(self) -> Probe:
         """What this process finds: no other one is asked."""

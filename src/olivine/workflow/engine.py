@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from olivine.passes import UNCHANGED
 from olivine.paths import exists
 from olivine.store.entries import Cache
 from olivine.store.files import usable_folder
-from olivine.systems import System, SystemParams
+from olivine.systems import System, SystemParams, opened
 from olivine.systems.local import Local
 from olivine.workflow.deliver import Delivery, write_whole
 from olivine.workflow.events import (
@@ -82,7 +83,7 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
     """
     if plan.problems:
         raise ConfigError(plan.problems)
-    pool = Pool((system or Local(SystemParams())).worker, n_workers)
+    pool = Pool(partial(opened, system or Local(SystemParams()), plan.cache_dir), n_workers)
     with _opened(plan, listen, pool) as (workshop, history):
         model = bring_model(plan, workshop)
         execution = Execution(look_at_data(plan, model, workshop), model, workshop)

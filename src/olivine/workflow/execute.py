@@ -151,7 +151,8 @@ class Execution:
             models = {name: one.to_json() for name, one in self._before(step).items()}
             again = partial(step_key, step, self.keys.models, self.workshop.store.hashes)
             with self._unedited(task, again):
-                fields = {"name": step.pass_name, "data": data, "models": models}
+                files = tuple(map(str, step.files))
+                fields = {"name": step.pass_name, "data": data, "models": models, "files": files}
                 result = self.workshop.do("pass", task, content, step.machine, model, **fields)
             return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
 

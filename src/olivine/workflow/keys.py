@@ -6,7 +6,7 @@ second run does one `stat` a file, however large the checkpoint is.
 """
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -16,8 +16,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import data_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
-from olivine.models.adapter import BASE_FILE
-from olivine.models.materialize import COMPANIONS
+from olivine.models.deciding import deciding_files
 from olivine.passes import UNCHANGED, passes
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
@@ -42,7 +41,7 @@ def model_content(model: Model, hashes: Hashes) -> str:
     if not model.path.exists():
         raise ModelError(f"the model '{model.path}' does not exist")
     record = model.to_json() | {
-        "path": {name: hashes.file(path) for name, path in sorted(_deciding_files(model))},
+        "path": {name: hashes.file(path) for name, path in sorted(deciding_files(model))},
         "base": model_content(model.base, hashes) if model.base else None,
     }
     return digest(record)
@@ -58,29 +57,6 @@ def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
         settings["load_dataset_config"]["data_name"] = PurePath(name).name
     code = {"code": [code_digest(module) for module in modules]} if (modules := plugin_modules(config)) else {}
     return {"settings": settings, "files": [hashes.file(path) for path in files], **code}
-
-
-def _deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
-    """The files that make a model what it is, by their names in it; a README or checkpoints beside them are not."""
-    if model.path.is_file():
-        yield "", model.path
-        return
-    pattern = "**/*" if model.format == "onnx" else "*"
-    for path in [*model.path.glob(pattern), *model.path.glob("additional_chat_templates/*.jinja")]:
-        name = path.relative_to(model.path)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts) and _decides(model, name):
-            yield name.as_posix(), path
-
-
-def _decides(model: Model, name: PurePath) -> bool:
-    if model.format == "onnx":
-        return name.suffix != ".md"
-    return (
-        name.name in COMPANIONS
-        or name.name in ("adapter_config.json", BASE_FILE, "model.safetensors.index.json")
-        or name.suffix in (".safetensors", ".jinja")
-        or (name.suffix == ".py" and model.trust_remote_code)
-    )
 
 
 def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> str:

@@ -40,6 +40,7 @@ def job_fields(step: Step, model: Model) -> dict[str, Any]:
         "kind": "prove",
         "name": step.pass_name,
         "params": step.params,
+        "files": tuple(map(str, step.files)),
         "model": model.to_json(),
         "machine": machine,
     }

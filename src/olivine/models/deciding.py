@@ -1,0 +1,31 @@
+"""Which files make a model what it is: those that its key is made of, and that go where it is used."""
+
+from collections.abc import Iterator
+from pathlib import Path, PurePath
+
+from olivine.models import Model
+from olivine.models.adapter import BASE_FILE
+from olivine.models.materialize import COMPANIONS
+
+
+def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
+    """The files that make a model what it is, by their names in it; a README or checkpoints beside them are not."""
+    if model.path.is_file():
+        yield "", model.path
+        return
+    pattern = "**/*" if model.format == "onnx" else "*"
+    for path in [*model.path.glob(pattern), *model.path.glob("additional_chat_templates/*.jinja")]:
+        name = path.relative_to(model.path)
+        if path.is_file() and not any(part.startswith(".") for part in name.parts) and _decides(model, name):
+            yield name.as_posix(), path
+
+
+def _decides(model: Model, name: PurePath) -> bool:
+    if model.format == "onnx":
+        return name.suffix != ".md"
+    return (
+        name.name in COMPANIONS
+        or name.name in ("adapter_config.json", BASE_FILE, "model.safetensors.index.json")
+        or name.suffix in (".safetensors", ".jinja")
+        or (name.suffix == ".py" and model.trust_remote_code)
+    )

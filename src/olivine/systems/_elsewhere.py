@@ -1,0 +1,61 @@
+"""A worker whose files lie elsewhere: jobs go without places, files by content, and results come back as made here."""
+
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from olivine.errors import StepFailed
+from olivine.store.hashes import Hashes
+from olivine.store.packing import OUTPUT
+from olivine.systems._base import System, Worker
+from olivine.systems._parcel import named, parcel
+from olivine.systems._process import WorkerProcess
+from olivine.systems._protocol import Job, Listener
+
+
+def opened(system: System, cache_dir: Path) -> Worker:
+    """A worker of the system, which takes jobs that name places here. cache_dir: remembers hashes of files here."""
+    return system.worker() if system.reads_here else Elsewhere(system, Hashes(cache_dir))
+
+
+class Elsewhere(Worker):
+    """Sends what the system lacks before each job, and fetches what the job made."""
+
+    def __init__(self, system: System, hashes: Hashes) -> None:
+        self._system, self._hashes, self._worker = system, hashes, system.worker()
+
+    def run(self, job: Job, listen: Listener) -> dict[str, Any]:
+        """See Worker."""
+        if job.kind == "fetch":  # from there a model goes on by content, as any other
+            with WorkerProcess() as here:
+                return here.run(job, listen)
+        sent = parcel(job, self._hashes)
+        for hashed in sorted(self._system.missing(sent.sources)):
+            self._system.put(sent.sources[hashed], hashed)
+        places = {**sent.places, OUTPUT: str(job.output)}
+
+        def tell(event: str, fields: Mapping[str, Any]) -> None:
+            listen(event, named(fields, places))
+
+        try:
+            result = self._worker.run(sent.job, tell)
+        except StepFailed as failure:
+            cause, tail = named([failure.cause, failure.tail], places)
+            raise StepFailed(failure.step, cause, failure.log, tail=tail) from None
+        self._fetch(result.pop("files"), job)
+        answered: dict[str, Any] = named(result, places)
+        return answered
+
+    def close(self) -> None:
+        """See Worker."""
+        self._worker.close()
+
+    def kill(self) -> None:
+        """See Worker."""
+        self._worker.kill()
+
+    def _fetch(self, files: Mapping[str, str], job: Job) -> None:
+        for name, hashed in files.items():
+            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
+                raise StepFailed(job.step, f"its worker names a file outside of the result: '{name}'")
+            self._system.get(hashed, job.output / name)
