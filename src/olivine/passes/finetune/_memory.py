@@ -9,6 +9,7 @@ Mistral and Gemma share (attention and a gated MLP). `benchmarks/finetune_gpu.py
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
@@ -24,6 +25,8 @@ BYTES_WITH_MASTER = 18
 ENOUGH_TOKENS = {"cuda": 8192, "cpu": 1024}
 # what a process holds beside its tensors: Python, torch, transformers, and what CUDA needs on the host
 PROCESS_BYTES = {"cuda": 1_200_000_000, "cpu": 600_000_000}
+# model types whose attention normalises queries and keys
+HEAD_NORMS = ("qwen3", "gemma3", "olmo2", "olmo3", "lfm2", "hunyuan")
 # Share of the free memory that is planned with: allocators lose some to fragments.
 _USABLE = 0.92
 
@@ -35,7 +38,8 @@ class Shape:
     kv_size: features of the keys (and of the values) of a token; compiled: whether each layer runs as fused kernels.
     checkpointed: layers whose activations are computed again in the backward pass. update_bytes: of the updates of all
     layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr, DoRA). scales_outputs:
-    whether each layer's output is kept beside that of its update, to be scaled (DoRA).
+    whether each layer's output is kept beside that of its update, to be scaled (DoRA). head_norms: whether queries and
+    keys are normalised, which keeps what the norms read.
     """
 
     hidden: int
@@ -52,6 +56,7 @@ class Shape:
     device: str = "cuda"
     update_bytes: int = 0
     scales_outputs: bool = False
+    head_norms: bool = False
 
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
@@ -69,13 +74,19 @@ class Shape:
             n_trained=n_trained,
             size=size,
             device=device,
+            head_norms=str(_text_config(facts).get("model_type", "")).startswith(HEAD_NORMS),
         )
+
+
+def _text_config(facts: ModelFacts) -> Mapping[str, Any]:
+    """The config of the decoder, which a model of several parts keeps in a section of its own."""
+    told = facts.config.get("text_config")
+    return told if isinstance(told, Mapping) else facts.config
 
 
 def _attention_sizes(facts: ModelFacts) -> tuple[int, int]:
     """Features of all queries and of all keys of a token."""
-    told = facts.config.get("text_config")
-    config = told if isinstance(told, Mapping) else facts.config
+    config = _text_config(facts)
     heads = config.get("num_attention_heads")
     if not isinstance(heads, int) or heads < 1:
         return facts.hidden_size, facts.hidden_size
@@ -144,6 +155,8 @@ def layer_bytes(shape: Shape) -> int:
     """
     fused = shape.query_size + 2 * shape.kv_size
     elements = 2 * shape.hidden + fused + 2 * shape.query_size + shape.kv_size + 3 * shape.intermediate
+    if shape.head_norms:
+        elements += shape.query_size + shape.kv_size
     if shape.compiled:
         return (elements + 2 * shape.hidden) * shape.size + _written_bytes(shape)
     kept = (elements + shape.intermediate + shape.hidden) * shape.size + 2 * 4 * shape.hidden

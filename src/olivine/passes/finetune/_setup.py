@@ -198,6 +198,7 @@ def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
         checkpointed=config.num_hidden_layers if _checkpoints(args) else 0,
         device="cuda" if torch.device(args.device).type == "cuda" else "cpu",
         update_bytes=_update_bytes(model),
+        head_norms=any(name.endswith(("q_norm", "query_layernorm")) for name, _ in model.named_modules()),
         scales_outputs=any(getattr(module, "lora_magnitude_vector", None) for module in model.modules()),
     )
 
