@@ -5,6 +5,7 @@ import math
 import os
 import re
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from olivine import lazy
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS
 from olivine.models.expected import expected_shapes
+from olivine.systems import SystemParams
+from olivine.systems.local import Local
 from olivine.workflow import _machine
 from olivine.workflow.plan import make_plan
 from olivine.workflow.words import to_json
@@ -90,6 +93,12 @@ def planned(tmp_path):
         return make_plan(load(path), **options)
 
     return plan
+
+
+def here(*, has_nvidia, **versions):
+    """What this machine is, with or without a GPU and with other versions of packages."""
+    probe = Local(SystemParams()).probe()
+    return replace(probe, has_nvidia=has_nvidia, versions=dict(probe.versions) | versions)
 
 
 def model_is(path, **changes):
@@ -348,36 +357,29 @@ def test_no_pass_at_all(planned, only):
     only(planned(lambda config: config.update(passes={})), "invalid-value", '"passes"')
 
 
-def test_gpu_as_host_is_a_demand_also_when_the_target_is_a_cpu(planned, only, monkeypatch):
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
+def test_gpu_as_host_is_a_demand_also_when_the_target_is_a_cpu(planned, only):
     change = systems_are(host={"device": "gpu"}, target={"device": "cpu"})
-    assert "no NVIDIA GPU" in only(planned(change), "hardware", '"systems"')
+    assert "no NVIDIA GPU" in only(planned(change, probe=here(has_nvidia=False)), "hardware", '"systems"')
 
 
-def test_gpu_without_a_torch_that_uses_it(planned, only, monkeypatch):
-    real = lazy.version
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: True)
-    monkeypatch.setattr(lazy, "version", lambda name: "2.13.0+cpu" if name == "torch" else real(name))
-    plan = planned()
+def test_gpu_without_a_torch_that_uses_it(planned, only):
+    probe = here(has_nvidia=True, torch="2.13.0+cpu")
+    plan = planned(probe=probe)
     assert (plan.machine.device, plan.problems) == ("cpu", ())
     assert "built for the CPU" in " ".join(plan.translated)
     change = systems_are(host={"device": "gpu"}, target={"device": "cpu"})
-    assert "built for the CPU" in only(planned(change), "missing-extra", '"systems"')
+    assert "built for the CPU" in only(planned(change, probe=probe), "missing-extra", '"systems"')
 
 
-def test_gpu_that_is_found_is_used_and_said_to_be(planned, monkeypatch):
-    real = lazy.version
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: True)
-    monkeypatch.setattr(lazy, "version", lambda name: "2.13.0" if name == "torch" else real(name))
-    plan = planned()
+def test_gpu_that_is_found_is_used_and_said_to_be(planned):
+    plan = planned(probe=here(has_nvidia=True, torch="2.13.0"))
     assert plan.machine.device == "cuda"
     assert "NVIDIA GPU of this machine is used" in " ".join(plan.translated)
 
 
-def test_old_list_of_providers_is_a_preference(planned, monkeypatch):
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
+def test_old_list_of_providers_is_a_preference(planned):
     wish = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"], "preference": True}
-    plan = planned(systems_are(host=wish))
+    plan = planned(systems_are(host=wish), probe=here(has_nvidia=False))
     assert plan.problems == ()
     assert plan.machine.execution_provider == "CPUExecutionProvider"
     assert "so the CPU is used" in " ".join(plan.translated)
@@ -493,7 +495,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 
 
 def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path, monkeypatch):
-    monkeypatch.setattr(_machine, "has_nvidia", lambda: False)
     real = lazy.installed
     monkeypatch.setattr(lazy, "installed", lambda name: name != "onnxruntime_genai" and real(name))
 
@@ -511,7 +512,7 @@ def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path, 
         weights.write_bytes(weights.read_bytes()[:-10])
 
     write_rows(tmp_path / "rows.jsonl")  # the nearest name of a file is looked for where the config lies
-    problems = [*planned(names, offline=True).problems, *planned(order).problems]
+    problems = [*planned(names, offline=True, probe=here(has_nvidia=False)).problems, *planned(order).problems]
     said = {(problem.kind, f"{problem.message} {problem.fix}") for problem in problems}
     examples = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(examples) == len(PROBLEM_KINDS)
