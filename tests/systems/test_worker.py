@@ -1,9 +1,7 @@
 import io
 import json
-import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -62,20 +60,6 @@ def test_worker_reports_nothing_and_draws_no_bars(job, tmp_path):
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job("write").to_json()))
     subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60, capture_output=True)
-
-
-@pytest.mark.skipif(shutil.which("git") is None, reason="asks git")
-def test_repository_round_the_environment_is_not_asked_for_a_commit(job, tmp_path):
-    """What the builder stamps into a graph is of its own package."""
-    code = (
-        "import os, sys; sys.argv[1:] = ['--job', sys.argv[1]]\n"
-        "from olivine.systems import _worker; _worker.main()\n"
-        "import subprocess; assert subprocess.run(['git', 'rev-parse', 'HEAD'], capture_output=True).returncode"
-    )
-    file = tmp_path / "job.json"
-    file.write_text(json.dumps(job("write").to_json()))
-    folder = Path(__file__).parent
-    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60, capture_output=True, cwd=folder)
 
 
 class _Scalar:

@@ -1,7 +1,5 @@
 """What the environment of a process that runs jobs says to libraries."""
 
-import os
-
 # No bars between the lines of a log, the same sums in the same order on a GPU. A user's own settings win.
 ENVIRONMENT = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -11,8 +9,5 @@ ENVIRONMENT = {
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "false",
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
-    # genai's builder stamps the commit of any git repository that lies round its package, the user's own most often:
-    # other bytes under the same key; without git it is the commit of the package
-    "GIT_DIR": os.devnull,
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
