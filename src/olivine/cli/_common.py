@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import click
 
 if TYPE_CHECKING:
-    from olivine.errors import Problem
+    from olivine.errors import OlivineError, Problem
     from olivine.workflow.steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,8 +61,15 @@ def one_file(config: Path | None, config_file: Path | None) -> Path:
 
 
 def json_option(function: Command) -> Command:
-    """--json."""
-    return click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")(function)
+    """--json; whatever ends the command is a JSON document then too."""
+
+    @functools.wraps(function)
+    def told(*, as_json: bool, **others: Any) -> Any:
+        with _told_as_json(as_json):
+            return function(as_json=as_json, **others)
+
+    option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
+    return cast("Command", option(told))
 
 
 def read_plan(config: Path, overrides: Iterable[str], *, offline: bool) -> "Plan":
@@ -87,16 +94,40 @@ def print_json(value: object) -> None:
 
 
 @contextmanager
-def told_as_json(as_json: bool) -> Iterator[None]:
-    """With `as_json`, print what was wrong with the request as JSON too: {"status": "refused", "problems": [...]}."""
-    from olivine.errors import RequestError
+def _told_as_json(as_json: bool) -> Iterator[None]:
+    """With `as_json`, print an error as JSON too: {"status": "refused", "problems": [...]}, or "failed" and why."""
+    from olivine.errors import OlivineError, RequestError
 
     try:
         yield
+    except click.UsageError as error:
+        if as_json:
+            print_refused(RequestError(error.format_message()).problems())
+        raise
     except RequestError as error:
         if as_json:
-            print_json({"status": "refused", "problems": [problem.to_json() for problem in error.problems()]})
+            print_refused(error.problems())
         raise
+    except OlivineError as error:
+        if as_json:
+            print_json(_failed(error))
+        raise
+
+
+def print_refused(problems: Iterable["Problem"]) -> None:
+    """A wrong request as JSON."""
+    print_json({"status": "refused", "problems": [problem.to_json() for problem in problems]})
+
+
+def _failed(error: "OlivineError") -> dict[str, object]:
+    """What failed; of a goal that was missed, the result as well."""
+    from olivine.errors import GoalMissed
+
+    if isinstance(error, GoalMissed) and error.result is not None:
+        return dict(cast("Any", error.result).to_json()) | {"error": str(error)}
+    record: dict[str, object] = {"status": "failed", "error": str(error)}
+    told = {name: getattr(error, name) for name in ("step", "cause", "log") if hasattr(error, name)}
+    return record | told
 
 
 def print_problems(problems: Iterable["Problem"]) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan
+from olivine.cli._common import config_options, json_option, print_json, read_plan
 
 if TYPE_CHECKING:
     from olivine.config.schema import DataConfig
@@ -31,10 +31,11 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     CONFIG is the workflow config, which names the rows. Exit code 2 when training would refuse the data. The tokens are
     kept in cache_dir, and the run takes them from there.
     """
+    from olivine.errors import ConfigError
+
     plan = read_plan(config, overrides, offline=offline)
     if wrong := [problem for problem in plan.problems if problem.kind in _WRONG]:
-        print_problems(wrong)
-        return 2
+        raise ConfigError(wrong)
     found = list(_examined(plan))
     if as_json:
         print_json(found)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
+from olivine.cli._common import config_options, json_option, print_json, read_plan
 
 if TYPE_CHECKING:
     from olivine.models import Model
@@ -24,14 +24,14 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, an ONNX folder or a GGUF file.
     The rows are those on which `olivine run` would score every seam. Exit code 1 when the model's output is broken.
     """
-    with told_as_json(as_json):
-        plan = read_plan(config, overrides, offline=offline)
+    from olivine.errors import ConfigError
+
+    plan = read_plan(config, overrides, offline=offline)
     rows = plan.score
     if rows is None:
         raise click.UsageError("the config names no rows to score; set quality.data_config")
     if blocking := [problem for problem in plan.problems if problem.kind in ("missing-data", "missing-file")]:
-        print_problems(blocking)
-        return 2
+        raise ConfigError(blocking)
     result = _score(plan, rows, _model(model_dir, plan))
     if as_json:
         print_json(result)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, say, told_as_json
+from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, say
 
 if TYPE_CHECKING:
     from olivine.models import Model
@@ -27,8 +27,7 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool
     """
     from olivine.workflow.words import lines, to_json
 
-    with told_as_json(as_json):
-        plan = read_plan(config, overrides, offline=offline)
+    plan = read_plan(config, overrides, offline=offline)
     proof = _proof(plan) if prove and not plan.problems else {}
     if as_json:
         print_json(to_json(plan) | ({"proof": proof} if prove else {}))

@@ -5,10 +5,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, told_as_json
+from olivine.cli._common import config_options, json_option, print_json, print_problems, print_refused, read_plan
 
 if TYPE_CHECKING:
-    from olivine.errors import OlivineError
     from olivine.workflow.engine import Result
     from olivine.workflow.steps import Plan
 
@@ -21,21 +20,13 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
 
     Exit code 1 when a step failed or a goal was missed, 2 when the config cannot run here, 130 after Ctrl-C.
     """
-    from olivine.errors import OlivineError
-
-    with told_as_json(as_json):
-        plan = read_plan(config, overrides, offline=offline)
+    plan = read_plan(config, overrides, offline=offline)
     if plan.problems:
         if as_json:
-            print_json({"status": "refused", "problems": [problem.to_json() for problem in plan.problems]})
+            print_refused(plan.problems)
         print_problems(plan.problems)
         return 2
-    try:
-        return _run(plan, as_json=as_json)
-    except OlivineError as error:
-        if as_json:
-            print_json(_failed(error))
-        raise
+    return _run(plan, as_json=as_json)
 
 
 def _run(plan: "Plan", *, as_json: bool) -> int:
@@ -60,17 +51,6 @@ def _run(plan: "Plan", *, as_json: bool) -> int:
     else:
         _print(result)
     return 0
-
-
-def _failed(error: "OlivineError") -> dict[str, object]:
-    from olivine.workflow.engine import Result
-
-    record: dict[str, object] = {"status": "failed", "error": str(error)}
-    for name in ("step", "cause", "log"):
-        if hasattr(error, name):
-            record[name] = getattr(error, name)
-    result = getattr(error, "result", None)
-    return result.to_json() | {"error": str(error)} if isinstance(result, Result) else record
 
 
 def _print(result: "Result") -> None:

@@ -36,7 +36,10 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
     """
     if paths.is_file(folder / "genai_config.json"):
         lazy.require("onnxruntime_genai", "cpu")
-        return _GenaiChat(folder, tell)
+        try:
+            return _GenaiChat(folder, tell)
+        except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ModelError(f"{folder} is damaged, or not for this onnxruntime-genai: {error}") from error
     if paths.is_file(folder / "adapter_config.json"):
         raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
     if paths.is_file(folder / "config.json"):
