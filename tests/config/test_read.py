@@ -37,6 +37,14 @@ def written(tmp_path: Path, content: str | bytes, name: str = "config.json") -> 
     return path
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("qa.csv", "question,answer\na,b\n"), ("rows.jsonl", '{"a": 1}\n{"a": 2}\n'), ("a.txt", "joy")],
+)
+def test_file_of_rows_is_told_to_be_named_by_a_config(tmp_path, name, content):
+    assert f"name the config that reads '{name}' instead" in refused(written(tmp_path, content, name))
+
+
 @given(JSON_VALUES, st.sampled_from([None, 0, 2, "\t"]), st.booleans())
 def test_json_parser_reads_what_the_standard_library_writes(value, indent, ascii_only):
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)

@@ -174,7 +174,9 @@ def test_unknown_pass_names_the_nearest(planned):
 @pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OnnxConversion", "SpinQuant", "slicegpt"])
 def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
-    assert name in next(problem for problem in plan.problems if problem.kind == "unsupported").message
+    problem = next(problem for problem in plan.problems if problem.kind == "unsupported")
+    assert name in problem.message
+    assert ("ModelBuilder makes the ONNX model" in problem.fix) == (name == "OnnxConversion")
 
 
 def test_unknown_training_argument_is_named_with_its_line(planned, tmp_path):

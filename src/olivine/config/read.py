@@ -84,9 +84,10 @@ def read(path: Path) -> Document:
     except SyntaxFault as fault:
         language = "YAML" if path.suffix.lower() in _YAML_SUFFIXES else "JSON"
         message = fault.message if fault.in_language else f"not {language}: {fault.message}"
-        _refuse(path, message, place=f"{path}:{fault.line}:{fault.column}")
+        _refuse(path, f"{message}{_named_as_data(path)}", place=f"{path}:{fault.line}:{fault.column}")
     if not isinstance(root, Object):
-        _refuse(path, f"a config is a mapping with keys such as 'input_model' and 'passes', but this is {_kind(root)}")
+        wanted = "a config is a mapping with keys such as 'input_model' and 'passes'"
+        _refuse(path, f"{wanted}, but this is {_kind(root)}{_named_as_data(path)}")
     return Document(path, root)
 
 
@@ -140,6 +141,12 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     return "null" if value is None else f"the value {value!r}"[:60]
+
+
+def _named_as_data(path: Path) -> str:
+    """What to do where the file is one of rows, by its name."""
+    is_data = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
+    return f"; name the config that reads '{path.name}' instead" if is_data else ""
 
 
 def _refuse(path: Path, message: str, *, place: str = "", kind: ProblemKind = "invalid-value") -> NoReturn:

@@ -162,7 +162,9 @@ def _plugin(draft: Draft, name: str, config: PassConfig) -> type[Pass] | None:
         draft.problem("missing-extra", path, f"the pass {why}.", fix)
     elif plugin is None and config.type.lower() in OLIVE_PASSES:
         have = ", ".join(passes.classes)
-        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", f"There are: {have}.")
+        makes_onnx = config.type.lower() in ("onnxconversion", "optimumconversion")
+        hint = "ModelBuilder makes the ONNX model." if makes_onnx else f"There are: {have}."
+        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", hint)
     elif plugin is None:
         nearest = passes.nearest(config.type)
         hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.classes)}."
