@@ -181,3 +181,9 @@ def test_weight_between_zero_and_one_is_refused(there):
     write_jsonl(there / "train.jsonl", [{"messages": [ASK, SAY | {"weight": 0.5}]}])
     (problem,) = check(config(there, chat_template=True))
     assert "'messages[1].weight' must be 0 or 1, but is 0.5" in problem.message
+
+
+def test_chat_that_no_tokenizer_takes_is_told_by_the_plan(there):
+    (there / "train.jsonl").write_text(json.dumps({"messages": [ASK, SAY | {"content": "\ud800"}]}) + "\n")
+    (problem,) = check(config(there, chat_template=True))
+    assert "half of a surrogate pair" in problem.message

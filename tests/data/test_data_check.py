@@ -179,3 +179,13 @@ def test_checking_needs_the_standard_library_and_pydantic_alone(there):
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=there, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "content", [b"PAR1" + b"\xff" * 50 + b"PAR1", b"PAR1", b"no table", b"PAR1" + bytes(40) + b"PAR1"]
+)
+def test_damaged_table_is_told_by_the_plan(there, content):
+    (there / "rows.parquet").write_bytes(content)
+    (kind, message), *_ = problems(config(there, "rows.parquet", load={"data_name": "parquet"}, text_template=TEMPLATE))
+    assert kind == "missing-data"
+    assert message.startswith("rows.parquet")

@@ -121,7 +121,19 @@ def _files(config: DataConfig, files: list[DataFile], form: Form) -> Iterator[Pr
         if not source_of(file.kind).needs_package and size:
             found += _rows(config, file, form, None if size <= budget else 1)
             budget -= size
+        elif size:
+            found += _footer(file)
     yield from dict.fromkeys(found)
+
+
+def _footer(file: DataFile) -> Iterator[Problem]:
+    """What is wrong with a file whose rows are read later, as far as its columns tell it."""
+    try:
+        source_of(file.kind).columns(file.path)
+    except DataError as error:
+        yield Problem("missing-data", file.shown, f"{error}.")
+    except OSError as error:
+        yield Problem("missing-file", file.shown, f"the file cannot be read: {error.strerror or error}.")
 
 
 def _rows(config: DataConfig, file: DataFile, form: Form, n_most: int | None) -> Iterator[Problem]:

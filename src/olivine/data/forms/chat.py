@@ -75,7 +75,8 @@ class Chat(Form):
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when the row has no messages, or what stands beside them cannot be read."""
-        self._conversation(row)
+        for message in self._conversation(row).messages:
+            encodable(message["content"] or "")
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The whole chat."""
