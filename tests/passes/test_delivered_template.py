@@ -75,7 +75,8 @@ def built(tmp_path_factory):
 
 
 def rendered(folder, chat):
-    tokenizer = onnxruntime_genai.Tokenizer(onnxruntime_genai.Model(str(folder)))
+    loaded = onnxruntime_genai.Model(str(folder))  # a tokenizer does not outlive its model
+    tokenizer = onnxruntime_genai.Tokenizer(loaded)
     return tokenizer.apply_chat_template(json.dumps(chat), add_generation_prompt=True)
 
 

@@ -60,7 +60,8 @@ def test_texts_and_chats_have_the_tokens_that_were_trained(tiny_llama, tmp_path)
     folder, warnings = built(tiny_llama, tmp_path)
     assert warnings == []
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    runtime = onnxruntime_genai.Tokenizer(onnxruntime_genai.Model(str(folder)))
+    loaded = onnxruntime_genai.Model(str(folder))  # a tokenizer does not outlive its model
+    runtime = onnxruntime_genai.Tokenizer(loaded)
     texts = [*_tokenizer.TEXTS, "<s>a", "a<|end|>b", "<|user|>\nhi<|end|>\n"]
     trained = Encoder(tokenizer, add_special_tokens=True).openings(texts)
     assert [runtime.encode(text).tolist() for text in texts] == trained

@@ -155,16 +155,17 @@ LARGE = {"n_parameters": 7_000_000_000, "hidden_size": 4096, "n_layers": 32, "vo
         (replace(MACHINE, memory_bytes=64 * 10**9), "of memory, but this machine has 64.0 GB"),
         (
             replace(MACHINE, device="cuda", memory_bytes=10**12, device_memory_bytes=80 * 10**9),
-            "on the GPU, but it has 80.0 GB",
+            "of the GPU's memory, but this machine has 80.0 GB",
         ),
     ],
     ids=["cpu", "cuda"],
 )
 def test_model_that_cannot_fit_is_one_sentence_of_plan(machine, where, tiny_llama, tmp_path, monkeypatch):
     from olivine.workflow import plan as planning
+    from olivine.workflow import source
 
     facts = replace(read_facts(tiny_llama), **LARGE)
-    monkeypatch.setattr(planning, "read_facts", lambda _: facts)
+    monkeypatch.setattr(source, "read_facts", lambda _: facts)
     choice = planning.choose
     monkeypatch.setattr(
         planning, "choose", lambda *a, **k: replace(choice(*a, **k), machine=replace(machine, disk_bytes=10**13))

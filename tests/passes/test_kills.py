@@ -110,7 +110,7 @@ def test_killed_worker_is_named_and_the_next_run_gives_the_same_bytes(tiny_llama
             latest *= 0.7
             continue
         n_killed += 1
-        assert error.step in ("lora", "merge", "builder")
+        assert error.step in ("prove", "lora", "merge", "builder")
         assert "killed" in error.cause
     run(plan(cut, tiny_llama))
     assert bytes_of(cut) == bytes_of(whole)

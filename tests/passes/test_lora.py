@@ -208,13 +208,14 @@ def test_checkpointing_trains_the_same_adapter(tiny_llama, tmp_path):
         torch.testing.assert_close(tensor, expected[name], atol=1e-5, rtol=1e-4)
 
 
-def test_trainer_sees_each_row_with_one_begin_and_a_trained_end(tiny_llama, tmp_path):
+def test_trainer_sees_each_row_as_its_tokenizer_begins_it_and_with_a_trained_end(tiny_llama, tmp_path):
     from olivine.data import prepare
 
     tokenizer = load_tokenizer(Model("hf", tiny_llama))
     config = data(tmp_path)
     for sample in prepare(config, tokenizer).samples():
-        assert sample["input_ids"].count(tokenizer.bos_token_id) == 1
+        assert sample["input_ids"][0] == tokenizer(tokenizer.decode(sample["input_ids"][:4]))["input_ids"][0]
+        assert tokenizer.bos_token_id not in sample["input_ids"]
         assert sample["labels"][-1] == tokenizer.eos_token_id
 
 

@@ -44,7 +44,10 @@ def test_another_python_says_what_it_has():
         "heavy = {'torch', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'datasets'} & set(sys.modules)\n"
         "assert not heavy, heavy\nprint(text)"
     )
-    assert ask([sys.executable, "-c", code]).to_json() == Local(SystemParams()).probe().to_json()
+    told, here = ask([sys.executable, "-c", code]), Local(SystemParams()).probe()
+    assert told.to_json() | {"versions": {}} == here.to_json() | {"versions": {}}
+    for name in ("torch", "transformers", "onnxruntime", "olivine", "none-such"):
+        assert told.version(name) == here.version(name)
 
 
 def test_system_that_cannot_be_asked_is_named():

@@ -106,8 +106,8 @@ def test_nothing_is_at_work_in_a_pass_that_its_digest_does_not_hold(tiny_llama, 
     (tmp_path / "scratch").mkdir()
     (tmp_path / "job.json").write_text(json.dumps(job))
     code = (
-        "import json, sys\nfrom olivine.passes import passes\npasses.classes\nbefore = set(sys.modules)\n"
-        "from olivine.systems import _worker\ncode = _worker.main(['--job', sys.argv[1]])\n"
+        "import json, sys\nfrom olivine.passes import passes\npasses.classes\n"
+        "from olivine.systems import _elsewhere, _worker\nbefore = set(sys.modules)\ncode = _worker.main(['--job', sys.argv[1]])\n"
         "open(sys.argv[2], 'w').write(json.dumps([code, sorted(set(sys.modules) - before)]))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "job.json"), str(tmp_path / "loaded.json")]
@@ -115,6 +115,6 @@ def test_nothing_is_at_work_in_a_pass_that_its_digest_does_not_hold(tiny_llama, 
     exit_code, loaded = json.loads((tmp_path / "loaded.json").read_text())
     assert exit_code == 0, done.stdout + done.stderr
     held = workflow_code._closure(passes.classes["lora"].__module__)
-    ours = {name for name in loaded if name.startswith("olivine.") and not code.APART.fullmatch(name)}
+    ours = {name for name in loaded if name.startswith("olivine.") and not workflow_code.APART.fullmatch(name)}
     assert len(ours) > 5
     assert not {name for name in ours - held if not name.startswith("olivine.systems")}

@@ -51,22 +51,42 @@ CHATS = (
 N_TOLD = 3  # texts that a warning names
 
 
-def of_runtime(folder: Path, scratch: Path, report: Reporter) -> Any | None:
+class RuntimeTokenizer:
+    """The tokenizer of a folder as the runtime reads it; RuntimeError for a kind that the runtime does not know.
+
+    It holds the model that the runtime made it from: a tokenizer of the runtime does not outlive its model.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        model = onnxruntime_genai.Model(str(folder))
+        self._tokenizer = onnxruntime_genai.Tokenizer(model)
+        self._model = model  # let go after the tokenizer
+
+    def encode(self, text: str) -> Any:
+        """Token ids of a text, an array."""
+        return self._tokenizer.encode(text)
+
+    def apply_chat_template(self, messages: str, **settings: Any) -> str:
+        """The text of a chat; messages: as JSON."""
+        text: str = self._tokenizer.apply_chat_template(messages, **settings)
+        return text
+
+
+def of_runtime(folder: Path, scratch: Path, report: Reporter) -> RuntimeTokenizer | None:
     """The tokenizer of a built folder as the runtime reads it; None where there is none, or it cannot, with a warning.
 
     scratch: a folder for a stand-in of the model.
     """
     if not (folder / "tokenizer.json").is_file():
         return None
-    model_of_it = onnxruntime_genai.Model(str(stand_in(folder, scratch / "tokenizer")))
     try:
-        return onnxruntime_genai.Tokenizer(model_of_it)
+        return RuntimeTokenizer(stand_in(folder, scratch / "tokenizer"))
     except RuntimeError as error:
         report.warn(f"onnxruntime-genai cannot read the model's tokenizer, so it takes token ids only: {error}")
         return None
 
 
-def compare(ours: Any, theirs: Any, report: Reporter) -> None:
+def compare(ours: Any, theirs: RuntimeTokenizer, report: Reporter) -> None:
     """Warn of every text that the runtime's tokenizer reads otherwise than transformers, naming it.
 
     Training and scoring use transformers' tokens; where the runtime makes others of the same text, the model answers
