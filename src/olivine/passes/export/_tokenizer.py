@@ -4,7 +4,10 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +18,8 @@ from olivine.work import Reporter
 
 if TYPE_CHECKING:
     import onnx
-    import onnxruntime_genai
 else:
-    onnx, onnxruntime_genai = lazy.module("onnx"), lazy.module("onnxruntime_genai")
+    onnx = lazy.module("onnx")
 
 # White space, digits, marks, scripts, what is composed, what has no letters, what looks like a special token.
 TEXTS = (
@@ -52,24 +54,64 @@ N_TOLD = 3  # texts that a warning names
 
 
 class RuntimeTokenizer:
-    """The tokenizer of a folder as the runtime reads it; RuntimeError for a kind that the runtime does not know.
+    """The tokenizer of a folder as the runtime reads it; RuntimeError for what the runtime refuses.
 
-    It holds the model that the runtime made it from: a tokenizer of the runtime does not outlive its model.
+    It lives in a process of its own: in a busy process the runtime's tokenizer now and then ends it in native code.
     """
 
     def __init__(self, folder: Path) -> None:
-        model = onnxruntime_genai.Model(str(folder))
-        self._tokenizer = onnxruntime_genai.Tokenizer(model)
-        self._model = model  # let go after the tokenizer
+        self._process = subprocess.Popen(
+            # -P: a file in the current folder must not stand in for a library
+            [sys.executable, "-P", "-m", "olivine.passes.export._tokenizer_process", str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+        self._answer()
 
-    def encode(self, text: str) -> Any:
-        """Token ids of a text, an array."""
-        return self._tokenizer.encode(text)
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._ask(encode=text)
+        return ids
 
     def apply_chat_template(self, messages: str, **settings: Any) -> str:
         """The text of a chat; messages: as JSON."""
-        text: str = self._tokenizer.apply_chat_template(messages, **settings)
-        return text
+        return str(self._ask(messages=messages, settings=settings))
+
+    def close(self) -> None:
+        """End the process; there is nothing left to ask."""
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with suppress(OSError):
+                    pipe.close()
+
+    def _ask(self, **wish: Any) -> Any:
+        if self._process.stdin is None:
+            raise RuntimeError("the process has no input")
+        with suppress(OSError):  # it died; its output ends, and that is what is told
+            self._process.stdin.write(json.dumps(wish) + "\n")
+            self._process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> Any:
+        line = self._process.stdout.readline() if self._process.stdout is not None else ""
+        if not line:
+            self.close()
+            raise TokenizerDied
+        record = json.loads(line)
+        if "error" in record:
+            raise RuntimeError(record["error"])
+        return record["answer"]
+
+
+class TokenizerDied(RuntimeError):  # noqa: N818 - names what happened
+    """The process of the runtime's tokenizer ended by itself."""
+
+    def __str__(self) -> str:
+        return "its process crashed"
 
 
 def of_runtime(folder: Path, scratch: Path, report: Reporter) -> RuntimeTokenizer | None:
@@ -79,8 +121,12 @@ def of_runtime(folder: Path, scratch: Path, report: Reporter) -> RuntimeTokenize
     """
     if not (folder / "tokenizer.json").is_file():
         return None
+    place = stand_in(folder, scratch / "tokenizer")
     try:
-        return RuntimeTokenizer(stand_in(folder, scratch / "tokenizer"))
+        try:
+            return RuntimeTokenizer(place)
+        except TokenizerDied:
+            return RuntimeTokenizer(place)
     except RuntimeError as error:
         report.warn(f"onnxruntime-genai cannot read the model's tokenizer, so it takes token ids only: {error}")
         return None
@@ -93,7 +139,7 @@ def compare(ours: Any, theirs: RuntimeTokenizer, report: Reporter) -> None:
     something else than it was trained for. theirs: of `of_runtime`.
     """
     texts = list(_texts(ours))
-    differing = [text for text in texts if _ids(ours, text) != theirs.encode(text).tolist()]
+    differing = [text for text in texts if _ids(ours, text) != theirs.encode(text)]
     if differing:
         told = ", ".join(json.dumps(text, ensure_ascii=False) for text in differing[:N_TOLD])
         report.warn(

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -464,8 +465,9 @@ class Build(Pass):
             raise explain(error, opened.weights) from error
         theirs = _tokenizer.of_runtime(built.path, context.scratch, context.report)
         if theirs is not None:
-            _tokenizer.compare(opened.tokenizer, theirs, context.report)
-            _template.settle(opened.tokenizer, theirs, built.path, context.report)
+            with closing(theirs):
+                _tokenizer.compare(opened.tokenizer, theirs, context.report)
+                _template.settle(opened.tokenizer, theirs, built.path, context.report)
         return built
 
     def export(self, model: Model, context: Context) -> Model:
