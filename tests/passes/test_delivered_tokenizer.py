@@ -1,6 +1,9 @@
 """The tokenizer of a delivered folder: what onnxruntime-genai makes of a text is what was trained, or it is said."""
 
 import json
+import subprocess
+import sys
+from contextlib import closing
 
 import onnxruntime_genai
 import pytest
@@ -109,3 +112,18 @@ def test_chat_gives_the_model_no_token_that_its_own_tokenizer_does_not(begin, tm
     ids = open_chat(model)._ids([{"role": "user", "content": "hi"}])
     assert ids.count(0) == int(begin)
     assert open_chat(model)._ids("what a lovely day").count(0) == int(begin)
+
+
+def test_runtime_that_crashes_is_asked_again_and_says_so_when_it_crashes_twice(tiny_llama, tmp_path):
+    folder, _ = built(tiny_llama, tmp_path)
+    tokenizer = _tokenizer.RuntimeTokenizer(folder)
+    with closing(tokenizer):
+        ids = tokenizer.encode("a lovely day")
+        tokenizer._process.kill()
+        assert tokenizer.encode("a lovely day") == ids
+        tokenizer._started = lambda: subprocess.Popen(
+            [sys.executable, "-c", ""], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        tokenizer._process.kill()
+        with pytest.raises(_tokenizer.TokenizerDied, match="onnxruntime-genai crashed"):
+            tokenizer.encode("a lovely day")

@@ -6,13 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.data import Encoder
+from olivine.errors import OlivineError
 from olivine.models.turns import rendered
 from olivine.work import Reporter
 
@@ -53,65 +54,69 @@ CHATS = (
 N_TOLD = 3  # texts that a warning names
 
 
+class TokenizerDied(OlivineError):  # noqa: N818 - names what happened
+    """The process of the runtime's tokenizer ended by itself."""
+
+
 class RuntimeTokenizer:
     """The tokenizer of a folder as the runtime reads it; RuntimeError for what the runtime refuses.
 
-    It lives in a process of its own: in a busy process the runtime's tokenizer now and then ends it in native code.
+    It lives in a process of its own: in a busy process the runtime's tokenizer now and then ends it in native code. One
+    that dies is started again and asked once more; TokenizerDied when it dies again.
     """
 
     def __init__(self, folder: Path) -> None:
-        self._process = subprocess.Popen(
+        self._folder = folder
+        self._process = self._started()
+        self._ask({"encode": ""})
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text."""
+        ids: list[int] = self._ask({"encode": text})
+        return ids
+
+    def apply_chat_template(self, messages: str, **settings: Any) -> str:
+        """The text of a chat; messages: as JSON."""
+        return str(self._ask({"messages": messages, "settings": settings}))
+
+    def close(self) -> None:
+        """End the process; there is nothing left to ask."""
+        self._process.kill()
+        with suppress(OSError):  # what it had not read any more
+            self._process.communicate()
+
+    def _started(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(
             # -P: a file in the current folder must not stand in for a library
-            [sys.executable, "-P", "-m", "olivine.passes.export._tokenizer_process", str(folder)],
+            [sys.executable, "-P", "-m", "olivine.passes.export._tokenizer_process", str(self._folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             encoding="utf-8",
         )
-        self._answer()
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a text."""
-        ids: list[int] = self._ask(encode=text)
-        return ids
-
-    def apply_chat_template(self, messages: str, **settings: Any) -> str:
-        """The text of a chat; messages: as JSON."""
-        return str(self._ask(messages=messages, settings=settings))
-
-    def close(self) -> None:
-        """End the process; there is nothing left to ask."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                with suppress(OSError):
-                    pipe.close()
-
-    def _ask(self, **wish: Any) -> Any:
-        if self._process.stdin is None:
-            raise RuntimeError("the process has no input")
-        with suppress(OSError):  # it died; its output ends, and that is what is told
-            self._process.stdin.write(json.dumps(wish) + "\n")
-            self._process.stdin.flush()
-        return self._answer()
-
-    def _answer(self) -> Any:
-        line = self._process.stdout.readline() if self._process.stdout is not None else ""
-        if not line:
+    def _ask(self, wish: Mapping[str, Any]) -> Any:
+        try:
+            return self._answer(wish)
+        except TokenizerDied:
             self.close()
-            raise TokenizerDied
+            self._process = self._started()
+            return self._answer(wish)
+
+    def _answer(self, wish: Mapping[str, Any]) -> Any:
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise ValueError("the process has no pipes")
+        with suppress(OSError):  # it died; its output ends, and that is what is told
+            stdin.write(json.dumps(wish) + "\n")
+            stdin.flush()
+        line = stdout.readline()
+        if not line:
+            raise TokenizerDied(f"onnxruntime-genai crashed while it read the tokenizer of {self._folder}")
         record = json.loads(line)
         if "error" in record:
             raise RuntimeError(record["error"])
         return record["answer"]
-
-
-class TokenizerDied(RuntimeError):  # noqa: N818 - names what happened
-    """The process of the runtime's tokenizer ended by itself."""
-
-    def __str__(self) -> str:
-        return "its process crashed"
 
 
 def of_runtime(folder: Path, scratch: Path, report: Reporter) -> RuntimeTokenizer | None:
@@ -123,10 +128,7 @@ def of_runtime(folder: Path, scratch: Path, report: Reporter) -> RuntimeTokenize
         return None
     place = stand_in(folder, scratch / "tokenizer")
     try:
-        try:
-            return RuntimeTokenizer(place)
-        except TokenizerDied:
-            return RuntimeTokenizer(place)
+        return RuntimeTokenizer(place)
     except RuntimeError as error:
         report.warn(f"onnxruntime-genai cannot read the model's tokenizer, so it takes token ids only: {error}")
         return None

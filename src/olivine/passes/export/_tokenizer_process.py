@@ -1,13 +1,13 @@
 """The runtime's tokenizer in a process of its own: `python -m olivine.passes.export._tokenizer_process FOLDER`.
 
-The first line that it writes says whether the folder can be read. Then each line of its input is a wish,
-{"encode": text} or {"messages": JSON text, "settings": {}}; each line of its output {"answer": ...} or {"error": ...}.
+Each line of its input is a wish, {"encode": text} or {"messages": JSON text, "settings": {}}, and each line of its
+output is {"answer": ...} or {"error": ...}. A folder that the runtime cannot read is the error of the first wish.
 """
 
 import json
 import os
 import sys
-from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 
@@ -15,34 +15,29 @@ def main(folder: str) -> int:
     """Serve until the input ends."""
     output = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the runtime prints is no answer
-
-    def tell(make: Callable[[], Any]) -> bool:
+    for line in sys.stdin:
         try:
-            record = {"answer": make()}
-        except Exception as error:  # noqa: BLE001 - the border of the process: whatever it was, the other side decides
+            record = {"answer": _answer(folder, json.loads(line))}
+        except RuntimeError as error:  # the runtime's own
             record = {"error": str(error)}
         print(json.dumps(record), file=output, flush=True)
-        return "answer" in record
-
-    loaded: list[Any] = []
-
-    def load() -> bool:
-        import onnxruntime_genai
-
-        loaded.append(onnxruntime_genai.Model(folder))
-        loaded.append(onnxruntime_genai.Tokenizer(loaded[0]))
-        return True
-
-    if not tell(load):
-        return 1
-    tokenizer = loaded[1]
-    for line in sys.stdin:
-        wish = json.loads(line)
-        if "encode" in wish:
-            tell(lambda: tokenizer.encode(wish["encode"]).tolist())  # noqa: B023 - called at once
-        else:
-            tell(lambda: tokenizer.apply_chat_template(wish["messages"], **wish["settings"]))  # noqa: B023 - as above
     return 0
+
+
+@cache
+def _loaded(folder: str) -> tuple[Any, Any]:
+    """Tokenizer and model: a tokenizer of the runtime does not outlive its model."""
+    import onnxruntime_genai
+
+    model = onnxruntime_genai.Model(folder)
+    return onnxruntime_genai.Tokenizer(model), model
+
+
+def _answer(folder: str, wish: dict[str, Any]) -> Any:
+    tokenizer, _ = _loaded(folder)
+    if "encode" in wish:
+        return tokenizer.encode(wish["encode"]).tolist()
+    return tokenizer.apply_chat_template(wish["messages"], **wish["settings"])
 
 
 if __name__ == "__main__":
