@@ -14,6 +14,7 @@ from olivine.models.adapter import check
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.materialize import materialize
 from olivine.passes import Context, Machine, passes
+from reports import Told
 
 N_TOKENS, FILE = 390, "adapter_model.safetensors"
 IDS = torch.tensor([[1, 40, 50, 385, 389, 3]])
@@ -24,20 +25,6 @@ TRAINED = {
     "both as one": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
     "the new tokens": {"trainable_token_indices": [384, 385, 386, 387, 388, 389]},
 }
-
-
-class Reporter:
-    def __init__(self):
-        self.facts = {}
-
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def grown(base, folder, **settings):
@@ -58,7 +45,7 @@ def grown(base, folder, **settings):
 def merge(adapter, output):
     output.mkdir()
     step = passes.classes["merge"](passes.classes["merge"].Params())
-    return step.run(adapter, Context(output, output, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Reporter()))
+    return step.run(adapter, Context(output, output, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Told()))
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -1,12 +1,12 @@
 """What a plan refuses of an adapter's modules is what putting it on would refuse, and nothing else."""
 
 import pytest
-from training_tools import Report
 
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.passes.finetune import _adapters, _lycoris
+from reports import Told
 
 Lora, Loha, Lokr = (passes.classes[name] for name in ("lora", "loha", "lokr"))
 MACHINE = Machine("cpu", "CPUExecutionProvider", 10**10, 10**11, 2)
@@ -15,7 +15,7 @@ MACHINE = Machine("cpu", "CPUExecutionProvider", 10**10, 10**11, 2)
 def refused(plugin, given, model, folder):
     """Whether the adapter cannot be put on the loaded model, or trains nothing then."""
     params = plugin.Params(train_data_config="rows", r=2, **given)
-    context = Context(folder, folder, MACHINE, Report())
+    context = Context(folder, folder, MACHINE, Told())
     try:
         base = _adapters.load_base(params, Model("hf", model), context, "float32")
         if plugin is Lora:

@@ -12,6 +12,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export.build import ARCHITECTURES, NOT_EXPORTED
+from olivine.work import Silent
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 Build = passes.classes["build"]
@@ -284,17 +285,6 @@ ROWS = {
 }
 
 
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
-
-
 def hub_form(row):
     model_type, architecture, settings = ROWS[row]
     return {**SIZES, "architectures": [architecture], "model_type": model_type, **settings}
@@ -313,7 +303,7 @@ def test_the_export_of_a_supported_architecture_is_the_model(row, form, tmp_path
     (tmp_path / "config.json").write_text(json.dumps(form(row)))
     step = Build(Build.Params())
     assert not list(step.check(read_facts(tmp_path), MACHINE, {}))
-    proof = step.prove(Model("hf", tmp_path), Context(tmp_path, tmp_path / "scratch", MACHINE, Reporter()))
+    proof = step.prove(Model("hf", tmp_path), Context(tmp_path, tmp_path / "scratch", MACHINE, Silent()))
     assert {1, 7, 126, 128} <= set(proof["lengths"])
     limits = [sentence for sentence in proof["unproven"] if "length of 64" not in sentence]
     assert limits == []

@@ -16,22 +16,12 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.passes import Context, Machine, passes
+from olivine.work import Silent
 from tiny import tiny_adapter, tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 Build = passes.classes["build"]
 PROMPT = [1, 40, 50, 60, 70]
-
-
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
 
 
 def build(model, folder, **params):
@@ -40,7 +30,7 @@ def build(model, folder, **params):
     scratch.mkdir()
     step = Build(Build.Params(**params))
     step.requires(model)
-    result = step.run(model, Context(output, scratch, MACHINE, Reporter()))
+    result = step.run(model, Context(output, scratch, MACHINE, Silent()))
     step.ensures(result)
     return result.path
 
@@ -228,7 +218,7 @@ def test_a_quantized_embedding_does_not_keep_the_layers_from_being_calibrated(ti
     source = dict(opened.weights)
     for part, name in (("embedding", "model.embed_tokens.weight"), ("layer", "model.layers.0.mlp.up_proj.weight")):
         stored = {**source, name: replace(source[name], blockwise=lambda n=name: rtn(source[n].read(), Format(8)))}
-        context = Context(tmp_path, tmp_path, MACHINE, Reporter())
+        context = Context(tmp_path, tmp_path, MACHINE, Silent())
         step = Build(Build.Params(calibration_tokens=512))
         opened.weights = stored
         found = step._calibrated(opened, context)

@@ -11,6 +11,7 @@ from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export.build import GENERAL
 from olivine.runtimes.own_text import calibration_tokens
+from reports import Told
 from tiny import tiny_model
 
 Build = passes.classes["build"]
@@ -28,20 +29,6 @@ FACTS = ModelFacts(
     tied_embeddings=True,
     config={"num_attention_heads": 32, "num_key_value_heads": 8},
 )
-
-
-class Kept:
-    def __init__(self):
-        self.facts, self.warnings = {}, []
-
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def memory(machine, **params):
@@ -91,7 +78,7 @@ def test_a_model_that_does_not_fit_is_calibrated_on_general_text_layer_by_layer(
 
 @pytest.mark.parametrize(("room", "source"), [(16 * GB, "text that the model wrote"), (1, "general text")])
 def test_what_was_calibrated_on_is_recorded(room, source, tiny_llama, tmp_path):
-    kept = Kept()
+    kept = Told()
     for place in ("built", "scratch"):
         (tmp_path / place).mkdir()
     context = Context(tmp_path / "built", tmp_path / "scratch", replace(PLAIN, memory_bytes=room), kept)

@@ -14,6 +14,7 @@ from olivine.models import Model
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _template
 from olivine.runtimes.chat import open_chat
+from reports import Told
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -27,20 +28,6 @@ WANTS_SYSTEM = (
 )
 REPLACES = LOOP.replace("HERE", '.replace("/no_think", "").rstrip()')
 SHOUTS = LOOP.replace("HERE", "|upper")
-
-
-class Told:
-    def __init__(self):
-        self.warnings = []
-
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        pass
 
 
 def model_with(template, folder):

@@ -14,25 +14,10 @@ from olivine.models import Model
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _tokenizer
 from olivine.runtimes.chat import open_chat
+from reports import Told
 from tiny import TEMPLATE, tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
-
-
-class Told:
-    """A reporter that keeps the warnings."""
-
-    def __init__(self):
-        self.warnings = []
-
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        pass
 
 
 def built(model, folder):

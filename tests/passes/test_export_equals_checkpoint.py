@@ -12,6 +12,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _limits
+from olivine.work import Silent
 from tiny import COMMON, tiny_tokenizer
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -20,17 +21,6 @@ WINDOW, ORIGINAL, CONTEXT, VOCABULARY = 16, 64, 128, 384
 N_DECODED = 4
 HEAD = {"head_dim": 16}
 FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
 
 
 def rope(kind, **settings):
@@ -146,7 +136,7 @@ def export(source, folder, **params):
     (folder / "scratch").mkdir()
     step = Build(Build.Params(precision="fp32", **params))
     assert list(step.check(read_facts(source), MACHINE, {})) == []
-    result = step.run(Model("hf", source), Context(folder / "built", folder / "scratch", MACHINE, Reporter()))
+    result = step.run(Model("hf", source), Context(folder / "built", folder / "scratch", MACHINE, Silent()))
     step.ensures(result)
     return result.path
 

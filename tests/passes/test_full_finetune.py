@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file
 from test_lora import MACHINE, context
 from test_methods import BUILD, TRAINED, workflow
-from test_training_run import Report
 from training_tools import arguments, rows, whole
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -18,6 +17,7 @@ from olivine.models.loading import load_causal_lm
 from olivine.passes import passes
 from olivine.passes.finetune import _trainer
 from olivine.workflow.engine import run
+from reports import Told
 from tiny import tiny_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
@@ -48,7 +48,7 @@ def test_training_is_that_of_a_plain_loop(architecture, tied, tmp_path):
     plain_loop(expected, samples, 3, 4, 1e-4)
     settings = {"gradient_accumulation_steps": 1, "max_steps": 3, "learning_rate": 1e-4, "max_grad_norm": 1.0}
     args = arguments(tmp_path / "a", lr_scheduler_type="constant", weight_decay=0.0, **settings)
-    report = Report()
+    report = Told()
     _trainer.train(found, samples, None, args, 2, report)
     assert report.facts["packed"] is True
     wanted = dict(expected.named_parameters())

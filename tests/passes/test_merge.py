@@ -9,23 +9,10 @@ from safetensors.torch import load_file, save_file
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
+from reports import Told
 from tiny import tiny_adapter, tiny_model
 
 FILE = "adapter_model.safetensors"
-
-
-class Reporter:
-    def __init__(self):
-        self.facts, self.warnings = {}, []
-
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def run(adapter, output):
@@ -33,7 +20,7 @@ def run(adapter, output):
     output.mkdir()
     step = merge(merge.Params())
     step.requires(adapter)
-    return step.run(adapter, Context(output, output, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Reporter()))
+    return step.run(adapter, Context(output, output, Machine("cpu", "CPUExecutionProvider", 1, 1, 2), Told()))
 
 
 def changed(adapter_folder, target, change):

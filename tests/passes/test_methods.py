@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from test_kills import workers
 from test_lora import MACHINE, context
 from test_several_devices import wait_for
-from test_training_run import Report
 from training_tools import adapted, arguments, rows
 from transformers import AutoModelForCausalLM, Trainer
 
@@ -26,6 +25,7 @@ from olivine.passes import passes
 from olivine.passes.finetune import _learning_rates, _setup, _trainer
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
+from reports import Told
 from tiny import tiny_model, write_rows
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
@@ -180,7 +180,7 @@ def test_updates_of_lora_plus_are_those_of_plain_trainer_with_pefts_optimizer(ti
     trainer.train()
     plus = _learning_rates.LoraPlus(8, 1e-6)
     args = arguments(tmp_path / "b", **settings)
-    _trainer.train(found, rows(), None, args, 2, Report(), _setup.Settings(loraplus=plus))
+    _trainer.train(found, rows(), None, args, 2, Told(), _setup.Settings(loraplus=plus))
     wanted = dict(expected.named_parameters())
     for name, parameter in found.named_parameters():
         torch.testing.assert_close(parameter, wanted[name], atol=2e-5, rtol=1e-3)

@@ -16,22 +16,9 @@ from olivine.passes import UNCHANGED, Context, Machine, passes
 from olivine.passes.check.parity_check import ParityCheck
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
+from reports import Told
 
 QUICK = {"n_tokens": 80, "length": 40, "n_prompts": 2, "n_new": 8, "speed": False}
-
-
-class Recorder:
-    def __init__(self):
-        self.facts, self.warnings = {}, []
-
-    def progress(self, *_, **__):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def plan_of(folder, model, **check):
@@ -110,7 +97,7 @@ def test_pass_gives_its_model_back_with_a_report(tiny_llama, tmp_path):
     (tmp_path / "output").mkdir()
     rows = tmp_path / "rows.txt"
     rows.write_text("The quick brown fox jumps over the lazy dog.\n" * 5)
-    report = Recorder()
+    report = Told()
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
     context = Context(tmp_path / "output", tmp_path, machine, report)
     step = ParityCheck(ParityCheck.Params(reference=str(tiny_llama), text=str(rows), **QUICK))

@@ -13,6 +13,7 @@ from olivine.models import Model
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _proof
 from olivine.passes.export._cut_config import LONGEST, cut
+from olivine.work import Silent
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -99,17 +100,6 @@ QWEN_2_5 = {
 }
 
 
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
-
-
 def config_of(folder, architecture, **settings):
     """The config.json that transformers writes for a tiny model."""
     return json.loads((tiny_model(folder / "model", architecture, **settings) / "config.json").read_text())
@@ -125,7 +115,7 @@ def prove(config, folder, spoil=lambda model: None):
         context.output.mkdir(parents=True, exist_ok=True)
         return Build(Build.Params(precision="fp32")).run(Model("hf", spoiled), context)
 
-    return _proof.prove(config, export, Context(folder / "output", folder / "scratch", MACHINE, Reporter()))
+    return _proof.prove(config, export, Context(folder / "output", folder / "scratch", MACHINE, Silent()))
 
 
 def without(**changes):
@@ -204,7 +194,7 @@ def test_what_the_builder_raises_is_told(tmp_path):
     def export(model, context):
         raise KeyError("rope_type")
 
-    context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Reporter())
+    context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Silent())
     with pytest.raises(OlivineError, match="cannot export this architecture: KeyError: 'rope_type'"):
         _proof.prove(config_of(tmp_path, "llama"), export, context)
 
@@ -292,7 +282,7 @@ def test_layers_are_picked_where_a_kind_comes_late():
 
 def test_options_that_leave_a_part_out_are_said_to_be_unproven(tiny_llama, tmp_path):
     step = Build(Build.Params(exclude_lm_head=True, precision="fp32", extra_options={"kv_cache_quant_scheme": "x"}))
-    context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Reporter())
+    context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Silent())
     proof = step.prove(Model("hf", tiny_llama), context)
     assert proof["lengths"]
     assert proof["unproven"] == [
@@ -308,6 +298,6 @@ def test_an_adapter_is_proven_by_the_config_of_its_base(tiny_llama, llama_adapte
 
 def test_metadata_alone_has_nothing_to_prove(tiny_llama, tmp_path):
     step = Build(Build.Params(metadata_only=True))
-    proof = step.prove(Model("hf", tiny_llama), Context(tmp_path, tmp_path / "scratch", MACHINE, Reporter()))
+    proof = step.prove(Model("hf", tiny_llama), Context(tmp_path, tmp_path / "scratch", MACHINE, Silent()))
     assert proof["lengths"] == []
     assert "nothing to prove" in proof["unproven"][0]

@@ -12,6 +12,7 @@ from olivine.models.loading import load_causal_lm
 from olivine.models.nf4 import Rounding, rounded
 from olivine.models.weights import weights
 from olivine.passes import passes
+from olivine.work import Silent
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 from tiny import tiny_adapter, write_rows
@@ -163,17 +164,7 @@ def test_dora_trains_magnitudes_and_its_merge_is_exact(kind, tiny_llama, tmp_pat
     (tmp_path / "scratch").mkdir()
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 
-    class Quiet:
-        def progress(self, done, total, **metrics):
-            pass
-
-        def warn(self, message):
-            pass
-
-        def record(self, **facts):
-            pass
-
-    context = Context(tmp_path / "out", tmp_path / "scratch", machine, Quiet(), {"rows": data})
+    context = Context(tmp_path / "out", tmp_path / "scratch", machine, Silent(), {"rows": data})
     adapter = plugin(params).run(Model("hf", tiny_llama), context)
     names = load_file(adapter.path / "adapter_model.safetensors")
     assert any("lora_magnitude_vector" in name for name in names)

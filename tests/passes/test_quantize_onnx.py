@@ -12,20 +12,10 @@ from olivine.models.opened import Opened
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export import _genai, _trial
 from olivine.passes.export._choices import Settings
+from olivine.work import Silent
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
-
-
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
 
 
 def built(model, folder, precision):
@@ -43,7 +33,7 @@ def quantized(folder, output, **params):
     step = plugin(plugin.Params(**params))
     model = Model("onnx", folder, attributes={"execution_provider": "CPUExecutionProvider"})
     step.requires(model)
-    result = step.run(model, Context(output, output.parent / "scratch", MACHINE, Reporter()))
+    result = step.run(model, Context(output, output.parent / "scratch", MACHINE, Silent()))
     step.ensures(result)
     return result.path
 

@@ -14,24 +14,11 @@ from olivine.models.opened import Opened
 from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes, quantize
 from olivine.passes.quantize import CalibratedParams, QuantizerParams
+from reports import Told
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 2**34, 2**34, 2)
 NAMES = ["rtn", "kquant", "gptq", "awq"]
-
-
-class Reporter:
-    def __init__(self):
-        self.facts, self.warnings = {}, []
-
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def problems(name, model, **params):
@@ -185,7 +172,7 @@ def test_weight_that_is_not_finite_is_named(tiny_llama):
 def context_of(tmp_path, data=None):
     (tmp_path / "out").mkdir()
     (tmp_path / "scratch").mkdir(exist_ok=True)
-    return Context(tmp_path / "out", tmp_path / "scratch", MACHINE, Reporter(), data or {})
+    return Context(tmp_path / "out", tmp_path / "scratch", MACHINE, Told(), data or {})
 
 
 def test_tokens_and_importances_survive_a_killed_run(tiny_llama, tmp_path):

@@ -11,13 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 from safetensors.torch import load_file
-from test_lora import MACHINE, Lora, Reporter, context, params
+from test_lora import MACHINE, Lora, context, params
 
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes.finetune import _launch
+from reports import Told
 
 TWO = replace(MACHINE, n_devices=2)
 SETTINGS = {"max_steps": 6, "per_device_train_batch_size": 5, "save_steps": 2, "learning_rate": 1e-2}
@@ -104,11 +105,11 @@ def test_request_that_every_rank_refuses_is_one_sentence(tiny_llama, tmp_path):
     assert "device" not in str(caught.value)
 
 
-class Told:
+class Ended:
     """Ranks that have ended, as their files say."""
 
     def __init__(self, folder, n_ranks=2):
-        self.folder, self.report = folder, Reporter()
+        self.folder, self.report = folder, Told()
         self.ranks = _launch._Ranks(folder, n_ranks, self.report)
 
     def say(self, rank, *events):
@@ -124,7 +125,7 @@ class Told:
 
 
 def test_first_failure_is_the_cause(tmp_path):
-    told = Told(tmp_path)
+    told = Ended(tmp_path)
     told.fail(0, "the connection was lost", time=2.0)
     told.fail(1, "the loss became nan", time=1.0)
     told.ended(r0=-15, r1=1)
@@ -134,14 +135,14 @@ def test_first_failure_is_the_cause(tmp_path):
 
 
 def test_rank_that_was_killed_is_the_cause_of_lost_connections(tmp_path):
-    told = Told(tmp_path)
+    told = Ended(tmp_path)
     told.fail(0, "the connection was lost", time=2.0)
     told.ended(r0=1, r1=-9)
     assert str(told.ranks.failure(1)).startswith("the process of device 2 of 2 was killed (SIGKILL)")
 
 
 def test_same_refusal_of_all_ranks_names_no_device(tmp_path):
-    told = Told(tmp_path)
+    told = Ended(tmp_path)
     told.fail(1, "no module", 1.0, exit_code=2)
     told.fail(0, "no module", 2.0, exit_code=2)
     failure = told.ranks.failure(1)
@@ -149,11 +150,11 @@ def test_same_refusal_of_all_ranks_names_no_device(tmp_path):
 
 
 def test_launcher_that_ended_by_itself_is_named(tmp_path):
-    assert str(Told(tmp_path).ranks.failure(-11)) == "the launcher of the 2 processes crashed (SIGSEGV)"
+    assert str(Ended(tmp_path).ranks.failure(-11)) == "the launcher of the 2 processes crashed (SIGSEGV)"
 
 
 def test_progress_comes_from_the_first_rank_and_each_warning_once(tmp_path):
-    told = Told(tmp_path)
+    told = Ended(tmp_path)
     for rank in (1, 0):
         told.say(
             rank,
@@ -166,7 +167,7 @@ def test_progress_comes_from_the_first_rank_and_each_warning_once(tmp_path):
 
 
 def test_half_a_line_is_heard_when_it_is_whole(tmp_path):
-    told = Told(tmp_path)
+    told = Ended(tmp_path)
     line = json.dumps({"event": "warning", "message": "late"}) + "\n"
     for part in (line[:9], line[9:]):
         with (tmp_path / "rank-0.jsonl").open("a") as file:

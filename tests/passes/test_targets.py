@@ -7,6 +7,7 @@ import pytest
 
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
+from olivine.work import Silent
 from tiny import tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -20,17 +21,6 @@ FORMS = {
 }
 
 
-class Reporter:
-    def progress(self, done, total, **metrics):
-        pass
-
-    def warn(self, message):
-        pass
-
-    def record(self, **facts):
-        pass
-
-
 @pytest.fixture(scope="module", params=FORMS)
 def built(request, tmp_path_factory):
     """The provider, and the graph of a model whose head is in 8 bits and whose embedding is its own."""
@@ -40,7 +30,7 @@ def built(request, tmp_path_factory):
         passes.classes["build"].Params(precision="int4", head_bits=8, calibration_tokens=512)
     )
     context = Context(
-        folder / "built", folder / "scratch", replace(MACHINE, execution_provider=request.param), Reporter()
+        folder / "built", folder / "scratch", replace(MACHINE, execution_provider=request.param), Silent()
     )
     for made in (context.output, context.scratch):
         made.mkdir()

@@ -5,16 +5,17 @@ from typing import ClassVar
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from training_tools import Report, Samples, adapted, arguments, assert_equal, ours, plain, rows
+from training_tools import Samples, adapted, arguments, assert_equal, ours, plain, rows
 from transformers import AutoModelForCausalLM, Gemma2Config, Trainer, TrainerCallback
 from transformers.integrations import integration_utils
 
 from olivine.errors import RequestError
 from olivine.passes.finetune import _acceleration, _setup, _trainer
+from reports import Told
 
 
 def train(model, samples, folder, held_out=None, settings=None, **more):
-    report = Report()
+    report = Told()
     named = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2} | more
     args = arguments(folder, **named)
     history = _trainer.train(model, samples, held_out, args, 2, report, settings or _setup.Settings())
@@ -83,7 +84,7 @@ def test_training_stops_early_and_keeps_the_best_adapter(tiny_llama, tmp_path):
     given = {"max_steps": 40, "per_device_train_batch_size": 4, "learning_rate": 0.05, "save_steps": 1, "seed": 3}
     args = _trainer.arguments(given, folder, on_cpu=True, has_eval=True, early_stopping=True)
     assert (args.eval_steps, args.load_best_model_at_end) == (1, True)
-    history = _trainer.train(model, rows(), held_out, args, 2, Report(), _setup.Settings(early_stopping_patience=2))
+    history = _trainer.train(model, rows(), held_out, args, 2, Told(), _setup.Settings(early_stopping_patience=2))
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     best = min(losses, key=losses.get)
     assert max(losses) == best + 2 < 40

@@ -6,6 +6,7 @@ import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
 from olivine.passes.finetune import _trainer
+from reports import Told
 
 
 class Samples(list):
@@ -14,20 +15,6 @@ class Samples(list):
     @property
     def lengths(self):
         return [len(row["input_ids"]) for row in self]
-
-
-class Report:
-    def __init__(self):
-        self.facts, self.warnings = {}, []
-
-    def progress(self, done, total, **metrics):
-        self.metrics = metrics
-
-    def warn(self, message):
-        self.warnings.append(message)
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def rows(n_rows=8, seed=0, longest=24):
@@ -93,7 +80,7 @@ def plain(monkeypatch, model, samples, folder, **more):
 
 
 def ours(monkeypatch, model, samples, folder, report=None, **more):
-    report = report or Report()
+    report = report or Told()
 
     def run():
         return _trainer.train(model, samples, None, arguments(folder, **more), 2, report)
