@@ -13,6 +13,7 @@ from olivine.models import Model
 from olivine.models.adapter import check
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.materialize import materialize
+from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes
 from reports import Told
 
@@ -68,7 +69,7 @@ def test_tokens_of_which_peft_lost_rows_are_refused(target, tiny_llama, tmp_path
     """Of an untied base PEFT saves the trained matrix alone; the new rows of the other one are nowhere."""
     adapter, _ = grown(tiny_llama, tmp_path / "a", target_modules=["q_proj", target])
     with pytest.raises(ModelError, match="the adapter has 390 tokens, the base 384"):
-        check(adapter)
+        check(adapter, weights(adapter.base))
 
 
 def test_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_llama, llama_adapter, tmp_path):
@@ -79,7 +80,7 @@ def test_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_llama, llama_
     for name in (FILE, "adapter_config.json"):
         (adapter.path / name).write_bytes((llama_adapter / name).read_bytes())
     with pytest.raises(ModelError, match="brings no embedding for the others"):
-        check(adapter)
+        check(adapter, weights(adapter.base))
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -100,7 +101,7 @@ def test_factor_that_is_no_matrix_is_refused(shape, tiny_llama, llama_adapter, t
     save_file(tensors | {name: torch.zeros(shape)}, tmp_path / FILE)
     (tmp_path / "adapter_config.json").write_bytes((llama_adapter / "adapter_config.json").read_bytes())
     with pytest.raises(ModelError, match="factors of an update are matrices"):
-        check(adapter)
+        check(adapter, weights(adapter.base))
 
 
 @pytest.mark.parametrize(
@@ -123,5 +124,6 @@ def test_field_of_another_kind_is_named(fields, tiny_llama, llama_adapter, tmp_p
     config = json.loads((llama_adapter / "adapter_config.json").read_text())
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | fields))
     (tmp_path / FILE).write_bytes((llama_adapter / FILE).read_bytes())
+    base = Model("hf", tiny_llama)
     with pytest.raises((ModelError, Unsupported), match=next(iter(fields))):
-        check(Model("adapter", tmp_path, base=Model("hf", tiny_llama)))
+        check(Model("adapter", tmp_path, base=base), weights(base))

@@ -29,7 +29,8 @@ from olivine.models import Model
 from olivine.models.adapter import check
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.inspect import check_checkpoint
-from olivine.models.weights import file_weights
+from olivine.models.tensors import file_weights
+from olivine.models.weights import weights
 from olivine.store.entries import Cache
 
 LONG = int(os.environ.get("OLIVINE_FUZZ_EXAMPLES", "0"))
@@ -294,8 +295,9 @@ def test_adapter_configs_are_refused_or_what_peft_reads(draw, tiny_llama, llama_
     whole = (llama_adapter / "adapter_config.json").read_text()
     text = draw.draw(st.one_of(st.binary(max_size=32), damaged(whole.encode()), damaged_json(whole)))
     (folder / "adapter_config.json").write_bytes(text)
+    base = Model("hf", tiny_llama)
     try:
-        check(Model("adapter", folder, base=Model("hf", tiny_llama)))
+        check(Model("adapter", folder, base=base), weights(base))
     except (ModelError, Unsupported) as error:
         assert_is_sentence(error)
         return

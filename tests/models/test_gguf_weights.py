@@ -9,9 +9,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
+from olivine.models.gguf_weights import gguf_weights
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.materialize import materialize
-from olivine.models.weights import gguf_weights, weights
+from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes
 from tiny import tiny_model
 

@@ -17,7 +17,8 @@ from olivine.models.inspect import check_checkpoint
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.quantized._base import pack_words, unpack
 from olivine.models.quantized.write import write_quantized
-from olivine.models.weights import LazyTensor, weights
+from olivine.models.tensors import LazyTensor
+from olivine.models.weights import weights
 from packed import matrix, words
 from tiny import tiny_model
 

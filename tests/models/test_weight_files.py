@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.checkpoint import checkpoint_weights
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.models.loading import load_causal_lm
-from olivine.models.weights import checkpoint_weights
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
 INDEX = "model.safetensors.index.json"

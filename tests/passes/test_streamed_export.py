@@ -17,9 +17,10 @@ from olivine import memory
 from olivine.errors import ModelError, Unsupported
 from olivine.kernels.blockwise import Format
 from olivine.models import Model
-from olivine.models import weights as weights_module
 from olivine.models.opened import Opened
-from olivine.models.weights import LazyTensor
+from olivine.models.safetensors_header import data_start, read_safetensors_header
+from olivine.models.tensors import LazyTensor
+from olivine.models.weights import announce, weights
 from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream, _trial
 from olivine.passes.export._choices import Settings
 from olivine.passes.export._lazy_weights import lazy_weight
@@ -114,14 +115,21 @@ def test_merge_is_exported_on_the_fly(tiny_phi3, tmp_path):
 @pytest.fixture
 def bytes_read(monkeypatch):
     """Bytes that are read from a checkpoint, by the name of the tensor."""
-    sizes, real = {}, weights_module._Place._read
+    sizes, real = {}, np.fromfile
 
-    def read(self, offset, n_bytes, shape):
-        sizes[self.name] = sizes.get(self.name, 0) + n_bytes
-        return real(self, offset, n_bytes, shape)
+    def read(file, dtype, n_bytes, *, offset):
+        name = tensor_at(file, offset)
+        sizes[name] = sizes.get(name, 0) + n_bytes
+        return real(file, dtype, n_bytes, offset=offset)
 
-    monkeypatch.setattr(weights_module._Place, "_read", read)
+    monkeypatch.setattr(np, "fromfile", read)
     return sizes
+
+
+def tensor_at(file, offset):
+    """The name of the tensor that holds the byte of a safetensors file."""
+    spans = {name: entry["data_offsets"] for name, entry in read_safetensors_header(file).items()}
+    return next(name for name, (start, stop) in spans.items() if start <= offset - data_start(file) < stop)
 
 
 def small_tiles(monkeypatch):
@@ -149,8 +157,7 @@ def test_every_tensor_is_read_once_and_only_when_written(
     )
     export(model, tmp_path / "out", settings)
     assert bytes_read.pop("before") == 0
-    found = weights_module.weights(model)
-    assert bytes_read == {name: 4 * int(np.prod(tensor.shape)) for name, tensor in found.items()}
+    assert bytes_read == {name: 4 * int(np.prod(tensor.shape)) for name, tensor in weights(model).items()}
 
 
 @pytest.mark.parametrize("settings", [Settings(), SEARCHED], ids=["default", "search"])
@@ -177,17 +184,15 @@ def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_pa
 
 def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(
-        weights_module.os, "posix_fadvise", lambda _file, place, size, _what: told.append((place, size))
-    )
+    monkeypatch.setattr(os, "posix_fadvise", lambda _file, start, size, _what: told.append((start, size)))
     (file,) = tiny_llama.glob("*.safetensors")
     _genai.prepare(Model("hf", tiny_llama))
     assert told[0] == (0, file.stat().st_size)
     told.clear()
-    weights_module.announce(Model("adapter", tmp_path, base=Model("hf", tiny_llama)), 1000)
+    announce(Model("adapter", tmp_path, base=Model("hf", tiny_llama)), 1000)
     assert told == [(0, 1000)]
-    monkeypatch.delattr(weights_module.os, "posix_fadvise")  # as on Windows and macOS
-    weights_module.announce(Model("hf", tiny_llama), 1000)
+    monkeypatch.delattr(os, "posix_fadvise")  # as on Windows and macOS
+    announce(Model("hf", tiny_llama), 1000)
 
 
 def test_jobs_to_come_are_read_ahead_of(tiny_phi3, tmp_path, monkeypatch):
@@ -251,8 +256,6 @@ def test_embedding_rows_are_those_of_the_model(tiny_llama, tmp_path):
     node = node_of(folder, "/model/embed_tokens")
     assert node.op_type == "GatherBlockQuantized"
     codes, scales, zeros = (node.inputs[place].const_value.numpy() for place in (0, 2, 3))
-    from olivine.models.weights import weights
-
     embedding = weights(Model("hf", tiny_llama))["model.embed_tokens.weight"].read().numpy()
     group = embedding.shape[1] // scales.shape[1]
     found = (codes.reshape(*scales.shape, group).astype(np.float32) - zeros[..., None]) * scales[..., None]

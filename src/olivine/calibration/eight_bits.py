@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.calibration.decoder import HEAD
-from olivine.models.weights import Weights
+from olivine.models.tensors import Weights
 
 if TYPE_CHECKING:
     import torch

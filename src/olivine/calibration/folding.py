@@ -12,7 +12,7 @@ from olivine import lazy
 from olivine.calibration.layer_stream import Layer, LayerStream
 from olivine.calibration.statistics import Statistic
 from olivine.models import Model
-from olivine.models.weights import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights
 from olivine.work import Reporter
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from olivine.calibration.decoder import HEAD
 from olivine.calibration.layer_stream import LayerStream
 from olivine.calibration.statistics import Kind
 from olivine.models import Model
-from olivine.models.weights import Weights
+from olivine.models.tensors import Weights
 from olivine.work import Reporter
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
 from olivine.models.finite import NotFiniteError
 from olivine.models.loading import assign, fill_buffers
-from olivine.models.weights import Weights, weights
+from olivine.models.tensors import Weights
+from olivine.models.weights import weights
 from olivine.work import Reporter
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from olivine.errors import ModelError, Unsupported
 from olivine.models._model import Model
 from olivine.models._updates import Hadamard, Kronecker, LowRank, Update
 from olivine.models.json_files import is_file, read_object
-from olivine.models.weights import LazyTensor, Weights, file_weights
+from olivine.models.tensors import LazyTensor, Weights, file_weights
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."

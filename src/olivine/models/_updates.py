@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from olivine import lazy
-from olivine.models.weights import LazyTensor
+from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
     import torch

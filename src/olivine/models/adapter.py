@@ -13,7 +13,7 @@ from olivine.models._model import Model
 from olivine.models._updates import LowRank, Sum
 from olivine.models.json_files import is_file, read_object
 from olivine.models.nf4 import Rounding, rounded_weights
-from olivine.models.weights import LazyTensor, Weights, file_weights, weights
+from olivine.models.tensors import LazyTensor, Weights, file_weights
 
 __all__ = [
     "BASE_FILE",
@@ -46,12 +46,15 @@ BASE_FILE = "trained_base.json"
 START_FILE = "adapter_start.safetensors"
 
 
-def check(adapter: Model) -> None:
-    """Raise ModelError or Unsupported for an adapter that does not fit its base, from the headers of both alone."""
+def check(adapter: Model, base: Weights | None) -> None:
+    """Raise ModelError or Unsupported for an adapter that does not fit its base, from the headers of both alone.
+
+    base: the base's tensors; None where they are not known, then only the adapter's config is checked.
+    """
     read_config(adapter.path)
-    if adapter.base is None or adapter.base.format != "hf":
+    if base is None:
         return
-    n_rows = n_tokens_of(adapter, weights(adapter.base))
+    n_rows = n_tokens_of(adapter, base)
     n_known = _tokenizer_size(adapter.path)
     if n_rows is not None and n_known > n_rows:
         raise ModelError(
@@ -141,11 +144,8 @@ def rounding_of(adapter: Model) -> Rounding | None:
     return Rounding.from_json(record) if record else None
 
 
-def trained_base(adapter: Model) -> Weights:
+def trained_base(adapter: Model, base: Weights) -> Weights:
     """The tensors that the adapter was trained on: its base's, through 4 bits where training kept them so (QLoRA)."""
-    if adapter.base is None:
-        raise ModelError(f"the adapter {adapter.path} has no base model")
-    base = weights(adapter.base)
     rounding = rounding_of(adapter)
     return rounded_weights(base, rounding, _kept(adapter, "shift")) if rounding else base
 
@@ -159,22 +159,20 @@ def _kept(adapter: Model, which: str) -> dict[str, LowRank]:
     return {f"{m}.weight": LowRank(tensors[f"{m}.{which}_a"], tensors[f"{m}.{which}_b"]) for m in modules}
 
 
-def has_fused_layers(adapter: Model) -> bool:
+def has_fused_layers(adapter: Model, base: Weights) -> bool:
     """Whether the base has layers fused that the adapter has by themselves: then PEFT cannot put it on."""
-    return adapter.base is not None and any(delta.parts for delta in deltas(adapter, weights(adapter.base)).values())
+    return any(delta.parts for delta in deltas(adapter, base).values())
 
 
-def merged_weights(adapter: Model, *, into_trained_base: bool = True) -> Weights:
+def merged_weights(adapter: Model, base: Weights, *, into_trained_base: bool = True) -> Weights:
     """The base's tensors with the adapter's updates, computed in float32 and stored in the base's type.
 
-    into_trained_base: false merges into the base as it is on disk even when training saw it in 4 bits.
+    base: as it lies on disk. into_trained_base: false merges into that even when training saw it in 4 bits.
 
     A head that shares its embedding in the base, and no longer does once one of them was trained, is among them. The
     embedding and the head have as many rows as the adapter's own.
     """
-    if adapter.base is None:
-        raise ModelError(f"the adapter {adapter.path} has no base model to merge into")
-    base = trained_base(adapter) if into_trained_base else weights(adapter.base)
+    base = trained_base(adapter, base) if into_trained_base else base
     changes = deltas(adapter, base)
     if not into_trained_base:
         changes |= _since_the_start(adapter, changes)

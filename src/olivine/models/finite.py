@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from olivine import lazy
 from olivine.errors import ModelError
-from olivine.models.weights import Weights
+from olivine.models.tensors import Weights
 
 if TYPE_CHECKING:
     import torch

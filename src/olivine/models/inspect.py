@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import ModelError, Problem, Unsupported
+from olivine.models.checkpoint import checkpoint_weights
 from olivine.models.companions import refuse_companions
 from olivine.models.expected import refuse_unfit, ties_embeddings
 from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.json_files import is_file, read_object
+from olivine.models.quantized import checkpoint_format
 from olivine.models.safetensors_header import Header, read_safetensors_header
 from olivine.models.weight_files import ADAPTER_CONFIG, refuse_embedded_adapter, safetensors_files
-from olivine.models.weights import checkpoint_weights, refuse_quantized
 
 # llama.cpp's name of an architecture -> transformers'
 GGUF_ARCHITECTURES = {
@@ -218,7 +219,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
         return
     problems = [
         *_raised(where, lambda: refuse_embedded_adapter(path)),
-        *_raised(where, lambda: refuse_quantized(path)),
+        *_raised(where, lambda: checkpoint_format(path)),
         *_raised(where, lambda: _weight_headers(path)),
     ]
     yield from problems or _raised(where, lambda: _refuse_unfit(path))

@@ -7,8 +7,10 @@ from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models._deltas import HEAD, embedding_of
 from olivine.models._model import Model
+from olivine.models.adapter import has_fused_layers, merged_weights, n_tokens_of, trained_base, unties
 from olivine.models.config import load_config
-from olivine.models.weights import LazyTensor, Weights, weights
+from olivine.models.tensors import LazyTensor, Weights
+from olivine.models.weights import weights
 
 if TYPE_CHECKING:
     import torch
@@ -57,14 +59,13 @@ def _load_adapter(model: Model, dtype: str, device: str) -> Any:
 
     if model.base is None:
         raise ModelError(f"the adapter {model.path} has no base model to run on")
-    from olivine.models.adapter import has_fused_layers, merged_weights, n_tokens_of, trained_base, unties
-
-    if has_fused_layers(model):
-        merged = merged_weights(model)
+    stored = weights(model.base)
+    if has_fused_layers(model, stored):
+        merged = merged_weights(model, stored)
         untied = unties(model, merged, tied=True)
-        n_tokens = n_tokens_of(model, weights(model.base))
+        n_tokens = n_tokens_of(model, stored)
         return _load_checkpoint(model.base, dtype, device, source=merged, untied=untied, n_tokens=n_tokens)
-    source = trained_base(model)
+    source = trained_base(model, stored)
     base = _load_checkpoint(model.base, dtype, device, source=source)
     n_tokens = n_tokens_of(model, source)
     if n_tokens not in (None, base.get_input_embeddings().weight.shape[0]):

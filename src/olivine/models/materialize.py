@@ -13,7 +13,8 @@ from olivine.errors import OlivineError
 from olivine.models._model import Model
 from olivine.models.quantized import plain_config, quantization_config
 from olivine.models.safetensors_header import DTYPES
-from olivine.models.weights import LazyTensor, weights
+from olivine.models.tensors import LazyTensor
+from olivine.models.weights import weights
 
 if TYPE_CHECKING:
     import torch

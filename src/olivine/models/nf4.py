@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from olivine import lazy
-from olivine.models.weights import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights
 
 if TYPE_CHECKING:
     import torch

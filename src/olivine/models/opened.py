@@ -5,7 +5,8 @@ from typing import Any
 
 from olivine.models._model import Model
 from olivine.models.loading import load_tokenizer
-from olivine.models.weights import Weights, weights
+from olivine.models.tensors import Weights
+from olivine.models.weights import weights
 
 
 class Opened:

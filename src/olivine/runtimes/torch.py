@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
-from olivine.models.weights import Weights
+from olivine.models.tensors import Weights
 from olivine.runtimes._base import Runtime, Tokens
 
 if TYPE_CHECKING:

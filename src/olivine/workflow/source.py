@@ -70,13 +70,15 @@ def _is_snapshot(path: Path) -> bool:
 
 def _plan_adapter(draft: Draft, path: Path) -> None:
     from olivine.models.adapter import check
+    from olivine.models.weights import weights
 
     if draft.model and draft.model.format == "gguf":
         fix = "Name the Hugging Face folder of the base as model_path."
         draft.problem("unsupported", ("input_model", "adapter_path"), "an adapter of a GGUF file is not served.", fix)
         return
     try:
-        check(Model("adapter", path, base=draft.model))
+        base = weights(draft.model) if draft.model and draft.model.format == "hf" else None
+        check(Model("adapter", path, base=draft.model), base)
     except (ModelError, Unsupported) as error:
         draft.problem(error.kind, ("input_model", "adapter_path"), str(error))
         return

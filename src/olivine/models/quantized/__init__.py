@@ -12,7 +12,7 @@ from typing import Any
 from olivine.errors import ModelError, Unsupported
 from olivine.models.config import without_code
 from olivine.models.quantized._base import CheckpointFormat
-from olivine.models.weights import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights
 from olivine.registry import Registry
 
 known: Registry[CheckpointFormat] = Registry(

@@ -15,7 +15,7 @@ from olivine.models.materialize import MAX_SHARD_BYTES, copy_companions
 from olivine.models.quantized._base import pack_words
 from olivine.models.quantized.formats.compressed_tensors import FORMAT, METHOD, is_embedding
 from olivine.models.safetensors_header import DTYPES
-from olivine.models.weights import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights
 
 if TYPE_CHECKING:
     import torch

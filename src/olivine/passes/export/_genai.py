@@ -17,8 +17,9 @@ from olivine.models.loading import lazy_causal_lm, load_causal_lm
 from olivine.models.materialize import copy_companions
 from olivine.models.opened import Opened
 from olivine.models.quantized import quantization_config
+from olivine.models.tensors import LazyTensor, Weights
 from olivine.models.turns import end_tokens, token_ids
-from olivine.models.weights import LazyTensor, Weights, announce
+from olivine.models.weights import announce
 from olivine.passes.export import _builder_input
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from olivine.models.weights import LazyTensor
+from olivine.models.tensors import LazyTensor
 
 aten = torch.ops.aten
 

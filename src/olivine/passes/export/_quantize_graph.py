@@ -15,7 +15,7 @@ import torch
 from olivine.errors import ModelError
 from olivine.kernels.blockwise import TILE, Blockwise, Format, importance_of, pack, quantize_rows
 from olivine.models.finite import NotFiniteError
-from olivine.models.weights import LazyTensor
+from olivine.models.tensors import LazyTensor
 from olivine.passes.export._lazy_weights import Piece, Rows
 from olivine.passes.export._stream import Job, Write, lazy_weight_of
 

@@ -14,7 +14,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
-from olivine.models.weights import LazyTensor
+from olivine.models.tensors import LazyTensor
 from olivine.passes._base import Pass, TrainingRows
 from olivine.passes.finetune import _checks, _memory, _session, _time, _training_arguments
 from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE

@@ -15,7 +15,8 @@ from olivine.models import Model
 from olivine.models.adapter import check, n_tokens_of, refuse_if_nothing_changes, rounding_of, unties
 from olivine.models.facts import ModelFacts
 from olivine.models.materialize import COMPANIONS, copy_companions
-from olivine.models.weights import Weights, weights
+from olivine.models.tensors import Weights
+from olivine.models.weights import weights
 from olivine.passes._base import Pass, PassParams, last_training
 from olivine.work import Context, Estimate, Machine
 
@@ -77,7 +78,7 @@ class Merge(Pass):
         if model.base is None:
             raise ModelError(f"the adapter {model.path} has no base model to merge into")
         base = weights(model.base)
-        check(model)
+        check(model, base)
         refuse_if_nothing_changes(model, base)
         copy_companions(model.base.path, context.output)
         _copy_tokenizer(model.path, context.output)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.weights import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights
 from olivine.work import Context
 
 if TYPE_CHECKING:

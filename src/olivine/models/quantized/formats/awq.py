@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from olivine.errors import Unsupported
 from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts, unpack
-from olivine.models.weights import LazyTensor
+from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
     import torch

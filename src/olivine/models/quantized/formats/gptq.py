@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
 from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts, unpack
-from olivine.models.weights import LazyTensor
+from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
     import torch
