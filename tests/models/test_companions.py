@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from olivine.errors import ModelError
+from olivine.jinja import syntax_fault
 from olivine.models import Model
-from olivine.models.chat_template import syntax_fault
 from olivine.models.inspect import check_checkpoint
 from olivine.models.loading import load_tokenizer
 

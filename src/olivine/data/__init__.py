@@ -14,7 +14,7 @@ from olivine.data._files import data_files, locate
 from olivine.data._plugins import check_names, plugin_modules
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
-from olivine.data._samples import SampleSet, Statistics, samples
+from olivine.data._samples import IGNORED, SampleSet, Statistics, samples
 from olivine.data._settings import within_context
 from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
@@ -24,6 +24,7 @@ from olivine.data.forms import Text
 from olivine.data.forms.chat import template_of
 
 __all__ = [
+    "IGNORED",
     "Encoder",
     "Example",
     "Prepared",

@@ -10,7 +10,7 @@ from olivine.data.forms import form_of
 from olivine.data.sources import is_encoding, is_separator, kinds, near_encoding
 from olivine.data.strategies import strategies, strategy_of
 from olivine.errors import DataError, Problem
-from olivine.models.chat_template import syntax_fault
+from olivine.jinja import syntax_fault
 
 # Names for what olivine does not read, and other names for what it does.
 _TABLES = frozenset(("excel", "xlsx", "xls", "ods", "spreadsheet", "pandas", "pickle", "sql", "sqlite", "xml", "html"))

@@ -15,9 +15,8 @@ import torch
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from olivine.data import IGNORED
 from olivine.kernels import chunk_sizes
-
-IGNORED = -100  # the target of a position that adds nothing; transformers' and torch's number
 
 
 class Workspace:

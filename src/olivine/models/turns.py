@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from olivine.models.chat_template import BY_TEMPLATES
+from olivine.jinja import BY_TEMPLATES
 
 
 def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str | None:

@@ -8,8 +8,8 @@ from typing import Any, Protocol
 from olivine import lazy, paths
 from olivine.data import Encoder
 from olivine.errors import ModelError
+from olivine.jinja import BY_TEMPLATES
 from olivine.models import Model
-from olivine.models.chat_template import BY_TEMPLATES
 from olivine.models.loading import load_tokenizer
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.torch import TorchRuntime

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.calibration.tokens import FEWEST, N_TOKENS, context_length, read_tokens
 from olivine.config.schema import DataConfig
+from olivine.jinja import BY_TEMPLATES
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
-from olivine.models.chat_template import BY_TEMPLATES
 from olivine.models.facts import ModelFacts
 from olivine.models.finite import NotFiniteError
 from olivine.models.opened import Opened

@@ -9,7 +9,7 @@ from typing import Any
 from olivine import data
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, RequestError
-from olivine.models.chat_template import syntax_fault
+from olivine.jinja import syntax_fault
 from olivine.passes import UNCHANGED, Pass, passes
 from olivine.workflow.draft import Draft
 from olivine.workflow.room import scoring_bytes

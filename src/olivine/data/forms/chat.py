@@ -11,7 +11,7 @@ from olivine.data.forms._base import Form, Parts, Span, Text, encodable
 from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside, beside_columns
 from olivine.data.forms._turns import TurnColumns, prompt_columns
 from olivine.errors import DataError, Unsupported
-from olivine.models.chat_template import BY_TEMPLATES
+from olivine.jinja import BY_TEMPLATES
 
 if TYPE_CHECKING:
     import jinja2

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.data import IGNORED
 from olivine.kernels.packed_attention import Segments
 from olivine.passes.finetune._packing import Step, plan_batches, split_step
 
@@ -12,8 +13,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy.module("torch")
-
-IGNORED = -100
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,7 @@ from torch.utils.data import BatchSampler, DataLoader, SequentialSampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalLoopOutput, rotate_checkpoints
 
-from olivine.data import SampleSet
-from olivine.data._samples import IGNORED
+from olivine.data import IGNORED, SampleSet
 from olivine.errors import RequestError
 from olivine.kernels.averaging import Averaged
 from olivine.kernels.master_weights import MasterWeights
