@@ -12,6 +12,7 @@ from olivine.jinja import BY_TEMPLATES
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
 from olivine.runtimes.genai import GenaiRuntime
+from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.torch import TorchRuntime
 
 Messages = Sequence[Mapping[str, str]]
@@ -38,6 +39,8 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
         lazy.require("onnxruntime_genai", "cpu")
         try:
             return _GenaiChat(folder, tell)
+        except TokenizerRefusedError as error:
+            raise ModelError(f"{folder} has no tokenizer that onnxruntime-genai reads: {error}") from error
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder} is damaged, or not for this onnxruntime-genai: {error}") from error
     if paths.is_file(folder / "adapter_config.json"):

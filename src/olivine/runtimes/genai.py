@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.runtimes._base import Tokens, timed
+from olivine.runtimes.genai_tokenizer import open_tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,14 +25,15 @@ class GenaiRuntime:
     """The folder, loaded. Raises RuntimeError, as all that the runtime refuses does."""
 
     def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self._model = onnxruntime_genai.Model(str(folder))
         self.config: dict[str, Any] = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self.context_length = int(self.config["model"]["context_length"])
 
     @cached_property
     def tokenizer(self) -> Any:
-        """The folder's tokenizer; RuntimeError for a kind that the runtime does not know."""
-        return onnxruntime_genai.Tokenizer(self._model)
+        """The folder's tokenizer; TokenizerRefusedError for one that the runtime does not read."""
+        return open_tokenizer(self._folder)
 
     def cache_length(self, n_tokens: int) -> int:
         """The `max_length` to ask for where a text has that many tokens.

@@ -4,7 +4,6 @@ import json
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -463,11 +462,10 @@ class Build(Pass):
             built = self._export(opened, context)
         except NotFiniteError as error:
             raise explain(error, opened.weights) from error
-        theirs = _tokenizer.of_runtime(built.path, context.scratch, context.report)
+        theirs = _tokenizer.of_runtime(built.path, context.report)
         if theirs is not None:
-            with closing(theirs):
-                _tokenizer.compare(opened.tokenizer, theirs, context.report)
-                _template.settle(opened.tokenizer, theirs, built.path, context.report)
+            _tokenizer.compare(opened.tokenizer, theirs, context.report)
+            _template.settle(opened.tokenizer, theirs, built.path, context.report)
         return built
 
     def export(self, model: Model, context: Context) -> Model:
