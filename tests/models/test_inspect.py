@@ -51,11 +51,11 @@ def test_facts_are_those_of_the_loaded_model(architecture, tmp_path):
     facts = read_facts(folder)
     assert facts.architecture == type(model).__name__
     assert facts.n_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert (facts.hidden_size, facts.n_layers, facts.vocab_size) == (64, 2, 384)
-    assert (facts.intermediate_size, facts.context_length) == (128, 256)
-    assert facts.tied_embeddings is bool(model.config.tie_word_embeddings)
+    assert (facts.as_decoder.hidden_size, facts.as_decoder.n_layers, facts.as_decoder.vocab_size) == (64, 2, 384)
+    assert (facts.as_decoder.intermediate_size, facts.as_decoder.context_length) == (128, 256)
+    assert facts.as_decoder.tied_embeddings is bool(model.config.tie_word_embeddings)
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "in_features")}
-    assert set(facts.linear_modules) == linear - {"lm_head"}
+    assert set(facts.as_decoder.linear_modules) == linear - {"lm_head"}
     assert facts.bytes_per_weight == pytest.approx(4, rel=0.1)
     assert list(check_checkpoint(folder)) == []
 
@@ -70,9 +70,13 @@ def test_parameters_are_counted_from_the_config_when_there_are_no_weights(tmp_pa
 
 def test_fused_layers_of_phi3_are_known_without_weights(tiny_phi3, tmp_path):
     folder = shutil.copytree(tiny_phi3, tmp_path / "copy")
-    exact = read_facts(folder).linear_modules
+    exact = read_facts(folder).as_decoder.linear_modules
     (folder / "model.safetensors").unlink()
-    assert set(read_facts(folder).linear_modules) == set(exact) == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    assert (
+        set(read_facts(folder).as_decoder.linear_modules)
+        == set(exact)
+        == {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}
+    )
 
 
 def test_shards_are_counted_together(copy):
@@ -91,15 +95,15 @@ def test_gguf_file_tells_the_same_facts(tmp_path):
     facts = read_facts(write_gguf(tmp_path / "m.gguf"))
     assert facts.architecture == "LlamaForCausalLM"
     assert facts.n_parameters == 5 * 64 + 32 * 64
-    assert (facts.hidden_size, facts.n_layers, facts.vocab_size) == (64, 2, 5)
-    assert (facts.intermediate_size, facts.context_length) == (96, 128)
-    assert facts.tied_embeddings
+    assert (facts.as_decoder.hidden_size, facts.as_decoder.n_layers, facts.as_decoder.vocab_size) == (64, 2, 5)
+    assert (facts.as_decoder.intermediate_size, facts.as_decoder.context_length) == (96, 128)
+    assert facts.as_decoder.tied_embeddings
     assert facts.path == tmp_path / "m.gguf"
 
 
 def test_size_for_each_layer_of_a_gguf_file_counts_as_the_largest(tmp_path):
     path = write_gguf(tmp_path / "m.gguf", **{"llama.feed_forward_length": [96, 160]})
-    assert read_facts(path).intermediate_size == 160
+    assert read_facts(path).as_decoder.intermediate_size == 160
 
 
 def test_gguf_size_that_is_no_number_is_named(tmp_path):

@@ -81,7 +81,10 @@ def test_model_is_the_plain_one_with_the_dequantized_weights(case, tiny_llama, t
     assert torch.equal(ours(IDS).logits, oracle(IDS).logits)
     assert not hasattr(ours.config, "quantization_config")
     facts, exact = read_facts(folder), read_facts(plain)
-    assert (facts.n_parameters, facts.linear_modules) == (exact.n_parameters, exact.linear_modules)
+    assert (facts.n_parameters, facts.as_decoder.linear_modules) == (
+        exact.n_parameters,
+        exact.as_decoder.linear_modules,
+    )
     assert facts.weight_bytes == (folder / "model.safetensors").stat().st_size < exact.weight_bytes
     assert facts.bytes_per_weight == facts.weight_bytes / facts.n_parameters
     assert list(check_checkpoint(folder)) == []

@@ -6,7 +6,7 @@ import pytest
 
 from olivine.calibration.tokens import FEWEST
 from olivine.models import Model
-from olivine.models.facts import ModelFacts
+from olivine.models.facts import DecoderFacts, ModelFacts
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.passes.export.build import GENERAL
@@ -21,12 +21,14 @@ PLAIN = Machine("cpu", "CPUExecutionProvider", 16 * GB, 10**12, 2)
 FACTS = ModelFacts(
     "LlamaForCausalLM",
     n_parameters=1_040_000_000,
-    hidden_size=2048,
-    n_layers=16,
-    vocab_size=32_000,
-    intermediate_size=8192,
-    context_length=131_072,
-    tied_embeddings=True,
+    decoder=DecoderFacts(
+        hidden_size=2048,
+        n_layers=16,
+        vocab_size=32_000,
+        intermediate_size=8192,
+        context_length=131_072,
+        tied_embeddings=True,
+    ),
     config={"num_attention_heads": 32, "num_key_value_heads": 8},
 )
 

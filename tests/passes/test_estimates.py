@@ -30,7 +30,9 @@ def data(folder, texts, **settings):
 @pytest.fixture
 def large(tiny_llama):
     """The facts of a model whose activations are most of what training needs."""
-    return replace(read_facts(tiny_llama), hidden_size=1024, n_layers=24, vocab_size=32_000, n_parameters=10**8)
+    facts = read_facts(tiny_llama)
+    decoder = replace(facts.as_decoder, hidden_size=1024, n_layers=24, vocab_size=32_000)
+    return replace(facts, decoder=decoder, n_parameters=10**8)
 
 
 def memory(plugin, facts, config, **params):

@@ -25,8 +25,8 @@ def test_header_tells_the_facts():
     facts = read_facts(FILE)
     assert facts.architecture == "LlamaForCausalLM"
     assert facts.n_parameters == 134_515_008
-    assert (facts.n_layers, facts.hidden_size, facts.vocab_size) == (30, 576, 49152)
-    assert facts.tied_embeddings
+    assert (facts.as_decoder.n_layers, facts.as_decoder.hidden_size, facts.as_decoder.vocab_size) == (30, 576, 49152)
+    assert facts.as_decoder.tied_embeddings
 
 
 def test_its_export_is_proven_by_the_config_that_is_derived_from_it(tmp_path):

@@ -129,7 +129,8 @@ def test_estimate_of_wrong_arguments_is_that_of_the_defaults(value, tiny_llama):
 
 
 def test_estimate_knows_what_costs_memory(tiny_llama):
-    facts = replace(read_facts(tiny_llama), hidden_size=2048, n_layers=24, vocab_size=32_000)
+    facts = read_facts(tiny_llama)
+    facts = replace(facts, decoder=replace(facts.as_decoder, hidden_size=2048, n_layers=24, vocab_size=32_000))
 
     def memory(**arguments):
         return Lora(params(training_args=arguments)).estimate(facts, MACHINE, {}).memory_bytes

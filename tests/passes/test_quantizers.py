@@ -9,6 +9,7 @@ from olivine.calibration.decoder import linear_weights
 from olivine.errors import ModelError, RequestError, Unsupported
 from olivine.kernels.blockwise import Format, rtn, search
 from olivine.models import Model
+from olivine.models.facts import DecoderFacts
 from olivine.models.inspect import read_facts
 from olivine.models.opened import Opened
 from olivine.models.weights import weights
@@ -82,10 +83,7 @@ def test_estimate_is_far_below_the_float_model(name, tiny_llama):
     facts = read_facts(tiny_llama).__class__(
         architecture="LlamaForCausalLM",
         n_parameters=8_000_000_000,
-        hidden_size=4096,
-        n_layers=32,
-        vocab_size=128_256,
-        intermediate_size=14336,
+        decoder=DecoderFacts(hidden_size=4096, n_layers=32, vocab_size=128_256, intermediate_size=14336),
     )
     params = {} if name == "rtn" else {"data_config": "mine"}
     needed = plugin(plugin.Params(**params)).estimate(facts, MACHINE, {})

@@ -5,20 +5,24 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from olivine.paths import is_file
+
 Format = Literal["hf", "gguf", "adapter", "onnx"]
+GENAI_CONFIG = "genai_config.json"
+ONNX_FILE = "onnx_file"  # the attribute of an ONNX model that names its graph where no genai_config.json does
 
 
 @dataclass(frozen=True)
 class Model:
     """A model on disk; nothing of it is loaded.
 
-    format: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a folder that
-      onnxruntime-genai loads.
+    format: how its files lie: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a
+      graph in a folder, with its external data. `packaging` is another thing.
     path: the folder, or the GGUF file.
     base: what the weights come from when they do not lie in `path`. For an adapter, the model that it adapts. For an
       "hf" folder, None when the folder has its own safetensors; otherwise the folder holds only config and tokenizer,
       and its weights are computed when read: of an adapter (the merge of it and its base) or of a GGUF file.
-    task: the task of the Hugging Face hub.
+    task: the task of the Hugging Face hub; empty for a graph of which it is not known.
     trust_remote_code: the config allowed this model to bring its own Python.
     attributes: small facts that later steps need (precision, execution provider); JSON values.
     """
@@ -29,6 +33,12 @@ class Model:
     task: str = "text-generation"
     trust_remote_code: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def packaging(self) -> Literal["plain", "genai"]:
+        """Whether onnxruntime-genai loads it: a folder with the graph of a decoder, its tokenizer and its settings."""
+        is_genai = self.format == "onnx" and ONNX_FILE not in self.attributes and is_file(self.path / GENAI_CONFIG)
+        return "genai" if is_genai else "plain"
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; the inverse of `from_json`."""

@@ -10,9 +10,10 @@ from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models.checkpoint import checkpoint_weights
 from olivine.models.companions import refuse_companions
 from olivine.models.expected import refuse_unfit, ties_embeddings
-from olivine.models.facts import UNNAMED, ModelFacts
+from olivine.models.facts import UNNAMED, DecoderFacts, ModelFacts
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.json_files import is_file, read_object
+from olivine.models.kinds import describe
 from olivine.models.quantized import checkpoint_format
 from olivine.models.safetensors_header import Header, read_safetensors_header
 from olivine.models.weight_files import ADAPTER_CONFIG, refuse_embedded_adapter, safetensors_files
@@ -39,35 +40,44 @@ _SPLIT = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
 def read_facts(path: Path) -> ModelFacts:
     """The facts of a Hugging Face folder or GGUF file; raises ModelError when it has no readable config or header."""
     facts = _gguf_facts(path) if path.is_file() else _folder_facts(path)
-    if facts.context_length == 1:
+    if facts.decoder is not None and facts.decoder.context_length == 1:
         raise ModelError(f"{path} reads texts of 1 token, by the context in its config, and a row has two at least")
     return facts
 
 
 def _folder_facts(folder: Path) -> ModelFacts:
     config = read_config(folder)
-    names = config.get("architectures")
-    architecture = str(names[0]) if isinstance(names, list) and names and names[0] else UNNAMED
-    tensors = _shapes(folder)
-    try:
-        facts = _from_config(config, architecture)
-    except (TypeError, ValueError, ArithmeticError) as error:
-        raise ModelError(f"{folder / 'config.json'} has a size that is no number above 0: {error}") from None
-    n_parameters = sum(_product(shape) for shape in tensors.values()) if tensors else facts["n_parameters"]
-    modules = _linear_modules(tensors) or (_FUSED if architecture.startswith("Phi3") else _SPLIT)
+    architecture = _architecture(config)
+    tensors, described = _shapes(folder), describe(config, architecture)
+    decoder, n_parameters = None, 0
+    if described.kind == "decoder":
+        try:
+            decoder = _decoder(config, architecture, tensors)
+            n_parameters = _n_parameters(config, decoder)
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise ModelError(f"{folder / 'config.json'} has a size that is no number above 0: {error}") from None
+    if tensors:
+        n_parameters = sum(_product(shape) for shape in tensors.values())
     weight_bytes = sum(file.stat().st_size for file in safetensors_files(folder)) if tensors else 0
     return ModelFacts(
-        **{
-            **facts,
-            "n_parameters": n_parameters,
-            "linear_modules": modules,
-            "weight_bytes": weight_bytes,
-            "bytes_per_weight": weight_bytes / n_parameters if weight_bytes and n_parameters else 2.0,
-            "path": folder,
-            "shapes": tensors,
-            "config": config,
-        }
+        architecture=architecture,
+        n_parameters=n_parameters,
+        decoder=decoder,
+        kind=described.kind,
+        task=described.task,
+        labels=described.labels,
+        signature=described.signature,
+        bytes_per_weight=weight_bytes / n_parameters if weight_bytes and n_parameters else 2.0,
+        weight_bytes=weight_bytes,
+        path=folder,
+        shapes=tensors,
+        config=config,
     )
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names and names[0] else UNNAMED
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -94,25 +104,27 @@ def _size(key: str, value: Any, least: int) -> int:
     return int(value)
 
 
-def _from_config(config: Mapping[str, Any], architecture: str) -> dict[str, Any]:
-    hidden, layers = _count(config, "hidden_size"), _count(config, "num_hidden_layers")
-    heads = _count(config, "num_attention_heads", 1)
+def _decoder(config: Mapping[str, Any], architecture: str, tensors: Mapping[str, tuple[int, ...]]) -> DecoderFacts:
+    return DecoderFacts(
+        hidden_size=_count(config, "hidden_size"),
+        n_layers=_count(config, "num_hidden_layers"),
+        vocab_size=_count(config, "vocab_size"),
+        intermediate_size=_count(config, "intermediate_size", least=0),
+        context_length=_count(config, "max_position_embeddings", least=0),
+        tied_embeddings=ties_embeddings(config, architecture),
+        linear_modules=_linear_modules(tensors) or (_FUSED if architecture.startswith("Phi3") else _SPLIT),
+    )
+
+
+def _n_parameters(config: Mapping[str, Any], decoder: DecoderFacts) -> int:
+    """Of a decoder of the usual form, where no header tells."""
+    hidden, heads = decoder.hidden_size, _count(config, "num_attention_heads", 1)
     plain = {key: value for key, value in config.items() if value is not None}  # null is the default of these two
     head = _count(plain, "head_dim", hidden // heads)
     kv_heads = _count(plain, "num_key_value_heads", heads)
-    inner, vocab = _count(config, "intermediate_size", least=0), _count(config, "vocab_size")
-    tied = ties_embeddings(config, architecture)
-    a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * inner + 2 * hidden
-    return {
-        "architecture": architecture,
-        "n_parameters": layers * a_layer + vocab * hidden * (1 if tied else 2) + hidden,
-        "hidden_size": hidden,
-        "n_layers": layers,
-        "vocab_size": vocab,
-        "intermediate_size": inner,
-        "context_length": _count(config, "max_position_embeddings", least=0),
-        "tied_embeddings": tied,
-    }
+    a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * decoder.intermediate_size + 2 * hidden
+    embeddings = decoder.vocab_size * hidden * (1 if decoder.tied_embeddings else 2)
+    return decoder.n_layers * a_layer + embeddings + hidden
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -184,18 +196,21 @@ def _gguf_facts(path: Path) -> ModelFacts:
     header = _gguf_header(path)
     prefix = header.architecture
     n_parameters = sum(_product(tensor.shape) for tensor in header.tensors.values())
-    return ModelFacts(
-        architecture=GGUF_ARCHITECTURES.get(prefix, prefix),
-        n_parameters=n_parameters,
+    decoder = DecoderFacts(
         hidden_size=_gguf_count(header, "embedding_length"),
         n_layers=_gguf_count(header, "block_count"),
         vocab_size=header.length("tokenizer.ggml.tokens"),
         intermediate_size=_gguf_count(header, "feed_forward_length"),
         context_length=_gguf_count(header, "context_length"),
         tied_embeddings="output.weight" not in header.tensors,
+        linear_modules=_FUSED if prefix == "phi3" else _SPLIT,
+    )
+    return ModelFacts(
+        architecture=GGUF_ARCHITECTURES.get(prefix, prefix),
+        n_parameters=n_parameters,
+        decoder=decoder,
         bytes_per_weight=path.stat().st_size / n_parameters,
         weight_bytes=path.stat().st_size,
-        linear_modules=_FUSED if prefix == "phi3" else _SPLIT,
         path=path,
     )
 
@@ -209,7 +224,7 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
     if problems := list(_raised(where, lambda: read_config(path))):
         yield from problems
         return
-    if not any((path / name).is_file() for name in TOKENIZERS):
+    if _is_decoder(path) and not any((path / name).is_file() for name in TOKENIZERS):
         fix = "Copy the tokenizer's files of the model it was made from into the folder."
         yield Problem("missing-model", where, "the folder has no tokenizer.", fix)
     pickled = sorted(file.name for pattern in PICKLED for file in path.glob(pattern))
@@ -224,6 +239,11 @@ def check_checkpoint(path: Path) -> Iterator[Problem]:
     ]
     yield from problems or _raised(where, lambda: _refuse_unfit(path))
     yield from _raised(where, lambda: refuse_companions(path, read_config(path)))
+
+
+def _is_decoder(folder: Path) -> bool:
+    config = read_config(folder)
+    return describe(config, _architecture(config)).kind == "decoder"
 
 
 def _refuse_unfit(folder: Path) -> None:

@@ -1,12 +1,13 @@
 """What is done to a model: plugins, one file each, in folders by purpose."""
 
-from olivine.passes._base import UNCHANGED, Pass, PassParams, TrainingRows, first_line
+from olivine.passes._base import ANY_KIND, UNCHANGED, Pass, PassParams, TrainingRows, first_line
 from olivine.registry import Registry
 from olivine.work import Context, Estimate, Machine, Reporter
 
 passes: Registry[Pass] = Registry("olivine.passes", Pass, group="olivine.passes")  # type: ignore[type-abstract]
 
 __all__ = [
+    "ANY_KIND",
     "UNCHANGED",
     "Context",
     "Estimate",

@@ -8,16 +8,17 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 from pydantic import ConfigDict
 
 from olivine.config.schema import DataConfig, Typed
 from olivine.errors import Problem, Unsupported
 from olivine.models import Model
-from olivine.models.facts import ModelFacts
+from olivine.models.facts import Kind, ModelFacts
 from olivine.work import Context, Estimate, Machine
 
+ANY_KIND: frozenset[Kind] = frozenset(get_args(Kind))
 UNCHANGED = "unchanged"  # what a pass that only looks at a model produces
 
 
@@ -54,6 +55,7 @@ class Pass(ABC):
     A subclass says as class variables, once, everything that `plan` and the docs need:
     Params: the typed params. accepts: the formats of the input model. produces: the format of the result, or UNCHANGED
     for a pass that looks at its input model and gives it back: the step after it goes on from there.
+    kinds: of models that it works on; where it is not said, decoders alone. ANY_KIND: all of them.
     aliases: names of the pass in configs of Olive. version: raised when the same
     params give another result by anything but the code, which keys hold by itself.
     libraries: distributions whose versions decide the result (they are part of the cache key).
@@ -72,6 +74,7 @@ class Pass(ABC):
     Params: ClassVar[type[PassParams]] = PassParams
     accepts: ClassVar[frozenset[str]]
     produces: ClassVar[str]
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"decoder"})
     libraries: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[Mapping[str, str]] = {}
     spreads: ClassVar[bool] = False

@@ -60,9 +60,10 @@ def own_text_bytes(facts: ModelFacts, *, in_bf16: bool) -> float:
 
     in_bf16: whether the device computes in bfloat16, see `written_tokens`.
     """
+    decoder = facts.as_decoder
     heads = facts.config.get("num_attention_heads")
     shared = (facts.config.get("num_key_value_heads") or heads) / heads if heads else 1.0
-    cache = 2 * facts.n_layers * facts.hidden_size * shared * WRITTEN_TOKENS
+    cache = 2 * decoder.n_layers * decoder.hidden_size * shared * WRITTEN_TOKENS
     return (2 if in_bf16 else 4) * (facts.n_parameters + cache)
 
 

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from olivine.errors import Problem
 from olivine.models import Model
-from olivine.models.facts import ModelFacts
+from olivine.models.facts import DecoderFacts, ModelFacts
 from olivine.passes import UNCHANGED, Pass
 from olivine.testing._plugin import check_help, check_params, give_name, refusal
 from olivine.testing.tiny import tiny_checkpoint
@@ -18,7 +18,7 @@ from olivine.work import Context, Estimate, Machine, Silent
 
 HEAVY = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "onnx_ir", "numpy")
 MACHINE = Machine("cpu", "CPUExecutionProvider", memory_bytes=2**34, disk_bytes=2**34, n_cores=2, offline=True)
-_FACTS = ModelFacts("LlamaForCausalLM", n_parameters=10**6, hidden_size=64, n_layers=2, vocab_size=259)
+_FACTS = ModelFacts("LlamaForCausalLM", 10**6, DecoderFacts(hidden_size=64, n_layers=2, vocab_size=259))
 
 
 class PassDeclaration:

@@ -15,7 +15,7 @@ from olivine.config import Loaded, explain_params
 from olivine.config.schema import DataConfig, PassConfig
 from olivine.config.unserved import without_effect
 from olivine.errors import ConfigError, Problem
-from olivine.models.facts import ModelFacts
+from olivine.models.facts import DecoderFacts, ModelFacts, words
 from olivine.passes import Pass, passes
 from olivine.paths import of_user
 from olivine.systems import Probe, SystemParams
@@ -35,7 +35,7 @@ from olivine.workflow.steps import Plan
 
 # For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
 # told before the model is fetched, and beside the problem that it is missing.
-STAND_IN = ModelFacts("LlamaForCausalLM", n_parameters=0, hidden_size=0, n_layers=0, vocab_size=0)
+STAND_IN = ModelFacts("LlamaForCausalLM", 0, DecoderFacts(hidden_size=0, n_layers=0, vocab_size=0))
 EXCLUDE_EACH_OTHER = (
     ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
     ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
@@ -136,6 +136,8 @@ def _plan_steps(draft: Draft) -> None:
         plugin = _plugin(draft, name, config)
         if plugin is not None and draft.chain.form is not None and draft.chain.form not in plugin.accepts:
             _explain_chain(draft, name, plugin, draft.chain.form)
+        if plugin is not None and draft.chain.facts is not None and draft.chain.facts.kind not in plugin.kinds:
+            _explain_kind(draft, name, plugin, draft.chain.facts)
         one = _with_params(draft, name, config, plugin) if plugin is not None else None
         if one is None:
             draft.chain = draft.chain.past(plugin)  # one mistake, one message
@@ -215,6 +217,14 @@ def _explain_chain(draft: Draft, name: str, plugin: type[Pass], form: str) -> No
     draft.problem(
         "invalid-value", ("passes", name), f"pass '{name}' takes {wanted}, but what reaches it is {form}.", fix
     )
+
+
+def _explain_kind(draft: Draft, name: str, plugin: type[Pass], facts: ModelFacts) -> None:
+    """Say that a pass is for another kind of model, once: what comes after it is checked as for the right kind."""
+    path = ("input_model", "model_path")
+    message = f"the pass '{name}' ({plugin.name}) works on {words(plugin.kinds)}, and the model is {facts.in_words}."
+    draft.problem("unsupported", path, message, "Name another model, or leave the pass out.")
+    draft.chain = replace(draft.chain, facts=None)
 
 
 def _check_model_names(draft: Draft, name: str, step: Pass) -> None:

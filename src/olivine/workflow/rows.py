@@ -48,7 +48,7 @@ def data_of(draft: Draft, name: str, step: Pass) -> dict[str, DataConfig]:
 
 def _within_context(draft: Draft, config: DataConfig) -> DataConfig:
     """The config with no more tokens in a sample than the model reads."""
-    context = draft.facts.context_length if draft.facts else 0
+    context = draft.facts.decoder.context_length if draft.facts and draft.facts.decoder else 0
     if not context:
         return config
     within, told = data.within_context(config.pre_process_data_config, context)

@@ -254,7 +254,7 @@ class Build(Pass):
         yield from self._check_window(facts)
         yield from self._check_block_size(facts)
         yield from self._check_runs_fast(machine)
-        if self._shares_embedding and not facts.tied_embeddings:
+        if self._shares_embedding and not facts.as_decoder.tied_embeddings:
             message = (
                 "shared_embeddings: true gives the head the embedding's weights, but this model has a head of its own"
             )
@@ -286,7 +286,8 @@ class Build(Pass):
         if not _is_yes(self.params.extra_options.get("windowed_kv_cache")):
             return
         window = _limits.windowed(facts.architecture, facts.config)
-        length = min(self._search().get("max_length", DEFAULT_MAX_LENGTH), facts.context_length or DEFAULT_MAX_LENGTH)
+        context = facts.as_decoder.context_length or DEFAULT_MAX_LENGTH
+        length = min(self._search().get("max_length", DEFAULT_MAX_LENGTH), context)
         if length < window:
             message = f"windowed_kv_cache keeps {window} tokens, and max_length is {length}."
             fix = f"Set max_length to {window} or more, or leave windowed_kv_cache out."
@@ -297,10 +298,11 @@ class Build(Pass):
         return _is_yes(self.params.extra_options.get("shared_embeddings"))
 
     def _check_block_size(self, facts: ModelFacts) -> Iterator[Problem]:
+        decoder = facts.as_decoder
         size = self._block_size
         if size is None:
             return
-        for name, width in (("hidden_size", facts.hidden_size), ("intermediate_size", facts.intermediate_size)):
+        for name, width in (("hidden_size", decoder.hidden_size), ("intermediate_size", decoder.intermediate_size)):
             if width % size:
                 fitting = [str(other) for other in (16, 32, 64, 128, 256) if width % other == 0]
                 yield Problem(
@@ -378,17 +380,18 @@ class Build(Pass):
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """Frameworks, a tensor and its copy a worker; to calibrate, one layer and the activations of all tokens."""
-        embedding = facts.vocab_size * facts.hidden_size
+        decoder = facts.as_decoder
+        embedding = decoder.embedding_size
         size = facts.n_parameters * BYTES_PER_WEIGHT[self.params.precision]
-        if self._is_quantized and not facts.tied_embeddings and self._embedding_bits(machine) is None:
+        if self._is_quantized and not decoder.tied_embeddings and self._embedding_bits(machine) is None:
             size += embedding * (4.0 - BYTES_PER_WEIGHT[self.params.precision])  # an embedding of its own stays float32
-        memory = FRAMEWORKS + (12 * embedding if not self._is_quantized or not facts.tied_embeddings else 0)
+        memory = FRAMEWORKS + (12 * embedding if not self._is_quantized or not decoder.tied_embeddings else 0)
         on_device = 0.0
         if not self._streams(facts.config):
             memory = FRAMEWORKS + BYTES_WHOLE * facts.n_parameters
         elif self.searches:
-            layer = (facts.n_parameters - embedding) / max(1, facts.n_layers) * 4
-            activations = 2 * self.params.calibration_tokens * facts.hidden_size * 4
+            layer = (facts.n_parameters - embedding) / max(1, decoder.n_layers) * 4
+            activations = 2 * self.params.calibration_tokens * decoder.hidden_size * 4
             memory = max(memory, FRAMEWORKS + layer + activations + 12 * embedding)
             if self._text_of(facts, machine) == OWN_TEXT:
                 writes = _own_text_bytes(facts, machine)
@@ -410,7 +413,7 @@ class Build(Pass):
                 "calibrates on a few pages of general text, since the whole model, which would write its own, does not "
                 f"fit in memory; {instead}"
             )
-        asked, context = self._search().get("max_length"), facts.context_length
+        asked, context = self._search().get("max_length"), facts.as_decoder.context_length
         if asked is not None and 0 < context < asked:
             yield f"max_length {asked} is more than the {context} tokens that the model reads: {context} is written"
 

@@ -72,7 +72,7 @@ class QuantizeOnnx(Pass):
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """The largest tensor, three times, and the frameworks."""
         size = facts.n_parameters * (self.params.bits / 8 + 4 / self.params.block_size)
-        return Estimate(memory_bytes=int(0.7e9 + 12 * facts.vocab_size * facts.hidden_size), disk_bytes=int(size))
+        return Estimate(memory_bytes=int(0.7e9 + 12 * facts.as_decoder.embedding_size), disk_bytes=int(size))
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder anew; raises ModelError when there is no weight to quantize."""

@@ -167,6 +167,7 @@ def estimate(
     what the base takes less than its parameters in the type that is computed in. factors: how many matrices of the rank
     a layer has. writes_update, scales_outputs: how PEFT's own layers compute (LoHa, LoKr, DoRA), see `_memory.Shape`.
     """
+    decoder = facts.as_decoder
     n_devices = machine.n_devices
     targets = _targets.as_list(params.target_modules)
     if targets is not None:  # a pattern may mean any of them
@@ -174,20 +175,20 @@ def estimate(
     n_adapter = params.r * _memory.adapter_size(facts, targets) * factors // 2
     size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
     arguments = params.training_args
-    checkpointed = facts.n_layers if _training_arguments.checkpoints_activations(arguments) else 0
+    checkpointed = decoder.n_layers if _training_arguments.checkpoints_activations(arguments) else 0
     shape = _memory.Shape.of_facts(facts, n_adapter, size, machine.device)
     shape = replace(
         shape,
         checkpointed=checkpointed,
         compiled=machine.device == "cuda" and bool(params.compile) and not writes_update,
-        update_bytes=4 * max(0, facts.n_parameters - 2 * facts.vocab_size * facts.hidden_size) if writes_update else 0,
+        update_bytes=4 * max(0, facts.n_parameters - 2 * decoder.embedding_size) if writes_update else 0,
         scales_outputs=scales_outputs,
     )
     shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
     if params.sharding == "fsdp":
         shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
     rows = -(-_training_arguments.rows_per_step(arguments) // n_devices)
-    longest, n_tokens = _memory.tokens_of(data.get(params.train_data_config), rows, facts.vocab_size)
+    longest, n_tokens = _memory.tokens_of(data.get(params.train_data_config), rows, decoder.vocab_size)
     found = _memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
     if machine.device == "cuda":  # the whole base on its way to the GPU
         more = max(0, facts.n_parameters * size - shape.weight_bytes)

@@ -50,6 +50,7 @@ def check_adapter(params: AdapterParams, facts: ModelFacts, machine: Machine, wh
 
 def notes_on(params: TrainingParams, facts: ModelFacts, *, usual: tuple[float, float]) -> Iterator[str]:
     """Values that are taken and hardly meant. usual: learning rates that train the kind of weights that is trained."""
+    decoder = facts.as_decoder
     arguments = _training_arguments.today(_training_arguments.without_wrong(params.training_args))
     rate, (least, most) = arguments.get("learning_rate"), usual
     if rate and not least / 10 <= rate <= most * 10:
@@ -59,8 +60,8 @@ def notes_on(params: TrainingParams, facts: ModelFacts, *, usual: tuple[float, f
     if 1 < n_steps <= warmup:
         yield f"all {n_steps} steps are warm-up (warmup_steps {warmup:g}): the learning rate is never reached"
     rank = getattr(params, "r", 0)
-    if facts.hidden_size and rank > facts.hidden_size:
-        yield f"r {rank} is more than the layers are wide ({facts.hidden_size}): training every weight costs less"
+    if decoder.hidden_size and rank > decoder.hidden_size:
+        yield f"r {rank} is more than the layers are wide ({decoder.hidden_size}): training every weight costs less"
 
 
 def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iterator[Problem]:
@@ -82,6 +83,7 @@ def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iter
 
 def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iterator[Problem]:
     """The three lists of modules, each name of which must match something, and what is left to train."""
+    decoder = facts.as_decoder
     lists = {
         "target_modules": _targets.as_list(params.target_modules) or [],
         "exclude_modules": _targets.as_list(params.exclude_modules) or [],
@@ -99,8 +101,8 @@ def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iter
         )
     modules = _targets.Modules.of(facts)
     if modules is None:
-        leaves = [*facts.linear_modules, "embed_tokens", "lm_head"]
-        if facts.linear_modules and (missing := _targets.unmatched_leaves(lists["target_modules"], leaves)):
+        leaves = [*decoder.linear_modules, "embed_tokens", "lm_head"]
+        if decoder.linear_modules and (missing := _targets.unmatched_leaves(lists["target_modules"], leaves)):
             yield Problem("invalid-value", where, _targets.sentence(missing, leaves), key=("target_modules",))
         return
     missed = False
@@ -128,14 +130,15 @@ def _check_something_left(
 
 def check_lycoris(params: LycorisParams, facts: ModelFacts, where: str) -> Iterator[Problem]:
     """What PEFT's LoHa and LoKr refuse, or take and put on no layer."""
+    decoder = facts.as_decoder
     targets = _targets.as_list(params.target_modules) or []
     if any(name.rpartition(".")[2] == "embed_tokens" for name in targets):
         message = "target_modules 'embed_tokens' is an embedding, which this adapter cannot be put on."
         yield Problem("unsupported", where, message, "Remove it, or use LoRA.", ("target_modules",))
     numbers = params.layers_to_transform
     for number in [numbers] if isinstance(numbers, int) else numbers or []:
-        if facts.n_layers and not 0 <= number < facts.n_layers:
-            message = f"layers_to_transform names layer {number}, but the model has {facts.n_layers}, from 0."
+        if decoder.n_layers and not 0 <= number < decoder.n_layers:
+            message = f"layers_to_transform names layer {number}, but the model has {decoder.n_layers}, from 0."
             yield Problem("invalid-value", where, message, "Name layers that it has.", ("layers_to_transform",))
     if params.layers_pattern is not None and numbers is None:
         message = "layers_pattern says nothing without layers_to_transform."

@@ -61,13 +61,14 @@ class Shape:
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
         """From a model that is not loaded; where its config does not tell the heads, each query has keys of its own."""
-        hidden = facts.hidden_size
+        decoder = facts.as_decoder
+        hidden = decoder.hidden_size
         query_size, kv_size = _attention_sizes(facts)
         return Shape(
             hidden=hidden,
-            intermediate=facts.intermediate_size or 4 * hidden,
-            n_layers=facts.n_layers,
-            vocabulary=facts.vocab_size,
+            intermediate=decoder.intermediate_size or 4 * hidden,
+            n_layers=decoder.n_layers,
+            vocabulary=decoder.vocab_size,
             query_size=query_size,
             kv_size=kv_size,
             weight_bytes=facts.n_parameters * size,
@@ -86,11 +87,12 @@ def _text_config(facts: ModelFacts) -> Mapping[str, Any]:
 
 def _attention_sizes(facts: ModelFacts) -> tuple[int, int]:
     """Features of all queries and of all keys of a token."""
+    decoder = facts.as_decoder
     config = _text_config(facts)
     heads = config.get("num_attention_heads")
     if not isinstance(heads, int) or heads < 1:
-        return facts.hidden_size, facts.hidden_size
-    width = config.get("head_dim") or facts.hidden_size // heads
+        return decoder.hidden_size, decoder.hidden_size
+    width = config.get("head_dim") or decoder.hidden_size // heads
     return heads * width, (config.get("num_key_value_heads") or heads) * width
 
 
@@ -99,7 +101,8 @@ def adapter_size(facts: ModelFacts, targets: Sequence[str] | None) -> int:
 
     targets: the last parts of their names, None for every linear layer of the decoder.
     """
-    hidden, inner = facts.hidden_size, facts.intermediate_size or 4 * facts.hidden_size
+    decoder = facts.as_decoder
+    hidden, inner = decoder.hidden_size, decoder.intermediate_size or 4 * decoder.hidden_size
     query_size, kv_size = _attention_sizes(facts)
     features = {
         "q_proj": hidden + query_size,
@@ -112,8 +115,8 @@ def adapter_size(facts: ModelFacts, targets: Sequence[str] | None) -> int:
         "gate_up_proj": hidden + 2 * inner,
         "down_proj": inner + hidden,
     }
-    names = [name for name in facts.linear_modules if targets is None or name in targets] or facts.linear_modules
-    return facts.n_layers * sum(features.get(name, 2 * hidden) for name in names or ("",))
+    names = [name for name in decoder.linear_modules if targets is None or name in targets] or decoder.linear_modules
+    return decoder.n_layers * sum(features.get(name, 2 * hidden) for name in names or ("",))
 
 
 def tokens_of(config: DataConfig | None, rows: int, vocabulary: int) -> tuple[int, int]:

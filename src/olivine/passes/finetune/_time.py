@@ -23,15 +23,16 @@ def in_words(
 
     all_weights: every weight is trained, which takes a gradient for each: six operations a weight and token, not four.
     """
+    decoder = facts.as_decoder
     config = data.get(params.train_data_config)
-    sizes = row_sizes(config, facts.vocab_size) if config else None
+    sizes = row_sizes(config, decoder.vocab_size) if config else None
     if sizes is None or machine.device != "cpu" or not facts.n_parameters:
         return None
     n_steps, rows = _steps(params, sizes.n_rows)
     if n_steps < 1:
         return None
     n_tokens = rows * sizes.mean
-    embedding = 0 if facts.tied_embeddings else facts.vocab_size * facts.hidden_size  # looked up, not multiplied
+    embedding = 0 if decoder.tied_embeddings else decoder.embedding_size  # looked up, not multiplied
     work = (6 if all_weights else 4) * max(0, facts.n_parameters - embedding) * n_tokens * n_steps
     least, most = (work / (speed * machine.n_cores) for speed in (FAST, SLOW))
     steps = "step" if n_steps == 1 else "steps"

@@ -92,7 +92,8 @@ class FullFinetune(Pass):
         shape = _memory.Shape.of_facts(facts, n, size, machine.device)
         shape = replace(shape, weight_bytes=n * (_bytes_per_weight(size) - _memory.BYTES_PER_TRAINED_WEIGHT))
         rows = -(-_training_arguments.rows_per_step(self.params.training_args) // machine.n_devices)
-        longest, n_tokens = _memory.tokens_of(data.get(self.params.train_data_config), rows, facts.vocab_size)
+        n_words = facts.as_decoder.vocab_size
+        longest, n_tokens = _memory.tokens_of(data.get(self.params.train_data_config), rows, n_words)
         # two checkpoints and the one that is being written, each with the moments (and the copies in float32)
         disk_bytes = n * size + 3 * n * (12 if size == 4 else 14) + 20e6
         estimate = _memory.estimate(shape, machine, longest, n_tokens, disk_bytes)

@@ -71,7 +71,7 @@ class Merge(Pass):
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """The adapter and one of the base's tensors in float32 at a time."""
-        return Estimate(memory_bytes=int(500e6 + 3 * 4 * facts.vocab_size * facts.hidden_size), disk_bytes=20_000_000)
+        return Estimate(memory_bytes=int(500e6 + 3 * 4 * facts.as_decoder.embedding_size), disk_bytes=20_000_000)
 
     def run(self, model: Model, context: Context) -> Model:
         """Check the adapter against its base and write the folder of the merged model's config and tokenizer."""

@@ -57,7 +57,7 @@ class Qlora(Lora):
         """LoRA's, with the weights of the layers in 4 bits and one of them unpacked."""
         size = 2 if machine.device == "cuda" else 4
         n_packed = max(
-            0, facts.n_parameters - facts.vocab_size * facts.hidden_size * (1 if facts.tied_embeddings else 2)
+            0, facts.n_parameters - facts.as_decoder.embedding_size * (1 if facts.as_decoder.tied_embeddings else 2)
         )
         magnitude = (1 + 4 / BLOCKS) if self.params.double_quant else 4
         saved = int(n_packed * (size - 0.5 - magnitude / BLOCK))

@@ -86,15 +86,16 @@ class QuantizerParams(PassParams):
             message = "embeds: true asks for a quantized embedding, which a checkpoint does not hold."
             fix = "Remove it: ModelBuilder stores the embedding in 8 bits."
             yield Problem("unsupported", name, message, fix, ("embeds",))
-        if self.lm_head and facts.tied_embeddings:
+        if self.lm_head and facts.as_decoder.tied_embeddings:
             message = "lm_head: true asks for a quantized head, but this model's head is its embedding."
             fix = "Remove it: ModelBuilder quantizes the two together."
             yield Problem("unsupported", name, message, fix, ("lm_head",))
         yield from self._pattern_problems(name)
 
     def _group_problems(self, name: str, facts: ModelFacts) -> Iterator[Problem]:
+        decoder = facts.as_decoder
         size = self.group_size
-        for key, width in (("hidden_size", facts.hidden_size), ("intermediate_size", facts.intermediate_size)):
+        for key, width in (("hidden_size", decoder.hidden_size), ("intermediate_size", decoder.intermediate_size)):
             if size is not None and width % size:
                 fitting = [str(other) for other in GROUPS if width % other == 0]
                 fix = f"Use {' or '.join(fitting)}." if fitting else "This model cannot be quantized in groups."
@@ -171,11 +172,12 @@ class CalibratedParams(QuantizerParams):
         hessians: whether a layer's X'X are held, not their diagonals alone, and each layer's codes written on the way.
         A model that writes its own text is in memory whole, in float32 where the device does not compute in bfloat16.
         """
+        decoder = facts.as_decoder
         on_cuda = machine.device == "cuda"
         layer = layer_bytes(facts)
-        activations = 3 * self.calibration_tokens * facts.hidden_size * FLOAT_BYTES
+        activations = 3 * self.calibration_tokens * decoder.hidden_size * FLOAT_BYTES
         # four inputs a layer: that of q, k and v; of o; of gate and up; of down
-        hessian = max(facts.hidden_size, facts.intermediate_size) ** 2 * FLOAT_BYTES
+        hessian = max(decoder.hidden_size, decoder.intermediate_size) ** 2 * FLOAT_BYTES
         given = self.data_config or self.calibration_text
         written = 0 if given else own_text_bytes(facts, in_bf16=on_cuda or machine.multiplies_bf16)
         measured = 2 * layer + activations + (4 * hessian if hessians else 0) + FLOAT_BYTES * embedding_size(facts)
@@ -189,12 +191,12 @@ class CalibratedParams(QuantizerParams):
 
 def embedding_size(facts: ModelFacts) -> int:
     """Weights of the embedding; the head has as many."""
-    return facts.vocab_size * facts.hidden_size
+    return facts.as_decoder.embedding_size
 
 
 def layer_bytes(facts: ModelFacts) -> float:
     """A decoder layer in float32."""
-    return (facts.n_parameters - embedding_size(facts)) / max(1, facts.n_layers) * FLOAT_BYTES
+    return (facts.n_parameters - embedding_size(facts)) / max(1, facts.as_decoder.n_layers) * FLOAT_BYTES
 
 
 def _compiles(pattern: str) -> bool:
