@@ -5,7 +5,7 @@ import pytest
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
-from olivine.passes.finetune import _adapters, _lycoris
+from olivine.passes.finetune import _adapters
 from reports import Told
 
 Lora, Loha, Lokr = (passes.classes[name] for name in ("lora", "loha", "lokr"))
@@ -18,13 +18,8 @@ def refused(plugin, given, model, folder):
     context = Context(folder, folder, MACHINE, Told())
     try:
         base = _adapters.load_base(params, Model("hf", model), context, "float32")
-        if plugin is Lora:
-            config = Lora(params)._config(base)
-        else:
-            import peft
-
-            kind = peft.LoHaConfig if plugin is Loha else peft.LoKrConfig
-            config = kind(**_lycoris.settings(params), **_adapters.places(params, base))
+        step, trained_modules = plugin(params), _adapters.trained_modules(params, base)
+        config = step._config(base) if plugin is Lora else step.config(trained_modules)
         _adapters.make_ready(_adapters.put_on(base, config), params, context, "float32")
     except Exception as error:  # noqa: BLE001 - whatever it is, it would end the step
         return error

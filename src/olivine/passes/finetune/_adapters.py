@@ -41,8 +41,8 @@ def load_base(
         if sharded:
             _sharding.shard_layer(layer)
 
-    wanted = each_layer if stored is not None or sharded else None
-    base = load_causal_lm(model, dtype=dtype, device=context.machine.device, each_layer=wanted)
+    on_layer = each_layer if stored is not None or sharded else None
+    base = load_causal_lm(model, dtype=dtype, device=context.machine.device, each_layer=on_layer)
     _refuse_unmatched(params, base)
     if _training_arguments.checkpoints_activations(params.training_args):
         base.enable_input_require_grads()
@@ -80,7 +80,7 @@ def make_ready(adapted: Any, params: AdapterParams, context: Context, dtype: str
     return adapted.train()
 
 
-def places(params: AdapterParams, base: Any) -> dict[str, Any]:
+def trained_modules(params: AdapterParams, base: Any) -> dict[str, Any]:
     """The fields of a PEFT config that say which modules are trained."""
     targets = _targets.as_list(params.target_modules)
     excluded = _targets.as_list(params.exclude_modules) or ([] if targets else ["lm_head"])
@@ -94,7 +94,7 @@ def places(params: AdapterParams, base: Any) -> dict[str, Any]:
 
 
 def is_trained(params: AdapterParams, name: str) -> bool:
-    """Whether the linear layer of that full name gets an adapter, as `places` says for all of them."""
+    """Whether the linear layer of that full name gets an adapter, as `trained_modules` says for all of them."""
     return _targets.chooses(
         _targets.as_list(params.target_modules),
         [*(_targets.as_list(params.exclude_modules) or ()), *(params.modules_to_save or ())],
@@ -115,12 +115,12 @@ def _refuse_unmatched(params: AdapterParams, base: Any) -> None:
     every = [name for name, _ in base.named_modules() if name]
     kinds = (torch.nn.Linear, torch.nn.Embedding)
     trainable = [name for name, module in base.named_modules() if isinstance(module, kinds)]
-    for key, wanted, names in (
+    for key, patterns, names in (
         ("target_modules", _targets.as_list(params.target_modules), trainable),
         ("exclude_modules", _targets.as_list(params.exclude_modules), every),
         ("modules_to_save", params.modules_to_save, every),
     ):
-        if missing := _targets.unmatched(wanted or (), names):
+        if missing := _targets.unmatched(patterns or (), names):
             raise RequestError(_targets.sentence(missing, names, key))
 
 
@@ -189,8 +189,8 @@ def estimate(
         shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
     rows = -(-_training_arguments.rows_per_step(arguments) // n_devices)
     longest, n_tokens = _memory.tokens_of(data.get(params.train_data_config), rows, decoder.vocab_size)
-    found = _memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
+    estimate = _memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
     if machine.device == "cuda":  # the whole base on its way to the GPU
         more = max(0, facts.n_parameters * size - shape.weight_bytes)
-        found = replace(found, memory_bytes=found.memory_bytes + more)
-    return found
+        estimate = replace(estimate, memory_bytes=estimate.memory_bytes + more)
+    return estimate

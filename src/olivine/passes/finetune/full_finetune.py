@@ -15,11 +15,11 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.tensors import LazyTensor
-from olivine.passes._base import Pass, TrainingRows
-from olivine.passes.finetune import _checks, _memory, _session, _time, _training_arguments
+from olivine.passes.finetune import _checks, _memory, _session, _training_arguments
 from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE
 from olivine.passes.finetune._params import TrainingParams
 from olivine.passes.finetune._precision import choose_dtype
+from olivine.passes.finetune._training import Training
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ else:
 _DEFAULTS = {"learning_rate": 2e-5, "save_steps": 0.25}
 
 
-class FullFinetune(Pass):
+class FullFinetune(Training):
     """Fine-tune every weight of the model: embeddings, norms and head included.
 
     1. Where the model computes in bfloat16, the optimizer works on float32 copies: no update is rounded away. 2. A tied
@@ -49,21 +49,10 @@ class FullFinetune(Pass):
         )
 
     aliases: ClassVar[tuple[str, ...]] = ("FullFinetune",)
-    accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
-    modules: ClassVar[Mapping[str, str]] = {}
-    spreads: ClassVar[bool] = True
     when_too_large: ClassVar[str] = "Use LoRA, which trains a small part of the weights, or a larger machine."
     params: Params
-
-    def data_names(self) -> list[str]:
-        """The training data, and the evaluation data where it is its own."""
-        return self.params.data_names
-
-    def trains_on(self) -> TrainingRows:
-        """The rows that the params name."""
-        return self.params.rows
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and what works in 16 bits alone."""
@@ -78,12 +67,6 @@ class FullFinetune(Pass):
             yield Problem(
                 "unsupported", self.name, message, "Use adamw_torch or adafactor.", ("training_args", "optim")
             )
-
-    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:
-        """Values that are hardly meant, and about how long it takes."""
-        yield from _checks.notes_on(self.params, facts, usual=_checks.WEIGHT_RATES)
-        if told := _time.in_words(self.params, facts, machine, data, all_weights=True):
-            yield told
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""

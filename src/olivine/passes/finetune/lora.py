@@ -11,16 +11,16 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
-from olivine.passes._base import Pass, TrainingRows
-from olivine.passes.finetune import _adapters, _checks, _session, _starts, _time, _training_arguments
+from olivine.passes.finetune import _adapters, _checks, _session, _starts, _training_arguments
 from olivine.passes.finetune._learning_rates import LoraPlus
 from olivine.passes.finetune._optimizers import OWN_GROUPS
 from olivine.passes.finetune._params import AdapterParams
 from olivine.passes.finetune._precision import choose_dtype
+from olivine.passes.finetune._training import Training
 from olivine.work import Context, Estimate, Machine
 
 
-class Lora(Pass):
+class Lora(Training):
     """Fine-tune with LoRA: the base stays as it is, a low-rank update of its linear layers is trained.
 
     1. Rows become samples as the data config says; with `eval_dataset_size` some rows are held out before anything is
@@ -51,23 +51,9 @@ class Lora(Pass):
         )
 
     aliases: ClassVar[tuple[str, ...]] = ("LoRA",)
-    accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
-    produces: ClassVar[str] = "adapter"
     is_usual_way: ClassVar[bool] = True
-    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "accelerate")
-    modules: ClassVar[Mapping[str, str]] = {}
-    spreads: ClassVar[bool] = True
-    when_too_large: ClassVar[str] = "Lower max_seq_len or per_device_train_batch_size."
     version: ClassVar[int] = 2
     params: Params
-
-    def data_names(self) -> list[str]:
-        """The training data, and the evaluation data where it is its own."""
-        return self.params.data_names
-
-    def trains_on(self) -> TrainingRows:
-        """The rows that the params name."""
-        return self.params.rows
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, target modules against the model, and methods that exclude others."""
@@ -81,12 +67,6 @@ class Lora(Pass):
             message = f"loraplus_lr_ratio sets learning rates that training_args.optim '{optimizer}' does not take."
             fix = "Use adamw_torch, or remove one of the two."
             yield Problem("unsupported", self.name, message, fix, ("loraplus_lr_ratio",))
-
-    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:
-        """Values that are hardly meant, and about how long it takes."""
-        yield from _checks.notes_on(self.params, facts, usual=_checks.ADAPTER_RATES)
-        if told := _time.in_words(self.params, facts, machine, data, all_weights=False):
-            yield told
 
     def _check_start(self) -> Iterator[Problem]:
         start = self.params.init_lora_weights
@@ -191,7 +171,7 @@ class Lora(Pass):
             use_rslora=self.params.use_rslora,
             use_dora=self.params.use_dora,
             init_lora_weights=True if _starts.changes_base(start) else start,  # type: ignore[arg-type] # names of PEFT
-            **_adapters.places(self.params, base),
+            **_adapters.trained_modules(self.params, base),
         )
 
     def _dtype(self, model: Model, machine: Machine) -> str:
