@@ -160,11 +160,11 @@ def deltas(adapter: Model, base: Weights) -> dict[str, Delta]:
     tensors = file_weights(adapter.path / FILE)
     if not tensors:
         raise ModelError(f"the adapter {adapter.path} is empty")
-    found = _as_one({delta.target: delta for delta in _read(config, tensors, base)}, base)
-    for delta in found.values():
+    changes = _as_one({delta.target: delta for delta in _read(config, tensors, base)}, base)
+    for delta in changes.values():
         _check_shape(delta, base)
-    _check_tokens(found, base)
-    return found
+    _check_tokens(changes, base)
+    return changes
 
 
 def _as_one(changes: Mapping[str, Delta], base: Weights) -> dict[str, Delta]:
@@ -215,17 +215,17 @@ def _read(config: Mapping[str, Any], tensors: Weights, base: Weights) -> Iterato
         if _FACTOR.fullmatch(part) and (len(tensor.shape) != 2 or 0 in tensor.shape):
             raise ModelError(f"the adapter's '{name}' is {list(tensor.shape)}, but factors of an update are matrices")
         parts.setdefault(module, {})[part] = tensor
-    pieces: dict[str, dict[str, Delta]] = {}
-    for module, found in sorted(parts.items()):
-        if set(found) == {"original"}:  # of a layer of which modules_to_save has the trained copy
+    pieces_of: dict[str, dict[str, Delta]] = {}
+    for module, tensors_of_module in sorted(parts.items()):
+        if set(tensors_of_module) == {"original"}:  # of a layer of which modules_to_save has the trained copy
             continue
-        delta = _delta(config, module, found)
+        delta = _delta(config, module, tensors_of_module)
         if whole := _fused(delta.target, base):
-            pieces.setdefault(whole, {})[_leaf(delta.target)] = delta
+            pieces_of.setdefault(whole, {})[_leaf(delta.target)] = delta
         else:
             yield replace(delta, target=_known(delta.target, base))
-    for whole, found_pieces in pieces.items():
-        yield _joined(whole, found_pieces, base)
+    for whole, pieces in pieces_of.items():
+        yield _joined(whole, pieces, base)
 
 
 def _split(name: str) -> tuple[str, str]:
@@ -240,23 +240,23 @@ def _split(name: str) -> tuple[str, str]:
         (r"\.token_adapter\.trainable_tokens_delta(\.default)?$", "tokens"),
         (r"(\.token_adapter)?\.base_layer\.weight$", "copy"),  # saved with a trained embedding or head
     ):
-        module, n_found = re.subn(pattern, "", plain)
-        if n_found:
+        module, n_replaced = re.subn(pattern, "", plain)
+        if n_replaced:
             return module, part
-    if found := re.fullmatch(r"(.+)\.((?:hada|lokr)_[wt]\d(?:_[ab])?)(?:\.default)?", plain):
-        return found[1], found[2]
+    if factor := re.fullmatch(r"(.+)\.((?:hada|lokr)_[wt]\d(?:_[ab])?)(?:\.default)?", plain):
+        return factor[1], factor[2]
     plain = plain.replace(".base_layer.", ".")  # a bias of a layer that has an adapter
-    saved, n_found = re.subn(r"\.modules_to_save(\.default)?\.", ".", plain)
-    if n_found:
+    saved, n_replaced = re.subn(r"\.modules_to_save(\.default)?\.", ".", plain)
+    if n_replaced:
         return saved, "replacement"
-    original, n_found = re.subn(r"\.original_module\.", ".", plain)
-    return (original, "original") if n_found else (plain, "plain")
+    original, n_replaced = re.subn(r"\.original_module\.", ".", plain)
+    return (original, "original") if n_replaced else (plain, "plain")
 
 
 def _delta(config: Mapping[str, Any], module: str, parts: Mapping[str, LazyTensor]) -> Delta:
     """What the tensors of one module do, to a weight of the name that it has in the adapter."""
-    if found := parts.get("replacement", parts.get("plain")):
-        return _replaced(config, module, found)
+    if trained := parts.get("replacement", parts.get("plain")):
+        return _replaced(config, module, trained)
     target, copy = f"{module}.weight", parts.get("copy")
     if set(parts) == {"copy"}:
         return Delta(target, copy=copy)
@@ -346,11 +346,11 @@ def _joined(whole: str, pieces: Mapping[str, Delta], base: Weights) -> Delta:
     stretches = _stretches(whole, base)
     for leaf, piece in pieces.items():
         start, stop = stretches[leaf]
-        wanted = (stop - start, *base[whole].shape[1:])
+        shape = (stop - start, *base[whole].shape[1:])
         for changed in _shapes(piece):
-            if tuple(changed) != wanted:
+            if tuple(changed) != shape:
                 raise ModelError(
-                    f"the adapter belongs to another base: '{leaf}' is {list(wanted)} in its '{whole}', "
+                    f"the adapter belongs to another base: '{leaf}' is {list(shape)} in its '{whole}', "
                     f"but the adapter changes {list(changed)}"
                 )
         if piece.is_transposed:

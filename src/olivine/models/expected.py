@@ -141,10 +141,10 @@ def _sizes(config: Mapping[str, Any], kind: _Kind) -> dict[str, int]:
     inner, head = told("intermediate_size"), told("head_dim")
     if head is None and kind.splits_hidden and hidden and heads:
         head = hidden // heads
-    found = {"H": hidden, "I": inner, "V": told("vocab_size"), "D": head, "G": 2 * inner if inner else None}
+    sizes = {"H": hidden, "I": inner, "V": told("vocab_size"), "D": head, "G": 2 * inner if inner else None}
     if head and heads and groups:
-        found |= {"Q": heads * head, "K": groups * head, "P": (heads + 2 * groups) * head}
-    return {letter: size for letter, size in found.items() if size is not None}
+        sizes |= {"Q": heads * head, "K": groups * head, "P": (heads + 2 * groups) * head}
+    return {letter: size for letter, size in sizes.items() if size is not None}
 
 
 def _shape(letters: str, sizes: Mapping[str, int]) -> tuple[int, ...] | None:

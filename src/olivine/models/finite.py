@@ -28,8 +28,8 @@ def explain(error: NotFiniteError, source: Weights) -> ModelError:
     """The error, or that of the tensor behind it: every weight is read for that, one at a time."""
     try:
         refuse_not_finite((name, tensor.read()) for name, tensor in source.items())
-    except NotFiniteError as found:
-        return found
+    except NotFiniteError as source_error:
+        return source_error
     return error
 
 

@@ -206,12 +206,12 @@ class GgufHeader:
 
 def _once(path: Path, pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs by name; ModelError, as soon as it is read, for a name that was there before."""
-    made: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for name, value in pairs:
-        if name in made:
+        if name in by_name:
             raise ModelError(f"{path} is damaged: '{name}' stands twice in its header")
-        made[name] = value
-    return made
+        by_name[name] = value
+    return by_name
 
 
 def _key_value(path: Path, cursor: _Cursor) -> tuple[str, Any]:

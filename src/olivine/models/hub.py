@@ -91,10 +91,12 @@ def _listed(name: str, revision: str | None, *, trusted: bool) -> tuple[str, lis
     from huggingface_hub import HfApi
     from huggingface_hub.utils import filter_repo_objects  # type: ignore[attr-defined] # lazily exported
 
-    told: Any = HfApi(endpoint=_endpoint()).model_info(name, revision=revision, files_metadata=True, timeout=SECONDS)
-    files = [_File(one.rfilename, one.size or 0) for one in told.siblings or ()]
-    wanted = list(filter_repo_objects(files, allow_patterns=patterns(trusted=trusted), key=lambda file: file.name))
-    return str(told.sha), [file for file in wanted if not Path(file.name).is_absolute() and ".." not in file.name]
+    repository: Any = HfApi(endpoint=_endpoint()).model_info(
+        name, revision=revision, files_metadata=True, timeout=SECONDS
+    )
+    files = [_File(one.rfilename, one.size or 0) for one in repository.siblings or ()]
+    needed = list(filter_repo_objects(files, allow_patterns=patterns(trusted=trusted), key=lambda file: file.name))
+    return str(repository.sha), [file for file in needed if not Path(file.name).is_absolute() and ".." not in file.name]
 
 
 def _endpoint() -> str | None:

@@ -37,5 +37,5 @@ def kept(file: Path) -> "dict[str, torch.Tensor]":
     """What `keep` wrote, nothing when that is not there or damaged: then it is computed again."""
     from safetensors.torch import load_file
 
-    found: dict[str, torch.Tensor] = load_file(file) if is_whole(file) else {}
-    return found
+    tensors: dict[str, torch.Tensor] = load_file(file) if is_whole(file) else {}
+    return tensors

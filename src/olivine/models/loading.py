@@ -85,7 +85,7 @@ def lazy_causal_lm(
     read; ModelError as in `load_causal_lm`. The type is the checkpoint's own.
     """
     empty, own, dtype = _skeleton(model, "auto", own)
-    for name, tensor in _wanted(empty, own if source is None else source, model):
+    for name, tensor in _required(empty, own if source is None else source, model):
         assign(empty, name, wrap(tensor, dtype))
     empty.tie_weights()
     fill_buffers(empty, "cpu")
@@ -175,7 +175,7 @@ def _fill(
 ) -> None:
     """Put every tensor where the module expects it, tie what is tied, compute the buffers that no checkpoint holds."""
     layers = _last_names(module) if each_layer is not None else {}
-    for name, lazy_tensor in _wanted(module, source, model):
+    for name, lazy_tensor in _required(module, source, model):
         tensor = lazy_tensor.read()
         if tuple(tensor.shape) != lazy_tensor.shape:
             raise ModelError(f"{model.path}: '{name}' is {list(tensor.shape)}, but was promised {lazy_tensor.shape}")
@@ -190,7 +190,7 @@ def _last_names(module: Any) -> dict[str, tuple[str, Any]]:
     """Name and module of the decoder layers by the last tensor of each, in the order in which tensors are filled."""
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    layers = [(name, found) for name, found in module.named_modules() if isinstance(found, GradientCheckpointingLayer)]
+    layers = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, GradientCheckpointingLayer)]
     last = {}
     for name in module.state_dict():
         for layer in layers:
@@ -199,19 +199,19 @@ def _last_names(module: Any) -> dict[str, tuple[str, Any]]:
     return dict(last.values())
 
 
-def _wanted(module: Any, source: Weights, model: Model) -> "Iterator[tuple[str, LazyTensor]]":
-    """The tensors that the module has a place for; ModelError for one that is missing or has another shape."""
-    wanted = module.state_dict()
+def _required(module: Any, source: Weights, model: Model) -> "Iterator[tuple[str, LazyTensor]]":
+    """The tensor of each parameter but tied ones; ModelError for one that is missing or has another shape."""
+    parameters = module.state_dict()
     tied = tied_names(module)
-    missing = [name for name in wanted if name not in source and name not in tied]
+    missing = [name for name in parameters if name not in source and name not in tied]
     if missing:
         raise ModelError(f"{model.path} lacks the weights {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}")
-    for name, place in wanted.items():
+    for name, parameter in parameters.items():
         if name not in source:
             continue
-        if source[name].shape != tuple(place.shape):
+        if source[name].shape != tuple(parameter.shape):
             raise ModelError(
-                f"{model.path}: '{name}' is {list(source[name].shape)}, but the config asks for {list(place.shape)}"
+                f"{model.path}: '{name}' is {list(source[name].shape)}, but the config asks for {list(parameter.shape)}"
             )
         yield name, source[name]
 

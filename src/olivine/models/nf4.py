@@ -149,9 +149,9 @@ def rounded_weights(source: Weights, rounding: Rounding, shifts: Mapping[str, Sh
 
     shifts: what was taken from a weight before (LoftQ), by name.
     """
-    found = shifts or {}
+    of_name = shifts or {}
     return {
-        name: _rounded(tensor, rounding, found.get(name)) if is_stored_so(tensor) else tensor
+        name: _rounded(tensor, rounding, of_name.get(name)) if is_stored_so(tensor) else tensor
         for name, tensor in source.items()
     }
 

@@ -86,10 +86,10 @@ def _parsed(file: Path, text: bytes) -> Header:
 def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """An object whose keys stand in it once."""
     pairs = list(pairs)
-    made = dict(pairs)
-    if len(made) != len(pairs):
+    by_name = dict(pairs)
+    if len(by_name) != len(pairs):
         raise ValueError("a name stands twice")
-    return made
+    return by_name
 
 
 def _natural(digits: str) -> int:

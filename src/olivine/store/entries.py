@@ -197,8 +197,8 @@ class Cache:
     def entries(self) -> list[Entry]:
         """Every entry, the least recently used first."""
         folders = [folder for folder in (self.folder / "steps").glob("*") if folder.is_dir()]
-        found = [entry for folder in folders if (entry := self.peek(folder.name)) is not None]
-        return sorted(found, key=lambda entry: entry.last_used)
+        entries = [entry for folder in folders if (entry := self.peek(folder.name)) is not None]
+        return sorted(entries, key=lambda entry: entry.last_used)
 
     def damaged(self) -> list[Entry]:
         """What is left of entries whose manifest does not hold; they have no name, result or files."""

@@ -31,12 +31,12 @@ def quantization_config(folder: Path) -> dict[str, Any] | None:
         return None
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        found = next((config[key] for key in KEYS if config.get(key)), None)
+        section = next((config[key] for key in KEYS if config.get(key)), None)
     except (ValueError, TypeError, AttributeError):
         raise ModelError(f"{path} is damaged: it must hold an object") from None
-    if found is not None and not isinstance(found, dict):
+    if section is not None and not isinstance(section, dict):
         raise ModelError(f"{path} is damaged: its 'quantization_config' must be an object")
-    return found
+    return section
 
 
 def plain_config(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -53,16 +53,16 @@ def checkpoint_format(folder: Path) -> CheckpointFormat | None:
     if config is None:
         return None
     method = str(config.get("quant_method", "unknown"))
-    found = known.find(method)
-    if found is None:
+    format_class = known.find(method)
+    if format_class is None:
         raise Unsupported(
             f"{folder} holds weights that are already quantized ('{method}'), which are read of "
             f"{', '.join(sorted(kind.method for kind in known.classes.values()))} only; "
             "start from the model in 16 or 32 bits"
         )
-    made = found(folder, config)
-    made.refuse()
-    return made
+    packing = format_class(folder, config)
+    packing.refuse()
+    return packing
 
 
 def unpacked(folder: Path, kind: CheckpointFormat | None, tensors: Weights) -> Weights:
@@ -76,17 +76,17 @@ def unpacked(folder: Path, kind: CheckpointFormat | None, tensors: Weights) -> W
     modules: dict[str, dict[str, LazyTensor]] = {
         name.removesuffix(kind.key): {} for name in tensors if name.endswith(kind.key)
     }
-    found: dict[str, LazyTensor] = {}
+    plain: dict[str, LazyTensor] = {}
     for name, tensor in tensors.items():
         module, leaf = _split(name, kind)
         if module in modules and leaf is not None:
             modules[module][leaf] = tensor
         else:
-            found[name] = tensor
+            plain[name] = tensor
     for module, parts in modules.items():
         packed = kind.packed(module, parts)
-        found[packed.name] = packed.lazy()
-    return found
+        plain[packed.name] = packed.lazy()
+    return plain
 
 
 def _split(name: str, kind: CheckpointFormat) -> tuple[str, str | None]:

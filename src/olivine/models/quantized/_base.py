@@ -60,25 +60,25 @@ class CheckpointFormat:
 
     def words(self, module: str, parts: Parts) -> LazyTensor:
         """The packed codes: int32 in two dimensions, or ModelError."""
-        found = parts[self.key]
-        if len(found.shape) != 2:
-            raise ModelError(f"{self.folder}: '{module}{self.key}' is {list(found.shape)}; packed weights are matrices")
-        return self.part(module, parts, self.key, found.shape, ("int32",))
+        words = parts[self.key]
+        if len(words.shape) != 2:
+            raise ModelError(f"{self.folder}: '{module}{self.key}' is {list(words.shape)}; packed weights are matrices")
+        return self.part(module, parts, self.key, words.shape, ("int32",))
 
     def part(self, module: str, parts: Parts, leaf: str, shape: Sequence[int], dtypes: Sequence[str]) -> LazyTensor:
         """A tensor that must be there, with that shape and one of those types; ModelError otherwise."""
-        found = parts.get(leaf)
-        if found is None:
+        tensor = parts.get(leaf)
+        if tensor is None:
             raise ModelError(
                 f"{self.folder} lacks '{module}{leaf}', without which '{module}{self.key}' is not a weight"
             )
-        if found.shape != tuple(shape):
+        if tensor.shape != tuple(shape):
             raise ModelError(
-                f"{self.folder}: '{module}{leaf}' is {list(found.shape)}, but its weight asks for {list(shape)}"
+                f"{self.folder}: '{module}{leaf}' is {list(tensor.shape)}, but its weight asks for {list(shape)}"
             )
-        if found.dtype not in dtypes:
-            raise ModelError(f"{self.folder}: '{module}{leaf}' is {found.dtype}, but must be {' or '.join(dtypes)}")
-        return found
+        if tensor.dtype not in dtypes:
+            raise ModelError(f"{self.folder}: '{module}{leaf}' is {tensor.dtype}, but must be {' or '.join(dtypes)}")
+        return tensor
 
     def n_groups(self, module: str, width: int, group: int) -> int:
         """Groups along the inputs; ModelError when the last one would be shorter."""
@@ -163,13 +163,13 @@ class Packed:
         """The group of each input, None when groups are runs of neighbours."""
         if self.order is None:
             return None
-        found = self.order().long()
+        group_of_input = self.order().long()
         n_groups = self.shape[1] // self.group
-        if torch.equal(found, torch.arange(self.shape[1]) // self.group):
+        if torch.equal(group_of_input, torch.arange(self.shape[1]) // self.group):
             return None
-        if bool((found < 0).any()) or bool((found >= n_groups).any()):
+        if bool((group_of_input < 0).any()) or bool((group_of_input >= n_groups).any()):
             raise ModelError(f"{self.folder}: g_idx of '{self.name}' names a group that it does not have")
-        return found
+        return group_of_input
 
 
 def unpack(words: "torch.Tensor", bits: int, order: Sequence[int] | None = None) -> "torch.Tensor":

@@ -28,9 +28,9 @@ def gguf_blockwise(file: Path, tensor: GgufTensor, processor: Any) -> StoredBloc
 
     def blockwise() -> Blockwise:
         raw = np.fromfile(file, dtype=np.uint8, count=tensor.n_bytes, offset=tensor.offset)
-        made = unpack(raw.reshape(tensor.shape[0], tensor.shape[1] // GROUP, -1))
+        blocks = unpack(raw.reshape(tensor.shape[0], tensor.shape[1] // GROUP, -1))
         order = torch.from_numpy(_rows(tensor, processor).ravel())
-        return Blockwise(made.bits, GROUP, made.codes[order], made.scales[order])
+        return Blockwise(blocks.bits, GROUP, blocks.codes[order], blocks.scales[order])
 
     return StoredBlocks(blockwise, lambda: Format(4 if unpack is _q4_0 else 8, GROUP), half_scales=True)
 

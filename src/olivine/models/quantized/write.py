@@ -202,19 +202,19 @@ class _Shards:
         """Close the last shard, give all of them their names, and write the index when there is more than one."""
         self._close()
         n_shards = len(self._headers)
-        places: dict[str, str] = {}
-        for place, header in enumerate(self._headers):
-            name = "model.safetensors" if n_shards == 1 else f"model-{place + 1:05d}-of-{n_shards:05d}.safetensors"
+        file_of_tensor: dict[str, str] = {}
+        for shard, header in enumerate(self._headers):
+            name = "model.safetensors" if n_shards == 1 else f"model-{shard + 1:05d}-of-{n_shards:05d}.safetensors"
             self._final.append(self._folder / name)
-            self._partial(place).replace(self._final[-1])
-            places |= dict.fromkeys(header, name)
+            self._partial(shard).replace(self._final[-1])
+            file_of_tensor |= dict.fromkeys(header, name)
         if n_shards > 1:
             ends = [max(line["data_offsets"][1] for line in header.values()) for header in self._headers]
-            index = {"metadata": {"total_size": sum(ends)}, "weight_map": places}
+            index = {"metadata": {"total_size": sum(ends)}, "weight_map": file_of_tensor}
             _write_text(self._folder / "model.safetensors.index.json", index)
 
-    def _partial(self, place: int) -> Path:
-        return self._folder / f"weights-{place + 1:05d}.partial"
+    def _partial(self, shard: int) -> Path:
+        return self._folder / f"weights-{shard + 1:05d}.partial"
 
 
 def _write_text(path: Path, value: Mapping[str, Any]) -> None:

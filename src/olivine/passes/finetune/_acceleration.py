@@ -94,12 +94,12 @@ def find_head(model: Any) -> tuple[Head | None, str]:
         with _looking(model):
             expected = model(input_ids=ids, labels=ids, use_cache=False).loss.float()
             hidden = head.hidden_states(model, input_ids=ids)
-            found = head.loss(hidden, where, ids[0, 1:]) / 15
+            ours = head.loss(hidden, where, ids[0, 1:]) / 15
     except torch.OutOfMemoryError:
         raise
     except _REFUSALS as error:
         return None, f"it cannot give its hidden states ({_first_line(error)})"
-    if not _agree(found, expected, hidden.dtype):
+    if not _agree(ours, expected, hidden.dtype):
         return None, "its loss is not the cross entropy of its head"
     return head, ""
 
@@ -115,8 +115,8 @@ def use_packed_attention(model: Any) -> str:
         expected = torch.cat([model(input_ids=row[None], use_cache=False).logits[0] for row in rows])
         try:
             base.set_attn_implementation(packed_attention.NAME)
-            found = model(**_packed(rows), use_cache=False).logits[0]
-            if not _agree(found, expected, base.dtype):
+            ours = model(**_packed(rows), use_cache=False).logits[0]
+            if not _agree(ours, expected, base.dtype):
                 reason = "packed rows are not computed as single ones"
         except torch.OutOfMemoryError:
             raise
@@ -151,9 +151,9 @@ def _looking(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _agree(found: "torch.Tensor", expected: "torch.Tensor", dtype: "torch.dtype") -> bool:
-    found, expected = found.float(), expected.float()
-    distance = (found - expected).norm() / expected.norm().clamp_min(1e-6)
+def _agree(ours: "torch.Tensor", expected: "torch.Tensor", dtype: "torch.dtype") -> bool:
+    ours, expected = ours.float(), expected.float()
+    distance = (ours - expected).norm() / expected.norm().clamp_min(1e-6)
     return bool(distance < _TOLERANCE.get(str(dtype).removeprefix("torch."), 5e-2))
 
 
@@ -231,8 +231,8 @@ def checkpoint_layers(model: Any, n_layers: int) -> None:
     if not n_layers:
         return
     base.gradient_checkpointing_enable({"use_reentrant": False})
-    for place, layer in enumerate(_layers(model)):
-        layer.gradient_checkpointing = place < n_layers
+    for index, layer in enumerate(_layers(model)):
+        layer.gradient_checkpointing = index < n_layers
 
 
 def measured_peak(device: "torch.device", dtype: "torch.dtype") -> float:

@@ -67,7 +67,7 @@ class Packer:
             lengths.append(rest)
         ids = [token for row in rows for token in row.ids] + [self.pad] * rest
         targets = [token for row in rows for token in row.targets]
-        where = [place for place, token in enumerate(targets) if token != IGNORED]
+        where = [index for index, token in enumerate(targets) if token != IGNORED]
         if self.multiple > 1:
             self._grow(len(lengths), max(lengths))
         segments = Segments.of(lengths, self.device, self.n_segments, self.longest).arguments()
@@ -78,7 +78,7 @@ class Packer:
         return MicroBatch(
             _on(self.device, inputs) | segments,
             torch.tensor(where, dtype=torch.long).to(self.device, non_blocking=True),
-            torch.tensor([targets[place] for place in where], dtype=torch.long).to(self.device, non_blocking=True),
+            torch.tensor([targets[index] for index in where], dtype=torch.long).to(self.device, non_blocking=True),
         )
 
     def fix(self, sizes: Sequence[int], n_rows: int, longest: int) -> bool:
@@ -110,15 +110,15 @@ class Padder:
         width = max(len(row.ids) for row in rows)
         ids = torch.full((len(rows), width), self.pad, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
-        wanted = torch.full((len(rows), width), IGNORED, dtype=torch.long)
-        for place, row in enumerate(rows):
-            ids[place, : len(row.ids)] = torch.tensor(row.ids)
-            mask[place, : len(row.ids)] = 1
-            wanted[place, : len(row.ids)] = torch.tensor(row.targets)
-        where = (wanted.flatten() != IGNORED).nonzero()[:, 0]
-        labels = torch.nn.functional.pad(wanted[:, :-1], (1, 0), value=IGNORED)  # the model shifts them itself
+        following = torch.full((len(rows), width), IGNORED, dtype=torch.long)
+        for index, row in enumerate(rows):
+            ids[index, : len(row.ids)] = torch.tensor(row.ids)
+            mask[index, : len(row.ids)] = 1
+            following[index, : len(row.ids)] = torch.tensor(row.targets)
+        where = (following.flatten() != IGNORED).nonzero()[:, 0]
+        labels = torch.nn.functional.pad(following[:, :-1], (1, 0), value=IGNORED)  # the model shifts them itself
         inputs = _on(self.device, {"input_ids": ids, "attention_mask": mask})
-        targets = wanted.flatten()[where].to(self.device)
+        targets = following.flatten()[where].to(self.device)
         return MicroBatch(inputs, where.to(self.device), targets, labels.to(self.device))
 
 
@@ -181,4 +181,4 @@ def split_rows(micro_batches: Sequence[Sequence[Row]], limit: int, *, packed: bo
     """The same rows in micro-batches of a lower limit."""
     rows = [row for micro_batch in micro_batches for row in micro_batch]
     (split,) = split_step([len(row.ids) for row in rows], range(len(rows)), limit, packed=packed).ranks
-    return [[rows[place] for place in places] for places in split]
+    return [[rows[index] for index in indices] for indices in split]

@@ -36,8 +36,8 @@ def seal(checkpoint: Path) -> None:
 
 def last_whole(folder: Path, world_size: int, warn: Callable[[str], None]) -> str | None:
     """The newest checkpoint that every rank wrote to its end and that still is what was written; None for the start."""
-    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
-    for checkpoint in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+    checkpoints = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdigit()]
+    for checkpoint in sorted(checkpoints, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
         if not all((checkpoint / name).is_file() for name in (SEAL, *_NEEDED)):  # it was being written
             shutil.rmtree(checkpoint)
         elif (fault := _fault(checkpoint, world_size)) is None:

@@ -106,9 +106,9 @@ def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iter
             yield Problem("invalid-value", where, _targets.sentence(missing, leaves), key=("target_modules",))
         return
     missed = False
-    for key, wanted in lists.items():
+    for key, patterns in lists.items():
         names = modules.trainable if key == "target_modules" else modules.every
-        missing = _targets.unmatched([name for name in wanted if name not in broken[key]], names)
+        missing = _targets.unmatched([name for name in patterns if name not in broken[key]], names)
         if missing:
             missed = True
             yield Problem("invalid-value", where, _targets.sentence(missing, names, key), key=(key,))

@@ -58,16 +58,16 @@ def split_step(
     packed: bool = True,
 ) -> Step:
     """The fewest micro-batches a rank that keep to the limit, with about as many tokens in each."""
-    by_length = sorted(range(len(rows)), key=lambda place: (-lengths[rows[place]], place))
+    by_length = sorted(range(len(rows)), key=lambda index: (-lengths[rows[index]], index))
     n_each = -(-sum(lengths[row] for row in rows) // (tokens_per_micro_batch * world_size))
     n_each = max(1, min(n_each, -(-len(rows) // world_size)))  # a row that is over the limit is alone, not many
     while True:
         bins = _balanced([lengths[row] for row in rows], by_length, n_each * world_size)
-        sizes = ([lengths[rows[place]] for place in places] for places in bins)
+        sizes = ([lengths[rows[index]] for index in indices] for indices in bins)
         if all(len(size) < 2 or _cost(size, packed=packed) <= tokens_per_micro_batch for size in sizes):
             break
         n_each += 1
-    taken = [tuple(rows[place] for place in sorted(places)) for places in bins]
+    taken = [tuple(rows[index] for index in sorted(indices)) for indices in bins]
     return Step(tuple(tuple(taken[rank::world_size]) for rank in range(world_size)))
 
 
@@ -76,13 +76,13 @@ def _cost(lengths: Sequence[int], *, packed: bool) -> int:
 
 
 def _balanced(lengths: Sequence[int], by_length: Sequence[int], n_bins: int) -> list[list[int]]:
-    """Places in so many bins of nearly equal sums: the longest first, each to the emptiest bin so far."""
+    """The rows in so many bins of nearly equal sums: the longest first, each to the emptiest bin so far."""
     bins: list[list[int]] = [[] for _ in range(n_bins)]
     loads = [(0, index) for index in range(n_bins)]
-    for place in by_length:
-        load, index = heapq.heappop(loads)
-        bins[index].append(place)
-        heapq.heappush(loads, (load + lengths[place], index))
+    for row in by_length:
+        load, emptiest = heapq.heappop(loads)
+        bins[emptiest].append(row)
+        heapq.heappush(loads, (load + lengths[row], emptiest))
     return bins
 
 
@@ -99,7 +99,7 @@ def _ordered(lengths: Sequence[int], rows_per_step: int, seed: int, epoch: int, 
     steps = []
     for start in range(0, len(rows), pool):
         pooled = sorted(rows[start : start + pool], key=lambda row: -lengths[row])
-        steps += [pooled[place : place + rows_per_step] for place in range(0, len(pooled), rows_per_step)]
+        steps += [pooled[first : first + rows_per_step] for first in range(0, len(pooled), rows_per_step)]
     last = [steps.pop()] if len(steps[-1]) < rows_per_step else []  # a short step stays last, as without grouping
     generator.shuffle(steps)
     return [row for step in [*steps, *last] for row in step]

@@ -94,10 +94,10 @@ def _end_with(others: list[tuple[int, float | None]]) -> None:
 
 def _is_there(process: int, started: float | None) -> bool:
     try:
-        found = psutil.Process(process)
-        if started is not None and found.create_time() != started:  # the number was given to another one
+        other = psutil.Process(process)
+        if started is not None and other.create_time() != started:  # the number was given to another one
             return False
-        return bool(found.status() != psutil.STATUS_ZOMBIE)
+        return bool(other.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 

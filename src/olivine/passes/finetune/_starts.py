@@ -133,8 +133,8 @@ class Starts:
         if self.name == "loftq" and self.rounding is not None:
             start, shift = loftq(weight, self.rank, self.rounding, self.n_iterations)
         else:
-            found = _PISSA.fullmatch(self.name)
-            turns = found[1] if found else None
+            pissa = _PISSA.fullmatch(self.name)
+            turns = pissa[1] if pissa else None
             start = shift = nearest(weight, self.rank, int(turns) if turns else None)
         self._found[name] = _on(start, "cpu")
         if shift is not None:

@@ -77,8 +77,8 @@ def unmatched_leaves(targets: Iterable[str], leaves: Sequence[str]) -> list[str]
 
 def chooses(targets: Sequence[str] | None, excluded: Sequence[str], name: str) -> bool:
     """Whether a layer of that full name is trained; targets None: every one that is not excluded."""
-    wanted = targets is None or any(_matches(target, name) for target in targets)
-    return wanted and not any(_matches(target, name) for target in excluded)
+    is_target = targets is None or any(_matches(target, name) for target in targets)
+    return is_target and not any(_matches(target, name) for target in excluded)
 
 
 def for_peft(targets: Sequence[str]) -> list[str] | str:

@@ -113,8 +113,8 @@ def _checkpoint(folder: Path, settings: Settings, device: torch.device, report: 
     """Where all ranks go on from: the first of them looks and tidies up, before any of them writes."""
     if settings.world_size == 1:
         return _checkpoints.last_whole(folder, 1, report.warn)
-    found = _checkpoints.last_whole(folder, settings.world_size, report.warn) if settings.rank == 0 else None
-    step = torch.tensor(int(found.rpartition("-")[2]) if found else -1, device=device)
+    checkpoint = _checkpoints.last_whole(folder, settings.world_size, report.warn) if settings.rank == 0 else None
+    step = torch.tensor(int(checkpoint.rpartition("-")[2]) if checkpoint else -1, device=device)
     distributed.broadcast(step, src=0)
     return str(folder / f"checkpoint-{int(step)}") if step >= 0 else None
 
@@ -205,17 +205,17 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """As Trainer's, with learning rates by kind of parameter or float32 masters where the settings ask for them."""
-        settings, made = self._setup.settings, getattr(self, "optimizer", None)
-        if made is not None or not (settings.loraplus or settings.master_weights):
+        settings, optimizer = self._setup.settings, getattr(self, "optimizer", None)
+        if optimizer is not None or not (settings.loraplus or settings.master_weights):
             return super().create_optimizer(model)
         if settings.loraplus is not None:
             trained = self.model if model is None else model
             kind, named = self.get_optimizer_cls_and_kwargs(self.args, trained)
-            made = settings.loraplus.optimizer(trained, kind, named, self.args.weight_decay)
+            optimizer = settings.loraplus.optimizer(trained, kind, named, self.args.weight_decay)
         else:
-            made = MasterWeights(super().create_optimizer(model))
-        self.optimizer = made
-        return made
+            optimizer = MasterWeights(super().create_optimizer(model))
+        self.optimizer = optimizer
+        return optimizer
 
     def floating_point_ops(self, inputs: Mapping[str, Any]) -> int:
         """Of the step's forward and backward pass, from its tokens."""

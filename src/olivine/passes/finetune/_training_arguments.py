@@ -413,8 +413,8 @@ def check(arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
         elif field not in FIELDS:
             yield _unknown(name, where)
         elif not _fits(value, FIELDS[field]):
-            wanted = " or ".join(kind.__name__ for kind in FIELDS[field] if kind is not type(None))
-            yield Problem("invalid-value", where, f"training_args.{name} must be {wanted}, but is {value!r}.", key=key)
+            kinds = " or ".join(kind.__name__ for kind in FIELDS[field] if kind is not type(None))
+            yield Problem("invalid-value", where, f"training_args.{name} must be {kinds}, but is {value!r}.", key=key)
         else:
             yield from _check_value(name, field, value, where)
 

@@ -131,8 +131,8 @@ class Merge(Pass):
         }
         folder = context.scratch / "scores"
         folder.mkdir(parents=True, exist_ok=True)
-        found = score(merged, params, folder, context.machine, context.report)["scores"]
-        return {key: found[key] for key in ("loss", "perplexity", "label_accuracy") if key in found}
+        scores = score(merged, params, folder, context.machine, context.report)["scores"]
+        return {key: scores[key] for key in ("loss", "perplexity", "label_accuracy") if key in scores}
 
 
 BASES = ("16-bit", "4-bit")

@@ -71,8 +71,8 @@ class CompressedTensors(CheckpointFormat):
         return str(weights.get("strategy") or inferred).lower()
 
     def _groups(self) -> list[Mapping[str, Any]]:
-        found = self.config.get("config_groups")
-        groups = list(found.values()) if isinstance(found, dict) else []
+        sections = self.config.get("config_groups")
+        groups = list(sections.values()) if isinstance(sections, dict) else []
         if not groups or not all(
             isinstance(group, dict) and isinstance(group.get("targets"), list) for group in groups
         ):
@@ -138,8 +138,8 @@ class CompressedTensors(CheckpointFormat):
         )
 
     def _zeros(self, module: str, parts: Parts, bits: int, shape: tuple[int, int]) -> LazyTensor:
-        found = parts.get(".weight_zero_point")
-        unpacked = found is not None and found.dtype == "int8"
+        zero_points = parts.get(".weight_zero_point")
+        unpacked = zero_points is not None and zero_points.dtype == "int8"
         n_rows = shape[0] if unpacked else -(-shape[0] * bits // 32)
         return self.part(module, parts, ".weight_zero_point", (n_rows, shape[1]), ("int8" if unpacked else "int32",))
 

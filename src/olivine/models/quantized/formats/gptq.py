@@ -48,12 +48,12 @@ class Gptq(CheckpointFormat):
 
     @property
     def _dynamic(self) -> Mapping[str, Mapping[str, Any]]:
-        found = self.config.get("dynamic") or {}
-        if not isinstance(found, dict) or not all(isinstance(rules, dict) for rules in found.values()):
+        dynamic = self.config.get("dynamic") or {}
+        if not isinstance(dynamic, dict) or not all(isinstance(rules, dict) for rules in dynamic.values()):
             raise ModelError(
                 f"{self.folder / 'config.json'}: 'dynamic' of the quantization must map patterns to objects"
             )
-        return {pattern: rules for pattern, rules in found.items() if not pattern.startswith("-:")}
+        return {pattern: rules for pattern, rules in dynamic.items() if not pattern.startswith("-:")}
 
     def _rules(self, module: str) -> Mapping[str, Any]:
         """The config with what `dynamic` says of a module: the first pattern that matches the start of its name."""
