@@ -53,7 +53,7 @@ class Model:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """The record that `to_json` gave, with paths as they were written there."""
         base = record.get("base")
         return cls(
             format=record["format"],

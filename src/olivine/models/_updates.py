@@ -28,7 +28,7 @@ class Update(Protocol):
         """Pairs of sizes that must be the same for the product to exist."""
 
     def read(self) -> "torch.Tensor":
-        """The matrix, float32."""
+        """The matrix that is added, float32, computed from its factors."""
 
     def is_zero(self) -> bool:
         """Whether it certainly adds nothing."""
@@ -44,15 +44,15 @@ class LowRank:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[outputs, inputs]."""
+        """[outputs, inputs], of the factors' headers."""
         return self.b.shape[0], self.a.shape[1]
 
     def ranks(self) -> list[tuple[int, int]]:
-        """The rank, twice."""
+        """The rank as each of the two factors has it."""
         return [(self.a.shape[0], self.b.shape[1])]
 
     def read(self) -> "torch.Tensor":
-        """The product."""
+        """The product scale * b a, float32 [outputs, inputs]."""
         return self.scale * (self.b.read().float() @ self.a.read().float())
 
     def is_zero(self) -> bool:
@@ -70,7 +70,7 @@ class Hadamard:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[outputs, inputs]."""
+        """[outputs, inputs], which both factors have."""
         return self.first.shape
 
     def ranks(self) -> list[tuple[int, int]]:
@@ -79,7 +79,7 @@ class Hadamard:
         return [*self.first.ranks(), *self.second.ranks(), *sides]
 
     def read(self) -> "torch.Tensor":
-        """The product."""
+        """The product scale * (b1 a1) o (b2 a2), float32; the second product is held beside the first."""
         return self.first.read().mul_(self.second.read()).mul_(self.scale)
 
     def is_zero(self) -> bool:
@@ -106,7 +106,7 @@ class Kronecker:
         return [(side[0].shape[1], side[1].shape[0]) for side in (self.left, self.right) if len(side) > 1]
 
     def read(self) -> "torch.Tensor":
-        """The product."""
+        """The product scale * (left (x) right), float32 [outputs, inputs]."""
         return torch.kron(_product(self.left), _product(self.right)).mul_(self.scale)
 
     def is_zero(self) -> bool:
@@ -127,7 +127,7 @@ class Sum:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """That of the first."""
+        """[outputs, inputs] of the first term; `ranks` says where another has another."""
         return self.terms[0].shape
 
     def ranks(self) -> list[tuple[int, int]]:
@@ -136,12 +136,12 @@ class Sum:
         return [*(pair for term in self.terms for pair in term.ranks()), *sides]
 
     def read(self) -> "torch.Tensor":
-        """The sum."""
+        """The sum, float32; one term is in memory beside it."""
         total = self.terms[0].read()
         for term in self.terms[1:]:
             total += term.read()
         return total
 
     def is_zero(self) -> bool:
-        """Whether all of them are."""
+        """Whether every term certainly adds nothing."""
         return all(term.is_zero() for term in self.terms)

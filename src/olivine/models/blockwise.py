@@ -31,7 +31,7 @@ class Format:
 
     @property
     def highest(self) -> int:
-        """The largest code."""
+        """The largest code, 2**bits - 1."""
         return (1 << self.bits) - 1
 
     @property
@@ -93,5 +93,5 @@ class StoredBlocks:
     half_scales: bool
 
     def __call__(self) -> Blockwise:
-        """The weight."""
+        """The codes and scales as the file has them."""
         return self.read()

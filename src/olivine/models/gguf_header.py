@@ -57,7 +57,7 @@ class GgufTensor:
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of its data."""
+        """Bytes that its data takes in the file: whole blocks of its type."""
         _, block, size = TYPES[self.type_number]
         return math.prod(self.shape) // block * size
 

@@ -66,7 +66,7 @@ class Shift(Protocol):
     """A matrix that is computed when read."""
 
     def read(self) -> "torch.Tensor":
-        """The matrix, float32."""
+        """The matrix, float32, of the shape of the weight that it is taken from."""
 
 
 @dataclass(frozen=True)
@@ -77,12 +77,12 @@ class Rounding:
     double: bool = True
 
     def to_json(self) -> dict[str, Any]:
-        """For a model's attributes."""
+        """JSON values, which a model's attributes hold."""
         return {"kind": self.kind, "double": self.double}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> "Rounding":
-        """The inverse of `to_json`."""
+        """The rounding that `to_json` described."""
         return cls(record["kind"], record["double"])
 
 

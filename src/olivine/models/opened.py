@@ -22,5 +22,5 @@ class Opened:
 
     @cached_property
     def tokenizer(self) -> Any:
-        """See `load_tokenizer`."""
+        """The model's own, or its base's, as `load_tokenizer` gives it."""
         return load_tokenizer(self.model)

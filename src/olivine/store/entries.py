@@ -76,7 +76,7 @@ class Entry:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of its files."""
+        """Bytes that its files take, without the manifest."""
         return sum(file["size"] for file in self.files.values())
 
     @property
@@ -268,7 +268,7 @@ class Cache:
                 os.utime(self._held.lock_file)
 
     def close(self) -> None:
-        """End what `hold` began."""
+        """Let `collect_garbage` take again what `hold` kept from it."""
         if self._held is not None:
             lock, self._held = self._held, None
             with held(lock):

@@ -140,7 +140,7 @@ class Packed:
         return stored if group in (None, self.group) else stored.split(group)
 
     def read(self) -> "torch.Tensor":
-        """The weight in float32."""
+        """The weight [N, K], float32, whatever the order of its groups."""
         order = self._order()
         stored = self._stored()
         if order is None:

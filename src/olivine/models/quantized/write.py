@@ -163,7 +163,7 @@ class _Shards:
                 file.unlink(missing_ok=True)
 
     def add(self, name: str, tensor: "torch.Tensor") -> None:
-        """Append a tensor."""
+        """Append a tensor to the shard that is being written, or begin the next one where it would grow too large."""
         values = tensor.detach().to("cpu").contiguous()
         data = memoryview(values.flatten().view(torch.uint8).numpy())
         file = self._file
@@ -178,7 +178,7 @@ class _Shards:
         self._offset += len(data)
 
     def _next(self) -> BinaryIO:
-        """Begin a shard."""
+        """Close the shard that is being written and begin the next, with room for its header."""
         self._close()
         self._headers.append({})
         self._offset = 0

@@ -1,4 +1,4 @@
-"""Passes that train."""
+"""Passes that train a model or an adapter of it, and the merge of the two."""
 
 from olivine.passes.finetune._training_arguments import split_seed
 

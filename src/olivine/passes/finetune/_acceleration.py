@@ -141,7 +141,7 @@ def _probe_ids(base: Any, length: int) -> "torch.Tensor":
 
 @contextmanager
 def _looking(model: Any) -> Iterator[None]:
-    """Without dropout and gradients."""
+    """Lets the model be called without dropout and without gradients, and puts it back as it was."""
     training = model.training
     model.eval()
     try:

@@ -56,7 +56,7 @@ class Factors:
     b: "torch.Tensor"
 
     def product(self) -> "torch.Tensor":
-        """[outputs, inputs]."""
+        """The product b a, float32 [outputs, inputs]."""
         return self.b @ self.a
 
 

@@ -191,7 +191,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         return sum(len(step.rows) for step in steps) if steps is not None else super().num_examples(dataloader)
 
     def get_total_train_batch_size(self, args: TrainingArguments) -> int:  # noqa: ARG002 - its signature
-        """Rows of a step."""
+        """Rows of an optimizer step, over all ranks and micro-batches."""
         return self._setup.steps.rows_per_step
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> Any:

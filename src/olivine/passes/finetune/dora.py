@@ -14,7 +14,7 @@ class Dora(Lora):
     """
 
     class Params(Lora.Params):
-        """Those of LoRA."""
+        """LoRA's params, with `use_dora` set."""
 
         use_dora: bool = Field(True, description="train magnitudes; false makes it LoRA")
 

@@ -42,7 +42,7 @@ class FullFinetune(Training):
     """
 
     class Params(TrainingParams):
-        """Those of every training."""
+        """What every training takes, without the types that whole weights cannot be trained in."""
 
         torch_dtype: Literal["auto", "float32", "bfloat16"] = Field(  # without float16: it needs scaled losses
             "auto", description="what is computed in; the optimizer always works in float32"

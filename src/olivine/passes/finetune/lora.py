@@ -137,7 +137,7 @@ class Lora(Training):
 
     @property
     def _n_iterations(self) -> int:
-        """Turns of LoftQ."""
+        """Turns of rounding and decomposing that LoftQ takes."""
         return 1
 
     def _stored_layer(self, starts: _starts.Starts | None = None) -> Callable[[str, Any], None] | None:
