@@ -115,8 +115,8 @@ def train_peer(base, folder: Path, seed: int, n_steps: int):  # noqa: ANN001, AN
     from olivine.data import prepare
     from olivine.models import Model
     from olivine.models.loading import load_tokenizer
-    from olivine.passes.finetune import _trainer
     from olivine.passes.finetune.lora import Lora
+    from olivine.training import trainer
 
     place = context(folder)
     set_seed(seed)
@@ -126,9 +126,9 @@ def train_peer(base, folder: Path, seed: int, n_steps: int):  # noqa: ANN001, AN
     tokenizer = load_tokenizer(base)
     samples = prepare(data_config("train"), tokenizer, place.scratch, place.report.progress).samples()
     given = ARGUMENTS | {"seed": seed, "max_steps": n_steps, "report_to": "none", "disable_tqdm": True}
-    args = _trainer.arguments(given, place.scratch / "out", on_cpu=place.machine.device == "cpu", has_eval=False)
+    args = trainer.arguments(given, place.scratch / "out", on_cpu=place.machine.device == "cpu", has_eval=False)
     pad = tokenizer.pad_token_id or 0
-    Trainer(model=adapted, args=args, train_dataset=samples, data_collator=_trainer.Collator(pad)).train()
+    Trainer(model=adapted, args=args, train_dataset=samples, data_collator=trainer.Collator(pad)).train()
     adapted.save_pretrained(place.output)
     tokenizer.save_pretrained(place.output)
     return Model("adapter", place.output, base=base)

@@ -129,7 +129,7 @@ def run_one(folder: Path, what: dict, n_steps: int) -> dict:
     """Train in this process and time the steps."""
     from transformers import Trainer, TrainingArguments, default_data_collator
 
-    from olivine.passes.finetune import _trainer
+    from olivine.training import trainer
 
     n_steps = max(2, round(n_steps * what.get("share", 1)))
     rows = make_rows(folder, ROWS_PER_STEP * n_steps, what.get("pad", 0))
@@ -144,9 +144,9 @@ def run_one(folder: Path, what: dict, n_steps: int) -> dict:
     }
     with tempfile.TemporaryDirectory() as scratch:
         if what["kind"] == "ours":
-            starts = steps_timed(_trainer._Trainer)  # noqa: SLF001 - the class whose steps are timed
-            args = _trainer.arguments(given, Path(scratch), on_cpu=True, has_eval=False)
-            _trainer.train(model, rows, None, args, 2, report)
+            starts = steps_timed(trainer._Trainer)  # noqa: SLF001 - the class whose steps are timed
+            args = trainer.arguments(given, Path(scratch), on_cpu=True, has_eval=False)
+            trainer.train(model, rows, None, args, 2, report)
         else:
             starts = steps_timed(Trainer)
             args = TrainingArguments(output_dir=scratch, use_cpu=True, report_to="none", disable_tqdm=True, **given)

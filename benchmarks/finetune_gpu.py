@@ -171,15 +171,15 @@ def train_ours(model, what: dict, folder: str, report: Report) -> dict[int, floa
     """Through olivine's own training."""
     import torch
 
-    from olivine.passes.finetune import _trainer
+    from olivine.training import trainer
 
     rows = make_rows(what["rows"], what["per_step"] * what["n_steps"])
     given = {"per_device_train_batch_size": what["per_step"], "max_steps": what["n_steps"], "save_strategy": "no"}
     on_cpu = not torch.cuda.is_available()
-    args = _trainer.arguments(given | what.get("args", {}), Path(folder), on_cpu=on_cpu, has_eval=False)
-    starts = steps_timed(_trainer._Trainer, what["n_steps"])  # noqa: SLF001 - the class whose steps are timed
-    settings = _trainer.Settings(compile=what.get("compile", True) and not on_cpu)
-    _trainer.train(model, rows, None, args, 0, report, settings)
+    args = trainer.arguments(given | what.get("args", {}), Path(folder), on_cpu=on_cpu, has_eval=False)
+    starts = steps_timed(trainer._Trainer, what["n_steps"])  # noqa: SLF001 - the class whose steps are timed
+    settings = trainer.Settings(compile=what.get("compile", True) and not on_cpu)
+    trainer.train(model, rows, None, args, 0, report, settings)
     return starts
 
 
@@ -212,11 +212,11 @@ def run_one(name: str, what: dict, pipe, profile: Path | None) -> None:  # noqa:
     """One configuration in this process; its numbers go through the pipe."""
     import torch
 
-    from olivine.passes.finetune import _acceleration
+    from olivine.training import acceleration
 
     torch.manual_seed(0)
     if what["kind"] == "ours" and what.get("compile", True):  # as the pass does before it loads its base
-        _acceleration.warm_compiler()
+        acceleration.warm_compiler()
     model = make_model(what["sizes"], what.get("r", 16), what.get("targets", EVERY), qlora=what.get("qlora", False))
     wait()
     if torch.cuda.is_available():

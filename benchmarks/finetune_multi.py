@@ -45,13 +45,13 @@ class Timer:
     """Wraps the trainer's step: when each window begins, and a profile of the last step."""
 
     def __init__(self, n_steps: int, profiled: bool) -> None:
-        from olivine.passes.finetune import _trainer
+        from olivine.training import trainer
 
         self.starts: list[float] = []
         self.first_seconds = 0.0
         self.profile = None
         marks, begin = set(range(WARM, n_steps, WINDOW)), time.perf_counter()
-        real = _trainer._Trainer.training_step  # noqa: SLF001 - the class whose steps are timed
+        real = trainer._Trainer.training_step  # noqa: SLF001 - the class whose steps are timed
 
         def timed(trainer, *args, **kwargs):  # noqa: ANN001, ANN002, ANN003, ANN202 - the wrapped signature
             step = trainer.state.global_step
@@ -65,7 +65,7 @@ class Timer:
                 self._start()
             return real(trainer, *args, **kwargs)
 
-        _trainer._Trainer.training_step = timed  # noqa: SLF001 - as above
+        trainer._Trainer.training_step = timed  # noqa: SLF001 - as above
 
     def _start(self) -> None:
         from torch.profiler import ProfilerActivity, profile
@@ -128,12 +128,12 @@ def train_share(what: dict, folder: Path) -> None:
     """One rank: train, and write its numbers."""
     import torch
 
-    from olivine.passes.finetune import _acceleration, _setup, _sharding, _trainer
+    from olivine.training import acceleration, setup, sharding, trainer
 
     rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = not torch.cuda.is_available()
     given = {"per_device_train_batch_size": what["per_step"], "max_steps": what["n_steps"], "save_strategy": "no"}
-    args = _trainer.arguments(given, folder / "checkpoints", on_cpu=on_cpu, has_eval=False)
+    args = trainer.arguments(given, folder / "checkpoints", on_cpu=on_cpu, has_eval=False)
     torch.manual_seed(0)
     begin = time.perf_counter()
     if not on_cpu:
@@ -144,7 +144,7 @@ def train_share(what: dict, folder: Path) -> None:
 
         for layer in [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]:
             shard_frozen(layer)
-        _sharding.shard_rest(model)
+        sharding.shard_rest(model)
     gc.collect()
     wait()
     load_seconds = time.perf_counter() - begin
@@ -154,16 +154,16 @@ def train_share(what: dict, folder: Path) -> None:
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
     device, dtype = torch.device(args.device), torch.bfloat16
-    product_flops = [_acceleration.measured_peak(device, dtype)]
+    product_flops = [acceleration.measured_peak(device, dtype)]
     report = Report()
     timer = Timer(what["n_steps"], not on_cpu and rank == 0)
-    settings = _setup.Settings(
+    settings = setup.Settings(
         compile=what["compile"], rank=rank, world_size=world_size, sharded=what["sharding"] == "fsdp"
     )
     rows = make_rows(LONG, what["per_step"] * 4)
-    history = _trainer.train(model, rows, None, args, 0, report, settings)
+    history = trainer.train(model, rows, None, args, 0, report, settings)
     kernels = timer.kernels()
-    product_flops.append(_acceleration.measured_peak(device, dtype))
+    product_flops.append(acceleration.measured_peak(device, dtype))
     seconds = [(after - before) / WINDOW for before, after in itertools.pairwise(timer.starts)]
     numbers = {
         "seconds_per_step": statistics.median(seconds),

@@ -15,7 +15,7 @@ from sources import Sources
 
 ROOT = Path(olivine.__file__).parent
 # Modules that only a running pass imports.
-RUNNING = {"_trainer.py", "_reports.py", "_choices.py", "_lazy_weights.py", "_quantize_graph.py", "_stream.py"}
+RUNNING = {"trainer.py", "reports.py", "_choices.py", "_lazy_weights.py", "_quantize_graph.py", "_stream.py"}
 # From the lowest up. A module imports from lower layers and from its own package alone.
 LAYERS = (
     ("allowance", "errors", "jinja", "memory", "paths", "registry", "telemetry"),
@@ -24,7 +24,7 @@ LAYERS = (
     ("data", "models", "search", "store"),
     ("work",),
     ("kernels",),
-    ("calibration",),
+    ("calibration", "training"),
     ("runtimes",),
     ("evaluate",),
     ("passes",),

@@ -12,10 +12,10 @@ from transformers.optimization import get_scheduler
 from transformers.trainer_optimizer import _parse_optim_args
 
 from olivine.passes import Machine
-from olivine.passes.finetune import _argument_rules, _trainer
 from olivine.passes.finetune._checks import check_training
 from olivine.passes.finetune._params import TrainingParams
-from olivine.passes.finetune._training_arguments import FIELDS, SYNONYMS, nearest
+from olivine.training import argument_rules, trainer
+from olivine.training.training_arguments import FIELDS, SYNONYMS, nearest
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 10**10, 10**11, 2)
 HELD_OUT = {"eval_dataset_size": 0.25}
@@ -31,7 +31,7 @@ def library_refuses(arguments, folder, *, evaluates):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            made = _trainer.arguments(arguments, folder, on_cpu=True, has_eval=evaluates)
+            made = trainer.arguments(arguments, folder, on_cpu=True, has_eval=evaluates)
             for callback in get_reporting_integration_callbacks(made.report_to):
                 callback()
             _parse_optim_args(made.optim_args)
@@ -59,7 +59,7 @@ VALUES = {
     "bf16": [True, False],
     "fp16": [False],
     "report_to": ["none", "wandb", ["mlflow", "clearml"], "nothing", ["none"], []],
-    "lr_scheduler_type": [*_argument_rules.SCHEDULERS, "constant", "constant_with_warmup"],
+    "lr_scheduler_type": [*argument_rules.SCHEDULERS, "constant", "constant_with_warmup"],
     "lr_scheduler_kwargs": [
         None,
         {},
@@ -105,13 +105,13 @@ def test_plan_refuses_what_the_library_would(tmp_path_factory, arguments, evalua
 
 
 def test_every_reporting_tool_of_the_release_is_known():
-    assert set(_argument_rules.REPORTERS) == set(INTEGRATION_TO_CALLBACK)
+    assert set(argument_rules.REPORTERS) == set(INTEGRATION_TO_CALLBACK)
 
 
 def test_schedules_are_those_of_the_release():
     from transformers.trainer_utils import SchedulerType
 
-    assert set(_argument_rules.SCHEDULERS) == {kind.value for kind in SchedulerType} - {
+    assert set(argument_rules.SCHEDULERS) == {kind.value for kind in SchedulerType} - {
         "constant",
         "constant_with_warmup",
     }

@@ -10,9 +10,10 @@ from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.models.inspect import read_facts
 from olivine.passes import Machine
-from olivine.passes.finetune import _memory, _time
+from olivine.passes.finetune import _time
 from olivine.passes.finetune.full_finetune import FullFinetune
 from olivine.passes.finetune.lora import Lora
+from olivine.training import memory
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 64 * 10**9, 10**11, 2)
 
@@ -35,16 +36,16 @@ def large(tiny_llama):
     return replace(facts, decoder=decoder, n_parameters=10**8)
 
 
-def memory(plugin, facts, config, **params):
+def planned(plugin, facts, config, **params):
     given = plugin.Params(train_data_config="rows", **params)
     return plugin(given).estimate(facts, MACHINE, {"rows": config}).memory_bytes
 
 
 @pytest.mark.parametrize("plugin", [Lora, FullFinetune])
 def test_short_rows_need_less_than_long_ones(plugin, large, tmp_path):
-    short = memory(plugin, large, data(tmp_path, ["yes"] * 40))
-    full = memory(plugin, large, data(tmp_path, ["yes " * 2000] * 40))
-    joined = memory(plugin, large, data(tmp_path, ["yes"] * 40, strategy="join"))
+    short = planned(plugin, large, data(tmp_path, ["yes"] * 40))
+    full = planned(plugin, large, data(tmp_path, ["yes " * 2000] * 40))
+    joined = planned(plugin, large, data(tmp_path, ["yes"] * 40, strategy="join"))
     assert short < 0.8 * full
     assert joined == full
 
@@ -66,19 +67,19 @@ def test_edited_rows_are_measured_again(tmp_path):
 def test_rows_that_are_not_here_are_taken_as_full():
     config = DataConfig(name="rows", load_dataset_config={"data_name": "some/set"})
     assert row_sizes(config, 32_000) is None
-    assert _memory.tokens_of(config, 4, 32_000) == (1024, 4096)
+    assert memory.tokens_of(config, 4, 32_000) == (1024, 4096)
 
 
 @pytest.mark.parametrize("targets", [None, ["q_proj", "down_proj"]])
 def test_adapter_has_the_weights_that_are_told(tiny_llama, targets):
     model = adapted(tiny_llama, r=4, target_modules=targets or "all-linear")
     n_trained = sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
-    assert 4 * _memory.adapter_size(read_facts(tiny_llama), targets) == n_trained
+    assert 4 * memory.adapter_size(read_facts(tiny_llama), targets) == n_trained
 
 
 def test_less_memory_means_smaller_micro_batches_before_a_refusal(large, tmp_path):
     config = data(tmp_path, ["yes " * 2000] * 40)
-    needed = memory(Lora, large, config)
+    needed = planned(Lora, large, config)
     tight = replace(MACHINE, memory_bytes=int(needed * 0.8))
     step = Lora(Lora.Params(train_data_config="rows"))
     assert step.estimate(large, tight, {"rows": config}).memory_bytes < tight.memory_bytes

@@ -15,7 +15,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.passes import passes
-from olivine.passes.finetune import _trainer
+from olivine.training import trainer
 from olivine.workflow.engine import run
 from reports import Told
 from tiny import tiny_model
@@ -49,7 +49,7 @@ def test_training_is_that_of_a_plain_loop(architecture, tied, tmp_path):
     settings = {"gradient_accumulation_steps": 1, "max_steps": 3, "learning_rate": 1e-4, "max_grad_norm": 1.0}
     args = arguments(tmp_path / "a", lr_scheduler_type="constant", weight_decay=0.0, **settings)
     report = Told()
-    _trainer.train(found, samples, None, args, 2, report)
+    trainer.train(found, samples, None, args, 2, report)
     assert report.facts["packed"] is True
     wanted = dict(expected.named_parameters())
     for name, parameter in found.named_parameters():

@@ -14,7 +14,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
-from olivine.passes.finetune import _checkpoints
+from olivine.training import checkpoints
 from reports import Told
 from tiny import write_rows
 
@@ -78,16 +78,16 @@ def test_same_seed_gives_the_same_bytes(tiny_llama, tmp_path):
 def test_interrupted_training_ends_with_the_same_bytes(damaged, tiny_llama, tmp_path, monkeypatch):
     settings = {"lora_dropout": 0.1, "training_args": {"save_steps": 1, "train_sampling_strategy": "group_by_length"}}
     whole, _ = train(tiny_llama, tmp_path, "whole", **settings)
-    from olivine.passes.finetune import _trainer
+    from olivine.training import trainer
 
-    real = _trainer._Trainer.training_step
+    real = trainer._Trainer.training_step
 
     def stop_at_four(self, *arguments):
         if self.state.global_step == 4:
             raise KeyboardInterrupt
         return real(self, *arguments)
 
-    monkeypatch.setattr(_trainer._Trainer, "training_step", stop_at_four)
+    monkeypatch.setattr(trainer._Trainer, "training_step", stop_at_four)
     with pytest.raises(KeyboardInterrupt):
         train(tiny_llama, tmp_path, "cut", **settings)
     monkeypatch.undo()
@@ -107,16 +107,16 @@ def test_training_of_which_every_checkpoint_is_damaged_begins_again(tmp_path):
         (checkpoint := tmp_path / f"checkpoint-{step}").mkdir()
         for name in ("optimizer.pt", "scheduler.pt", "trainer_state.json"):
             (checkpoint / name).write_bytes(b"state" * step)
-        _checkpoints.seal(checkpoint)
+        checkpoints.seal(checkpoint)
     warnings = []
-    assert _checkpoints.last_whole(tmp_path, 1, warnings.append) == str(tmp_path / "checkpoint-4")
+    assert checkpoints.last_whole(tmp_path, 1, warnings.append) == str(tmp_path / "checkpoint-4")
     (tmp_path / "checkpoint-4" / "optimizer.pt").write_bytes(bytes(20))
     (tmp_path / "checkpoint-2" / "scheduler.pt").write_bytes(bytes(10))
-    assert _checkpoints.last_whole(tmp_path, 1, warnings.append) is None
+    assert checkpoints.last_whole(tmp_path, 1, warnings.append) is None
     assert len(warnings) == 2
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged-checkpoint-2", "damaged-checkpoint-4"]
     (tmp_path / "checkpoint-6").mkdir()  # was being written
-    assert _checkpoints.last_whole(tmp_path, 1, warnings.append) is None
+    assert checkpoints.last_whole(tmp_path, 1, warnings.append) is None
     assert not (tmp_path / "checkpoint-6").exists()
 
 
@@ -207,7 +207,7 @@ def test_trainer_sees_each_row_as_its_tokenizer_begins_it_and_with_a_trained_end
 
 
 def test_padding_is_not_trained():
-    from olivine.passes.finetune._trainer import Collator
+    from olivine.training.trainer import Collator
 
     batch = Collator(pad=2)(
         [{"input_ids": [5, 2], "labels": [5, 2]}, {"input_ids": [5, 6, 7, 2], "labels": [5, 6, 7, 2]}]

@@ -22,7 +22,7 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.passes import passes
-from olivine.passes.finetune import _learning_rates, _setup, _trainer
+from olivine.training import learning_rates, setup, trainer
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 from reports import Told
@@ -66,7 +66,7 @@ def test_cut_training_and_second_one_end_with_the_same_bytes(method, tiny_llama,
     whole, report = train(method, tiny_llama, tmp_path, "whole")
     again, _ = train(method, tiny_llama, tmp_path, "again")
     assert bytes_of(again) == bytes_of(whole)
-    real = _trainer._Trainer.training_step
+    real = trainer._Trainer.training_step
 
     def stop_at_four(self, *more):
         if self.state.global_step == 4:
@@ -74,7 +74,7 @@ def test_cut_training_and_second_one_end_with_the_same_bytes(method, tiny_llama,
         return real(self, *more)
 
     with monkeypatch.context() as patched:
-        patched.setattr(_trainer._Trainer, "training_step", stop_at_four)
+        patched.setattr(trainer._Trainer, "training_step", stop_at_four)
         with pytest.raises(KeyboardInterrupt):
             train(method, tiny_llama, tmp_path, "cut")
     resumed, told = train(method, tiny_llama, tmp_path, "cut")
@@ -130,7 +130,7 @@ def test_params_of_lycoris_reach_peft(tiny_llama, tmp_path):
 
 def optimizer_of(monkeypatch, method, model, folder, **changes):
     """The groups of the optimizer that a training made: names of their parameters, and the rest."""
-    seen, real = {}, _learning_rates.LoraPlus.optimizer
+    seen, real = {}, learning_rates.LoraPlus.optimizer
 
     def spy(self, module, *more):
         made = real(self, module, *more)
@@ -141,7 +141,7 @@ def optimizer_of(monkeypatch, method, model, folder, **changes):
         ]
         return made
 
-    monkeypatch.setattr(_learning_rates.LoraPlus, "optimizer", spy)
+    monkeypatch.setattr(learning_rates.LoraPlus, "optimizer", spy)
     train(method, model, folder, **changes)
     return seen["groups"]
 
@@ -170,17 +170,17 @@ def test_updates_of_lora_plus_are_those_of_plain_trainer_with_pefts_optimizer(ti
     optimizer = create_loraplus_optimizer(
         expected, torch.optim.AdamW, lr=1e-3, loraplus_lr_ratio=8, loraplus_weight_decay=0.01
     )
-    trainer = Trainer(
+    plain = Trainer(
         model=expected,
         args=arguments(tmp_path / "a", **settings),
         train_dataset=rows(),
-        data_collator=_trainer.Collator(2),
+        data_collator=trainer.Collator(2),
         optimizers=(optimizer, None),
     )
-    trainer.train()
-    plus = _learning_rates.LoraPlus(8, 1e-6)
+    plain.train()
+    plus = learning_rates.LoraPlus(8, 1e-6)
     args = arguments(tmp_path / "b", **settings)
-    _trainer.train(found, rows(), None, args, 2, Told(), _setup.Settings(loraplus=plus))
+    trainer.train(found, rows(), None, args, 2, Told(), setup.Settings(loraplus=plus))
     wanted = dict(expected.named_parameters())
     for name, parameter in found.named_parameters():
         torch.testing.assert_close(parameter, wanted[name], atol=2e-5, rtol=1e-3)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.passes.finetune._packing import plan_batches, split_step
+from olivine.training.packing import plan_batches, split_step
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=60)
 

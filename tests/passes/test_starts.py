@@ -17,7 +17,8 @@ from olivine.models.loading import load_causal_lm
 from olivine.models.nf4 import Rounding, rounded
 from olivine.models.weights import weights
 from olivine.passes import passes
-from olivine.passes.finetune import _adapters, _starts
+from olivine.passes.finetune import _adapters
+from olivine.training import adapter_starts
 from tiny import tiny_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
@@ -58,13 +59,13 @@ def test_nearest_product_is_that_of_the_largest_singular_values(turns):
     left, sizes, right = torch.linalg.svd(matrix.double())
     expected = left[:, :RANK] @ sizes[:RANK].diag() @ right[:RANK]
     torch.manual_seed(0)
-    found = _starts.nearest(matrix, RANK, turns).product()
+    found = adapter_starts.nearest(matrix, RANK, turns).product()
     error = (found - matrix).norm() / (expected - matrix).norm()
     assert error == pytest.approx(1, abs=1e-5 if turns is None else 0.02)
 
 
 def test_rank_above_that_of_the_matrix_is_filled_with_zeros():
-    found = _starts.nearest(weight(shape=(6, 9)), 10)
+    found = adapter_starts.nearest(weight(shape=(6, 9)), 10)
     assert (found.a.shape, found.b.shape) == ((10, 9), (6, 10))
     torch.testing.assert_close(found.product(), weight(shape=(6, 9)), atol=1e-6, rtol=1e-5)
 
@@ -76,7 +77,7 @@ def test_pissa_starts_where_peft_starts(settings, tiny_llama, tmp_path):
     theirs = get_peft_model(
         AutoModelForCausalLM.from_pretrained(tiny_llama), LoraConfig(init_lora_weights="pissa", **places)
     ).get_base_model()
-    starts = _starts.Starts("pissa", RANK, scaling, None, 1, lambda _: True, tmp_path / "start")
+    starts = adapter_starts.Starts("pissa", RANK, scaling, None, 1, lambda _: True, tmp_path / "start")
     plugin = passes.find("LoRA")
     step = plugin(plugin.Params(train_data_config="rows"))
     base = load_causal_lm(Model("hf", tiny_llama), each_layer=step._stored_layer(starts))
@@ -133,7 +134,7 @@ def loftq_by_hand(matrix, rank, rounding, n_turns):
 def test_loftq_is_the_algorithm_of_the_paper(n_turns):
     matrix, rounding = weight(), Rounding("nf4", double=False)
     frozen, product = loftq_by_hand(matrix, RANK, rounding, n_turns)
-    start, shift = _starts.loftq(matrix, RANK, rounding, n_turns)
+    start, shift = adapter_starts.loftq(matrix, RANK, rounding, n_turns)
     found = rounded(matrix if shift is None else matrix - shift.product(), rounding)
     torch.testing.assert_close(start.product(), product, atol=1e-5, rtol=1e-3)
     torch.testing.assert_close(found, frozen, atol=1e-4, rtol=1e-3)
@@ -145,7 +146,7 @@ def test_loftq_starts_closer_to_the_16_bit_base_than_its_rounded_form(kind):
     plain = (rounded(matrix, rounding) - matrix).norm()
     errors = []
     for n_turns in (1, 5):
-        start, shift = _starts.loftq(matrix, RANK, rounding, n_turns)
+        start, shift = adapter_starts.loftq(matrix, RANK, rounding, n_turns)
         frozen = rounded(matrix if shift is None else matrix - shift.product(), rounding)
         errors.append((frozen + start.product() - matrix).norm())
     assert errors[1] < errors[0] < plain
@@ -228,6 +229,6 @@ def test_start_is_computed_once_for_a_training_that_is_cut(tiny_llama, tmp_path,
     step = plugin(plugin.Params(train_data_config="rows", init_lora_weights="pissa"))
     where = context(tmp_path)
     first = step._ready(Model("hf", tiny_llama), where).module.state_dict()
-    monkeypatch.setattr(_starts, "nearest", None)
+    monkeypatch.setattr(adapter_starts, "nearest", None)
     for name, tensor in step._ready(Model("hf", tiny_llama), where).module.state_dict().items():
         assert torch.equal(tensor, first[name])

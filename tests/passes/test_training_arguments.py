@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 from transformers import TrainingArguments
 
-from olivine.passes.finetune._optimizers import OPTIMIZERS, check_package
-from olivine.passes.finetune._training_arguments import (
+from olivine.training.optimizers import OPTIMIZERS, check_package
+from olivine.training.training_arguments import (
     AT_LEAST,
     CHOICES,
     FIELDS,

@@ -4,7 +4,7 @@ import pytest
 import torch
 from training_tools import adapted, assert_equal, ours, plain, rows, whole
 
-from olivine.passes.finetune import _memory
+from olivine.training import memory
 from tiny import tiny_model
 
 ARCHITECTURES = ["llama", "phi3", "qwen2", "qwen3", "gemma", "mistral"]
@@ -54,7 +54,7 @@ def test_whole_models_get_the_gradients_of_plain_training(architecture, tied, tm
 
 def test_micro_batches_change_no_update(tiny_llama, tmp_path, monkeypatch):
     found, _ = ours(monkeypatch, adapted(tiny_llama), rows(), tmp_path / "a")
-    monkeypatch.setattr(_memory, "choose", lambda *_, **__: _memory.Choice(30, 0, 0, fits=True))
+    monkeypatch.setattr(memory, "choose", lambda *_, **__: memory.Choice(30, 0, 0, fits=True))
     split, _ = ours(monkeypatch, adapted(tiny_llama), rows(), tmp_path / "b")
     assert_equal(split, found)
 

@@ -11,8 +11,8 @@ from training_tools import adapted, arguments, whole
 
 from olivine.kernels import lora_linear
 from olivine.models.inspect import read_facts
-from olivine.passes.finetune import _acceleration, _setup
-from olivine.passes.finetune._memory import Shape, choose, layer_bytes, peak_bytes
+from olivine.training import acceleration, setup
+from olivine.training.memory import Shape, choose, layer_bytes, peak_bytes
 from tiny import tiny_model
 
 # Phi-3-mini with LoRA of rank 16 on all linear layers, bfloat16
@@ -41,7 +41,7 @@ def test_norms_of_heads_are_seen_in_the_model_and_in_its_facts(tmp_path):
     folder = tiny_model(tmp_path / "qwen3", "qwen3")
     assert Shape.of_facts(read_facts(folder), 0, 2, "cpu").head_norms
     assert not Shape.of_facts(read_facts(tiny_model(tmp_path / "llama", "llama")), 0, 2, "cpu").head_norms
-    assert _setup._shape_of(adapted(folder), arguments(tmp_path)).head_norms
+    assert setup._shape_of(adapted(folder), arguments(tmp_path)).head_norms
 
 
 @given(st.integers(1, 20_000), st.integers(0, 31))
@@ -123,7 +123,7 @@ def kept_bytes(model, n_tokens):
         return kept
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda kept: kept.tensor):
-        result = _acceleration.base_of(model).model(input_ids=torch.arange(n_tokens)[None] % 300, use_cache=False)
+        result = acceleration.base_of(model).model(input_ids=torch.arange(n_tokens)[None] % 300, use_cache=False)
     storages = [kept.tensor.untyped_storage() for kept in graph]
     del result
     return sum({one.data_ptr(): one.nbytes() for one in storages if one.data_ptr() not in weights}.values())
@@ -142,7 +142,7 @@ def test_what_layers_keep_is_what_autograd_keeps(kind, dtype, tmp_path):
         lora_linear.take_over(model)
     model.train()
     few, many = kept_bytes(model, 128), kept_bytes(model, 256)
-    shape = _setup._shape_of(model, arguments(tmp_path))
+    shape = setup._shape_of(model, arguments(tmp_path))
     per_token, fixed = (many - few) / 128 / shape.n_layers, 2 * few - many
     assert 0.95 * per_token < layer_bytes(shape) < 1.3 * per_token
     kept_updates = 0 if kind == "DoRA" else shape.update_bytes
@@ -153,4 +153,4 @@ def test_what_layers_keep_is_what_autograd_keeps(kind, dtype, tmp_path):
 def test_written_updates_of_a_model_are_found(method, tiny_llama):
     model = adapted(tiny_llama, method, target_modules=["q_proj", "down_proj"])
     expected = 0 if method == "LoraConfig" else 4 * 2 * (64 * 64 + 64 * 128)
-    assert _setup._update_bytes(model) == expected
+    assert setup._update_bytes(model) == expected

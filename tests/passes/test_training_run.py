@@ -10,7 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Trainer, TrainerCal
 from transformers.integrations import integration_utils
 
 from olivine.errors import RequestError
-from olivine.passes.finetune import _acceleration, _setup, _trainer
+from olivine.training import acceleration, setup, trainer
 from reports import Told
 
 
@@ -18,7 +18,7 @@ def train(model, samples, folder, held_out=None, settings=None, **more):
     report = Told()
     named = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 1, "learning_rate": 1e-2} | more
     args = arguments(folder, **named)
-    history = _trainer.train(model, samples, held_out, args, 2, report, settings or _setup.Settings())
+    history = trainer.train(model, samples, held_out, args, 2, report, settings or setup.Settings())
     return history, report
 
 
@@ -28,7 +28,7 @@ def trained(model):
 
 def out_of_memory_above(monkeypatch, n_tokens):
     """A device that holds so many tokens."""
-    seen, real = [], _trainer._Trainer.micro_batch_loss
+    seen, real = [], trainer._Trainer.micro_batch_loss
 
     def limited(self, model, batch, *more):
         seen.append(batch.inputs["input_ids"].numel())
@@ -37,7 +37,7 @@ def out_of_memory_above(monkeypatch, n_tokens):
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return loss
 
-    monkeypatch.setattr(_trainer._Trainer, "micro_batch_loss", limited)
+    monkeypatch.setattr(trainer._Trainer, "micro_batch_loss", limited)
     return seen
 
 
@@ -82,9 +82,9 @@ def test_training_stops_early_and_keeps_the_best_adapter(tiny_llama, tmp_path):
     model, held_out = adapted(tiny_llama), rows(4, seed=9)
     folder = tmp_path / "run"
     given = {"max_steps": 40, "per_device_train_batch_size": 4, "learning_rate": 0.05, "save_steps": 1, "seed": 3}
-    args = _trainer.arguments(given, folder, on_cpu=True, has_eval=True, early_stopping=True)
+    args = trainer.arguments(given, folder, on_cpu=True, has_eval=True, early_stopping=True)
     assert (args.eval_steps, args.load_best_model_at_end) == (1, True)
-    history = _trainer.train(model, rows(), held_out, args, 2, Told(), _setup.Settings(early_stopping_patience=2))
+    history = trainer.train(model, rows(), held_out, args, 2, Told(), setup.Settings(early_stopping_patience=2))
     losses = {entry["step"]: entry["eval_loss"] for entry in history if "eval_loss" in entry}
     best = min(losses, key=losses.get)
     assert max(losses) == best + 2 < 40
@@ -94,10 +94,10 @@ def test_training_stops_early_and_keeps_the_best_adapter(tiny_llama, tmp_path):
 
 def get_again(model, held_out, folder):
     """The loss of the rows with the weights as they are now."""
-    trainer = Trainer(
-        model=model, args=arguments(folder / "again", per_device_eval_batch_size=8), data_collator=_trainer.Collator(2)
+    plain = Trainer(
+        model=model, args=arguments(folder / "again", per_device_eval_batch_size=8), data_collator=trainer.Collator(2)
     )
-    return trainer.evaluate(held_out)["eval_loss"]
+    return plain.evaluate(held_out)["eval_loss"]
 
 
 def test_model_with_another_attention_trains_on_padded_rows_with_one_line(tmp_path, monkeypatch):
@@ -156,10 +156,10 @@ def test_layers_run_as_written_when_they_cannot_be_compiled(tiny_llama, tmp_path
 
     real = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: real(self, backend=broken, **how))
-    monkeypatch.setattr(_setup._acceleration.Head, "fused", property(lambda _: False, lambda *_: None), raising=False)
+    monkeypatch.setattr(setup._acceleration.Head, "fused", property(lambda _: False, lambda *_: None), raising=False)
     expected, model = adapted(tiny_llama), adapted(tiny_llama)
     train(expected, rows(), tmp_path / "a", max_steps=2)
-    _, report = train(model, rows(), tmp_path / "b", max_steps=2, settings=_setup.Settings(compile=True))
+    _, report = train(model, rows(), tmp_path / "b", max_steps=2, settings=setup.Settings(compile=True))
     assert "no compiler is here" in report.facts["not_compiled_because"]
     for name, parameter in trained(model).items():
         torch.testing.assert_close(parameter, trained(expected)[name], atol=1e-4, rtol=1e-3)
@@ -173,9 +173,9 @@ def test_compiled_layers_see_one_form_whatever_the_rows_are(tiny_llama, tmp_path
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: real(self, backend=counting, **how))
-    monkeypatch.setattr(_setup._acceleration, "has_variable_length", lambda *_: False)
+    monkeypatch.setattr(setup._acceleration, "has_variable_length", lambda *_: False)
     equal = Samples([{"input_ids": list(range(10, 42)), "labels": list(range(10, 42))} for _ in range(16)])
-    _, report = train(adapted(tiny_llama), equal, tmp_path, max_steps=4, settings=_setup.Settings(compile=True))
+    _, report = train(adapted(tiny_llama), equal, tmp_path, max_steps=4, settings=setup.Settings(compile=True))
     assert report.facts["compiled_layers"] == 2
     assert len(graphs) == 1  # both layers, every step
 
@@ -213,7 +213,7 @@ def test_tracker_that_is_not_installed_is_one_sentence(tiny_llama, tmp_path):
 
 def test_hidden_states_come_without_the_logits_of_any_position(tiny_llama):
     model, asked = adapted(tiny_llama), []
-    head, _ = _acceleration.find_head(model)
+    head, _ = acceleration.find_head(model)
     model.get_base_model().lm_head.register_forward_hook(lambda _, given, result: asked.append(result.numel()))
     hidden = head.hidden_states(model, input_ids=torch.arange(7, 16)[None])
     assert hidden.shape[:2] == (1, 9)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments
 
-from olivine.passes.finetune import _trainer
+from olivine.training import trainer
 from reports import Told
 
 
@@ -70,11 +70,11 @@ def gradients_of(monkeypatch, model, run):
 
 def plain(monkeypatch, model, samples, folder, **more):
     def run():
-        trainer = Trainer(
-            model=model, args=arguments(folder, **more), train_dataset=samples, data_collator=_trainer.Collator(2)
+        plain = Trainer(
+            model=model, args=arguments(folder, **more), train_dataset=samples, data_collator=trainer.Collator(2)
         )
-        trainer.train()
-        return trainer.state.log_history
+        plain.train()
+        return plain.state.log_history
 
     return gradients_of(monkeypatch, model, run)
 
@@ -83,9 +83,9 @@ def ours(monkeypatch, model, samples, folder, report=None, **more):
     report = report or Told()
 
     def run():
-        return _trainer.train(model, samples, None, arguments(folder, **more), 2, report)
+        return trainer.train(model, samples, None, arguments(folder, **more), 2, report)
 
-    monkeypatch.setattr(_trainer, "_refuse_unusable", lambda *_: None)  # nothing is trained at learning rate 0
+    monkeypatch.setattr(trainer, "_refuse_unusable", lambda *_: None)  # nothing is trained at learning rate 0
     return gradients_of(monkeypatch, model, run), report
 
 

@@ -11,9 +11,9 @@ from olivine.errors import RequestError
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm
-from olivine.passes.finetune import _memory, _sharding, _targets, _training_arguments
 from olivine.passes.finetune._params import AdapterParams
-from olivine.passes.finetune._precision import BF16_FROM
+from olivine.training import memory, sharding, target_modules, training_arguments
+from olivine.training.precision import BF16_FROM
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
@@ -31,20 +31,20 @@ def load_base(
     """
     sharded = is_sharded(params, context)
     if context.machine.device == "cuda" and params.compile:
-        from olivine.passes.finetune import _acceleration
+        from olivine.training import acceleration
 
-        _acceleration.warm_compiler()
+        acceleration.warm_compiler()
 
     def each_layer(name: str, layer: Any) -> None:
         if stored is not None:
             stored(name, layer)
         if sharded:
-            _sharding.shard_layer(layer)
+            sharding.shard_layer(layer)
 
     on_layer = each_layer if stored is not None or sharded else None
     base = load_causal_lm(model, dtype=dtype, device=context.machine.device, each_layer=on_layer)
     _refuse_unmatched(params, base)
-    if _training_arguments.checkpoints_activations(params.training_args):
+    if training_arguments.checkpoints_activations(params.training_args):
         base.enable_input_require_grads()
     return base
 
@@ -73,7 +73,7 @@ def make_ready(adapted: Any, params: AdapterParams, context: Context, dtype: str
     if n_trained == 0:
         raise RequestError("nothing would be trained: no parameter of the model belongs to the adapter")
     if is_sharded(params, context):
-        _sharding.shard_rest(adapted)
+        sharding.shard_rest(adapted)
     context.report.record(
         n_trained_parameters=n_trained, n_parameters=n_all, trained_share=n_trained / n_all, dtype=dtype
     )
@@ -82,12 +82,12 @@ def make_ready(adapted: Any, params: AdapterParams, context: Context, dtype: str
 
 def trained_modules(params: AdapterParams, base: Any) -> dict[str, Any]:
     """The fields of a PEFT config that say which modules are trained."""
-    targets = _targets.as_list(params.target_modules)
-    excluded = _targets.as_list(params.exclude_modules) or ([] if targets else ["lm_head"])
+    targets = target_modules.as_list(params.target_modules)
+    excluded = target_modules.as_list(params.exclude_modules) or ([] if targets else ["lm_head"])
     every = sorted({name.rpartition(".")[2] for name in _linear_names(base)})
     return {
-        "target_modules": _targets.for_peft(targets or every),
-        "exclude_modules": _targets.for_peft(excluded) or None,
+        "target_modules": target_modules.for_peft(targets or every),
+        "exclude_modules": target_modules.for_peft(excluded) or None,
         "modules_to_save": params.modules_to_save,
         "task_type": "CAUSAL_LM",
     }
@@ -95,9 +95,9 @@ def trained_modules(params: AdapterParams, base: Any) -> dict[str, Any]:
 
 def is_trained(params: AdapterParams, name: str) -> bool:
     """Whether the linear layer of that full name gets an adapter, as `trained_modules` says for all of them."""
-    return _targets.chooses(
-        _targets.as_list(params.target_modules),
-        [*(_targets.as_list(params.exclude_modules) or ()), *(params.modules_to_save or ())],
+    return target_modules.chooses(
+        target_modules.as_list(params.target_modules),
+        [*(target_modules.as_list(params.exclude_modules) or ()), *(params.modules_to_save or ())],
         name,
     )
 
@@ -116,12 +116,12 @@ def _refuse_unmatched(params: AdapterParams, base: Any) -> None:
     kinds = (torch.nn.Linear, torch.nn.Embedding)
     trainable = [name for name, module in base.named_modules() if isinstance(module, kinds)]
     for key, patterns, names in (
-        ("target_modules", _targets.as_list(params.target_modules), trainable),
-        ("exclude_modules", _targets.as_list(params.exclude_modules), every),
+        ("target_modules", target_modules.as_list(params.target_modules), trainable),
+        ("exclude_modules", target_modules.as_list(params.exclude_modules), every),
         ("modules_to_save", params.modules_to_save, every),
     ):
-        if missing := _targets.unmatched(patterns or (), names):
-            raise RequestError(_targets.sentence(missing, names, key))
+        if missing := target_modules.unmatched(patterns or (), names):
+            raise RequestError(target_modules.sentence(missing, names, key))
 
 
 def save(adapted: Any, tokenizer: Any, context: Context) -> None:
@@ -165,18 +165,20 @@ def estimate(
 
     On several devices: the GPU memory is that of each of them, the machine's memory that of all processes. saved_bytes:
     what the base takes less than its parameters in the type that is computed in. factors: how many matrices of the rank
-    a layer has. writes_update, scales_outputs: how PEFT's own layers compute (LoHa, LoKr, DoRA), see `_memory.Shape`.
+    a layer has. writes_update, scales_outputs: how PEFT's own layers compute (LoHa, LoKr, DoRA), see `memory.Shape`.
     """
     decoder = facts.as_decoder
     n_devices = machine.n_devices
-    targets = _targets.as_list(params.target_modules)
+    targets = target_modules.as_list(params.target_modules)
     if targets is not None:  # a pattern may mean any of them
-        targets = None if any(map(_targets.is_pattern, targets)) else [name.rpartition(".")[2] for name in targets]
-    n_adapter = params.r * _memory.adapter_size(facts, targets) * factors // 2
+        targets = (
+            None if any(map(target_modules.is_pattern, targets)) else [name.rpartition(".")[2] for name in targets]
+        )
+    n_adapter = params.r * memory.adapter_size(facts, targets) * factors // 2
     size = 2 if facts.n_parameters >= BF16_FROM and machine.device == "cuda" else 4
     arguments = params.training_args
-    checkpointed = decoder.n_layers if _training_arguments.checkpoints_activations(arguments) else 0
-    shape = _memory.Shape.of_facts(facts, n_adapter, size, machine.device)
+    checkpointed = decoder.n_layers if training_arguments.checkpoints_activations(arguments) else 0
+    shape = memory.Shape.of_facts(facts, n_adapter, size, machine.device)
     shape = replace(
         shape,
         checkpointed=checkpointed,
@@ -187,9 +189,9 @@ def estimate(
     shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
     if params.sharding == "fsdp":
         shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
-    rows = -(-_training_arguments.rows_per_step(arguments) // n_devices)
-    longest, n_tokens = _memory.tokens_of(data.get(params.train_data_config), rows, decoder.vocab_size)
-    estimate = _memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
+    rows = -(-training_arguments.rows_per_step(arguments) // n_devices)
+    longest, n_tokens = memory.tokens_of(data.get(params.train_data_config), rows, decoder.vocab_size)
+    estimate = memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
     if machine.device == "cuda":  # the whole base on its way to the GPU
         more = max(0, facts.n_parameters * size - shape.weight_bytes)
         estimate = replace(estimate, memory_bytes=estimate.memory_bytes + more)

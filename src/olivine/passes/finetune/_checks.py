@@ -9,9 +9,9 @@ from packaging.version import Version
 from olivine import lazy
 from olivine.errors import Problem
 from olivine.models.facts import ModelFacts
-from olivine.passes.finetune import _argument_rules, _sharding, _targets, _training_arguments
-from olivine.passes.finetune._optimizers import check_package
 from olivine.passes.finetune._params import AdapterParams, LycorisParams, TrainingParams
+from olivine.training import argument_rules, sharding, target_modules, training_arguments
+from olivine.training.optimizers import check_package
 from olivine.work import Machine
 
 # learning rates that train adapters, and all weights of a model
@@ -26,18 +26,18 @@ def check_training(
     defaults: arguments of the pass where the config is silent.
     """
     given = params.training_args
-    yield from _training_arguments.check(given, where)
-    yield from check_package(_training_arguments.today(given).get("optim"), where)
+    yield from training_arguments.check(given, where)
+    yield from check_package(training_arguments.today(given).get("optim"), where)
     yield from _check_evaluation(params, where)
-    right = _training_arguments.without_wrong(given)
-    values = _training_arguments.effective(
+    right = training_arguments.without_wrong(given)
+    values = training_arguments.effective(
         {**defaults, **right},
         on_cpu=machine.device == "cpu",
         has_eval=params.evaluates,
         early_stopping=params.early_stopping_patience is not None,
     )
-    arguments = _argument_rules.Arguments(values, _training_arguments.written_names(given), where)
-    yield from _argument_rules.check(arguments, machine, evaluates=params.evaluates)
+    arguments = argument_rules.Arguments(values, training_arguments.written_names(given), where)
+    yield from argument_rules.check(arguments, machine, evaluates=params.evaluates)
 
 
 def check_adapter(params: AdapterParams, facts: ModelFacts, machine: Machine, where: str) -> Iterator[Problem]:
@@ -51,7 +51,7 @@ def check_adapter(params: AdapterParams, facts: ModelFacts, machine: Machine, wh
 def notes_on(params: TrainingParams, facts: ModelFacts, *, usual: tuple[float, float]) -> Iterator[str]:
     """Values that are taken and hardly meant. usual: learning rates that train the kind of weights that is trained."""
     decoder = facts.as_decoder
-    arguments = _training_arguments.today(_training_arguments.without_wrong(params.training_args))
+    arguments = training_arguments.today(training_arguments.without_wrong(params.training_args))
     rate, (least, most) = arguments.get("learning_rate"), usual
     if rate and not least / 10 <= rate <= most * 10:
         side = "above" if rate > most else "below"
@@ -69,9 +69,9 @@ def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iter
         message = f"sharding '{params.sharding}' spreads the base over several devices, and this step has one."
         fix = "Remove it, or set 'devices' in the host's accelerator."
         yield Problem("invalid-value", where, message, fix, ("sharding",))
-    if (version := lazy.version("torch")) != "none" and Version(version) < _sharding.LEAST_TORCH:
-        message = f"sharding needs torch {_sharding.LEAST_TORCH}, and {version} is installed."
-        fix = f"Run: pip install 'torch>={_sharding.LEAST_TORCH}'."
+    if (version := lazy.version("torch")) != "none" and Version(version) < sharding.LEAST_TORCH:
+        message = f"sharding needs torch {sharding.LEAST_TORCH}, and {version} is installed."
+        fix = f"Run: pip install 'torch>={sharding.LEAST_TORCH}'."
         yield Problem("missing-extra", where, message, fix, ("sharding",))
     whole = [name.rpartition(".")[2] for name in params.modules_to_save or ()]
     bias = getattr(params, "bias", "none")
@@ -85,45 +85,45 @@ def _check_targets(params: AdapterParams, facts: ModelFacts, where: str) -> Iter
     """The three lists of modules, each name of which must match something, and what is left to train."""
     decoder = facts.as_decoder
     lists = {
-        "target_modules": _targets.as_list(params.target_modules) or [],
-        "exclude_modules": _targets.as_list(params.exclude_modules) or [],
+        "target_modules": target_modules.as_list(params.target_modules) or [],
+        "exclude_modules": target_modules.as_list(params.exclude_modules) or [],
         "modules_to_save": params.modules_to_save or [],
     }
-    broken = {key: _targets.broken_patterns(names) for key, names in lists.items()}
+    broken = {key: target_modules.broken_patterns(names) for key, names in lists.items()}
     for key, patterns in broken.items():
         for pattern in patterns:
             message = f"the module pattern {pattern!r} is no regular expression."
             yield Problem("invalid-value", where, message, "Mend or remove it.", (key,))
-    if params.target_modules is not None and _targets.as_list(params.target_modules) == []:
+    if params.target_modules is not None and target_modules.as_list(params.target_modules) == []:
         message = "target_modules is empty: nothing would be trained."
         yield Problem(
             "invalid-value", where, message, "Name layers, or remove it for all of them.", ("target_modules",)
         )
-    modules = _targets.Modules.of(facts)
+    modules = target_modules.Modules.of(facts)
     if modules is None:
         leaves = [*decoder.linear_modules, "embed_tokens", "lm_head"]
-        if decoder.linear_modules and (missing := _targets.unmatched_leaves(lists["target_modules"], leaves)):
-            yield Problem("invalid-value", where, _targets.sentence(missing, leaves), key=("target_modules",))
+        if decoder.linear_modules and (missing := target_modules.unmatched_leaves(lists["target_modules"], leaves)):
+            yield Problem("invalid-value", where, target_modules.sentence(missing, leaves), key=("target_modules",))
         return
     missed = False
     for key, patterns in lists.items():
         names = modules.trainable if key == "target_modules" else modules.every
-        missing = _targets.unmatched([name for name in patterns if name not in broken[key]], names)
+        missing = target_modules.unmatched([name for name in patterns if name not in broken[key]], names)
         if missing:
             missed = True
-            yield Problem("invalid-value", where, _targets.sentence(missing, names, key), key=(key,))
+            yield Problem("invalid-value", where, target_modules.sentence(missing, names, key), key=(key,))
     if not missed and not any(broken.values()):
         yield from _check_something_left(params, modules, lists, where)
 
 
 def _check_something_left(
-    params: AdapterParams, modules: _targets.Modules, lists: Mapping[str, list[str]], where: str
+    params: AdapterParams, modules: target_modules.Modules, lists: Mapping[str, list[str]], where: str
 ) -> Iterator[Problem]:
     """An adapter on no layer trains nothing."""
     without = [*lists["exclude_modules"], *lists["modules_to_save"]]
     usual = [name for name in modules.trainable if ".layers." in name]
     names = modules.trainable if lists["target_modules"] else usual
-    if names and not any(_targets.chooses(lists["target_modules"] or None, without, name) for name in names):
+    if names and not any(target_modules.chooses(lists["target_modules"] or None, without, name) for name in names):
         key = "exclude_modules" if params.exclude_modules else "modules_to_save"
         yield Problem("invalid-value", where, f"{key} leaves no layer to train.", "Name fewer.", (key,))
 
@@ -131,7 +131,7 @@ def _check_something_left(
 def check_lycoris(params: LycorisParams, facts: ModelFacts, where: str) -> Iterator[Problem]:
     """What PEFT's LoHa and LoKr refuse, or take and put on no layer."""
     decoder = facts.as_decoder
-    targets = _targets.as_list(params.target_modules) or []
+    targets = target_modules.as_list(params.target_modules) or []
     if any(name.rpartition(".")[2] == "embed_tokens" for name in targets):
         message = "target_modules 'embed_tokens' is an embedding, which this adapter cannot be put on."
         yield Problem("unsupported", where, message, "Remove it, or use LoRA.", ("target_modules",))
@@ -145,7 +145,7 @@ def check_lycoris(params: LycorisParams, facts: ModelFacts, where: str) -> Itera
         yield Problem("invalid-value", where, message, "Set layers_to_transform, or remove it.", ("layers_pattern",))
     for key in ("rank_pattern", "alpha_pattern"):
         for pattern, value in getattr(params, key).items():
-            if _targets.broken_patterns([pattern]):
+            if target_modules.broken_patterns([pattern]):
                 message = f"the pattern {pattern!r} of {key} is no regular expression."
                 yield Problem("invalid-value", where, message, "Mend or remove it.", (key, pattern))
             if value <= 0:

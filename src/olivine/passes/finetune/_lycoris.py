@@ -10,8 +10,8 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes.finetune import _adapters, _checks, _session
 from olivine.passes.finetune._params import LycorisParams
-from olivine.passes.finetune._precision import choose_dtype
 from olivine.passes.finetune._training import Training
+from olivine.training.precision import choose_dtype
 from olivine.work import Context, Estimate, Machine
 
 
@@ -48,7 +48,7 @@ class Lycoris(Training):
         return _session.run(self, self.params, model, context, lambda *given: self._ready(params, *given))
 
     def _ready(self, params: LycorisParams, model: Model, context: Context) -> _session.Ready:
-        from olivine.passes.finetune._setup import Settings
+        from olivine.training.setup import Settings
 
         dtype = choose_dtype(params.torch_dtype, model, context.machine)
         base = _adapters.load_base(params, model, context, dtype)

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from olivine.passes._base import PassParams, TrainingRows
-from olivine.passes.finetune._training_arguments import FIELDS, RENAMED, SYNONYMS, json_schema, split_seed
+from olivine.training.training_arguments import FIELDS, RENAMED, SYNONYMS, json_schema, split_seed
 
 
 class TrainingParams(PassParams):

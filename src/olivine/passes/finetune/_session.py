@@ -10,14 +10,15 @@ from olivine.data import Prepared, SampleSet, prepare, split
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
 from olivine.passes._base import Pass
-from olivine.passes.finetune import _launch, _training_arguments
+from olivine.passes.finetune import _launch
 from olivine.passes.finetune._params import TrainingParams
+from olivine.training import training_arguments
 from olivine.work import Context
 
 if TYPE_CHECKING:
     import torch
 
-    from olivine.passes.finetune._setup import Settings
+    from olivine.training.setup import Settings
 else:
     torch = lazy.module("torch")
 
@@ -63,14 +64,14 @@ def _train(
     """In this process: all of it, or the share of a rank."""
     from transformers import set_seed
 
-    from olivine.passes.finetune import _trainer
+    from olivine.training import trainer
 
-    arguments = _training_arguments.today(params.training_args)
+    arguments = training_arguments.today(params.training_args)
     set_seed(int(arguments.get("seed", 42)))
     tokenizer = load_tokenizer(model)
     train_set, held_out = _samples(params, context, tokenizer)
     _tell(train_set, held_out, arguments, context)
-    args = _trainer.arguments(
+    args = trainer.arguments(
         {**defaults, **arguments},
         context.scratch / "checkpoints",
         on_cpu=context.machine.device == "cpu",
@@ -81,7 +82,7 @@ def _train(
         torch.backends.cuda.matmul.allow_tf32 = params.allow_tf32
     ready = make(model, context)
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else (tokenizer.eos_token_id or 0)
-    history = _trainer.train(ready.module, train_set, held_out, args, pad, context.report, ready.settings)
+    history = trainer.train(ready.module, train_set, held_out, args, pad, context.report, ready.settings)
     _record(context, train_set, held_out, history)
     if not context.rank:
         ready.save(tokenizer)
@@ -89,7 +90,7 @@ def _train(
 
 
 def base_settings(params: TrainingParams, context: Context) -> dict[str, Any]:
-    """The fields of `_setup.Settings` that follow from what every training takes."""
+    """The fields of `setup.Settings` that follow from what every training takes."""
     return {
         "compile": params.compile,
         "early_stopping_patience": params.early_stopping_patience,
@@ -119,7 +120,7 @@ def _samples(params: TrainingParams, context: Context, tokenizer: Any) -> tuple[
         return rows.samples(), other.samples()
     if params.eval_dataset_size is None:
         return rows.samples(), None
-    seed = _training_arguments.split_seed(params.training_args)
+    seed = training_arguments.split_seed(params.training_args)
     train, held_out = split(len(rows), params.eval_dataset_size, seed)
     return rows.samples(train), rows.samples(held_out)
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.models.facts import ModelFacts
-from olivine.passes.finetune import _training_arguments
 from olivine.passes.finetune._params import TrainingParams
+from olivine.training import training_arguments
 from olivine.work import Machine
 
 # Floating point operations in float32 that a core does in a second of training: of one that shares its units with
@@ -41,8 +41,8 @@ def in_words(
 
 def _steps(params: TrainingParams, n_rows: int) -> tuple[int, int]:
     """How many steps there will be, and rows of each."""
-    given = _training_arguments.without_wrong(params.training_args)
-    arguments = _training_arguments.effective(given, on_cpu=True, has_eval=params.evaluates)
+    given = training_arguments.without_wrong(params.training_args)
+    arguments = training_arguments.effective(given, on_cpu=True, has_eval=params.evaluates)
     rows = arguments["per_device_train_batch_size"] * arguments.get("gradient_accumulation_steps", 1)
     held_out = params.eval_dataset_size or 0
     if params.eval_data_config is not None:

@@ -15,11 +15,12 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.tensors import LazyTensor
-from olivine.passes.finetune import _checks, _memory, _session, _training_arguments
-from olivine.passes.finetune._optimizers import OWN_GROUPS, SCHEDULE_FREE
+from olivine.passes.finetune import _checks, _session
 from olivine.passes.finetune._params import TrainingParams
-from olivine.passes.finetune._precision import choose_dtype
 from olivine.passes.finetune._training import Training
+from olivine.training import memory, training_arguments
+from olivine.training.optimizers import OWN_GROUPS, SCHEDULE_FREE
+from olivine.training.precision import choose_dtype
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class FullFinetune(Training):
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and what works in 16 bits alone."""
         yield from _checks.check_training(self.params, machine, self.name, _DEFAULTS)
-        arguments = _training_arguments.today(self.params.training_args)
+        arguments = training_arguments.today(self.params.training_args)
         if arguments.get("fp16") is True and machine.device != "cpu":
             message = "training_args.fp16 is for adapters: updates of whole weights are lost in 16 bits."
             fix = "Remove it; torch_dtype: bfloat16 keeps float32 copies."
@@ -72,14 +73,14 @@ class FullFinetune(Training):
         """16 or 18 bytes a weight, and the micro-batch that training falls back to where memory is short."""
         n = facts.n_parameters
         size = 2 if machine.device == "cuda" else 4
-        shape = _memory.Shape.of_facts(facts, n, size, machine.device)
-        shape = replace(shape, weight_bytes=n * (_bytes_per_weight(size) - _memory.BYTES_PER_TRAINED_WEIGHT))
-        rows = -(-_training_arguments.rows_per_step(self.params.training_args) // machine.n_devices)
+        shape = memory.Shape.of_facts(facts, n, size, machine.device)
+        shape = replace(shape, weight_bytes=n * (_bytes_per_weight(size) - memory.BYTES_PER_TRAINED_WEIGHT))
+        rows = -(-training_arguments.rows_per_step(self.params.training_args) // machine.n_devices)
         n_words = facts.as_decoder.vocab_size
-        longest, n_tokens = _memory.tokens_of(data.get(self.params.train_data_config), rows, n_words)
+        longest, n_tokens = memory.tokens_of(data.get(self.params.train_data_config), rows, n_words)
         # two checkpoints and the one that is being written, each with the moments (and the copies in float32)
         disk_bytes = n * size + 3 * n * (12 if size == 4 else 14) + 20e6
-        estimate = _memory.estimate(shape, machine, longest, n_tokens, disk_bytes)
+        estimate = memory.estimate(shape, machine, longest, n_tokens, disk_bytes)
         if machine.device == "cuda":  # the weights on their way to the GPU, and back from it
             more = max(0, 2 * size * n - shape.weight_bytes)
             estimate = replace(estimate, memory_bytes=estimate.memory_bytes + more)
@@ -90,7 +91,7 @@ class FullFinetune(Training):
         return _session.run(self, self.params, model, context, self._ready, _DEFAULTS)
 
     def _ready(self, model: Model, context: Context) -> _session.Ready:
-        from olivine.passes.finetune._setup import Settings
+        from olivine.training.setup import Settings
 
         dtype = choose_dtype(self.params.torch_dtype, model, context.machine)
         module = load_causal_lm(model, dtype=dtype, device=context.machine.device)
@@ -109,7 +110,7 @@ class FullFinetune(Training):
 
 def _bytes_per_weight(size: int) -> int:
     """Of a weight of so many bytes with all that its training needs."""
-    return _memory.BYTES_PER_TRAINED_WEIGHT if size == 4 else _memory.BYTES_WITH_MASTER
+    return memory.BYTES_PER_TRAINED_WEIGHT if size == 4 else memory.BYTES_WITH_MASTER
 
 
 def _refuse_too_large(n_trained: int, module: Any) -> None:

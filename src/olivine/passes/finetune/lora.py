@@ -11,12 +11,13 @@ from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
-from olivine.passes.finetune import _adapters, _checks, _session, _starts, _training_arguments
-from olivine.passes.finetune._learning_rates import LoraPlus
-from olivine.passes.finetune._optimizers import OWN_GROUPS
+from olivine.passes.finetune import _adapters, _checks, _session
 from olivine.passes.finetune._params import AdapterParams
-from olivine.passes.finetune._precision import choose_dtype
 from olivine.passes.finetune._training import Training
+from olivine.training import adapter_starts, training_arguments
+from olivine.training.learning_rates import LoraPlus
+from olivine.training.optimizers import OWN_GROUPS
+from olivine.training.precision import choose_dtype
 from olivine.work import Context, Estimate, Machine
 
 
@@ -62,7 +63,7 @@ class Lora(Training):
         if self.params.use_dora and self.params.sharding != "none":
             message = "with sharding, 'use_dora' cannot see the whole rows whose length it trains."
             yield Problem("unsupported", self.name, message, "Remove one of the two.", ("use_dora",))
-        optimizer = _training_arguments.today(self.params.training_args).get("optim")
+        optimizer = training_arguments.today(self.params.training_args).get("optim")
         if self.params.loraplus_lr_ratio is not None and optimizer in OWN_GROUPS:
             message = f"loraplus_lr_ratio sets learning rates that training_args.optim '{optimizer}' does not take."
             fix = "Use adamw_torch, or remove one of the two."
@@ -70,9 +71,9 @@ class Lora(Training):
 
     def _check_start(self) -> Iterator[Problem]:
         start = self.params.init_lora_weights
-        if not _starts.is_known(start):
+        if not adapter_starts.is_known(start):
             message = f"init_lora_weights has no '{start}'."
-            fix = f"There are: true, false, {', '.join(_starts.NAMES)}."
+            fix = f"There are: true, false, {', '.join(adapter_starts.NAMES)}."
             yield Problem("invalid-value", self.name, message, fix, ("init_lora_weights",))
         elif start == "loftq" and self._rounding is None:
             message = "init_lora_weights 'loftq' makes up for a base in 4 bits, and this one is not rounded."
@@ -89,7 +90,7 @@ class Lora(Training):
         return _session.run(self, self.params, model, context, self._ready)
 
     def _ready(self, model: Model, context: Context) -> _session.Ready:
-        from olivine.passes.finetune._setup import Settings
+        from olivine.training.setup import Settings
 
         dtype = self._dtype(model, context.machine)
         starts = self._start_of(context)
@@ -115,12 +116,12 @@ class Lora(Training):
 
         return _session.Ready(adapted, _adapters.result(model, context, self._attributes()), save, settings)
 
-    def _start_of(self, context: Context) -> _starts.Starts | None:
+    def _start_of(self, context: Context) -> adapter_starts.Starts | None:
         """Where the adapter starts, when that is not at zero."""
         params = self.params
-        if not _starts.changes_base(params.init_lora_weights):
+        if not adapter_starts.changes_base(params.init_lora_weights):
             return None
-        return _starts.Starts(
+        return adapter_starts.Starts(
             name=str(params.init_lora_weights),
             rank=params.r,
             scaling=params.alpha / (math.sqrt(params.r) if params.use_rslora else params.r),
@@ -140,7 +141,7 @@ class Lora(Training):
         """Turns of rounding and decomposing that LoftQ takes."""
         return 1
 
-    def _stored_layer(self, starts: _starts.Starts | None = None) -> Callable[[str, Any], None] | None:
+    def _stored_layer(self, starts: adapter_starts.Starts | None = None) -> Callable[[str, Any], None] | None:
         """What is done to every decoder layer of the base as soon as it is loaded."""
         if starts is None:
             return None
@@ -170,7 +171,7 @@ class Lora(Training):
             bias=self.params.bias,
             use_rslora=self.params.use_rslora,
             use_dora=self.params.use_dora,
-            init_lora_weights=True if _starts.changes_base(start) else start,  # type: ignore[arg-type] # names of PEFT
+            init_lora_weights=True if adapter_starts.changes_base(start) else start,  # type: ignore[arg-type] # names of PEFT
             **_adapters.trained_modules(self.params, base),
         )
 

@@ -14,8 +14,8 @@ from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import BLOCK, BLOCKS, Rounding
 from olivine.passes._base import TrainingRows
 from olivine.passes.finetune import _adapters
-from olivine.passes.finetune._starts import Starts
 from olivine.passes.finetune.lora import Lora
+from olivine.training.adapter_starts import Starts
 from olivine.work import Context, Estimate, Machine
 
 

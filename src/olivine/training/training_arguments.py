@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from olivine.errors import Problem
-from olivine.passes.finetune._optimizers import OPTIMIZERS
+from olivine.training.optimizers import OPTIMIZERS
 
 _INT, _FLOAT, _BOOL, _TEXT = (int,), (int, float), (bool,), (str,)
 _DICT, _LIST, _NONE = (dict,), (list,), (type(None),)

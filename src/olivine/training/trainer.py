@@ -16,11 +16,11 @@ from olivine.data import IGNORED, SampleSet
 from olivine.errors import RequestError
 from olivine.kernels.averaging import Averaged
 from olivine.kernels.master_weights import MasterWeights
-from olivine.passes.finetune import _acceleration, _checkpoints, _sharding
-from olivine.passes.finetune._batches import MicroBatch, StepSet
-from olivine.passes.finetune._reports import Reports, Watch, Work
-from olivine.passes.finetune._setup import Settings, Setup, prepare, token_counts
-from olivine.passes.finetune._training_arguments import effective
+from olivine.training import acceleration, checkpoints, sharding
+from olivine.training.batches import MicroBatch, StepSet
+from olivine.training.reports import Reports, Watch, Work
+from olivine.training.setup import Settings, Setup, prepare, token_counts
+from olivine.training.training_arguments import effective
 from olivine.work import Reporter
 
 _ALONE = Settings()
@@ -29,7 +29,7 @@ _ALONE = Settings()
 def arguments(
     given: Mapping[str, Any], folder: Path, *, on_cpu: bool, has_eval: bool, early_stopping: bool = False
 ) -> TrainingArguments:
-    """TrainingArguments of a config's training_args over our defaults, see `_training_arguments.effective`."""
+    """TrainingArguments of a config's training_args over our defaults, see `training_arguments.effective`."""
     named = effective(given, on_cpu=on_cpu, has_eval=has_eval, early_stopping=early_stopping)
     with _as_request():
         return TrainingArguments(output_dir=str(folder), **named)
@@ -112,8 +112,8 @@ def _refuse_unusable(model: Any, before: Mapping[str, tuple[float, float]]) -> N
 def _checkpoint(folder: Path, settings: Settings, device: torch.device, report: Reporter) -> str | None:
     """Where all ranks go on from: the first of them looks and tidies up, before any of them writes."""
     if settings.world_size == 1:
-        return _checkpoints.last_whole(folder, 1, report.warn)
-    checkpoint = _checkpoints.last_whole(folder, settings.world_size, report.warn) if settings.rank == 0 else None
+        return checkpoints.last_whole(folder, 1, report.warn)
+    checkpoint = checkpoints.last_whole(folder, settings.world_size, report.warn) if settings.rank == 0 else None
     step = torch.tensor(int(checkpoint.rpartition("-")[2]) if checkpoint else -1, device=device)
     distributed.broadcast(step, src=0)
     return str(folder / f"checkpoint-{int(step)}") if step >= 0 else None
@@ -290,9 +290,9 @@ class _Trainer(Trainer):  # type: ignore[misc]
         self._report.warn(f"{message}, and the step is run again")
 
     def _stop_compiling(self, error: Exception) -> None:
-        if not _acceleration.is_compiled(self.model) or self._setup.settings.sharded:
+        if not acceleration.is_compiled(self.model) or self._setup.settings.sharded:
             raise error
-        _acceleration.give_up_compiling(self.model)
+        acceleration.give_up_compiling(self.model)
         self._report.record(not_compiled_because=" ".join(str(error).split())[:300])
 
     def evaluation_loop(self, dataloader: Any, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> Any:
@@ -330,7 +330,7 @@ class _Trainer(Trainer):  # type: ignore[misc]
         """No checkpoint holds weights that came from a loss which is not a number."""
         self._watch.close()
         if self._setup.settings.sharded:
-            _sharding.drop_gathered(self.model)  # writing does it on the first rank: the others must follow
+            sharding.drop_gathered(self.model)  # writing does it on the first rank: the others must follow
         limit, self.args.save_total_limit = self.args.save_total_limit, None  # none goes before the new one is safe
         try:
             super()._save_checkpoint(model, trial)
@@ -338,6 +338,6 @@ class _Trainer(Trainer):  # type: ignore[misc]
             self.args.save_total_limit = limit
         if self.args.should_save:
             folder = Path(str(self.args.output_dir))
-            _checkpoints.seal(folder / f"checkpoint-{self.state.global_step}")
+            checkpoints.seal(folder / f"checkpoint-{self.state.global_step}")
             best = self.state.best_model_checkpoint
             rotate_checkpoints(str(folder), save_total_limit=limit, best_model_checkpoint=best, use_mtime=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.data import IGNORED
 from olivine.kernels.packed_attention import Segments
-from olivine.passes.finetune._packing import Step, plan_batches, split_step
+from olivine.training.packing import Step, plan_batches, split_step
 
 if TYPE_CHECKING:
     import torch

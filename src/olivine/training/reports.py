@@ -11,7 +11,7 @@ import psutil
 import torch
 from transformers import TrainerCallback
 
-from olivine.passes.finetune import _acceleration
+from olivine.training import acceleration
 from olivine.work import Reporter
 
 
@@ -64,7 +64,7 @@ class Work:
 
         Attention: 7 products over the tokens before it (2 forward, 5 backward), of which a causal mask leaves half.
         """
-        base = _acceleration.base_of(model)
+        base = acceleration.base_of(model)
         config = base.config.get_text_config()
         embedding = base.get_input_embeddings().weight.numel()
         tied = bool(getattr(config, "tie_word_embeddings", False))
@@ -72,7 +72,7 @@ class Work:
         n_trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
         before = sum(length * length for length in lengths) / max(1, sum(lengths))
         attention = 7 * before * config.hidden_size * config.num_hidden_layers
-        return Work(4 * n_all + 2 * n_trained + attention, _acceleration.measured_peak(device, base.dtype))
+        return Work(4 * n_all + 2 * n_trained + attention, acceleration.measured_peak(device, base.dtype))
 
 
 class Reports(TrainerCallback):  # type: ignore[misc]
@@ -87,9 +87,11 @@ class Reports(TrainerCallback):  # type: ignore[misc]
         self._n_tokens += step["n_tokens"]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
+        """Start the clock, at the step that training goes on from."""
         self._started, self._first, self._n_tokens = time.monotonic(), state.global_step, 0
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
+        """Show the step; the speed is counted from the second one on."""
         loss = next((entry["loss"] for entry in reversed(state.log_history) if "loss" in entry), None)
         seconds, n_steps = max(1e-9, time.monotonic() - self._started), state.global_step - self._first
         metrics: dict[str, float] = {"loss": round(float(loss), 4)} if loss is not None else {}
@@ -106,6 +108,7 @@ class Reports(TrainerCallback):  # type: ignore[misc]
             self._is_warm = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
+        """Record the speed, and on a GPU the peak of its memory."""
         seconds, n_steps = max(1e-9, time.monotonic() - self._started), state.global_step - self._first
         if n_steps:
             self._report.record(tokens_per_second=round(self._n_tokens / seconds, 1))

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.allowance import available_bytes
 from olivine.data import SampleSet
-from olivine.passes.finetune import _acceleration, _memory, _sharding
-from olivine.passes.finetune._batches import Packer, Padder, Row, StepSet, split_rows
-from olivine.passes.finetune._learning_rates import LoraPlus
+from olivine.training import acceleration, memory, sharding
+from olivine.training.batches import Packer, Padder, Row, StepSet, split_rows
+from olivine.training.learning_rates import LoraPlus
 from olivine.work import Reporter
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class Setup:
     travel together. limit: tokens of a micro-batch; it falls when memory runs out. lengths: tokens of each sample.
     """
 
-    head: _acceleration.Head | None
+    head: acceleration.Head | None
     collate: Packer | Padder
     steps: StepSet
     limit: int
@@ -117,13 +117,13 @@ def token_counts(samples: SampleSet) -> Sequence[int]:
     return [int(count) for count in (counts() if callable(counts) else counts)]
 
 
-def _ways(model: Any, args: "TrainingArguments") -> tuple[_acceleration.Head | None, str]:
+def _ways(model: Any, args: "TrainingArguments") -> tuple[acceleration.Head | None, str]:
     """The loss in chunks if the model has it, and why its rows cannot be packed (empty when they can)."""
-    _acceleration.use_lora_linear(model)
+    acceleration.use_lora_linear(model)
     if reason := _needs_own_loss(args):
         return None, reason
-    head, reason = _acceleration.find_head(model)
-    return head, reason or _acceleration.use_packed_attention(model)
+    head, reason = acceleration.find_head(model)
+    return head, reason or acceleration.use_packed_attention(model)
 
 
 def _needs_own_loss(args: "TrainingArguments") -> str:
@@ -139,13 +139,13 @@ def _compiles(
 ) -> bool:
     n_steps = args.max_steps if args.max_steps > 0 else args.num_train_epochs * len(lengths) / rows_per_step
     n_tokens = int(n_steps * rows_per_step * sum(lengths) / len(lengths))
-    dtype = _acceleration.base_of(model).dtype
-    return _acceleration.wants_compile(settings.compile, torch.device(args.device).type, dtype, n_tokens)
+    dtype = acceleration.base_of(model).dtype
+    return acceleration.wants_compile(settings.compile, torch.device(args.device).type, dtype, n_tokens)
 
 
 def _fit(
     model: Any,
-    shape: _memory.Shape,
+    shape: memory.Shape,
     lengths: Sequence[int],
     rows_per_step: int,
     report: Reporter,
@@ -156,9 +156,9 @@ def _fit(
     """Tokens of a micro-batch that fits into `available` bytes; layers are checkpointed where it takes that."""
     longest = max(lengths)
     whole_step = min(rows_per_step * longest, sum(lengths)) if packed else rows_per_step * longest
-    choice = _memory.choose(shape, available, longest, whole_step)
+    choice = memory.choose(shape, available, longest, whole_step)
     if choice.checkpointed and not shape.checkpointed:
-        _acceleration.checkpoint_layers(model, choice.checkpointed)
+        acceleration.checkpoint_layers(model, choice.checkpointed)
     report.record(
         micro_batch_tokens=choice.n_tokens,
         checkpointed_layers=choice.checkpointed,
@@ -172,20 +172,20 @@ def _fit(
     return choice.n_tokens
 
 
-def _shape_of(model: Any, args: "TrainingArguments") -> _memory.Shape:
+def _shape_of(model: Any, args: "TrainingArguments") -> memory.Shape:
     """The sizes of a loaded model; checkpointed throughout where the user asked for it."""
-    config = _acceleration.base_of(model).config.get_text_config()
+    config = acceleration.base_of(model).config.get_text_config()
     hidden, n_heads = config.hidden_size, getattr(config, "num_attention_heads", 1)
     width = getattr(config, "head_dim", None) or hidden // n_heads
     parameters = list(model.parameters())
     n_trained = sum(p.numel() for p in parameters if p.requires_grad)
     frozen = [p for p in parameters if not p.requires_grad]
-    frozen_bytes = sum(_sharding.bytes_here(p) for p in frozen) + _sharding.gathered_bytes(model)
+    frozen_bytes = sum(sharding.bytes_here(p) for p in frozen) + sharding.gathered_bytes(model)
     frozen_bytes += sum(buffer.numel() * buffer.element_size() for buffer in model.buffers())  # weights in 4 bits
-    beside_masters = _memory.BYTES_WITH_MASTER - _memory.BYTES_PER_TRAINED_WEIGHT
+    beside_masters = memory.BYTES_WITH_MASTER - memory.BYTES_PER_TRAINED_WEIGHT
     frozen_bytes += sum(beside_masters * p.numel() for p in parameters if p.requires_grad and p.element_size() < 4)
     size = min((p.element_size() for p in frozen or parameters if p.is_floating_point()), default=4)
-    return _memory.Shape(
+    return memory.Shape(
         hidden=hidden,
         intermediate=getattr(config, "intermediate_size", None) or 4 * hidden,
         n_layers=config.num_hidden_layers,
@@ -220,7 +220,7 @@ def _update_bytes(model: Any) -> int:
     return sum(4 * layer.weight.numel() for layer in layers)
 
 
-def _available_bytes(shape: _memory.Shape, limit: int) -> int:
+def _available_bytes(shape: memory.Shape, limit: int) -> int:
     """What this process may use in all, with what it holds already; the least of all ranks, which choose alike."""
     world_size = distributed.get_world_size() if distributed.is_initialized() else 1
     if shape.device == "cuda":
@@ -238,8 +238,8 @@ def _available_bytes(shape: _memory.Shape, limit: int) -> int:
 
 
 def _packer(model: Any, pad: int, device: "torch.device") -> Packer:
-    dtype = _acceleration.base_of(model).dtype
-    return Packer(pad, device, with_lengths=not _acceleration.has_variable_length(device, dtype))
+    dtype = acceleration.base_of(model).dtype
+    return Packer(pad, device, with_lengths=not acceleration.has_variable_length(device, dtype))
 
 
 def _compile(model: Any, setup: Setup, report: Reporter) -> None:
@@ -248,7 +248,7 @@ def _compile(model: Any, setup: Setup, report: Reporter) -> None:
     micro_batches = [rows for step in setup.steps.steps for ranks in step.ranks for rows in ranks if rows]
     sizes = [sum(setup.lengths[row] for row in rows) for rows in micro_batches]
     alike = setup.collate.fix(sizes, max(map(len, micro_batches)), max(setup.lengths))
-    n_layers = _acceleration.compile_layers(model, dynamic=not alike)
+    n_layers = acceleration.compile_layers(model, dynamic=not alike)
     if setup.head is not None:
         setup.head.fused = True
     report.record(compiled_layers=n_layers, compiled_for="one length" if alike else "any length")

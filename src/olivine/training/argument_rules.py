@@ -12,7 +12,7 @@ from typing import Any
 
 from olivine import lazy
 from olivine.errors import Problem, ProblemKind
-from olivine.passes.finetune._optimizers import OPTIMIZERS
+from olivine.training.optimizers import OPTIMIZERS
 from olivine.work import Machine
 
 # reporting tool -> the modules that it needs, one of each group, and what to install
