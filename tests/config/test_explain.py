@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from olivine.config import explain_params, load, read, where
-from olivine.config._check import check
-from olivine.config._nodes import Place, typed
-from olivine.config._shape import shape
+from olivine.config.check import check
 from olivine.config.dialects import translate
+from olivine.config.nodes import Place, typed
+from olivine.config.shape import shape
 
 PUBLISHED = sorted((Path(__file__).parent / "published").glob("*.json"))
 GOOD: dict[str, Any] = {

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olivine.config import read
-from olivine.config._json import SyntaxFault, parse_json
-from olivine.config._nodes import plain
-from olivine.config._yaml import parse_yaml
+from olivine.config.json_text import SyntaxFault, parse_json
+from olivine.config.nodes import plain
+from olivine.config.yaml_text import parse_yaml
 from olivine.errors import ConfigError
 
 JSON_VALUES = st.recursive(

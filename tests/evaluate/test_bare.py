@@ -6,7 +6,7 @@ import pytest
 
 from olivine.config.schema import DataConfig
 from olivine.data import Example
-from olivine.evaluate._bare import bare
+from olivine.evaluate import bare
 from olivine.evaluate.label_accuracy import matches
 
 THINK = ("<think>\n\n</think>\n\n", "")

@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from olivine.errors import RequestError
-from olivine.evaluate import Evidence, check_metrics, metrics
-from olivine.evaluate._metrics import measured
+from olivine.evaluate import Evidence, check_metrics, measured, metrics
 from olivine.testing.metric import MetricContract
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from olivine.config.schema import Accelerator, System, Workflow
 from olivine.systems import Probe
-from olivine.workflow._machine import choose
+from olivine.workflow.machine import choose
 
 
 @pytest.fixture

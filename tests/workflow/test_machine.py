@@ -6,7 +6,7 @@ import pytest
 
 from olivine.config.schema import Accelerator, System, Workflow
 from olivine.systems import Probe
-from olivine.workflow._machine import CPU, choose, free_disk_bytes, is_folder, provider_is_here
+from olivine.workflow.machine import CPU, choose, free_disk_bytes, is_folder, provider_is_here
 
 CUDA, DIRECTML = "CUDAExecutionProvider", "DmlExecutionProvider"
 

@@ -17,7 +17,7 @@ from olivine.errors import PROBLEM_KINDS
 from olivine.models.expected import expected_shapes
 from olivine.systems import SystemParams
 from olivine.systems.local import Local
-from olivine.workflow import _machine
+from olivine.workflow import machine
 from olivine.workflow.plan import make_plan
 from olivine.workflow.words import to_json
 from tiny import write_rows
@@ -415,7 +415,7 @@ def test_pass_whose_package_is_not_installed(planned, only, monkeypatch):
 
 
 def test_disk_that_is_too_small(planned, only, monkeypatch):
-    monkeypatch.setattr(_machine, "free_disk_bytes", lambda folder: 1000)
+    monkeypatch.setattr(machine, "free_disk_bytes", lambda folder: 1000)
     assert "of disk are needed" in only(planned(), "hardware", "cache_dir")
 
 

@@ -11,8 +11,8 @@ import olivine
 from olivine.config import schema
 from olivine.config.schema import Accelerator, System, Workflow
 from olivine.systems import Probe
-from olivine.workflow import _systems
-from olivine.workflow._machine import choose
+from olivine.workflow import accelerators
+from olivine.workflow.machine import choose
 
 CUDA = "CUDAExecutionProvider"
 PLAIN = Probe(4 * 2**30, 2, system="posix", versions={"torch": "2.13.0", "onnxruntime-gpu": "1.32.0"})
@@ -29,7 +29,7 @@ def workflow(passes=None, **fields):
 
 
 def only(asked):
-    (problem,) = _systems.check(asked)
+    (problem,) = accelerators.check(asked)
     return problem
 
 
@@ -46,15 +46,15 @@ def test_pass_on_a_host_of_its_own_is_refused_by_name():
 
 def test_pass_on_the_workflow_s_host_says_what_happens_anyway():
     asked = {"lora": {"type": "LoRA", "host": "here"}}
-    assert list(_systems.check(workflow(asked, systems=CPU_AND_GPU, host="here"))) == []
-    assert list(_systems.check(workflow(asked, systems={"here": [{"device": "cpu"}]}))) == []
+    assert list(accelerators.check(workflow(asked, systems=CPU_AND_GPU, host="here"))) == []
+    assert list(accelerators.check(workflow(asked, systems={"here": [{"device": "cpu"}]}))) == []
 
 
 @pytest.mark.parametrize("role", ["host", "target"])
 def test_second_accelerator_of_a_system_in_use_is_refused(role):
     both = {"two": [{"device": "cpu"}, {"device": "gpu"}], "other": [{"device": "cpu"}]}
     assert only(workflow(systems=both, **{role: "two"})).key == ("systems", "two", "accelerators", 1)
-    assert list(_systems.check(workflow(systems=both, host="other", target="other"))) == []
+    assert list(accelerators.check(workflow(systems=both, host="other", target="other"))) == []
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def test_second_accelerator_of_a_system_in_use_is_refused(role):
     [(1000, 1000), ("1000", 1000), ("16GB", 16 * 10**9), ("1.5 GiB", 3 * 2**29), ("8g", 8 * 10**9), ("1e9", 10**9)],
 )
 def test_memory_of_an_accelerator_is_a_limit(written, n_bytes, tmp_path):
-    assert _systems.memory_bytes(written) == n_bytes
+    assert accelerators.memory_bytes(written) == n_bytes
     asked = workflow(systems={"here": [{"device": "cpu", "memory": written}]})
-    assert list(_systems.check(asked)) == []
+    assert list(accelerators.check(asked)) == []
     machine = choose(asked, tmp_path, "config.json:1", PLAIN, offline=True).machine
     assert machine.memory_bytes == min(n_bytes, PLAIN.memory_bytes)
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from olivine.config._json import SyntaxFault, parse_json
-from olivine.config._nodes import Array, Object, Place
 from olivine.config.explain import nearest
+from olivine.config.json_text import SyntaxFault, parse_json
+from olivine.config.nodes import Array, Object, Place
 from olivine.config.schema import Workflow
 from olivine.errors import Problem
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from olivine.config._nodes import plain
+from olivine.config.nodes import plain
 from olivine.config.read import Document, Key
 from olivine.errors import Problem, ProblemKind
 

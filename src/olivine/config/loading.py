@@ -5,14 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from olivine.config._check import check, known_keys
-from olivine.config._nodes import Object, plain
 from olivine.config._overrides import override
-from olivine.config._shape import shape
+from olivine.config.check import check, known_keys
 from olivine.config.dialects import Finding, Note, translate
 from olivine.config.explain import line_of, nearest, to_problems
+from olivine.config.nodes import Object, plain
 from olivine.config.read import Document, read
 from olivine.config.schema import DataConfig, PassConfig, System, Workflow
+from olivine.config.shape import shape
 from olivine.config.unserved import unsupported
 from olivine.errors import ConfigError, Problem
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from olivine import paths
-from olivine.config._json import SyntaxFault, parse_json
-from olivine.config._nodes import Array, Object, copy
+from olivine.config.json_text import SyntaxFault, parse_json
+from olivine.config.nodes import Array, Object, copy
 from olivine.errors import ConfigError, Problem, ProblemKind
 
 MAX_BYTES = 10 * 1024 * 1024
@@ -96,7 +96,7 @@ def _parse(path: Path, text: str) -> Any:
     if suffix == ".json":
         return parse_json(text, str(path))
     # PyYAML costs 30 ms to import, and most configs are JSON.
-    from olivine.config._yaml import parse_yaml
+    from olivine.config.yaml_text import parse_yaml
 
     if suffix in _YAML_SUFFIXES:
         return parse_yaml(text, str(path))

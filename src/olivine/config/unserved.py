@@ -5,10 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from olivine.config._shape import LOAD_DATASET_TYPE, PRE_PROCESS_TYPE
 from olivine.config.explain import Path, shown
 from olivine.config.read import Document
 from olivine.config.schema import Resource, System, Workflow
+from olivine.config.shape import LOAD_DATASET_TYPE, PRE_PROCESS_TYPE
 from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]

@@ -4,7 +4,7 @@ from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
 from olivine.evaluate._bare import bare
 from olivine.evaluate._base import Evidence, Metric, MetricParams
 from olivine.evaluate._degenerate import degenerate
-from olivine.evaluate._metrics import check_metrics, metric_modules, metrics
+from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._rows import Question, passages
 from olivine.evaluate._score import KEPT_FILE, score
 
@@ -21,6 +21,7 @@ __all__ = [
     "check_metrics",
     "degenerate",
     "known_answer",
+    "measured",
     "metric_modules",
     "metrics",
     "passages",

@@ -21,7 +21,7 @@ from olivine.registry import Registry
 from olivine.search import samplers
 from olivine.systems import Probe, SystemParams, systems
 from olivine.systems.local import Local
-from olivine.workflow._machine import free_disk_bytes
+from olivine.workflow.machine import free_disk_bytes
 from olivine.workflow.plan import EXCLUDE_EACH_OTHER
 
 RUNTIME = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml")

@@ -20,13 +20,13 @@ from olivine.passes import Pass, passes
 from olivine.paths import of_user
 from olivine.systems import Probe, SystemParams
 from olivine.systems.local import Local
-from olivine.workflow import _systems
+from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
-from olivine.workflow._machine import choose
 from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import overlaps, used_by
 from olivine.workflow.keys import cached
+from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.room import check_folder, check_room, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score
@@ -105,7 +105,7 @@ def _place(problem: Problem) -> tuple[str, int, str]:
 
 
 def _plan_systems(draft: Draft) -> None:
-    for problem in _systems.check(draft.workflow):
+    for problem in accelerators.check(draft.workflow):
         draft.problems.append(replace(problem, where=draft.where(*problem.key), key=()))
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from olivine.passes import passes
 from olivine.paths import could_be, exists, hub_cache, is_folder
 from olivine.work import Estimate, Machine
-from olivine.workflow import _systems
-from olivine.workflow._machine import free_disk_bytes
+from olivine.workflow import accelerators
 from olivine.workflow.draft import Draft
+from olivine.workflow.machine import free_disk_bytes
 from olivine.workflow.steps import ScoreRows, Step
 from olivine.workflow.words import size
 
@@ -103,7 +103,7 @@ def _check_memory(draft: Draft) -> None:
     machine = draft.machine
     needs = [(step, *_needed(step, machine)) for step in draft.steps]
     too_large = [(step, needed, there) for step, needed, there in needs if there and needed > there]
-    asked = _systems.wish(draft.workflow, "host")
+    asked = accelerators.wish(draft.workflow, "host")
     for step, needed, there in sorted(too_large, key=lambda need: -need[1]):
         what = "memory" if needed == step.estimate.memory_bytes else "the GPU's memory"
         message = f"step '{step.name}' needs about {size(needed)} of {what}, but this machine has {size(there)}."

@@ -6,7 +6,6 @@ in today's form, and never drops or changes anything without a note.
 
 from collections.abc import Callable
 
-from olivine.config._nodes import Object, copy
 from olivine.config.dialects import (
     data_forms,
     data_text,
@@ -22,6 +21,7 @@ from olivine.config.dialects import (
     type_names,
 )
 from olivine.config.dialects._edit import Finding, Findings, Note
+from olivine.config.nodes import Object, copy
 from olivine.errors import Problem
 
 # The order matters: layout before names, names before values.

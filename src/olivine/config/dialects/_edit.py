@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from olivine.config._nodes import Array, Object, Place
+from olivine.config.nodes import Array, Object, Place
 from olivine.errors import Problem
 
 

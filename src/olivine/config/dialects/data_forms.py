@@ -1,7 +1,7 @@
 """`data_configs` as a mapping, params under `params_config` or `params`: until 2024-06; today a flat list."""
 
-from olivine.config._nodes import Array, Object
 from olivine.config.dialects._edit import Findings, Note, data_configs, lift, move, put, rename, section_of, text_of
+from olivine.config.nodes import Array, Object
 from olivine.config.schema import LoadDataset, PreProcess
 
 _SECTIONS = {

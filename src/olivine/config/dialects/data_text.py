@@ -1,7 +1,7 @@
 """`source_max_len`, `corpus_strategy` and `dataset_type`, until 2024-08; and what the peer did to special tokens."""
 
-from olivine.config._nodes import Object
 from olivine.config.dialects._edit import Findings, Note, data_configs, drop, invalid, rename, section_of, text_of
+from olivine.config.nodes import Object
 
 _OLD = ("dataset_type", "corpus_strategy", "source_max_len")
 

@@ -1,7 +1,7 @@
 """Engine keys under `engine`: today they stand at the top of the config; both forms are read."""
 
-from olivine.config._nodes import Object
 from olivine.config.dialects._edit import Findings, Note, lift
+from olivine.config.nodes import Object
 
 
 def translate(config: Object) -> Findings:

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from olivine.config._nodes import Array, Object
 from olivine.config.dialects._edit import Findings, Note, drop, move, named
+from olivine.config.nodes import Array, Object
 
 # The values with which a key asks for nothing; any other value is left for the schema, which refuses it with advice.
 _IDLE: dict[str, tuple[Any, ...]] = {

@@ -1,7 +1,7 @@
 """`PyTorchModel` with `hf_config`, until 2024-07; loading arguments under their names of 2023, 2024 and today."""
 
-from olivine.config._nodes import Object
 from olivine.config.dialects._edit import Findings, Note, drop, lift, move, rename, text_of
+from olivine.config.nodes import Object
 from olivine.errors import Problem
 
 _LOADING = ("model_loading_args", "from_pretrained_args")

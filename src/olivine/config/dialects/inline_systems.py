@@ -1,7 +1,7 @@
 """Systems written in place, as `host: {type: ...}`, and their settings under `config`; today named and flat."""
 
-from olivine.config._nodes import Object, Place
 from olivine.config.dialects._edit import Findings, Note, lift, named, section_of
+from olivine.config.nodes import Object, Place
 
 
 def translate(config: Object) -> Findings:

@@ -1,7 +1,7 @@
 """Params of LoRA and its kin: `lora_r` and `lora_alpha` until 2025-02, `evaluation_strategy` until 2025-04."""
 
-from olivine.config._nodes import Object
 from olivine.config.dialects._edit import Findings, Note, drop, lift, named, rename, text_of
+from olivine.config.nodes import Object
 from olivine.errors import Problem
 
 _KIN = {"lora", "qlora", "loftq", "dora", "loha", "lokr"}

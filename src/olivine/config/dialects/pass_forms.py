@@ -1,7 +1,7 @@
 """Passes as `{type, config: {...}}` or flat, one or a list of alternatives; switches of the old engine on a pass."""
 
-from olivine.config._nodes import Array, Object
 from olivine.config.dialects._edit import Findings, Note, drop, lift, named
+from olivine.config.nodes import Array, Object
 
 _DEFAULTS = {"DEFAULT_VALUE", "DEFAULT"}
 

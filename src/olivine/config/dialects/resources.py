@@ -1,7 +1,7 @@
 """Models and data by reference: a local file, folder or name needs no `{type, config}`; the other types do."""
 
-from olivine.config._nodes import Array, Object, Place
 from olivine.config.dialects._edit import Findings, Note, named
+from olivine.config.nodes import Array, Object, Place
 from olivine.config.schema import RESOURCE_SETTINGS
 
 _LOCAL = {"local_file", "local_folder", "string_name"}

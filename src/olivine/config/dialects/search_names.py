@@ -1,7 +1,7 @@
 """`search_algorithm` exhaustive, random or tpe with its config, until 2024: today `sampler` and `sampler_config`."""
 
-from olivine.config._nodes import Object
 from olivine.config.dialects._edit import Findings, Note, move, rename, section_of
+from olivine.config.nodes import Object
 
 _SAMPLERS = {"exhaustive": "sequential"}
 

@@ -1,7 +1,7 @@
 """Accelerators as strings with `engine.execution_providers`, until 2024-03; `device` of a system before that."""
 
-from olivine.config._nodes import Array, Object, Place, typed
 from olivine.config.dialects._edit import Findings, Note, drop, named, section_of
+from olivine.config.nodes import Array, Object, Place, typed
 from olivine.config.schema import provider_device
 
 

@@ -1,7 +1,7 @@
 """Type names in any case: systems, input model, data sets and resources; passes are matched in any case anyway."""
 
-from olivine.config._nodes import Array, Object
 from olivine.config.dialects._edit import Findings, Note, named
+from olivine.config.nodes import Array, Object
 
 _SYSTEMS = {
     "localsystem": "LocalSystem",

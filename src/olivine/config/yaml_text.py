@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from olivine.config._json import _NUMBER, MAX_DEPTH, SyntaxFault, stands_twice
-from olivine.config._nodes import Array, Object, Place, copy
+from olivine.config.json_text import MAX_DEPTH, NUMBER, SyntaxFault, stands_twice
+from olivine.config.nodes import Array, Object, Place, copy
 
 MAX_NODES = 500_000
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -131,7 +131,7 @@ class _Composer:
 
     def _scalar(self, event: Any) -> Any:
         tag = self._tag(event)
-        if tag == f"{_TAG}str" and not event.style and _NUMBER.fullmatch(event.value):
+        if tag == f"{_TAG}str" and not event.style and NUMBER.fullmatch(event.value):
             return self._finite(event, float(event.value))  # YAML 1.1 takes 1e-4 for a text
         if tag in (f"{_TAG}str", f"{_TAG}timestamp", "!"):
             return event.value

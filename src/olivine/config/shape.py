@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from olivine.config._nodes import plain
+from olivine.config.nodes import plain
 from olivine.config.schema import RESOURCE_SETTINGS, PassConfig, System
 
 _OWN_PASS_KEYS = frozenset(PassConfig.model_fields) - {"params"}

@@ -7,11 +7,11 @@ from json import JSONDecodeError
 from json.decoder import scanstring  # type: ignore[attr-defined]  # public in CPython since 2.6, missing from typeshed
 from typing import Any
 
-from olivine.config._nodes import Array, Object, Place
+from olivine.config.nodes import Array, Object, Place
 
 MAX_DEPTH = 100
 _SPACE = re.compile(r"[ \t\n\r]*")
-_NUMBER = re.compile(r"(-?(?:0|[1-9]\d*))(\.\d+)?([eE][-+]?\d+)?")
+NUMBER = re.compile(r"(-?(?:0|[1-9]\d*))(\.\d+)?([eE][-+]?\d+)?")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 _WORDS = {"true": True, "false": False, "null": None}
 _PYTHON_WORDS = {"True": "true", "False": "false", "None": "null"}
@@ -130,7 +130,7 @@ class _Parser:
         return value, end
 
     def _scalar(self, at: int) -> tuple[Any, int]:
-        number = _NUMBER.match(self._text, at)
+        number = NUMBER.match(self._text, at)
         if number:
             return self._number(number), number.end()
         word = _WORD.match(self._text, at)

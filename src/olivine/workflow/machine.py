@@ -12,7 +12,7 @@ from olivine.passes import passes
 from olivine.paths import is_folder
 from olivine.systems import Probe
 from olivine.work import Machine
-from olivine.workflow._systems import Wish, wish
+from olivine.workflow.accelerators import Wish, wish
 
 CPU = "CPUExecutionProvider"
 # execution provider -> distributions that bring it, and the extra to install
