@@ -16,6 +16,7 @@ from olivine.config.schema import DataConfig
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
+from reports import Told
 from tiny import tiny_model, write_rows
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -37,19 +38,6 @@ class _Socket(socket.socket):
         return super().connect(address)
 socket.socket = _Socket
 """
-
-
-class Silent:
-    def __init__(self):
-        self.facts = {}
-
-    def progress(self, *_, **__):
-        pass
-
-    warn = progress
-
-    def record(self, **facts):
-        self.facts |= facts
 
 
 def command(folder, *arguments):
@@ -111,7 +99,7 @@ def test_every_seam_keeps_what_the_adapter_learned(done):
 def test_merged_logits_are_those_of_base_and_adapter(done):
     folder, _ = done
     adapter = Model("adapter", folder / "out" / "adapter", base=Model("hf", folder / "model"))
-    context = Context(folder / "merged", folder / "scratch", MACHINE, Silent())
+    context = Context(folder / "merged", folder / "scratch", MACHINE, Told())
     for place in (context.output, context.scratch):
         place.mkdir()
     merge = passes.classes["merge"]
@@ -228,7 +216,7 @@ def test_attention_and_mlp_are_trained_by_default(architecture, modules, tmp_pat
             "pre_process_data_config": {"text_template": "{phrase} is {tone}", "strategy": "line-by-line"},
         }
     )
-    context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Silent(), {"rows": config})
+    context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Told(), {"rows": config})
     for place in (context.output, context.scratch):
         place.mkdir()
     params = plugin.Params(train_data_config="rows", training_args={"max_steps": 2, "learning_rate": 0.01})

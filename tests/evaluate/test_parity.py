@@ -16,27 +16,32 @@ from transformers import AutoModelForCausalLM
 
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, OlivineError, Unsupported
-from olivine.evaluate.parity import Gate, Settings, compare, config_of, open_model, read_windows, sample
-from olivine.evaluate.parity import _compare as comparing
-from olivine.evaluate.parity._record import band
+from olivine.evaluate.parity import (
+    Gate,
+    Settings,
+    band,
+    common_prefix,
+    compare,
+    config_of,
+    degenerate_sides,
+    loops,
+    open_model,
+    read_windows,
+    remarks,
+    sample,
+)
 from olivine.kernels.divergence import Positions, compare_logits, summarize
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
 from olivine.runtimes import draw, onnx_folder
 from olivine.runtimes.process import RuntimeProcess
+from olivine.work import Silent
 from tiny import tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 QUICK = Settings(n_tokens=160, length=40, n_prompts=3, n_new=12, speed=False, device="cpu")
 WINDOWS = [[(7 * i + 3 * j) % 370 for i in range(40)] for j in range(4)]
-
-
-class Silent:
-    def progress(self, *_, **__):
-        pass
-
-    warn = record = progress
 
 
 def build(model, folder, **params):
@@ -142,7 +147,7 @@ def test_greedy_prefix_is_that_of_texts_written_one_by_one(exported, int4):
         ours, theirs = write(exported, window[:32]), write(int4, window[:32])
         ours = ours[: ours.index(1) + 1] if 1 in ours else ours  # 1 is the end token
         assert length == len(ours)
-        assert prefix == comparing.common_prefix(ours, theirs)
+        assert prefix == common_prefix(ours, theirs)
 
 
 def test_logits_that_travel_in_small_pieces_are_the_same(exported, int4):
@@ -233,7 +238,7 @@ def test_model_whose_head_is_zero_is_named_flat(exported, tiny_llama, tmp_path):
     # where the reference is broken too, the candidate is not to blame
     both = replace(found, reference=found.candidate)
     assert not Gate().missed(both)
-    assert "reference itself is degenerate" in next(comparing._warnings(both, None))
+    assert "reference itself is degenerate" in next(remarks(both, None))
 
 
 def test_model_with_nan_is_named_and_misses_every_limit(exported, tiny_llama, tmp_path):
@@ -268,7 +273,7 @@ def test_windows_as_long_as_the_context_leave_room_for_the_measurement_of_speed(
     [([5] * 32, True), ([1, 2] * 16, True), (list(range(8)) + [4, 5, 6] * 8, True), (list(range(32)), False)],
 )
 def test_loops_are_repetition(text, expected):
-    assert comparing.loops(text) is expected
+    assert loops(text) is expected
 
 
 def test_repetition_is_held_against_the_candidate_alone(tiny_llama):
@@ -276,12 +281,12 @@ def test_repetition_is_held_against_the_candidate_alone(tiny_llama):
     logits = np.random.default_rng(0).normal(size=(4, 384)).astype(np.float32) * 4
     positions = compare_logits(logits, logits, [0] * 4)
     varied, looping = [list(range(40 + i, 72 + i)) for i in range(4)], [[50, 51, 52] * 10 for _ in range(4)]
-    assert comparing._broken(positions, [(8, varied), (8, looping)], tokenizer) == (
+    assert degenerate_sides(positions, [(8, varied), (8, looping)], tokenizer) == (
         None,
         "repetition: 4 of 4 greedy texts run in a loop, 0 of the reference's",
     )
-    assert comparing._broken(positions, [(8, looping), (8, looping)], tokenizer) == (None, None)
-    assert comparing._broken(positions, [], tokenizer) == (None, None)
+    assert degenerate_sides(positions, [(8, looping), (8, looping)], tokenizer) == (None, None)
+    assert degenerate_sides(positions, [], tokenizer) == (None, None)
 
 
 def test_bands_and_gate_name_what_is_missed(exported, int4):

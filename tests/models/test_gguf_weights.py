@@ -14,18 +14,12 @@ from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.materialize import materialize
 from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes
+from olivine.work import Silent
 from tiny import tiny_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])
 # llama.cpp turns the rows of these, so that rotary halves lie beside each other
 TURNED = {"q_proj": 4, "k_proj": 2}
-
-
-class Silent:
-    def progress(self, *_, **__):
-        pass
-
-    warn = record = progress
 
 
 def turn(values, n_heads):

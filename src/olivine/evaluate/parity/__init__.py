@@ -6,8 +6,8 @@ compare ─ runtimes.open_model ─> Model ─ _tokens ─> windows of token ids
     └─ runtimes.process (a fresh one for each)     ─> load time, peak memory, speed
 """
 
-from olivine.evaluate.parity._compare import Settings, compare, sample
-from olivine.evaluate.parity._record import BANDS, Gate, Parity, Side, Tokens
+from olivine.evaluate.parity._compare import Settings, common_prefix, compare, degenerate_sides, loops, remarks, sample
+from olivine.evaluate.parity._record import BANDS, Gate, Parity, Side, Tokens, band
 from olivine.evaluate.parity._tokens import config_of, read_windows
 from olivine.runtimes.opening import open_model
 
@@ -18,9 +18,14 @@ __all__ = [
     "Settings",
     "Side",
     "Tokens",
+    "band",
+    "common_prefix",
     "compare",
     "config_of",
+    "degenerate_sides",
+    "loops",
     "open_model",
     "read_windows",
+    "remarks",
     "sample",
 ]

@@ -116,7 +116,7 @@ def compare(
         weights=divergence.summarize(read.weights) if read.weights else None,
         runtime=divergence.summarize(read.runtime) if read.runtime else None,
     )
-    return replace(parity, warnings=tuple(_warnings(parity, note)))
+    return replace(parity, warnings=tuple(remarks(parity, note)))
 
 
 def sample(reference: Model | Path, settings: Settings | None = None) -> Windows:
@@ -179,7 +179,7 @@ def _read(
             positions=positions[0],
             weights=positions[1] if len(processes) > 2 else None,
             runtime=positions[2] if len(processes) > 2 else None,
-            broken=_broken(positions[0], texts, tokenizer),
+            broken=degenerate_sides(positions[0], texts, tokenizer),
             n_vocabulary=n_vocabulary,
         )
 
@@ -307,7 +307,7 @@ def _nan(flags: Any) -> str:
     return f"NaN logits at {int(flags.sum()):,} of {len(flags):,} positions"
 
 
-def _broken(
+def degenerate_sides(
     positions: "Positions", texts: list[tuple[int, list[list[int]]]], tokenizer: Any
 ) -> tuple[str | None, str | None]:
     """What is broken about the output of each model, or None."""
@@ -356,7 +356,8 @@ def _costs(
         _told(report, 2, 3)(index + 1, len(models))
 
 
-def _warnings(parity: Parity, note: str | None) -> Iterator[str]:
+def remarks(parity: Parity, note: str | None) -> Iterator[str]:
+    """What the reader of a comparison should know besides its numbers, a sentence each."""
     if note:
         yield note
     if parity.reference.degenerate:
