@@ -1,10 +1,12 @@
 """Facts and defects of a model are found from its config and headers alone."""
 
 import json
+import os
 import shutil
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from test_gguf_header import write_gguf
@@ -163,15 +165,19 @@ def test_architecture_that_is_not_said_is_unknown(copy, names):
 
 
 def test_file_that_cannot_be_opened_is_named(copy, monkeypatch):
-    def refuse(*_):
-        raise PermissionError(13, "Permission denied")
+    real = Path.open
 
-    monkeypatch.setattr(inspect, "read_safetensors_header", refuse)
+    def refuse(path, *arguments, **more):
+        if path.suffix == ".safetensors":
+            raise PermissionError(13, "Permission denied")
+        return real(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "open", refuse)
     assert "model.safetensors cannot be read: Permission denied" in only(copy)
 
 
 def test_folder_that_is_closed_is_named(copy, monkeypatch):
-    monkeypatch.setattr(inspect.os, "access", lambda *_: False)
+    monkeypatch.setattr(os, "access", lambda *_: False)
     assert "cannot be read" in only(copy)
 
 

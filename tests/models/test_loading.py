@@ -94,10 +94,9 @@ def test_variants_of_lora_merge_like_peft(settings, tiny_llama, tmp_path):
     assert (merged - load_causal_lm(adapter)(IDS).logits).abs().max() <= 1e-4
 
 
-def test_materialized_shards_have_an_index(tiny_llama, llama_adapter, tmp_path, monkeypatch):
-    monkeypatch.setattr("olivine.models.materialize.MAX_SHARD_BYTES", 100_000)
+def test_materialized_shards_have_an_index(tiny_llama, llama_adapter, tmp_path):
     merged = Model("hf", tiny_llama, base=Model("adapter", llama_adapter, base=Model("hf", tiny_llama)))
-    materialize(merged, tmp_path)
+    materialize(merged, tmp_path, max_shard_bytes=100_000)
     assert (tmp_path / "model.safetensors.index.json").is_file()
     reloaded = AutoModelForCausalLM.from_pretrained(tmp_path)(IDS).logits
     assert torch.equal(reloaded, load_causal_lm(merged)(IDS).logits)

@@ -42,9 +42,8 @@ def test_tokenizer_comes_along(merged, tmp_path):
     assert load_tokenizer(materialize(merged, tmp_path))(text) == load_tokenizer(merged)(text)
 
 
-def test_no_shard_is_larger_than_the_limit(merged, tmp_path, monkeypatch):
-    monkeypatch.setattr("olivine.models.materialize.MAX_SHARD_BYTES", 120_000)
-    materialize(merged, tmp_path)
+def test_no_shard_is_larger_than_the_limit(merged, tmp_path):
+    materialize(merged, tmp_path, max_shard_bytes=120_000)
     index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == sum(n_bytes(tensor) for tensor in weights(merged).values())
     sizes = [file.stat().st_size for file in tmp_path.glob("model-*.safetensors")]

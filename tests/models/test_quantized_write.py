@@ -15,7 +15,7 @@ from olivine.models import Model
 from olivine.models.blockwise import Blockwise
 from olivine.models.inspect import check_checkpoint
 from olivine.models.loading import load_causal_lm, load_tokenizer
-from olivine.models.quantized._base import pack_words, unpack
+from olivine.models.quantized.words import pack_words, unpack_words
 from olivine.models.quantized.write import write_quantized
 from olivine.models.tensors import LazyTensor
 from olivine.models.weights import weights
@@ -144,11 +144,10 @@ def test_every_tensor_is_computed_once(tiny_llama, tmp_path):
     assert sorted(computed) == sorted(tensors)
 
 
-def test_shards_have_an_index(tiny_llama, tmp_path, monkeypatch):
-    monkeypatch.setattr("olivine.models.quantized.write.MAX_SHARD_BYTES", 60_000)
+def test_shards_have_an_index(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
     tensors = quantized(model, mixed(symmetric=False))
-    found = weights(write(model, tmp_path / "q", tensors))
+    found = weights(write(model, tmp_path / "q", tensors, max_shard_bytes=60_000))
     assert len(list((tmp_path / "q").glob("model-0000?-of-0000?.safetensors"))) > 2
     for name, tensor in tensors.items():
         if tensor.blockwise:
@@ -231,10 +230,10 @@ def test_words_hold_what_the_slow_packer_puts_into_them(drawn):
     codes = torch.tensor([numbers], dtype=torch.uint8)
     packed = pack_words(codes, bits)
     assert torch.equal(packed, matrix([words(numbers, bits)]))
-    assert torch.equal(unpack(packed, bits)[:, : len(numbers)], codes)
+    assert torch.equal(unpack_words(packed, bits)[:, : len(numbers)], codes)
     if bits == 4 and len(numbers) % 8 == 0:
         places = [order.index(code) for code in range(8)]
-        assert torch.equal(unpack(matrix([words(numbers, 4, order)]), 4, places), codes)
+        assert torch.equal(unpack_words(matrix([words(numbers, 4, order)]), 4, places), codes)
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -56,24 +56,25 @@ def copy_companions(source: Path, target: Path) -> None:
             shutil.copyfile(file, target / file.name)
 
 
-def materialize(model: Model, folder: Path) -> Model:
+def materialize(model: Model, folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Model:
     """Stream every tensor into safetensors shards in `folder`, beside config and tokenizer; gives the model there.
 
     The header of a shard is written first, from shapes and types alone; then one tensor is alive at a time. The bytes
     are on the disk when this returns. OSError (a full disk) passes; the caller owns `folder` and removes it.
 
     What a quantized base holds packed is computed in float32; it is stored in the type that its config names.
+    max_shard_bytes: of the tensors in one file, unless a single one is larger.
     """
     copy_companions(model.path, folder)
     dtype = _type_of_packed(model)
     tensors = [_stored_as(tensor, dtype) if dtype else tensor for tensor in weights(model).values()]
-    write_weights(tensors, folder)
+    write_weights(tensors, folder, max_shard_bytes)
     return Model("hf", folder, task=model.task, trust_remote_code=model.trust_remote_code, attributes=model.attributes)
 
 
-def write_weights(tensors: Sequence[LazyTensor], folder: Path) -> None:
+def write_weights(tensors: Sequence[LazyTensor], folder: Path, max_shard_bytes: int = MAX_SHARD_BYTES) -> None:
     """Write tensors as the safetensors files of a checkpoint, one after another; their bytes are on the disk then."""
-    shards = list(_shards(tensors))
+    shards = list(_shards(tensors, max_shard_bytes))
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
     for name, shard in zip(names, shards, strict=True):
         _write(folder / name, shard)
@@ -104,11 +105,11 @@ def n_bytes(tensor: LazyTensor) -> int:
     return int(size)
 
 
-def _shards(tensors: Sequence[LazyTensor]) -> Iterator[list[LazyTensor]]:
+def _shards(tensors: Sequence[LazyTensor], max_bytes: int) -> Iterator[list[LazyTensor]]:
     shard: list[LazyTensor] = []
     size = 0
     for tensor in tensors:
-        if shard and size + n_bytes(tensor) > MAX_SHARD_BYTES:
+        if shard and size + n_bytes(tensor) > max_bytes:
             yield shard
             shard, size = [], 0
         shard.append(tensor)

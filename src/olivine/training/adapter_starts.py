@@ -108,12 +108,12 @@ class Starts:
     n_iterations: int
     is_trained: Callable[[str], bool]
     kept: Path
-    _found: dict[str, Factors] = field(default_factory=dict)
+    _starts: dict[str, Factors] = field(default_factory=dict)
     _shifts: dict[str, Factors] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if tensors := kept(self.kept):
-            self._found, self._shifts = (_factors(tensors, which) for which in ("start", "shift"))
+            self._starts, self._shifts = (_factors(tensors, which) for which in ("start", "shift"))
 
     def take(self, name: str, layer: Any) -> Mapping[str, "torch.Tensor"]:
         """What to subtract from the weights of a decoder layer, by their names in it; finds the starts on the way."""
@@ -123,7 +123,7 @@ class Starts:
             if type(module) is not torch.nn.Linear or not self.is_trained(full):
                 continue
             weight = module.weight.detach().float()
-            if full not in self._found:
+            if full not in self._starts:
                 self._find(full, weight)
             if full in self._shifts:
                 shifts[inner] = _on(self._shifts[full], weight.device).product()
@@ -136,14 +136,14 @@ class Starts:
             pissa = _PISSA.fullmatch(self.name)
             turns = pissa[1] if pissa else None
             start = shift = nearest(weight, self.rank, int(turns) if turns else None)
-        self._found[name] = _on(start, "cpu")
+        self._starts[name] = _on(start, "cpu")
         if shift is not None:
             self._shifts[name] = _on(shift, "cpu")
 
     def put(self, adapted: Any) -> None:
         """Let the adapter begin there; the magnitudes of DoRA are those of the whole weight then."""
         base = adapted.get_base_model()
-        for name, start in self._found.items():
+        for name, start in self._starts.items():
             layer = base.get_submodule(name)
             (adapter,) = layer.lora_A
             a, b = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
@@ -160,7 +160,7 @@ class Starts:
         """Write the starts and shifts, whole or not at all."""
         path = path or self.kept
         tensors: dict[str, torch.Tensor] = {}
-        for which, some in (("start", self._found), ("shift", self._shifts)):
+        for which, some in (("start", self._starts), ("shift", self._shifts)):
             for name, factors in some.items():
                 tensors |= {f"{name}.{which}_a": factors.a, f"{name}.{which}_b": factors.b}
         keep(path, tensors)
@@ -170,7 +170,7 @@ class Starts:
         if self.rounding is not None:
             self.keep(folder / START_FILE)
         else:
-            _subtract(folder, self._found, self.scaling)
+            _subtract(folder, self._starts, self.scaling)
 
 
 def _subtract(folder: Path, starts: Mapping[str, Factors], scaling: float) -> None:
@@ -192,8 +192,8 @@ def _subtract(folder: Path, starts: Mapping[str, Factors], scaling: float) -> No
 
 def _doubled(name: str, tensor: "torch.Tensor", starts: Mapping[str, Factors], scaling: float) -> "torch.Tensor":
     for pattern, dim in _RANKS:
-        module, n_found = re.subn(rf"\.{pattern}", "", name.removeprefix("base_model.model."))
-        if not n_found:
+        module, n_replaced = re.subn(rf"\.{pattern}", "", name.removeprefix("base_model.model."))
+        if not n_replaced:
             continue
         other = torch.zeros_like(tensor)
         if module in starts:

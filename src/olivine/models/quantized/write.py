@@ -12,8 +12,8 @@ from olivine.errors import ModelError
 from olivine.models._model import Model
 from olivine.models.blockwise import Blockwise
 from olivine.models.materialize import MAX_SHARD_BYTES, copy_companions
-from olivine.models.quantized._base import pack_words
 from olivine.models.quantized.formats.compressed_tensors import FORMAT, METHOD, is_embedding
+from olivine.models.quantized.words import pack_words
 from olivine.models.safetensors_header import DTYPES
 from olivine.models.tensors import LazyTensor, Weights
 
@@ -29,18 +29,25 @@ _HEAD = "lm_head"
 _LINE_BYTES = 160
 
 
-def write_quantized(model: Model, folder: Path, tensors: Weights, *, scale_dtype: ScaleType = "float32") -> Model:
+def write_quantized(
+    model: Model,
+    folder: Path,
+    tensors: Weights,
+    *,
+    scale_dtype: ScaleType = "float32",
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Model:
     """Stream a checkpoint into `folder`, beside config and tokenizer of `model`; gives the model there.
 
     tensors: by the names of the plain model. What has `blockwise` is packed, with exactly its codes and zero points;
     what has not is read and stored in its own type. Each is computed once, and one is alive at a time. scale_dtype: of
-    the scales; float32 keeps them as they are.
+    the scales; float32 keeps them as they are. max_shard_bytes: as of `materialize`.
 
     config.json comes after the weights; when anything fails, whatever was written of the two is removed.
     Raises ModelError when nothing is quantized or a scale is no number. OSError (a full disk) passes; the caller owns
     `folder`.
     """
-    with _Shards(folder, _room(tensors)) as shards:
+    with _Shards(folder, _room(tensors), max_shard_bytes) as shards:
         formats = dict(_written(shards, tensors, getattr(torch, scale_dtype)))
         if not formats:
             raise ModelError(f"no weight of {model.path} is quantized, so there is no quantized checkpoint to write")
@@ -140,8 +147,8 @@ class _Shards:
     before `finish`; when the block ends in an error the files are removed.
     """
 
-    def __init__(self, folder: Path, room: int) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, room: int, max_bytes: int) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
         self._room = -(-room // 8) * 8
         self._headers: list[dict[str, Any]] = []
         self._file: BinaryIO | None = None
@@ -167,7 +174,7 @@ class _Shards:
         values = tensor.detach().to("cpu").contiguous()
         data = memoryview(values.flatten().view(torch.uint8).numpy())
         file = self._file
-        if file is None or (self._offset and self._offset + len(data) > MAX_SHARD_BYTES):
+        if file is None or (self._offset and self._offset + len(data) > self._max_bytes):
             file = self._next()
         self._headers[-1][name] = {
             "dtype": _CODES[str(values.dtype).removeprefix("torch.")],

@@ -114,9 +114,9 @@ def _tell(train_set: SampleSet, held_out: SampleSet | None, arguments: Mapping[s
 
 def _samples(params: TrainingParams, context: Context, tokenizer: Any) -> tuple[SampleSet, SampleSet | None]:
     """What is trained on, and what is held out; rows are split before they are packed."""
-    rows = _made(context.data[params.train_data_config], context, tokenizer)
+    rows = _prepared(context.data[params.train_data_config], context, tokenizer)
     if params.eval_data_config is not None:
-        other = _made(context.data[params.eval_data_config], context, tokenizer)
+        other = _prepared(context.data[params.eval_data_config], context, tokenizer)
         return rows.samples(), other.samples()
     if params.eval_dataset_size is None:
         return rows.samples(), None
@@ -125,7 +125,7 @@ def _samples(params: TrainingParams, context: Context, tokenizer: Any) -> tuple[
     return rows.samples(train), rows.samples(held_out)
 
 
-def _made(config: DataConfig, context: Context, tokenizer: Any) -> Prepared:
+def _prepared(config: DataConfig, context: Context, tokenizer: Any) -> Prepared:
     """The tokens of the rows; they lie beside the scratch folders, so that other steps and runs find them too."""
     return prepare(config, tokenizer, context.scratch.parent, context.report.progress)
 

@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from olivine.errors import Unsupported
-from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts, unpack
+from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts
+from olivine.models.quantized.words import unpack_words
 from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -64,4 +65,4 @@ class Awq(CheckpointFormat):
 
 def _outputs_first(words: LazyTensor) -> "torch.Tensor":
     """Codes of packed words [inputs or groups, N / 8] as [N, inputs or groups]."""
-    return unpack(words.read(), _BITS, _PLACES).T.contiguous()
+    return unpack_words(words.read(), _BITS, _PLACES).T.contiguous()

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
-from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts, unpack
+from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts
+from olivine.models.quantized.words import unpack_words
 from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class CompressedTensors(CheckpointFormat):
             raise ModelError(
                 f"{self.folder}: '{shape.name}' says {list(said)}, but the packed weight is {list(expected)}"
             )
-        return unpack(words.read(), bits)[:, : expected[1]].contiguous()
+        return unpack_words(words.read(), bits)[:, : expected[1]].contiguous()
 
 
 def is_embedding(module: str) -> bool:
@@ -161,4 +162,4 @@ def _zero_points(zeros: LazyTensor, bits: int, n_rows: int) -> "torch.Tensor":
     stored = zeros.read()
     if stored.dtype == torch.int8:
         return (stored.int() + (1 << (bits - 1))).to(torch.uint8)
-    return unpack(stored.T.contiguous(), bits)[:, :n_rows].T.contiguous()
+    return unpack_words(stored.T.contiguous(), bits)[:, :n_rows].T.contiguous()

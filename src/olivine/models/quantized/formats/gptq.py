@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivine import lazy
 from olivine.errors import ModelError, Unsupported
-from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts, unpack
+from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts
+from olivine.models.quantized.words import unpack_words
 from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class Gptq(CheckpointFormat):
             shape=(n_rows, width),
             bits=bits,
             group=group,
-            codes=lambda: unpack(words.read().T.contiguous(), bits),
+            codes=lambda: unpack_words(words.read().T.contiguous(), bits),
             scales=lambda: scales.read().T,
             zero_points=None if zeros is None else lambda: self._zero_points(zeros, bits, n_rows),
             symmetric=symmetric,
@@ -100,4 +101,4 @@ class Gptq(CheckpointFormat):
         words = zeros.read()
         if self._version == _FIRST:
             words = words + _ONES[bits]
-        return unpack(words, bits)[:, :n_rows].T.contiguous()
+        return unpack_words(words, bits)[:, :n_rows].T.contiguous()
