@@ -26,11 +26,6 @@ _DOWN = ("down_proj", "fc2", "dense_4h_to_h", "c_proj")
 _QKV = ("q_proj", "k_proj", "v_proj", "qkv_proj", "query_key_value", "Wqkv")
 
 
-def selection(earlier: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """The params of the last SelectiveMixedPrecision among the params of earlier steps."""
-    return next((params for params in reversed(earlier) if {"algorithm", "high_bits", "ratio"} <= set(params)), None)
-
-
 def share(params: Mapping[str, Any]) -> float:
     """The share of the weights that goes up to 8 bits by a score; 0 where places decide."""
     return round(1.0 - params["ratio"], 6) if params["algorithm"] in BY_SCORE and params["ratio"] else 0.0

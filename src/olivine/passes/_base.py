@@ -48,6 +48,18 @@ class TrainingRows:
     seed: int = 42
     base_is_rounded: bool = False
 
+    def to_calibrate(self, data_key: str) -> dict[str, Any]:
+        """Params of a pass that calibrates with these rows, without those that are kept apart.
+
+        data_key: its param that names the data.
+        """
+        return {
+            data_key: self.data,
+            "calibration_held_out": self.eval_size,
+            "calibration_may_be_short": True,
+            "calibration_seed": self.seed,
+        }
+
 
 class Pass(ABC):
     """What is done to a model.
@@ -93,6 +105,13 @@ class Pass(ABC):
 
     def trains_on(self) -> TrainingRows | None:
         """The rows that it trains on; None for a pass that does not train, and so keeps what the model says."""
+        return None
+
+    def keeps_in_8_bits(self) -> Mapping[str, Any] | None:
+        """Which weights the quantizing passes after it keep in 8 bits: "algorithm", "ratio" and what the others get.
+
+        None for a pass that has no say in that.
+        """
         return None
 
     def data_names(self) -> list[str]:
@@ -157,6 +176,11 @@ class Pass(ABC):
 def last_training(earlier: Sequence[Pass]) -> TrainingRows | None:
     """What the last of the passes that train has trained on."""
     return next((rows for one in reversed(earlier) if (rows := one.trains_on()) is not None), None)
+
+
+def last_selection(earlier: Sequence[Pass]) -> Mapping[str, Any] | None:
+    """What the last of the passes that pick weights for 8 bits has picked."""
+    return next((picked for one in reversed(earlier) if (picked := one.keeps_in_8_bits()) is not None), None)
 
 
 def first_line(plugin: type) -> str:

@@ -18,7 +18,7 @@ from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
-from olivine.passes._base import Pass, PassParams, last_training
+from olivine.passes._base import Pass, PassParams, last_selection, last_training
 from olivine.passes.export import _limits, _options
 from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.runtimes.own_text import WRITTEN_TOKENS, own_text_bytes
@@ -357,21 +357,14 @@ class Build(Pass):
         from olivine.calibration import eight_bits
 
         picked: dict[str, Any] = {}
-        found = eight_bits.selection([one.params.model_dump() for one in earlier])
-        if found is not None:
-            by_place = found["algorithm"] in eight_bits.BY_PLACE
-            mixed = by_place and found["algorithm"] != "high_precision_lm_head"
+        selective = last_selection(earlier)
+        if selective is not None:
+            by_place = selective["algorithm"] in eight_bits.BY_PLACE
+            mixed = by_place and selective["algorithm"] != "high_precision_lm_head"
             picked = {"head_bits": EIGHT} if by_place else {}
-            picked["int8_share"] = eight_bits.share(found) or (MIXED_SHARE if mixed else None)
+            picked["int8_share"] = eight_bits.share(selective) or (MIXED_SHARE if mixed else None)
         rows = last_training(earlier)
-        if rows is None:
-            return picked
-        return picked | {
-            "calibration_data_config": rows.data,
-            "calibration_held_out": rows.eval_size,
-            "calibration_may_be_short": True,
-            "calibration_seed": rows.seed,
-        }
+        return picked if rows is None else picked | rows.to_calibrate("calibration_data_config")
 
     def data_names(self) -> list[str]:
         """The calibration data, where there is some to weigh the inputs by."""

@@ -12,7 +12,7 @@ from olivine.calibration.tokens import FEWEST, N_TOKENS
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Pass, PassParams, last_training
+from olivine.passes._base import Pass, PassParams, last_selection, last_training
 from olivine.runtimes.own_text import own_text_bytes
 from olivine.work import Estimate, Machine
 
@@ -56,7 +56,7 @@ class QuantizerParams(PassParams):
     @classmethod
     def inherited(cls, earlier: Sequence[Pass]) -> dict[str, Any]:
         """Keep in 8 bits what an earlier SelectiveMixedPrecision picked."""
-        selective = eight_bits.selection([one.params.model_dump() for one in earlier])
+        selective = last_selection(earlier)
         if selective is None:
             return {}
         others = {key: selective[key] for key in ("bits", "group_size", "sym") if selective.get(key) is not None}
@@ -143,14 +143,7 @@ class CalibratedParams(QuantizerParams):
         """Calibrate with what was trained on, without the rows that were held out; keep in 8 bits what was picked."""
         picked = super().inherited(earlier)
         rows = last_training(earlier)
-        if rows is None:
-            return picked
-        return picked | {
-            "data_config": rows.data,
-            "calibration_held_out": rows.eval_size,
-            "calibration_may_be_short": True,
-            "calibration_seed": rows.seed,
-        }
+        return picked if rows is None else picked | rows.to_calibrate("data_config")
 
     @classmethod
     def _picked(cls, selective: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,10 @@ class SelectiveMixedPrecision(Pass):
     modules: ClassVar[Mapping[str, str]] = {}
     params: Params
 
+    def keeps_in_8_bits(self) -> Mapping[str, Any]:
+        """Its params: the algorithm, the share that keeps few bits, and what the other weights get."""
+        return self.params.model_dump()
+
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """What no quantizing pass after it could do."""
         params = self.params
