@@ -18,7 +18,7 @@ ROOT = Path(olivine.__file__).parent
 RUNNING = {"trainer.py", "reports.py", "_choices.py", "_lazy_weights.py", "_quantize_graph.py", "_stream.py"}
 # From the lowest up. A module imports from lower layers and from its own package alone.
 LAYERS = (
-    ("allowance", "errors", "jinja", "memory", "paths", "registry", "telemetry"),
+    ("allowance", "errors", "jinja", "memory", "paths", "patterns", "registry", "telemetry"),
     ("__init__", "lazy", "messages"),
     ("config",),
     ("data", "models", "search", "store"),

@@ -317,6 +317,7 @@ def gptq(**changes):
         (gptq(bits=None), "gptq", "bits of the quantization must be a number, not None"),
         (gptq(dynamic=[1]), "gptq", "'dynamic' of the quantization must map patterns to objects"),
         (gptq(dynamic={"(": {"sym": True}}), "gptq", r"the pattern '\(' of 'dynamic' is no regular expression"),
+        (gptq(dynamic={"x{99999999999}": {}}), "gptq", r"the pattern 'x\{99999999999\}' of 'dynamic' is no regular"),
         (compressed({}), "compressed-tensors", "config_groups of the quantization must hold objects"),
         (
             compressed({"g": {"targets": ["y"], "weights": {"num_bits": 4, "group_size": 32}}}),
@@ -327,6 +328,11 @@ def gptq(**changes):
             compressed({"g": {"targets": ["re:("], "weights": {"num_bits": 4, "group_size": 32}}}),
             "compressed-tensors",
             r"the target 're:\(' of the quantization is no regular expression",
+        ),
+        (
+            compressed({"g": {"targets": ["re:x{99999999999}"], "weights": {"num_bits": 4, "group_size": 32}}}),
+            "compressed-tensors",
+            r"the target 're:x\{99999999999\}' of the quantization is no regular expression",
         ),
         (
             compressed_group(group_size=48),

@@ -42,10 +42,11 @@ def test_pattern_or_end_of_a_name_chooses_layers(wanted, trained, tiny_llama, tm
     assert trained_layers(adapter) == trained
 
 
-def test_pattern_that_cannot_be_read_is_a_problem(tiny_llama):
-    (problem,) = Lora(params(target_modules="(q|v_proj")).check(read_facts(tiny_llama), MACHINE, {})
+@pytest.mark.parametrize("pattern", ["(q|v_proj", "(q|v)_proj{99999999999}"])
+def test_pattern_that_cannot_be_read_is_a_problem(pattern, tiny_llama):
+    (problem,) = Lora(params(target_modules=pattern)).check(read_facts(tiny_llama), MACHINE, {})
     assert problem.kind == "invalid-value"
-    assert "'(q|v_proj' is no regular expression" in problem.message
+    assert f"'{pattern}' is no regular expression" in problem.message
 
 
 def test_all_linear_in_a_list_is_every_layer(tiny_llama, tmp_path):

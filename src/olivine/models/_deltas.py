@@ -18,6 +18,7 @@ from olivine.models._model import Model
 from olivine.models._updates import Hadamard, Kronecker, LowRank, Update
 from olivine.models.json_files import is_file, read_object
 from olivine.models.tensors import LazyTensor, Weights, file_weights
+from olivine.patterns import compiles
 
 CONFIG, FILE = "adapter_config.json", "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -123,7 +124,7 @@ def _check_types(path: Path, config: Mapping[str, Any]) -> None:
             raise ModelError(f"{path}: {key} must give numbers by the names of layers")
         if key == "rank_pattern" and 0 in patterns.values():
             raise ModelError(f"{path}: {key} has the rank 0")
-        if broken := next((pattern for pattern in patterns if not _compiles(pattern)), None):
+        if broken := next((pattern for pattern in patterns if not compiles(pattern)), None):
             raise ModelError(f"{path}: {key} has '{broken}', which is no regular expression")
     saved = config.get("modules_to_save")
     if saved is not None and not (isinstance(saved, list) and all(isinstance(name, str) for name in saved)):
@@ -141,14 +142,6 @@ def _is_number(value: object) -> bool:
         return math.isfinite(value)
     except OverflowError:
         return False
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
 
 
 def deltas(adapter: Model, base: Weights) -> dict[str, Delta]:

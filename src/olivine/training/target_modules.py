@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from olivine.models.facts import ModelFacts
+from olivine.patterns import compiles
 
 MATRIX = 2  # dimensions
 
@@ -31,7 +32,7 @@ def is_pattern(target: str) -> bool:
 
 def broken_patterns(targets: Iterable[str]) -> list[str]:
     """The patterns that are no regular expression."""
-    return [target for target in targets if is_pattern(target) and not _compiles(target)]
+    return [target for target in targets if is_pattern(target) and not compiles(target)]
 
 
 def unmatched(targets: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -100,11 +101,3 @@ def _matches(target: str, name: str) -> bool:
     if is_pattern(target):
         return re.fullmatch(target, name) is not None
     return name == target or name.endswith(f".{target}")
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True

@@ -1,6 +1,5 @@
 """The params that quantizers share, and what follows from them alone: data, problems, memory and disk."""
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +12,7 @@ from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import Pass, PassParams, last_selection, last_training
+from olivine.patterns import compiles
 from olivine.runtimes.own_text import own_text_bytes
 from olivine.work import Estimate, Machine
 
@@ -105,7 +105,7 @@ class QuantizerParams(PassParams):
     def _pattern_problems(self, name: str) -> Iterator[Problem]:
         for key in ("modules_to_not_convert", "overrides"):
             for pattern in getattr(self, key) or ():
-                if pattern.startswith("re:") and not _compiles(pattern[3:]):
+                if pattern.startswith("re:") and not compiles(pattern[3:]):
                     message = f"the module pattern {pattern!r} is no regular expression."
                     yield Problem("invalid-value", name, message, "Mend or remove it.", (key,))
 
@@ -190,11 +190,3 @@ def embedding_size(facts: ModelFacts) -> int:
 def layer_bytes(facts: ModelFacts) -> float:
     """A decoder layer in float32."""
     return (facts.n_parameters - embedding_size(facts)) / max(1, facts.as_decoder.n_layers) * FLOAT_BYTES
-
-
-def _compiles(pattern: str) -> bool:
-    try:
-        re.compile(pattern)
-    except re.error:
-        return False
-    return True

@@ -9,6 +9,7 @@ from olivine.errors import ModelError, Unsupported
 from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts
 from olivine.models.quantized.words import unpack_words
 from olivine.models.tensors import LazyTensor
+from olivine.patterns import compiles
 
 if TYPE_CHECKING:
     import torch
@@ -92,13 +93,12 @@ class CompressedTensors(CheckpointFormat):
     def _by_rank(self, targets: Mapping[str, Any], module: str) -> Iterator[str]:
         yield from (target for target in targets if target == module)
         for target in sorted(target for target in targets if target.startswith("re:")):
-            try:
-                if re.match(target[3:], module):
-                    yield target
-            except re.error:
+            if not compiles(target[3:]):
                 raise ModelError(
                     f"{self.folder / 'config.json'}: the target '{target}' of the quantization is no regular expression"
-                ) from None
+                )
+            if re.match(target[3:], module):
+                yield target
         kind = "Embedding" if is_embedding(module) else "Linear"
         yield from (target for target in targets if target == kind)
 

@@ -9,6 +9,7 @@ from olivine.errors import ModelError, Unsupported
 from olivine.models.quantized._base import FLOATS, CheckpointFormat, Packed, Parts
 from olivine.models.quantized.words import unpack_words
 from olivine.models.tensors import LazyTensor
+from olivine.patterns import compiles
 
 if TYPE_CHECKING:
     import torch
@@ -59,13 +60,12 @@ class Gptq(CheckpointFormat):
     def _rules(self, module: str) -> Mapping[str, Any]:
         """The config with what `dynamic` says of a module: the first pattern that matches the start of its name."""
         for pattern, rules in self._dynamic.items():
-            try:
-                if re.match(pattern.removeprefix("+:"), module):
-                    return {**self.config, **rules}
-            except re.error:
+            if not compiles(pattern.removeprefix("+:")):
                 raise ModelError(
                     f"{self.folder / 'config.json'}: the pattern '{pattern}' of 'dynamic' is no regular expression"
-                ) from None
+                )
+            if re.match(pattern.removeprefix("+:"), module):
+                return {**self.config, **rules}
         return self.config
 
     def packed(self, module: str, parts: Parts) -> Packed:
