@@ -86,6 +86,18 @@ def test_rows_that_were_left_out_are_told_for_each_model():
     ]
 
 
+def test_standard_error_of_accuracies_is_told_once_the_largest():
+    shares = [("base", 0.0, 0.003), ("lora", 0.875, 0.0262), ("build", 0.9, 0.0238)]
+    rows = [seam(name, n_rows=160, label_accuracy=p, label_accuracy_standard_error=e) for name, p, e in shares]
+    assert table_notes(rows) == ["Accuracy: ± 2.6 points (160 rows), one standard error."]
+    assert table_notes([seam("base", n_rows=160, loss=1.5)]) == []
+
+
+def test_model_without_a_tokenizer_of_the_runtime_is_marked():
+    (note,) = table_notes([seam("base"), seam("build", token_ids_only=True)])
+    assert note == "build: asked in token ids: onnxruntime-genai reads no tokenizer of it"
+
+
 @pytest.mark.parametrize("no_color", ["", "1"])
 def test_no_color_is_honoured_by_every_command(no_color, monkeypatch):
     from olivine.cli import olivine

@@ -48,7 +48,7 @@ def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tm
     from olivine.work import Machine, Silent
 
     class Perfect:
-        context_length = 256
+        context_length, untyped = 256, None
 
         def answer(self, questions, max_new_tokens, end_tokens):
             import numpy as np

@@ -7,6 +7,7 @@ import pytest
 
 from olivine.errors import RequestError
 from olivine.evaluate import Evidence, check_metrics, measured, metrics
+from olivine.evaluate.label_accuracy import standard_error
 from olivine.testing.metric import MetricContract
 
 
@@ -21,6 +22,15 @@ class TestPerplexity(MetricContract):
 
 class TestDivergence(MetricContract):
     metric = metrics.own["divergence"]
+
+
+@pytest.mark.parametrize(("n_hits", "n_rows"), [(0, 16), (16, 16), (15, 16), (140, 160), (1, 1)])
+def test_standard_error_is_half_of_wilsons_interval(n_hits, n_rows):
+    share = n_hits / n_rows
+    # the shares p that are one standard error sqrt(p (1 - p) / n) away from the measured one
+    low, high = sorted(np.roots([1 + 1 / n_rows, -(2 * share + 1 / n_rows), share**2]).real)
+    assert standard_error(n_hits, n_rows) == pytest.approx((high - low) / 2)
+    assert standard_error(n_hits, n_rows) > 0
 
 
 LENGTH = '''
@@ -61,7 +71,7 @@ def third_party(tmp_path, monkeypatch):
 
 
 def test_ours_are_always_measured_and_those_of_a_plugin_where_they_are_named(third_party):
-    assert measured({}, EVIDENCE).keys() == {"label_accuracy", "loss", "perplexity"}
+    assert measured({}, EVIDENCE).keys() == {"label_accuracy", "label_accuracy_standard_error", "loss", "perplexity"}
     numbers = measured({"answer_length": {"at_most": 5}}, EVIDENCE)
     assert numbers["answer_length"] == 4
     assert json.dumps(numbers)

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -109,6 +111,27 @@ def test_onnx_in_float32_agrees_with_transformers(tiny_llama, built_llama, rows,
     # onnxruntime-genai's decoder leaves off where bytes are no UTF-8, which a random model writes
     texts = [[s["generated"].partition("\ufffd")[0] for s in one["samples"]] for one in (first, second)]
     assert texts[0] == texts[1]
+
+
+def test_folder_whose_tokenizer_the_runtime_cannot_read_is_scored_in_token_ids_and_says_so(
+    tiny_llama, built_llama, rows, tmp_path
+):
+    told, reporter, folders = [], Reporter(), []
+    reporter.warn = told.append
+    for name, folder in (("hf", tiny_llama), ("onnx", built_llama.path)):
+        folders.append(shutil.copytree(folder, tmp_path / name))
+        tokenizer = json.loads((folder / "tokenizer.json").read_text())
+        model = {"type": "WordLevel", "vocab": tokenizer["model"]["vocab"], "unk_token": "a"}
+        (folders[-1] / "tokenizer.json").write_text(json.dumps(tokenizer | {"model": model}))
+    first = scored(Model("hf", folders[0]), rows, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    second = score(replace(built_llama, path=folders[1]), params(rows), tmp_path / "b", MACHINE, reporter)
+    (sentence,) = told
+    assert "cannot read the tokenizer of" in sentence
+    assert "(WordLevel) has no merges" in sentence
+    assert second["scores"].pop("token_ids_only")
+    assert second["scores"].keys() == first["scores"].keys()
+    assert second["scores"]["loss"] == pytest.approx(first["scores"]["loss"], abs=1e-4)
 
 
 @pytest.mark.parametrize("text", [{}, {"text_template": "{q} is:\n{a}"}, {"begin_token": True}])
@@ -267,7 +290,13 @@ def test_metrics_of_hand_made_evidence():
     found = {}
     for metric in metrics.classes.values():
         found |= metric().compute(evidence())
-    assert found == {"label_accuracy": 0.5, "loss": 2.0, "perplexity": math.exp(2)}
+    error = pytest.approx(12**-0.5)
+    assert found == {
+        "label_accuracy": 0.5,
+        "label_accuracy_standard_error": error,
+        "loss": 2.0,
+        "perplexity": math.exp(2),
+    }
 
 
 def test_nan_is_no_number_and_agrees_with_nothing():

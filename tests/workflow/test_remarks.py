@@ -7,8 +7,8 @@ from olivine.workflow.remarks import remarks
 BASE = {"model": "base", "n_rows": 48, "label_accuracy": 0.9, "loss": 0.5}
 
 
-def said(row, before=BASE, *, trained=False):
-    return list(remarks({"model": "build", "n_rows": 48} | row, before, trained=trained))
+def said(row, before=BASE, **known):
+    return list(remarks({"model": "build", "n_rows": 48} | row, before, **{"trained": False} | known))
 
 
 @pytest.mark.parametrize(
@@ -30,6 +30,11 @@ def test_sound_models_draw_no_remark(row):
 def test_what_is_wrong_is_said_without_any_goal(row, remark):
     (found,) = said(row)
     assert found.startswith(remark)
+
+
+def test_a_loss_that_a_goal_speaks_of_is_no_remark():
+    assert said({"drop": 0.3}, has_goal=True) == []
+    assert said({"drop": 0.3, "n_empty": 40}, has_goal=True) == ["40 of 48 answers are empty"]
 
 
 def test_training_may_change_what_a_model_says():

@@ -20,6 +20,13 @@ def test_max_drop_is_a_goal_of_label_accuracy_from_model_to_model():
     assert goals(None) == []
 
 
+def test_missed_goal_says_how_much_of_the_accuracy_may_be_chance():
+    error = {"label_accuracy_standard_error": 0.0612, "n_rows": 16}
+    rows = [scored("base", None, label_accuracy=1.0), scored("one", "base", label_accuracy=0.9375, **error)]
+    (sentence,) = missed(rows, goals("3pp"))
+    assert sentence.endswith("but quality.max_drop allows 3.0 (standard error 6.1 points, 16 rows)")
+
+
 @pytest.mark.parametrize(
     ("keep", "sentences"),
     [

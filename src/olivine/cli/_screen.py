@@ -163,9 +163,28 @@ def _cut(name: str, room: int) -> str:
 
 def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     """What the table does not say of the rows that were scored, one line each, at most 80 wide."""
+    rows = list(rows)
+    return [*_chance(rows), *_told(rows)]
+
+
+def _chance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How much of an accuracy may be chance: the largest standard error of the table, so that one line serves all."""
+    known = [(row["label_accuracy_standard_error"], row["n_rows"]) for row in rows if _has_error(row)]
+    if not known:
+        return []
+    error, n_rows = max(known)
+    return [f"Accuracy: ± {100 * error:.1f} points ({n_rows} rows), one standard error."]
+
+
+def _has_error(row: Mapping[str, Any]) -> bool:
+    return row.get("label_accuracy_standard_error") is not None
+
+
+def _told(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     told = (
         ("n_left_out", "{} rows are longer than the model reads, and left out"),
         ("n_empty", "{} answers are empty"),
+        ("token_ids_only", "asked in token ids: onnxruntime-genai reads no tokenizer of it"),
         ("n_other_tokens", "{} prompts have other tokens in onnxruntime-genai"),
     )
     return [f"{row['model']}: {text.format(row[key])}" for row in rows for key, text in told if row.get(key)]

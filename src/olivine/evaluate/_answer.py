@@ -9,6 +9,7 @@ from olivine.evaluate._rows import Question
 from olivine.models import Model
 from olivine.runtimes import until_end
 from olivine.runtimes.genai import GenaiRuntime
+from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.onnx import OnnxRuntime
 from olivine.runtimes.torch import TorchRuntime
 
@@ -33,9 +34,14 @@ class Answer:
 
 
 class Answers(Protocol):
-    """A model that answers; one class for each way that models are used. context_length: tokens it reads at most."""
+    """A model that answers; one class for each way that models are used.
+
+    context_length: tokens it reads at most. untyped: why its rows are asked in token ids, where users would type text
+    that is tokenized by the same program; None otherwise.
+    """
 
     context_length: int
+    untyped: str | None
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
         """Answer every question of the batch."""
@@ -50,6 +56,8 @@ def answers_of(model: Model, device: str, execution_provider: str) -> Answers:
 
 class CheckpointAnswers:
     """A checkpoint or adapter, in float32 on the CPU, in bfloat16 on a GPU."""
+
+    untyped: str | None = None
 
     def __init__(self, model: Model, device: str) -> None:
         self._runtime = TorchRuntime(model, device, "float32" if device == "cpu" else "bfloat16")
@@ -80,10 +88,12 @@ class FolderAnswers:
         self.context_length = self._genai.context_length
         attributes = {**model.attributes, "execution_provider": execution_provider}
         self._graph = OnnxRuntime(replace(model, attributes=attributes))
+        self._tokenizer: Any = None
+        self.untyped: str | None = None
         try:
-            self._tokenizer: Any = self._genai.tokenizer
-        except RuntimeError:  # a kind that the runtime does not know; the export has said so
-            self._tokenizer = None
+            self._tokenizer = self._genai.tokenizer
+        except TokenizerRefusedError as error:
+            self.untyped = str(error)
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
         """Answer every question as a stranger would have it answered: text in, text out, one prompt at a time."""

@@ -76,6 +76,11 @@ def score(
     model = readable(model, output)  # a workflow has opened a GGUF file already
     tokenizer = load_tokenizer(model)
     answers = answers or answers_of(model, machine.device, machine.execution_provider)
+    if answers.untyped is not None:
+        report.warn(
+            f"onnxruntime-genai cannot read the tokenizer of {model.path} ({answers.untyped}), so no text can be typed "
+            "there: its rows are asked and read in the token ids of transformers"
+        )
     on_text = bool(params.get("on_text"))
     if on_text:
         rows, n_left_out = _passages(config, params, tokenizer, answers.context_length), 0
@@ -98,6 +103,8 @@ def score(
     scores: dict[str, Any] = {"n_rows": len(rows), "n_tokens": len(evidence.token_losses)}
     if n_left_out:
         scores["n_left_out"] = n_left_out
+    if answers.untyped is not None:
+        scores["token_ids_only"] = True
     if on_text:
         scores["on_text"] = True
     elif n_empty := sum(not reading.answer.strip() for reading in readings):

@@ -230,7 +230,8 @@ class Execution:
     def _tell(self, seam: Seam, score: Score, previous: Score | None) -> None:
         self.workshop.tell(score.event)
         trained = seam.step is not None and self._steps[seam.step].trains
-        for remark in remarks(score.event.row, previous.event.row if previous else None, trained=trained):
+        before, has_goal = previous.event.row if previous else None, self.plan.quality.max_drop is not None
+        for remark in remarks(score.event.row, before, trained=trained, has_goal=has_goal):
             self.workshop.warn(seam.name, remark)
 
     @contextmanager

@@ -8,10 +8,13 @@ LARGE_DROP = 0.05  # of label accuracy, from one model to the next
 IMPOSSIBLE_KL = 1.0
 
 
-def remarks(row: Mapping[str, Any], before: Mapping[str, Any] | None, *, trained: bool) -> Iterator[str]:
+def remarks(
+    row: Mapping[str, Any], before: Mapping[str, Any] | None, *, trained: bool, has_goal: bool = False
+) -> Iterator[str]:
     """A sentence for each thing that is wrong or doubtful. before: the row of the model that this one was made from.
 
-    trained: the step was meant to change what the model says.
+    trained: the step was meant to change what the model says. has_goal: the config says how much accuracy may be lost,
+    so that a loss is either allowed or told as a missed goal.
     """
     if "degenerate" in row:
         yield f"its output is degenerate: {row['degenerate']}"
@@ -19,7 +22,7 @@ def remarks(row: Mapping[str, Any], before: Mapping[str, Any] | None, *, trained
         yield f"{row['n_empty']} of {row['n_rows']} answers are empty"
     if before is None:
         return
-    if row.get("drop", 0.0) >= LARGE_DROP - 5e-7:
+    if not has_goal and row.get("drop", 0.0) >= LARGE_DROP - 5e-7:
         yield (
             f"label accuracy fell by {100 * row['drop']:.1f} points from '{before['model']}'; "
             "quality.max_drop says how far it may fall"

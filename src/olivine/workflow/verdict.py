@@ -77,7 +77,7 @@ def _missed(keep: Keep, one: Scored, since: Scored) -> str | None:
     if verdict.is_met or verdict.margin >= -_ROUNDING:
         return None
     if keep.goal.kind == "max-degradation" and before is not None:
-        return _lost(keep, one.model, since.model, value, before)
+        return _lost(keep, one.model, since.model, value, before) + _chance(keep.metric, one.scores)
     least, name = "at least" if keep.higher_is_better else "at most", keep.metric.replace("_", " ")
     bound = _told(keep.metric, verdict.bound)
     return f"{name} of '{one.model}' is {_told(keep.metric, value)}, but {keep.setting} asks for {least} {bound}"
@@ -94,6 +94,14 @@ def _lost(keep: Keep, model: str, since: str, value: float, before: float) -> st
         f"{name} {verb} by {told[0]} from '{since}' ({_told(keep.metric, before)}) to '{model}' "
         f"({_told(keep.metric, value)}), but {keep.setting} allows {told[1]}"
     )
+
+
+def _chance(metric: str, scores: Mapping[str, Any]) -> str:
+    """How much of a number may be chance, where the scores say so."""
+    error = scores.get(f"{metric}_standard_error")
+    if error is None or metric not in _SHARES:
+        return ""
+    return f" (standard error {100 * error:.1f} points, {scores['n_rows']} rows)"
 
 
 def _told(metric: str, value: float) -> str:
