@@ -12,8 +12,9 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ from olivine.errors import MissingExtra
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
+
+
+_environment: ContextVar[tuple[Mapping[str, str], Collection[str]] | None] = ContextVar("environment", default=None)
 
 
 class _LazyModule(ModuleType):
@@ -52,15 +56,33 @@ def uncollected() -> Iterator[None]:
             gc.enable()
 
 
+@contextmanager
+def environment(versions: Mapping[str, str], modules: Collection[str]) -> Iterator[None]:
+    """Let `installed` and `version` tell of another environment: while a plan asks passes that will run there.
+
+    versions: of distributions, by name. modules: names of those that can be imported there.
+    """
+    token = _environment.set((versions, modules))
+    try:
+        yield
+    finally:
+        _environment.reset(token)
+
+
 def installed(name: str) -> bool:
-    """Whether the module `name` could be imported, found out without importing it or running any of its code."""
-    top = name.partition(".")[0]
-    return importlib.util.find_spec(top) is not None
+    """Whether the module `name` could be imported, in the environment that is asked about (see `environment`)."""
+    asked = _environment.get()
+    return name.partition(".")[0] in asked[1] if asked is not None else installed_here(name)
+
+
+def installed_here(name: str) -> bool:
+    """Whether this process could import the module, found out without importing it or running any of its code."""
+    return importlib.util.find_spec(name.partition(".")[0]) is not None
 
 
 def require(name: str, extra: str) -> ModuleType:
     """Import `name`, or raise MissingExtra with the install command of the extra that brings it."""
-    if not installed(name):
+    if not installed_here(name):
         raise MissingExtra(missing_sentence(name, extra))
     return importlib.import_module(name)
 
@@ -71,7 +93,13 @@ def missing_sentence(name: str, extra: str) -> str:
 
 
 def version(distribution: str) -> str:
-    """The installed version of a distribution, or "none"."""
+    """The version of a distribution in the environment that is asked about (see `environment`), or "none"."""
+    asked = _environment.get()
+    return asked[0].get(distribution, "none") if asked is not None else version_here(distribution)
+
+
+def version_here(distribution: str) -> str:
+    """The version of a distribution that is installed for this process, or "none"."""
     try:
         return importlib.metadata.version(distribution)
     except importlib.metadata.PackageNotFoundError:

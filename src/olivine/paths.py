@@ -4,6 +4,7 @@ A name that is too long, holds a NUL or may not be looked at does not exist for 
 """
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -66,3 +67,10 @@ def is_folder(path: str | Path) -> bool:
         return Path(path).is_dir()
     except (OSError, ValueError):
         return False
+
+
+def free_disk_bytes(folder: Path) -> int:
+    """Room on the disk where `folder` is or would be."""
+    while not is_folder(folder) and folder.parent != folder:
+        folder = folder.parent
+    return shutil.disk_usage(folder).free

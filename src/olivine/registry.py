@@ -10,6 +10,7 @@ asks for it.
 import difflib
 import importlib
 import importlib.metadata
+import importlib.util
 import inspect
 import pkgutil
 import sys
@@ -18,6 +19,19 @@ from functools import cache, cached_property
 from typing import Any, ClassVar, Generic, TypeVar, get_origin
 
 Plugin = TypeVar("Plugin")
+
+
+def plugin_names(package: str, group: str) -> list[str]:
+    """Names of the plugins that a package holds and third parties offer, found without importing one.
+
+    What only a class tells is missing: aliases, and whether it loads.
+    """
+    root = importlib.util.find_spec(package)
+    places = root.submodule_search_locations if root is not None else None
+    own = [info.name for info in pkgutil.walk_packages(places or [], f"{package}.") if not info.ispkg]
+    names = [name.rpartition(".")[2] for name in own]
+    theirs = [entry.name for entry in _entry_points(tuple(sys.path)).select(group=group)]
+    return [*(name for name in names if not name.startswith("_")), *theirs]
 
 
 class Registry(Generic[Plugin]):

@@ -159,21 +159,6 @@ def test_each_metric_is_refused_by_name(tmp_path):
     assert ["'speed'" in messages[0], "'size'" in messages[1], len(messages)] == [True, True, 2]
 
 
-@pytest.mark.parametrize(
-    "system",
-    [
-        {"type": "AzureML", "aml_compute": "c"},
-        {"type": "Docker", "local_docker_config": {"image_name": "i"}},
-        {"type": "PythonEnvironment", "python_environment_path": "p"},
-        {"type": "IsolatedORT", "python_environment_path": "p"},
-    ],
-)
-def test_other_systems_are_refused_where_they_are_used(tmp_path, system):
-    (message,) = refused(tmp_path, systems={"there": system}, target="there")
-    assert f"system 'there' is of type {system['type']}" in message
-    assert refused(tmp_path, systems={"there": system}) == []
-
-
 @pytest.mark.parametrize("kind", ["OnnxModel", "OpenVINOModel", "CompositeModel"])
 def test_other_kinds_of_input_models_are_refused(tmp_path, kind):
     (message,) = refused(tmp_path, input_model={"type": kind, "model_path": "a"})

@@ -45,7 +45,10 @@ def test_another_python_says_what_it_has():
         "assert not heavy, heavy\nprint(text)"
     )
     told, here = ask([sys.executable, "-c", code]), Local(SystemParams()).probe()
-    assert told.to_json() | {"versions": {}} == here.to_json() | {"versions": {}}
+    of_its_path = {"versions": {}, "modules": []}
+    assert told.to_json() | of_its_path == here.to_json() | of_its_path
+    assert {"torch", "olivine", "json"} <= set(told.modules)
+    assert "none_such" not in told.modules
     for name in ("torch", "transformers", "onnxruntime", "olivine", "none-such"):
         assert told.version(name) == here.version(name)
 

@@ -12,7 +12,7 @@ from olivine.systems import SystemParams, Worker
 from olivine.systems.local import Local
 from olivine.workflow.events import StepCached, StepDone, StepStarted
 from olivine.workflow.execute import Execution
-from olivine.workflow.workers import Pool
+from olivine.workflow.workers import Pool, Workers
 from olivine.workflow.workshop import Workshop
 
 
@@ -25,7 +25,7 @@ def workshop(tmp_path):
         events = []
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
-        store, pool = Cache(folder / "cache"), Pool(Local(SystemParams()).worker, n_workers)
+        store, pool = Cache(folder / "cache"), Workers({None: Pool(Local(SystemParams()).worker, n_workers)})
         store.prepare()
         opened.extend([store, pool])
         return Workshop(folder, store, pool, events.append), events
@@ -131,7 +131,7 @@ def test_step_sees_the_models_that_its_own_was_made_from_and_those_it_names(fake
 
         kill = close
 
-    shop = replace(workshop("run")[0], workers=Pool(Recorder))
+    shop = replace(workshop("run")[0], workers=Workers({None: Pool(Recorder)}))
     last = replace(plan.steps[2], name="last", parent="right", models=("left",))
     plan = replace(plan, steps=(*plan.steps, last))
     Execution(plan, plan.input_model, shop).result(last)

@@ -275,15 +275,16 @@ def test_limit_that_the_config_sets_is_one_problem_at_its_line(planned, tmp_path
     assert problem.where.endswith(f":{line_of(tmp_path, '200 kB')}")
 
 
-def test_host_of_a_pass_is_refused_at_its_line(planned, tmp_path):
+def test_pass_with_a_host_of_its_own_has_what_that_one_allows(planned, tmp_path):
     def change(config):
-        config["systems"] = {name: {"type": "LocalSystem", "accelerators": [{}]} for name in ("here", "there")}
+        systems = {"here": {}, "small": {"device": "cpu", "memory": "200 kB"}}
+        config["systems"] = {name: {"type": "LocalSystem", "accelerators": [one]} for name, one in systems.items()}
         config |= {"host": "here", "target": "here"}
-        config["passes"]["lora"]["host"] = "there"
+        config["passes"]["lora"]["host"] = "small"
 
-    problem = only(planned(change), "unsupported")
-    line = line_of(tmp_path, '"host": "there"')
-    assert problem.where.endswith(f":{line}")
+    problem = only(planned(change), "hardware")
+    assert "step 'lora' needs" in problem.message
+    assert problem.where.endswith(f":{line_of(tmp_path, '200 kB')}")
 
 
 def test_target_module_that_matches_nothing_is_named(planned, tmp_path):

@@ -11,13 +11,11 @@ from pathlib import Path
 import pytest
 
 from fake_hub import fake_hub
-from olivine import lazy
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS
 from olivine.models.expected import expected_shapes
 from olivine.systems import SystemParams
 from olivine.systems.local import Local
-from olivine.workflow import machine
 from olivine.workflow.plan import make_plan
 from olivine.workflow.words import to_json
 from tiny import write_rows
@@ -390,33 +388,29 @@ def test_provider_that_is_not_served_is_one_problem(planned, only):
     assert "QNNExecutionProvider" in only(planned(change), "unsupported", '"systems"')
 
 
-def test_two_runtimes_at_once_are_named_with_the_fix(planned, monkeypatch):
-    real = lazy.version
-    monkeypatch.setattr(lazy, "version", lambda name: "1.0" if name == "onnxruntime-genai-cuda" else real(name))
-    (problem,) = planned().problems
+def test_two_runtimes_at_once_are_named_with_the_fix(planned):
+    (problem,) = planned(probe=here(has_nvidia=False, **{"onnxruntime-genai-cuda": "1.0"})).problems
     assert problem.kind == "missing-extra"
     assert "pip uninstall -y onnxruntime-genai onnxruntime-genai-cuda" in problem.fix
 
 
 @pytest.mark.parametrize("version", ["4.57.1", "6.0.0", "4.99.dev0"])
-def test_other_version_of_transformers_is_one_sentence_with_the_range(planned, monkeypatch, version):
-    real = lazy.version
-    monkeypatch.setattr(lazy, "version", lambda name: version if name == "transformers" else real(name))
-    (problem,) = planned().problems
+def test_other_version_of_transformers_is_one_sentence_with_the_range(planned, version):
+    (problem,) = planned(probe=here(has_nvidia=False, transformers=version)).problems
     assert problem.kind == "missing-extra"
     assert version in problem.message
     assert "transformers<6,>=5" in problem.fix
 
 
-def test_pass_whose_package_is_not_installed(planned, only, monkeypatch):
-    real = lazy.installed
-    monkeypatch.setattr(lazy, "installed", lambda name: name != "onnxruntime_genai" and real(name))
-    assert "pip install 'olivine[cpu]'" in only(planned(), "missing-extra", "ModelBuilder")
+def test_pass_whose_package_is_not_installed(planned, only):
+    probe = here(has_nvidia=False)
+    lacking = replace(probe, modules=set(probe.modules) - {"onnxruntime_genai"})
+    assert "pip install 'olivine[cpu]'" in only(planned(probe=lacking), "missing-extra", "ModelBuilder")
 
 
-def test_disk_that_is_too_small(planned, only, monkeypatch):
-    monkeypatch.setattr(machine, "free_disk_bytes", lambda folder: 1000)
-    assert "of disk are needed" in only(planned(), "hardware", "cache_dir")
+def test_disk_that_is_too_small(planned, only):
+    small = replace(here(has_nvidia=False), disk_bytes=1000)
+    assert "of disk are needed" in only(planned(probe=small), "hardware", "cache_dir")
 
 
 @pytest.mark.parametrize("key", ["cache_dir", "output_dir"])
@@ -494,9 +488,9 @@ def test_damaged_index_of_the_weights_is_one_problem(planned, only, tmp_path):
 PAGE = Path(__file__).parents[2] / "docs" / "errors.md"
 
 
-def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path, monkeypatch):
-    real = lazy.installed
-    monkeypatch.setattr(lazy, "installed", lambda name: name != "onnxruntime_genai" and real(name))
+def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path):
+    probe = here(has_nvidia=False)
+    probe = replace(probe, modules=set(probe.modules) - {"onnxruntime_genai"})
 
     def names(config):
         systems_are(host={"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]})(config)
@@ -512,7 +506,7 @@ def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path, 
         weights.write_bytes(weights.read_bytes()[:-10])
 
     write_rows(tmp_path / "rows.jsonl")  # the nearest name of a file is looked for where the config lies
-    problems = [*planned(names, offline=True, probe=here(has_nvidia=False)).problems, *planned(order).problems]
+    problems = [*planned(names, offline=True, probe=probe).problems, *planned(order, probe=probe).problems]
     said = {(problem.kind, f"{problem.message} {problem.fix}") for problem in problems}
     examples = re.findall(r"^\| `([a-z-]+)` \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert len(examples) == len(PROBLEM_KINDS)

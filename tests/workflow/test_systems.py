@@ -36,14 +36,6 @@ def only(asked):
 CPU_AND_GPU = {"here": [{"device": "cpu"}], "box": [{"device": "gpu", "execution_providers": [CUDA]}]}
 
 
-def test_pass_on_a_host_of_its_own_is_refused_by_name():
-    asked = workflow({"lora": {"type": "LoRA", "host": "box"}}, systems=CPU_AND_GPU, host="here")
-    problem = only(asked)
-    assert (problem.kind, problem.key) == ("unsupported", ("passes", "lora", "host"))
-    assert "the workflow's host, 'here'" in problem.message
-    assert '"host": "box"' in problem.fix
-
-
 def test_pass_on_the_workflow_s_host_says_what_happens_anyway():
     asked = {"lora": {"type": "LoRA", "host": "here"}}
     assert list(accelerators.check(workflow(asked, systems=CPU_AND_GPU, host="here"))) == []

@@ -17,6 +17,7 @@ from olivine.config.schema import (
     System,
     Workflow,
 )
+from olivine.registry import plugin_names
 
 EXECUTION_PROVIDERS = (
     "CPUExecutionProvider",
@@ -160,9 +161,16 @@ def _resources(config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
 def _unknown_types(config: dict[str, Any]) -> Iterator[Fault]:
     """Types of systems and resources that nobody knows."""
     for name, system in _items(config.get("systems")):
-        yield from _one_of(("systems", name, "type"), system.get("type", "LocalSystem"), SYSTEM_SETTINGS)
+        kind = system.get("type", "LocalSystem")
+        if not isinstance(kind, str) or not _is_plugin(kind):
+            yield from _one_of(("systems", name, "type"), kind, SYSTEM_SETTINGS)
     for path, resource in _resources(config):
         yield from _one_of((*path, "type"), resource.get("type", ""), RESOURCE_SETTINGS)
+
+
+def _is_plugin(kind: str) -> bool:
+    """Whether a file or a package of others brings a system of that type; a plan checks its settings."""
+    return kind.lower() in {name.lower() for name in plugin_names("olivine.systems", "olivine.systems")}
 
 
 def _one_of(path: Path, value: Any, known: Iterable[str]) -> Iterator[Fault]:

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from olivine.config.explain import Path, shown
 from olivine.config.read import Document
-from olivine.config.schema import Resource, System, Workflow
+from olivine.config.schema import Resource, Workflow
 from olivine.config.shape import LOAD_DATASET_TYPE, PRE_PROCESS_TYPE
 from olivine.errors import Problem
 
@@ -17,7 +17,7 @@ _DATA_TYPES = ("HuggingfaceContainer", "DataContainer")
 
 def unsupported(workflow: Workflow, document: Document) -> list[Problem]:
     """A problem of kind "unsupported", with file and line, for each known wish that is not served."""
-    wishes = [*_marked(workflow, ()), *_model(workflow), *_data(workflow), *_systems(workflow), *_measures(workflow)]
+    wishes = [*_marked(workflow, ()), *_model(workflow), *_data(workflow), *_measures(workflow)]
     return [Problem("unsupported", document.where(path), message, advice) for path, message, advice in wishes]
 
 
@@ -84,16 +84,6 @@ def _data(workflow: Workflow) -> Iterator[Wish]:
         if isinstance(load.data_files, Resource):
             message = f"data of type '{load.data_files.type}' is not fetched."
             yield (*path, "load_dataset_config", "data_files"), message, "Download it and name the file as data_files."
-
-
-def _systems(workflow: Workflow) -> Iterator[Wish]:
-    """Systems that something runs on; one that is only defined is there to be chosen another time."""
-    used = [workflow.host, workflow.target, *(step.host for step in workflow.passes.values())]
-    for name in dict.fromkeys(item for item in used if item is not None):
-        system: System | None = workflow.systems.get(name)
-        if system is not None and system.type != "LocalSystem":
-            message = f"system '{name}' is of type {system.type}, where nothing can be run."
-            yield ("systems", name, "type"), message, "Let 'host' and 'target' name a LocalSystem."
 
 
 def _measures(workflow: Workflow) -> Iterator[Wish]:

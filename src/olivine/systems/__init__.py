@@ -1,19 +1,25 @@
 """Where a job runs: plugins, one file each; a worker, started here or elsewhere, reads jobs and writes events."""
 
 from olivine.registry import Registry
-from olivine.systems._base import System, SystemParams, Worker
+from olivine.systems._base import FilePath, System, SystemParams, Worker
 from olivine.systems._elsewhere import opened
 from olivine.systems._environment import ENVIRONMENT
-from olivine.systems._probe import PROBE, Probe, ask
+from olivine.systems._probe import CPU, CUDA, PROBE, PROVIDERS, Importable, Installed, Probe, ask
 from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._protocol import Job, JobKind, Listener
 
 systems: Registry[System] = Registry("olivine.systems", System, group="olivine.systems")  # type: ignore[type-abstract]
 
 __all__ = [
+    "CPU",
+    "CUDA",
     "ENVIRONMENT",
     "PROBE",
+    "PROVIDERS",
     "WORKER",
+    "FilePath",
+    "Importable",
+    "Installed",
     "Job",
     "JobKind",
     "Listener",

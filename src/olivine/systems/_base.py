@@ -6,12 +6,21 @@ One system is one file; its name is the file's, its help the first line of the c
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from olivine.paths import of_user
 from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
+
+
+def _beside(path: str, info: ValidationInfo) -> str:
+    return str(Path((info.context or {}).get("folder", ""), of_user(path)).absolute())
+
+
+FilePath = Annotated[str, AfterValidator(_beside)]
+"""A file or folder of this machine; a relative one is looked for beside the config."""
 
 
 class SystemParams(BaseModel):

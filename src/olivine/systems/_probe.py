@@ -1,19 +1,34 @@
 """What a system has, found out on its side without importing a framework: `python -m olivine.systems._probe`."""
 
+import functools
 import importlib.metadata
 import json
 import os
+import pkgutil
 import shutil
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
-from olivine import allowance, lazy
+from olivine import __version__, allowance, lazy, paths
 from olivine.errors import OlivineError
 
-PROBE = ("-P", "-m", "olivine.systems._probe")  # what a Python is given to say what is there
+# What a Python is given to say what is there; `--store FOLDER` says on which disk it keeps what travels
+PROBE = ("-P", "-m", "olivine.systems._probe")
+PATIENCE_SECONDS = 120.0  # for the answer: an interpreter on a slow network disk takes its time
+
+CPU, CUDA, DML = "CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider"
+# execution provider -> distributions that bring it, and the extra to install
+PROVIDERS: Mapping[str, tuple[tuple[str, ...], str]] = {
+    CPU: (("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"), "cpu"),
+    CUDA: (("onnxruntime-gpu",), "gpu"),
+    DML: (("onnxruntime-directml",), "directml"),
+}
+
+_version = functools.cache(lazy.version_here)  # nothing is installed while a process runs
 
 
 class Installed(Mapping[str, str]):
@@ -21,9 +36,9 @@ class Installed(Mapping[str, str]):
 
     def __getitem__(self, name: str) -> str:
         """The version; KeyError when it is not installed."""
-        if (found := lazy.version(name)) == "none":
+        if (installed := _version(name)) == "none":
             raise KeyError(name)
-        return found
+        return installed
 
     def __iter__(self) -> Iterator[str]:
         """Every name, once, spelt alike: lower case, with hyphens."""
@@ -35,14 +50,29 @@ class Installed(Mapping[str, str]):
         return sum(1 for _ in self)
 
 
+class Importable(Collection[str]):
+    """Names of the modules that this Python can import, found without importing one."""
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and lazy.installed_here(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({module.name for module in pkgutil.iter_modules()}))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 @dataclass(frozen=True)
 class Probe:
     """Hardware and versions of a system; what decides a plan is asked of the system that will run it.
 
     memory_bytes, n_cores: what its control groups allow. has_nvidia: whether an NVIDIA GPU is there. n_gpus: how many
-    of them a process may use. gpu_memory_bytes: of the smallest of them; 0 where the driver does not say.
-    multiplies_bf16: whether the processor has instructions for bfloat16. system: "posix" or "nt".
-    versions: of installed distributions, by their names with hyphens.
+    of them a process may use. gpu_memory_bytes: of the smallest of them; 0 where the driver does not say. gpu_names:
+    of all that the driver knows. multiplies_bf16: whether the processor has instructions for bfloat16.
+    system: "posix" or "nt". disk_bytes: free where its store lies; None where it has none, as it reads files here.
+    olivine: its release there. versions: of installed distributions, by their names with hyphens. modules: names of
+    those that can be imported.
     """
 
     memory_bytes: int
@@ -53,6 +83,20 @@ class Probe:
     multiplies_bf16: bool = False
     system: str = os.name
     versions: Mapping[str, str] = field(default_factory=Installed)
+    modules: Collection[str] = field(default_factory=Importable)
+    gpu_names: tuple[str, ...] = ()
+    disk_bytes: int | None = None
+    olivine: str = __version__
+
+    @property
+    def execution_providers(self) -> tuple[str, ...]:
+        """Those whose package and hardware are there."""
+        hardware = {CPU: True, CUDA: self.has_nvidia, DML: self.system == "nt"}
+        return tuple(
+            name
+            for name, (packages, _) in PROVIDERS.items()
+            if hardware[name] and any(self.version(package) != "none" for package in packages)
+        )
 
     def version(self, distribution: str) -> str:
         """The version of a distribution there, or "none"."""
@@ -60,34 +104,65 @@ class Probe:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; the inverse of `from_json`."""
-        return asdict(replace(self, versions={})) | {"versions": dict(self.versions)}
+        plain = asdict(replace(self, versions={}, modules=()))
+        lists = {"modules": sorted(self.modules), "gpu_names": list(self.gpu_names)}
+        return plain | lists | {"versions": dict(self.versions)}
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(**record)
+        lists = {"modules": frozenset(record["modules"]), "gpu_names": tuple(record["gpu_names"])}
+        return cls(**{**record, **lists})
 
 
-def probe(root: Path = allowance.ROOT) -> Probe:
-    """What is here. root: of the file system, where the kernel and drivers tell."""
+def probe(root: Path = allowance.ROOT, store: Path | None = None) -> Probe:
+    """What is here. root: of the file system, where the kernel and drivers tell. store: where files by content lie."""
     nvidia = has_nvidia(root)
+    gpus = nvidia_gpus() if nvidia else []
     return Probe(
         memory_bytes=allowance.memory_bytes(root),
         n_cores=allowance.n_cores(root),
         has_nvidia=nvidia,
         n_gpus=n_nvidia(root) if nvidia else 0,
-        gpu_memory_bytes=gpu_memory_bytes() if nvidia else 0,
+        gpu_memory_bytes=min((memory for _, memory in gpus if memory), default=0),
+        gpu_names=tuple(name for name, _ in gpus),
         multiplies_bf16=multiplies_bf16(root),
+        disk_bytes=paths.free_disk_bytes(store) if store is not None else None,
     )
 
 
-def ask(command: Sequence[str]) -> Probe:
-    """What another Python, container or machine has. command: starts a Python there with PROBE."""
-    done = subprocess.run(list(command), capture_output=True, text=True, check=False)
+def ask(
+    command: Sequence[str], environment: Mapping[str, str] | None = None, patience_seconds: float = PATIENCE_SECONDS
+) -> Probe:
+    """What another Python, container or machine has. command: starts a Python there with PROBE; environment: its own.
+
+    Raises OlivineError with one sentence when there is no answer.
+    """
+    try:
+        done = subprocess.run(
+            list(command), capture_output=True, text=True, check=False, env=environment, timeout=patience_seconds
+        )
+    except OSError as error:
+        raise _unasked(command, (error.strerror or str(error)).lower()) from None
+    except subprocess.TimeoutExpired:
+        raise _unasked(command, f"no answer within {patience_seconds:.0f} seconds") from None
     if done.returncode:
-        why = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise OlivineError(f"the system cannot be asked what it has ('{' '.join(command)}' failed): {why}")
-    return Probe.from_json(json.loads(done.stdout))
+        raise _unasked(command, (done.stderr.strip().splitlines() or ["no message"])[-1])
+    return read_answer(done.stdout, " ".join(command))
+
+
+def read_answer(printed: str, command: str) -> Probe:
+    """The probe that a Python printed, whatever stands above it. command: that made it; OlivineError names it."""
+    for line in reversed(printed.splitlines()):
+        try:
+            return Probe.from_json(json.loads(line))
+        except (ValueError, TypeError, KeyError):
+            continue
+    raise _unasked([command], "its olivine is of another version than this one")
+
+
+def _unasked(command: Sequence[str], why: str) -> OlivineError:
+    return OlivineError(f"the system cannot be asked what it has ('{' '.join(command)}' failed): {why}")
 
 
 def has_nvidia(root: Path = allowance.ROOT) -> bool:
@@ -106,10 +181,12 @@ def n_nvidia(root: Path = allowance.ROOT) -> int:
     return sum(line.startswith("GPU ") for line in _driver_says("--list-gpus"))
 
 
-def gpu_memory_bytes() -> int:
-    """Memory of the smallest NVIDIA GPU as the driver's tool says; 0 when it is not here or does not say."""
-    sizes = _driver_says("--query-gpu=memory.total", "--format=csv,noheader,nounits")
-    return min((int(size) * 2**20 for size in sizes if size.strip().isdigit()), default=0)
+def nvidia_gpus() -> list[tuple[str, int]]:
+    """Name and bytes of memory of every NVIDIA GPU as the driver's tool says; 0 bytes where it does not say."""
+    told = [
+        line.rpartition(",") for line in _driver_says("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+    ]
+    return [(name.strip(), int(size) * 2**20 if size.strip().isdigit() else 0) for name, _, size in told]
 
 
 def multiplies_bf16(root: Path = allowance.ROOT) -> bool:
@@ -130,4 +207,6 @@ def _driver_says(*arguments: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(probe().to_json()))  # noqa: T201 - the answer
+    _given = dict(zip(sys.argv[1::2], sys.argv[2::2], strict=True))
+    _store = Path(_given["--store"]) if "--store" in _given else None
+    print(json.dumps(probe(store=_store).to_json()))  # noqa: T201 - the answer

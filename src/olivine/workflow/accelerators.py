@@ -1,4 +1,4 @@
-"""What a config's systems ask for: one accelerator for the passes, one for the result; the rest is refused by name."""
+"""What a config's systems ask for: one accelerator each, for passes or the result; the rest is refused by name."""
 
 import difflib
 import math
@@ -13,6 +13,7 @@ _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?(?:e\d+)?)\s*(?P<unit>[kmgt]?)(?P<b
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 Path = tuple[str | int, ...]
+LOCAL = "LocalSystem"
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,21 @@ class Wish:
 
 
 def name_of(workflow: Workflow, role: str) -> str | None:
-    """The system of a role: the one that it names, or the only one that there is."""
+    """The system of a role: the one that it names, or the only one that there is, where that is this machine."""
     named: str | None = getattr(workflow, role)
-    return next(iter(workflow.systems)) if named is None and len(workflow.systems) == 1 else named
+    if named is not None or len(workflow.systems) != 1:
+        return named
+    ((name, only),) = workflow.systems.items()
+    return name if only.type == LOCAL else None
 
 
 def wish(workflow: Workflow, role: str) -> Wish | None:
     """What is asked for in the role `host` or `target`; None when nothing is."""
-    name = name_of(workflow, role)
+    return wish_of(workflow, name_of(workflow, role))
+
+
+def wish_of(workflow: Workflow, name: str | None) -> Wish | None:
+    """What is asked for in the system of that name; None when nothing is."""
     system = workflow.systems.get(name) if name else None
     if name is None or system is None or not system.accelerators:
         return None
@@ -64,8 +72,8 @@ def memory_bytes(value: int | str | None) -> int | None:
 def check(workflow: Workflow) -> Iterator[Problem]:
     """What the roles and systems ask for that is not there or not done; `key` is the whole path in the config."""
     yield from _undefined(workflow)
-    yield from _pass_hosts(workflow)
-    for name in dict.fromkeys(filter(None, (name_of(workflow, "host"), name_of(workflow, "target")))):
+    roles = [name_of(workflow, "host"), name_of(workflow, "target")]
+    for name in dict.fromkeys(filter(None, [*roles, *(config.host for config in workflow.passes.values())])):
         yield from _accelerators(workflow, name)
 
 
@@ -82,21 +90,6 @@ def _undefined(workflow: Workflow) -> Iterator[Problem]:
             hint = f"Did you mean '{close[0]}'?" if close else known
             message = f"{role} names the system '{system}', which is not defined."
             yield Problem("invalid-value", "", message, hint, path)
-
-
-def _pass_hosts(workflow: Workflow) -> Iterator[Problem]:
-    """A pass on a system of its own."""
-    host = name_of(workflow, "host")
-    for name, config in workflow.passes.items():
-        system = workflow.systems.get(config.host) if config.host else None
-        if system is None or system.type != "LocalSystem" or config.host == host:
-            continue
-        where = f"'{host}'" if host else "this machine"
-        message = (
-            f"pass '{name}' asks for the host '{config.host}', but all passes run on the workflow's host, {where}."
-        )
-        fix = f'Remove it, or write "host": "{config.host}" at the top of the config.'
-        yield Problem("unsupported", "", message, fix, ("passes", name, "host"))
 
 
 def _accelerators(workflow: Workflow, name: str) -> Iterator[Problem]:

@@ -4,12 +4,13 @@ A plan adds pass by pass and explains what does not fit; a search makes the chai
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from olivine.config.schema import DataConfig
 from olivine.models.facts import ModelFacts
 from olivine.passes import UNCHANGED, Pass, passes
+from olivine.systems import Installed
 from olivine.work import Estimate, Machine
 from olivine.workflow.steps import Step
 
@@ -25,13 +26,18 @@ class Spec:
 
 @dataclass(frozen=True)
 class Chain:
-    """The steps so far, and the model that reaches the next one: its facts and format, None where not known."""
+    """The steps so far, and the model that reaches the next one: its facts and format, None where not known.
+
+    machine, host, versions: where the next step runs, as of a Step.
+    """
 
     machine: Machine
     facts: ModelFacts | None
     form: str | None
     steps: tuple[Step, ...] = ()
     passes: tuple[Pass, ...] = ()
+    host: str | None = None
+    versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
 
     def configured(self, spec: Spec, known_data: Collection[str]) -> Pass:
         """The pass with its params, those that it inherits from the passes before it among them.
@@ -54,6 +60,8 @@ class Chain:
             params=one.params.model_dump(mode="json"),
             parent=next((step.name for step in reversed(self.steps) if step.produces != UNCHANGED), None),
             machine=self.machine,
+            host=self.host,
+            versions=self.versions,
             data=data,
             models=tuple(one.model_names()),
             trains_on=one.trains_on(),

@@ -17,11 +17,11 @@ from olivine.data.sources import sources
 from olivine.data.strategies import strategies
 from olivine.evaluate import metrics
 from olivine.passes import passes
+from olivine.paths import free_disk_bytes
 from olivine.registry import Registry
 from olivine.search import samplers
 from olivine.systems import Probe, SystemParams, systems
 from olivine.systems.local import Local
-from olivine.workflow.machine import free_disk_bytes
 from olivine.workflow.plan import EXCLUDE_EACH_OTHER
 
 RUNTIME = ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml")

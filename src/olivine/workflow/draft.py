@@ -11,7 +11,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.work import Machine
 from olivine.workflow.chain import Chain
-from olivine.workflow.steps import Step
+from olivine.workflow.steps import Host, Step
 
 N_SHOWN = 200  # characters of a name in a message
 
@@ -22,6 +22,8 @@ class Draft:
 
     facts, model: of the input; None where they are not known. template: the text of the model's chat template, empty
     where it has none, None where that is not known. unusable: keys of folders that nothing can be written to.
+    machine: of the workflow's host. hosts: by the names of systems, each with the machine that the config asks for
+    there; None is the workflow's host.
     """
 
     loaded: Loaded
@@ -36,6 +38,7 @@ class Draft:
     download_bytes: int = 0
     template: str | None = None
     unusable: set[str] = field(default_factory=set)
+    hosts: dict[str | None, tuple[Host, Machine]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.chain = Chain(self.machine, None, None)

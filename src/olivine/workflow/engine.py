@@ -4,7 +4,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from olivine.passes import UNCHANGED
 from olivine.paths import exists
 from olivine.store.entries import Cache
 from olivine.store.files import usable_folder
-from olivine.systems import System, SystemParams, opened
+from olivine.systems import System, SystemParams
 from olivine.systems.local import Local
 from olivine.workflow.deliver import Delivery, write_whole
 from olivine.workflow.events import (
@@ -32,13 +31,13 @@ from olivine.workflow.execute import Execution
 from olivine.workflow.folders import refuse_overlaps
 from olivine.workflow.inputs import bring_model, look_at_data
 from olivine.workflow.journal import Journal, hide_secrets
-from olivine.workflow.keys import seams, version
+from olivine.workflow.keys import seams
 from olivine.workflow.names import name_problem
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
 from olivine.workflow.steps import Plan
 from olivine.workflow.verdict import checks_missed, drop_allowed, goals, missed
-from olivine.workflow.workers import Pool
+from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
@@ -83,8 +82,11 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
     """
     if plan.problems:
         raise ConfigError(plan.problems)
-    pool = Pool(partial(opened, system or Local(SystemParams()), plan.cache_dir), n_workers)
-    with _opened(plan, listen, pool) as (workshop, history):
+    systems = {None: Local(SystemParams()), **{name: host.system for name, host in plan.hosts.items()}}
+    if system is not None:
+        systems[None] = system
+    workers = Workers.of(systems.items(), plan.cache_dir, n_workers)
+    with _opened(plan, listen, workers) as (workshop, history):
         model = bring_model(plan, workshop)
         execution = Execution(look_at_data(plan, model, workshop), model, workshop)
         prove(execution.plan, model, execution.keys.models, workshop)
@@ -100,7 +102,7 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
 
 
 @contextmanager
-def _opened(plan: Plan, listen: Listener | None, pool: Pool) -> Iterator[tuple[Workshop, list[Event]]]:
+def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[tuple[Workshop, list[Event]]]:
     """What the run works with, and the events so far; however it ends, the journal says so and the workers are gone."""
     drop_allowed(plan.quality.max_drop)
     _refuse(plan)
@@ -111,9 +113,9 @@ def _opened(plan: Plan, listen: Listener | None, pool: Pool) -> Iterator[tuple[W
     store = Cache(plan.cache_dir, lambda message: tell(Warned(step="cache", message=message)))
     store.prepare()
     try:
-        tell(RunStarted(workflow=plan.workflow, versions=versions(), translated=plan.translated))
-        with store, pool:
-            yield Workshop(plan.output_dir, store, pool, tell), history
+        tell(RunStarted(workflow=plan.workflow, versions=versions(plan), translated=plan.translated))
+        with store, workers:
+            yield Workshop(plan.output_dir, store, workers, tell), history
     except BaseException as error:
         end, raised = _ending(error, plan.output_dir)
         with suppress(OSError):  # a disk that is full has no room for this line either
@@ -182,7 +184,7 @@ def _deliver(execution: Execution) -> Path | None:
     """Put the result, the adapter and the resolved config into the output folder; gives the folder of the model."""
     plan, workshop = execution.plan, execution.workshop
     # workflow first: re-reading this file runs the same; the versions stand beside it
-    write_whole(plan.output_dir / "workflow.json", {**hide_secrets(resolved(plan)), "environment": versions()})
+    write_whole(plan.output_dir / "workflow.json", {**hide_secrets(resolved(plan)), "environment": versions(plan)})
     made = [step for step in plan.steps if step.produces != UNCHANGED]
     if not made:
         return None
@@ -212,6 +214,6 @@ def _summary(plan: Plan, history: list[Event], samples: list[dict[str, str]], de
     )
 
 
-def versions() -> dict[str, str]:
-    """Versions of what decides results."""
-    return {"olivine": __version__} | {name: version(name) for name in VERSIONS}
+def versions(plan: Plan) -> dict[str, str]:
+    """Versions of what decides results, on the workflow's host."""
+    return {"olivine": __version__} | {name: plan.versions.get(name, "none") for name in VERSIONS}

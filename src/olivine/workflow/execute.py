@@ -22,11 +22,13 @@ from olivine.passes import Pass, first_line, passes
 from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
 from olivine.store.packing import pack, unpack
+from olivine.work import Machine
 from olivine.workflow.events import Scored
 from olivine.workflow.keys import (
     Seam,
     absolute,
     addressed_key,
+    device_of_scores,
     materialize_key,
     model_content,
     plan_keys,
@@ -153,7 +155,7 @@ class Execution:
             with self._unedited(task, again):
                 files = tuple(map(str, step.files))
                 fields = {"name": step.pass_name, "data": data, "models": models, "files": files}
-                result = self.workshop.do("pass", task, content, step.machine, model, **fields)
+                result = self.workshop.do("pass", task, content, step.machine, model, step.host, **fields)
             return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
 
         entry = self.workshop.obtain(task, make)
@@ -190,11 +192,12 @@ class Execution:
 
         def make(content: Path) -> Mapping[str, Any]:
             before = self.keys.scores[seam.previous.step] if seam.previous else None
-            device, hashes = self.plan.machine.device, self.workshop.store.hashes
+            device, hashes = device_of_scores(self.plan), self.workshop.store.hashes
             again = partial(score_key, model_key, rows, before, device, hashes)
             params = {**task.params, "previous": str(previous.entry.content) if previous else None}
             with self._unedited(task, again):
-                return self.workshop.do("score", task, content, self._machine_for(model), model, params=params)
+                machine = self._machine_for(model, rows)
+                return self.workshop.do("score", task, content, machine, model, rows.host, params=params)
 
         try:
             entry = self.workshop.obtain(task, make)
@@ -207,10 +210,10 @@ class Execution:
         self._tell(seam, score, previous)
         return score
 
-    def _machine_for(self, model: Model) -> Any:
-        """The plan's machine, with the execution provider that a model was built for."""
-        provider = model.attributes.get("execution_provider")
-        return replace(self.plan.machine, execution_provider=provider) if provider else self.plan.machine
+    def _machine_for(self, model: Model, rows: ScoreRows) -> Machine:
+        """Where models are measured, with the execution provider that a model was built for."""
+        machine, provider = rows.machine or self.plan.machine, model.attributes.get("execution_provider")
+        return replace(machine, execution_provider=provider) if provider else machine
 
     def _scored(self, seam: Seam, model: Model, entry: Entry, previous: Score | None) -> Scored:
         scores, before = entry.result["scores"], previous.event.scores if previous else {}

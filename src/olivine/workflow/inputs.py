@@ -42,7 +42,7 @@ def _check_fetched(plan: Plan, model: Model) -> None:
     """Plan once more with the model that came: until then it was known from what the hub said of it, if at all."""
     if plan.hub_name is None or plan.source is None:
         return
-    problems = make_plan(plan.source, offline=plan.machine.offline, fetched=model.path).problems
+    problems = make_plan(plan.source, offline=plan.machine.offline, fetched=model.path, asked=plan.hosts).problems
     if problems:
         raise StepFailed("fetch", " ".join(f"{problem.message} {problem.fix}".strip() for problem in problems))
 

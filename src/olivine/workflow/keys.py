@@ -5,13 +5,11 @@ of the step before it, so nothing is hashed twice. Hashes are remembered by path
 second run does one `stat` a file, however large the checkpoint is.
 """
 
-import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.data import data_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
@@ -31,9 +29,6 @@ _VARIANTS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
     "onnxruntime-genai": ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
 }
-
-
-version = functools.cache(lazy.version)  # nothing is installed while a process runs
 
 
 def model_content(model: Model, hashes: Hashes) -> str:
@@ -77,7 +72,7 @@ def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> st
             **({"models": [models[None if name == "input" else name] for name in step.models]} if step.models else {}),
             "data": {name: data_content(config, hashes) for name, config in step.data.items()},
             "files": [hashes.file(path) for path in step.files],
-            "libraries": library_versions(plugin.libraries),
+            "libraries": library_versions(plugin.libraries, step.versions),
             "device": step.machine.device,
             **({"devices": step.machine.n_devices} if step.machine.n_devices > 1 and plugin.spreads else {}),
             # weights do not depend on what will run them; a graph and what is measured of it do
@@ -96,7 +91,7 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "rows": score_params(rows) | {"data": data_content(rows.data, hashes)},
             "previous": previous_key,
             "device": device,
-            "libraries": library_versions(SCORE_LIBRARIES),
+            "libraries": library_versions(SCORE_LIBRARIES, rows.versions),
         }
     )
 
@@ -206,13 +201,19 @@ def plan_keys(plan: Plan, input_model: Model, hashes: Hashes) -> Keys:
     for seam in seams(plan):
         if plan.score is not None:
             previous = scores[seam.previous.step] if seam.previous else None
-            scores[seam.step] = score_key(models[seam.step], plan.score, previous, plan.machine.device, hashes)
+            scores[seam.step] = score_key(models[seam.step], plan.score, previous, device_of_scores(plan), hashes)
     return Keys(models, scores)
 
 
-def library_versions(libraries: Iterable[str]) -> dict[str, list[str]]:
-    """Installed versions; a library that is published under several names counts with each of them."""
-    return {name: [version(variant) for variant in _VARIANTS.get(name, (name,))] for name in libraries}
+def library_versions(libraries: Iterable[str], versions: Mapping[str, str]) -> dict[str, list[str]]:
+    """Versions of libraries where a job runs; one that is published under several names counts with each of them."""
+    return {name: [versions.get(variant, "none") for variant in _VARIANTS.get(name, (name,))] for name in libraries}
+
+
+def device_of_scores(plan: Plan) -> str:
+    """The device on which models are measured."""
+    machine = plan.score.machine if plan.score is not None else None
+    return (machine or plan.machine).device
 
 
 def cached(plan: Plan) -> frozenset[str]:

@@ -12,26 +12,27 @@ from pydantic import ValidationError
 
 from olivine import data, lazy
 from olivine.config import Loaded, explain_params
-from olivine.config.schema import DataConfig, PassConfig
+from olivine.config.schema import DataConfig, PassConfig, Workflow
 from olivine.config.unserved import without_effect
 from olivine.errors import ConfigError, Problem
 from olivine.models.facts import DecoderFacts, ModelFacts, words
 from olivine.passes import Pass, passes
 from olivine.paths import of_user
-from olivine.systems import Probe, SystemParams
-from olivine.systems.local import Local
+from olivine.systems import Probe
+from olivine.work import Machine
 from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import overlaps, used_by
+from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.room import check_folder, check_room, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score
 from olivine.workflow.source import plan_model
-from olivine.workflow.steps import Plan
+from olivine.workflow.steps import Host, Plan, ScoreRows
 
 # For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
 # told before the model is fetched, and beside the problem that it is missing.
@@ -43,35 +44,40 @@ EXCLUDE_EACH_OTHER = (
 
 
 def make_plan(
-    loaded: Loaded, *, offline: bool = False, fetched: Path | None = None, probe: Probe | None = None
+    loaded: Loaded,
+    *,
+    offline: bool = False,
+    fetched: Path | None = None,
+    probe: Probe | None = None,
+    asked: Mapping[str | None, Host] | None = None,
 ) -> Plan:
     """The plan of a config that was read; its `problems` say all that keeps it from running.
 
-    fetched: the folder of the input model, where it has come from the hub since. probe: what the system has that will
-    run it; without one, this machine is asked. Raises ConfigError only when so much of the config is wrong that nothing
-    can be planned.
+    fetched: the folder of the input model, where it has come from the hub since. probe: what the system has that runs
+    what the config gives no host; without one, this machine is asked. asked: hosts of an earlier plan of this config,
+    which are not asked again. Raises ConfigError only when so much of the config is wrong that nothing can be planned.
     """
     with tempfile.TemporaryDirectory(prefix="olivine-plan-", ignore_cleanup_errors=True) as scratch:
-        return _make_plan(loaded, Path(scratch), fetched, probe or Local(SystemParams()).probe(), offline=offline)
+        if loaded.workflow is None:
+            raise ConfigError(loaded.problems)
+        local = asked[None] if asked and None in asked else here(probe)
+        hosts = Hosts(loaded, loaded.workflow, local, asked)
+        return _make_plan(loaded, loaded.workflow, Path(scratch), fetched, hosts, offline=offline)
 
 
-def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, probe: Probe, *, offline: bool) -> Plan:
-    workflow = loaded.workflow
-    if workflow is None:
-        raise ConfigError(loaded.problems)
+def _make_plan(
+    loaded: Loaded, workflow: Workflow, scratch: Path, fetched: Path | None, hosts: Hosts, *, offline: bool
+) -> Plan:
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cache_dir, output_dir = of_user(workflow.cache_dir).absolute(), of_user(workflow.output_dir).absolute()
-    choice = choose(workflow, cache_dir, loaded.document.where(("systems",)), probe, offline=offline)
-    draft = Draft(loaded, workflow, choice.machine, scratch)
-    draft.problems += [*loaded.problems, *choice.problems, *_packages(probe)]
-    draft.translated += [str(note) for note in loaded.notes] + list(choice.notes)
+    draft = _begun(loaded, workflow, scratch, cache_dir, hosts, offline=offline)
     plan_model(draft, fetched)
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         check_folder(draft, folder, key)
     _plan_steps(draft)
     no_begin_token(draft)
-    score = plan_score(draft)
+    score = _measured(draft, plan_score(draft))
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
         draft.problem("invalid-value", (key,), message, fix)
@@ -94,8 +100,51 @@ def _make_plan(loaded: Loaded, scratch: Path, fetched: Path | None, probe: Probe
         n_parameters=draft.facts.n_parameters if draft.facts else 0,
         model_config=draft.facts.config if draft.facts else {},
         source=loaded,
+        versions=draft.hosts[None][0].probe.versions,
+        hosts=hosts.used,
     )
     return plan if plan.problems else replace(plan, cached=cached(plan))
+
+
+def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, hosts: Hosts, *, offline: bool) -> Draft:
+    """A draft that knows where everything runs: the workflow's host, those of passes, and the target."""
+    main, target = hosts.in_role("host"), hosts.in_role("target")
+    where = loaded.document.where(("systems",))
+    measured = target.probe if target.name != main.name and workflow.target is not None else None
+    choice = choose(workflow, cache_dir, where, main.probe, target=measured, offline=offline, there=str(main))
+    draft = Draft(loaded, workflow, choice.machine, scratch)
+    draft.hosts[None] = main, choice.machine
+    problems, notes = list(choice.problems), list(choice.notes)
+    for name in dict.fromkeys([*(one.host for one in workflow.passes.values()), workflow.target]):
+        if name is not None:
+            host = hosts.of(name)
+            place = draft.where("systems", name)
+            choice = choose(workflow, cache_dir, place, host.probe, offline=offline, host=name, there=str(host))
+            draft.hosts[name] = host, choice.machine
+            if name != workflow.target:
+                problems += choice.problems
+                notes += choice.notes
+    for host in {host.name: host for host, _ in draft.hosts.values()}.values():
+        problems += _packages(host)
+    draft.problems += [*loaded.problems, *hosts.problems, *problems]
+    draft.translated += [*map(str, loaded.notes), *dict.fromkeys(notes)]
+    return draft
+
+
+def _measured(draft: Draft, score: ScoreRows | None) -> ScoreRows | None:
+    """The rows with where they are scored: on the target, or on the host where that is the same system."""
+    if score is None:
+        return None
+    main, machine = draft.hosts[None]
+    target, there = draft.hosts[draft.workflow.target] if draft.workflow.target is not None else (main, machine)
+    if target.name == main.name:
+        return replace(score, host=main.name, versions=main.probe.versions)
+    return replace(score, host=target.name, versions=target.probe.versions, machine=there)
+
+
+def _on_host(draft: Draft, name: str | None) -> tuple[Host, Machine]:
+    """The system of that name and its machine; the workflow's host where there is no such system."""
+    return draft.hosts.get(name, draft.hosts[None])
 
 
 def _place(problem: Problem) -> tuple[str, int, str]:
@@ -127,13 +176,17 @@ def _plan_steps(draft: Draft) -> None:
     configs = draft.workflow.passes
     first = next(iter(configs.values()), None)
     form = draft.model.format if draft.model else "hf"
-    draft.chain = Chain(draft.machine, draft.facts, form).begun(passes.find(first.type) if first else None, configs)
+    main, machine = draft.hosts[None]
+    links = Chain(machine, draft.facts, form, host=main.name, versions=main.probe.versions)
+    draft.chain = links.begun(passes.find(first.type) if first else None, configs)
     if not configs:
         draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
     for name, config in configs.items():
         if (reserved := name_problem(name)) is not None:
             draft.problem("invalid-value", ("passes", name), reserved, "Choose another name.")
-        plugin = _plugin(draft, name, config)
+        host, machine = _on_host(draft, config.host)
+        draft.chain = replace(draft.chain, machine=machine, host=host.name, versions=host.probe.versions)
+        plugin = _plugin(draft, name, config, host.probe)
         if plugin is not None and draft.chain.form is not None and draft.chain.form not in plugin.accepts:
             _explain_chain(draft, name, plugin, draft.chain.form)
         if plugin is not None and draft.chain.facts is not None and draft.chain.facts.kind not in plugin.kinds:
@@ -143,20 +196,21 @@ def _plan_steps(draft: Draft) -> None:
             draft.chain = draft.chain.past(plugin)  # one mistake, one message
             continue
         used = data_of(draft, name, one)
-        _check_pass(draft, name, one, used)
+        with lazy.environment(host.probe.versions, host.probe.modules):
+            _check_pass(draft, name, one, used)
         draft.chain = draft.chain.then(name, one, used)
 
 
 def _check_pass(draft: Draft, name: str, one: Pass, used: Mapping[str, DataConfig]) -> None:
     """What a pass says of the model that reaches it."""
-    facts = draft.chain.facts or STAND_IN
+    facts, machine = draft.chain.facts or STAND_IN, draft.chain.machine
     _check_model_names(draft, name, one)
-    draft.problems += [_placed(draft, name, type(one), problem) for problem in one.check(facts, draft.machine, used)]
-    draft.translated += [f"step {name}: {note}" for note in one.notes(facts, draft.machine, used)]
+    draft.problems += [_placed(draft, name, type(one), problem) for problem in one.check(facts, machine, used)]
+    draft.translated += [f"step {name}: {note}" for note in one.notes(facts, machine, used)]
     check_held_out(draft, name, one, used)
 
 
-def _plugin(draft: Draft, name: str, config: PassConfig) -> type[Pass] | None:
+def _plugin(draft: Draft, name: str, config: PassConfig, probe: Probe) -> type[Pass] | None:
     plugin = passes.find(config.type)
     path = ("passes", name, "type")
     if plugin is None and (why := passes.why_missing(config.type)) is not None:
@@ -173,7 +227,7 @@ def _plugin(draft: Draft, name: str, config: PassConfig) -> type[Pass] | None:
         draft.problem("unknown-pass", path, f"there is no pass '{config.type}'.", hint)
     else:
         for module, extra in plugin.modules.items():
-            if not lazy.installed(module):
+            if module not in probe.modules:
                 draft.problem("missing-extra", path, f"{lazy.missing_sentence(module, extra)}.")
     return plugin
 
@@ -249,18 +303,23 @@ def _placed(draft: Draft, name: str, plugin: type[Pass], problem: Problem) -> Pr
     return replace(problem, where=draft.where("passes", name, *first, *(rest if first else ())), key=())
 
 
-def _packages(probe: Probe) -> Iterator[Problem]:
-    """Packages that exclude each other, and versions outside of what was tested."""
+def _packages(host: Host) -> Iterator[Problem]:
+    """Packages of a host that exclude each other, and versions outside of what was tested."""
+    probe, there = host.probe, "" if host.name is None else f" on {host}"
     for group in EXCLUDE_EACH_OTHER:
         found = [name for name in group if probe.version(name) != "none"]
         if len(found) > 1:
             keep = found[0]
             fix = f"Run: pip uninstall -y {' '.join(found)}; pip install {keep}."
-            yield Problem("missing-extra", "", f"{' and '.join(found)} are both installed and break each other.", fix)
+            yield Problem(
+                "missing-extra", "", f"{' and '.join(found)} are both installed{there} and break each other.", fix
+            )
     version, wanted = probe.version("transformers"), lazy.supported("transformers")
     if version == "none":
-        fix = f"Run: {sys.executable} -m pip install olivine."
-        yield Problem("missing-extra", "", "transformers is not installed.", fix)
+        python = sys.executable if host.name is None else "python"
+        yield Problem(
+            "missing-extra", "", f"transformers is not installed{there}.", f"Run: {python} -m pip install olivine."
+        )
     elif wanted is not None and not wanted.contains(version, prereleases=True):
-        message = f"transformers {version} is installed, but {wanted} is supported."
+        message = f"transformers {version} is installed{there}, but {wanted} is supported."
         yield Problem("missing-extra", "", message, f"Run: pip install 'transformers{wanted}'.")

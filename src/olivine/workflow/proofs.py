@@ -62,7 +62,7 @@ def proof_key(step: Step, model: Model, hashes: Hashes) -> str | None:
             "claim": claim,
             "execution_provider": step.machine.execution_provider,
             "config": _config_content(model, hashes),
-            "libraries": library_versions(plugin.libraries),
+            "libraries": library_versions(plugin.libraries, step.versions),
         }
     )
 
@@ -105,6 +105,6 @@ def prove(plan: Plan, model: Model, models: Mapping[str | None, str], workshop: 
 
 def _prove(step: Step, model: Model, task: Task, workshop: Workshop, content: Path) -> Mapping[str, Any]:
     try:
-        return workshop.do("prove", task, content, step.machine, model, name=step.pass_name)
+        return workshop.do("prove", task, content, step.machine, model, step.host, name=step.pass_name)
     finally:  # there is nothing to go on from
         workshop.store.drop_scratch(task.key)

@@ -6,11 +6,10 @@ import tempfile
 from pathlib import Path
 
 from olivine.passes import passes
-from olivine.paths import could_be, exists, hub_cache, is_folder
+from olivine.paths import could_be, exists, free_disk_bytes, hub_cache, is_folder, of_user
 from olivine.work import Estimate, Machine
 from olivine.workflow import accelerators
 from olivine.workflow.draft import Draft
-from olivine.workflow.machine import free_disk_bytes
 from olivine.workflow.steps import ScoreRows, Step
 from olivine.workflow.words import size
 
@@ -89,29 +88,49 @@ def check_room(draft: Draft, estimate: Estimate) -> None:
     if estimate.download_bytes > (free := free_disk_bytes(folder)):
         message = f"{size(estimate.download_bytes)} are to be fetched, but {size(free)} are free in '{folder}'."
         draft.problem("hardware", ("input_model", "model_path"), message, "Let HF_HOME name a folder on a larger disk.")
-    if estimate.disk_bytes > draft.machine.disk_bytes and "cache_dir" not in draft.unusable:
+    main, machine = draft.hosts[None]
+    free = machine.disk_bytes if main.name is None else free_disk_bytes(of_user(draft.workflow.cache_dir).absolute())
+    if estimate.disk_bytes > free and "cache_dir" not in draft.unusable:
         draft.problem(
             "hardware",
             ("cache_dir",),
-            f"about {size(estimate.disk_bytes)} of disk are needed, but {size(draft.machine.disk_bytes)} are free.",
+            f"about {size(estimate.disk_bytes)} of disk are needed, but {size(free)} are free.",
             "Choose a cache_dir and output_dir on a larger disk.",
         )
+    _check_disks(draft)
+
+
+def _check_disks(draft: Draft) -> None:
+    """A problem for each system whose store has no room for what its steps write."""
+    for host in {host.name: host for host, _ in draft.hosts.values()}.values():
+        needed = sum(step.estimate.disk_bytes for step in draft.steps if step.host == host.name)
+        free = host.probe.disk_bytes
+        if host.name is not None and free is not None and needed > free:
+            message = f"about {size(needed)} of disk are needed on {host}, but {size(free)} are free."
+            draft.problem("hardware", ("systems", host.name), message, "Free some, or choose another host.")
 
 
 def _check_memory(draft: Draft) -> None:
     """A problem for each step that does not fit; one in all where the config itself sets a limit that is too low."""
-    machine = draft.machine
-    needs = [(step, *_needed(step, machine)) for step in draft.steps]
+    needs = [(step, *_needed(step, step.machine)) for step in draft.steps]
     too_large = [(step, needed, there) for step, needed, there in needs if there and needed > there]
-    asked = accelerators.wish(draft.workflow, "host")
     for step, needed, there in sorted(too_large, key=lambda need: -need[1]):
+        asked = _asked(draft, step)
         what = "memory" if needed == step.estimate.memory_bytes else "the GPU's memory"
-        message = f"step '{step.name}' needs about {size(needed)} of {what}, but this machine has {size(there)}."
+        where = "this machine" if step.host is None else f"the system '{step.host}'"
+        message = f"step '{step.name}' needs about {size(needed)} of {what}, but {where} has {size(there)}."
         if asked is not None and asked.memory_bytes == there:
             message = f"step '{step.name}' needs about {size(needed)} of {what}, but 'memory' allows {size(there)}."
             draft.problem("hardware", (*asked.path, "memory"), message, "Allow more, or choose a smaller model.")
             return
         draft.problem("hardware", ("passes", step.name), message, passes.classes[step.pass_name].when_too_large)
+
+
+def _asked(draft: Draft, step: Step) -> accelerators.Wish | None:
+    """What the config asks for where the step runs."""
+    config = draft.workflow.passes.get(step.name)
+    own = config.host if config is not None else None
+    return accelerators.wish_of(draft.workflow, own or accelerators.name_of(draft.workflow, "host"))
 
 
 def _needed(step: Step, machine: Machine) -> tuple[int, int]:

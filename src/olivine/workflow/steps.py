@@ -10,7 +10,20 @@ from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.passes import TrainingRows
+from olivine.systems import Installed, Probe, System
 from olivine.work import Estimate, Machine
+
+
+@dataclass(frozen=True)
+class Host:
+    """A system where something runs, and what it has. name: in the config; None for this machine."""
+
+    name: str | None
+    system: System
+    probe: Probe
+
+    def __str__(self) -> str:
+        return "this machine" if self.name is None else f"the system '{self.name}'"
 
 
 @dataclass(frozen=True)
@@ -21,6 +34,7 @@ class Step:
     Params dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
     data: the data configs that the params name. models: the earlier steps whose results they name ("input" is the input
     model). files: other user files that decide the result. trains_on: the rows that it trains on, if it does.
+    host: the name of the system where it runs; None for this machine. versions: of the distributions there.
     """
 
     name: str
@@ -35,6 +49,8 @@ class Step:
     implicit: bool = False
     estimate: Estimate = field(default_factory=Estimate)
     produces: str = "hf"
+    host: str | None = None
+    versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
 
     @property
     def trains(self) -> bool:
@@ -48,7 +64,8 @@ class ScoreRows:
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
     on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
-    metrics: params by name, see quality.metrics.
+    metrics: params by name, see quality.metrics. host, versions: where it is measured, as of a Step; machine: what is
+    there, None for the plan's.
     """
 
     data: DataConfig
@@ -59,6 +76,9 @@ class ScoreRows:
     max_rows: int
     on_text: bool = False
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    host: str | None = None
+    machine: Machine | None = None
+    versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,7 @@ class Plan:
     model_config: config.json of the input model, on the hub or here; empty where it is not known.
     source: the config that it was made from, to plan once more when a model has come from the hub.
     translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
+    machine, versions: of the workflow's host. hosts: the systems where something runs, by name.
     """
 
     steps: tuple[Step, ...]
@@ -89,3 +110,5 @@ class Plan:
     cached: frozenset[str] = frozenset()
     model_config: Mapping[str, Any] = field(default_factory=dict, repr=False)
     source: Loaded | None = field(default=None, repr=False, compare=False)
+    versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
+    hosts: Mapping[str | None, Host] = field(default_factory=dict, repr=False, compare=False)

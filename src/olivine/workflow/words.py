@@ -11,6 +11,7 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "steps": [
             {
                 "name": step.name,
+                "host": step.host,
                 "pass": step.pass_name,
                 "params": step.params,
                 "cached": step.name in plan.cached,
@@ -35,7 +36,9 @@ def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
     device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
-    text = [f"runs on {device}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
+    host = plan.steps[0].host if len({step.host for step in plan.steps}) == 1 else None
+    there = f" on the system '{host}'" if host is not None else ""
+    text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [_step_line(plan, step) for step in plan.steps]
@@ -54,7 +57,8 @@ def _step_line(plan: Plan, step: Step) -> str:
     state = "cached" if step.name in plan.cached else "to run"
     asked = f"; memory {size(step.estimate.memory_bytes)}, disk {size(step.estimate.disk_bytes)}"
     is_known = state == "to run" and plan.n_parameters
-    return f"step {step.name} ({step.pass_name}): {state}{asked if is_known else ''}"
+    there = f" on '{step.host}'" if step.host is not None else ""
+    return f"step {step.name} ({step.pass_name}){there}: {state}{asked if is_known else ''}"
 
 
 def size(n_bytes: float) -> str:

@@ -1,10 +1,12 @@
-"""A pool of workers: jobs that are asked for at once run at once, as many as there are workers."""
+"""Pools of workers: jobs that are asked for at once run at once, as many as there are workers on their host."""
 
 import queue
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any, Self
 
-from olivine.systems import Job, Listener, Worker
+from olivine.systems import Job, Listener, System, Worker, opened
 
 
 class Pool:
@@ -37,3 +39,30 @@ class Pool:
         """Let all workers go."""
         for worker in self._workers:
             worker.close()
+
+
+class Workers:
+    """A pool for each host, by its name; None is the host of what names none."""
+
+    def __init__(self, pools: Mapping[str | None, Pool]) -> None:
+        self._pools = pools
+
+    @classmethod
+    def of(cls, systems: Iterable[tuple[str | None, System]], cache_dir: Path, n: int = 1) -> Self:
+        """Pools of `n` workers each. cache_dir: remembers hashes of the files here."""
+        return cls({name: Pool(partial(opened, system, cache_dir), n) for name, system in systems})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def run(self, job: Job, listen: Listener, host: str | None = None) -> dict[str, Any]:
+        """The result of the job, from the first worker of the host that is free."""
+        return self._pools[host].run(job, listen)
+
+    def close(self) -> None:
+        """Let all workers go."""
+        for pool in self._pools.values():
+            pool.close()

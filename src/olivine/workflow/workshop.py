@@ -19,7 +19,7 @@ from olivine.work import Machine
 from olivine.workflow import events
 from olivine.workflow.events import Listener, Progress, StepCached, StepDone, StepStarted, Warned
 from olivine.workflow.names import FileNames
-from olivine.workflow.workers import Pool
+from olivine.workflow.workers import Workers
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Workshop:
 
     output_dir: Path
     store: Cache
-    workers: Pool
+    workers: Workers
     tell: Listener
     logs: FileNames = field(default_factory=FileNames)
     keys: Locks = field(default_factory=Locks)
@@ -102,9 +102,16 @@ class Workshop:
         return entry, is_cached
 
     def do(
-        self, kind: JobKind, task: Task, content: Path, machine: Machine, model: Model | None = None, **fields: Any
+        self,
+        kind: JobKind,
+        task: Task,
+        content: Path,
+        machine: Machine,
+        model: Model | None = None,
+        host: str | None = None,
+        **fields: Any,
     ) -> dict[str, Any]:
-        """The result of a job for the task, from a worker. fields: more of the Job."""
+        """The result of a job for the task, from a worker of the host. fields: more of the Job."""
         job = Job(
             kind=kind,
             step=task.step,
@@ -123,7 +130,7 @@ class Workshop:
             elif event == "warning":
                 self.warn(task.step, told["message"])
 
-        return self.workers.run(job, listen)
+        return self.workers.run(job, listen, host)
 
     def warn(self, step: str, message: str) -> None:
         """Tell the user one sentence."""

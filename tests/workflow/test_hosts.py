@@ -1,0 +1,118 @@
+"""A plan asks the systems where steps will run, and what they have stands in the keys."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from olivine.config import load
+from olivine.errors import OlivineError
+from olivine.store.hashes import Hashes
+from olivine.systems import Installed, Probe, System, systems
+from olivine.workflow.engine import run
+from olivine.workflow.keys import plan_keys
+from olivine.workflow.plan import make_plan
+from olivine.workflow.words import lines
+from tiny import write_rows
+from toy_system import Toy
+
+VERSIONS = {**Installed(), "torch": "9.9"}
+
+
+class Box(Toy):
+    """A folder whose packages are others, it says."""
+
+    def probe(self) -> Probe:
+        return replace(super().probe(), versions=VERSIONS, n_cores=77)
+
+
+class Deaf(System):
+    """Gives no answer."""
+
+    def probe(self):
+        raise OlivineError("the line is dead")
+
+    def worker(self):
+        raise AssertionError
+
+
+@pytest.fixture
+def config(tmp_path, tiny_llama, monkeypatch):
+    """Write a config whose passes run on the systems `box` and `deaf`; loads it."""
+    for kind in (Box, Deaf):
+        kind.name = kind.__name__.lower()
+        monkeypatch.setitem(systems.classes, kind.name, kind)
+        monkeypatch.setitem(systems._by_any_name, kind.name, kind)
+    monkeypatch.setattr("olivine.config.check.plugin_names", lambda *_: ["box", "deaf"])
+    write_rows(tmp_path / "rows.jsonl")
+
+    def write(**changes):
+        said = {
+            "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},
+            "systems": {"far": {"type": "box", "folder": str(tmp_path / "far")}, "gone": {"type": "deaf"}},
+            "passes": {"small": {"type": "rtn", "group_size": 16}},
+            "quality": {"enabled": False},
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "out"),
+        }
+        (tmp_path / "far").mkdir(exist_ok=True)
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(said | changes, indent=1))
+        return load(path)
+
+    return write
+
+
+def test_key_of_a_step_holds_the_versions_of_its_host(config, tmp_path):
+    here, there = make_plan(config()), make_plan(config(host="far"))
+    assert here.problems == there.problems == ()
+    assert (there.steps[0].host, there.machine.n_cores) == ("far", 77)
+    hashes = Hashes(tmp_path)
+    own, far = (plan_keys(plan, plan.input_model, hashes).models["small"] for plan in (here, there))
+    assert own != far
+    same = replace(there.steps[0], versions=Installed(), machine=here.machine)
+    assert plan_keys(replace(there, steps=(same,)), there.input_model, hashes).models["small"] == own
+
+
+def test_system_that_cannot_be_reached_is_one_problem_in_one_sentence(config):
+    for changes in ({"host": "gone"}, {"passes": {"small": {"type": "rtn", "group_size": 16, "host": "gone"}}}):
+        (problem,) = make_plan(config(**changes)).problems
+        assert problem.kind == "network"
+        assert problem.message == "the system 'gone' gives no answer: the line is dead"
+
+
+def test_package_that_the_host_lacks_is_told_of_the_host(config, monkeypatch):
+    monkeypatch.setitem(VERSIONS, "transformers", "4.1")
+    (problem,) = make_plan(config(host="far")).problems
+    assert "transformers 4.1 is installed on the system 'far'" in problem.message
+
+
+def test_settings_of_a_plugin_are_checked_where_they_stand(config):
+    (problem,) = make_plan(config(host="far", systems={"far": {"type": "box", "foldre": "x"}})).problems[:1]
+    assert (problem.kind, problem.where.rpartition(":")[2].isdigit()) == ("unknown-key", True)
+    assert "'foldre'" in problem.message
+
+
+def test_host_of_one_pass_runs_that_pass_alone(config, tmp_path):
+    passes = {"small": {"type": "rtn", "group_size": 16, "host": "far"}}
+    plan = make_plan(config(passes=passes))
+    assert (plan.problems, plan.steps[0].host) == ((), "far")
+    assert run(plan).status == "done"
+    assert list((tmp_path / "far" / "files").iterdir())
+    assert (tmp_path / "out" / "model" / "config.json").is_file()
+
+
+def test_plan_says_where_its_steps_run(config):
+    assert any("on the system 'far', 77 cores" in line for line in lines(make_plan(config(host="far"))))
+
+
+def test_disk_of_the_host_is_told_when_it_is_too_small(config, monkeypatch):
+    monkeypatch.setattr(Box, "probe", lambda self: replace(Toy.probe(self), disk_bytes=1000))
+    (problem,) = make_plan(config(host="far")).problems
+    assert "of disk are needed on the system 'far', but 1 kB are free" in problem.message
+
+
+def test_host_with_another_olivine_is_refused(config, monkeypatch):
+    monkeypatch.setattr(Box, "probe", lambda self: replace(Toy.probe(self), olivine="0.0.1"))
+    (problem,) = make_plan(config(host="far")).problems
+    assert "the system 'far' has olivine 0.0.1, but this is" in problem.message
