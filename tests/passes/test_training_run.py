@@ -156,7 +156,7 @@ def test_layers_run_as_written_when_they_cannot_be_compiled(tiny_llama, tmp_path
 
     real = torch.nn.Module.compile
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: real(self, backend=broken, **how))
-    monkeypatch.setattr(setup._acceleration.Head, "fused", property(lambda _: False, lambda *_: None), raising=False)
+    monkeypatch.setattr(acceleration.Head, "fused", property(lambda _: False, lambda *_: None), raising=False)
     expected, model = adapted(tiny_llama), adapted(tiny_llama)
     train(expected, rows(), tmp_path / "a", max_steps=2)
     _, report = train(model, rows(), tmp_path / "b", max_steps=2, settings=setup.Settings(compile=True))
@@ -173,7 +173,7 @@ def test_compiled_layers_see_one_form_whatever_the_rows_are(tiny_llama, tmp_path
         return graph.forward
 
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **how: real(self, backend=counting, **how))
-    monkeypatch.setattr(setup._acceleration, "has_variable_length", lambda *_: False)
+    monkeypatch.setattr(acceleration, "has_variable_length", lambda *_: False)
     equal = Samples([{"input_ids": list(range(10, 42)), "labels": list(range(10, 42))} for _ in range(16)])
     _, report = train(adapted(tiny_llama), equal, tmp_path, max_steps=4, settings=setup.Settings(compile=True))
     assert report.facts["compiled_layers"] == 2
