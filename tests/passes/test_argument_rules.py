@@ -11,19 +11,20 @@ from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK,
 from transformers.optimization import get_scheduler
 from transformers.trainer_optimizer import _parse_optim_args
 
-from olivine.passes import Machine
-from olivine.passes.finetune._checks import check_training
-from olivine.passes.finetune._params import TrainingParams
+from olivine.models.facts import DecoderFacts, ModelFacts
+from olivine.passes import Machine, passes
 from olivine.training import argument_rules, trainer
 from olivine.training.training_arguments import FIELDS, SYNONYMS, nearest
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 10**10, 10**11, 2)
+FACTS = ModelFacts("LlamaForCausalLM", 10**8, DecoderFacts(hidden_size=64, n_layers=2, vocab_size=384))
+Lora = passes.classes["lora"]
 HELD_OUT = {"eval_dataset_size": 0.25}
 
 
 def problems(arguments, **params):
-    checked = TrainingParams(train_data_config="rows", training_args=arguments, **params)
-    return list(check_training(checked, MACHINE, "lora"))
+    step = Lora(Lora.Params(train_data_config="rows", training_args=arguments, **params))
+    return list(step.check(FACTS, MACHINE, {}))
 
 
 def library_refuses(arguments, folder, *, evaluates):

@@ -10,10 +10,10 @@ from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.models.inspect import read_facts
 from olivine.passes import Machine
-from olivine.passes.finetune import _time
 from olivine.passes.finetune.full_finetune import FullFinetune
 from olivine.passes.finetune.lora import Lora
 from olivine.training import memory
+from olivine.training.duration import range_in_words
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 64 * 10**9, 10**11, 2)
 
@@ -85,6 +85,12 @@ def test_less_memory_means_smaller_micro_batches_before_a_refusal(large, tmp_pat
     assert step.estimate(large, tight, {"rows": config}).memory_bytes < tight.memory_bytes
 
 
+def times(plugin, params, facts, machine, config):
+    """What a plan notes of the time that a training takes."""
+    notes = plugin(plugin.Params(**params)).notes(facts, machine, {"rows": config})
+    return [note for note in notes if note.startswith("trains ")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "n_steps"),
     [
@@ -96,11 +102,10 @@ def test_less_memory_means_smaller_micro_batches_before_a_refusal(large, tmp_pat
 def test_time_of_a_training_is_told_by_steps_and_tokens(large, tmp_path, arguments, n_steps):
     config = data(tmp_path, ["word " * 30] * 40)
     params = {"train_data_config": "rows", "eval_dataset_size": 0.2, "training_args": arguments}
-    told = _time.in_words(Lora.Params(**params), large, MACHINE, {"rows": config}, all_weights=False)
+    (told,) = times(Lora, params, large, MACHINE, config)
     assert told.startswith(f"trains {n_steps} steps of about ")
-    more = _time.in_words(FullFinetune.Params(**params), large, MACHINE, {"rows": config}, all_weights=True)
-    assert more != told
-    assert _time.in_words(Lora.Params(**params), large, replace(MACHINE, device="cuda"), {}, all_weights=False) is None
+    assert times(FullFinetune, params, large, MACHINE, config) != [told]  # with other gradients
+    assert times(Lora, params, large, replace(MACHINE, device="cuda"), config) == []
 
 
 @pytest.mark.parametrize(
@@ -114,4 +119,4 @@ def test_time_of_a_training_is_told_by_steps_and_tokens(large, tmp_path, argumen
     ],
 )
 def test_time_is_a_range_in_one_unit(least, most, said):
-    assert _time._range(least, most) == said
+    assert range_in_words(least, most) == said

@@ -113,13 +113,13 @@ def test_pass_gives_its_model_back_with_a_report(tiny_llama, tmp_path):
 
 def test_quantized_models_are_no_reference_of_their_own(tiny_llama, tmp_path):
     from olivine.errors import ModelError
-    from olivine.passes.check.parity_check import _last_unquantized
+    from olivine.passes.check.parity_check import last_unquantized
 
     (tmp_path / "config.json").write_text('{"quantization_config": {}}')
     plain, rounded, graph = Model("hf", tiny_llama), Model("hf", tmp_path), Model("onnx", tmp_path)
-    assert _last_unquantized({"input": plain, "gptq": rounded, "build": graph}) is plain
+    assert last_unquantized({"input": plain, "gptq": rounded, "build": graph}) is plain
     with pytest.raises(ModelError, match="name one as 'reference'"):
-        _last_unquantized({"input": rounded})
+        last_unquantized({"input": rounded})
 
 
 def test_both_names_find_the_pass():

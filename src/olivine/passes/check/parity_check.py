@@ -143,7 +143,7 @@ class ParityCheck(Pass):
     def _reference(self, context: Context) -> Model:
         named = self.params.reference
         if named is None:
-            return _last_unquantized(context.models)
+            return last_unquantized(context.models)
         if named in context.models:
             return context.models[named]
         return open_model(Path(named), Path(self.params.base) if self.params.base else None)
@@ -189,7 +189,7 @@ def _files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
-def _last_unquantized(models: Mapping[str, Model]) -> Model:
+def last_unquantized(models: Mapping[str, Model]) -> Model:
     """What the candidate should be equal to: the last model before it whose weights are not rounded."""
     plain = [one for one in models.values() if one.format in ("hf", "adapter", "gguf") and not _is_quantized(one)]
     if not plain:

@@ -7,13 +7,12 @@ from olivine.data import row_sizes
 from olivine.models.facts import ModelFacts
 from olivine.passes.finetune._params import TrainingParams
 from olivine.training import training_arguments
+from olivine.training.duration import range_in_words
 from olivine.work import Machine
 
 # Floating point operations in float32 that a core does in a second of training: of one that shares its units with
 # another thread, and as measured with SmolLM2-135M on an EPYC with AVX-512 (benchmarks/results/finetune_cpu.json).
 SLOW, FAST = 10e9, 70e9
-_LONGEST = 365 * 24 * 3600
-_UNITS = ((3600 * 24, "day"), (3600, "hour"), (60, "minute"), (1, "second"))
 
 
 def in_words(
@@ -36,7 +35,7 @@ def in_words(
     work = (6 if all_weights else 4) * max(0, facts.n_parameters - embedding) * n_tokens * n_steps
     least, most = (work / (speed * machine.n_cores) for speed in (FAST, SLOW))
     steps = "step" if n_steps == 1 else "steps"
-    return f"trains {n_steps:,} {steps} of about {n_tokens:,.0f} tokens: {_range(least, most)} on these cores"
+    return f"trains {n_steps:,} {steps} of about {n_tokens:,.0f} tokens: {range_in_words(least, most)} on these cores"
 
 
 def _steps(params: TrainingParams, n_rows: int) -> tuple[int, int]:
@@ -51,14 +50,3 @@ def _steps(params: TrainingParams, n_rows: int) -> tuple[int, int]:
     if arguments.get("max_steps", -1) > 0:
         return arguments["max_steps"], rows
     return round(arguments["num_train_epochs"] * max(1, -(-n_trained // rows))), rows
-
-
-def _range(least: float, most: float) -> str:
-    """Two durations in the unit of the longer one."""
-    if not most < _LONGEST:
-        return "longer than a year"
-    size, unit = next((pair for pair in _UNITS if most >= 2 * pair[0]), _UNITS[-1])
-    low, high = max(1, round(least / size)), max(1, round(most / size))
-    if most < 1:
-        return "less than a second"
-    return f"about {low:,} to {high:,} {unit}s" if low < high else f"about {high:,} {unit}{'s' * (high > 1)}"
