@@ -77,7 +77,7 @@ def test_unknown_nodes_and_quantized_models_are_refused(float_llama, tmp_path):
     with pytest.raises(ModelError, match="no float weight to quantize"):
         quantized(float_llama[1], tmp_path / "b")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ModelError, match="holds 0 graphs"):
+    with pytest.raises(ModelError, match=r"holds no graph \(\*\.onnx\)"):
         quantized(tmp_path / "empty", tmp_path / "c")
 
 

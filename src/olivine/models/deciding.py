@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from olivine.models import Model
 from olivine.models.adapter import BASE_FILE
 from olivine.models.materialize import COMPANIONS
+from olivine.models.onnx_files import header_of
 
 
 def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
@@ -13,11 +14,22 @@ def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
     if model.path.is_file():
         yield "", model.path
         return
+    if model.format == "onnx" and model.packaging == "plain":
+        yield from _of_graph(model)
+        return
     pattern = "**/*" if model.format == "onnx" else "*"
     for path in [*model.path.glob(pattern), *model.path.glob("additional_chat_templates/*.jinja")]:
         name = path.relative_to(model.path)
         if path.is_file() and not any(part.startswith(".") for part in name.parts) and _decides(model, name):
             yield name.as_posix(), path
+
+
+def _of_graph(model: Model) -> Iterator[tuple[str, Path]]:
+    """A graph, its weights, and what tells how it is fed; the folder may hold anything else."""
+    header = header_of(model)
+    for name in [header.path.name, *header.external_files, *COMPANIONS]:
+        if (model.path / name).is_file():
+            yield name, model.path / name
 
 
 def _decides(model: Model, name: PurePath) -> bool:

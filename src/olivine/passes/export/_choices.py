@@ -48,13 +48,11 @@ class Settings:
 
 
 def choices(settings: Settings, found: Mapping[str, Matrix]) -> Mapping[str, Choice]:
-    """The choice of every matrix that is quantized, by its node."""
+    """The choice of every matrix that is quantized, by its name."""
     made = {}
     for name, matrix in found.items():
-        if name in settings.excluded:
-            continue
         taken = _taken_over(settings, matrix)
-        choice = taken or (_embedding(settings, matrix) if name == EMBEDDING else _matmul(settings, matrix))
+        choice = taken or (_embedding(settings, matrix) if matrix.node == EMBEDDING else _matmul(settings, matrix))
         if choice is not None:
             made[name] = choice
     for name in _promoted(settings, found, made):
@@ -133,7 +131,7 @@ def _promoted(settings: Settings, found: Mapping[str, Matrix], made: Mapping[str
     if settings.int8_share <= 0:
         return []
     own = (name for name, choice in made.items() if choice.fmt.bits == 4 and choice.given is None)
-    candidates = [name for name in own if name != EMBEDDING]
+    candidates = [name for name in own if found[name].node != EMBEDDING]
     sizes = {name: found[name].n_rows * found[name].width for name in candidates}
     budget = settings.int8_share * sum(sizes.values())
     promoted = []

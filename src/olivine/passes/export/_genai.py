@@ -181,10 +181,9 @@ def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") 
 
     graph, jobs = maker.model, []
     if maker.onnx_dtype.name in ("INT4", "UINT4", "INT8", "UINT8"):
-        chosen = _choices.choices(settings, _quantize_graph.matrices(graph))
-        jobs = _quantize_graph.quantize_graph(
-            graph, lambda matrix: chosen.get(matrix.node), maker.quant_attrs["accuracy_level"]
-        )
+        found = _quantize_graph.matrices(graph, settings.excluded)
+        chosen = [(found[name], choice) for name, choice in _choices.choices(settings, found).items()]
+        jobs = _quantize_graph.quantize_graph(graph, chosen, maker.quant_attrs["accuracy_level"])
     graph.graph.sort()
     maker.stamp_build_metadata(graph)
     _stream.save(graph, folder / maker.filename, jobs, progress=progress)

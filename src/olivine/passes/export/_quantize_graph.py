@@ -1,16 +1,18 @@
-"""Float MatMul and Gather nodes of a builder's graph become their quantized operators, whose data is computed later.
+"""Float MatMul and Gather nodes of a graph become their quantized operators, whose data is computed later.
 
 Names, order and attributes are those that ONNX Runtime's own quantizer gives, so that with the same rounding the files
-are the same byte for byte.
+are the same byte for byte. A weight is known by its value, wherever it is used: in the bodies of If, Loop and Scan too,
+by nodes without a name or with that of another; it is quantized once. One that something still uses as it was stays.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 import torch
+from onnx_ir.passes import common
 
 from olivine.errors import ModelError
 from olivine.kernels.blockwise import TILE, Blockwise, Format, importance_of, pack, quantize_rows
@@ -41,11 +43,15 @@ class Choice:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A weight [N, K] of the graph, with the node that uses it and the checkpoint's tensors that it is made of."""
+    """A weight [N, K] of the graph, with the nodes that use it and the checkpoint's tensors that it is made of.
+
+    node: what the first of the users is called.
+    """
 
     node: str
     weight: str
     rows: Rows
+    users: tuple[ir.Node, ...] = ()
 
     @property
     def n_rows(self) -> int:
@@ -58,21 +64,75 @@ class Matrix:
         return self.rows.pieces[0].source.shape[1]
 
 
-Choose = Callable[[Matrix], Choice | None]
+def label(node: ir.Node) -> str:
+    """What a node is called: by its name, or else by that of what it gives."""
+    return node.name or str(node.outputs[0].name)
 
 
-def matrices(model: ir.Model) -> dict[str, Matrix]:
-    """Every weight of a MatMul or an embedding's Gather that is a matrix of floats, by the node's name."""
+def gather_weights(model: ir.Model) -> None:
+    """Bring every weight of a finished graph into its outermost graph, where they are found and streamed from.
+
+    Large constants become initializers; those of inner graphs move out, under a name that nothing else has; those that
+    old files list among the inputs, so that they could be replaced, are no inputs any more.
+    """
+    names = _Names(model)
+    common.RemoveInitializersFromInputsPass()(model)
+    common.LiftConstantsToInitializersPass()(model)
+    for graph in model.graph.subgraphs():
+        for name, value in list(graph.initializers.items()):
+            if value.is_graph_output():  # it stays, and must not refer to a file beside the old graph
+                value.const_value = ir.tensor(value.const_value.numpy(), name=name)
+            else:
+                value.name = names.free(name)
+    common.LiftSubgraphInitializersToMainGraphPass()(model)
+
+
+class _Names:
+    """Names of values and nodes that a model has, in whichever graph of it."""
+
+    def __init__(self, model: ir.Model) -> None:
+        graphs = [model.graph, *model.graph.subgraphs()]
+        values = [value for graph in graphs for value in (*graph.inputs, *graph.initializers.values())]
+        values += [value for node in model.graph.all_nodes() for value in node.outputs]
+        self._taken = {value.name for value in values} | {node.name for node in model.graph.all_nodes()}
+
+    def free(self, name: str) -> str:
+        """The name, or one like it, that nothing has; it is taken from now on."""
+        spellings = (name, *(f"{name}_{n}" for n in range(1, len(self._taken) + 2)))
+        chosen = next(one for one in spellings if one not in self._taken)
+        self._taken.add(chosen)
+        return chosen
+
+
+def matrices(model: ir.Model, excluded: Collection[str] = ()) -> dict[str, Matrix]:
+    """Every weight of a MatMul or an embedding's Gather that is a matrix of floats, by its name.
+
+    excluded: what nodes are called that go on using it as it is; a weight that only such nodes use is left out.
+    """
+    users: dict[str, list[ir.Node]] = {}
+    for node in model.graph.all_nodes():
+        value = _weight_of(node)
+        is_own = value is not None and model.graph.initializers.get(str(value.name)) is value
+        if is_own and value is not None and not value.is_graph_input() and label(node) not in excluded:
+            users.setdefault(str(value.name), []).append(node)
     found = {}
-    for node in model.graph:
-        place = {"MatMul": 1, "Gather": 0}.get(node.op_type)
-        value = node.inputs[place] if place is not None else None
-        if value is None or value.const_value is None:
-            continue
-        rows = _rows_of(value, flipped=node.op_type == "MatMul")
+    for name, nodes in users.items():
+        is_product = nodes[0].op_type == "MatMul"
+        rows = _rows_of(model.graph.initializers[name], flipped=is_product)
         if rows is not None:
-            found[str(node.name)] = Matrix(str(node.name), str(value.name), rows)
+            alike = tuple(node for node in nodes if node.op_type == nodes[0].op_type)
+            found[name] = Matrix(label(alike[0]), name, rows, alike)
     return found
+
+
+def _weight_of(node: ir.Node) -> ir.Value | None:
+    """The input of a node that may be a weight; None of a product of vectors, which its quantized form has not."""
+    place = {"MatMul": 1, "Gather": 0}.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if place is None or len(node.inputs) <= place:
+        return None
+    given = node.inputs[0]
+    is_vector = place == 1 and given is not None and given.shape is not None and given.shape.rank() == 1
+    return None if is_vector else node.inputs[place]
 
 
 def _rows_of(value: ir.Value, *, flipped: bool) -> Rows | None:
@@ -94,30 +154,27 @@ def _rows_of(value: ir.Value, *, flipped: bool) -> Rows | None:
     return Rows((Piece(source, 0, n_rows, dtype),))
 
 
-def quantize_graph(model: ir.Model, choose: Choose, accuracy_level: int) -> list[Job]:
-    """Replace every matrix that `choose` gives a format; gives the jobs that compute the new initializers."""
+def quantize_graph(model: ir.Model, chosen: Iterable[tuple[Matrix, Choice]], accuracy_level: int) -> list[Job]:
+    """Replace the matrices by their formats; gives the jobs that compute the new initializers."""
     jobs: list[Job] = []
-    graph = model.graph
+    graph, names = model.graph, _Names(model)
     graph.opset_imports.setdefault("com.microsoft", 1)
     tied = next((node for node in graph if node.op_type == EMBEDDING_GATHER), None)
-    for name, matrix in matrices(model).items():
-        choice = choose(matrix)
-        if choice is None:
-            continue
-        node = next(node for node in graph if node.name == name)
-        stored = _Stored(model, matrix, choice)
-        if node.op_type == "MatMul":
-            _replace_matmul(graph, node, stored, accuracy_level)
-            if tied is not None and name == "/lm_head/MatMul":
-                _share(graph, tied, stored)
-        else:
-            _replace_gather(graph, node, stored)
+    for matrix, choice in chosen:
+        stored = _Stored(model, matrix, choice, names)
+        for node in matrix.users:
+            if node.op_type == "MatMul":
+                _replace_matmul(node, stored, accuracy_level, names)
+            else:
+                _replace_gather(node, stored, names)
+        if tied is not None and matrix.node == "/lm_head/MatMul":
+            _share(graph, tied, stored)
         jobs += stored.jobs()
     _drop_unused(graph)
     return jobs
 
 
-def _replace_matmul(graph: ir.Graph, node: ir.Node, stored: "_Stored", accuracy_level: int) -> None:
+def _replace_matmul(node: ir.Node, stored: "_Stored", accuracy_level: int, names: _Names) -> None:
     fmt = stored.choice.fmt
     attributes: dict[str, Any] = {
         "K": stored.matrix.width,
@@ -127,15 +184,16 @@ def _replace_matmul(graph: ir.Graph, node: ir.Node, stored: "_Stored", accuracy_
     }
     if accuracy_level:
         attributes["accuracy_level"] = accuracy_level
-    _replace(graph, node, "MatMulNBits", f"{node.name}_Q{fmt.bits}", [node.inputs[0], *stored.inputs()], attributes)
+    name = names.free(f"{label(node)}_Q{fmt.bits}")
+    _replace(node, "MatMulNBits", name, [node.inputs[0], *stored.inputs()], attributes)
 
 
-def _replace_gather(graph: ir.Graph, node: ir.Node, stored: "_Stored") -> None:
+def _replace_gather(node: ir.Node, stored: "_Stored", names: _Names) -> None:
     weight, *rest = stored.inputs(flat=True)
     fmt = stored.choice.fmt
     attributes = {"bits": fmt.bits, "block_size": fmt.group, "gather_axis": 0, "quantize_axis": 1}
     inputs = [weight, node.inputs[1], *rest]
-    _replace(graph, node, EMBEDDING_GATHER, f"{node.name}_Q{fmt.bits}", inputs, attributes)
+    _replace(node, EMBEDDING_GATHER, names.free(f"{label(node)}_Q{fmt.bits}"), inputs, attributes)
 
 
 def _share(graph: ir.Graph, gather: ir.Node, stored: "_Stored") -> None:
@@ -161,15 +219,16 @@ def _share(graph: ir.Graph, gather: ir.Node, stored: "_Stored") -> None:
 
 
 def _replace(
-    graph: ir.Graph,
     node: ir.Node,
     op_type: str,
     name: str,
     inputs: Sequence[ir.Value | None],
     attributes: Mapping[str, Any],
 ) -> None:
-    """Put a node in the place of another; its result keeps its name."""
-    output = node.outputs[0]
+    """Put a node in the place of another, in whichever graph that stands; its result keeps its name."""
+    output, graph = node.outputs[0], node.graph
+    if graph is None:
+        raise ValueError(f"'{label(node)}' stands in no graph")
     ordered = dict(sorted(attributes.items()))
     new = ir.node(op_type, inputs=inputs, attributes=ordered, domain="com.microsoft", num_outputs=1, name=name)
     result = new.outputs[0]
@@ -182,53 +241,53 @@ def _replace(
 class _Stored:
     """The initializers of one quantized matrix, declared by name, type and shape."""
 
-    def __init__(self, model: ir.Model, matrix: Matrix, choice: Choice) -> None:
+    def __init__(self, model: ir.Model, matrix: Matrix, choice: Choice, names: _Names) -> None:
         self.matrix, self.choice = matrix, choice
-        self._graph = model.graph
+        self._graph, self._free_names = model.graph, names
         fmt = choice.fmt
         self._row_bytes = matrix.width * fmt.bits // 8
         self._n_blocks = matrix.width // fmt.group
         self._zero_bytes = (self._n_blocks * fmt.bits + 7) // 8
         self._float = model.graph.initializers[matrix.weight].const_value.dtype
         self._scale_type = ir.DataType.FLOAT16 if choice.half_scales else self._float
-        self._weight_name = f"{matrix.weight}_Q{fmt.bits}"
+        self._declared: dict[str, ir.Value] = {}  # by their part: "weight", "scales", "zeros"
+        self._inputs: list[ir.Value | None] = []
 
     def inputs(self, *, flat: bool = False) -> list[ir.Value | None]:
         """Weight, scales and zero points as values of the graph, declared on the first call.
 
         flat: the weight as [N, bytes] (an embedding) rather than [N, blocks, bytes of a block].
         """
-        blocks = [self._n_blocks, self._row_bytes // self._n_blocks]
-        shape = [self.matrix.n_rows, self._row_bytes] if flat else [self.matrix.n_rows, *blocks]
-        weight = self._declare(self._weight_name, ir.DataType.UINT8, shape)
-        found = [weight, self._scales()]
-        if not self.choice.fmt.symmetric:
-            shape = [self.matrix.n_rows, self._zero_bytes]
-            found.append(self._declare(f"{self.matrix.weight}_zero_points", ir.DataType.UINT8, shape))
-        return list(found)
+        if not self._inputs:
+            blocks = [self._n_blocks, self._row_bytes // self._n_blocks]
+            shape = [self.matrix.n_rows, self._row_bytes] if flat else [self.matrix.n_rows, *blocks]
+            name = f"{self.matrix.weight}_Q{self.choice.fmt.bits}"
+            self._inputs = [self._declare("weight", name, ir.DataType.UINT8, shape), self._scales()]
+            if not self.choice.fmt.symmetric:
+                name, shape = f"{self.matrix.weight}_zero_points", [self.matrix.n_rows, self._zero_bytes]
+                self._inputs.append(self._declare("zeros", name, ir.DataType.UINT8, shape))
+        return list(self._inputs)
 
     def _scales(self) -> ir.Value:
         name, shape = f"{self.matrix.weight}_scales", [self.matrix.n_rows, self._n_blocks]
         if self._scale_type == self._float:
-            return self._declare(name, self._float, shape)
-        known = self._graph.initializers.get(f"{name}_16")
-        if known is not None:
-            return known.uses()[0].node.outputs[0]
-        stored = self._declare(f"{name}_16", self._scale_type, shape)
+            return self._declare("scales", name, self._float, shape)
+        stored = self._declare("scales", f"{name}_16", self._scale_type, shape)
         cast = ir.node(
             "Cast", inputs=[stored], attributes={"to": int(self._float)}, num_outputs=1, name=f"/{name}/Cast"
         )
         result = cast.outputs[0]
-        result.name, result.shape, result.type = name, ir.Shape(shape), ir.TensorType(self._float)
+        result.name = self._free_names.free(name)
+        result.shape, result.type = ir.Shape(shape), ir.TensorType(self._float)
         self._graph.insert_before(self._graph[0], cast)
         return result
 
-    def _declare(self, name: str, dtype: ir.DataType, shape: list[int]) -> ir.Value:
-        if name in self._graph.initializers:
-            return self._graph.initializers[name]
+    def _declare(self, part: str, name: str, dtype: ir.DataType, shape: list[int]) -> ir.Value:
+        name = self._free_names.free(name)
         value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
         value.const_value = ir.LazyTensor(_never, dtype=dtype, shape=ir.Shape(shape), name=name)
         self._graph.register_initializer(value)
+        self._declared[part] = value
         return value
 
     def jobs(self) -> list[Job]:
@@ -239,20 +298,19 @@ class _Stored:
         return [QuantizeRows(self, start, min(start + step, n_rows), tiled=tiled) for start in range(0, n_rows, step)]
 
     @property
-    def names(self) -> tuple[str, str, str]:
-        """Initializers of weight, scales and zero points."""
-        scales = f"{self.matrix.weight}_scales" + ("" if self._scale_type == self._float else "_16")
-        return self._weight_name, scales, f"{self.matrix.weight}_zero_points"
+    def names(self) -> tuple[str, ...]:
+        """Initializers of weight, scales and, of a format that has them, zero points."""
+        return tuple(str(value.name) for value in self._declared.values())
 
     def write(self, write: Write, start: int, codes: torch.Tensor, scales: torch.Tensor, zeros: torch.Tensor) -> None:
         """Write rows from `start` on."""
         fmt = self.choice.fmt
-        weight_name, scales_name, zeros_name = self.names
+        weight_name, scales_name, *zeros_name = self.names
         stored = scales.to(_TORCH[self._scale_type])
         write(weight_name, start * self._row_bytes, pack(codes, fmt.bits).numpy())
         write(scales_name, start * self._n_blocks * stored.element_size(), stored.view(torch.uint8).numpy())
         if not fmt.symmetric:
-            write(zeros_name, start * self._zero_bytes, pack(zeros, fmt.bits).numpy())
+            write(zeros_name[0], start * self._zero_bytes, pack(zeros, fmt.bits).numpy())
 
 
 _TORCH = {
@@ -278,7 +336,7 @@ class QuantizeRows:
     @property
     def fills(self) -> Sequence[str]:
         """Weight, scales and zero points."""
-        return self.stored.names[: 2 if self.stored.choice.fmt.symmetric else 3]
+        return self.stored.names
 
     @property
     def n_bytes(self) -> int:
@@ -371,8 +429,7 @@ def _owner(rows: Rows, row: int) -> str:
 
 
 def _drop_unused(graph: ir.Graph) -> None:
-    """Forget the float weights that no node uses any more."""
-    used = {id(value) for node in graph for value in node.inputs} | {id(value) for value in graph.outputs}
+    """Forget the float weights that no node uses any more, in this graph or those in it."""
     for name, value in list(graph.initializers.items()):
-        if id(value) not in used:
+        if not value.uses() and not value.is_graph_output() and not value.is_graph_input():
             del graph.initializers[name]

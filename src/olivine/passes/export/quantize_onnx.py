@@ -1,26 +1,34 @@
 """Quantize the MatMul weights of an ONNX model that was built in 16 or 32 bits."""
 
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem
 from olivine.models import Model
-from olivine.models.facts import ModelFacts
-from olivine.passes._base import Pass, PassParams
+from olivine.models.deciding import deciding_files
+from olivine.models.facts import Kind, ModelFacts
+from olivine.models.onnx_files import graph_of, header_of
+from olivine.passes._base import ANY_KIND, Pass, PassParams
+from olivine.runtimes.session import OnnxSession
 from olivine.work import Context, Estimate, Machine
+
+if TYPE_CHECKING:
+    from olivine.passes.export._quantize_graph import Matrix
 
 
 class QuantizeOnnx(Pass):
     """Quantize the weights of an ONNX model's matrix products to 4 or 8 bits in blocks.
 
-    Float MatMul nodes become MatMulNBits, streamed a tensor at a time; every other file of the folder is copied. The
-    graph says nothing of what reaches a layer: with the text to measure it, ModelBuilder with precision int4 is the
-    better way to the same operators.
+    Float MatMul nodes become MatMulNBits, streamed a tensor at a time, in any graph: a decoder for onnxruntime-genai or
+    an encoder, a vision or an audio model, the bodies of If, Loop and Scan included. What belongs to the model beside
+    its graph is copied. The graph says nothing of what reaches a layer: with the text to measure it, ModelBuilder with
+    precision int4 is the better way to the same operators for a decoder.
     """
 
     class Params(PassParams):
@@ -35,7 +43,10 @@ class QuantizeOnnx(Pass):
         accuracy_level: Literal[0, 1, 2, 3, 4] | None = Field(
             None, description="4 computes in int8: the default for CPUs; elsewhere 0, which leaves it to the runtime"
         )
-        nodes_to_exclude: list[str] = Field(default_factory=list, description="nodes that stay as they are")
+        nodes_to_exclude: list[str] = Field(
+            default_factory=list,
+            description="nodes that stay as they are, by their name, or that of their output where they have none",
+        )
         nodes_to_include: list[str] | None = Field(None, description="when given, all other nodes stay as they are")
 
         @model_validator(mode="before")
@@ -54,8 +65,9 @@ class QuantizeOnnx(Pass):
     )
     accepts: ClassVar[frozenset[str]] = frozenset({"onnx"})
     produces: ClassVar[str] = "onnx"
+    kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx-ir", "torch", "numba")
-    modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu", "onnxruntime_genai": "cpu"}
+    modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu"}
     params: Params
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
@@ -70,9 +82,13 @@ class QuantizeOnnx(Pass):
             yield Problem("invalid-value", self.name, message, "Leave it out, or set it to 4.", ("accuracy_level",))
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
-        """The largest tensor, three times, and the frameworks."""
+        """The frameworks, and the largest weight three times; a file without external data is read as a whole."""
         size = facts.n_parameters * (self.params.bits / 8 + 4 / self.params.block_size)
-        return Estimate(memory_bytes=int(0.7e9 + 12 * facts.as_decoder.embedding_size), disk_bytes=int(size))
+        largest = max((math.prod(shape) for shape in facts.shapes.values()), default=0)
+        if facts.decoder is not None:
+            largest = max(largest, facts.decoder.embedding_size)
+        inline = 2 * _inline_bytes(facts)
+        return Estimate(memory_bytes=int(0.7e9 + 12 * largest + inline), disk_bytes=int(size))
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder anew; raises ModelError when there is no weight to quantize."""
@@ -81,57 +97,89 @@ class QuantizeOnnx(Pass):
         from olivine.passes.export import _genai, _quantize_graph, _stream
         from olivine.passes.export._choices import Settings, choices
 
-        graphs = sorted(model.path.glob("*.onnx"))
-        if len(graphs) != 1:
-            raise ModelError(f"{model.path} holds {len(graphs)} graphs (*.onnx); this pass takes a folder with one")
-        graph = onnx_ir.load(graphs[0])
-        found = _quantize_graph.matrices(graph)
-        names = {str(node.name) for node in graph.graph}
-        for name in [*self.params.nodes_to_exclude, *(self.params.nodes_to_include or ())]:
-            if name not in names:
-                raise ModelError(f"{graphs[0]} has no node '{name}' to leave out or to quantize")
-        kept = set(self.params.nodes_to_exclude)
-        if self.params.nodes_to_include is not None:
-            kept |= set(found) - set(self.params.nodes_to_include)
+        path = graph_of(model)
+        graph = onnx_ir.load(path)
+        _quantize_graph.gather_weights(graph)
+        weights = self._fitting(_quantize_graph.matrices(graph, self._excluded(graph, path)), context)
         settings = Settings(
             bits=self.params.bits,
             group=self.params.block_size,
             symmetric=self.params.is_symmetric,
             search=self.params.algorithm in ("search", "k_quant"),
-            excluded=frozenset(kept),
         )
-        chosen = choices(settings, found)
+        chosen = choices(settings, weights)
         if not chosen:
-            raise ModelError(f"{graphs[0]} has no float weight to quantize; was it quantized already?")
-        jobs = _quantize_graph.quantize_graph(
-            graph, lambda matrix: chosen.get(matrix.node), self._level(context.machine)
+            raise ModelError(f"{path} has no float weight to quantize; was it quantized already?")
+        pairs = [(weights[name], choice) for name, choice in chosen.items()]
+        jobs = _quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
+        _copy_others(model, context.output)
+        written = context.output / path.name
+        _stream.save(graph, written, jobs, progress=context.report.progress)
+        _genai.refuse_slow_forms(onnx_ir.load(written), context.machine.execution_provider)
+        n_products = sum(len(matrix.users) for matrix, _ in pairs)
+        summary = f"{len(pairs)} weights of {n_products} products in {self.params.bits} bits"
+        context.report.record(n_quantized=len(pairs), summary=summary)
+        return Model(
+            "onnx",
+            context.output,
+            task=model.task,
+            attributes={**model.attributes, "precision": f"int{self.params.bits}"},
         )
-        _copy_others(model.path, context.output, graphs[0])
-        _stream.save(graph, context.output / graphs[0].name, jobs, progress=context.report.progress)
-        _genai.refuse_slow_forms(onnx_ir.load(context.output / graphs[0].name), context.machine.execution_provider)
-        context.report.record(n_quantized=len(chosen))
-        precision = f"int{self.params.bits}"
-        return Model("onnx", context.output, task=model.task, attributes={**model.attributes, "precision": precision})
+
+    def _excluded(self, graph: Any, path: Path) -> set[str]:
+        """What the nodes are called that go on using their weight as it is."""
+        from olivine.passes.export._quantize_graph import label
+
+        names = {label(node) for node in graph.graph.all_nodes()}
+        for name in [*self.params.nodes_to_exclude, *(self.params.nodes_to_include or ())]:
+            if name not in names:
+                raise ModelError(f"{path} has no node '{name}' to leave out or to quantize")
+        included = names if self.params.nodes_to_include is None else set(self.params.nodes_to_include)
+        return (names - included) | set(self.params.nodes_to_exclude)
+
+    def _fitting(self, weights: Mapping[str, "Matrix"], context: Context) -> dict[str, "Matrix"]:
+        """Those whose inputs some block size divides; what is left out is told."""
+        from olivine.passes.export._choices import widest_group
+
+        odd = [name for name, matrix in weights.items() if widest_group(matrix.width, 256) is None]
+        if odd:
+            widths = ", ".join(sorted({str(weights[name].width) for name in odd}, key=int))
+            context.report.warn(
+                f"{len(odd)} of {len(weights)} weights stay as they are, '{odd[0]}' first: no block size divides their "
+                f"{widths} inputs"
+            )
+        return {name: matrix for name, matrix in weights.items() if name not in odd}
 
     def _level(self, machine: Machine) -> int:
         given = self.params.accuracy_level
         return given if given is not None else (4 if machine.execution_provider == CPU else 0)
 
     def ensures(self, model: Model) -> None:
-        """The folder is complete, and the runtime loads it where it is an onnxruntime-genai one."""
+        """The runtime loads it: onnxruntime-genai a folder for it, onnxruntime any other."""
         from olivine.passes.export import _genai, _trial
 
-        if (model.path / "genai_config.json").is_file():
+        if model.packaging == "genai":
             graph = _genai.check_folder(model.path)
             _trial.check_generates(model.path, graph, model.attributes.get("execution_provider", CPU))
+        else:
+            OnnxSession(graph_of(model))
 
 
 CPU = "CPUExecutionProvider"
 EIGHT = 8
 
 
-def _copy_others(source: Path, target: Path, graph: Path) -> None:
-    """Everything but the graph and its data."""
-    for path in source.iterdir():
-        if path.name not in (graph.name, f"{graph.name}.data") and not path.name.startswith("."):
-            (shutil.copytree if path.is_dir() else shutil.copy2)(path, target / path.name)
+def _copy_others(model: Model, target: Path) -> None:
+    """Everything that belongs to the model but its graph and the data of that."""
+    header = header_of(model)
+    own = {header.path, *(header.path.parent / name for name in header.external_files)}
+    for name, path in deciding_files(model):
+        if path not in own:
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target / name)
+
+
+def _inline_bytes(facts: ModelFacts) -> int:
+    """Bytes of the weights that lie in the ONNX file itself, of a model that is here."""
+    graphs = list(facts.path.glob("*.onnx")) if facts.path is not None and facts.path.is_dir() else []
+    return max((graph.stat().st_size for graph in graphs), default=0)

@@ -1,0 +1,44 @@
+"""Any ONNX graph in onnxruntime: named arrays in, named arrays out."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.errors import ModelError
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+    import onnxruntime
+else:
+    np, onnxruntime = lazy.module("numpy"), lazy.module("onnxruntime")
+
+
+class OnnxSession:
+    """A graph that is open. Raises ModelError, with the runtime's last word, when it does not load."""
+
+    def __init__(self, graph: Path, provider: str = "CPUExecutionProvider") -> None:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # models take turns on the cores
+        self._graph = graph
+        try:
+            self._session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
+        except Exception as error:
+            raise ModelError(f"onnxruntime does not load {graph}: {_last_word(error)}") from error
+
+    def run(self, inputs: Mapping[str, Any]) -> "dict[str, npt.NDArray[Any]]":
+        """All outputs by their names, in the order of the graph; ModelError when the graph does not take the inputs."""
+        names = [value.name for value in self._session.get_outputs()]
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in inputs.items())
+            raise ModelError(f"{self._graph} does not run on {shapes}: {_last_word(error)}") from error
+
+
+def _last_word(error: Exception) -> str:
+    """What onnxruntime says, without where in its own sources."""
+    text = " ".join(str(error).split())
+    return text.rpartition(" : ")[2][:300] or type(error).__name__
