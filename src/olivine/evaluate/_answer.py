@@ -1,14 +1,15 @@
 """What a model does with questions: the logits of their targets, and the text that it writes in their place."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from olivine import lazy
 from olivine.evaluate._rows import Question
 from olivine.models import Model
 from olivine.runtimes import until_end
-from olivine.runtimes.genai import GenaiRuntime
+from olivine.runtimes.genai import GenaiRuntime, Written
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.onnx import OnnxRuntime
 from olivine.runtimes.torch import TorchRuntime
@@ -79,15 +80,15 @@ class CheckpointAnswers:
 class FolderAnswers:
     """An ONNX folder on the execution provider that it was built for, as its own settings say, but greedily.
 
-    Two runtimes, because onnxruntime-genai, which writes, gives logits of the last position only; both execute the same
-    graph and weights.
+    onnxruntime-genai writes, and tells by which logits; as long as it writes the target these are the target's. Where
+    it writes something else, onnxruntime gives the logits of the target, from the same graph and weights.
     """
 
     def __init__(self, model: Model, execution_provider: str) -> None:
         self._genai = GenaiRuntime(model.path)
         self.context_length = self._genai.context_length
         attributes = {**model.attributes, "execution_provider": execution_provider}
-        self._graph = OnnxRuntime(replace(model, attributes=attributes))
+        self._model = replace(model, attributes=attributes)
         self._tokenizer: Any = None
         self.untyped: str | None = None
         try:
@@ -95,24 +96,39 @@ class FolderAnswers:
         except TokenizerRefusedError as error:
             self.untyped = str(error)
 
+    @cached_property
+    def _graph(self) -> OnnxRuntime:
+        return OnnxRuntime(self._model)
+
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
-        """Answer every question as a stranger would have it answered: text in, text out, one prompt at a time."""
-        return [self._answer(question, max_new_tokens, set(end_tokens)) for question in batch]
+        """Answer every question as a stranger would have it answered: text in, text out."""
+        typed = [self._typed(question) for question in batch]
+        prompts = [question.prompt if ids is None else ids for question, ids in zip(batch, typed, strict=True)]
+        written = self._genai.answers(prompts, [question.target for question in batch], max_new_tokens, end_tokens)
+        logits = self._target_logits(prompts, written)
+        return [
+            Answer(values, one.tokens, ids, None if ids is None else self._text(one.tokens))
+            for values, one, ids in zip(logits, written, typed, strict=True)
+        ]
 
-    def _answer(self, question: Question, max_new_tokens: int, end_tokens: Collection[int]) -> Answer:
+    def _typed(self, question: Question) -> tuple[int, ...] | None:
+        """The tokens that the runtime makes of the question's text; None where it is asked in tokens."""
         if self._tokenizer is None or question.text is None:
-            tokens = self._genai.generate(question.prompt, max_new_tokens, end_tokens)
-            return Answer(self._target_logits(question.prompt, question.target), tokens)
+            return None
         prompt = tuple(int(token) for token in self._tokenizer.encode(question.text)) or question.prompt
-        prompt = prompt[max(0, question.length - self.context_length + len(prompt) - len(question.prompt)) :]
-        ends = {*end_tokens, *self._tokenizer.eos_token_ids.tolist()}
-        tokens = self._genai.generate(prompt, max_new_tokens, ends)
-        text = self._tokenizer.decode(np.asarray(tokens, dtype=np.int32)) if tokens else ""
-        return Answer(self._target_logits(prompt, question.target), tokens, prompt, text)
+        return prompt[max(0, question.length - self.context_length + len(prompt) - len(question.prompt)) :]
 
-    def _target_logits(self, prompt: Sequence[int], target: Sequence[int]) -> "npt.NDArray[np.float32]":
-        """The logits [target tokens, vocabulary] that predict the target."""
-        return self._graph.logits([(*prompt, *target)], [len(prompt)])[0]
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(np.asarray(tokens, dtype=np.int32))) if tokens else ""
+
+    def _target_logits(
+        self, prompts: Sequence[Sequence[int]], written: Sequence[Written]
+    ) -> "list[npt.NDArray[np.float32]]":
+        """For each row the logits [target tokens, vocabulary] that predict its target."""
+        other = [index for index, row in enumerate(written) if len(row.logits) < len(row.target)]
+        texts, starts = [(*prompts[index], *written[index].target) for index in other], [len(prompts[i]) for i in other]
+        read = dict(zip(other, self._graph.logits(texts, starts) if other else [], strict=True))
+        return [read[index] if index in read else np.stack(row.logits) for index, row in enumerate(written)]
 
 
 def known_answer(

@@ -4,14 +4,18 @@ The runtime gives logits of the last position only; `onnx` gives those of whole 
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.models import Model
 from olivine.runtimes._base import Tokens, timed
 from olivine.runtimes.genai_tokenizer import open_tokenizer
+from olivine.runtimes.onnx_folder import execution_provider, operators
+from olivine.runtimes.together import Together, groups, writes_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +23,32 @@ if TYPE_CHECKING:
     import onnxruntime_genai
 else:
     np, onnxruntime_genai = lazy.module("numpy"), lazy.module("onnxruntime_genai")
+
+
+@dataclass
+class Written:
+    """What was written after a prompt.
+
+    target: what should be. tokens: what is, without the end token. logits: [vocabulary] that each token was chosen by,
+    the first of them and as long as everything before was the target: those that predict its tokens.
+    """
+
+    target: Tokens = ()
+    tokens: list[int] = field(default_factory=list)
+    logits: "list[npt.NDArray[np.float32]]" = field(default_factory=list)
+    is_done: bool = False
+
+    @property
+    def wants_logits(self) -> bool:
+        """Whether the next logits predict a token of the target."""
+        place = len(self.tokens)
+        return not self.is_done and place < len(self.target) and self.tokens == list(self.target[:place])
+
+    def add(self, token: int, ends: Collection[int]) -> None:
+        """Go on with a token, or end with one of `ends`."""
+        self.is_done = self.is_done or token in ends
+        if not self.is_done:
+            self.tokens.append(token)
 
 
 class GenaiRuntime:
@@ -67,6 +97,52 @@ class GenaiRuntime:
                 on_token(token)
         return tokens
 
+    def answers(
+        self, prompts: Sequence[Tokens], targets: Sequence[Tokens], n_most: int, ends: Collection[int]
+    ) -> list[Written]:
+        """What `generate` gives for each prompt, and by which logits; in one pass where that changes nothing.
+
+        The folder's own end tokens end a text too.
+        """
+        rows = [Written(target) for target in targets]
+        own = self.config["model"].get("eos_token_id") or ()
+        own = own if isinstance(own, list) else [own]
+        pad, context = self.config["model"].get("pad_token_id"), self.context_length
+
+        def alone(index: int) -> bool:
+            """A row that ends with what padding is, or that others would take the room of."""
+            is_long = self._together is Together.PADDED and max(map(len, prompts)) + n_most > context
+            return is_long or prompts[index][-1] == pad or pad is None
+
+        for group in groups([len(prompt) for prompt in prompts], self._together, alone):
+            self._write([prompts[index] for index in group], [rows[index] for index in group], n_most, {*ends, *own})
+        return rows
+
+    def _write(self, prompts: Sequence[Tokens], rows: Sequence[Written], n_most: int, ends: Collection[int]) -> None:
+        """Write after prompts that are read in one pass."""
+        width = max(map(len, prompts))
+        given = np.full((len(prompts), width), self.config["model"].get("pad_token_id") or 0, dtype=np.int32)
+        for index, prompt in enumerate(prompts):
+            given[index, : len(prompt)] = prompt
+        options = {"max_length": self.cache_length(width + n_most), "batch_size": len(prompts)}
+        writing = self.begin(**options, do_sample=False, num_beams=1)
+        writing.read(given if len(prompts) > 1 else given[0])
+        for _ in range(n_most):
+            if writing.is_done or all(row.is_done for row in rows):
+                break
+            if any(row.wants_logits for row in rows):
+                for row, logits in zip(rows, writing.every_logits(len(rows)), strict=True):
+                    if row.wants_logits:
+                        row.logits.append(logits.copy())
+            for row, token in zip(rows, writing.write_rows(), strict=True):
+                row.add(token, ends)
+
+    @cached_property
+    def _together(self) -> Together:
+        """How rows may stand together where it writes."""
+        provider, decoder = execution_provider(self._folder), self.config["model"]["decoder"]
+        return writes_together(operators(Model("onnx", self._folder)), provider, decoder)
+
     def time(self, prompt: Tokens, n_new: int) -> tuple[float, float]:
         """Seconds to read the prompt, and to write `n_new` tokens after the one that it gives."""
         n_room = self.cache_length(len(prompt) + n_new + 1)
@@ -94,17 +170,25 @@ class Writing:
         """All that was read and written."""
         return tuple(int(token) for token in self._generator.get_sequence(0))
 
-    def read(self, tokens: Tokens) -> None:
-        """Go on with these tokens."""
+    def read(self, tokens: "Tokens | npt.NDArray[np.int32]") -> None:
+        """Go on with these tokens; [rows, tokens] where several rows are written."""
         self._generator.append_tokens(np.asarray(tokens, dtype=np.int32))
 
     def write(self) -> int:
         """One more token, chosen as the search options say."""
+        return self.write_rows()[0]
+
+    def write_rows(self) -> list[int]:
+        """One more token of each row."""
         self._generator.generate_next_token()
-        return int(self._generator.get_next_tokens()[0])
+        return [int(token) for token in self._generator.get_next_tokens()]
 
     def logits(self) -> "npt.NDArray[np.float32]":
         """After the last token [vocabulary]; a copy, since the runtime writes into the same place again."""
-        every = np.asarray(self._generator.get_logits(), dtype=np.float32)
-        last: npt.NDArray[np.float32] = every.reshape(-1, every.shape[-1])[-1].copy()
+        last: npt.NDArray[np.float32] = self.every_logits(1)[0].copy()
         return last
+
+    def every_logits(self, n_rows: int) -> "npt.NDArray[np.float32]":
+        """After the last token of each row [rows, vocabulary]; the runtime writes into the same place again."""
+        every = np.asarray(self._generator.get_logits(), dtype=np.float32)
+        return every.reshape(n_rows, -1, every.shape[-1])[:, -1]

@@ -9,6 +9,7 @@ from olivine.errors import Unsupported
 from olivine.models import Model
 from olivine.runtimes import onnx_folder
 from olivine.runtimes._base import Runtime, Tokens
+from olivine.runtimes.together import Together, groups, reads_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,11 +45,14 @@ class OnnxRuntime(Runtime):
         self._presents = _presents(model, self._decoder)
         self._windowed = _windowed(self._decoder)
         self._inputs = {value.name: value for value in self._session.get_inputs()}
+        self._together = reads_together(onnx_folder.operators(model))
         self._past: dict[str, Any] = {}
         self._n_fed = 0
         self._is_pruned = False
 
-    def feed(self, rows: Sequence[Tokens], *, fresh: bool, last_only: bool = False) -> "npt.NDArray[np.float32]":
+    def feed(
+        self, rows: "Sequence[Tokens] | npt.NDArray[np.int64]", *, fresh: bool, last_only: bool = False
+    ) -> "npt.NDArray[np.float32]":
         """See Runtime; all rows have one length."""
         given = np.asarray(rows, dtype=np.int64)
         if fresh:
@@ -65,15 +69,30 @@ class OnnxRuntime(Runtime):
         return self.feed(rows, fresh=False)
 
     def logits(self, texts: Sequence[Tokens], starts: Sequence[int]) -> "list[npt.NDArray[np.float32]]":
-        """See Runtime; a text at a time, what is not asked for in pieces."""
-        return [self._predicting(text[:-1], start - 1) for text, start in zip(texts, starts, strict=True)]
+        """See Runtime; as many texts at a time as the graph reads alike.
 
-    def _predicting(self, ids: Tokens, first: int) -> "npt.NDArray[np.float32]":
-        """Logits from the position `first` on: those at position i predict token i + 1."""
+        Of a text alone, what is not asked for is read in pieces; several are read at once, since attention goes on
+        after a piece for one row only.
+        """
+        read: dict[int, npt.NDArray[np.float32]] = {}
+        together = Together.ALONE if self._is_pruned else self._together
+        for group in groups([len(text) for text in texts], together, lambda _index: False):
+            # the logits at position i predict token i + 1
+            first = starts[group[0]] - 1 if len(group) == 1 else 0
+            width = max(len(texts[index]) for index in group) - 1
+            rows = np.zeros((len(group), width), dtype=np.int64)
+            for row, index in zip(rows, group, strict=True):
+                row[: len(texts[index]) - 1] = texts[index][:-1]
+            logits = self._predicting(rows, first)
+            for row, index in zip(logits, group, strict=True):
+                read[index] = row[starts[index] - 1 - first : len(texts[index]) - 1 - first]
+        return [read[index] for index in range(len(texts))]
+
+    def _predicting(self, rows: "npt.NDArray[np.int64]", first: int) -> "npt.NDArray[np.float32]":
+        """Logits [rows, tokens, vocabulary] from the position `first` on."""
         for start in range(0, first, PIECE):
-            self.feed([ids[start : min(start + PIECE, first)]], fresh=start == 0, last_only=True)
-        logits: npt.NDArray[np.float32] = self.feed([ids[first:]], fresh=first == 0)[0]
-        return logits
+            self.feed(rows[:, start : min(start + PIECE, first)], fresh=start == 0, last_only=True)
+        return self.feed(rows[:, first:], fresh=first == 0)
 
     def _run(self, given: Any) -> Any:
         n_rows, n_new = given.shape

@@ -66,6 +66,11 @@ def read(model: Model) -> "onnx.ModelProto":
     return proto
 
 
+def operators(model: Model) -> frozenset[str]:
+    """Names of the operators of the graph, those within branches left out."""
+    return frozenset(node.op_type for node in read(model).graph.node)
+
+
 def _external_files(proto: "onnx.ModelProto") -> list[str]:
     found = {entry.value for one in proto.graph.initializer for entry in one.external_data if entry.key == "location"}
     return sorted(found)
