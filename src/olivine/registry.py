@@ -47,10 +47,10 @@ class Registry(Generic[Plugin]):
     @cached_property
     def own(self) -> dict[str, type[Plugin]]:
         """Our own plugins by their plain names; nothing of third parties is looked at."""
-        found = dict(self._own())
-        for name, plugin in found.items():
+        classes = dict(self._own())
+        for name, plugin in classes.items():
             plugin.name = name  # type: ignore[attr-defined]
-        return found
+        return classes
 
     @cached_property
     def classes(self) -> dict[str, type[Plugin]]:
@@ -64,20 +64,20 @@ class Registry(Generic[Plugin]):
 
     @cached_property
     def _load(self) -> tuple[dict[str, type[Plugin]], dict[str, str]]:
-        found, broken = dict(self.own), {}
-        taken = {spelling.lower() for name, plugin in found.items() for spelling in _spellings(name, plugin)}
+        classes, broken = dict(self.own), {}
+        taken = {spelling.lower() for name, plugin in classes.items() for spelling in _spellings(name, plugin)}
         for entry in _entry_points(tuple(sys.path)).select(group=self._group):
             try:
                 if entry.name.lower() in taken:
                     raise ValueError("another plugin has that name")  # noqa: TRY301 - told as the other reasons are
                 plugin = self._checked(entry.load())
                 plugin.name = entry.name  # type: ignore[attr-defined]
-                found[entry.name] = plugin
+                classes[entry.name] = plugin
                 taken.add(entry.name.lower())
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the code of a third party: whatever it raises, it is not here
                 reason = f"{type(error).__name__}: {error}".splitlines()[0]
                 broken[entry.name] = f"'{entry.name}' of {_origin(entry)} does not load ({reason})"
-        return found, broken
+        return classes, broken
 
     def _checked(self, plugin: object) -> type[Plugin]:
         """The plugin; TypeError when it is none."""
@@ -143,14 +143,14 @@ class Registry(Generic[Plugin]):
             yield name, self._class_of(info.name)
 
     def _class_of(self, module_name: str) -> type[Plugin]:
-        found = [
+        classes = [
             value
             for value in vars(importlib.import_module(module_name)).values()
             if isinstance(value, type) and issubclass(value, self._base) and value.__module__ == module_name
         ]
-        if len(found) != 1:
-            raise TypeError(f"{module_name} must hold exactly one {self._base.__name__}, found {len(found)}")
-        return found[0]
+        if len(classes) != 1:
+            raise TypeError(f"{module_name} must hold exactly one {self._base.__name__}, found {len(classes)}")
+        return classes[0]
 
 
 def _is_class_variable(annotation: Any) -> bool:

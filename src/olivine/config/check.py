@@ -58,14 +58,14 @@ def check(config: dict[str, Any]) -> tuple[Workflow | None, list[Fault]]:
     With mistakes, the workflow is what remains when misspelt keys are read as their nearest name and other wrong ones
     are left out, so that a plan can go on to look for more; None when what is wrong would only lead to more messages.
     """
-    workflow, found = _validate(Workflow, config, ())
+    workflow, mistakes = _validate(Workflow, config, ())
     for path, model, value in _typed_parts(config):
-        found += _validate(model, value, path)[1]
-    found += _unknown_types(config)
-    found += _duplicate_names(config)
-    found += _evaluator_name(config)
-    found += _execution_providers(config)
-    return workflow, found
+        mistakes += _validate(model, value, path)[1]
+    mistakes += _unknown_types(config)
+    mistakes += _duplicate_names(config)
+    mistakes += _evaluator_name(config)
+    mistakes += _execution_providers(config)
+    return workflow, mistakes
 
 
 def _validate(model: type[BaseModel], value: dict[str, Any], path: Path) -> tuple[Any, list[Fault]]:
@@ -73,10 +73,10 @@ def _validate(model: type[BaseModel], value: dict[str, Any], path: Path) -> tupl
 
     A null where none belongs is "not given".
     """
-    found: list[Fault] = []
+    mistakes: list[Fault] = []
     while True:
         try:
-            return model.model_validate(value), found
+            return model.model_validate(value), mistakes
         except ValidationError as error:
             failure = error
             wrong = faults(error, value, lambda inner: known_keys(model, inner), path)
@@ -85,9 +85,9 @@ def _validate(model: type[BaseModel], value: dict[str, Any], path: Path) -> tupl
         here = [replace(fault, path=fault.path[len(path) :]) for fault in wrong]
         nulls = [fault for fault in here if _is_null(value, fault)]
         if not nulls:
-            found += wrong
+            mistakes += wrong
         if not all(_mend(model, value, fault) for fault in nulls or here):
-            return None, found
+            return None, mistakes
 
 
 def _is_null(value: Any, fault: Fault) -> bool:
@@ -221,17 +221,17 @@ def known_keys(model: type[BaseModel], path: Path) -> list[str]:
 
 def today_keys(model: type[BaseModel], path: Path) -> list[str]:
     """The keys that the mapping at a path below a model may have in today's form."""
-    found = _models_at(model, path)
-    names = [name for item in found for name in item.model_fields if name not in ("folder", "content", "alternatives")]
-    return [name for name in names if name != "params" or PassConfig not in found]
+    models = _models_at(model, path)
+    names = [name for item in models for name in item.model_fields if name not in ("folder", "content", "alternatives")]
+    return [name for name in names if name != "params" or PassConfig not in models]
 
 
 def _models_at(model: type[BaseModel], path: Path) -> list[type[BaseModel]]:
-    found = [model]
+    models = [model]
     for key in path:
         if isinstance(key, str):
-            found = [inner for item in found for inner in _models_below(item, key)]
-    return found
+            models = [inner for item in models for inner in _models_below(item, key)]
+    return models
 
 
 def _models_below(model: type[BaseModel], key: str) -> list[type[BaseModel]]:

@@ -97,10 +97,10 @@ def explain_params(
     return to_problems(document, faults(error, value, lambda inner: names if not inner else (), tuple(path)))
 
 
-def to_problems(document: Document, found: Iterable[Fault]) -> list[Problem]:
+def to_problems(document: Document, mistakes: Iterable[Fault]) -> list[Problem]:
     """The faults with their file and line, in the order of the file, none twice."""
     problems: dict[Problem, int] = {}
-    for fault in found:
+    for fault in mistakes:
         place = document.where(fault.path, of_value=fault.kind == "invalid-value" and not fault.missing)
         problems[Problem(fault.kind, place, fault.message)] = line_of(place)
     return sorted(problems, key=lambda problem: problems[problem])

@@ -44,8 +44,8 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
     root, findings = translate(document.root)
     document = Document(document.path, root)
     problems += [finding for finding in findings if isinstance(finding, Problem)]
-    workflow, found = check(shape(root))
-    problems += to_problems(document, found)
+    workflow, mistakes = check(shape(root))
+    problems += to_problems(document, mistakes)
     if workflow is not None:
         problems += unsupported(workflow, document)
         workflow = _in_folder(workflow, document.folder)

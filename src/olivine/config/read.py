@@ -40,7 +40,7 @@ class Document:
         `params` of a pass and `config` of a system or resource may be left out or put in.
         """
         node: Any = self.root
-        found = str(self.root.place)
+        deepest = str(self.root.place)
         for key in path:
             place = _place(node, key)
             if place is None:
@@ -50,9 +50,9 @@ class Document:
                 node = _inner(node)
             if place is None:
                 break
-            found = place.of_value if of_value else str(place)
+            deepest = place.of_value if of_value else str(place)
             node = node[key]
-        return found
+        return deepest
 
 
 def _place(node: Any, key: Key) -> Any:
@@ -86,8 +86,8 @@ def read(path: Path) -> Document:
         message = fault.message if fault.in_language else f"not {language}: {fault.message}"
         _refuse(path, f"{message}{_named_as_data(path)}", place=f"{path}:{fault.line}:{fault.column}")
     if not isinstance(root, Object):
-        wanted = "a config is a mapping with keys such as 'input_model' and 'passes'"
-        _refuse(path, f"{wanted}, but this is {_kind(root)}{_named_as_data(path)}")
+        expected = "a config is a mapping with keys such as 'input_model' and 'passes'"
+        _refuse(path, f"{expected}, but this is {_kind(root)}{_named_as_data(path)}")
     return Document(path, root)
 
 

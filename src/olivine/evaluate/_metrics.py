@@ -53,6 +53,6 @@ def measured(given: Mapping[str, Mapping[str, Any]], evidence: Evidence) -> dict
 
 def metric_modules(given: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The modules of third parties among them: part of what a score depends on."""
-    found = (metrics.find(name) for name in sorted(given))
-    modules = [metric.__module__ for metric in found if metric is not None]
+    classes = (metrics.find(name) for name in sorted(given))
+    modules = [metric.__module__ for metric in classes if metric is not None]
     return [module for module in modules if module.partition(".")[0] != "olivine"]

@@ -49,13 +49,13 @@ def questions(
 def passages(texts: Sequence[str], tokenizer: Any, n_most: int, where: str = "passages.txt") -> list[Question]:
     """Pieces of plain text: a model goes on after the first quarter of the tokens, of which there are `n_most`."""
     encoder = Encoder(tokenizer, add_special_tokens=True)
-    found = []
+    pieces = []
     for number, ids in enumerate(encoder.openings(texts), 1):
         kept = ids[:n_most]
         n_prompt = max(1, len(kept) // 4)
         example = Example(tokenizer.decode(kept[:n_prompt]), "", tokenizer.decode(kept[n_prompt:]), f"{where}:{number}")
-        found.append(Question(example, tuple(kept[:n_prompt]), tuple(kept[n_prompt:])))
-    return found
+        pieces.append(Question(example, tuple(kept[:n_prompt]), tuple(kept[n_prompt:])))
+    return pieces
 
 
 def _question(example: Example, encoded: Any, n_most: int, encoder: Encoder) -> Question:
@@ -73,6 +73,6 @@ def _question(example: Example, encoded: Any, n_most: int, encoder: Encoder) -> 
 def _typed(text: str, prompt: list[int], encoder: Encoder) -> str | None:
     """The text whose tokens the prompt is: all of it, or without some of the white space at its end."""
     n_least = len(text.rstrip())
-    wanted = [text[:length] for length in range(len(text), n_least - 1, -1)]
-    found = zip(wanted, encoder.openings(wanted), strict=True)
-    return next((typed for typed, ids in found if ids == prompt), None)
+    beginnings = [text[:length] for length in range(len(text), n_least - 1, -1)]
+    encoded = zip(beginnings, encoder.openings(beginnings), strict=True)
+    return next((typed for typed, ids in encoded if ids == prompt), None)

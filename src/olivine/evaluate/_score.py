@@ -145,8 +145,8 @@ def _questions(
     if params.get("previous") is None:
         _tell_begin(config.pre_process_data_config, tokenizer, report)
     chosen = examples(config, rows, tokenizer, params.get("target"))
-    found = questions(chosen, tokenizer, MAX_TOKENS, config.pre_process_data_config, context)
-    n_left_out = len(chosen) - len(found)
+    chosen_questions = questions(chosen, tokenizer, MAX_TOKENS, config.pre_process_data_config, context)
+    n_left_out = len(chosen) - len(chosen_questions)
     if n_left_out == len(chosen):
         raise DataError(
             f"data config '{config.name}': each of the {len(chosen)} rows to score is longer than the {context} tokens "
@@ -154,7 +154,7 @@ def _questions(
         )
     if n_left_out:
         report.warn(f"{n_left_out} of {len(chosen)} rows are longer than the {context} tokens that the model reads")
-    return found, n_left_out
+    return chosen_questions, n_left_out
 
 
 def _tell_begin(settings: PreProcess, tokenizer: Any, report: Reporter) -> None:

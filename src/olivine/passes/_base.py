@@ -149,8 +149,8 @@ class Pass(ABC):
     def requires(self, model: Model) -> None:
         """Raise Unsupported unless the pass can work on the model."""
         if model.format not in self.accepts:
-            wanted = " or ".join(sorted(self.accepts))
-            raise Unsupported(f"pass '{self.name}' takes a model of format {wanted}, but got {model.format}")
+            formats = " or ".join(sorted(self.accepts))
+            raise Unsupported(f"pass '{self.name}' takes a model of format {formats}, but got {model.format}")
 
     def claim(self) -> Mapping[str, Any] | None:
         """What decides whether the result is right whatever the weights, as JSON values; None: there is no `prove`."""

@@ -72,8 +72,8 @@ def operators(model: Model) -> frozenset[str]:
 
 
 def _external_files(proto: "onnx.ModelProto") -> list[str]:
-    found = {entry.value for one in proto.graph.initializer for entry in one.external_data if entry.key == "location"}
-    return sorted(found)
+    names = {entry.value for one in proto.graph.initializer for entry in one.external_data if entry.key == "location"}
+    return sorted(names)
 
 
 def files(model: Model) -> list[Path]:

@@ -88,11 +88,11 @@ def drop(section: Object, key: str, message: str, *, warning: bool = False) -> F
 
 def section_of(parent: Object, key: str, place: Place) -> Object:
     """The mapping under a key, made when it is missing."""
-    found = parent.mapping(key)
-    if found is None:
-        found = Object(place)
-        parent.put(key, found, place)
-    return found
+    section = parent.mapping(key)
+    if section is None:
+        section = Object(place)
+        parent.put(key, section, place)
+    return section
 
 
 def named(config: Object, key: str) -> Iterator[tuple[str, Object]]:

@@ -97,13 +97,13 @@ def _load_sections(config: Object) -> list[Object]:
     """Every mapping of the data configs that may name files, in whichever form they are."""
     value = config.get("data_configs")
     entries = list(value) if isinstance(value, Array) else [item for _, item in named(config, "data_configs")]
-    found: list[Object] = []
+    sections: list[Object] = []
     for entry in entries:
         if isinstance(entry, Object):
             load = entry.mapping("load_dataset_config")
             nested = load.mapping("params") if load is not None else None
-            found += [item for item in (entry.mapping("params_config"), load, nested) if item is not None]
-    return found
+            sections += [item for item in (entry.mapping("params_config"), load, nested) if item is not None]
+    return sections
 
 
 def _below(root: str, value: Any) -> Any:

@@ -235,16 +235,16 @@ def _positions(
                 (reference, candidate),
                 *((pair) for one in exact for pair in ((reference, one), (one, candidate))),
             ]
-            for found, (p, q) in zip(parts, pairs, strict=False):
-                found.append(_never_agreeing_on_nan(divergence.compare_logits(p, q, targets)))
+            for of_pair, (p, q) in zip(parts, pairs, strict=False):
+                of_pair.append(_never_agreeing_on_nan(divergence.compare_logits(p, q, targets)))
         report(index + 1, len(windows))
-    return [divergence.Positions.joined(found) for found in parts if found]
+    return [divergence.Positions.joined(of_pair) for of_pair in parts if of_pair]
 
 
-def _never_agreeing_on_nan(found: "Positions") -> "Positions":
+def _never_agreeing_on_nan(positions: "Positions") -> "Positions":
     """The first of NaN logits is no best token that another model could share."""
-    known = ~(found.reference_nan | found.candidate_nan)
-    return replace(found, same_top=found.same_top & known, top_overlap=found.top_overlap * known)
+    known = ~(positions.reference_nan | positions.candidate_nan)
+    return replace(positions, same_top=positions.same_top & known, top_overlap=positions.top_overlap * known)
 
 
 def _pieces(
@@ -313,7 +313,7 @@ def degenerate_sides(
     """What is broken about the output of each model, or None."""
     written = [rows for _, rows in texts] or [[], []]
     loose = [[tokenizer.decode(row, skip_special_tokens=True) for row in rows] for rows in written]
-    found = [
+    faults = [
         _nan(nan) if nan.any() else degenerate([False], [bool(flat.all())], text)
         for nan, flat, text in zip(
             (positions.reference_nan, positions.candidate_nan),
@@ -325,9 +325,9 @@ def degenerate_sides(
     # small models loop on their own: it is a fault of the candidate where the reference hardly does
     n_loops = [sum(loops(row) for row in rows) for rows in written]
     n_rows = len(written[1])
-    if found[1] is None and n_rows and n_loops[1] > n_rows / 2 and n_loops[0] <= n_rows / 4:
-        found[1] = f"repetition: {n_loops[1]} of {n_rows} greedy texts run in a loop, {n_loops[0]} of the reference's"
-    return found[0], found[1]
+    if faults[1] is None and n_rows and n_loops[1] > n_rows / 2 and n_loops[0] <= n_rows / 4:
+        faults[1] = f"repetition: {n_loops[1]} of {n_rows} greedy texts run in a loop, {n_loops[0]} of the reference's"
+    return faults[0], faults[1]
 
 
 def _side(model: Model, settings: Settings) -> Side:

@@ -149,16 +149,16 @@ class Gate:
             yield f"no divergence can be computed: {_who_gives_nan(parity)}"
         # NaN is not at most anything
         if self.max_kld is not None and not summary.kl <= self.max_kld:
-            found_kl = "not a number" if math.isnan(summary.kl) else f"{summary.kl:.4g} nat"
-            yield f"the mean KL divergence is {found_kl}, but at most {self.max_kld:g} is allowed"
+            mean_kl = "not a number" if math.isnan(summary.kl) else f"{summary.kl:.4g} nat"
+            yield f"the mean KL divergence is {mean_kl}, but at most {self.max_kld:g} is allowed"
         if self.min_top1 is not None and summary.top1_agreement < self.min_top1:
             yield f"the same token comes first at {summary.top1_agreement:.1%}, but {self.min_top1:.1%} is asked for"
         if self.min_prefix is not None and parity.greedy and min(parity.greedy.common_prefix) < self.min_prefix:
             shortest = min(parity.greedy.common_prefix)
             yield f"greedy texts have {shortest} tokens in common at the start, but {self.min_prefix} are asked for"
-        for name, allowed, found in self._logits(summary):
-            if allowed is not None and not found <= allowed:
-                yield f"{name} is {found:.6g}, but at most {allowed:g} is allowed"
+        for name, allowed, measured in self._logits(summary):
+            if allowed is not None and not measured <= allowed:
+                yield f"{name} is {measured:.6g}, but at most {allowed:g} is allowed"
 
     def _logits(self, summary: "Summary") -> Iterator[tuple[str, float | None, float]]:
         yield "the largest difference of two logits", self.max_logit_error, summary.max_logit_error
@@ -172,5 +172,5 @@ class Gate:
 
 def _who_gives_nan(parity: Parity) -> str:
     sides = (("the reference", parity.reference), ("the candidate", parity.candidate))
-    found = [f"{name} has {side.degenerate}" for name, side in sides if side.degenerate and "NaN" in side.degenerate]
-    return " and ".join(found) or "it is not a number"
+    broken = [f"{name} has {side.degenerate}" for name, side in sides if side.degenerate and "NaN" in side.degenerate]
+    return " and ".join(broken) or "it is not a number"

@@ -27,15 +27,15 @@ def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, lengt
     Raises DataError with the place when there is nothing to read.
     """
     if isinstance(source, Path) and source.suffix in (".txt", ".md"):
-        found, place, settings = [_whole(source)], str(source), PreProcess()
+        pieces, place, settings = [_whole(source)], str(source), PreProcess()
     else:
         config = source if isinstance(source, DataConfig) else config_of(source)
         for problem in check(config):
             raise DataError(str(problem))
-        found, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
+        pieces, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
         settings = resolved(config, template=template_of(tokenizer)).pre_process_data_config
         place = str(source) if isinstance(source, Path) else place
-    windows = list(_cut(found, Encoder.of(tokenizer, settings), n_tokens, length))
+    windows = list(_cut(pieces, Encoder.of(tokenizer, settings), n_tokens, length))
     if not windows:
         raise DataError(f"{place}: no text of at least {_SHORTEST} tokens to compare the models on")
     return windows
@@ -76,10 +76,10 @@ def config_of(path: Path, text_template: str | None = None) -> DataConfig:
     return config
 
 
-def _cut(found: Sequence[str], encoder: Encoder, n_tokens: int, length: int) -> Iterator[list[int]]:
+def _cut(pieces: Sequence[str], encoder: Encoder, n_tokens: int, length: int) -> Iterator[list[int]]:
     """The texts in windows until the tokens are enough."""
     left = n_tokens
-    for encoded in encoder.encode([text for text in found if text.strip()]):
+    for encoded in encoder.encode([text for text in pieces if text.strip()]):
         ids = encoded.ids.tolist()
         for start in range(0, len(ids), length):
             window = ids[start : start + min(length, left)]

@@ -107,11 +107,11 @@ class ParityCheck(Pass):
 
     def files(self) -> list[Path]:
         """The text, and every file of a reference that is not of this workflow."""
-        found = [Path(self.params.text)] if self.params.text is not None else []
+        read = [Path(self.params.text)] if self.params.text is not None else []
         for path in (self.params.reference, self.params.base):
             if path is not None and _is_path(path):
-                found += _files(Path(path))
-        return found
+                read += _files(Path(path))
+        return read
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """That the reference and the text can be read, as far as their names and headers tell."""
@@ -133,11 +133,11 @@ class ParityCheck(Pass):
         parity = compare(self._reference(context), model, self._text(context), self._settings(context), context.report)
         for warning in parity.warnings:
             context.report.warn(warning)
-        found = parity.to_json()
+        record = parity.to_json()
         (context.output / "parity.json").write_text(
-            json.dumps(found, indent=2, allow_nan=False) + "\n", encoding="utf-8"
+            json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
-        context.report.record(parity=found, missed=self._gate().missed(parity), summary=_in_words(parity))
+        context.report.record(parity=record, missed=self._gate().missed(parity), summary=_in_words(parity))
         return model
 
     def _reference(self, context: Context) -> Model:
