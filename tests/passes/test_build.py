@@ -5,7 +5,6 @@ import re
 import shutil
 from dataclasses import replace
 
-import numpy as np
 import onnxruntime_genai
 import pytest
 import torch
@@ -17,6 +16,7 @@ from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.passes import Context, Machine, passes
 from olivine.work import Silent
+from plain_genai import greedy
 from tiny import tiny_adapter, tiny_model
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
@@ -35,17 +35,6 @@ def build(model, folder, **params):
     return result.path
 
 
-def greedy(folder, n_tokens=24):
-    model = onnxruntime_genai.Model(str(folder))
-    params = onnxruntime_genai.GeneratorParams(model)
-    params.set_search_options(max_length=len(PROMPT) + n_tokens, do_sample=False)
-    generator = onnxruntime_genai.Generator(model, params)
-    generator.append_tokens(np.array(PROMPT, dtype=np.int32))
-    while not generator.is_done():
-        generator.generate_next_token()
-    return [int(token) for token in generator.get_sequence(0)]
-
-
 def expected(model, ends, n_tokens=24):
     model.generation_config.eos_token_id = ends
     ids = torch.tensor([PROMPT])
@@ -59,7 +48,9 @@ def test_greedy_tokens_equal_those_of_transformers(architecture, tmp_path):
     built = build(Model("hf", folder), tmp_path, precision="fp32")
     ends = json.loads((built / "genai_config.json").read_text())["model"]["eos_token_id"]
     tokens = expected(AutoModelForCausalLM.from_pretrained(folder), ends)
-    assert greedy(built) == (tokens[:-1] if tokens[-1] in ends else tokens)  # the runtime keeps no end token
+    assert greedy(built, PROMPT, 24) == (
+        tokens[:-1] if tokens[-1] in ends else tokens
+    )  # the runtime keeps no end token
 
 
 @pytest.mark.parametrize("precision", ["int4", "int8"])
@@ -67,7 +58,7 @@ def test_greedy_tokens_equal_those_of_transformers(architecture, tmp_path):
 def test_quantized_models_are_smaller_and_run(architecture, precision, tmp_path):
     folder = tiny_model(tmp_path / "model", architecture, hidden_size=128, intermediate_size=256)
     built = build(Model("hf", folder), tmp_path, precision=precision)
-    assert len(greedy(built, 8)) > len(PROMPT)
+    assert len(greedy(built, PROMPT, 8)) > len(PROMPT)
     graph = (built / "model.onnx").read_bytes()
     assert b"MatMulNBits" in graph
 
@@ -80,7 +71,7 @@ def test_merged_model_is_built_without_being_written(tiny_llama, tmp_path):
     merged = Model("hf", merged_folder, base=adapter)
     built = build(merged, tmp_path, precision="fp32")
     ends = json.loads((built / "genai_config.json").read_text())["model"]["eos_token_id"]
-    assert greedy(built) == expected(load_causal_lm(merged), ends)
+    assert greedy(built, PROMPT, 24) == expected(load_causal_lm(merged), ends)
 
 
 @pytest.fixture(scope="module")
@@ -113,10 +104,10 @@ def test_chats_are_rendered_as_transformers_renders_them(built_llama):
 
 
 def test_folder_is_complete_and_may_be_moved(built_llama, tmp_path):
-    before = greedy(built_llama)
+    before = greedy(built_llama, PROMPT, 24)
     moved = tmp_path / "elsewhere"
     shutil.copytree(built_llama, moved)
-    assert greedy(moved) == before
+    assert greedy(moved, PROMPT, 24) == before
     for file in moved.iterdir():
         if file.suffix in (".json", ".jinja"):
             assert str(built_llama.parent) not in file.read_text(encoding="utf-8")

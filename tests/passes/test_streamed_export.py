@@ -24,6 +24,7 @@ from olivine.models.weights import announce, weights
 from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream, _trial
 from olivine.passes.export._choices import Settings
 from olivine.passes.export._lazy_weights import lazy_weight
+from plain_genai import greedy
 from tiny import tiny_adapter, tiny_model
 
 PROMPT = [1, 40, 50, 60, 70]
@@ -43,17 +44,6 @@ def export(model, folder, settings, precision="int4", provider="cpu", **options)
 
 def files(folder):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
-
-
-def generated(folder, n_tokens=12):
-    model = onnxruntime_genai.Model(str(folder))
-    params = onnxruntime_genai.GeneratorParams(model)
-    params.set_search_options(max_length=len(PROMPT) + n_tokens, do_sample=False)
-    generator = onnxruntime_genai.Generator(model, params)
-    generator.append_tokens(np.array(PROMPT, dtype=np.int32))
-    while not generator.is_done():
-        generator.generate_next_token()
-    return [int(token) for token in generator.get_sequence(0)]
 
 
 def graph(folder):
@@ -220,7 +210,7 @@ def test_searched_models_run_and_are_smaller_than_the_builders(architecture, tie
     ours = export(model, tmp_path / "ours", settings)
     theirs = export(model, tmp_path / "theirs", Settings())
     assert (ours / "model.onnx.data").stat().st_size < (theirs / "model.onnx.data").stat().st_size
-    assert len(generated(ours)) > len(PROMPT)
+    assert len(greedy(ours, PROMPT, 12)) > len(PROMPT)
     _genai.refuse_slow_forms(onnx_ir.load(ours / "model.onnx"), "CPUExecutionProvider")
 
 
@@ -247,7 +237,7 @@ def test_8_bit_head_is_shared_with_a_tied_embedding(tiny_tied, tmp_path):
     assert head.attributes["bits"].value == embedding.attributes["bits"].value == 8
     assert embedding.inputs[0].producer().inputs[0] is head.inputs[1]
     assert embedding.inputs[2] is head.inputs[2]
-    assert len(generated(folder)) > len(PROMPT)
+    assert len(greedy(folder, PROMPT, 12)) > len(PROMPT)
 
 
 def test_embedding_rows_are_those_of_the_model(tiny_llama, tmp_path):
@@ -260,7 +250,7 @@ def test_embedding_rows_are_those_of_the_model(tiny_llama, tmp_path):
     group = embedding.shape[1] // scales.shape[1]
     found = (codes.reshape(*scales.shape, group).astype(np.float32) - zeros[..., None]) * scales[..., None]
     assert np.abs(found.reshape(embedding.shape) - embedding).max() <= scales.max() * 0.51
-    assert len(generated(folder)) > len(PROMPT)
+    assert len(greedy(folder, PROMPT, 12)) > len(PROMPT)
 
 
 def test_layers_with_the_largest_error_get_8_bits_within_the_budget(tiny_llama, tmp_path):
@@ -271,7 +261,7 @@ def test_layers_with_the_largest_error_get_8_bits_within_the_budget(tiny_llama, 
         if node.op_type == "MatMulNBits":
             sizes[node.attributes["bits"].value] += node.attributes["K"].value * node.attributes["N"].value
     assert 0 < sizes[8] <= 0.3 * (sizes[4] + sizes[8])
-    assert len(generated(folder)) > len(PROMPT)
+    assert len(greedy(folder, PROMPT, 12)) > len(PROMPT)
 
 
 def test_excluded_nodes_stay_float(tiny_llama, tmp_path):
