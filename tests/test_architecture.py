@@ -15,7 +15,7 @@ from sources import Sources
 
 ROOT = Path(olivine.__file__).parent
 # Modules that only a running pass imports.
-RUNNING = {"trainer.py", "reports.py", "_choices.py", "_lazy_weights.py", "_quantize_graph.py", "_stream.py"}
+RUNNING = {"trainer.py", "reports.py", "rounding.py", "lazy_weights.py", "quantize_graph.py", "streaming.py"}
 # From the lowest up. A module imports from lower layers and from its own package alone.
 LAYERS = (
     ("allowance", "errors", "jinja", "memory", "paths", "patterns", "registry", "telemetry"),
@@ -26,7 +26,7 @@ LAYERS = (
     ("kernels",),
     ("calibration", "training"),
     ("runtimes",),
-    ("evaluate",),
+    ("evaluate", "exporting"),
     ("passes",),
     ("systems",),
     ("workflow",),

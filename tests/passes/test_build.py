@@ -181,14 +181,14 @@ def test_head_of_its_own_cannot_share_the_embedding(value, tiny_llama, tiny_tied
 
 
 def test_folder_with_missing_data_is_refused(built_llama, tmp_path):
-    from olivine.passes.export import _genai
+    from olivine.exporting import genai_graph
 
     broken = tmp_path / "broken"
     shutil.copytree(built_llama, broken)
     data = broken / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:1000])
     with pytest.raises(ModelError, match="does not hold"):
-        _genai.check_folder(broken)
+        genai_graph.check_folder(broken)
 
 
 def test_builder_is_left_as_it_was(tiny_llama, tmp_path):

@@ -6,10 +6,10 @@ import re
 import pytest
 from pydantic import ValidationError
 
+from olivine.exporting import builder_options
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Machine, passes
-from olivine.passes.export import _options
 from tiny import tiny_model
 
 Build = passes.classes["build"]
@@ -27,7 +27,7 @@ def test_every_option_of_the_builder_is_taken_or_refused():
     from onnxruntime_genai.models import builder
 
     told = set(re.findall(r"^ {16}(\w+) = ", inspect.getsource(builder.get_args), re.MULTILINE))
-    assert told == _options.OPTIONS | set(_options.REFUSED) | set(_options.WITHOUT_EFFECT)
+    assert told == builder_options.OPTIONS | set(builder_options.REFUSED) | set(builder_options.WITHOUT_EFFECT)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_configs_of_olive_that_leave_trust_and_tokens_alone_are_taken():
     assert step.options(streamed=True)["block_size"] == "64"
 
 
-@pytest.mark.parametrize("name", sorted(_options.REFUSED))
+@pytest.mark.parametrize("name", sorted(builder_options.REFUSED))
 def test_options_that_read_files_are_refused(name):
     assert name in refusal(extra_options={name: "somewhere"})
 

@@ -10,9 +10,9 @@ from transformers import AutoTokenizer
 
 from olivine.cli.chat import command
 from olivine.errors import ModelError
+from olivine.exporting import delivered_template
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _template
 from olivine.runtimes.chat import open_chat
 from reports import Told
 from tiny import tiny_model
@@ -100,7 +100,7 @@ def test_what_the_runtime_cannot_render_is_said_in_its_words_where_that_is_the_s
     ],
 )
 def test_replacing_is_splitting_and_joining(expression, written):
-    assert _template.in_words_of_the_runtime(expression) == written
+    assert delivered_template.in_words_of_the_runtime(expression) == written
 
 
 def test_a_template_that_the_runtime_renders_wrongly_draws_a_warning_and_chat_goes_on(built):

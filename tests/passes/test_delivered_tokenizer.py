@@ -7,9 +7,9 @@ import pytest
 from transformers import AutoTokenizer
 
 from olivine.data import Encoder
+from olivine.exporting import delivered_tokenizer
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _tokenizer
 from olivine.runtimes.chat import open_chat
 from reports import Told
 from tiny import TEMPLATE, tiny_model
@@ -46,7 +46,7 @@ def test_texts_and_chats_have_the_tokens_that_were_trained(tiny_llama, tmp_path)
     assert warnings == []
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
     runtime = onnxruntime_genai.Tokenizer(str(folder))
-    texts = [*_tokenizer.TEXTS, "<s>a", "a<|end|>b", "<|user|>\nhi<|end|>\n"]
+    texts = [*delivered_tokenizer.TEXTS, "<s>a", "a<|end|>b", "<|user|>\nhi<|end|>\n"]
     trained = Encoder(tokenizer, add_special_tokens=True).openings(texts)
     assert [runtime.encode(text).tolist() for text in texts] == trained
     delivered = Encoder(AutoTokenizer.from_pretrained(folder), add_special_tokens=True).openings(texts)

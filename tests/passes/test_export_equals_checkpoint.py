@@ -8,10 +8,10 @@ import pytest
 import torch
 import transformers
 
+from olivine.exporting import limits
 from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _limits
 from olivine.work import Silent
 from tiny import COMMON, tiny_tokenizer
 
@@ -288,6 +288,6 @@ def test_configs_that_hold_nonsense_are_looked_at_without_a_traceback():
     for _ in range(2000):
         config = {key: values[random.integers(len(values))] for key in [*keys, "max_position_embeddings"]}
         for architecture in ("LlamaForCausalLM", "MistralForCausalLM", "GraniteMoeHybridForCausalLM"):
-            told = list(_limits.refusals(architecture, config))
-            told += _limits.precision_refusals(architecture, config, "CPUExecutionProvider", "fp16", "fp16")
+            told = list(limits.refusals(architecture, config))
+            told += limits.precision_refusals(architecture, config, "CPUExecutionProvider", "fp16", "fp16")
             assert all(isinstance(sentence, str) for sentence, _ in told)

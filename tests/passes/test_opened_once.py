@@ -9,9 +9,9 @@ import pytest
 
 from olivine.config.schema import DataConfig
 from olivine.evaluate import score
+from olivine.exporting import delivered_tokenizer
 from olivine.models import Model, loading, weights
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _tokenizer
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.onnx import OnnxRuntime
 from olivine.work import Silent
@@ -23,7 +23,7 @@ OPENING = {
     loading.load_causal_lm.__code__: "module",
     GenaiRuntime.__init__.__code__: "genai",
     OnnxRuntime.__init__.__code__: "session",
-    _tokenizer.stand_in.__code__: "stand-in",
+    delivered_tokenizer.stand_in.__code__: "stand-in",
     onnx_ir.load.__code__: "graph",
 }
 

@@ -9,10 +9,10 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from olivine.errors import OlivineError
+from olivine.exporting import proving
+from olivine.exporting.cut_config import LONGEST, cut
 from olivine.models import Model
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _proof
-from olivine.passes.export._cut_config import LONGEST, cut
 from olivine.work import Silent
 from tiny import tiny_model
 
@@ -115,7 +115,7 @@ def prove(config, folder, spoil=lambda model: None):
         context.output.mkdir(parents=True, exist_ok=True)
         return Build(Build.Params(precision="fp32")).run(Model("hf", spoiled), context)
 
-    return _proof.prove(config, export, Context(folder / "output", folder / "scratch", MACHINE, Silent()))
+    return proving.prove(config, export, Context(folder / "output", folder / "scratch", MACHINE, Silent()))
 
 
 def without(**changes):
@@ -196,7 +196,7 @@ def test_what_the_builder_raises_is_told(tmp_path):
 
     context = Context(tmp_path / "output", tmp_path / "scratch", MACHINE, Silent())
     with pytest.raises(OlivineError, match="cannot export this architecture: KeyError: 'rope_type'"):
-        _proof.prove(config_of(tmp_path, "llama"), export, context)
+        proving.prove(config_of(tmp_path, "llama"), export, context)
 
 
 def test_a_config_that_transformers_cannot_run_is_told_as_that(tmp_path):
@@ -293,7 +293,7 @@ def test_options_that_leave_a_part_out_are_said_to_be_unproven(tiny_llama, tmp_p
 
 def test_an_adapter_is_proven_by_the_config_of_its_base(tiny_llama, llama_adapter):
     base = Model("hf", tiny_llama)
-    assert _proof.config_of(Model("adapter", llama_adapter, base=base)) == _proof.config_of(base)
+    assert proving.config_of(Model("adapter", llama_adapter, base=base)) == proving.config_of(base)
 
 
 def test_metadata_alone_has_nothing_to_prove(tiny_llama, tmp_path):

@@ -7,11 +7,11 @@ import onnx_ir
 import pytest
 
 from olivine.errors import ModelError
+from olivine.exporting import genai_graph, trial
+from olivine.exporting.rounding import Settings
 from olivine.models import Model
 from olivine.models.opened import Opened
 from olivine.passes import Context, Machine, passes
-from olivine.passes.export import _genai, _trial
-from olivine.passes.export._choices import Settings
 from olivine.work import Silent
 from tiny import tiny_model
 
@@ -21,9 +21,11 @@ MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 def built(model, folder, precision):
     folder.mkdir(parents=True)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        target = _genai.Target(precision, "cpu", {})
-        _genai.build(Opened(model), folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None)
-    _trial.check_generates(folder, _genai.check_folder(folder), "CPUExecutionProvider")
+        target = genai_graph.Target(precision, "cpu", {})
+        genai_graph.build(
+            Opened(model), folder, folder.parent / "scratch", target, Settings(), lambda _done, _total: None
+        )
+    trial.check_generates(folder, genai_graph.check_folder(folder), "CPUExecutionProvider")
     return folder
 
 

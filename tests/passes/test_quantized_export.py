@@ -7,12 +7,12 @@ import torch
 from test_streamed_export import export, generated
 
 from olivine.calibration.importances import importances
+from olivine.exporting import rounding
+from olivine.exporting.rounding import Settings
 from olivine.kernels.blockwise import Format
 from olivine.kernels.gptq import gptq
 from olivine.models import Model
 from olivine.models.weights import weights
-from olivine.passes.export import _choices
-from olivine.passes.export._choices import Settings
 from packed import Case, packed_model
 from tiny import tiny_adapter, tiny_model
 
@@ -118,13 +118,13 @@ def test_head_of_a_quantized_checkpoint_is_rounded_by_gptq(tied, tmp_path):
 def test_pass_calibrates_what_a_quantized_checkpoint_holds_in_floats(tiny_llama, tmp_path, monkeypatch):
     case = Case("compressed-tensors", group=32)
     folder, _ = packed_model(tiny_llama, tmp_path / "packed", case.config, case.pack, keep=("down_proj",))
-    seen, kept = [], _choices.choices
+    seen, kept = [], rounding.choices
 
     def spy(settings, found):
         seen.append((settings, kept(settings, found)))
         return seen[-1][1]
 
-    monkeypatch.setattr(_choices, "choices", spy)
+    monkeypatch.setattr(rounding, "choices", spy)
     built(folder, tmp_path)
     settings, made = seen[-1]
     assert settings.importance["lm_head.weight"].dim() == 2

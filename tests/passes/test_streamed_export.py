@@ -15,15 +15,15 @@ import torch
 
 from olivine import memory
 from olivine.errors import ModelError, Unsupported
+from olivine.exporting import genai_graph, lazy_weights, quantize_graph, rounding, streaming, trial
+from olivine.exporting.lazy_weights import lazy_weight
+from olivine.exporting.rounding import Settings
 from olivine.kernels.blockwise import Format
 from olivine.models import Model
 from olivine.models.opened import Opened
 from olivine.models.safetensors_header import data_start, read_safetensors_header
 from olivine.models.tensors import LazyTensor
 from olivine.models.weights import announce, weights
-from olivine.passes.export import _choices, _genai, _lazy_weights, _quantize_graph, _stream, _trial
-from olivine.passes.export._choices import Settings
-from olivine.passes.export._lazy_weights import lazy_weight
 from plain_genai import greedy
 from tiny import tiny_adapter, tiny_model
 
@@ -32,12 +32,14 @@ PROMPT = [1, 40, 50, 60, 70]
 
 def export(model, folder, settings, precision="int4", provider="cpu", **options):
     folder.mkdir(parents=True)
-    target = _genai.Target(precision, provider, {key: str(value) for key, value in options.items()})
+    target = genai_graph.Target(precision, provider, {key: str(value) for key, value in options.items()})
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        _genai.build(Opened(model), folder, folder.parent / "scratch", target, settings, lambda _done, _total: None)
+        genai_graph.build(
+            Opened(model), folder, folder.parent / "scratch", target, settings, lambda _done, _total: None
+        )
     if provider == "cpu":
-        _trial.check_generates(
-            folder, _genai.check_folder(folder), "CPUExecutionProvider"
+        trial.check_generates(
+            folder, genai_graph.check_folder(folder), "CPUExecutionProvider"
         )  # it is loaded, and writes a token
     return folder
 
@@ -124,9 +126,9 @@ def tensor_at(file, offset):
 
 def small_tiles(monkeypatch):
     """A few rows a tile and a job, so that a tiny model is read as a large one is."""
-    monkeypatch.setattr(_quantize_graph, "CHUNK", 2048)
-    monkeypatch.setattr(_quantize_graph, "TILE", 512)
-    monkeypatch.setattr(_stream, "TILE", 512)
+    monkeypatch.setattr(quantize_graph, "CHUNK", 2048)
+    monkeypatch.setattr(quantize_graph, "TILE", 512)
+    monkeypatch.setattr(streaming, "TILE", 512)
 
 
 SEARCHED = Settings(symmetric=False, search=True, half_scales=True, embedding_bits=8)
@@ -141,9 +143,9 @@ def test_every_tensor_is_read_once_and_only_when_written(
     model = Model("hf", tiny_model(tmp_path / "model", architecture, hidden_size=128))
     if tiled:
         small_tiles(monkeypatch)
-    save = _stream.save
+    save = streaming.save
     monkeypatch.setattr(
-        _stream, "save", lambda *a, **k: bytes_read.update(before=sum(bytes_read.values())) or save(*a, **k)
+        streaming, "save", lambda *a, **k: bytes_read.update(before=sum(bytes_read.values())) or save(*a, **k)
     )
     export(model, tmp_path / "out", settings)
     assert bytes_read.pop("before") == 0
@@ -159,7 +161,7 @@ def test_tiles_and_jobs_of_any_size_give_the_same_file(settings, tiny_phi3, tmp_
 
 def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_path, monkeypatch):
     """And it is returned: what was read and written does not stay resident."""
-    monkeypatch.setattr(_stream, "n_cores", lambda: 2)
+    monkeypatch.setattr(streaming, "n_cores", lambda: 2)
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
     model = Model("hf", tiny_model(tmp_path / "model", **sizes))
     assert sum(path.stat().st_size for path in model.path.glob("*.safetensors")) > 180e6
@@ -167,8 +169,10 @@ def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_pa
     memory.restart_peak()
     before = memory.peak_bytes()
     (tmp_path / "out").mkdir()
-    target = _genai.Target("int4", "cpu", {})
-    _genai.build(Opened(model), tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None)
+    target = genai_graph.Target("int4", "cpu", {})
+    genai_graph.build(
+        Opened(model), tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None
+    )
     assert memory.peak_bytes() - before < 64e6
 
 
@@ -176,7 +180,7 @@ def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, mo
     told = []
     monkeypatch.setattr(os, "posix_fadvise", lambda _file, start, size, _what: told.append((start, size)))
     (file,) = tiny_llama.glob("*.safetensors")
-    _genai.prepare(Model("hf", tiny_llama))
+    genai_graph.prepare(Model("hf", tiny_llama))
     assert told[0] == (0, file.stat().st_size)
     told.clear()
     announce(Model("adapter", tmp_path, base=Model("hf", tiny_llama)), 1000)
@@ -187,14 +191,14 @@ def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, mo
 
 def test_jobs_to_come_are_read_ahead_of(tiny_phi3, tmp_path, monkeypatch):
     small_tiles(monkeypatch)
-    monkeypatch.setattr(_stream, "n_cores", lambda: 1)
-    order, announce, run = [], _quantize_graph.QuantizeRows.announce, _quantize_graph.QuantizeRows.run
+    monkeypatch.setattr(streaming, "n_cores", lambda: 1)
+    order, announce, run = [], quantize_graph.QuantizeRows.announce, quantize_graph.QuantizeRows.run
     job = lambda self: (self.stored.matrix.node, self.start)  # noqa: E731
     monkeypatch.setattr(
-        _quantize_graph.QuantizeRows, "announce", lambda self: order.append(("told", job(self))) or announce(self)
+        quantize_graph.QuantizeRows, "announce", lambda self: order.append(("told", job(self))) or announce(self)
     )
     monkeypatch.setattr(
-        _quantize_graph.QuantizeRows, "run", lambda self, write: order.append(("run", job(self))) or run(self, write)
+        quantize_graph.QuantizeRows, "run", lambda self, write: order.append(("run", job(self))) or run(self, write)
     )
     export(Model("hf", tiny_phi3), tmp_path / "out", Settings())
     told = [job for what, job in order if what == "told"]
@@ -211,7 +215,7 @@ def test_searched_models_run_and_are_smaller_than_the_builders(architecture, tie
     theirs = export(model, tmp_path / "theirs", Settings())
     assert (ours / "model.onnx.data").stat().st_size < (theirs / "model.onnx.data").stat().st_size
     assert len(greedy(ours, PROMPT, 12)) > len(PROMPT)
-    _genai.refuse_slow_forms(onnx_ir.load(ours / "model.onnx"), "CPUExecutionProvider")
+    genai_graph.refuse_slow_forms(onnx_ir.load(ours / "model.onnx"), "CPUExecutionProvider")
 
 
 def test_half_scales_change_no_logit(tiny_llama, tmp_path):
@@ -285,7 +289,7 @@ def test_full_disk_leaves_nothing(tiny_llama, tmp_path, monkeypatch):
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(descriptor, data, place)
 
-    monkeypatch.setattr(_stream.os, "pwrite", pwrite)
+    monkeypatch.setattr(streaming.os, "pwrite", pwrite)
     with pytest.raises(OSError, match="No space"):
         export(Model("hf", tiny_llama), tmp_path / "out", Settings())
     assert not list((tmp_path / "out").glob("*.onnx*"))
@@ -294,9 +298,9 @@ def test_full_disk_leaves_nothing(tiny_llama, tmp_path, monkeypatch):
 def test_short_writes_and_systems_without_pwrite_give_the_same_file(tiny_llama, tmp_path, monkeypatch):
     whole = export(Model("hf", tiny_llama), tmp_path / "whole", Settings())
     real = os.pwrite
-    monkeypatch.setattr(_stream.os, "pwrite", lambda descriptor, data, place: real(descriptor, data[:777], place))
+    monkeypatch.setattr(streaming.os, "pwrite", lambda descriptor, data, place: real(descriptor, data[:777], place))
     short = export(Model("hf", tiny_llama), tmp_path / "short", Settings())
-    monkeypatch.delattr(_stream.os, "pwrite")
+    monkeypatch.delattr(streaming.os, "pwrite")
     seeking = export(Model("hf", tiny_llama), tmp_path / "seeking", Settings())
     assert files(whole) == files(short) == files(seeking)
 
@@ -345,8 +349,8 @@ def test_forms_without_a_cpu_kernel_are_refused(change, why, tiny_llama, tmp_pat
         node.replace_input_with(4, node.inputs[1])
     onnx_ir.save(model, folder / "model.onnx")
     with pytest.raises(ModelError, match=why):
-        _genai.refuse_slow_forms(model, "CPUExecutionProvider")
-    _genai.refuse_slow_forms(model, "CUDAExecutionProvider")
+        genai_graph.refuse_slow_forms(model, "CPUExecutionProvider")
+    genai_graph.refuse_slow_forms(model, "CUDAExecutionProvider")
 
 
 def leaf(name, value):
@@ -388,7 +392,7 @@ def test_columns_and_partial_transposes_are_not_taken_for_rows():
 
 
 def test_widest_group_divides():
-    assert _choices.widest_group(576, 128) == 64
-    assert _choices.widest_group(24, 128) is None
+    assert rounding.widest_group(576, 128) == 64
+    assert rounding.widest_group(24, 128) is None
     assert Format(4, 32, False).bits_per_weight == 4 + 36 / 32
-    assert _lazy_weights.Rows(()).n_rows == 0
+    assert lazy_weights.Rows(()).n_rows == 0

@@ -13,20 +13,20 @@ from pydantic import Field, field_validator, model_validator
 from olivine import calibration
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, Unsupported
+from olivine.exporting import builder_options, limits
 from olivine.models import Model
 from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
 from olivine.passes._base import Pass, PassParams, last_selection, last_training
-from olivine.passes.export import _limits, _options
 from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.runtimes.own_text import WRITTEN_TOKENS, own_text_bytes
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     from olivine.calibration.folding import Folding
-    from olivine.passes.export._choices import Settings
+    from olivine.exporting.rounding import Settings
 
 # Architectures whose export was proven to be the model, row for row in tests/passes/test_architectures.py.
 ARCHITECTURES = frozenset(
@@ -210,14 +210,14 @@ class Build(Pass):
         @classmethod
         def _known_options(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
             """Refused here, and not by `check`: a secret must not get as far as the plan that shows it."""
-            if found := list(_options.faults(values)):
+            if found := list(builder_options.faults(values)):
                 raise ValueError("\n".join(found))
             return values
 
         @field_validator("search")
         @classmethod
         def _known_search(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-            if found := list(_options.search_faults(values)):
+            if found := list(builder_options.search_faults(values)):
                 raise ValueError("\n".join(found))
             return values
 
@@ -241,7 +241,7 @@ class Build(Pass):
                 f"the architecture '{facts.architecture}' cannot be exported{why}.",
                 f"Supported: {', '.join(sorted(ARCHITECTURES))}.",
             )
-        for why, fix in _limits.refusals(facts.architecture, facts.config):
+        for why, fix in limits.refusals(facts.architecture, facts.config):
             yield Problem("unsupported", self.name, f"this model cannot be exported: {why}.", fix)
         if machine.execution_provider not in PROVIDERS:
             yield Problem(
@@ -266,7 +266,7 @@ class Build(Pass):
     def _check_precision(self, facts: ModelFacts, machine: Machine) -> Iterator[Problem]:
         """What the target's runtime does not compute, or computes without a part of the model."""
         provider, precision = machine.execution_provider, self.params.precision
-        found = _limits.precision_refusals(
+        found = limits.precision_refusals(
             facts.architecture, facts.config, provider, precision, self._activations(provider)
         )
         for why, fix in found:
@@ -276,7 +276,7 @@ class Build(Pass):
         """What the graph computes in: fp32, fp16 or bf16."""
         if not self._is_quantized:
             return self.params.precision
-        options = _options.given(self.params.extra_options)
+        options = builder_options.given(self.params.extra_options)
         if provider == CPU or (provider == "WebGpuExecutionProvider" and _is_yes(options.get("use_webgpu_fp32"))):
             return "fp32"
         return "bf16" if _is_yes(options.get("use_cuda_bf16")) else "fp16"
@@ -285,7 +285,7 @@ class Build(Pass):
         """The runtime takes no cache that is shorter than the window which it is to hold."""
         if not _is_yes(self.params.extra_options.get("windowed_kv_cache")):
             return
-        window = _limits.windowed(facts.architecture, facts.config)
+        window = limits.windowed(facts.architecture, facts.config)
         context = facts.as_decoder.context_length or DEFAULT_MAX_LENGTH
         length = min(self._search().get("max_length", DEFAULT_MAX_LENGTH), context)
         if length < window:
@@ -422,11 +422,11 @@ class Build(Pass):
 
     def prove(self, model: Model, context: Context) -> Mapping[str, Any]:
         """See Pass: the same options in fp32 on the CPU, on a small random model."""
-        from olivine.passes.export import _proof
+        from olivine.exporting import proving
 
         if self.params.metadata_only:
             return {"lengths": [], "largest_difference": 0.0, "unproven": list(self._unproven(context.machine))}
-        proof = _proof.prove(_proof.config_of(model), Build(self._provable()).export, context)
+        proof = proving.prove(proving.config_of(model), Build(self._provable()).export, context)
         return {**proof, "unproven": [*self._unproven(context.machine), *proof["unproven"]]}
 
     def _provable(self) -> "Build.Params":
@@ -451,17 +451,17 @@ class Build(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder; raises Unsupported when the builder does not know the model."""
-        from olivine.passes.export import _template, _tokenizer
+        from olivine.exporting import delivered_template, delivered_tokenizer
 
         opened = Opened(model)
         try:
             built = self._export(opened, context)
         except NotFiniteError as error:
             raise explain(error, opened.weights) from error
-        theirs = _tokenizer.of_runtime(built.path, context.report)
+        theirs = delivered_tokenizer.of_runtime(built.path, context.report)
         if theirs is not None:
-            _tokenizer.compare(opened.tokenizer, theirs, context.report)
-            _template.settle(opened.tokenizer, theirs, built.path, context.report)
+            delivered_tokenizer.compare(opened.tokenizer, theirs, context.report)
+            delivered_template.settle(opened.tokenizer, theirs, built.path, context.report)
         return built
 
     def export(self, model: Model, context: Context) -> Model:
@@ -469,23 +469,25 @@ class Build(Pass):
         return self._export(Opened(model), context)
 
     def _export(self, opened: Opened, context: Context) -> Model:
-        from olivine.passes.export import _genai
+        from olivine.exporting import genai_graph
 
         model = opened.model
         provider = PROVIDERS.get(context.machine.execution_provider)
         if provider is None:
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
         self._refuse(model, context.machine)
-        _genai.prepare(model)
+        genai_graph.prepare(model)
         streamed = self._streams(read_config(model.path))
         folding = self._calibrated(opened, context) if streamed and self.searches else None
         settings = self._settings(context, folding) if streamed else None
         source = folding.apply(opened.weights) if folding is not None else None
-        target = _genai.Target(self.params.precision, provider, self.options(streamed=streamed))
-        _genai.build(opened, context.output, context.scratch, target, settings, context.report.progress, source)
+        target = genai_graph.Target(self.params.precision, provider, self.options(streamed=streamed))
+        genai_graph.build(opened, context.output, context.scratch, target, settings, context.report.progress, source)
         if not self.params.metadata_only and settings is None:
-            _genai.refuse_broken_scales(context.output)
-        _genai.complete_config(opened, context.output, self.params.max_length or DEFAULT_MAX_LENGTH, self._search())
+            genai_graph.refuse_broken_scales(context.output)
+        genai_graph.complete_config(
+            opened, context.output, self.params.max_length or DEFAULT_MAX_LENGTH, self._search()
+        )
         context.report.record(
             streamed=settings is not None,
             size_bytes=sum(file.stat().st_size for file in context.output.rglob("*") if file.is_file()),
@@ -510,10 +512,10 @@ class Build(Pass):
 
     def _settings(self, context: Context, folding: "Folding | None") -> "Settings":
         """How the matrices are quantized."""
-        from olivine.passes.export import _choices
+        from olivine.exporting import rounding
 
         on_cpu = context.machine.execution_provider == CPU
-        return _choices.Settings(
+        return rounding.Settings(
             bits=4 if self.params.precision == "int4" else 8,
             group=self.params.int4_block_size or 32,
             symmetric=self._symmetric(context.machine),
@@ -545,7 +547,7 @@ class Build(Pass):
         if (
             self.params.metadata_only
             or self.params.use_qdq
-            or not set(_options.given(self.params.extra_options)) <= STREAMED_OPTIONS
+            or not set(builder_options.given(self.params.extra_options)) <= STREAMED_OPTIONS
         ):
             return False
         # experts are packed by the builder while it makes the graph
@@ -614,13 +616,13 @@ class Build(Pass):
 
     def ensures(self, model: Model) -> None:
         """The folder is complete, and onnxruntime-genai runs it as it is delivered where its provider is here."""
-        from olivine.passes.export import _genai, _trial
+        from olivine.exporting import genai_graph, trial
 
         if not self.params.metadata_only:
-            graph, provider = _genai.check_folder(model.path), model.attributes["execution_provider"]
-            _genai.refuse_slow_forms(graph, provider)
+            graph, provider = genai_graph.check_folder(model.path), model.attributes["execution_provider"]
+            genai_graph.refuse_slow_forms(graph, provider)
             if not (self.params.exclude_embeds or self.params.exclude_lm_head):
-                _trial.check_generates(model.path, graph, provider)
+                trial.check_generates(model.path, graph, provider)
 
     def options(self, *, streamed: bool) -> dict[str, str]:
         """What the builder is told, as its KEY=VALUE options; where we quantize, how is not its business."""
@@ -642,7 +644,7 @@ class Build(Pass):
                 "is_symmetric": self.params.int4_is_symmetric,
             }
         options = {key: _text(value) for key, value in given.items() if value is not None}
-        return options | {key: _text(value) for key, value in _options.given(self.params.extra_options).items()}
+        return options | {key: _text(value) for key, value in builder_options.given(self.params.extra_options).items()}
 
     def _search(self) -> dict[str, Any]:
         search = dict(self.params.search)

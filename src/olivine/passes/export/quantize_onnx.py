@@ -19,7 +19,7 @@ from olivine.runtimes.session import OnnxSession
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
-    from olivine.passes.export._quantize_graph import Matrix
+    from olivine.exporting.quantize_graph import Matrix
 
 
 class QuantizeOnnx(Pass):
@@ -94,13 +94,13 @@ class QuantizeOnnx(Pass):
         """Write the folder anew; raises ModelError when there is no weight to quantize."""
         import onnx_ir
 
-        from olivine.passes.export import _genai, _quantize_graph, _stream
-        from olivine.passes.export._choices import Settings, choices
+        from olivine.exporting import genai_graph, quantize_graph, streaming
+        from olivine.exporting.rounding import Settings, choices
 
         path = graph_of(model)
         graph = onnx_ir.load(path)
-        _quantize_graph.gather_weights(graph)
-        weights = self._fitting(_quantize_graph.matrices(graph, self._excluded(graph, path)), context)
+        quantize_graph.gather_weights(graph)
+        weights = self._fitting(quantize_graph.matrices(graph, self._excluded(graph, path)), context)
         settings = Settings(
             bits=self.params.bits,
             group=self.params.block_size,
@@ -111,11 +111,11 @@ class QuantizeOnnx(Pass):
         if not chosen:
             raise ModelError(f"{path} has no float weight to quantize; was it quantized already?")
         pairs = [(weights[name], choice) for name, choice in chosen.items()]
-        jobs = _quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
+        jobs = quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
         _copy_others(model, context.output)
         written = context.output / path.name
-        _stream.save(graph, written, jobs, progress=context.report.progress)
-        _genai.refuse_slow_forms(onnx_ir.load(written), context.machine.execution_provider)
+        streaming.save(graph, written, jobs, progress=context.report.progress)
+        genai_graph.refuse_slow_forms(onnx_ir.load(written), context.machine.execution_provider)
         n_products = sum(len(matrix.users) for matrix, _ in pairs)
         summary = f"{len(pairs)} weights of {n_products} products in {self.params.bits} bits"
         context.report.record(n_quantized=len(pairs), summary=summary)
@@ -128,7 +128,7 @@ class QuantizeOnnx(Pass):
 
     def _excluded(self, graph: Any, path: Path) -> set[str]:
         """What the nodes are called that go on using their weight as it is."""
-        from olivine.passes.export._quantize_graph import label
+        from olivine.exporting.quantize_graph import label
 
         names = {label(node) for node in graph.graph.all_nodes()}
         for name in [*self.params.nodes_to_exclude, *(self.params.nodes_to_include or ())]:
@@ -139,7 +139,7 @@ class QuantizeOnnx(Pass):
 
     def _fitting(self, weights: Mapping[str, "Matrix"], context: Context) -> dict[str, "Matrix"]:
         """Those whose inputs some block size divides; what is left out is told."""
-        from olivine.passes.export._choices import widest_group
+        from olivine.exporting.rounding import widest_group
 
         odd = [name for name, matrix in weights.items() if widest_group(matrix.width, 256) is None]
         if odd:
@@ -156,11 +156,11 @@ class QuantizeOnnx(Pass):
 
     def ensures(self, model: Model) -> None:
         """The runtime loads it: onnxruntime-genai a folder for it, onnxruntime any other."""
-        from olivine.passes.export import _genai, _trial
+        from olivine.exporting import genai_graph, trial
 
         if model.packaging == "genai":
-            graph = _genai.check_folder(model.path)
-            _trial.check_generates(model.path, graph, model.attributes.get("execution_provider", CPU))
+            graph = genai_graph.check_folder(model.path)
+            trial.check_generates(model.path, graph, model.attributes.get("execution_provider", CPU))
         else:
             OnnxSession(graph_of(model))
 

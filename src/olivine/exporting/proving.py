@@ -1,6 +1,6 @@
 """The proof that an export of this architecture is the model, on a small random one of the same config.
 
-config.json ─ _cut_config.cut ─> a small config ─ random weights ─> a checkpoint ─ the export, in fp32 ─> a graph
+config.json ─ cut_config.cut ─> a small config ─ random weights ─> a checkpoint ─ the export, in fp32 ─> a graph
     └─ transformers: logits at each length  <─ compared ─>  onnxruntime-genai: prompts, and tokens written after them
 
 A graph that differs from its checkpoint by its architecture (a window that is not there, another rotary embedding, a
@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError, OlivineError
+from olivine.exporting.cut_config import FIRST_PLAIN_TOKEN, Cut, cut
 from olivine.models import Model
 from olivine.models.config import load_config
 from olivine.models.gguf import gguf_config
 from olivine.models.inspect import read_config
-from olivine.passes.export._cut_config import FIRST_PLAIN_TOKEN, Cut, cut
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.work import Context
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.allowance import available_bytes
 from olivine.errors import ModelError, Unsupported
+from olivine.exporting import builder_input
 from olivine.models import Model
 from olivine.models.finite import NotFiniteError, refuse_not_finite
 from olivine.models.loading import lazy_causal_lm, load_causal_lm
@@ -20,15 +21,14 @@ from olivine.models.quantized import quantization_config
 from olivine.models.tensors import LazyTensor, Weights
 from olivine.models.turns import end_tokens, token_ids
 from olivine.models.weights import announce
-from olivine.passes.export import _builder_input
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir
     import torch
 
-    from olivine.passes.export._choices import Settings
-    from olivine.passes.export._stream import Progress
+    from olivine.exporting.rounding import Settings
+    from olivine.exporting.streaming import Progress
 else:
     np, onnx_ir = lazy.module("numpy"), lazy.module("onnx_ir")
     torch = lazy.module("torch")
@@ -83,8 +83,8 @@ def _create(arguments: tuple[str, ...], target: Target, load: Callable[[Any], An
     try:
         prepared = builder.parse_extra_options(*arguments, [f"{key}={value}" for key, value in target.options.items()])
         config = prepared["hf_details"]["hf_config"]
-        _builder_input.mend_config(config)
-        fused = _builder_input.turns_in_attention(config)
+        builder_input.mend_config(config)
+        fused = builder_input.turns_in_attention(config)
         if not fused:  # nodes before attention need queries and keys apart
             prepared["fuse_qkv"] = False
         with _seams(builder.Model, load, fused_rope=fused):
@@ -116,7 +116,7 @@ def _seams(base: Any, load: Callable[[Any], Any], *, fused_rope: bool) -> Iterat
 
     def mended(maker: Any, _input_path: str) -> Any:
         model = load(maker)
-        _builder_input.mend_builder(maker, model)
+        builder_input.mend_builder(maker, model)
         return model
 
     base.load_weights = mended
@@ -159,7 +159,7 @@ def _streamed(
     """Parameters that are not yet numbers; the one builder that asks for them saves them as they are to be saved."""
 
     def load(maker: Any) -> Any:
-        from olivine.passes.export._lazy_weights import lazy_weight
+        from olivine.exporting.lazy_weights import lazy_weight
 
         maker.save_model = lambda folder: _save(maker, Path(folder), settings, progress)
         for name in _UNPACKERS:
@@ -177,16 +177,16 @@ def _streamed(
 
 def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") -> None:
     """Quantize the builder's graph, and write it with its weights."""
-    from olivine.passes.export import _choices, _quantize_graph, _stream
+    from olivine.exporting import quantize_graph, rounding, streaming
 
     graph, jobs = maker.model, []
     if maker.onnx_dtype.name in ("INT4", "UINT4", "INT8", "UINT8"):
-        found = _quantize_graph.matrices(graph, settings.excluded)
-        chosen = [(found[name], choice) for name, choice in _choices.choices(settings, found).items()]
-        jobs = _quantize_graph.quantize_graph(graph, chosen, maker.quant_attrs["accuracy_level"])
+        found = quantize_graph.matrices(graph, settings.excluded)
+        chosen = [(found[name], choice) for name, choice in rounding.choices(settings, found).items()]
+        jobs = quantize_graph.quantize_graph(graph, chosen, maker.quant_attrs["accuracy_level"])
     graph.graph.sort()
     maker.stamp_build_metadata(graph)
-    _stream.save(graph, folder / maker.filename, jobs, progress=progress)
+    streaming.save(graph, folder / maker.filename, jobs, progress=progress)
 
 
 def complete_config(opened: Opened, folder: Path, max_length: int, search: Mapping[str, Any]) -> None:

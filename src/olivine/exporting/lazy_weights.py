@@ -111,6 +111,7 @@ class LazyWeight(torch.Tensor):  # type: ignore[misc] # torch is Any to the type
         rows: Rows | None = None,
         flipped: bool = False,
     ) -> Any:
+        """A tensor of that shape and type without any storage; what it holds is computed when asked for."""
         made = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - torch's documented way to make a tensor subclass
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device="cpu"
         )

@@ -15,11 +15,11 @@ import torch
 from onnx_ir.passes import common
 
 from olivine.errors import ModelError
+from olivine.exporting.lazy_weights import Piece, Rows
+from olivine.exporting.streaming import Job, Write, lazy_weight_of
 from olivine.kernels.blockwise import TILE, Blockwise, Format, importance_of, pack, quantize_rows
 from olivine.models.finite import NotFiniteError
 from olivine.models.tensors import LazyTensor
-from olivine.passes.export._lazy_weights import Piece, Rows
-from olivine.passes.export._stream import Job, Write, lazy_weight_of
 
 # rows of a matrix that one job does, in weights: enough jobs for all cores, few enough to cost nothing
 CHUNK = 1 << 24

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from olivine.errors import ModelError, Unsupported
+from olivine.exporting.quantize_graph import Choice, Matrix
 from olivine.kernels.blockwise import GROUPS, Blockwise, Format, quantize
 from olivine.kernels.gptq import gptq
 from olivine.models.blockwise import StoredBlocks
-from olivine.passes.export._quantize_graph import Choice, Matrix
 
 HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
 HEAD_WEIGHT = "lm_head.weight"

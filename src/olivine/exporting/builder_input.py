@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.passes.export._limits import LONGROPE, WINDOW_BY_LAYER, WINDOW_EVERYWHERE
+from olivine.exporting.limits import LONGROPE, WINDOW_BY_LAYER, WINDOW_EVERYWHERE
 
 if TYPE_CHECKING:
     import onnx_ir

@@ -18,9 +18,9 @@ import onnx_ir as ir
 import torch
 
 from olivine.allowance import n_cores
+from olivine.exporting.lazy_weights import LazyWeight, Rows
 from olivine.kernels.blockwise import TILE
 from olivine.models.finite import NotFiniteError, is_finite
-from olivine.passes.export._lazy_weights import LazyWeight, Rows
 
 Array = np.ndarray[Any, Any]
 # (initializer, offset in its bytes, contiguous bytes)

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine.exporting.delivered_tokenizer import CHATS
 from olivine.models.turns import rendered
-from olivine.passes.export._tokenizer import CHATS
 from olivine.work import Reporter
 
 Messages = Sequence[dict[str, str]]
