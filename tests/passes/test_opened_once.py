@@ -9,9 +9,9 @@ import pytest
 
 from olivine.config.schema import DataConfig
 from olivine.evaluate import score
-from olivine.exporting import delivered_tokenizer
 from olivine.models import Model, loading, weights
 from olivine.passes import Context, Machine, passes
+from olivine.runtimes import genai_tokenizer
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.onnx import OnnxRuntime
 from olivine.work import Silent
@@ -23,7 +23,7 @@ OPENING = {
     loading.load_causal_lm.__code__: "module",
     GenaiRuntime.__init__.__code__: "genai",
     OnnxRuntime.__init__.__code__: "session",
-    delivered_tokenizer.stand_in.__code__: "stand-in",
+    genai_tokenizer.open_tokenizer.__code__: "runtime's tokenizer",
     onnx_ir.load.__code__: "graph",
 }
 
@@ -61,7 +61,12 @@ def built(tiny_llama, tmp_path):
 
 def test_export_opens_its_input_and_its_result_once(built):
     to_build, to_check, _ = built
-    assert to_build == {"weights": 1, "tokenizer": 1, "module": 1, "stand-in": 1}  # the module writes the text
+    assert to_build == {
+        "weights": 1,
+        "tokenizer": 1,
+        "module": 1,
+        "runtime's tokenizer": 1,
+    }  # the module writes the text
     assert to_check == {"graph": 1, "genai": 1}
 
 
@@ -94,4 +99,4 @@ def test_score_opens_each_model_once(built, tiny_llama, tmp_path):
         with counted() as opened[model.format]:
             score(model, params | {"max_rows": 9, "previous": None}, folder, MACHINE, Silent())
     assert opened["hf"] == {"weights": 1, "tokenizer": 1, "module": 1}
-    assert opened["onnx"] == {"tokenizer": 1, "genai": 1, "session": 1}
+    assert opened["onnx"] == {"tokenizer": 1, "runtime's tokenizer": 1, "genai": 1, "session": 1}

@@ -173,8 +173,8 @@ def _cos_and_sin(rotary: Any, prefix: str, length: int) -> "tuple[torch.Tensor, 
 def _take_epsilon(maker: Any, model: Any) -> None:
     """What norms add to a variance: the builder reads `rms_norm_eps`, and not `norm_eps` or `layer_norm_eps`."""
     norms = (module for module in model.modules() if type(module).__name__.endswith(("Norm", "Norm1P")))
-    found = (getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) for norm in norms)
-    epsilon = next((value for value in found if value is not None), None)
+    epsilons = (getattr(norm, "variance_epsilon", getattr(norm, "eps", None)) for norm in norms)
+    epsilon = next((value for value in epsilons if value is not None), None)
     if maker.model_type == "OlmoForCausalLM":
         epsilon = OLMO_EPSILON
     if epsilon is not None:

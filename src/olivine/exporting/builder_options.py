@@ -149,10 +149,9 @@ def search_faults(search: Mapping[str, Any]) -> Iterator[str]:
             close = difflib.get_close_matches(name, SEARCH, n=1)
             yield f"search has no '{name}'" + (f". Did you mean '{close[0]}'?" if close else "")
         elif type(value) not in kinds:
-            wanted = {bool: "true or false", int: "a whole number"}.get(
-                kinds[0] if len(kinds) == 1 else object, "a number"
-            )
-            yield f"search.{name} must be {wanted}, but is {value!r}; see '{name}'"
+            only = kinds[0] if len(kinds) == 1 else object
+            expected = {bool: "true or false", int: "a whole number"}.get(only, "a number")
+            yield f"search.{name} must be {expected}, but is {value!r}; see '{name}'"
         elif name in SPANS and not SPANS[name][0] <= value <= SPANS[name][1]:
             yield f"search.{name} must be {span(*SPANS[name])}, but '{name}' is {value}"
 

@@ -46,11 +46,11 @@ class Cut:
     @property
     def boundaries(self) -> list[int]:
         """The lengths that are tried, in order."""
-        found = {length for length in (self.window, self.context) if length is not None and length <= LONGEST}
+        lengths = {length for length in (self.window, self.context) if length is not None and length <= LONGEST}
         longest = LONGEST_ROPE if self.rope_has_two_tables else LONGEST
         if self.original is not None and self.original <= longest:
-            found.add(self.original)
-        return sorted(length for length in found if length <= self.context)
+            lengths.add(self.original)
+        return sorted(length for length in lengths if length <= self.context)
 
 
 def cut(config: Mapping[str, Any], full: Any) -> Cut:
@@ -159,9 +159,9 @@ def _window(full: Any) -> int | None:
 
 def _rope_settings(full: Any) -> list[Mapping[str, Any]]:
     """The rope of the model, or of each type of layer."""
-    found = getattr(full, "rope_parameters", None) or {}
-    nested = [value for value in found.values() if isinstance(value, Mapping)]
-    return nested or [found]
+    settings = getattr(full, "rope_parameters", None) or {}
+    nested = [value for value in settings.values() if isinstance(value, Mapping)]
+    return nested or [settings]
 
 
 def _ropes(full: Any) -> set[str]:
@@ -170,5 +170,5 @@ def _ropes(full: Any) -> set[str]:
 
 def _original(full: Any) -> int | None:
     top = getattr(full, "original_max_position_embeddings", None)
-    found = [top, *(one.get("original_max_position_embeddings") for one in _rope_settings(full))]
-    return next((int(length) for length in found if length), None)
+    originals = [top, *(one.get("original_max_position_embeddings") for one in _rope_settings(full))]
+    return next((int(length) for length in originals if length), None)

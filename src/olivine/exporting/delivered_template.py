@@ -54,8 +54,8 @@ def probes(template: str) -> Iterator[Messages]:
 
 
 def _literals(template: str) -> str:
-    found = re.findall(r"'([^'\n{}]{1,40})'|\"([^\"\n{}]{1,40})\"", template)
-    return " ".join([one or other for one, other in found][:N_LITERALS])
+    literals = re.findall(r"'([^'\n{}]{1,40})'|\"([^\"\n{}]{1,40})\"", template)
+    return " ".join([one or other for one, other in literals][:N_LITERALS])
 
 
 def _difference(theirs: Any, tokenizer: Any, chats: Sequence[Messages], template: str | None) -> str | None:
@@ -78,13 +78,13 @@ def _difference(theirs: Any, tokenizer: Any, chats: Sequence[Messages], template
 def in_words_of_the_runtime(template: str) -> str:
     """`x.replace(a, b)` as `(x.split(a) | join(b))`, for every call whose parts can be told apart."""
     place = 0
-    while (found := template.find(".replace(", place)) >= 0:
-        start, arguments = _subject(template, found), _arguments(template, found + len(".replace("))
-        if arguments is None or start == found:
-            place = found + 1
+    while (call := template.find(".replace(", place)) >= 0:
+        start, arguments = _subject(template, call), _arguments(template, call + len(".replace("))
+        if arguments is None or start == call:
+            place = call + 1
             continue
         (old, new), end = arguments
-        written = f"({template[start:found]}.split({old.strip()}) | join({new.strip()}))"
+        written = f"({template[start:call]}.split({old.strip()}) | join({new.strip()}))"
         template, place = template[:start] + written + template[end:], start
     return template
 

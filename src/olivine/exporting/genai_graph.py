@@ -181,8 +181,8 @@ def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") 
 
     graph, jobs = maker.model, []
     if maker.onnx_dtype.name in ("INT4", "UINT4", "INT8", "UINT8"):
-        found = quantize_graph.matrices(graph, settings.excluded)
-        chosen = [(found[name], choice) for name, choice in rounding.choices(settings, found).items()]
+        matrices = quantize_graph.matrices(graph, settings.excluded)
+        chosen = [(matrices[name], choice) for name, choice in rounding.choices(settings, matrices).items()]
         jobs = quantize_graph.quantize_graph(graph, chosen, maker.quant_attrs["accuracy_level"])
     graph.graph.sort()
     maker.stamp_build_metadata(graph)
@@ -194,8 +194,8 @@ def complete_config(opened: Opened, folder: Path, max_length: int, search: Mappi
     path = folder / "genai_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     tokenizer = opened.tokenizer
-    found = [*token_ids(config["model"].get("eos_token_id")), *end_tokens(tokenizer, opened.model.path)]
-    ends = list(dict.fromkeys(found))
+    stops = [*token_ids(config["model"].get("eos_token_id")), *end_tokens(tokenizer, opened.model.path)]
+    ends = list(dict.fromkeys(stops))
     if ends:
         config["model"]["eos_token_id"] = ends if len(ends) > 1 else ends[0]
     if tokenizer.pad_token_id is not None:

@@ -51,8 +51,8 @@ class Rows:
 
     def read(self, start: int, stop: int) -> torch.Tensor:
         """The rows [start, stop)."""
-        found = [piece.rows(low, high) for piece, low, high in self._within(start, stop)]
-        return _cast(found[0] if len(found) == 1 else torch.cat(found), self.casts)
+        stretches = [piece.rows(low, high) for piece, low, high in self._within(start, stop)]
+        return _cast(stretches[0] if len(stretches) == 1 else torch.cat(stretches), self.casts)
 
     def read_into(self, out: torch.Tensor, start: int, stop: int) -> None:
         """Put the rows [start, stop) into `out`, whose type is the last that they are cast to."""
@@ -112,11 +112,11 @@ class LazyWeight(torch.Tensor):  # type: ignore[misc] # torch is Any to the type
         flipped: bool = False,
     ) -> Any:
         """A tensor of that shape and type without any storage; what it holds is computed when asked for."""
-        made = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - torch's documented way to make a tensor subclass
+        tensor = torch.Tensor._make_wrapper_subclass(  # noqa: SLF001 - torch's documented way to make a tensor subclass
             cls, like.shape, strides=like.stride(), dtype=like.dtype, device="cpu"
         )
-        made.compute, made.rows, made.flipped = compute, rows, flipped
-        return made
+        tensor.compute, tensor.rows, tensor.flipped = compute, rows, flipped
+        return tensor
 
     def __repr__(self) -> str:
         return f"LazyWeight({list(self.shape)}, {self.dtype})"
@@ -151,8 +151,8 @@ def lazy_weight(tensor: LazyTensor, dtype: torch.dtype) -> LazyWeight:
     kind = dtype if own.is_floating_point else own
     like = torch.empty(tensor.shape, dtype=kind, device="meta")
     rows = Rows((Piece(tensor, 0, tensor.shape[0], kind),)) if len(tensor.shape) == 2 else None
-    made: LazyWeight = LazyWeight(like, lambda: tensor.read().to(kind), rows)
-    return made
+    weight: LazyWeight = LazyWeight(like, lambda: tensor.read().to(kind), rows)
+    return weight
 
 
 def _to_meta(value: Any) -> Any:

@@ -92,10 +92,10 @@ def prove(config: Mapping[str, Any], export: Export, context: Context) -> Mappin
 
 
 def _compare(config: Mapping[str, Any], export: Export, context: Context, folder: Path) -> Mapping[str, Any]:
-    made = _small_model(config, folder / "model")
-    if isinstance(made, str):
-        return {"lengths": [], "largest_difference": 0.0, "unproven": [made]}
-    small, reference = made
+    models = _small_model(config, folder / "model")
+    if isinstance(models, str):
+        return {"lengths": [], "largest_difference": 0.0, "unproven": [models]}
+    small, reference = models
     said = _ask(_exported(export, folder, context), small)
     gaps = sorted((gap for one in said for gap in _gaps(one, reference, small)), key=lambda gap: gap.length)
     crossing = [gap for gap in gaps if gap.is_there and _grows_past_rope(gap.probe, gap.length, small)]
@@ -271,12 +271,12 @@ def _written(runtime: GenaiRuntime, probe: _Probe, small: Cut) -> _Said:
 def _gaps(said: _Said, reference: Any, small: Cut) -> Iterator[_Gap]:
     """Of logits where the runtime gave them, and of every token that it wrote; the reference reads the same tokens."""
     lengths = range(said.probe.n_tokens, len(said.tokens) + 1)
-    for length, wanted in _expected(reference, said.tokens, lengths, small).items():
-        allowed = TOLERANCE * float(wanted.std())
+    for length, expected in _expected(reference, said.tokens, lengths, small).items():
+        allowed = TOLERANCE * float(expected.std())
         if length in said.logits:
-            yield _Gap(said.probe, length, float(np.abs(said.logits[length] - wanted).max()), allowed)
+            yield _Gap(said.probe, length, float(np.abs(said.logits[length] - expected).max()), allowed)
         if length < len(said.tokens):  # the token after it should have the highest logit, but for a tie and end tokens
-            lower = float(wanted[FIRST_PLAIN_TOKEN:].max() - wanted[said.tokens[length]])
+            lower = float(expected[FIRST_PLAIN_TOKEN:].max() - expected[said.tokens[length]])
             yield _Gap(said.probe, length, lower, 2 * allowed)
 
 
@@ -288,12 +288,12 @@ def _expected(reference: Any, tokens: Sequence[int], lengths: Sequence[int], sma
     """
     original = (small.original or 0) if small.rope_has_two_tables else 0
     parts = [[n for n in lengths if n <= original], [n for n in lengths if n > original]]
-    found: dict[int, Any] = {}
+    logits_of: dict[int, Any] = {}
     for part in filter(None, parts):
         with torch.inference_mode():
             logits = reference(torch.tensor([list(tokens[: part[-1]])]), use_cache=False).logits[0]
-        found |= {n: logits[n - 1].float().numpy() for n in part}
-    return found
+        logits_of |= {n: logits[n - 1].float().numpy() for n in part}
+    return logits_of
 
 
 def _in_words(wrong: Sequence[_Gap], gaps: Sequence[_Gap], said: Sequence[_Said], reference: Any, small: Cut) -> str:

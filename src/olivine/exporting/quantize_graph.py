@@ -115,14 +115,14 @@ def matrices(model: ir.Model, excluded: Collection[str] = ()) -> dict[str, Matri
         is_own = value is not None and model.graph.initializers.get(str(value.name)) is value
         if is_own and value is not None and not value.is_graph_input() and label(node) not in excluded:
             users.setdefault(str(value.name), []).append(node)
-    found = {}
+    by_name = {}
     for name, nodes in users.items():
         is_product = nodes[0].op_type == "MatMul"
         rows = _rows_of(model.graph.initializers[name], flipped=is_product)
         if rows is not None:
             alike = tuple(node for node in nodes if node.op_type == nodes[0].op_type)
-            found[name] = Matrix(label(alike[0]), name, rows, alike)
-    return found
+            by_name[name] = Matrix(label(alike[0]), name, rows, alike)
+    return by_name
 
 
 def _weight_of(node: ir.Node) -> ir.Value | None:

@@ -47,22 +47,22 @@ class Settings:
         return Format(self.bits, self.group, self.symmetric)
 
 
-def choices(settings: Settings, found: Mapping[str, Matrix]) -> Mapping[str, Choice]:
+def choices(settings: Settings, matrices: Mapping[str, Matrix]) -> Mapping[str, Choice]:
     """The choice of every matrix that is quantized, by its name."""
-    made = {}
-    for name, matrix in found.items():
+    chosen = {}
+    for name, matrix in matrices.items():
         taken = _taken_over(settings, matrix)
         choice = taken or (_embedding(settings, matrix) if matrix.node == EMBEDDING else _matmul(settings, matrix))
         if choice is not None:
-            made[name] = choice
-    for name in _promoted(settings, found, made):
-        made[name] = _in_8_bits(settings, found[name], made[name])
-    return made
+            chosen[name] = choice
+    for name in _promoted(settings, matrices, chosen):
+        chosen[name] = _in_8_bits(settings, matrices[name], chosen[name])
+    return chosen
 
 
 def _matmul(settings: Settings, matrix: Matrix) -> Choice:
-    found = _importance(settings, matrix)
-    importance = found.diagonal() if found is not None and found.dim() == 2 else found
+    statistic = _importance(settings, matrix)
+    importance = statistic.diagonal() if statistic is not None and statistic.dim() == 2 else statistic
     choice = Choice(
         settings.format,
         importance=importance,
@@ -72,8 +72,8 @@ def _matmul(settings: Settings, matrix: Matrix) -> Choice:
     _refuse_width(choice.fmt, matrix)
     if matrix.node == HEAD and settings.head_bits == 8:
         return _in_8_bits(settings, matrix, choice)
-    if found is not None and found.dim() == 2 and settings.search and settings.bits == 4:
-        return replace(choice, given=_swept(settings, matrix, found))
+    if statistic is not None and statistic.dim() == 2 and settings.search and settings.bits == 4:
+        return replace(choice, given=_swept(settings, matrix, statistic))
     return choice
 
 
@@ -126,16 +126,16 @@ def _importance(settings: Settings, matrix: Matrix) -> torch.Tensor | None:
     return next((known[name] for name in names if name in known), None)
 
 
-def _promoted(settings: Settings, found: Mapping[str, Matrix], made: Mapping[str, Choice]) -> list[str]:
+def _promoted(settings: Settings, matrices: Mapping[str, Matrix], chosen: Mapping[str, Choice]) -> list[str]:
     """The matrices with the largest relative error of their outputs, up to the share of all weights."""
     if settings.int8_share <= 0:
         return []
-    own = (name for name, choice in made.items() if choice.fmt.bits == 4 and choice.given is None)
-    candidates = [name for name in own if found[name].node != EMBEDDING]
-    sizes = {name: found[name].n_rows * found[name].width for name in candidates}
+    own = (name for name, choice in chosen.items() if choice.fmt.bits == 4 and choice.given is None)
+    candidates = [name for name in own if matrices[name].node != EMBEDDING]
+    sizes = {name: matrices[name].n_rows * matrices[name].width for name in candidates}
     budget = settings.int8_share * sum(sizes.values())
     promoted = []
-    errors = {name: relative_error(found[name], made[name]) for name in candidates}
+    errors = {name: relative_error(matrices[name], chosen[name]) for name in candidates}
     for name in sorted(candidates, key=lambda name: -errors[name]):
         if sizes[name] <= budget:
             promoted.append(name)

@@ -210,15 +210,15 @@ class Build(Pass):
         @classmethod
         def _known_options(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
             """Refused here, and not by `check`: a secret must not get as far as the plan that shows it."""
-            if found := list(builder_options.faults(values)):
-                raise ValueError("\n".join(found))
+            if faults := list(builder_options.faults(values)):
+                raise ValueError("\n".join(faults))
             return values
 
         @field_validator("search")
         @classmethod
         def _known_search(cls, values: Mapping[str, Any]) -> Mapping[str, Any]:
-            if found := list(builder_options.search_faults(values)):
-                raise ValueError("\n".join(found))
+            if faults := list(builder_options.search_faults(values)):
+                raise ValueError("\n".join(faults))
             return values
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
@@ -266,10 +266,10 @@ class Build(Pass):
     def _check_precision(self, facts: ModelFacts, machine: Machine) -> Iterator[Problem]:
         """What the target's runtime does not compute, or computes without a part of the model."""
         provider, precision = machine.execution_provider, self.params.precision
-        found = limits.precision_refusals(
+        refusals = limits.precision_refusals(
             facts.architecture, facts.config, provider, precision, self._activations(provider)
         )
-        for why, fix in found:
+        for why, fix in refusals:
             yield Problem("unsupported", self.name, f"{why}.", fix, ("precision",))
 
     def _activations(self, provider: str) -> str:
@@ -590,11 +590,11 @@ class Build(Pass):
         from olivine.calibration.decoder import HEAD, linear_weights
 
         stored = opened.weights
-        wanted = linear_weights(opened.model, head=not self.params.exclude_lm_head and self._head_bits is None)
-        if HEAD in wanted and HEAD not in stored:  # the head is the embedding
+        names = linear_weights(opened.model, head=not self.params.exclude_lm_head and self._head_bits is None)
+        if HEAD in names and HEAD not in stored:  # the head is the embedding
             tied = [name for name in stored if name.endswith("embed_tokens.weight")]
-            wanted = {name: 0 for name in (*wanted, *tied) if name != HEAD}
-        return any(name in stored and stored[name].blockwise is None for name in wanted)
+            names = {name: 0 for name in (*names, *tied) if name != HEAD}
+        return any(name in stored and stored[name].blockwise is None for name in names)
 
     def _tokens(self, opened: Opened, context: Context, data: DataConfig | None) -> tuple[str, Any]:
         """Tokens to calibrate with, and whose text they are, in words."""
