@@ -10,6 +10,7 @@ os.environ |= {
     "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+os.environ.pop("COLUMNS", None)  # of the terminal that the suite runs in: lines would be broken at it
 
 import hypothesis
 import pytest

@@ -121,12 +121,15 @@ class MissingExtra(RequestError):  # noqa: N818 - as above
 class StepFailed(OlivineError):  # noqa: N818 - as above
     """A step failed or its worker died.
 
-    step: name of the step in the workflow. log: the worker's log, with everything the libraries printed.
+    step: name of the step in the workflow. log: the worker's log, with everything the libraries printed. is_refused:
+    the worker refused what was asked of it, with a RequestError.
     Exit code 1, whatever the cause: 2 says that nothing was started.
     """
 
-    def __init__(self, step: str, cause: str, log: Path | None = None, *, tail: str = "") -> None:
-        self.step, self.cause, self.log, self.tail = step, cause, log, tail
+    def __init__(
+        self, step: str, cause: str, log: Path | None = None, *, tail: str = "", is_refused: bool = False
+    ) -> None:
+        self.step, self.cause, self.log, self.tail, self.is_refused = step, cause, log, tail, is_refused
         text = f"step '{step}' failed: {cause}"
         super().__init__(f"{text} (log: {log})" if log else text)
 

@@ -6,8 +6,10 @@ blocks (a pipe, a socket), `EventFile` from a file that grows.
 
 import errno
 import json
+import logging
 import queue
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -56,6 +58,11 @@ class Events:
             self._last_progress = now
             self.send("progress", done=done, total=total, metrics=metrics)
 
+    def note(self, message: str) -> None:
+        """See work.Reporter."""
+        sys.stderr.write(f"{message}\n")  # a worker's log
+        self.send("note", message=message)
+
     def warn(self, message: str) -> None:
         """See work.Reporter."""
         self.send("warning", message=message)
@@ -63,6 +70,24 @@ class Events:
     def record(self, **facts: Any) -> None:
         """See work.Reporter."""
         self.facts |= facts
+
+
+class Notes(logging.Handler):
+    """What our own code logs while a job is at work, as notes of that job: for code that is handed no Reporter."""
+
+    def __init__(self, events: Events) -> None:
+        super().__init__(logging.INFO)
+        self._events = events
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """See logging.Handler."""
+        self._events.note(record.getMessage())
+
+    def listen(self) -> None:
+        """Hear it all from now on, in this process."""
+        log = logging.getLogger("olivine")
+        log.setLevel(logging.INFO)
+        log.addHandler(self)
 
 
 class Heard:

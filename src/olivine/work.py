@@ -10,10 +10,13 @@ from olivine.models import Model
 
 
 class Reporter(Protocol):
-    """How a running job speaks: progress for the screen, warnings for the user, facts for the journal."""
+    """How a running job speaks: progress for the screen, notes and warnings for the user, facts for the journal."""
 
     def progress(self, done: float, total: float, **metrics: float | str) -> None:
         """Say how far the job is; metrics are short numbers such as loss=0.42."""
+
+    def note(self, message: str) -> None:
+        """Tell the user in a few words what goes on, such as why it takes longer; it also goes to journal and log."""
 
     def warn(self, message: str) -> None:
         """Tell the user one sentence; it also goes to the journal."""
@@ -27,6 +30,9 @@ class Silent:
 
     def progress(self, done: float, total: float, **metrics: float | str) -> None:
         """Show nothing."""
+
+    def note(self, message: str) -> None:
+        """Tell nobody."""
 
     def warn(self, message: str) -> None:
         """Tell nobody."""

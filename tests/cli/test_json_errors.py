@@ -5,7 +5,7 @@ import json
 import pytest
 from click.testing import CliRunner
 
-from olivine.cli import olivine
+from olivine.cli import exit_code, olivine
 from olivine.errors import OlivineError
 
 
@@ -25,6 +25,8 @@ from olivine.errors import OlivineError
         ["cache", "verify", "--cache-dir", "nowhere"],
         ["passes", "nowhere"],
         ["migrate", "nowhere.json"],
+        ["cache", "ls", "nowhere.json"],
+        ["parity", "nowhere", "nowhere", "--sep", ";"],
     ],
     ids=" ".join,
 )
@@ -47,3 +49,20 @@ def test_damaged_export_is_one_sentence(content, tmp_path):
     assert isinstance(ended.exception, OlivineError)
     assert ended.exception.exit_code == 2
     assert str(tmp_path) in str(ended.exception)
+
+
+@pytest.mark.parametrize("command", [["parity", "one"], ["run"], ["plan", "a.json", "--nope"], ["doctor", "x"]])
+def test_command_that_is_written_wrongly_is_json_too(command, capsys):
+    assert exit_code([*command, "--json"]) == 2
+    told = capsys.readouterr()
+    assert json.loads(told.out)["status"] == "refused"
+    assert "Usage:" in told.err
+
+
+def test_fault_of_the_file_system_is_json_too(tmp_path, capsys):
+    (tmp_path / "cache" / "steps").mkdir(parents=True)
+    (tmp_path / "cache" / "steps" / ("0" * 64)).mkdir()
+    (tmp_path / "cache" / "steps" / ("0" * 64) / "manifest.json").mkdir()
+    code = exit_code(["cache", "verify", "--json", "--cache-dir", str(tmp_path / "cache")])
+    assert code in (0, 1)
+    json.loads(capsys.readouterr().out)

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from olivine.cli._screen import Screen, score_table, table_notes
-from olivine.workflow.events import Progress, StepDone, StepStarted
+from olivine.cli._screen import Screen, duration, score_table, table_notes
+from olivine.workflow.events import Noted, Progress, RunDone, RunStarted, StepDone, StepStarted
 
 
 class Terminal(io.StringIO):
@@ -48,6 +48,31 @@ def test_log_file_gets_a_line_for_each_step_and_no_bar(monkeypatch, capsys):
     screen(Progress(step="lora", done=45, total=100, metrics={"loss": 1.0}))
     screen(StepDone(step="lora", seconds=1.0))
     assert capsys.readouterr().err == "lora: Fine-tune ...\n✓ lora: 1.0 s\n"
+
+
+def test_steps_are_counted_notes_are_told_and_the_whole_time(capsys):
+    screen = Screen(["lora", "merge"])
+    screen(RunStarted(workflow={}, versions={}))
+    screen(StepStarted(step="score:base", description="Measure"))
+    screen(StepStarted(step="merge", description="Merge"))
+    screen(Noted(step="merge", message="going on from step 6 of 16"))
+    screen(StepDone(step="merge", seconds=3725.0))
+    screen(RunDone(status="done"))
+    told = capsys.readouterr().err.splitlines()
+    assert told[:4] == [
+        "score:base: Measure ...",
+        "merge (step 2 of 2): Merge ...",
+        "merge: going on from step 6 of 16",
+        "✓ merge: 1 h 02 min",
+    ]
+    assert re.fullmatch(r"all in [\d.]+ s", told[4])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")]
+)
+def test_times_are_told_as_people_do(seconds, told):
+    assert duration(seconds) == told
 
 
 def seam(name, **values):

@@ -19,10 +19,10 @@ from olivine.errors import DataError, ModelError, OlivineError, Unsupported
 from olivine.evaluate.parity import (
     Gate,
     Settings,
+    TextFile,
     band,
     common_prefix,
     compare,
-    config_of,
     degenerate_sides,
     loops,
     open_model,
@@ -464,7 +464,7 @@ def test_data_config_says_how_rows_become_text(tokenizer, tmp_path):
 def test_template_says_how_rows_of_any_columns_become_text(tokenizer, tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(json.dumps({"q": "fox", "a": "dog"}) + "\n")
-    (window,) = read_windows(config_of(path, "{q}: {a}"), tokenizer, 1000, 64)
+    (window,) = read_windows(TextFile(path, "{q}: {a}"), tokenizer, 1000, 64)
     assert window[:-1] == tokenizer("fox: dog", add_special_tokens=False).input_ids
 
 

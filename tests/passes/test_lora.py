@@ -96,6 +96,7 @@ def test_interrupted_training_ends_with_the_same_bytes(damaged, tiny_llama, tmp_
     torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2] if damaged != "sealed.json" else b"[")
     resumed, report = train(tiny_llama, tmp_path, "cut", **settings)
     assert min(report.steps) == 4  # steps 1 to 3 were not run again
+    assert report.notes == ["going on from step 3 of 6"]
     assert any("checkpoint-4 is damaged" in warning and damaged in warning for warning in report.warnings)
     name = "adapter_model.safetensors"
     assert (resumed.path / name).read_bytes() == (whole.path / name).read_bytes()

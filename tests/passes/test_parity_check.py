@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from pathlib import Path
+import tempfile
 from types import SimpleNamespace
 
 import pytest
@@ -154,18 +154,68 @@ def test_command_prints_json_or_tables_and_exits_with_1_past_a_limit(tiny_llama,
     assert "peak memory 6.0 GB 3.0 GB 0.50" in lines
     assert "decode" not in shown  # one of them was not measured
     assert "KL of the run time" in shown
+    assert max(map(len, shown.splitlines())) <= 80 + len(found["candidate"]["path"])
 
 
-def test_rows_that_need_a_template_say_so_in_a_log_that_stays(tiny_llama, llama_adapter, tmp_path, capfd):
-    (tmp_path / "rows.jsonl").write_text(json.dumps({"phrase": "a sunny day", "tone": "joy"}) + "\n")
-    arguments = (tiny_llama, llama_adapter, *FAST, "--data", tmp_path / "rows.jsonl")
-    refused = command(capfd, *arguments)
-    assert refused.exit_code == 1  # the step had begun
-    assert "say it with text_template, such as '{phrase} {tone}'" in refused.stderr
-    log = Path(refused.stderr.split("(log: ")[1].split(")")[0])
-    assert log.is_file()  # what the message names is there
-    log.unlink()
-    assert command(capfd, tiny_llama, llama_adapter, "--text-template", "{phrase}").exit_code == 2
+@pytest.mark.parametrize(
+    ("name", "content", "fix"),
+    [
+        ("rows.jsonl", b'{"phrase": "a sunny day", "tone": "joy"}\n', "--text-template '{phrase} {tone}'"),
+        ("rows.csv", "question,answer\nwie heißt du,Käthe\n".encode("cp1252"), "--encoding cp1252"),
+        ("rows.csv", b"question;answer\na;b\nc;d\n", "--sep ';'"),
+        ("text.txt", "Käthe".encode("cp1252"), "--encoding and its name, such as cp1252"),
+        ("rows.xlsx", b"PK", "the text must be a .txt"),
+    ],
+)
+def test_data_that_cannot_be_read_is_a_wrong_request_and_starts_nothing(
+    name, content, fix, tiny_llama, llama_adapter, tmp_path, capfd
+):
+    (tmp_path / name).write_bytes(content)
+    refused = command(capfd, tiny_llama, llama_adapter, *FAST, "--data", tmp_path / name)
+    assert refused.exit_code == 2
+    assert fix in refused.stderr
+    assert "parity:" not in refused.stderr  # no step
+    assert "log:" not in refused.stderr
+
+
+def test_encoding_and_separator_are_options_of_the_command(tiny_llama, llama_adapter, tmp_path, capfd):
+    (tmp_path / "rows.csv").write_bytes("question;answer\nwie heißt du;Käthe\n".encode("cp1252"))
+    reading = ("--data", tmp_path / "rows.csv", "--encoding", "cp1252", "--sep", ";")
+    done = command(capfd, tiny_llama, llama_adapter, *FAST, *reading)
+    assert done.exit_code == 0, done.stderr
+    refused = command(capfd, tiny_llama, llama_adapter, "--encoding", "cp1252")
+    assert (refused.exit_code, refused.stderr.count("name the file with --data")) == (2, 1)
+
+
+def test_models_that_cannot_be_compared_are_a_wrong_request_that_leaves_nothing(
+    tiny_llama, tmp_path, capfd, monkeypatch
+):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    shutil.copytree(tiny_llama, tmp_path / "other")
+    tokenizer = json.loads((tmp_path / "other" / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    first, second = list(words)[300:302]
+    words[first], words[second] = words[second], words[first]
+    (tmp_path / "other" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    done = command(capfd, tiny_llama, tmp_path / "other", *FAST, "--json")
+    assert done.exit_code == 2  # 1 would say: too far away
+    (problem,) = json.loads(done.stdout)["problems"]
+    assert "do not share a vocabulary" in problem["message"]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+@pytest.mark.parametrize("param", ["encoding", "sep", "text_template"])
+def test_how_a_text_is_read_needs_a_text(param, tiny_llama, tmp_path):
+    (problem,) = plan_of(tmp_path, tiny_llama, **{param: ";"}).problems
+    assert f"'{param}' is how the text of a file is read" in problem.message
+
+
+def test_text_of_a_step_that_cannot_be_read_is_told_while_planning(tiny_llama, tmp_path):
+    (tmp_path / "rows.csv").write_bytes(b"question;answer\na;b\nc;d\n")
+    (problem,) = plan_of(tmp_path, tiny_llama, text=str(tmp_path / "rows.csv")).problems
+    assert "write sep: ';'" in problem.message
+    assert plan_of(tmp_path, tiny_llama, text=str(tmp_path / "rows.csv"), sep=";").problems == ()
 
 
 def test_command_fails_for_a_broken_model_without_any_limit(tiny_llama, tmp_path, capfd):

@@ -116,6 +116,16 @@ def test_warnings_reach_the_screen_and_the_journal(fakes, tmp_path, capsys):
     assert result.steps[0]["facts"]["n_short"] == 3
 
 
+def test_notes_reach_the_listener_the_journal_and_the_log(fakes, tmp_path):
+    heard = []
+    run(fakes.plan(tmp_path, ("noted", "fail", {"how": "note"})), heard.append)
+    told = [event.message for event in heard if event.kind == "note"]
+    assert told == ["going on from step 6 of 16", "compiling loops"]  # by a Reporter, and by a logger of ours
+    assert [event.message for event in read_journal(tmp_path / "out") if event.kind == "note"] == told
+    log = (tmp_path / "out" / "logs" / "noted.log").read_text()
+    assert all(message in log for message in told)
+
+
 def test_secret_of_the_environment_is_in_no_journal(fakes, tmp_path, monkeypatch):
     monkeypatch.setenv("SOME_TOKEN", "hunter2hunter2")
     workflow = {"systems": {"a": {"config": {"environment_variables": {"HF_TOKEN": "hf_abcdefghijklmnopqrst"}}}}}
@@ -221,9 +231,17 @@ def test_file_in_the_way_is_one_sentence(fakes, tmp_path, place):
 def test_file_where_the_model_goes_is_one_sentence(fakes, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model").write_text("mine")
-    with pytest.raises(RequestError, match="is a file, but the result goes there"):
+    with pytest.raises(RequestError, match="is a file, but a folder goes there"):
         run(fakes.plan(tmp_path, *THREE))
     assert (tmp_path / "out" / "model").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "workflow.json"])
+def test_folder_where_a_file_goes_is_one_sentence(fakes, tmp_path, name):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    with pytest.raises(RequestError, match=f"{name}' is a folder, but a file goes there"):
+        run(fakes.plan(tmp_path, *THREE))
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [name]
 
 
 def test_folder_that_cannot_be_made_is_one_sentence(fakes, tmp_path):

@@ -523,3 +523,18 @@ def test_folder_without_a_name_is_a_problem(planned, key):
 
 def test_share_of_rows_beyond_any_count_is_a_problem(planned):
     only(planned(lambda c: c["passes"]["lora"].update(eval_dataset_size=1e300)), "invalid-value")
+
+
+def test_plan_of_a_pass_that_cannot_run_says_so_and_nothing_of_what_follows(planned):
+    plan = planned(lambda config: config["passes"]["lora"].update(r="many"))
+    text = lines(plan)
+    assert "step lora (LoRA): cannot run, see below" in text
+    assert not [line for line in text if line.startswith(("needs", "note: step builder"))]
+    assert not [line for line in text if "names no rows to score" in line]  # the step has rows
+
+
+@pytest.mark.parametrize(("name", "kind"), [("journal.jsonl", "a folder"), ("workflow.json", "a folder")])
+def test_folder_where_a_file_of_the_run_goes_is_a_problem(planned, tmp_path, name, kind):
+    (tmp_path / "out" / name).mkdir(parents=True)
+    (problem,) = planned().problems
+    assert f"{name}' is {kind}, but a file goes there" in problem.message

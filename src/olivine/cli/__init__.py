@@ -86,25 +86,43 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
     """
     from olivine.errors import Interrupted, OlivineError
 
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = olivine.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        result = olivine.main(args=arguments, standalone_mode=False)
     except click.ClickException as error:
-        error.show()
-        return error.exit_code
+        return _tell_usage(error, as_json="--json" in arguments)
     except (click.Abort, KeyboardInterrupt) as stop:
         cause = stop if isinstance(stop, KeyboardInterrupt) else stop.__cause__  # click hides it
         return _tell(Interrupted.by(cause if isinstance(cause, KeyboardInterrupt) else KeyboardInterrupt()))
     except OlivineError as error:
         return _tell(error)
-    except OSError as error:  # of a file that the user named, or of the disk
-        if error.filename is None and error.errno is None:
+    except OSError as error:
+        from olivine.cli._common import of_the_system
+
+        failure = of_the_system(error)
+        if failure is None:
             raise
-        where = f": {error.filename}" if error.filename is not None else ": standard output"
-        return _tell(OlivineError(f"{error.strerror or error}{where}"))
+        return _tell(failure)
     return result if isinstance(result, int) else 0
 
 
 def _tell(error: "OlivineError") -> int:
+    from olivine.cli._common import say
+
     for line in str(error).splitlines():
-        click.echo(f"olivine: {line}", err=True)
+        say(f"olivine: {line}", err=True)
+    return error.exit_code
+
+
+def _tell_usage(error: click.ClickException, *, as_json: bool) -> int:
+    """How the command is written, and what is wrong with this one."""
+    from olivine.cli._common import print_refused, say
+    from olivine.errors import RequestError
+
+    if as_json:
+        print_refused(RequestError(error.format_message()).problems())
+    context = getattr(error, "ctx", None)
+    if isinstance(context, click.Context):
+        click.echo(f"{context.get_usage()}\nTry '{context.command_path} --help' for help.\n", err=True)
+    say(f"olivine: {error.format_message()}", err=True)
     return error.exit_code

@@ -6,22 +6,25 @@ from pathlib import Path
 from typing import Any
 
 from olivine.cli._screen import Screen
-from olivine.errors import Interrupted
+from olivine.errors import Interrupted, RequestError, StepFailed
 from olivine.systems import Job, SystemParams
 from olivine.systems.local import Local
-from olivine.workflow.events import Progress, StepStarted, Warned
+from olivine.workflow.events import Noted, Progress, StepStarted, Warned
 
 
 def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
     """The result of a job; what it writes goes to a folder that is gone afterwards.
 
-    fields: of Job. The log of a job that fails stays, as the error names it.
+    fields: of Job. RequestError when the job refuses what is asked of it: nothing was kept. The log of a job that fails
+    otherwise stays, as the error names it.
     """
     screen = Screen()
 
     def listen(event: str, told: Any) -> None:
         if event == "progress":
             screen(Progress(step=step, done=told["done"], total=told["total"], metrics=told["metrics"]))
+        elif event == "note":
+            screen(Noted(step=step, message=told["message"]))
         elif event == "warning":
             screen(Warned(step=step, message=told["message"]))
 
@@ -35,6 +38,11 @@ def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
         except Interrupted:
             Path(log).unlink(missing_ok=True)
             raise
+        except StepFailed as failure:
+            if not failure.is_refused:
+                raise
+            Path(log).unlink(missing_ok=True)
+            raise RequestError(failure.cause) from failure
         finally:
             screen.close()
     Path(log).unlink(missing_ok=True)

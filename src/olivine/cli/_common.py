@@ -99,11 +99,8 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
     from olivine.errors import OlivineError, RequestError
 
     try:
-        yield
-    except click.UsageError as error:
-        if as_json:
-            print_refused(RequestError(error.format_message()).problems())
-        raise
+        with _in_a_sentence():
+            yield
     except RequestError as error:
         if as_json:
             print_refused(error.problems())
@@ -112,6 +109,31 @@ def _told_as_json(as_json: bool) -> Iterator[None]:
         if as_json:
             print_json(_failed(error))
         raise
+    except OSError as error:
+        if as_json and (failure := of_the_system(error)) is not None:
+            print_json(_failed(failure))
+        raise
+
+
+@contextmanager
+def _in_a_sentence() -> Iterator[None]:
+    """What a command itself finds wrong with its request is said without the lines on how the command is written."""
+    from olivine.errors import RequestError
+
+    try:
+        yield
+    except click.UsageError as error:
+        raise RequestError(error.format_message()) from None
+
+
+def of_the_system(error: OSError) -> "OlivineError | None":
+    """What an error of a file that the user named, or of the disk, means; None for any other, which is a bug."""
+    from olivine.errors import OlivineError
+
+    if error.filename is None and error.errno is None:
+        return None
+    where = error.filename if error.filename is not None else "standard output"
+    return OlivineError(f"{error.strerror or error}: {where}")
 
 
 def print_refused(problems: Iterable["Problem"]) -> None:
@@ -136,17 +158,27 @@ def print_problems(problems: Iterable["Problem"]) -> None:
         say(f"olivine: {problem}", err=True, fg="red")
 
 
-def say(text: str, *, err: bool = False, **style: Any) -> None:
-    """A line for a person; on a terminal it is broken between words, so that the terminal does not break them."""
-    stream = sys.stderr if err else sys.stdout
-    if stream.isatty():
-        text = wrapped(text, shutil.get_terminal_size().columns)
-    click.secho(text, err=err, **style)
+def say(text: str, *, err: bool = False, indent: int = 4, **style: Any) -> None:
+    """A line for a person, broken between words where a width is known; see `columns` and `wrapped`."""
+    width = columns(err=err)
+    click.secho(wrapped(text, width, indent) if width is not None else text, err=err, **style)
 
 
-def wrapped(text: str, width: int) -> str:
+def columns(*, err: bool = False) -> int | None:
+    """The width of the terminal, or what COLUMNS says; None for a file without it, whose lines stay whole."""
+    stream, said = sys.stderr if err else sys.stdout, os.environ.get("COLUMNS", "")
+    if stream.isatty() or (said.isdigit() and int(said) > 0):
+        return shutil.get_terminal_size().columns
+    return None
+
+
+def wrapped(text: str, width: int, indent: int = 4) -> str:
     """Each line of a text in lines of that width; words, paths among them, stay whole, and what follows is indented."""
     fold = textwrap.TextWrapper(
-        max(20, width), subsequent_indent="    ", break_long_words=False, break_on_hyphens=False, drop_whitespace=True
+        max(20, width),
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        drop_whitespace=True,
     )
     return "\n".join(fold.fill(line) for line in text.splitlines())

@@ -1,13 +1,14 @@
 """What a person sees while a workflow runs and when it is done."""
 
 import sys
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from olivine.cli._common import say
-from olivine.workflow.events import Event, Progress, RowsRead, StepDone, StepStarted, Warned
+from olivine.workflow.events import Event, Noted, Progress, RowsRead, RunDone, RunStarted, StepDone, StepStarted, Warned
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -19,11 +20,14 @@ class Screen:
 
     Everything goes to standard error; standard output carries the result only. Steps that are at work at once have a
     bar each.
+
+    steps: names of the workflow's own, in their order: each is told as "step 2 of 4".
     """
 
-    def __init__(self) -> None:
+    def __init__(self, steps: Sequence[str] = ()) -> None:
         self._progress: Bars | None = None
         self._bars: dict[str, TaskID] = {}
+        self._steps, self._started = list(steps), time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Draw an event; those that a person need not see draw nothing."""
@@ -34,6 +38,12 @@ class Screen:
                 self._move(event)
             case StepDone():
                 self._end(event.step, ", ".join(filter(None, [event.summary, _cost(event)])))
+            case RunStarted():
+                self._started = time.monotonic()
+            case RunDone():
+                say(f"all in {duration(time.monotonic() - self._started)}", err=True, dim=True)
+            case Noted():
+                say(f"{event.step}: {event.message}", err=True, dim=True)
             case RowsRead():
                 self._end(event.step, f"{event.n_rows:,} rows")
             case Warned():
@@ -52,7 +62,8 @@ class Screen:
 
     def _start(self, step: str, description: str) -> None:
         self._remove(step)
-        click.echo(f"{step}: {description} ...", err=True)
+        place = f" (step {self._steps.index(step) + 1} of {len(self._steps)})" if step in self._steps else ""
+        say(f"{step}{place}: {description} ...", err=True)
         if not sys.stderr.isatty():
             return
         if self._progress is None:
@@ -68,7 +79,8 @@ class Screen:
 
     def _end(self, step: str, outcome: str) -> None:
         self._remove(step)
-        click.echo(f"{click.style('✓', fg='green')} {step}: {outcome}", err=True)
+        click.secho("✓", fg="green", nl=False, err=True)
+        say(f" {step}: {outcome}", err=True)
 
     def _remove(self, step: str) -> None:
         if self._progress is not None and step in self._bars:
@@ -97,7 +109,7 @@ def _cost(event: StepDone) -> str:
     """What a step took, and what its pass says of it."""
     if event.is_cached:
         return "cached"
-    text = f"{event.seconds:.1f} s"
+    text = duration(event.seconds)
     if event.peak_memory_bytes is not None:
         text += f", peak memory {event.peak_memory_bytes / 1e9:.1f} GB"
     if "n_trained_parameters" in event.facts:
@@ -105,6 +117,14 @@ def _cost(event: StepDone) -> str:
     if "summary" in event.facts:
         text += f", {event.facts['summary']}"
     return text
+
+
+def duration(seconds: float) -> str:
+    """A time as a person tells it."""
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 # how a number of the progress is written, by its name
@@ -135,7 +155,10 @@ COLUMNS = (
     ("size", "size_bytes", "{}"),
 )
 WIDTH = 80  # of a terminal
-NOTE = "KL: divergence from the model before, in nats a token. Same top: how often both put the same token first."
+NOTE = (
+    "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
+    "above 0.15 look at the answers. Same top: how often both put the same token first."
+)
 
 
 def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -1,5 +1,6 @@
 """`olivine cache`."""
 
+import functools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -7,20 +8,42 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import json_option, print_json
+from olivine.cli._common import config_option, json_option, one_file, print_json, say
 
 if TYPE_CHECKING:
     from olivine.store.entries import Cache
 
 
 def _cache_dir(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option(
-        "--cache-dir",
-        default=".olive-cache",
-        show_default=True,
-        type=click.Path(path_type=Path, file_okay=False),
-        help="The cache_dir of the config.",
-    )(function)
+    """The cache that a command is about: the cache_dir of a config, or --cache-dir."""
+
+    @functools.wraps(function)
+    def with_cache(config: Path | None, config_file: Path | None, cache_dir: Path | None, **others: Any) -> Any:
+        return function(cache_dir=_named(config, config_file, cache_dir), **others)
+
+    return config_option(
+        click.option(
+            "--cache-dir",
+            type=click.Path(path_type=Path, file_okay=False),
+            help="The folder itself; without it and without a config, .olive-cache.",
+        )(with_cache)
+    )
+
+
+def _named(config: Path | None, config_file: Path | None, cache_dir: Path | None) -> Path:
+    if config is None and config_file is None:
+        return cache_dir if cache_dir is not None else Path(".olive-cache")
+    named = one_file(config, config_file)
+    if cache_dir is not None:
+        raise click.UsageError(f"two caches are named: that of {named}, and --cache-dir {cache_dir}")
+    from olivine.config import load
+    from olivine.errors import ConfigError
+    from olivine.paths import of_user
+
+    loaded = load(named)
+    if loaded.workflow is None:
+        raise ConfigError(loaded.problems)
+    return of_user(loaded.workflow.cache_dir)
 
 
 @click.group("cache")
@@ -29,8 +52,8 @@ def command() -> None:
 
 
 @command.command("ls", short_help="List every stored result.")
-@_cache_dir
 @json_option
+@_cache_dir
 def show(cache_dir: Path, as_json: bool) -> int:
     """List every stored result with its size and last use, oldest first."""
     from olivine.cli._screen import readable_bytes
@@ -49,10 +72,10 @@ def show(cache_dir: Path, as_json: bool) -> int:
 
 
 @command.command("gc", short_help="Remove what no run has used for a while.")
+@json_option
 @_cache_dir
 @click.option("--days", default=30.0, show_default=True, help="Keep what was used within that many days.")
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
-@json_option
 def collect(cache_dir: Path, days: float, dry_run: bool, as_json: bool) -> int:
     """Remove results that no run has used for a while; what a run is using stays."""
     from olivine.cli._screen import readable_bytes
@@ -68,9 +91,9 @@ def collect(cache_dir: Path, days: float, dry_run: bool, as_json: bool) -> int:
 
 
 @command.command("verify", short_help="Read every byte again.")
+@json_option
 @_cache_dir
 @click.option("--repair", is_flag=True, help="Remove what is damaged; the next run that needs it makes it again.")
-@json_option
 def verify(cache_dir: Path, repair: bool, as_json: bool) -> int:
     """Read every byte again, those of the manifests too; exit code 1 when a result is not what it was.
 
@@ -85,7 +108,7 @@ def verify(cache_dir: Path, repair: bool, as_json: bool) -> int:
         print_json({"n_entries": len(checked), "damaged": found, "removed": removed})
     else:
         for entry, damage in damaged:
-            click.secho(f"{entry.key[:12]} {entry.name}: {damage}", fg="red")
+            say(f"{entry.key[:12]} {entry.name}: {damage}", fg="red")
         more = f", {len(removed)} removed" if repair else ""
         click.echo(f"{len(checked)} results, {len(damaged)} damaged{more}")
     return 1 if len(damaged) > len(removed) else 0
@@ -95,5 +118,7 @@ def _open(cache_dir: Path) -> "Cache":
     from olivine.store.entries import Cache
 
     if not (cache_dir / "steps").is_dir():
-        raise click.UsageError(f"{cache_dir} is no cache of olivine; name the config's cache_dir with --cache-dir")
+        raise click.UsageError(
+            f"{cache_dir} is no cache of olivine: name the config, or its cache_dir with --cache-dir"
+        )
     return Cache(cache_dir)

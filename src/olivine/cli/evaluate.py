@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, read_plan
+from olivine.cli._common import config_options, json_option, print_json, read_plan, say
 
 if TYPE_CHECKING:
     from olivine.models import Model
     from olivine.workflow.steps import Plan, ScoreRows
+
+_NO_MODEL = ("missing-model", "network")  # problems of a plan that leave it without its input model
 
 
 @click.command("evaluate")
@@ -35,13 +37,29 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     result = _score(plan, rows, _model(model_dir, plan))
     if as_json:
         print_json(result)
-        return _verdict(result["scores"])
-    scores = result["scores"]
-    for name, value in scores.items():
-        if name != "no_number":
-            shown = "not a number" if value is None else f"{value:.4g}" if isinstance(value, float) else value
-            click.echo(f"{name}: {shown}")
-    return _verdict(scores)
+    else:
+        _print(model_dir, rows, result["scores"])
+    return _verdict(result["scores"])
+
+
+def _print(model_dir: Path, rows: "ScoreRows", scores: Mapping[str, Any]) -> None:
+    """The model as a line of the table that a run prints, and what it was scored on."""
+    from olivine.cli._screen import score_table, table_notes
+
+    name = model_dir.resolve().name
+    say(f"{model_dir} on {scores['n_rows']} {_in_words(rows)}:\n")
+    click.echo("\n".join(score_table([{**scores, "model": name}])))
+    if scores.get("perplexity") is not None:
+        say(f"\nperplexity {scores['perplexity']:.4g}, over {scores['n_tokens']:,} tokens")
+    for note in table_notes([{**scores, "model": name}]):
+        say(note)
+
+
+def _in_words(rows: "ScoreRows") -> str:
+    if rows.on_text:
+        return "passages of text (the config names no rows to score)"
+    kind = {"eval": "held-out rows", "all": "rows", "train": "training rows (trained on!)"}[rows.part]
+    return f"{kind} of '{rows.data.name}'"
 
 
 def _verdict(scores: Mapping[str, Any]) -> int:
@@ -49,16 +67,20 @@ def _verdict(scores: Mapping[str, Any]) -> int:
     from olivine.workflow.remarks import remarks
 
     for remark in remarks(scores, None, trained=False):
-        click.secho(f"olivine: {remark}", err=True, fg="red" if "degenerate" in scores else "yellow")
+        say(f"olivine: {remark}", err=True, fg="red" if "degenerate" in scores else "yellow")
     return 1 if "degenerate" in scores else 0
 
 
 def _model(folder: Path, plan: "Plan") -> "Model":
     """The model in the folder; an adapter there adapts the config's input model."""
+    from olivine.errors import ConfigError
     from olivine.evaluate.parity import open_model
 
     base = plan.input_model
-    if (folder / "adapter_config.json").is_file() and (base is None or base.format not in ("hf", "gguf")):
+    is_adapter = (folder / "adapter_config.json").is_file()
+    if is_adapter and base is None and (no_base := [one for one in plan.problems if one.kind in _NO_MODEL]):
+        raise ConfigError(no_base)
+    if is_adapter and (base is None or base.format not in ("hf", "gguf")):
         raise click.UsageError(
             f"{folder} is an adapter; input_model must be the local Hugging Face folder or GGUF file that it adapts"
         )

@@ -1,17 +1,19 @@
 """`olivine parity`."""
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import json_option, print_json
+from olivine.cli._common import json_option, print_json, say
 
 if TYPE_CHECKING:
     from olivine.models import Model
 
 MACHINE = {"execution_provider": "", "memory_bytes": 0, "disk_bytes": 0, "n_cores": 1}  # only the device counts here
+WIDTH = 80  # of a terminal
 _COLOURS = {"excellent": "green", "good": "green", "usable": "yellow", "poor": "red", "degenerate": "red"}
 
 
@@ -27,6 +29,8 @@ _COLOURS = {"excellent": "green", "good": "green", "usable": "yellow", "poor": "
     help="Text, JSONL, CSV or Parquet file to read; else the reference writes.",
 )
 @click.option("--text-template", help="How a row of --data becomes text, such as '{question} {answer}'.")
+@click.option("--encoding", help="Encoding of --data, such as cp1252; else UTF-8.")
+@click.option("--sep", help="Character between the cells of a CSV file; else a comma, in .tsv a tab.")
 @click.option("--max-kld", type=click.FloatRange(min=0), help="Exit 1 when the mean KL divergence is above, in nats.")
 @click.option("--min-top1", type=click.FloatRange(0, 1), help="Exit 1 when the best token agrees less often.")
 @click.option("--tokens", "n_tokens", default=4096, show_default=True, type=click.IntRange(2), help="Tokens to read.")
@@ -43,21 +47,43 @@ def command(reference: Path, candidate: Path, base: Path | None, as_json: bool, 
     """Compare a model with the one it was made from, token by token.
 
     REFERENCE and CANDIDATE are Hugging Face folders, adapter folders, ONNX folders or GGUF files that share a
-    tokenizer. Exit code 1 when the candidate is past a limit or its output is degenerate.
+    tokenizer. Exit code 1 when the candidate is past a limit or its output is degenerate, 2 when the two cannot be
+    compared.
     """
     from olivine.evaluate.parity import open_model
 
-    if options["text_template"] is not None and options["data"] is None:
-        raise click.UsageError("--text-template is how rows of a file become text; name the file with --data")
-    open_model(reference, base)  # a wrong path is told before anything starts
+    _check_data(options)  # what is wrong with names and rows is told before anything starts
+    open_model(reference, base)
     facts = _compare(reference, base, open_model(candidate, base), options)
     if as_json:
         print_json(facts["parity"] | {"missed": facts["missed"]})
     else:
         _show(facts["parity"])
     for sentence in facts["missed"]:
-        click.secho(f"olivine: {sentence}", err=True, fg="red")
+        say(f"olivine: {sentence}", err=True, fg="red")
     return 1 if facts["missed"] else 0
+
+
+def _check_data(options: Mapping[str, Any]) -> None:
+    """DataError, in terms of our options, for a file that cannot be read."""
+    from olivine.errors import DataError
+    from olivine.evaluate.parity import TextFile
+
+    reading = {key: options[key] for key in ("text_template", "encoding", "sep") if options[key] is not None}
+    if options["data"] is None:
+        if reading:
+            option = next(iter(reading)).replace("_", "-")
+            raise click.UsageError(f"--{option} is how a file is read; name the file with --data")
+        return
+    try:
+        TextFile(options["data"], options["text_template"], options["encoding"], options["sep"]).check()
+    except DataError as error:
+        fix = re.sub(r"write (encoding|sep|text_template):", _as_option, str(error))
+        raise DataError(fix) from None
+
+
+def _as_option(match: re.Match[str]) -> str:
+    return f"write --{match[1].replace('_', '-')}"
 
 
 def _params(reference: Path, base: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +92,7 @@ def _params(reference: Path, base: Path | None, options: Mapping[str, Any]) -> d
         "reference": str(reference.absolute()),
         "base": str(base.absolute()) if base else None,
         "text": str(options["data"].absolute()) if options["data"] else None,
-        "text_template": options["text_template"],
+        **{key: options[key] for key in ("text_template", "encoding", "sep")},
         "speed": not options["no_speed"],
         "split": not options["no_split"],
         **{key: options[key] for key in ("max_kld", "min_top1", "n_tokens", "length", "seed", "dtype")},
@@ -91,19 +117,23 @@ def _compare(reference: Path, base: Path | None, candidate: "Model", options: Ma
 def _show(found: Mapping[str, Any]) -> None:
     """Two tables: how far, and at what cost."""
     verdict = str(found["verdict"])
-    click.echo(
-        f"{click.style(verdict, fg=_COLOURS[verdict], bold=True)} ({found['candidate']['degenerate'] or _bands()})"
-    )
+    why = f": {found['candidate']['degenerate']}" if verdict == "degenerate" else f" ({_bands()})"
+    click.secho(verdict, fg=_COLOURS[verdict], bold=True, nl=False)
+    say(why)
     tokens = found["tokens"]
     seed = f", seed {tokens['seed']}" if tokens["seed"] is not None else ""
-    click.echo(f"{found['candidate']['path']}\nagainst {found['reference']['path']}")
-    click.echo(f"on {tokens['n_tokens']:,} tokens in {tokens['n_windows']} windows: {tokens['source']}{seed}")
+    for name, side in (("candidate", found["candidate"]), ("reference", found["reference"])):
+        say(f"{name} {side['path']}, in {side['run_as']}")
+    say(f"on {tokens['n_tokens']:,} tokens in {tokens['n_windows']} windows: {tokens['source']}{seed}")
     _print(_distance(found), ("", "", ""))
     _print(_costs(found), ("", "reference", "candidate", "ratio"))
 
 
 def _print(rows: Iterator[tuple[str, ...]], titles: tuple[str, ...]) -> None:
-    """A table whose first column stands left and the others right under their titles; lines are never broken."""
+    """A table whose first column stands left and the others right under their titles.
+
+    A line that is too wide has its last cell below it.
+    """
     table = [row for row in (titles, *rows) if any(row)]
     widths = [max(len(row[column]) for row in table) for column in range(len(titles))]
     click.echo()
@@ -112,7 +142,8 @@ def _print(rows: Iterator[tuple[str, ...]], titles: tuple[str, ...]) -> None:
             text.rjust(width) if title else text.ljust(width)
             for text, width, title in zip(row, widths, titles, strict=True)
         ]
-        click.echo("   ".join(cells).rstrip())
+        line = "   ".join(cells).rstrip()
+        click.echo(line if len(line) <= WIDTH else "   ".join(cells[:-1]).rstrip() + f"\n    {row[-1]}")
 
 
 def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
@@ -125,7 +156,7 @@ def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     if found["top1_agreement_clear"] is not None:
         share = found["n_clear"] / found["n_positions"]
         clear = _percent(found, "top1_agreement_clear", "top1_standard_error_clear")
-        yield "  away from near-ties", clear, f"margin above 0.1 nat: {share:.0%} of positions"
+        yield "  away from near-ties", clear, f"{share:.0%} of positions"
     yield "top-5 overlap", f"{found['top5_overlap']:.1%}", ""
     yield (
         "perplexity",
@@ -137,14 +168,14 @@ def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     yield (
         "change of probability",
         f"{change:.2%}" if change is not None else "not a number",
-        "root mean square, of the next token",
+        "root mean square",
     )
     if greedy := found["greedy"]:
         same = f"{greedy['n_same']} of {greedy['n_prompts']} texts the same"
         yield "greedy text in common", f"{greedy['mean']:.1f} of {greedy['new_tokens']} tokens", same
     if found["weights"] and found["runtime"]:
         yield "KL of the weights alone", _number(found["weights"]["kl"], 4, " nat"), "computed in float32"
-        yield "KL of the run time", _number(found["runtime"]["kl"], 4, " nat"), "computing in int8, on top"
+        yield "KL of the run time", _number(found["runtime"]["kl"], 4, " nat"), "of int8, on top"
 
 
 def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
@@ -152,7 +183,6 @@ def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     from olivine.cli._screen import readable_bytes
 
     a, b = found["reference"], found["candidate"]
-    yield "runs in", str(a["run_as"]), str(b["run_as"]), ""
     for name, key, form in (
         ("size on disk", "size_bytes", readable_bytes),
         ("bits per weight", "bits_per_weight", lambda value: f"{value:.2f}"),
@@ -168,7 +198,7 @@ def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
 def _bands() -> str:
     from olivine.evaluate.parity import BANDS
 
-    return "mean KL divergence: " + ", ".join(f"{word} below {bound:g}" for bound, word in BANDS[:-1])
+    return "KL: " + ", ".join(f"{word} below {bound:g}" for bound, word in BANDS[:-1])
 
 
 def _number(value: float | None, n_digits: int, unit: str = "") -> str:

@@ -1,6 +1,7 @@
 """`olivine passes`."""
 
 import inspect
+from typing import Any
 
 import click
 
@@ -21,17 +22,20 @@ def command(name: str | None, as_json: bool) -> int:
 def _show_all(*, as_json: bool) -> int:
     from olivine.passes import first_line, passes
 
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "aliases": list(plugin.aliases), "help": first_line(plugin)}
         for name, plugin in passes.classes.items()
     ]
     if as_json:
         print_json(rows)
         return 0
-    width = max(len(str(row["name"])) for row in rows)
     for row in rows:
-        also = f" (also {', '.join(plugin)})" if (plugin := row["aliases"]) else ""
-        say(f"{row['name']:<{width}}  {row['help']}{also}")
+        also = f", also {', '.join(others)}" if (others := row["aliases"][1:]) else ""
+        first = f"{row['aliases'][0]} ({row['name']}{also})" if row["aliases"] else row["name"]
+        say(first, bold=True)
+        say(f"    {row['help']}")
+    click.echo()
+    say("A config takes either name as the 'type' of a pass; 'olivine passes NAME' shows the params of one.")
     return 0
 
 
@@ -58,10 +62,20 @@ def _show_one(name: str, *, as_json: bool) -> int:
             }
         )
         return 0
-    click.echo(inspect.cleandoc(plugin.__doc__ or ""))
-    click.echo(f"\ntakes {' or '.join(sorted(plugin.accepts))}, gives {plugin.produces}\n\nparams:")
+    _show_text(inspect.cleandoc(plugin.__doc__ or ""))
+    names = " or ".join(f'"{one}"' for one in (*plugin.aliases, plugin.name))
+    say(f'\n"type": {names}\ntakes {" or ".join(sorted(plugin.accepts))}, gives {plugin.produces}')
+    click.echo("\nparams:")
     for key, field in plugin.Params.model_fields.items():
         default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
         text = f": {field.description}" if field.description else ""
         say(f"  {key} ({default}){text}")
     return 0
+
+
+def _show_text(text: str) -> None:
+    """Paragraphs, filled anew to the width of the terminal."""
+    for number, paragraph in enumerate(text.split("\n\n")):
+        if number:
+            click.echo()
+        say(" ".join(paragraph.split()), indent=0)

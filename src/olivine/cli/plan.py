@@ -61,13 +61,18 @@ def _proof(plan: "Plan") -> dict[str, list[str]]:
 
 def _prove(step: "Step", model: "Model", found: dict[str, list[str]]) -> None:
     from olivine.cli._alone import run_alone
-    from olivine.errors import StepFailed
+    from olivine.errors import RequestError, StepFailed
     from olivine.workflow.proofs import PROOF, in_words, job_fields
 
     try:
         result: dict[str, Any] = run_alone("prove", PROOF, **job_fields(step, model))
-    except StepFailed as failure:
-        found["differs"].append(f"step '{step.name}': {failure.cause}")
+    except (StepFailed, RequestError) as failure:
+        cause = str(failure)
+        if isinstance(failure, StepFailed):
+            cause = failure.cause
+            if failure.log is not None:  # nothing but what is told
+                failure.log.unlink(missing_ok=True)
+        found["differs"].append(f"step '{step.name}': {cause}")
         return
     if result["proof"]["lengths"]:
         found["proven"].append(f"step '{step.name}': {PROOF}: {in_words(result)}")

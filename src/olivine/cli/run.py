@@ -1,5 +1,6 @@
 """`olivine run`."""
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,9 +34,10 @@ def _run(plan: "Plan", *, as_json: bool) -> int:
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
     from olivine.workflow.engine import Result, run
+    from olivine.workflow.words import notes
 
-    screen = Screen()
-    for note in plan.translated:
+    screen = Screen([step.name for step in plan.steps])
+    for note in notes(plan):
         screen.note(note)
     try:
         result = run(plan, screen)
@@ -67,3 +69,18 @@ def _print(result: "Result") -> None:
             click.echo(click.wrap_text(note, width=WIDTH))
     if result.model is not None:
         click.echo(f"\nmodel: {result.model}")
+        click.echo(f"  in Python: {_loaded_by(result.model)}")
+        if not _is_adapter(result.model):
+            click.echo(f"  to try it: olivine chat {shlex.quote(str(result.model))}")
+
+
+def _loaded_by(folder: Path) -> str:
+    """The expression that loads a delivered model."""
+    if (folder / "genai_config.json").is_file():
+        return f"onnxruntime_genai.Model({str(folder)!r})"
+    library = "peft.AutoPeftModelForCausalLM" if _is_adapter(folder) else "transformers.AutoModelForCausalLM"
+    return f"{library}.from_pretrained({str(folder)!r})"
+
+
+def _is_adapter(folder: Path) -> bool:
+    return (folder / "adapter_config.json").is_file()

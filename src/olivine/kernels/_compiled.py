@@ -4,12 +4,32 @@ Compiled loops release the interpreter's lock, so that tiles of rows run on all 
 called: a call would count the references of its arrays, which takes longer than the part.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import numba
+from numba.core import event
 
 Loop = TypeVar("Loop", bound=Callable[..., Any])
+
+
+class _FirstCompilation(event.Listener):
+    """Says once that loops are compiled: those that are in the cache already are not."""
+
+    _is_told = False
+
+    def on_start(self, event: object) -> None:  # noqa: ARG002 - its signature
+        if not self._is_told:
+            self._is_told = True
+            LOG.info("compiling loops for this processor, which later runs find done: up to a minute")
+
+    def on_end(self, event: object) -> None:
+        """Nothing is told of the end."""
+
+
+LOG = logging.getLogger("olivine")
+event.register("numba:compile", _FirstCompilation())  # type: ignore[no-untyped-call]
 
 
 def _jit(*fastmath: str, inlined: bool = False) -> Callable[[Loop], Loop]:

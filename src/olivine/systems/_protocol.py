@@ -6,6 +6,7 @@ object a line:
     parent -> worker   a Job
     worker -> parent   {"event": "started", "pid": ...}
                        {"event": "progress", "done": 3, "total": 10, "metrics": {"loss": 0.41}}
+                       {"event": "note", "message": "..."}
                        {"event": "warning", "message": "..."}
                        {"event": "done", "result": {...}}          result of a pass: {"model": Model, "facts": {...}}
                        {"event": "failed", "error": {"type", "message", "exit_code", "traceback"}}
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from olivine.errors import StepFailed
+from olivine.errors import RequestError, StepFailed
 from olivine.store.packing import OUTPUT
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -81,6 +82,7 @@ def answer(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any]
     if event == "failed":
         error = fields["error"]
         log = Path(job.log) if job.log else None
-        raise StepFailed(job.step, error["message"], log, tail=error["traceback"])
+        is_refused = error["exit_code"] == RequestError.exit_code
+        raise StepFailed(job.step, error["message"], log, tail=error["traceback"], is_refused=is_refused)
     listen(event, fields)
     return None

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
-from olivine.messages import Events, sentence
+from olivine.messages import Events, Notes, sentence
 from olivine.models import Model
 from olivine.passes import Pass, passes
 from olivine.store.files import remove_tree
@@ -51,6 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    Notes(events).listen()
     os.dup2(2, 1)
     faulthandler.enable()  # a crash in native code leaves the Python stack in the log
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))

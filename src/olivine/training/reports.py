@@ -89,6 +89,8 @@ class Reports(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
         """Start the clock, at the step that training goes on from."""
         self._started, self._first, self._n_tokens = time.monotonic(), state.global_step, 0
+        if state.global_step:
+            self._report.note(f"going on from step {state.global_step} of {state.max_steps}")
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:  # noqa: ARG002 - its signature
         """Show the step; the speed is counted from the second one on."""

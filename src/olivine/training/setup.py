@@ -248,6 +248,7 @@ def _compile(model: Any, setup: Setup, report: Reporter) -> None:
     micro_batches = [rows for step in setup.steps.steps for ranks in step.ranks for rows in ranks if rows]
     sizes = [sum(setup.lengths[row] for row in rows) for rows in micro_batches]
     alike = setup.collate.fix(sizes, max(map(len, micro_batches)), max(setup.lengths))
+    report.note("the first step compiles the layers: up to a minute")
     n_layers = acceleration.compile_layers(model, dynamic=not alike)
     if setup.head is not None:
         setup.head.fused = True

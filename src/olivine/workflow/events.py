@@ -171,6 +171,15 @@ class Progress(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Noted(Event):
+    """What goes on in a step that is at work, such as where it goes on from. step: which."""
+
+    kind = "note"
+    step: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Warned(Event):
     """Something that the user should know, though the run goes on. step: what it is about."""
 
@@ -270,6 +279,7 @@ KINDS: Mapping[str, type[Event]] = {
         StepCached,
         StepFailed,
         Progress,
+        Noted,
         Warned,
         Scored,
         RunDone,

@@ -10,6 +10,7 @@ from olivine.store.entries import FOLDERS
 from olivine.workflow.steps import Plan, ScoreRows, Step
 
 DELIVERED = ("model", "adapter")  # folders of output_dir that each run makes anew
+_FOLDERS, _FILES = (*DELIVERED, "logs"), ("journal.jsonl", "workflow.json")  # what else it writes there
 
 
 def overlaps(cache_dir: Path, output_dir: Path, used: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, str, str]]:
@@ -31,15 +32,25 @@ def overlaps(cache_dir: Path, output_dir: Path, used: Iterable[tuple[str, Path]]
             yield "output_dir", f"output_dir lies in '{folder}', which the cache cleans.", "Name another output_dir."
 
 
+def in_the_way(output_dir: Path) -> Iterator[tuple[str, str]]:
+    """Message and fix for every file where a folder of the result goes, and the other way round."""
+    for name in _FOLDERS:
+        target = output_dir / name
+        if paths.exists(target) and not paths.is_folder(target):
+            yield f"'{target}' is a file, but a folder goes there.", "Move it away, or name another output_dir."
+    for name in _FILES:
+        target = output_dir / name
+        if paths.is_folder(target):
+            yield f"'{target}' is a folder, but a file goes there.", "Move it away, or name another output_dir."
+
+
 def refuse_overlaps(plan: Plan) -> None:
-    """RequestError for the first overlap, and for a file where a folder of the result goes."""
+    """RequestError for the first overlap, and for what is in the way of the result."""
     used = used_by(plan.input_model, plan.steps, plan.score)
     for _, message, fix in overlaps(plan.cache_dir, plan.output_dir, used):
         raise RequestError(f"{message} {fix}")
-    for name in (*DELIVERED, "logs"):
-        target = plan.output_dir / name
-        if paths.exists(target) and not paths.is_folder(target):
-            raise RequestError(f"'{target}' is a file, but the result goes there as a folder; move it away")
+    for message, fix in in_the_way(plan.output_dir):
+        raise RequestError(f"{message} {fix}")
 
 
 def used_by(model: Model | None, steps: Iterable[Step], score: ScoreRows | None) -> Iterator[tuple[str, Path]]:

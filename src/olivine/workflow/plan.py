@@ -24,7 +24,7 @@ from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
-from olivine.workflow.folders import overlaps, used_by
+from olivine.workflow.folders import in_the_way, overlaps, used_by
 from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached
 from olivine.workflow.machine import choose
@@ -81,6 +81,8 @@ def _make_plan(
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
         draft.problem("invalid-value", (key,), message, fix)
+    for message, fix in in_the_way(output_dir):
+        draft.problem("invalid-value", ("output_dir",), message, fix)
     estimate = total(draft, score)
     check_room(draft, estimate)
     plan = Plan(

@@ -1,7 +1,9 @@
 """A plan in words, for people and for programs."""
 
+from collections.abc import Iterator
 from typing import Any
 
+from olivine.workflow.keys import seams
 from olivine.workflow.steps import Plan, Step
 
 
@@ -41,16 +43,62 @@ def lines(plan: Plan) -> list[str]:
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
-    text += [_step_line(plan, step) for step in plan.steps]
+    text += [*_step_lines(plan), *_needs(plan)]
+    return text + [f"note: {note}" for note in notes(plan)]
+
+
+def notes(plan: Plan) -> list[str]:
+    """What was made of the config and chosen where it is silent.
+
+    Of a step that is in the cache, or comes after one that cannot be planned, nothing is said: it will not run, or
+    otherwise.
+    """
+    silent = {*plan.cached, *_after_unplanned(plan)}
+    return [note for note in plan.translated if not any(note.startswith(f"step {name}: ") for name in silent)]
+
+
+def _needs(plan: Plan) -> Iterator[str]:
     needed = plan.estimate
-    if plan.n_parameters:  # of a model that is not known, nothing else is
-        text.append(f"needs about {size(needed.memory_bytes)} of memory and {size(needed.disk_bytes)} of disk at most")
+    if is_all_cached(plan):
+        yield "all of it is in the cache: a run only delivers the result"
+        return
+    if plan.n_parameters and not _unplanned(plan):  # else what it needs is not known
+        yield f"needs about {size(needed.memory_bytes)} of memory and {size(needed.disk_bytes)} of disk at most"
     if needed.download_bytes:
-        text.append(f"fetches about {size(needed.download_bytes)}")
+        yield f"fetches about {size(needed.download_bytes)}"
     if needed.device_memory_bytes:
-        which = "the GPU" if machine.n_devices == 1 else "each GPU"
-        text.append(f"needs about {size(needed.device_memory_bytes)} on {which}")
-    return text + [f"note: {note}" for note in plan.translated]
+        which = "the GPU" if plan.machine.n_devices == 1 else "each GPU"
+        yield f"needs about {size(needed.device_memory_bytes)} on {which}"
+
+
+def is_all_cached(plan: Plan) -> bool:
+    """Whether a run finds every result and every score."""
+    names = {*(step.name for step in plan.steps), *(f"score:{seam.name}" for seam in seams(plan))}
+    return bool(plan.steps) and names <= plan.cached
+
+
+def _unplanned(plan: Plan) -> list[str]:
+    """Passes of the config that are no steps, as something about them is wrong."""
+    planned = {step.name for step in plan.steps}
+    return [name for name in plan.workflow.get("passes", {}) if name not in planned]
+
+
+def _after_unplanned(plan: Plan) -> list[str]:
+    """The steps after the first of those: what reaches them is not known."""
+    names = list(plan.workflow.get("passes", {}))
+    missing = _unplanned(plan)
+    return names[names.index(missing[0]) :] if missing else []
+
+
+def _step_lines(plan: Plan) -> Iterator[str]:
+    """The steps in their order, those that cannot be planned among them."""
+    steps = {step.name: step for step in plan.steps}
+    passes = plan.workflow.get("passes", {})
+    for name in [*(name for name in steps if name not in passes), *passes]:
+        if name in steps:
+            yield _step_line(plan, steps[name])
+        else:
+            yield f"step {name} ({passes[name]['type']}): cannot run, see below"
 
 
 def _step_line(plan: Plan, step: Step) -> str:

@@ -3,6 +3,7 @@
 # ruff: noqa: T201 - tests read what is printed
 
 import ctypes
+import logging
 import os
 import shutil
 import signal
@@ -176,6 +177,10 @@ class Fail(Pass):
 
     def _input(self, context):
         input("go on? ")
+
+    def _note(self, context):
+        context.report.note("going on from step 6 of 16")
+        logging.getLogger("olivine.kernels").info("compiling loops")
 
     def _warn(self, context):
         context.report.warn("the rows are short")

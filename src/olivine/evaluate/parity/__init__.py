@@ -7,8 +7,9 @@ compare ─ runtimes.open_model ─> Model ─ _tokens ─> windows of token ids
 """
 
 from olivine.evaluate.parity._compare import Settings, common_prefix, compare, degenerate_sides, loops, remarks, sample
+from olivine.evaluate.parity._file import TextFile
 from olivine.evaluate.parity._record import BANDS, Gate, Parity, Side, Tokens, band
-from olivine.evaluate.parity._tokens import config_of, read_windows
+from olivine.evaluate.parity._tokens import read_windows
 from olivine.runtimes.opening import open_model
 
 __all__ = [
@@ -17,11 +18,11 @@ __all__ = [
     "Parity",
     "Settings",
     "Side",
+    "TextFile",
     "Tokens",
     "band",
     "common_prefix",
     "compare",
-    "config_of",
     "degenerate_sides",
     "loops",
     "open_model",

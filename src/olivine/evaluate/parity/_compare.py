@@ -12,6 +12,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Unsupported
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate.parity import _sizes
+from olivine.evaluate.parity._file import TextFile
 from olivine.evaluate.parity._record import RUNTIME_SHARE, Greedy, Parity, Side, Tokens
 from olivine.evaluate.parity._tokens import Windows, read_windows, same_vocabulary, sample_windows
 from olivine.models import Model
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 else:
     divergence = lazy.module("olivine.kernels.divergence")
 
-Text = Path | DataConfig | Sequence[Sequence[int]] | None
+Text = Path | TextFile | DataConfig | Sequence[Sequence[int]] | None
 MAX_PERIOD = 8  # tokens of a loop that counts as repetition
 _ABOVE_NOISE = 1e-5  # nats of divergence that rounding in float32 makes
 
@@ -135,7 +136,7 @@ def sample(reference: Model | Path, settings: Settings | None = None) -> Windows
 def _given(text: Text, tokenizer: Any, settings: Settings) -> Windows | None:
     if text is None:
         return None
-    if isinstance(text, (Path, DataConfig)):
+    if isinstance(text, (Path, TextFile, DataConfig)):
         return read_windows(text, tokenizer, settings.n_tokens, settings.length)
     return [list(window) for window in text]
 
@@ -145,6 +146,8 @@ def _in_words(text: Text) -> str:
         return "text that the reference wrote itself"
     if isinstance(text, DataConfig):
         return f"data config '{text.name}'"
+    if isinstance(text, TextFile):
+        return str(text.path)
     return str(text) if isinstance(text, Path) else "given tokens"
 
 

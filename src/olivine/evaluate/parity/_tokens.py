@@ -5,20 +5,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from olivine import paths
 from olivine.config.schema import DataConfig, PreProcess
-from olivine.data import Encoder, check, columns_without_form, read_rows, resolved, template_of, texts
+from olivine.data import Encoder, check, read_rows, resolved, template_of, texts
 from olivine.errors import DataError, Unsupported
+from olivine.evaluate.parity._file import TextFile
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
 from olivine.runtimes.process import RuntimeProcess
 
 Windows = list[list[int]]
 _SHORTEST = 2  # tokens of a window: one to read and one to predict
-_KINDS = {".json": "json", ".jsonl": "json", ".ndjson": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 
 
-def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, length: int) -> Windows:
+def read_windows(source: Path | TextFile | DataConfig, tokenizer: Any, n_tokens: int, length: int) -> Windows:
     """At most `n_tokens` ids in windows of at most `length`, from a file or a data config.
 
     A text file (.txt, .md) is one text, cut into windows; of rows (JSON, JSONL, CSV, Parquet; their form is told by
@@ -26,54 +25,22 @@ def read_windows(source: Path | DataConfig, tokenizer: Any, n_tokens: int, lengt
     as its template says.
     Raises DataError with the place when there is nothing to read.
     """
-    if isinstance(source, Path) and source.suffix in (".txt", ".md"):
-        pieces, place, settings = [_whole(source)], str(source), PreProcess()
+    file = TextFile(source) if isinstance(source, Path) else source
+    place = f"data config '{file.name}'" if isinstance(file, DataConfig) else str(file.path)
+    if isinstance(file, TextFile):
+        file.check()
+    if isinstance(file, TextFile) and file.is_one_text:
+        pieces, settings = [file.whole()], PreProcess()
     else:
-        config = source if isinstance(source, DataConfig) else config_of(source)
+        config = file.config() if isinstance(file, TextFile) else file
         for problem in check(config):
             raise DataError(str(problem))
-        pieces, place = texts(config, read_rows(config), tokenizer), f"data config '{config.name}'"
+        pieces = texts(config, read_rows(config), tokenizer)
         settings = resolved(config, template=template_of(tokenizer)).pre_process_data_config
-        place = str(source) if isinstance(source, Path) else place
     windows = list(_cut(pieces, Encoder.of(tokenizer, settings), n_tokens, length))
     if not windows:
         raise DataError(f"{place}: no text of at least {_SHORTEST} tokens to compare the models on")
     return windows
-
-
-def _whole(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path} is not UTF-8 text") from None
-
-
-def config_of(path: Path, text_template: str | None = None) -> DataConfig:
-    """A data config that reads the rows of the file; without a template, their columns tell how they become text."""
-    if path.suffix not in _KINDS:
-        raise DataError(f"{path}: the text must be a .txt, .md, .json, .jsonl, .csv or .parquet file")
-    if not paths.is_file(path):
-        raise DataError(f"the data file '{path}' does not exist")
-    config = DataConfig.model_validate(
-        {
-            "name": path.name,
-            "load_dataset_config": {"data_name": _KINDS[path.suffix], "data_files": str(path.absolute())},
-            "pre_process_data_config": {
-                "strategy": "line-by-line",
-                "train_on": "all",
-                **({"text_template": text_template} if text_template is not None else {}),
-            },
-        }
-    )
-    if columns := columns_without_form(config):
-        example = " ".join(f"{{{column}}}" for column in columns[:4])
-        raise DataError(
-            f"{path} has the columns {', '.join(columns)}, which do not tell how a row becomes text; "
-            f"say it with text_template, such as '{example}'"
-        )
-    return config
 
 
 def _cut(pieces: Sequence[str], encoder: Encoder, n_tokens: int, length: int) -> Iterator[list[int]]:

@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 
 from olivine import paths
 from olivine.config.schema import DataConfig
-from olivine.errors import ModelError, Problem, Unsupported
-from olivine.evaluate.parity import Gate, Parity, Settings, compare, config_of, open_model
+from olivine.errors import DataError, ModelError, Problem, Unsupported
+from olivine.evaluate.parity import Gate, Parity, Settings, TextFile, compare, open_model
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import UNCHANGED, Pass, PassParams
@@ -52,6 +52,8 @@ class ParityCheck(Pass):
         text_template: str | None = Field(
             None, description="how a row of 'text' becomes text, such as '{question} {answer}'; else its columns tell"
         )
+        encoding: str | None = Field(None, description="encoding of 'text', such as cp1252; else UTF-8")
+        sep: str | None = Field(None, description="character between the cells of a CSV file that is 'text'")
         n_tokens: int = Field(4096, ge=2, description="tokens that both models read; more make the error bars smaller")
         length: int = Field(256, ge=2, description="tokens of a window that is read at once")
         seed: int = Field(0, ge=0, description="of the text that the reference writes")
@@ -85,8 +87,9 @@ class ParityCheck(Pass):
         def _one_text(self) -> "ParityCheck.Params":
             if self.text is not None and self.data_config is not None:
                 raise ValueError("'text' and 'data_config' both say what is read; remove one of them")
-            if self.text_template is not None and self.text is None:
-                raise ValueError("'text_template' is how rows of a file become text; name the file as 'text'")
+            given = [name for name in ("text_template", "encoding", "sep") if getattr(self, name) is not None]
+            if given and self.text is None:
+                raise ValueError(f"'{given[0]}' is how the text of a file is read; name the file as 'text'")
             return self
 
     aliases: ClassVar[tuple[str, ...]] = ("ParityCheck", "OnnxDiscrepancyCheck")
@@ -118,6 +121,11 @@ class ParityCheck(Pass):
         text, reference, base = self.params.text, self.params.reference, self.params.base
         if text is not None and not paths.is_file(text):
             yield Problem("missing-file", self.name, f"the text '{text}' does not exist.", "Name a file.", ("text",))
+        elif text is not None:
+            try:
+                self._file(text).check()
+            except DataError as error:
+                yield Problem(error.kind, self.name, str(error), key=("text",))
         if reference is not None and _is_path(reference):
             try:
                 open_model(Path(reference), Path(base) if base else None)
@@ -148,11 +156,13 @@ class ParityCheck(Pass):
             return context.models[named]
         return open_model(Path(named), Path(self.params.base) if self.params.base else None)
 
-    def _text(self, context: Context) -> Path | DataConfig | None:
+    def _text(self, context: Context) -> TextFile | DataConfig | None:
         if self.params.text is not None:
-            path, template = Path(self.params.text), self.params.text_template
-            return path if template is None else config_of(path, template)
+            return self._file(self.params.text)
         return context.data[self.params.data_config] if self.params.data_config is not None else None
+
+    def _file(self, path: str) -> TextFile:
+        return TextFile(Path(path), self.params.text_template, self.params.encoding, self.params.sep)
 
     def _settings(self, context: Context) -> Settings:
         params = self.params

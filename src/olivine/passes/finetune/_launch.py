@@ -112,6 +112,8 @@ class _Ranks:
         match event["event"]:
             case "progress" if rank == 0:
                 self._report.progress(event["done"], event["total"], **event["metrics"])
+            case "note" if rank == 0:
+                self._report.note(event["message"])
             case "warning" if event["message"] not in self._warned:
                 self._warned.add(event["message"])
                 self._report.warn(event["message"])

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import OlivineError
-from olivine.messages import Events, sentence
+from olivine.messages import Events, Notes, sentence
 from olivine.models import Model
 from olivine.passes import passes
 from olivine.work import Context, Machine
@@ -39,6 +39,7 @@ def main(path: Path) -> None:
     _end_with([(job["worker"], job["worker_started"]), (os.getppid(), None)])
     with (path.parent / f"rank-{rank}.jsonl").open("w", encoding="utf-8") as stream:
         events = Events(stream)
+        Notes(events).listen()
         try:
             with _alone(Path(job["scratch"]), rank):
                 result = _run(job, rank, events)
