@@ -52,7 +52,7 @@ class Events:
             self._stream.flush()
 
     def progress(self, done: float, total: float, **metrics: float | str) -> None:
-        """See work.Reporter."""
+        """Send how far the work is, not more often than a screen shows it; its end always."""
         now = time.monotonic()
         if done >= total or now - self._last_progress >= _PROGRESS_SECONDS:
             self._last_progress = now
@@ -64,11 +64,11 @@ class Events:
         self.send("note", message=message)
 
     def warn(self, message: str) -> None:
-        """See work.Reporter."""
+        """Send what the user should know."""
         self.send("warning", message=message)
 
     def record(self, **facts: Any) -> None:
-        """See work.Reporter."""
+        """Keep facts, which go out with the result."""
         self.facts |= facts
 
 

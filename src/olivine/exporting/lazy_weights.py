@@ -41,7 +41,7 @@ class Rows:
 
     @property
     def n_rows(self) -> int:
-        """N."""
+        """N: the rows of all pieces together."""
         return sum(piece.stop - piece.start for piece in self.pieces)
 
     @property
@@ -50,7 +50,7 @@ class Rows:
         return [piece.source.name for piece in self.pieces]
 
     def read(self, start: int, stop: int) -> torch.Tensor:
-        """The rows [start, stop)."""
+        """The rows [start, stop) [stop - start, K], in the last type that they are cast to."""
         stretches = [piece.rows(low, high) for piece, low, high in self._within(start, stop)]
         return _cast(stretches[0] if len(stretches) == 1 else torch.cat(stretches), self.casts)
 

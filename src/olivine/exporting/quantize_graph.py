@@ -60,7 +60,7 @@ class Matrix:
 
     @property
     def width(self) -> int:
-        """K: inputs."""
+        """K: inputs, or the width of an embedding."""
         return self.rows.pieces[0].source.shape[1]
 
 
@@ -345,7 +345,7 @@ class QuantizeRows:
 
     @property
     def n_weights(self) -> int:
-        """Elements of these rows."""
+        """Weights of these rows, which share the work of an export."""
         return (self.stop - self.start) * self.stored.matrix.width
 
     def announce(self) -> None:
@@ -354,7 +354,7 @@ class QuantizeRows:
             self.stored.matrix.rows.announce(self.start, self.stop)
 
     def run(self, write: Write) -> None:
-        """Read, quantize, pack, write."""
+        """Read the rows, choose or take over their codes, pack them, and write codes, scales and zero points."""
         choice, matrix = self.stored.choice, self.stored.matrix
         if choice.given is not None:
             self._take_over(write, choice.given())

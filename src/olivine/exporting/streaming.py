@@ -29,7 +29,7 @@ Progress = Callable[[int, int], None]
 
 
 class Job(Protocol):
-    """Work that fills initializers."""
+    """A piece of the work of an export, which computes and writes bytes of initializers."""
 
     @property
     def fills(self) -> Sequence[str]:
@@ -59,7 +59,7 @@ class Whole:
 
     @property
     def fills(self) -> Sequence[str]:
-        """The initializer."""
+        """The one initializer that it writes."""
         return (self.name,)
 
     @property
@@ -69,7 +69,7 @@ class Whole:
 
     @property
     def n_weights(self) -> int:
-        """Its elements."""
+        """Elements of the initializer, its share of the work."""
         return int(np.prod(self.tensor.shape.numpy(), dtype=np.int64))
 
     def announce(self) -> None:
@@ -97,7 +97,7 @@ class FloatRows:
 
     @property
     def fills(self) -> Sequence[str]:
-        """The initializer."""
+        """The one initializer that it writes."""
         return (self.name,)
 
     @property
@@ -107,7 +107,7 @@ class FloatRows:
 
     @property
     def n_weights(self) -> int:
-        """Its elements."""
+        """Elements of the initializer, its share of the work."""
         return int(np.prod(self.tensor.shape.numpy(), dtype=np.int64))
 
     def announce(self) -> None:

@@ -45,7 +45,7 @@ class Signature:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """The signature that `to_json` described."""
         return cls(_specs(record["inputs"]), _specs(record["outputs"]))
 
 

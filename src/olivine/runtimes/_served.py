@@ -44,7 +44,7 @@ class _Server:
         self._send(**costs, peak_memory_bytes=memory.peak_bytes())
 
     def fail(self, error: BaseException) -> None:
-        """Say what went wrong."""
+        """Send the parent the type of an error and its message in one line."""
         text = " ".join(str(error).split())
         self._send(error={"type": type(error).__name__, "message": text})
 

@@ -20,7 +20,7 @@ Listener = Callable[[str], None]
 
 
 class Chat(Protocol):
-    """A model that answers."""
+    """A model in memory that answers one question after the other."""
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
         """The greedy answer; pieces of it go to `on_text` as they come.
@@ -53,7 +53,7 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
 
 
 class _GenaiChat:
-    """An ONNX folder."""
+    """An ONNX folder in onnxruntime-genai, with the runtime's own tokenizer."""
 
     def __init__(self, folder: Path, tell: Listener) -> None:
         self._runtime = GenaiRuntime(folder)
@@ -111,7 +111,7 @@ def _rendered(tokenizer: Any, messages: Messages) -> str:
 
 
 class _TorchChat:
-    """A Hugging Face folder."""
+    """A Hugging Face folder in transformers, on the CPU."""
 
     def __init__(self, folder: Path) -> None:
         model = Model("hf", folder)

@@ -105,7 +105,7 @@ class Categorical(Dimension):
         return self.choices[int(share * len(self.choices))]
 
     def index(self, value: Any) -> int | None:
-        """Where a choice stands."""
+        """The number of a choice among all of them; None where it is none."""
         return next((index for index, choice in enumerate(self.choices) if _same(choice, value)), None)
 
     def __contains__(self, value: object) -> bool:

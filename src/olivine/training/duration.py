@@ -1,4 +1,4 @@
-"""Durations in words."""
+"""Durations in words, as a plan tells them: a range in one unit."""
 
 _LONGEST = 365 * 24 * 3600
 _UNITS = ((3600 * 24, "day"), (3600, "hour"), (60, "minute"), (1, "second"))

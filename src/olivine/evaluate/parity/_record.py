@@ -105,7 +105,7 @@ class Parity:
         return self.candidate.degenerate is not None and self.reference.degenerate is None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values only."""
+        """The comparison as JSON values: what parity.json and a journal hold."""
         greedy = asdict(self.greedy) | {"mean": self.greedy.mean, "n_same": self.greedy.n_same} if self.greedy else None
         return {
             "verdict": self.verdict,

@@ -41,13 +41,13 @@ class OptunaSampler(Sampler):
 
     @abstractmethod
     def sampler(self, seed: int) -> "optuna.samplers.BaseSampler":
-        """The sampler of optuna."""
+        """The sampler of optuna that chooses the next point, with that seed."""
 
     def admit(self, told: "optuna.Trial") -> None:
         """Take a trial of the study in, before its values are known."""
 
     def begin(self) -> None:
-        """An empty study."""
+        """Begin an empty study, with the direction of every objective."""
         up, down = optuna.study.StudyDirection.MAXIMIZE, optuna.study.StudyDirection.MINIMIZE
         directions = [up if objective.higher_is_better else down for objective in self.objectives]
         with _quiet():
@@ -55,7 +55,7 @@ class OptunaSampler(Sampler):
         self._open = {}
 
     def propose(self, seed: int) -> Point:
-        """What optuna suggests next."""
+        """The point that optuna suggests next, which stays open until its values are told."""
         self._study.sampler = self.sampler(seed)
         with _quiet():
             asked = self._study.ask()

@@ -1,4 +1,4 @@
-"""Points at random."""
+"""Points at random, each dimension by itself."""
 
 from typing import ClassVar
 
