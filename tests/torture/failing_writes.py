@@ -2,7 +2,7 @@
 
     python tests/torture/failing_writes.py                     every n, in the program and in the worker, both ways
     python tests/torture/failing_writes.py --workflow real     the same of a real workflow: hours
-    python tests/torture/failing_writes.py --every 20
+    python tests/torture/failing_writes.py --every 20 --record failing_writes_fake.json
 
 Each time a model of an earlier run lies in the output folder. Of the run that fails: it ends with 1 and one sentence, or
 with 0 when what failed was no part of the result; the model there is the old one or the new one, whole. The next run
@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from whole import Workflow
+from whole import Record, Workflow
 
 WAYS = ((errno.ENOSPC, "1"), (errno.EIO, "0"))  # a disk that is full from then on; one fault of a disk that goes on
 HOOK = Path(__file__).parent / "hook"
@@ -33,22 +33,33 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=1, help="only every so manieth operation")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--folder", type=Path, help="else a temporary one, which is removed")
+    parser.add_argument("--record", type=Path, help="a JSON file that says what was done, and with which versions")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = arguments.folder or Path(temporary)
-        fail_everywhere(folder, arguments.workflow, every=arguments.every, first=arguments.first)
+    kind, every, first = arguments.workflow, arguments.every, arguments.first
+    record = Record(arguments.record, workflow=kind, every=every, first=first, n_failed_operations=0)
+    with tempfile.TemporaryDirectory() as temporary, record.watch():
+        fail_everywhere(arguments.folder or Path(temporary), kind, every=every, first=first, record=record)
 
 
-def fail_everywhere(folder: Path, kind: str, *, every: int, first: int = 1, model: Path | None = None) -> None:
+def fail_everywhere(
+    folder: Path, kind: str, *, every: int, first: int = 1, model: Path | None = None, record: Record | None = None
+) -> None:
     """AssertionError as soon as anything does not hold. With every operation in both ways, else in turn."""
-    undisturbed, failing = (Workflow(folder / name, kind, model) for name in ("undisturbed", "failing"))
+    record = record or Record(None)
+    undisturbed, failing = (
+        Workflow(folder / name, kind, model, pause_seconds=0) for name in ("undisturbed", "failing")
+    )
+    _deliver_something_else(failing)
+    failing.keep()
     old = _deliver_something_else(undisturbed)
     counts = _counted(undisturbed, folder / "count")
+    n_failed = 0
     for index, (process, n) in enumerate(_operations(counts, first, every)):
         for code, sticky in WAYS if every == 1 else [WAYS[index % 2]]:
-            failing.forget()
-            _deliver_something_else(failing)
+            failing.restore()
             _fail_once(failing, undisturbed, old, process, n, code, sticky)
+            n_failed += 1
+        record.note(n_operations=counts, n_failed_operations=n_failed, last=[process, n])
         print(f"{process}: {n} of {counts[process]}", flush=True)
 
 

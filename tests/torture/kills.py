@@ -1,10 +1,11 @@
 """Kill a workflow at random moments, again and again; the run after the last kill gives the bytes of an undisturbed one.
 
     python tests/torture/kills.py --kills 1000
-    python tests/torture/kills.py --kills 1000 --workflow fake
+    python tests/torture/kills.py --kills 1000 --workflow fake --seed 1 --record kills_fake.json
 
 SIGKILL goes to the program, to its worker, or to both; the next run starts at once, or when all of it is gone. A run
-that is done before its kill is compared and removed, and the next one begins from nothing.
+that is done before its kill is compared and removed, and the next one begins from nothing. The time within which a kill
+comes follows the machine: longer after a kill, shorter after a run that was done, so that one run in five or so is.
 """
 
 # ruff: noqa: T201 - a program that says how far it is
@@ -16,10 +17,11 @@ import random
 import signal
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 
 import psutil
-from whole import Workflow
+from whole import Record, Workflow
 
 MARK = "OLIVINE_TORTURE"
 WHO = ("program", "worker", "both")
@@ -32,32 +34,42 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workflow", choices=("real", "fake"), default="real")
     parser.add_argument("--folder", type=Path, help="else a temporary one, which is removed")
+    parser.add_argument("--record", type=Path, help="a JSON file that says what was done, and with which versions")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as temporary:
-        kill_often(arguments.folder or Path(temporary), arguments.workflow, arguments.kills, arguments.seed)
+    kind, seed = arguments.workflow, arguments.seed
+    record = Record(arguments.record, workflow=kind, seed=seed, n_kills=0, n_runs_done=0)
+    with tempfile.TemporaryDirectory() as temporary, record.watch():
+        kill_often(arguments.folder or Path(temporary), kind, arguments.kills, seed, record=record)
 
 
-def kill_often(folder: Path, kind: str, n_kills: int, seed: int = 0, model: Path | None = None) -> None:
+def kill_often(
+    folder: Path, kind: str, n_kills: int, seed: int = 0, model: Path | None = None, record: Record | None = None
+) -> None:
     """AssertionError as soon as anything does not hold."""
+    record = record or Record(None)
     undisturbed, killed = (Workflow(folder / name, kind, model) for name in ("undisturbed", "killed"))
     started = time.monotonic()
     code, errors = undisturbed.run()
     seconds = time.monotonic() - started
     assert code == 0, errors
     whole = undisturbed.delivered()
-    moments, n_killed, n_done = random.Random(seed), 0, 0
+    moments, n_killed, n_done, killed_whom = random.Random(seed), 0, 0, Counter[str]()
     while n_killed < n_kills:
         who = moments.choice(WHO)
-        code, errors = _run_killed(killed, who, moments.uniform(0, seconds), wait=moments.random() < 0.5)
+        code, errors = _run_killed(killed, who, moments.random() * seconds, wait=moments.random() < 0.5)
         assert "Traceback" not in errors, errors
         killed.check_whole(whole)
         if code == 0:
             killed.check_done(undisturbed)
             killed.forget()
             n_done += 1
+            seconds *= 0.9
             continue
         assert code == -signal.SIGKILL or (code == 1 and "was killed" in errors), (code, errors)
+        seconds *= 1.03
         n_killed += 1
+        killed_whom[who] += 1
+        record.note(n_kills=n_killed, n_runs_done=n_done, killed=dict(killed_whom))
         print(f"{n_killed} of {n_kills} kills ({who}), {n_done} runs were done before theirs", flush=True)
     code, errors = killed.run()
     assert code == 0, errors

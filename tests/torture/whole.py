@@ -8,6 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
@@ -29,10 +32,6 @@ REAL = {
     "merge": {"type": "MergeAdapterWeights"},
     "builder": {"type": "ModelBuilder", "precision": "int4"},
 }
-FAKE = {
-    "one": {"type": "write", "text": "a", "n_files": 6, "pause_seconds": 0.05},
-    "two": {"type": "write", "text": "b", "n_files": 6, "pause_seconds": 0.05},
-}
 TOKENS = "tokens-"  # in `scratch`: rows as tokens, for every step that reads them
 OURS = {".delivered.json", "adapter", "journal.jsonl", "logs", "model", "workflow.json"}  # of an output folder
 
@@ -40,8 +39,9 @@ OURS = {".delivered.json", "adapter", "journal.jsonl", "logs", "model", "workflo
 class Workflow:
     """A config in `folder`, with a cache and an output folder beside it."""
 
-    def __init__(self, folder: Path, kind: str, model: Path | None = None) -> None:
+    def __init__(self, folder: Path, kind: str, model: Path | None = None, pause_seconds: float = 0.05) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        self.kept = folder / "kept"
         self.cache, self.out, self.config = folder / "cache", folder / "out", folder / "config.json"
         self.shared = folder.parent / "shared"
         if model is None:
@@ -55,7 +55,7 @@ class Workflow:
         }
         content = {
             "input_model": {"type": "HfModel", "model_path": str(model)},
-            "passes": REAL if kind == "real" else FAKE,
+            "passes": REAL if kind == "real" else _fake_passes(pause_seconds),
             "cache_dir": str(self.cache),
             "output_dir": str(self.out),
         }
@@ -94,6 +94,17 @@ class Workflow:
         for folder in (self.cache, self.out):
             shutil.rmtree(folder, ignore_errors=True)
 
+    def keep(self) -> None:
+        """Remember what lies there, for `restore`."""
+        for folder in (self.cache, self.out):
+            shutil.copytree(folder, self.kept / folder.name)
+
+    def restore(self) -> None:
+        """Begin with what was kept."""
+        self.forget()
+        for folder in (self.cache, self.out):
+            shutil.copytree(self.kept / folder.name, folder)
+
     def delivered(self) -> dict[str, bytes]:
         """What lies in the folders of the result."""
         return contents(self.out / "model") | contents(self.out / "adapter")
@@ -123,6 +134,44 @@ class Workflow:
         """Every byte of the cache is what it was."""
         command = [sys.executable, "-m", "olivine", "cache", "verify", "--cache-dir", str(self.cache)]
         subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
+
+
+def _fake_passes(pause_seconds: float) -> dict[str, dict[str, object]]:
+    return {
+        name: {"type": "write", "text": text, "n_files": 6, "pause_seconds": pause_seconds}
+        for name, text in (("one", "a"), ("two", "b"))
+    }
+
+
+class Record:
+    """What a loop has done so far, in a JSON file of its own if there is one; it is whole whenever the loop is stopped."""
+
+    def __init__(self, file: Path | None, **facts: object) -> None:
+        self._file, self._started = file, time.monotonic()
+        self._facts = {"failure": None, **facts, "environment": _environment()} if file else {}
+
+    def note(self, **facts: object) -> None:
+        """Some facts have changed."""
+        if self._file:
+            self._facts |= facts | {"seconds": round(time.monotonic() - self._started)}
+            self._file.write_text(json.dumps(self._facts, indent=1) + "\n")
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        """What ends the loop early is noted."""
+        try:
+            yield
+        except Exception as error:
+            self.note(failure=f"{type(error).__name__}: {error}")
+            raise
+
+
+def _environment() -> dict[str, object]:
+    """Machine, versions and commit, as beside every number of the benchmarks."""
+    sys.path.append(str(TESTS.parent / "benchmarks"))
+    from _machine import environment
+
+    return environment()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

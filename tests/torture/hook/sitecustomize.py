@@ -89,7 +89,7 @@ def told():
 original = io.open
 if ROOT and os.environ.get("TORTURE_PROCESS", PROCESS) == PROCESS:
     builtins.open = io.open = opened
-    os.write, os.fsync = with_path(os.write), with_path(os.fsync)
+    os.write, os.fsync, os.sendfile = with_path(os.write), with_path(os.fsync), with_path(os.sendfile)
     os.rename, os.replace = with_path(os.rename, 1), with_path(os.replace, 1)
     os.link, os.mkdir = with_path(os.link, 1), with_path(os.mkdir)
     if COUNT:
