@@ -14,6 +14,7 @@ SENTENCES = [
     "sadness surprise joy fear phrase tone question answer",
     "pack my box with five dozen liquor jugs 0123456789",
 ]
+VOCABULARY = 389  # no group size divides it, nor any number of heads or threads
 COMMON = {
     "hidden_size": 64,
     "intermediate_size": 128,
@@ -59,7 +60,7 @@ def tiny_tokenizer(folder: Path):
     raw.decoder = decoders.ByteLevel()
     special = ["<s>", "</s>", "<pad>", "<|user|>", "<|assistant|>", "<|system|>", "<|end|>"]
     trainer = trainers.BpeTrainer(
-        vocab_size=384,
+        vocab_size=VOCABULARY,
         special_tokens=special,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -86,7 +87,7 @@ def tiny_model(folder: Path, architecture: str = "llama", *, tied: bool = False,
     tokenizer = tiny_tokenizer(folder)
     settings = {**COMMON, "tie_word_embeddings": tied, **EXTRA.get(architecture, {}), **overrides}
     config = getattr(transformers, CLASSES[architecture])(
-        vocab_size=384,
+        vocab_size=VOCABULARY,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,

@@ -9,8 +9,9 @@ from olivine.calibration.importances import importances
 from olivine.kernels.blockwise import Format
 from olivine.models import Model
 from olivine.models.weights import weights
+from tiny import VOCABULARY
 
-TOKENS = torch.randint(0, 384, (8, 64), generator=torch.Generator().manual_seed(0))
+TOKENS = torch.randint(0, VOCABULARY, (8, 64), generator=torch.Generator().manual_seed(0))
 
 
 def test_layers_are_llama_cpps():

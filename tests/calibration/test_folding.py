@@ -10,7 +10,7 @@ from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.weights import weights
 from reports import Told
-from tiny import tiny_model
+from tiny import VOCABULARY, tiny_model
 
 NORMS = ("input_layernorm", "post_attention_layernorm")
 # what stands folded in the first layer, beside the linear layers themselves
@@ -43,7 +43,7 @@ def model_of(architecture, folder):
 def test_folded_model_is_the_model(architecture, tmp_path):
     torch.manual_seed(0)
     model = model_of(architecture, tmp_path / "m")
-    tokens, report = torch.randint(0, 384, (4, 24)), Told()
+    tokens, report = torch.randint(0, VOCABULARY, (4, 24)), Told()
     folding = find_folds(model, tokens, Format(4, 16, symmetric=False), report=report)
     folded = folding.apply(weights(model))
     assert not report.warnings
@@ -64,7 +64,7 @@ def test_folded_model_is_the_model(architecture, tmp_path):
 
 def test_layer_that_would_change_is_left_as_it_was(tiny_llama):
     report = Told()
-    tokens = torch.randint(0, 384, (2, 16), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(0, VOCABULARY, (2, 16), generator=torch.Generator().manual_seed(0))
     # even the last bits, which folding rounds otherwise, count as a change here
     folding = find_folds(Model("hf", tiny_llama), tokens, Format(4, 16), report=report, tolerance=0.0)
     assert not folding.folds

@@ -13,9 +13,10 @@ from olivine.kernels.gptq import gptq
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.weights import weights
+from tiny import VOCABULARY
 
 FMT = Format(4, 16, symmetric=False)
-TOKENS = torch.randint(0, 384, (16, 64), generator=torch.Generator().manual_seed(0))
+TOKENS = torch.randint(0, VOCABULARY, (16, 64), generator=torch.Generator().manual_seed(0))
 
 
 def formats(model, *, head=False):
@@ -96,7 +97,7 @@ def test_true_sequential_and_the_head_are_served(tiny_llama, tmp_path):
     plain = gptq_layers(LayerStream(model, TOKENS), by_weight, Sweep(), tmp_path / "a")
     sequential = gptq_layers(LayerStream(model, TOKENS), by_weight, Sweep(true_sequential=True), tmp_path / "b")
     assert set(plain) == set(sequential) == set(by_weight)
-    assert plain["lm_head.weight"]().codes.shape == (384, 64)
+    assert plain["lm_head.weight"]().codes.shape == (VOCABULARY, 64)
     first = "model.layers.0.self_attn.q_proj.weight"
     assert torch.equal(plain[first]().codes, sequential[first]().codes)
     later = "model.layers.0.mlp.down_proj.weight"

@@ -10,7 +10,7 @@ from olivine.calibration.layer_stream import LayerStream
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
-from tiny import tiny_model
+from tiny import VOCABULARY, tiny_model
 
 ARCHITECTURES = ["llama", "smollm", "mistral", "phi3", "qwen2", "qwen3", "gemma", "gemma2", "gemma3"]
 
@@ -20,7 +20,7 @@ BATCH = {"batch_tokens": 48}  # the five rows of `tokens` go forward two, two an
 
 @pytest.fixture
 def tokens():
-    return torch.randint(0, 384, (5, 24), generator=torch.Generator().manual_seed(0))
+    return torch.randint(0, VOCABULARY, (5, 24), generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

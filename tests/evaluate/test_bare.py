@@ -8,6 +8,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import Example
 from olivine.evaluate import bare
 from olivine.evaluate.label_accuracy import matches
+from tiny import VOCABULARY
 
 THINK = ("<think>\n\n</think>\n\n", "")
 SPECIAL = ["<|end|>", "<|channel|>", "<|message|>"]
@@ -53,7 +54,7 @@ def test_perfect_answers_through_a_template_that_thinks_score_one(tiny_llama, tm
         def answer(self, questions, max_new_tokens, end_tokens):
             import numpy as np
 
-            return [Answer(np.zeros((len(q.target), 384), np.float32), list(q.target)) for q in questions]
+            return [Answer(np.zeros((len(q.target), VOCABULARY), np.float32), list(q.target)) for q in questions]
 
     rows = [{"messages": [{"role": "user", "content": f"day {i}"}, {"role": "assistant", "content": w}]}
             for i, w in enumerate(["joy", "fear", "a\nb"])]  # fmt: skip

@@ -37,7 +37,7 @@ from olivine.passes import Context, Machine, passes
 from olivine.runtimes import draw, onnx_folder
 from olivine.runtimes.process import RuntimeProcess
 from olivine.work import Silent
-from tiny import tiny_adapter
+from tiny import VOCABULARY, tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 QUICK = Settings(n_tokens=160, length=40, n_prompts=3, n_new=12, speed=False, device="cpu")
@@ -152,7 +152,7 @@ def test_greedy_prefix_is_that_of_texts_written_one_by_one(exported, int4):
 
 def test_logits_that_travel_in_small_pieces_are_the_same(exported, int4):
     whole = compare(exported, int4, WINDOWS[:2], QUICK)
-    small = replace(QUICK, piece_bytes=7 * 4 * 384)
+    small = replace(QUICK, piece_bytes=7 * 4 * VOCABULARY)
     agree(compare(exported, int4, WINDOWS[:2], small).summary, whole.summary)
 
 
@@ -278,7 +278,7 @@ def test_loops_are_repetition(text, expected):
 
 def test_repetition_is_held_against_the_candidate_alone(tiny_llama):
     tokenizer = load_tokenizer(Model("hf", tiny_llama))
-    logits = np.random.default_rng(0).normal(size=(4, 384)).astype(np.float32) * 4
+    logits = np.random.default_rng(0).normal(size=(4, VOCABULARY)).astype(np.float32) * 4
     positions = compare_logits(logits, logits, [0] * 4)
     varied, looping = [list(range(40 + i, 72 + i)) for i in range(4)], [[50, 51, 52] * 10 for _ in range(4)]
     assert degenerate_sides(positions, [(8, varied), (8, looping)], tokenizer) == (
@@ -325,13 +325,13 @@ def test_another_tokenizer_is_refused_with_an_example(tiny_llama, exported, tmp_
     a, b = list(vocabulary)[20:22]
     vocabulary[a], vocabulary[b] = vocabulary[b], vocabulary[a]
     path.write_text(json.dumps(text))
-    with pytest.raises(Unsupported, match=r"do not share a vocabulary.*2 of 384 ids differ, e.g. 20 is"):
+    with pytest.raises(Unsupported, match=rf"do not share a vocabulary.*2 of {VOCABULARY} ids differ, e.g. 20 is"):
         compare(tiny_llama, tmp_path / "other", WINDOWS, QUICK)
 
 
 def test_tokens_that_do_not_fit_are_refused(exported):
-    with pytest.raises(Unsupported, match="token 384 is beyond the vocabulary of 384"):
-        compare(exported, exported, [[1, 384]], QUICK)
+    with pytest.raises(Unsupported, match=f"token {VOCABULARY} is beyond the vocabulary of {VOCABULARY}"):
+        compare(exported, exported, [[1, VOCABULARY]], QUICK)
     with pytest.raises(Unsupported, match="300 tokens is longer than the context of 256"):
         compare(exported, exported, [[1] * 300], QUICK)
     with pytest.raises(ValueError, match="two tokens"):
@@ -388,8 +388,8 @@ def test_fault_of_a_process_is_told_and_it_goes_on(exported):
     with RuntimeProcess(open_model(exported), device="cpu", dtype="float32") as runner:
         with pytest.raises(OlivineError, match="no model is open"):
             runner.feed([[1, 2]], fresh=True)
-        assert runner.open()["n_vocabulary"] == 384
-        assert runner.feed([[1, 2]], fresh=True).shape == (1, 2, 384)
+        assert runner.open()["n_vocabulary"] == VOCABULARY
+        assert runner.feed([[1, 2]], fresh=True).shape == (1, 2, VOCABULARY)
 
 
 def test_provider_is_read_from_the_folder(exported, tmp_path):

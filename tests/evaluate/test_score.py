@@ -19,7 +19,7 @@ from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.passes import Context, Machine, passes
 from olivine.workflow.rows import PASSAGES
-from tiny import tiny_adapter
+from tiny import VOCABULARY, tiny_adapter
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 WORDS = ["joy", "sadness", "fear", "surprise"]
@@ -224,10 +224,10 @@ def test_text_without_a_prompt_is_refused_by_its_row(tiny_llama, tmp_path):
 
 
 def test_kept_log_probabilities_are_bounded_and_the_same_positions(tiny_llama, rows, tmp_path):
-    room = 10 * 2 * 384
+    room = 10 * 2 * VOCABULARY
     scored(Model("hf", tiny_llama), rows, tmp_path / "a", kept_bytes=room)
     kept = np.load(tmp_path / "a" / KEPT_FILE)
-    assert kept.shape == (10, 384)
+    assert kept.shape == (10, VOCABULARY)
     again = scored(Model("hf", tiny_llama), rows, tmp_path / "b", kept_bytes=room, previous=str(tmp_path / "a"))
     assert again["scores"]["kl"] == 0
 

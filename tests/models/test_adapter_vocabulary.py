@@ -16,15 +16,16 @@ from olivine.models.materialize import materialize
 from olivine.models.weights import weights
 from olivine.passes import Context, Machine, passes
 from reports import Told
+from tiny import VOCABULARY
 
-N_TOKENS, FILE = 390, "adapter_model.safetensors"
-IDS = torch.tensor([[1, 40, 50, 385, 389, 3]])
+N_TOKENS, FILE = VOCABULARY + 6, "adapter_model.safetensors"
+IDS = torch.tensor([[1, 40, 50, VOCABULARY + 1, VOCABULARY + 5, 3]])
 TRAINED = {
     "neither": {},
     "both whole": {"modules_to_save": ["embed_tokens", "lm_head"]},
     "the embedding whole": {"modules_to_save": ["embed_tokens"]},
     "both as one": {"modules_to_save": ["embed_tokens"], "ensure_weight_tying": True},
-    "the new tokens": {"trainable_token_indices": [384, 385, 386, 387, 388, 389]},
+    "the new tokens": {"trainable_token_indices": list(range(VOCABULARY, N_TOKENS))},
 }
 
 
@@ -68,13 +69,13 @@ def test_merged_model_has_the_adapters_tokens(trained, tied, tiny_llama, tiny_ti
 def test_tokens_of_which_peft_lost_rows_are_refused(target, tiny_llama, tmp_path):
     """Of an untied base PEFT saves the trained matrix alone; the new rows of the other one are nowhere."""
     adapter, _ = grown(tiny_llama, tmp_path / "a", target_modules=["q_proj", target])
-    with pytest.raises(ModelError, match="the adapter has 390 tokens, the base 384"):
+    with pytest.raises(ModelError, match=f"the adapter has {N_TOKENS} tokens, the base {VOCABULARY}"):
         check(adapter, weights(adapter.base))
 
 
 def test_tokenizer_with_more_tokens_than_the_model_is_refused(tiny_llama, llama_adapter, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_llama)
-    tokenizer.add_tokens([f"<new{index}>" for index in range(6 + 384)])
+    tokenizer.add_tokens([f"<new{index}>" for index in range(N_TOKENS)])
     adapter = Model("adapter", tmp_path / "a", base=Model("hf", tiny_llama))
     tokenizer.save_pretrained(adapter.path)
     for name in (FILE, "adapter_config.json"):

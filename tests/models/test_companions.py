@@ -10,6 +10,7 @@ from olivine.jinja import syntax_fault
 from olivine.models import Model
 from olivine.models.inspect import check_checkpoint
 from olivine.models.loading import load_tokenizer
+from tiny import VOCABULARY
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def change(path, **settings):
         ({"eos_token_id": [1, None]}, "eos_token_id must be the id"),
         ({"bos_token_id": True}, "bos_token_id must be the id"),
         ({"pad_token_id": 1.5}, "pad_token_id must be the id"),
-        ({"eos_token_id": [99_999, 1]}, "eos_token_id names the token 99999, but there are 384, from 0 on"),
+        ({"eos_token_id": [99_999, 1]}, f"eos_token_id names the token 99999, but there are {VOCABULARY}, from 0 on"),
         ({"eos_token_id": -1}, "eos_token_id names the token -1"),
         ({"top_p": 7.0}, "top_p must be a number from 0 to 1, but is 7.0"),
         ({"temperature": -1}, "temperature must be a number of at least 0, but is -1"),

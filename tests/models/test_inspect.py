@@ -14,7 +14,7 @@ from test_gguf_header import write_gguf
 from olivine.errors import ModelError
 from olivine.models import inspect
 from olivine.models.inspect import check_checkpoint, read_config, read_facts
-from tiny import tiny_model
+from tiny import VOCABULARY, tiny_model
 
 
 def write_safetensors(file, header, n_bytes=64):
@@ -53,7 +53,7 @@ def test_facts_are_those_of_the_loaded_model(architecture, tmp_path):
     facts = read_facts(folder)
     assert facts.architecture == type(model).__name__
     assert facts.n_parameters == sum(parameter.numel() for parameter in model.parameters())
-    assert (facts.as_decoder.hidden_size, facts.as_decoder.n_layers, facts.as_decoder.vocab_size) == (64, 2, 384)
+    assert (facts.as_decoder.hidden_size, facts.as_decoder.n_layers, facts.as_decoder.vocab_size) == (64, 2, VOCABULARY)
     assert (facts.as_decoder.intermediate_size, facts.as_decoder.context_length) == (128, 256)
     assert facts.as_decoder.tied_embeddings is bool(model.config.tie_word_embeddings)
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if hasattr(module, "in_features")}

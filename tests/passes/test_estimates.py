@@ -14,6 +14,7 @@ from olivine.passes.finetune.full_finetune import FullFinetune
 from olivine.passes.finetune.lora import Lora
 from olivine.training import memory
 from olivine.training.duration import range_in_words
+from tiny import VOCABULARY
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 64 * 10**9, 10**11, 2)
 
@@ -56,7 +57,7 @@ def test_sizes_are_rather_more_than_less(tmp_path):
     assert 20 < sizes.mean < 60
     assert 60 < sizes.longest < 180
     assert row_sizes(data(tmp_path, ["word " * 900]), 32_000).longest == 512
-    assert row_sizes(data(tmp_path, ["word"]), 384).mean > row_sizes(data(tmp_path, ["word"]), 32_000).mean
+    assert row_sizes(data(tmp_path, ["word"]), VOCABULARY).mean > row_sizes(data(tmp_path, ["word"]), 32_000).mean
 
 
 def test_edited_rows_are_measured_again(tmp_path):

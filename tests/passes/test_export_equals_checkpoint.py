@@ -13,11 +13,11 @@ from olivine.models import Model
 from olivine.models.inspect import read_facts
 from olivine.passes import Context, Machine, passes
 from olivine.work import Silent
-from tiny import COMMON, tiny_tokenizer
+from tiny import COMMON, VOCABULARY, tiny_tokenizer
 
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 Build = passes.classes["build"]
-WINDOW, ORIGINAL, CONTEXT, VOCABULARY = 16, 64, 128, 384
+WINDOW, ORIGINAL, CONTEXT = 16, 64, 128
 N_DECODED = 4
 HEAD = {"head_dim": 16}
 FULL, SLIDING = "full_attention", "sliding_attention"

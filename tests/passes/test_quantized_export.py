@@ -15,7 +15,7 @@ from olivine.models import Model
 from olivine.models.weights import weights
 from packed import Case, packed_model
 from plain_genai import greedy
-from tiny import tiny_adapter, tiny_model
+from tiny import VOCABULARY, tiny_adapter, tiny_model
 
 # a matrix of the graph: the checkpoint's modules that it is made of, one below the other
 MATRICES = {
@@ -91,7 +91,7 @@ def test_merge_into_a_quantized_base_rounds_only_what_it_changes(tiny_llama, tmp
     assert changed[1].shape == (64, 4)  # in the export's own groups of 32
 
 
-TOKENS = torch.randint(0, 384, (16, 64), generator=torch.Generator().manual_seed(0))
+TOKENS = torch.randint(0, VOCABULARY, (16, 64), generator=torch.Generator().manual_seed(0))
 
 
 def built(folder, tmp_path, **params):

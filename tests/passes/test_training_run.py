@@ -12,6 +12,7 @@ from transformers.integrations import integration_utils
 from olivine.errors import RequestError
 from olivine.training import acceleration, setup, trainer
 from reports import Told
+from tiny import VOCABULARY
 
 
 def train(model, samples, folder, held_out=None, settings=None, **more):
@@ -102,7 +103,7 @@ def get_again(model, held_out, folder):
 
 def test_model_with_another_attention_trains_on_padded_rows_with_one_line(tmp_path, monkeypatch):
     config = Gemma2Config(
-        vocab_size=384,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,

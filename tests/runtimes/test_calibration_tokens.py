@@ -8,9 +8,11 @@ import torch
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError
 from olivine.models import Model
+from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm, load_tokenizer
 from olivine.models.opened import Opened
-from olivine.runtimes.own_text import calibration_tokens, written_tokens
+from olivine.runtimes.own_text import WRITTEN_TOKENS, calibration_tokens, own_text_bytes, written_tokens
+from tiny import tiny_model
 
 
 def rows_of(tmp_path, n_rows):
@@ -87,3 +89,14 @@ def test_every_written_token_is_among_the_likeliest(tiny_llama):
     start = 8  # behind the openings
     among_best = (best[:, start - 1 : -1] == tokens[:, start:, None]).any(dim=-1)
     assert among_best.all()
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen2", "qwen3", "phi"])
+def test_room_of_own_text_is_that_of_weights_keys_and_values(architecture, tmp_path):
+    overrides = {"head_dim": 48} if architecture == "qwen3" else {}
+    model = load_causal_lm(Model("hf", tiny_model(tmp_path / "model", architecture, **overrides)))
+    cache = model(torch.full((1, 8), 50), use_cache=True).past_key_values
+    a_token = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers) / 8
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    assert own_text_bytes(read_facts(tmp_path / "model"), in_bf16=False) == weights + WRITTEN_TOKENS * a_token
+    assert own_text_bytes(read_facts(tmp_path / "model"), in_bf16=True) == (weights + WRITTEN_TOKENS * a_token) / 2

@@ -10,7 +10,7 @@ from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.runtimes.opening import open_runtime
 from olivine.runtimes.speed import measure
-from tiny import COMMON, tiny_tokenizer
+from tiny import COMMON, VOCABULARY, tiny_tokenizer
 
 N_NEW = 12
 # transformers' config class, and what makes the tiny model forget; every row below is longer than the window
@@ -43,7 +43,7 @@ def forgetful(tmp_path_factory):
             tokenizer = tiny_tokenizer(folder)
             kind, settings = FORGETFUL[name]
             special = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": tokenizer.pad_token_id}
-            config = getattr(transformers, kind)(vocab_size=384, **{**COMMON, **special, **settings})
+            config = getattr(transformers, kind)(vocab_size=VOCABULARY, **{**COMMON, **special, **settings})
             torch.manual_seed(0)
             transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
             made[name] = Model("hf", folder)
@@ -77,7 +77,11 @@ def unequal_questions(seed=0):
     lengths = [(5, 3), (13, 3), (14, 4), (31, 2), (40, 8)]
     example = Example("", "", "", "rows.jsonl:1")
     return [
-        Question(example, (0, *random.integers(7, 384, n - 1).tolist()), tuple(random.integers(7, 384, m).tolist()))
+        Question(
+            example,
+            (0, *random.integers(7, VOCABULARY, n - 1).tolist()),
+            tuple(random.integers(7, VOCABULARY, m).tolist()),
+        )
         for n, m in lengths
     ]
 
@@ -109,7 +113,7 @@ def test_answers_of_unequal_rows_are_those_of_passes_without_a_cache(name, forge
 def test_pieces_give_the_logits_of_the_whole(name, forgetful):
     model = forgetful(name)
     module, runtime = load_causal_lm(model), open_runtime(model, "cpu", "float32")
-    ids = np.random.default_rng(1).integers(7, 384, 50).tolist()
+    ids = np.random.default_rng(1).integers(7, VOCABULARY, 50).tolist()
     with torch.no_grad():
         whole = module(torch.tensor([ids]), use_cache=False).logits[0].numpy()
     for size in (1, 9, 20):
@@ -130,7 +134,7 @@ def test_graphs_that_forget_answer_like_transformers(name, forgetful, exported):
 @pytest.mark.parametrize("name", EXPORTED)
 def test_graphs_that_forget_are_stepped_and_timed(name, forgetful, exported):
     module, runtime = load_causal_lm(forgetful(name)), open_runtime(exported(name), None, "float32")
-    ids = np.random.default_rng(1).integers(7, 384, 50).tolist()
+    ids = np.random.default_rng(1).integers(7, VOCABULARY, 50).tolist()
     with torch.no_grad():
         whole = module(torch.tensor([ids])).logits[0].numpy()
     for size in (1, 9, 20):

@@ -6,7 +6,7 @@
 
 Each time a model of an earlier run lies in the output folder. Of the run that fails: it ends with 1 and one sentence, or
 with 0 when what failed was no part of the result; the model there is the old one or the new one, whole. The next run
-gives the bytes of an undisturbed one and leaves what that leaves.
+gives the bytes of an undisturbed one and leaves what that leaves. See failing.c for what an operation is.
 """
 
 # ruff: noqa: T201 - a program that says how far it is
@@ -15,14 +15,17 @@ import argparse
 import errno
 import json
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from whole import Record, Workflow
 
-WAYS = ((errno.ENOSPC, "1"), (errno.EIO, "0"))  # a disk that is full from then on; one fault of a disk that goes on
-HOOK = Path(__file__).parent / "hook"
+WAYS = ((errno.ENOSPC, 1), (errno.EIO, 0))  # a disk that is full from then on; one fault of a disk that goes on
+COMPILER = shutil.which("cc") or ""
 ERRORS = {errno.ENOSPC: "the disk is full", errno.EIO: "input/output error"}
 
 
@@ -47,17 +50,18 @@ def fail_everywhere(
     """AssertionError as soon as anything does not hold. With every operation in both ways, else in turn."""
     record = record or Record(None)
     undisturbed, failing = (
-        Workflow(folder / name, kind, model, pause_seconds=0) for name in ("undisturbed", "failing")
+        Workflow(folder / name, kind, model, n_files=2, pause_seconds=0) for name in ("undisturbed", "failing")
     )
     _deliver_something_else(failing)
     failing.keep()
     old = _deliver_something_else(undisturbed)
-    counts = _counted(undisturbed, folder / "count")
-    n_failed = 0
+    failures, n_failed = Failures(folder / "failures"), 0
+    counts = _counted(undisturbed, failures)
     for index, (process, n) in enumerate(_operations(counts, first, every)):
         for code, sticky in WAYS if every == 1 else [WAYS[index % 2]]:
             failing.restore()
-            _fail_once(failing, undisturbed, old, process, n, code, sticky)
+            settings = {"TORTURE_PROCESS": process, "TORTURE_N": n, "TORTURE_ERRNO": code, "TORTURE_STICKY": sticky}
+            _fail_once(failing, undisturbed, old, failures, **settings)
             n_failed += 1
         record.note(n_operations=counts, n_failed_operations=n_failed, last=[process, n])
         print(f"{process}: {n} of {counts[process]}", flush=True)
@@ -79,29 +83,44 @@ def _deliver_something_else(workflow: Workflow) -> dict[str, bytes]:
     return workflow.delivered()
 
 
-def _counted(workflow: Workflow, file: Path) -> dict[str, int]:
+def _counted(workflow: Workflow, failures: "Failures") -> dict[str, int]:
     """How many operations each process of an undisturbed run does."""
-    code, errors = workflow.run(**_hook(workflow, TORTURE_COUNT=str(file)))
+    code, errors = workflow.run(**failures.environment(workflow))
     assert code == 0, errors
-    counts: dict[str, int] = {}
-    for line in file.read_text().splitlines():
-        process, number = line.split()
-        counts[process] = max(counts.get(process, 0), int(number))
-    assert counts.keys() == {"program", "worker"}
-    return counts
+    return {process: failures.n_operations(process) for process in ("program", "worker")}
 
 
-def _hook(workflow: Workflow, **settings: str) -> dict[str, str]:
-    places = os.pathsep.join([str(HOOK), workflow.environment["PYTHONPATH"]])
-    return {"PYTHONPATH": places, "TORTURE_ROOT": str(workflow.out.parent), **settings}
+class Failures:
+    """`failing.c`, compiled into `folder`."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._library, self._counts = folder / "failing.so", folder / "counts"
+        source = Path(__file__).with_name("failing.c")
+        subprocess.run([COMPILER, "-shared", "-fPIC", "-o", self._library, source, "-ldl"], check=True)
+
+    def environment(self, workflow: Workflow, **settings: object) -> dict[str, str]:
+        """What lets an operation of the next run fail, or counts them all."""
+        for file in self._counts.parent.glob("counts.*"):
+            file.unlink()
+        places = {"LD_PRELOAD": self._library, "TORTURE_ROOT": workflow.out.parent, "TORTURE_COUNTS": self._counts}
+        return {name: str(value) for name, value in (places | settings).items()}
+
+    def n_operations(self, process: str) -> int:
+        """How many there were in the last run."""
+        return int.from_bytes(self._counts.with_suffix(f".{process}").read_bytes(), sys.byteorder)
+
+    def failed(self) -> str:
+        """The first operation that failed in the last run."""
+        return (self._counts.with_suffix(".failed").read_text().splitlines() or ["nothing"])[0]
 
 
 def _fail_once(
-    workflow: Workflow, undisturbed: Workflow, old: dict[str, bytes], process: str, n: int, code: int, sticky: str
+    workflow: Workflow, undisturbed: Workflow, old: dict[str, bytes], failures: Failures, **settings: object
 ) -> None:
-    settings = {"TORTURE_PROCESS": process, "TORTURE_N": str(n), "TORTURE_ERRNO": str(code), "TORTURE_STICKY": sticky}
-    ended, errors = workflow.run(**_hook(workflow, **settings))
-    case = f"operation {n} of the {process}, {errno.errorcode[code]}, sticky {sticky}: exit {ended}\n{errors}"
+    ended, errors = workflow.run(**failures.environment(workflow, **settings))
+    code = settings["TORTURE_ERRNO"]
+    case = f"{settings}: {failures.failed()}: exit {ended}\n{errors}"
     assert "Traceback" not in errors, case
     assert ended in (0, 1, 2), case
     if ended:

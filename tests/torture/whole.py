@@ -39,7 +39,9 @@ OURS = {".delivered.json", "adapter", "journal.jsonl", "logs", "model", "workflo
 class Workflow:
     """A config in `folder`, with a cache and an output folder beside it."""
 
-    def __init__(self, folder: Path, kind: str, model: Path | None = None, pause_seconds: float = 0.05) -> None:
+    def __init__(
+        self, folder: Path, kind: str, model: Path | None = None, n_files: int = 6, pause_seconds: float = 0.05
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.kept = folder / "kept"
         self.cache, self.out, self.config = folder / "cache", folder / "out", folder / "config.json"
@@ -55,7 +57,7 @@ class Workflow:
         }
         content = {
             "input_model": {"type": "HfModel", "model_path": str(model)},
-            "passes": REAL if kind == "real" else _fake_passes(pause_seconds),
+            "passes": REAL if kind == "real" else _fake_passes(n_files, pause_seconds),
             "cache_dir": str(self.cache),
             "output_dir": str(self.out),
         }
@@ -136,9 +138,9 @@ class Workflow:
         subprocess.run(command, env=self.environment, check=True, stdout=subprocess.DEVNULL)
 
 
-def _fake_passes(pause_seconds: float) -> dict[str, dict[str, object]]:
+def _fake_passes(n_files: int, pause_seconds: float) -> dict[str, dict[str, object]]:
     return {
-        name: {"type": "write", "text": text, "n_files": 6, "pause_seconds": pause_seconds}
+        name: {"type": "write", "text": text, "n_files": n_files, "pause_seconds": pause_seconds}
         for name, text in (("one", "a"), ("two", "b"))
     }
 

@@ -18,7 +18,7 @@ from olivine.systems import SystemParams
 from olivine.systems.local import Local
 from olivine.workflow.plan import make_plan
 from olivine.workflow.words import to_json
-from tiny import write_rows
+from tiny import VOCABULARY, write_rows
 
 ARCHITECTURE = {
     "architectures": ["LlamaForCausalLM"],
@@ -26,7 +26,7 @@ ARCHITECTURE = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "intermediate_size": 128,
-    "vocab_size": 384,
+    "vocab_size": VOCABULARY,
     "max_position_embeddings": 256,
 }
 TOKENIZER = '{"model": {}, "added_tokens": []}'
@@ -133,7 +133,7 @@ def only(tmp_path):
 def test_small_model_by_hand_has_no_problem(planned):
     plan = planned()
     assert plan.problems == ()
-    assert plan.n_parameters == 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 2 * 384 * 64 + 64
+    assert plan.n_parameters == 2 * (4 * 64 * 64 + 3 * 64 * 128 + 2 * 64) + 2 * VOCABULARY * 64 + 64
 
 
 @pytest.mark.parametrize(

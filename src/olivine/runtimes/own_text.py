@@ -61,10 +61,17 @@ def own_text_bytes(facts: ModelFacts, *, in_bf16: bool) -> float:
     in_bf16: whether the device computes in bfloat16, see `written_tokens`.
     """
     decoder = facts.as_decoder
-    heads = facts.config.get("num_attention_heads")
-    shared = (facts.config.get("num_key_value_heads") or heads) / heads if heads else 1.0
-    cache = 2 * decoder.n_layers * decoder.hidden_size * shared * WRITTEN_TOKENS
+    cache = 2 * decoder.n_layers * _width_of_keys(facts) * WRITTEN_TOKENS
     return (2 if in_bf16 else 4) * (facts.n_parameters + cache)
+
+
+def _width_of_keys(facts: ModelFacts) -> int:
+    """Numbers that a token's keys are in one layer: heads may be wider than their share of the hidden size."""
+    heads = facts.config.get("num_attention_heads")
+    if not heads:
+        return facts.as_decoder.hidden_size
+    width: int = facts.config.get("head_dim") or facts.as_decoder.hidden_size // heads
+    return width * (facts.config.get("num_key_value_heads") or heads)
 
 
 def written_tokens(
