@@ -2,6 +2,8 @@ import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -32,6 +34,17 @@ def test_job_file_ends_with_its_exit_code(job, tmp_path, name, how, exit_code, e
     done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == exit_code
     assert _events(done.stdout)[-1]["event"] == event
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk without room")
+@pytest.mark.parametrize(("name", "how", "event"), [("write", None, "done"), ("fail", "raise", "failed")])
+def test_log_without_room_neither_stops_a_job_nor_hides_how_it_ended(job, tmp_path, name, how, event):
+    file = tmp_path / "job.json"
+    asked = replace(job(name, **({"how": how} if how else {})), log="/dev/full")
+    file.write_text(json.dumps(asked.to_json()))
+    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    assert _events(done.stdout)[-1]["event"] == event
+    assert done.stderr == ""
 
 
 def test_worker_ends_with_its_input(fakes):

@@ -70,8 +70,8 @@ def _width_of_keys(facts: ModelFacts) -> int:
     heads = facts.config.get("num_attention_heads")
     if not heads:
         return facts.as_decoder.hidden_size
-    width: int = facts.config.get("head_dim") or facts.as_decoder.hidden_size // heads
-    return width * (facts.config.get("num_key_value_heads") or heads)
+    width = facts.config.get("head_dim") or facts.as_decoder.hidden_size // heads
+    return int(width * (facts.config.get("num_key_value_heads") or heads))
 
 
 def written_tokens(

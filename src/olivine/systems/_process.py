@@ -139,14 +139,13 @@ class WorkerProcess(Worker):
         if process is None:
             raise RuntimeError("no worker was started")
         try:
-            code = process.wait(timeout=_END_SECONDS)
-        except subprocess.TimeoutExpired:  # it closed its output and hangs
-            self.kill()
-            code = process.wait()
+            how = ending(process.wait(timeout=_END_SECONDS), memory_ran_out=memory_ran_out)
+        except subprocess.TimeoutExpired:
+            how = "closed its output without a result, and hung"
         self.kill()
         log = Path(job.log) if job.log else None
         tail = _tail(log)
-        cause = f"its worker {ending(code, memory_ran_out=memory_ran_out)}"
+        cause = f"its worker {how}"
         if tail:
             cause += f"; the log ends: {_short(tail)}"
         return StepFailed(job.step, cause, log, tail=tail)

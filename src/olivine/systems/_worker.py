@@ -10,6 +10,7 @@ answer on it.
 """
 
 import faulthandler
+import io
 import json
 import os
 import queue
@@ -19,7 +20,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -53,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
     Notes(events).listen()
     os.dup2(2, 1)
+    sys.stdout, sys.stderr = _printed(1), _printed(2)
     faulthandler.enable()  # a crash in native code leaves the Python stack in the log
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     store = Files(Path(given["--store"]).absolute()) if "--store" in given else None
@@ -63,6 +65,25 @@ def main(arguments: list[str] | None = None) -> int:
     for record in jobs:
         _serve(record, events, store)
     return 0
+
+
+class _Log(io.FileIO):
+    """Where a job prints: what the log has no room for (the disk is full) is lost, and stops nothing.
+
+    The write that the result needs fails by itself, and its error still reaches the parent.
+    """
+
+    def write(self, data: Any) -> int:
+        """As that of FileIO; always all of it."""
+        with suppress(OSError):
+            super().write(data)
+        return len(data)
+
+
+def _printed(descriptor: int) -> TextIO:
+    """A stream of text to a `_Log`, line by line."""
+    buffer = io.BufferedWriter(_Log(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _private_input() -> TextIO:
@@ -105,13 +126,13 @@ def _leave() -> None:
 def _serve(record: Mapping[str, Any], events: Events, store: Files | None) -> int:
     """Do one job and say how it ended; returns the exit code that fits."""
     job = Job.from_json(record)
-    _log_to(job.log)
     if job.machine.get("offline"):
         os.environ.update(OFFLINE)
     events.begin()
     memory.restart_peak()
     started = time.monotonic()
     try:
+        _log_to(job.log)
         with _placed(job, events, store) as here, _alone(here):
             result = KINDS[here.kind](here, events)
             if store is not None:
@@ -163,8 +184,6 @@ def _log_to(path: str) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def _device_memory() -> dict[str, int]:
