@@ -22,6 +22,13 @@ from olivine.errors import OlivineError
 _PROGRESS_SECONDS = 0.1  # a screen shows no more, and a pipe should not be flooded
 _LOOK_SECONDS = 0.2  # how often to see whether a silent process is still there
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# what stands in the errors of native writers, and what it means; torch's own writer does not know why
+_NATIVE = {
+    "No space left on device": "the disk is full",
+    "File too large": "the disk is full",
+    "inline_container": "torch could not write or read a file",
+    "PytorchStreamWriter": "torch could not write or read a file",
+}
 
 
 class Events:
@@ -159,9 +166,8 @@ def sentence(error: BaseException) -> str:
         where = f": {error.filename}" if error.filename else ""
         full = "the disk is full: " if error.errno in _FULL_DISK else ""
         return f"{full}{error.strerror}{where}"
-    if "No space left on device" in text or "File too large" in text:  # native writers have errors of their own
-        return f"the disk is full: {_short(text)}"
-    return f"{name}: {_short(text)}" if text else name
+    meaning = next((meaning for mark, meaning in _NATIVE.items() if mark in text), name)
+    return f"{meaning}: {_short(text)}" if text else meaning
 
 
 def _as_it_is(fields: Any) -> Any:

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -45,6 +46,18 @@ def test_log_without_room_neither_stops_a_job_nor_hides_how_it_ended(job, tmp_pa
     done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
     assert _events(done.stdout)[-1]["event"] == event
     assert done.stderr == ""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
+def test_disk_without_room_is_named_where_a_library_does_not_say_so(job, tmp_path):
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(job("fail", how="raise").to_json()))
+    limited = "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000));"
+    code = f"{limited} runpy.run_module('olivine.systems._worker', run_name='__main__', alter_sys=True)"
+    done = subprocess.run([sys.executable, "-c", code, "--job", str(file)], capture_output=True, text=True, check=False)
+    message = _events(done.stdout)[-1]["error"]["message"]
+    assert message.startswith("the disk is full: File too large: ")
+    assert message.endswith("(RuntimeError: the flux capacitor is empty)")
 
 
 def test_worker_ends_with_its_input(fakes):
@@ -115,6 +128,10 @@ def test_flood_of_progress_is_thinned_but_the_end_is_told():
         (
             RuntimeError("Error while serializing: No space left on device (os error 28)"),
             "the disk is full: Error while",
+        ),
+        (
+            RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 11840 vs 11732"),
+            "torch could not write or read a file: [enforce fail",
         ),
         (KeyError("x"), "KeyError: 'x'"),
         (ValueError(), "ValueError"),

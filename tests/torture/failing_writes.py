@@ -19,14 +19,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from whole import Record, Workflow
 
 WAYS = ((errno.ENOSPC, 1), (errno.EIO, 0))  # a disk that is full from then on; one fault of a disk that goes on
+PROCESSES = ("program", "worker")
 COMPILER = shutil.which("cc") or ""
-ERRORS = {errno.ENOSPC: "the disk is full", errno.EIO: "input/output error"}
+# of one fault torch's own writer says no more than that
+ERRORS = {errno.ENOSPC: ("the disk is full",), errno.EIO: ("input/output error", "torch could not write")}
 
 
 def main() -> None:
@@ -34,18 +36,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--workflow", choices=("real", "fake"), default="fake")
     parser.add_argument("--every", type=int, default=1, help="only every so manieth operation")
+    parser.add_argument("--process", choices=PROCESSES, help="only those of one process")
     parser.add_argument("--first", type=int, default=1, help="the first of them")
     parser.add_argument("--folder", type=Path, help="else a temporary one, which is removed")
     parser.add_argument("--record", type=Path, help="a JSON file that says what was done, and with which versions")
     arguments = parser.parse_args()
     kind, every, first = arguments.workflow, arguments.every, arguments.first
     record = Record(arguments.record, workflow=kind, every=every, first=first, n_failed_operations=0)
+    only = (arguments.process,) if arguments.process else PROCESSES
     with tempfile.TemporaryDirectory() as temporary, record.watch():
-        fail_everywhere(arguments.folder or Path(temporary), kind, every=every, first=first, record=record)
+        folder = arguments.folder or Path(temporary)
+        fail_everywhere(folder, kind, every=every, first=first, processes=only, record=record)
 
 
 def fail_everywhere(
-    folder: Path, kind: str, *, every: int, first: int = 1, model: Path | None = None, record: Record | None = None
+    folder: Path,
+    kind: str,
+    *,
+    every: int,
+    first: int = 1,
+    processes: Iterable[str] = PROCESSES,
+    model: Path | None = None,
+    record: Record | None = None,
 ) -> None:
     """AssertionError as soon as anything does not hold. With every operation in both ways, else in turn."""
     record = record or Record(None)
@@ -57,7 +69,9 @@ def fail_everywhere(
     old = _deliver_something_else(undisturbed)
     failures, n_failed = Failures(folder / "failures"), 0
     counts = _counted(undisturbed, failures)
-    for index, (process, n) in enumerate(_operations(counts, first, every)):
+    for index, (process, n) in enumerate(
+        _operations({process: counts[process] for process in processes}, first, every)
+    ):
         for code, sticky in WAYS if every == 1 else [WAYS[index % 2]]:
             failing.restore()
             settings = {"TORTURE_PROCESS": process, "TORTURE_N": n, "TORTURE_ERRNO": code, "TORTURE_STICKY": sticky}
@@ -87,7 +101,7 @@ def _counted(workflow: Workflow, failures: "Failures") -> dict[str, int]:
     """How many operations each process of an undisturbed run does."""
     code, errors = workflow.run(**failures.environment(workflow))
     assert code == 0, errors
-    return {process: failures.n_operations(process) for process in ("program", "worker")}
+    return {process: failures.n_operations(process) for process in PROCESSES}
 
 
 class Failures:
@@ -126,7 +140,7 @@ def _fail_once(
     if ended:
         said = [line for line in errors.splitlines() if line.startswith("olivine: ")]
         assert said, case
-        words = (ERRORS[code], os.strerror(code).lower())
+        words = (*ERRORS[code], os.strerror(code).lower())
         assert any(word in line.lower() for word in words for line in said), case
     workflow.check_whole(old, undisturbed.delivered())
     ended, errors = workflow.run()

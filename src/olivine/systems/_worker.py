@@ -15,6 +15,7 @@ import json
 import os
 import queue
 import sys
+import tempfile
 import threading
 import time
 import traceback
@@ -44,6 +45,9 @@ if TYPE_CHECKING:
 else:
     filelock = lazy.module("filelock")
     psutil = lazy.module("psutil")
+
+
+_TRIED_BYTES = 2**20  # less room than that is a full disk
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -143,10 +147,28 @@ def _serve(record: Mapping[str, Any], events: Events, store: Files | None) -> in
         text = traceback.format_exc()
         print(text, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log here
         exit_code = error.exit_code if isinstance(error, OlivineError) else 1
-        described = {"type": type(error).__name__, "message": sentence(error), "exit_code": exit_code}
+        described = {"type": type(error).__name__, "message": _told(error, job), "exit_code": exit_code}
         events.send("failed", error=described | {"traceback": text})
         return exit_code
     return 0
+
+
+def _told(error: BaseException, job: Job) -> str:
+    """What went wrong; libraries that write natively (torch its checkpoints) do not say that the disk is full."""
+    text = sentence(error)
+    if isinstance(error, OlivineError | OSError | MemoryError):
+        return text
+    for folder in (job.output, job.scratch):
+        try:
+            with tempfile.TemporaryFile(dir=folder) as file:
+                file.write(bytes(_TRIED_BYTES))
+                os.fsync(file.fileno())
+        except FileNotFoundError:  # the job did not come so far
+            continue
+        except OSError as refusal:
+            refusal.filename = refusal.filename or folder
+            return f"{sentence(refusal)} ({text})"
+    return text
 
 
 @contextmanager
