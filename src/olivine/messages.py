@@ -21,11 +21,12 @@ from olivine.errors import OlivineError
 
 _PROGRESS_SECONDS = 0.1  # a screen shows no more, and a pipe should not be flooded
 _LOOK_SECONDS = 0.2  # how often to see whether a silent process is still there
+FULL_DISK = "the disk is full"
 _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # what stands in the errors of native writers, and what it means; torch's own writer does not know why
 _NATIVE = {
-    "No space left on device": "the disk is full",
-    "File too large": "the disk is full",
+    "No space left on device": FULL_DISK,
+    "File too large": FULL_DISK,
     "inline_container": "torch could not write or read a file",
     "PytorchStreamWriter": "torch could not write or read a file",
 }
@@ -164,7 +165,7 @@ def sentence(error: BaseException) -> str:
         return f"a library ended the program with exit code {error.code}"
     if isinstance(error, OSError) and error.errno is not None:
         where = f": {error.filename}" if error.filename else ""
-        full = "the disk is full: " if error.errno in _FULL_DISK else ""
+        full = f"{FULL_DISK}: " if error.errno in _FULL_DISK else ""
         return f"{full}{error.strerror}{where}"
     meaning = next((meaning for mark, meaning in _NATIVE.items() if mark in text), name)
     return f"{meaning}: {_short(text)}" if text else meaning

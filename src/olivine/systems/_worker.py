@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
-from olivine.messages import Events, Notes, sentence
+from olivine.messages import FULL_DISK, Events, Notes, sentence
 from olivine.models import Model
 from olivine.passes import Pass, passes
 from olivine.store.files import remove_tree
@@ -156,7 +156,7 @@ def _serve(record: Mapping[str, Any], events: Events, store: Files | None) -> in
 def _told(error: BaseException, job: Job) -> str:
     """What went wrong; libraries that write natively (torch its checkpoints) do not say that the disk is full."""
     text = sentence(error)
-    if isinstance(error, OlivineError | OSError | MemoryError):
+    if isinstance(error, OlivineError | OSError | MemoryError) or text.startswith(FULL_DISK):
         return text
     for folder in (job.output, job.scratch):
         try:
@@ -166,7 +166,7 @@ def _told(error: BaseException, job: Job) -> str:
         except FileNotFoundError:  # the job did not come so far
             continue
         except OSError as refusal:
-            refusal.filename = refusal.filename or folder
+            refusal.filename = folder
             return f"{sentence(refusal)} ({text})"
     return text
 
