@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, TextIO
+from typing import IO, Any, Protocol
 
 from olivine.errors import OlivineError
 
@@ -32,13 +32,23 @@ _NATIVE = {
 }
 
 
+class Lines(Protocol):
+    """What takes lines: a text stream, or a log that keeps them."""
+
+    def write(self, text: str, /) -> int:
+        """Take some text."""
+
+    def flush(self) -> None:
+        """Let it go on its way."""
+
+
 class Events:
     """Writes events for the parent; the Reporter of passes and scores. Safe to use from several threads.
 
     rename: what is done to the fields of every event before they leave.
     """
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: Lines) -> None:
         self._stream, self._lock = stream, threading.Lock()
         self._last_progress = 0.0
         self.facts: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from olivine.messages import sentence
 from olivine.store.files import protect, sync_file, sync_folder
 from olivine.store.hashes import hash_file
 from olivine.store.locks import locked
+from olivine.store.transfer import Files, Tree
 
 if TYPE_CHECKING:
     import fsspec
@@ -162,3 +163,24 @@ class RemoteFiles:
             yield
         except Exception as error:
             raise OlivineError(f"the files at '{self.url}' cannot be reached: {sentence(error)}") from error
+
+
+class Mirror(Files):
+    """Files in a folder that come from an address when they are asked for, and go there when they are kept."""
+
+    def __init__(self, folder: Path, far: RemoteFiles) -> None:
+        super().__init__(folder)
+        self.far = far
+
+    def tree(self, tree: Tree) -> Path:
+        """See Files; what is not here yet is fetched."""
+        for hashed in self.missing(tree.values()):
+            self.far.get(hashed, self.path(hashed))
+        return super().tree(tree)
+
+    def keep(self, path: Path) -> str:
+        """See Files; what is not there yet is sent."""
+        hashed = super().keep(path)
+        if self.far.missing([hashed]):
+            self.far.put(self.path(hashed), hashed)
+        return hashed

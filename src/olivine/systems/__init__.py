@@ -2,6 +2,8 @@
 
 from olivine.registry import Registry
 from olivine.systems._base import FilePath, System, SystemParams, Worker
+from olivine.systems._batch import Batch, BatchWorker
+from olivine.systems._connected import ConnectedWorker, Started
 from olivine.systems._elsewhere import opened
 from olivine.systems._environment import ENVIRONMENT
 from olivine.systems._probe import CPU, CUDA, PROBE, PROVIDERS, Importable, Installed, Probe, ask
@@ -17,6 +19,9 @@ __all__ = [
     "PROBE",
     "PROVIDERS",
     "WORKER",
+    "Batch",
+    "BatchWorker",
+    "ConnectedWorker",
     "FilePath",
     "Importable",
     "Installed",
@@ -24,6 +29,7 @@ __all__ = [
     "JobKind",
     "Listener",
     "Probe",
+    "Started",
     "System",
     "SystemParams",
     "Worker",

@@ -54,6 +54,10 @@ class Worker(ABC):
     def kill(self) -> None:
         """End the worker and everything it started, now."""
 
+    def hang_up(self) -> bool:
+        """End the line to a worker that calls again, as a network does; False where there is no line."""
+        return False
+
 
 class System(ABC):
     """Where jobs run.

@@ -41,7 +41,7 @@ class Elsewhere(Worker):
             result = self._worker.run(sent.job, tell)
         except StepFailed as failure:
             cause, tail = named([failure.cause, failure.tail], places)
-            raise StepFailed(failure.step, cause, failure.log, tail=tail) from None
+            raise StepFailed(failure.step, cause, failure.log, tail=tail, is_refused=failure.is_refused) from None
         self._fetch(result.pop("files"), job)
         answered: dict[str, Any] = named(result, places)
         return answered
@@ -53,6 +53,10 @@ class Elsewhere(Worker):
     def kill(self) -> None:
         """See Worker."""
         self._worker.kill()
+
+    def hang_up(self) -> bool:
+        """See Worker."""
+        return self._worker.hang_up()
 
     def _fetch(self, files: Mapping[str, str], job: Job) -> None:
         for name, hashed in files.items():

@@ -5,11 +5,15 @@ object a line:
 
     parent -> worker   a Job
     worker -> parent   {"event": "started", "pid": ...}
+                       {"event": "printed", "text": "..."}         for the log, of a worker that cannot write to it
                        {"event": "progress", "done": 3, "total": 10, "metrics": {"loss": 0.41}}
                        {"event": "note", "message": "..."}
                        {"event": "warning", "message": "..."}
                        {"event": "done", "result": {...}}          result of a pass: {"model": Model, "facts": {...}}
                        {"event": "failed", "error": {"type", "message", "exit_code", "traceback"}}
+
+The lines are the same whatever carries them: a pipe (`_process`), a connection over which the worker calls in and calls
+again when it breaks (`_line`), a file, or pieces of one at an address where files go (`_batch`).
 """
 
 from collections.abc import Callable, Mapping
@@ -57,6 +61,11 @@ class Job:
     trees: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
+    def log_path(self) -> Path | None:
+        """Where its log lies, if it has one."""
+        return Path(self.log) if self.log else None
+
+    @property
     def has_places(self) -> bool:
         """Whether it names folders of one machine."""
         return str(self.output) != OUTPUT
@@ -81,8 +90,12 @@ def answer(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any]
         return result
     if event == "failed":
         error = fields["error"]
-        log = Path(job.log) if job.log else None
         is_refused = error["exit_code"] == RequestError.exit_code
-        raise StepFailed(job.step, error["message"], log, tail=error["traceback"], is_refused=is_refused)
+        raise StepFailed(job.step, error["message"], job.log_path, tail=error["traceback"], is_refused=is_refused)
+    if event == "printed":
+        if job.log:
+            with Path(job.log).open("a", encoding="utf-8") as log:
+                log.write(fields["text"])
+        return None
     listen(event, fields)
     return None

@@ -1,93 +1,146 @@
-"""The worker: `python -m olivine.systems._worker` reads jobs and writes events, one JSON object a line.
+"""The worker: `python -m olivine.systems._worker` is given jobs and says events, one JSON object a line.
 
-It stays warm for a whole run and ends when its input does, in the middle of a job too: then nobody waits for a result.
-`--job FILE` does the one job of a file and ends with 0, or with the exit code of what went wrong. `--store FOLDER` is
-where jobs without places find what they read by content, and leave what they make.
+    (nothing)                      jobs by standard input, events by standard output; ends when the input does
+    --connect HOST:PORT            jobs and events over a connection to who started it, see `_line`; when that breaks it
+                                   calls again, for `--patience SECONDS`
+    --job FILE [--events FILE]     the one job of a file; events to standard output, or to the end of another file
+    --batch NAME                   the one job at `jobs/NAME` of the address `--files`; events go there in pieces
+
+The exit code is 0, or that of the error of a single job. `--store FOLDER` is where jobs without places find what they
+read by content, and leave what they make; `--files URL` is where files come from that are not in that folder, and go.
 
 What libraries print goes to the job's log, never between the events: those leave by a private copy of standard output,
 while descriptors 1 and 2 point at the log. Standard input is private in the same way, so that no library waits for an
-answer on it.
+answer on it. A worker whose log nobody can read sends what is printed as events.
 """
 
 import faulthandler
-import io
 import json
 import os
 import queue
 import sys
-import tempfile
 import threading
-import time
-import traceback
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
-from olivine import lazy, memory
-from olivine.config.schema import DataConfig
-from olivine.errors import ModelError, OlivineError
-from olivine.messages import FULL_DISK, Events, Notes, sentence
-from olivine.models import Model
-from olivine.passes import Pass, passes
-from olivine.store.files import remove_tree
+from olivine import lazy
+from olivine.errors import OlivineError
+from olivine.messages import Events, Notes, sentence
+from olivine.store.remote import Mirror, RemoteFiles
 from olivine.store.transfer import Files
-from olivine.systems._environment import ENVIRONMENT, OFFLINE
-from olivine.systems._parcel import named, result_files, unpacked
-from olivine.systems._protocol import Job
-from olivine.work import Context, Machine
+from olivine.systems._environment import ENVIRONMENT
+from olivine.systems._job import serve
+from olivine.systems._line import Caller, address_of, token_of_environment
+from olivine.systems._log import EventLog, Printed, print_to
+from olivine.systems._pieces import publish, read_job
 
 if TYPE_CHECKING:
-    import filelock
     import psutil
 else:
-    filelock = lazy.module("filelock")
     psutil = lazy.module("psutil")
 
-
-_TRIED_BYTES = 2**20  # less room than that is a full disk
+_PATIENCE_SECONDS = 600.0
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Serve jobs from standard input until it ends, or the one job of `--job FILE`."""
+    """Do the jobs that come, in the way that the arguments say."""
     arguments = sys.argv[1:] if arguments is None else arguments
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    events = Events(os.fdopen(os.dup(1), "w", encoding="utf-8"))
+    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
+    faulthandler.enable()  # a crash in native code leaves the Python stack in the log
+    store = _store(given)
+    if "--connect" in given:
+        return _connected(given, _needed(store))
+    if "--batch" in given:
+        return _batch(given["--batch"], _needed(store))
+    events = Events(_events_stream(given))
     Notes(events).listen()
     os.dup2(2, 1)
-    sys.stdout, sys.stderr = _printed(1), _printed(2)
-    faulthandler.enable()  # a crash in native code leaves the Python stack in the log
-    given = dict(zip(arguments[::2], arguments[1::2], strict=True))
-    store = Files(Path(given["--store"]).absolute()) if "--store" in given else None
     if "--job" in given:
-        return _serve(json.loads(Path(given["--job"]).read_text(encoding="utf-8")), events, store)
+        events.send("started", pid=os.getpid())
+        return serve(json.loads(Path(given["--job"]).read_text(encoding="utf-8")), events, store)
     jobs = _jobs(_private_input())
     events.send("started", pid=os.getpid())
     for record in jobs:
-        _serve(record, events, store)
+        serve(record, events, store)
     return 0
 
 
-class _Log(io.FileIO):
-    """Where a job prints: what the log has no room for (the disk is full) is lost, and stops nothing.
-
-    The write that the result needs fails by itself, and its error still reaches the parent.
-    """
-
-    def write(self, data: Any) -> int:
-        """As that of FileIO; always all of it."""
-        with suppress(OSError):
-            super().write(data)
-        return len(data)
+def _store(given: Mapping[str, str]) -> Files | None:
+    """Where files by content lie on this side; None where jobs name places of this machine."""
+    if "--store" not in given:
+        return None
+    folder = Path(given["--store"]).absolute()
+    return Mirror(folder, RemoteFiles(given["--files"])) if "--files" in given else Files(folder)
 
 
-def _printed(descriptor: int) -> TextIO:
-    """A stream of text to a `_Log`, line by line."""
-    buffer = io.BufferedWriter(_Log(descriptor, "w", closefd=False))
-    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+def _needed(store: Files | None) -> Files:
+    if store is None:
+        raise SystemExit("a worker elsewhere needs --store FOLDER")
+    return store
+
+
+def _events_stream(given: Mapping[str, str]) -> TextIO:
+    if "--events" in given:
+        return Path(given["--events"]).open("a", encoding="utf-8")
+    return os.fdopen(os.dup(1), "w", encoding="utf-8")
+
+
+def _connected(given: Mapping[str, str], store: Files) -> int:
+    """Serve the jobs that come over the line until it is ended."""
+    caller_log, events, printed = _kept(store, f"connected-{os.getpid()}")
+    patience_seconds = float(given.get("--patience", _PATIENCE_SECONDS))
+    caller = Caller(address_of(given["--connect"]), token_of_environment(), caller_log, patience_seconds)
+
+    def work() -> None:
+        while True:
+            serve(caller.jobs.get(), events, store, printed.send)
+
+    threading.Thread(target=_keep_line, args=(caller,), daemon=True, name="line").start()
+    events.send("started", pid=os.getpid())
+    work()
+    return 0
+
+
+def _keep_line(caller: Caller) -> None:
+    """When the line has ended for good, in the middle of a job too, nobody waits for a result."""
+    try:
+        caller.keep()
+    except OSError as error:
+        _leave(f"the parent cannot be reached: {sentence(error)}")
+    except OlivineError as error:
+        _leave(str(error))
+    _leave()
+
+
+def _batch(name: str, store: Files) -> int:
+    """Do the one job of that name, and say its events where the job came from."""
+    if not isinstance(store, Mirror):
+        raise SystemExit("a job of a batch system needs --files URL")
+    record = read_job(store.far, name)
+    log, events, printed = _kept(store, name.replace("/", "-"))
+    publisher = threading.Thread(target=publish, args=(log, store.far, name), name="pieces")
+    publisher.start()
+    try:
+        events.send("started", pid=os.getpid())
+        return serve(record, events, store, printed.send)
+    finally:
+        log.close()
+        publisher.join()
+
+
+def _kept(store: Files, name: str) -> tuple[EventLog, Events, Printed]:
+    """Events that are kept until they are read, what is printed among them."""
+    log = EventLog(store.folder / "events" / f"{name}.jsonl")
+    events = Events(log)
+    Notes(events).listen()
+    printed = store.folder / "logs" / f"{name}.log"
+    printed.parent.mkdir(parents=True, exist_ok=True)
+    printed.write_bytes(b"")
+    print_to(printed)
+    return log, events, Printed(printed, events)
 
 
 def _private_input() -> TextIO:
@@ -117,198 +170,16 @@ def _jobs(stream: TextIO) -> Iterator[dict[str, Any]]:
     return jobs()
 
 
-def _leave() -> None:
+def _leave(why: str = "") -> None:
     """End this process and all that it started; the teardown of native libraries is nothing to wait for."""
+    if why:
+        print(why, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log here
     for child in psutil.Process().children(recursive=True):
         try:
             child.kill()
         except psutil.NoSuchProcess:
             continue
-    os._exit(0)
-
-
-def _serve(record: Mapping[str, Any], events: Events, store: Files | None) -> int:
-    """Do one job and say how it ended; returns the exit code that fits."""
-    job = Job.from_json(record)
-    if job.machine.get("offline"):
-        os.environ.update(OFFLINE)
-    events.begin()
-    memory.restart_peak()
-    started = time.monotonic()
-    try:
-        _log_to(job.log)
-        with _placed(job, events, store) as here, _alone(here):
-            result = KINDS[here.kind](here, events)
-            if store is not None:
-                result["files"] = result_files(here.output, store)
-            cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.peak_bytes()}
-            events.send("done", result={**result, **cost, **_device_memory()})
-    except BaseException as error:  # noqa: BLE001 - the border of the process: whatever it was, the parent decides
-        text = traceback.format_exc()
-        print(text, file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log here
-        exit_code = error.exit_code if isinstance(error, OlivineError) else 1
-        described = {"type": type(error).__name__, "message": _told(error, job), "exit_code": exit_code}
-        events.send("failed", error=described | {"traceback": text})
-        return exit_code
-    return 0
-
-
-def _told(error: BaseException, job: Job) -> str:
-    """What went wrong; libraries that write natively (torch its checkpoints) do not say that the disk is full."""
-    text = sentence(error)
-    if isinstance(error, OlivineError | OSError | MemoryError) or text.startswith(FULL_DISK):
-        return text
-    for folder in (job.output, job.scratch):
-        try:
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(_TRIED_BYTES))
-                os.fsync(file.fileno())
-        except FileNotFoundError:  # the job did not come so far
-            continue
-        except OSError as refusal:
-            refusal.filename = folder
-            return f"{sentence(refusal)} ({text})"
-    return text
-
-
-@contextmanager
-def _placed(job: Job, events: Events, store: Files | None) -> Iterator[Job]:
-    """The job with places of this side; events leave without them."""
-    if store is None:
-        yield job
-        return
-    output = store.folder / "building" / f"{job.scratch.name}-{uuid.uuid4().hex}"
-    output.mkdir(parents=True)
-    try:
-        here, places = unpacked(job, store, output)
-        events.rename = partial(named, places=places)
-        yield here
-        remove_tree(here.scratch)
-    finally:
-        remove_tree(output)
-
-
-@contextmanager
-def _alone(job: Job) -> Iterator[None]:
-    """Hold the scratch folder: a worker whose parent was killed may live a moment longer and still write there."""
-    job.scratch.parent.mkdir(parents=True, exist_ok=True)
-    with filelock.FileLock(f"{job.scratch}.lock", timeout=60):
-        yield
-
-
-def _log_to(path: str) -> None:
-    """Everything that is printed from now on, by Python or by native code, goes to the end of that file."""
-    if not path:
-        return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    os.dup2(descriptor, 1)
-    os.dup2(descriptor, 2)
-    os.close(descriptor)
-
-
-def _device_memory() -> dict[str, int]:
-    """Peak memory of the GPU when a job used one."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_initialized():
-        return {}
-    peak = int(torch.cuda.max_memory_allocated())
-    torch.cuda.reset_peak_memory_stats()
-    torch.cuda.empty_cache()
-    return {"peak_device_memory_bytes": peak}
-
-
-def _pass(job: Job) -> Pass:
-    plugin = passes.find(job.name)
-    if plugin is None:
-        why = passes.why_missing(job.name)
-        raise OlivineError(f"this environment ({sys.executable}) has no pass '{job.name}'{f': {why}' if why else ''}")
-    return plugin(plugin.Params.model_validate(job.params))
-
-
-def _run_pass(job: Job, events: Events) -> dict[str, Any]:
-    step = _pass(job)
-    data = {name: DataConfig.model_validate(value) for name, value in job.data.items()}
-    models = {name: Model.from_json(value) for name, value in job.models.items()}
-    context = Context(job.output, job.scratch, Machine(**job.machine), events, data, models)
-    model = _model(job)
-    step.requires(model)
-    result = step.run(model, context)
-    step.ensures(result)
-    return {"model": result.to_json(), "facts": events.facts}
-
-
-def _prove(job: Job, events: Events) -> dict[str, Any]:
-    return {"proof": _pass(job).prove(_model(job), Context(job.output, job.scratch, Machine(**job.machine), events))}
-
-
-def _score(job: Job, events: Events) -> dict[str, Any]:
-    from olivine.evaluate import score
-
-    return score(_model(job), job.params, job.output, Machine(**job.machine), events)
-
-
-def _rows(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
-    from olivine.data import content_of
-
-    (config,) = job.data.values()
-    return dict(content_of(DataConfig.model_validate(config)))
-
-
-def _materialize(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
-    from olivine.models.materialize import materialize
-
-    return {"model": materialize(_model(job), job.output).to_json()}
-
-
-def _fetch(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
-    """Bring a model from the hub into the hub's own local cache, which resumes and shares; never a pickle.
-
-    params: name, revision, trust_remote_code. Offline, the local cache alone is asked.
-    """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        LocalEntryNotFoundError,
-        OfflineModeIsEnabled,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    from olivine.models.hub import patterns
-
-    name, revision, trusted = job.params["name"], job.params.get("revision"), job.params.get("trust_remote_code", False)
-    try:
-        folder = Path(snapshot_download(name, revision=revision, allow_patterns=patterns(trusted=trusted)))
-    except GatedRepoError:
-        raise ModelError(f"the model '{name}' is gated: accept its terms on the hub and set HF_TOKEN") from None
-    except (RepositoryNotFoundError, RevisionNotFoundError):
-        at = f" at revision '{revision}'" if revision else ""
-        raise ModelError(f"the hub has no model '{name}'{at}; a private one needs HF_TOKEN") from None
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled):
-        if job.machine.get("offline") or os.environ.get("HF_HUB_OFFLINE"):
-            raise ModelError(f"the model '{name}' is not in the hub's local cache, and this run is offline") from None
-        raise OlivineError(f"the hub cannot be reached, and '{name}' is not in its local cache") from None
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"the model '{name}' has no safetensors; convert its weights, pickled ones are not read")
-    return {"model": Model("hf", folder, trust_remote_code=trusted).to_json()}
-
-
-def _model(job: Job) -> Model:
-    if job.model is None:
-        raise ValueError(f"a job of kind '{job.kind}' needs a model")
-    return Model.from_json(job.model)
-
-
-KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
-    "pass": _run_pass,
-    "score": _score,
-    "materialize": _materialize,
-    "fetch": _fetch,
-    "prove": _prove,
-    "rows": _rows,
-}
+    os._exit(3 if why else 0)
 
 
 if __name__ == "__main__":

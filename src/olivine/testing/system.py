@@ -3,19 +3,23 @@
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import psutil
 import pytest
 
-from olivine.errors import StepFailed
+from olivine.config.schema import DataConfig
+from olivine.errors import Interrupted, StepFailed
 from olivine.models import Model
 from olivine.systems import Job, Listener, Probe, System, Worker, opened
 from olivine.systems.local import Local
 from olivine.testing._plugin import check_help, check_params
-from olivine.testing.tiny import tiny_checkpoint
+from olivine.testing.tiny import tiny_checkpoint, write_rows
 from olivine.work import Machine
+from olivine.workflow.keys import score_params
+from olivine.workflow.steps import ScoreRows
 
 SECRET = "a secret of this environment"  # noqa: S105 - what must not be found
 
@@ -34,6 +38,10 @@ class SystemContract:
     def end(self, told: Mapping[str, Any]) -> None:
         """End a worker as a machine that goes down would. told: what its event `started` said."""
         os.kill(told["pid"], signal.SIGKILL)
+
+    def is_there(self, told: Mapping[str, Any]) -> bool:
+        """Whether the worker that said so is still at work."""
+        return bool(psutil.pid_exists(told["pid"]))
 
     @pytest.fixture
     def there(self, tmp_path: Path) -> Path:
@@ -105,6 +113,72 @@ class SystemContract:
                 worker.run(job("materialize", model=model), _ignore)
             assert there.value.cause == here.value.cause
         assert str(tmp_path / "model") in there.value.cause
+
+    def test_events_come_in_order(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
+        """A worker says first that it has started, and progress goes forward to its end."""
+        model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
+        load = {"data_name": "json", "data_files": str(write_rows(tmp_path / "rows.jsonl"))}
+        text = {"text_template": "{phrase} {tone}", "max_seq_len": 64}
+        config = DataConfig(name="rows", load_dataset_config=load, pre_process_data_config=text)
+        rows = score_params(ScoreRows(config, "all", None, 0, "tone", 100))
+        heard: list[tuple[str, Mapping[str, Any]]] = []
+        result = worker.run(
+            job("score", model=model, params={**rows, "previous": None}),
+            lambda event, told: heard.append((event, told)),
+        )
+        done = [told["done"] for event, told in heard if event == "progress"]
+        assert [event for event, _ in heard].index("started") == 0
+        assert done == sorted(done)
+        assert done[-1] == result["scores"]["n_rows"] == 8
+
+    def test_what_lies_there_already_does_not_travel_again(self, job: MakeJob, there: Path, tmp_path: Path) -> None:
+        """Neither a model that was sent before, nor what a job made there."""
+        system, sent = self.make(there), []
+        put = system.put
+
+        def note(source: Path, hashed: str) -> None:
+            sent.append(hashed)
+            put(source, hashed)
+
+        system.put = note  # type: ignore[method-assign]
+        model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
+        first, second, third = (job("materialize", model=model) for _ in range(3))
+        with opened(system, tmp_path / "cache") as worker:
+            result = worker.run(first, _ignore)
+            assert bool(sent) is not system.reads_here
+            assert len(sent) == len(set(sent))
+            sent.clear()
+            worker.run(second, _ignore)
+            worker.run(replace(third, model=result["model"]), _ignore)
+        assert sent == []
+
+    def test_cancelled_job_is_cancelled(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
+        """Ctrl-C ends what is at work, and the next job gets another worker."""
+        model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
+        started: list[Mapping[str, Any]] = []
+
+        def stop(event: str, told: Mapping[str, Any]) -> None:
+            if event == "started":
+                started.append(told)
+                raise KeyboardInterrupt
+
+        with pytest.raises(Interrupted, match="in step 'try'"):
+            worker.run(job("materialize", model=model), stop)
+        assert not self.is_there(started[0])
+        assert worker.run(job("materialize", model=model), _ignore)["model"]["format"] == "hf"
+
+    def test_line_that_breaks_is_taken_up_where_it_broke(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
+        """No event is lost, none comes twice, and the job goes on meanwhile."""
+        model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
+        heard: list[str] = []
+
+        def listen(event: str, told: Mapping[str, Any]) -> None:  # noqa: ARG001
+            heard.append(event)
+            if event == "started" and not worker.hang_up():
+                pytest.skip("this system's workers have no line that could break")
+
+        assert worker.run(job("materialize", model=model), listen)["model"]["format"] == "hf"
+        assert heard == ["started"]
 
     def test_worker_that_ends_is_named_and_the_next_job_gets_another(
         self, worker: Worker, job: MakeJob, tmp_path: Path

@@ -27,7 +27,7 @@ OURS = "olivine"
 # the key; and the release, which decides nothing by its number.
 APART = re.compile(r"olivine(\.passes|\.config(\..*)?)?")
 # What runs every job, without what it would import for other kinds of jobs.
-RUNNER = "olivine.systems._worker"
+RUNNER = "olivine.systems._job"
 
 
 @functools.cache

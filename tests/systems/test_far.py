@@ -1,0 +1,158 @@
+"""Workers that call in, and jobs in a queue: who may, and what becomes of them when one side goes away."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+
+import pytest
+
+from olivine.errors import OlivineError
+from olivine.models import Model
+from olivine.systems import WORKER, ConnectedWorker, Job, opened
+from olivine.systems._line import TOKEN, Line, Refused, greet_parent, greet_worker
+from olivine.testing.tiny import tiny_checkpoint
+from olivine.work import Machine
+from toy_far import Process, Queue
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job that writes a model out."""
+    model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
+    (tmp_path / "scratch").mkdir()
+    machine = asdict(Machine("cpu", "CPUExecutionProvider", 2**34, 2**36, 1, offline=True))
+
+    def make(name="output"):
+        (tmp_path / name).mkdir()
+        log = str(tmp_path / f"{name}.log")
+        return Job("materialize", "try", tmp_path / name, tmp_path / "scratch", model=model, machine=machine, log=log)
+
+    return make
+
+
+@pytest.fixture
+def ends():
+    """Both ends of a line."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        called = socket.create_connection(server.getsockname())
+        accepted, _ = server.accept()
+    lines = [Line(accepted), Line(called)]
+    yield lines
+    for line in lines:
+        line.close()
+
+
+def _greeted(ends, token, other):
+    """What each side says of a line between a parent and a worker, each with its token."""
+    said = {}
+
+    def greet(side, greeting, *arguments):
+        try:
+            said[side] = greeting(*arguments)
+        except (Refused, ConnectionError) as error:
+            said[side] = error
+
+    worker = threading.Thread(target=greet, args=("worker", greet_parent, ends[1], other))
+    worker.start()
+    greet("parent", greet_worker, ends[0], token, lambda: 7)
+    worker.join()
+    return said
+
+
+def test_line_is_open_to_who_has_the_token(ends):
+    assert _greeted(ends, "one", "one") == {"parent": None, "worker": 7}
+
+
+def test_line_is_closed_to_who_has_another_token(ends):
+    said = _greeted(ends, "one", "another")
+    assert isinstance(said["parent"], Refused)
+    assert isinstance(said["worker"], Refused)
+
+
+def test_worker_does_not_believe_a_parent_without_the_token(ends):
+    """Who only repeats what it hears has no proof."""
+
+    def greet():
+        with pytest.raises(Refused):
+            greet_parent(ends[1], "one")
+
+    worker = threading.Thread(target=greet)
+    worker.start()
+    ends[0].send({"nonce": "n"})
+    heard = ends[0].read()
+    assert "one" not in json.dumps(heard)
+    ends[0].send({"proof": heard["proof"], "after": 0})
+    worker.join(timeout=20)
+    assert not worker.is_alive()
+
+
+def test_worker_whose_parent_is_silent_leaves(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    command = [sys.executable, *WORKER, "--connect", f"127.0.0.1:{port}", "--patience", "0.2", "--store", str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | {TOKEN: "one"}, timeout=120, check=False)
+    assert done.returncode == 3
+    (log,) = (tmp_path / "logs").iterdir()
+    assert "the parent cannot be reached" in log.read_text()
+
+
+def test_worker_that_never_calls_is_named(job, tmp_path):
+    def start(arguments, environment):
+        return Process(subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"]))
+
+    with ConnectedWorker(start, "127.0.0.1", patience_seconds=0.5) as worker, pytest.raises(OlivineError) as failed:
+        worker.run(job(), lambda *_: None)
+    assert "its worker has not called for 0 seconds" in str(failed.value)
+
+
+def test_what_a_far_worker_prints_stands_in_the_log_of_the_job(job, tmp_path):
+    broken = job()
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"none")
+    (tmp_path / "there").mkdir()
+    queue = Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there")))
+    with opened(queue, tmp_path / "cache") as worker, pytest.raises(OlivineError):
+        worker.run(broken, lambda *_: None)
+    assert "Traceback" in broken.log_path.read_text()
+
+
+def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_path):
+    """By another process, at any time: while it runs, and when it is done."""
+    (tmp_path / "there").mkdir()
+    submitted, results, has_started = [], [], threading.Event()
+
+    class Counted(Queue):
+        def submit(self, name, arguments):
+            submitted.append(name)
+            return super().submit(name, arguments)
+
+    queue = Counted(Counted.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there")))
+
+    def run(name):
+        with opened(queue, tmp_path / "cache") as worker:
+            results.append(worker.run(job(name), lambda *_: has_started.set()))
+
+    first = threading.Thread(target=run, args=("first",))
+    first.start()
+    assert has_started.wait(timeout=120)
+    run("second")
+    first.join()
+    run("third")
+    assert len(submitted) == 1
+    assert len(results) == 3
+    for name in ("second", "third"):
+        assert (tmp_path / name / "model.safetensors").read_bytes() == (
+            tmp_path / "first" / "model.safetensors"
+        ).read_bytes()
+
+
+def test_one_job_of_a_file_says_its_events_in_another(job, tmp_path):
+    """As a batch system without an address for files runs it."""
+    (tmp_path / "job.json").write_text(json.dumps(job().to_json()))
+    command = [sys.executable, *WORKER, "--job", str(tmp_path / "job.json"), "--events", str(tmp_path / "events")]
+    subprocess.run(command, check=True, timeout=300)
+    events = [json.loads(line)["event"] for line in (tmp_path / "events").read_text().splitlines()]
+    assert events == ["started", "done"]
