@@ -82,6 +82,13 @@ def test_listing_passes_imports_no_framework():
     assert not loaded & set(HEAVY)
 
 
+def test_list_of_passes_knows_no_runtime_that_it_need_not():
+    """Start-up stays what it is: what models are run and measured with is imported when one is."""
+    loaded = modules_after("from olivine.cli import exit_code\nassert exit_code(['passes']) == 0")
+    own = {name for name in loaded if name.startswith("olivine.")}
+    assert not {name for name in own if name.startswith(("olivine.evaluate", "olivine.systems", "olivine.workflow"))}
+
+
 def test_engine_imports_no_framework():
     loaded = modules_after("import olivine.workflow.engine, olivine.workflow.plan")
     assert not loaded & set(HEAVY)

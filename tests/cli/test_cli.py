@@ -166,6 +166,13 @@ def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     done = run("run", "--config", path)
     assert done.exit_code == 0, done.stderr
     assert "trained on!" in done.stdout  # no rows were held out
+    assert f"in Python: peft.AutoPeftModelForCausalLM.from_pretrained('{tmp_path / 'out' / 'model'}')" in done.stdout
+    assert re.search(r"lora \(step 1 of 1\): .*\nall in [\d.]+ s\n", done.stderr, re.DOTALL)
+    assert "all of it is in the cache" in run("plan", path).stdout
+    assert "less than a second" not in run("plan", path).stdout  # it will not be trained
+    scored = run("evaluate", tmp_path / "out" / "model", path)
+    assert "model on 24 training rows (trained on!) of 'rows':" in scored.stdout
+    assert "| model | " in scored.stdout
     assert "| base " in done.stdout
     assert "| lora " in done.stdout
 
@@ -248,6 +255,27 @@ def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
     assert "holds no model" in capsys.readouterr().err
 
 
+def test_chat_with_a_file_says_what_to_do(tmp_path, capsys):
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert exit_code(["chat", str(tmp_path / "a.gguf"), "--prompt", "hi"]) == 2
+    assert "is a file, and chat opens folders" in capsys.readouterr().err
+
+
+def test_cache_is_named_by_the_config_too(tiny_llama, tmp_path):
+    path = config(tmp_path, tiny_llama)
+    assert f"{tmp_path / 'cache'} is no cache of olivine" in run("cache", "ls", path).stderr
+    (tmp_path / "cache" / "steps").mkdir(parents=True)
+    assert run("cache", "ls", path).stdout == f"0 results, 0 B in {tmp_path / 'cache'}\n"
+    assert run("cache", "verify", "-c", path).exit_code == 0
+    assert "two caches are named" in run("cache", "gc", path, "--cache-dir", tmp_path).stderr
+
+
+def test_adapter_without_its_base_says_that_the_base_is_missing(tiny_llama, llama_adapter, tmp_path):
+    done = run("evaluate", llama_adapter, config(tmp_path, tmp_path / "gone"), "--json")
+    assert done.exit_code == 2
+    assert str(tmp_path / "gone") in json.loads(done.stdout)["problems"][0]["message"]
+
+
 def test_migrate_into_another_folder_says_what_is_looked_for_there(tmp_path):
     (tmp_path / "sub").mkdir()
     data = {"name": "a", "load_dataset_config": {"data_name": "csv", "data_files": "d.csv"}}
@@ -256,6 +284,7 @@ def test_migrate_into_another_folder_says_what_is_looked_for_there(tmp_path):
     told = "'d.csv' is looked for beside the config"
     assert told in run("migrate", tmp_path / "sub" / "c.json", "-o", tmp_path / "m.json").stderr
     assert told not in run("migrate", tmp_path / "sub" / "c.json", "-o", tmp_path / "sub" / "m.json").stderr
+    assert told in run("migrate", tmp_path / "sub" / "c.json").stderr  # > m.json would put it here
 
 
 def test_migrate_prints_today_s_form_and_says_what_changed(tmp_path):

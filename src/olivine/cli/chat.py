@@ -25,8 +25,11 @@ def command(
     MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers). A model
     without a chat template continues a text: --raw.
     """
+    from olivine.paths import is_file
     from olivine.runtimes.chat import open_chat
 
+    if is_file(model_dir):
+        raise click.UsageError(f"{model_dir} is a file, and chat opens folders: name it as input_model and build one")
     if prompt is not None and prompt_file is not None:
         raise click.UsageError("--prompt and --prompt-file exclude each other")
     if prompt_file is not None:

@@ -32,8 +32,9 @@ def command(config: Path | None, config_file: Path | None, output: Path | None, 
         click.echo(text)
     else:
         _write_new(output, text + "\n")
-        if output.absolute().parent != named.absolute().parent and (files := _relative_files(today)):
-            say(f"'{files[0]}' is looked for beside the config: move the data too, or write its whole path", err=True)
+    folder = output.absolute().parent if output is not None else Path.cwd()  # where a shell's > would put it
+    if folder != named.absolute().parent and (files := _relative_files(today)):
+        say(f"'{files[0]}' is looked for beside the config: move the data too, or write its whole path", err=True)
     return 0
 
 

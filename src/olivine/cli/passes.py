@@ -1,11 +1,15 @@
 """`olivine passes`."""
 
 import inspect
-from typing import Any
+import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from olivine.cli._common import json_option, print_json, say
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
 
 
 @click.command("passes")
@@ -67,10 +71,15 @@ def _show_one(name: str, *, as_json: bool) -> int:
     say(f'\n"type": {names}\ntakes {" or ".join(sorted(plugin.accepts))}, gives {plugin.produces}')
     click.echo("\nparams:")
     for key, field in plugin.Params.model_fields.items():
-        default = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
+        default = "required" if field.is_required() else f"default {_as_written(field)}"
         text = f": {field.description}" if field.description else ""
         say(f"  {key} ({default}){text}")
     return 0
+
+
+def _as_written(field: "FieldInfo") -> str:
+    """A default as a config writes it."""
+    return json.dumps(field.get_default(call_default_factory=True), default=str)
 
 
 def _show_text(text: str) -> None:

@@ -412,7 +412,7 @@ class SearchStrategy(Section):
     """How to search over alternatives of passes and params."""
 
     execution_order: Literal["joint", "pass-by-pass"] | None = None
-    sampler: Literal["sequential", "random", "tpe"] | None = None
+    sampler: Literal["sequential", "random", "tpe", "nsga2"] | None = None
     sampler_config: SamplerConfig = SamplerConfig()
     output_model_num: int | None = None
     stop_when_goals_met: bool = False

@@ -3,18 +3,22 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from olivine import paths
+from olivine import lazy, paths
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, Problem, Unsupported
-from olivine.evaluate.parity import Gate, Parity, Settings, TextFile, compare, open_model
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import UNCHANGED, Pass, PassParams
 from olivine.work import Context, Estimate, Machine
+
+if TYPE_CHECKING:
+    from olivine.evaluate import parity
+else:  # a plan without this pass need not know how models are run
+    parity = lazy.module("olivine.evaluate.parity")
 
 # Olive's name of a param -> ours
 _OLIVE_NAMES = {
@@ -128,7 +132,7 @@ class ParityCheck(Pass):
                 yield Problem(error.kind, self.name, str(error), key=("text",))
         if reference is not None and _is_path(reference):
             try:
-                open_model(Path(reference), Path(base) if base else None)
+                parity.open_model(Path(reference), Path(base) if base else None)
             except (ModelError, Unsupported) as error:
                 yield Problem(error.kind, self.name, f"reference: {error}.", key=("reference",))
 
@@ -138,14 +142,16 @@ class ParityCheck(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Compare, record what was found, and give the model back."""
-        parity = compare(self._reference(context), model, self._text(context), self._settings(context), context.report)
-        for warning in parity.warnings:
+        compared = parity.compare(
+            self._reference(context), model, self._text(context), self._settings(context), context.report
+        )
+        for warning in compared.warnings:
             context.report.warn(warning)
-        record = parity.to_json()
+        record = compared.to_json()
         (context.output / "parity.json").write_text(
             json.dumps(record, indent=2, allow_nan=False) + "\n", encoding="utf-8"
         )
-        context.report.record(parity=record, missed=self._gate().missed(parity), summary=_in_words(parity))
+        context.report.record(parity=record, missed=self._gate().missed(compared), summary=_in_words(compared))
         return model
 
     def _reference(self, context: Context) -> Model:
@@ -154,19 +160,19 @@ class ParityCheck(Pass):
             return last_unquantized(context.models)
         if named in context.models:
             return context.models[named]
-        return open_model(Path(named), Path(self.params.base) if self.params.base else None)
+        return parity.open_model(Path(named), Path(self.params.base) if self.params.base else None)
 
-    def _text(self, context: Context) -> TextFile | DataConfig | None:
+    def _text(self, context: Context) -> "parity.TextFile | DataConfig | None":
         if self.params.text is not None:
             return self._file(self.params.text)
         return context.data[self.params.data_config] if self.params.data_config is not None else None
 
-    def _file(self, path: str) -> TextFile:
-        return TextFile(Path(path), self.params.text_template, self.params.encoding, self.params.sep)
+    def _file(self, path: str) -> "parity.TextFile":
+        return parity.TextFile(Path(path), self.params.text_template, self.params.encoding, self.params.sep)
 
-    def _settings(self, context: Context) -> Settings:
+    def _settings(self, context: Context) -> "parity.Settings":
         params = self.params
-        return Settings(
+        return parity.Settings(
             n_tokens=params.n_tokens,
             length=params.length,
             seed=params.seed,
@@ -178,9 +184,9 @@ class ParityCheck(Pass):
             dtype=params.dtype,
         )
 
-    def _gate(self) -> Gate:
+    def _gate(self) -> "parity.Gate":
         params = self.params
-        return Gate(
+        return parity.Gate(
             max_kld=params.max_kld,
             min_top1=params.min_top1,
             min_prefix=params.min_prefix,
@@ -212,6 +218,6 @@ def _is_quantized(model: Model) -> bool:
     return config.is_file() and "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
 
 
-def _in_words(parity: Parity) -> str:
-    summary = parity.summary
-    return f"{parity.verdict}: KL {summary.kl:.4f}, same top token {summary.top1_agreement:.1%}"
+def _in_words(compared: "parity.Parity") -> str:
+    summary = compared.summary
+    return f"{compared.verdict}: KL {summary.kl:.4f}, same top token {summary.top1_agreement:.1%}"
