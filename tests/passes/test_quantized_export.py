@@ -121,18 +121,19 @@ def test_pass_calibrates_what_a_quantized_checkpoint_holds_in_floats(tiny_llama,
     folder, _ = packed_model(tiny_llama, tmp_path / "packed", case.config, case.pack, keep=("down_proj",))
     seen, kept = [], rounding.choices
 
-    def spy(settings, found):
-        seen.append((settings, kept(settings, found)))
-        return seen[-1][1]
+    def spy(settings, matrices):
+        chosen = kept(settings, matrices)
+        seen.append((settings, {matrices[name].node: choice for name, choice in chosen.items()}))
+        return chosen
 
     monkeypatch.setattr(rounding, "choices", spy)
     built(folder, tmp_path)
-    settings, made = seen[-1]
+    settings, chosen = seen[-1]
     assert settings.importance["lm_head.weight"].dim() == 2
-    floats = made["/model/layers.0/mlp/down_proj/MatMul"]
+    floats = chosen["/model/layers.0/mlp/down_proj/MatMul"]
     assert floats.given is None
     assert torch.equal(floats.importance, settings.importance["model.layers.0.mlp.down_proj.weight"])
-    assert made["/model/layers.0/mlp/up_proj/MatMul"].given is not None
+    assert chosen["/model/layers.0/mlp/up_proj/MatMul"].given is not None
 
 
 def test_nothing_is_calibrated_when_nothing_is_searched(tiny_llama, tmp_path, monkeypatch):
