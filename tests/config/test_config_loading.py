@@ -159,7 +159,7 @@ def test_each_metric_is_refused_by_name(tmp_path):
     assert ["'speed'" in messages[0], "'size'" in messages[1], len(messages)] == [True, True, 2]
 
 
-@pytest.mark.parametrize("kind", ["OnnxModel", "OpenVINOModel", "CompositeModel"])
+@pytest.mark.parametrize("kind", ["OpenVINOModel", "CompositeModel"])
 def test_other_kinds_of_input_models_are_refused(tmp_path, kind):
     (message,) = refused(tmp_path, input_model={"type": kind, "model_path": "a"})
     assert kind in message

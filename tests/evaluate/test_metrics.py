@@ -24,6 +24,15 @@ class TestDivergence(MetricContract):
     metric = metrics.own["divergence"]
 
 
+class TestOutputAgreement(MetricContract):
+    metric = metrics.own["output_agreement"]
+
+
+class TestClassAccuracy(MetricContract):
+    metric = metrics.own["class_accuracy"]
+    needs_labels = True
+
+
 @pytest.mark.parametrize(("n_hits", "n_rows"), [(0, 16), (16, 16), (15, 16), (140, 160), (1, 1)])
 def test_standard_error_is_half_of_wilsons_interval(n_hits, n_rows):
     share = n_hits / n_rows

@@ -13,7 +13,7 @@ import torch
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data import examples, read_rows, split
 from olivine.errors import DataError
-from olivine.evaluate import KEPT_FILE, Evidence, _score, degenerate, known_answer, metrics, passages, score
+from olivine.evaluate import KEPT_FILE, Evidence, _score, degenerate, known_answer, measured, passages, score
 from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm, load_tokenizer
@@ -287,9 +287,7 @@ def evidence(**changes):
 
 
 def test_metrics_of_hand_made_evidence():
-    found = {}
-    for metric in metrics.classes.values():
-        found |= metric().compute(evidence())
+    found = measured({}, evidence())
     error = pytest.approx(12**-0.5)
     assert found == {
         "label_accuracy": 0.5,
@@ -301,9 +299,7 @@ def test_metrics_of_hand_made_evidence():
 
 def test_nan_is_no_number_and_agrees_with_nothing():
     flat, nan = np.full((4, 8), -np.log(8), np.float16), np.full((4, 8), np.nan, np.float16)
-    found = {}
-    for metric in metrics.classes.values():
-        found |= metric().compute(evidence(token_losses=np.full(4, np.nan), log_probabilities=nan, previous=flat))
+    found = measured({}, evidence(token_losses=np.full(4, np.nan), log_probabilities=nan, previous=flat))
     assert all(math.isnan(found[name]) for name in ("loss", "perplexity", "kl"))
     assert found["top1_agreement"] == 0
 

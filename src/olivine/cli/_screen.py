@@ -152,6 +152,8 @@ COLUMNS = (
     ("loss", "loss", "{:.3f}"),
     ("KL", "kl", "{:.4f}"),
     ("same top", "top1_agreement", "{:.1%}"),
+    ("cosine", "cosine", "{:.4f}"),
+    ("largest diff.", "largest_difference", "{:.3g}"),
     ("size", "size_bytes", "{}"),
 )
 WIDTH = 80  # of a terminal
@@ -159,6 +161,14 @@ NOTE = (
     "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
     "above 0.15 look at the answers. Same top: how often both put the same token first."
 )
+NOTE_ON_OUTPUTS = (
+    "Cosine, largest diff.: of the outputs to those of the model before. Same top: how often both rank one class first."
+)
+
+
+def note_on(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the columns of a table of several models mean."""
+    return NOTE_ON_OUTPUTS if any("cosine" in row for row in rows) else NOTE
 
 
 def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -137,6 +137,7 @@ def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
         yield held_out
     if (
         plan.score is not None
+        and plan.score.data is not None
         and not plan.score.on_text
         and plan.score.part == "all"
         and plan.score.data.name not in step.data

@@ -56,15 +56,17 @@ def _run(plan: "Plan", *, as_json: bool) -> int:
 
 
 def _print(result: "Result") -> None:
-    from olivine.cli._screen import NOTE, WIDTH, score_table, table_notes
+    from olivine.cli._screen import WIDTH, note_on, score_table, table_notes
 
     if result.scores:
         rows = "training rows (trained on!)" if result.trained_on else "held-out rows"
         if result.scores[0].get("on_text"):
             rows = "passages of text (the config names no rows to score)"
+        elif result.scores[0].get("made_up"):
+            rows = "made-up rows (the config names none to score)"
         click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
         click.echo("\n".join(score_table(result.scores)) + "\n")
-        notes = [*([NOTE] if len(result.scores) > 1 else []), *table_notes(result.scores)]
+        notes = [*([note_on(result.scores)] if len(result.scores) > 1 else []), *table_notes(result.scores)]
         for note in notes:
             click.echo(click.wrap_text(note, width=WIDTH))
     if result.model is not None:

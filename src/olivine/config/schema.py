@@ -141,10 +141,18 @@ class LoadKwargs(Section):
 class InputModel(Section):
     """The model to start from."""
 
-    type: str = Field("HfModel", description="HfModel: a Hugging Face folder, hub name or GGUF file")
-    model_path: str | Resource = Field(description="folder, .gguf file, hub name or resource")
+    type: str = Field(
+        "HfModel",
+        description="HfModel: a Hugging Face folder, hub name or GGUF file; ONNXModel: an ONNX file, or its folder",
+    )
+    model_path: str | Resource = Field(description="folder, .gguf or .onnx file, hub name or resource")
+    onnx_file_name: str | None = Field(
+        None, description="ONNXModel: which graph of the folder, where it holds several and none is model.onnx"
+    )
     adapter_path: str | None = Field(None, description="a PEFT adapter to start with")
-    task: str = Field("text-generation", description="text-generation is the only one")
+    task: str = Field(
+        "text-generation", description="what the model is for, by the hub's names; else as its config.json says"
+    )
     load_kwargs: LoadKwargs = Field(LoadKwargs(), description="how it is loaded")
     model_file_format: Any = _unserved("Convert it to a Hugging Face folder and name that as model_path.")
     model_loader: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
@@ -158,6 +166,11 @@ class InputModel(Section):
     io_config: Any = _unserved("Remove it: inputs and outputs follow from the architecture.")
     dummy_inputs_func: Any = _unserved("Remove it: inputs and outputs follow from the architecture.")
     model_attributes: Any = _unserved("Remove it: the model's config.json says what it is.")
+    inference_settings: Any = _unserved("Remove it: a graph is run as onnxruntime does by itself.")
+    use_ort_extensions: Any = _unserved("Export the model without custom operators.", default=False)
+    external_initializers_file_name: Any = _unserved("Save the weights as external data of the ONNX file.")
+    constant_inputs_file_name: Any = _unserved("Save the constants in the ONNX file.")
+    generative: Any = _unserved("Name a folder with a genai_config.json; a graph alone writes no text.", default=False)
     mlflow_transformer_model_cache_dir: Any = _unserved("Convert it to a Hugging Face folder and name that instead.")
 
 

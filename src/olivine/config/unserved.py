@@ -58,12 +58,10 @@ def _inner(value: Any, path: Path) -> Iterator[tuple[Path, BaseModel]]:
 
 def _model(workflow: Workflow) -> Iterator[Wish]:
     model = workflow.input_model
-    if model.type != "HfModel":
+    if model.type not in ("HfModel", "ONNXModel"):
         message = f"input models of type '{model.type}' are not served."
-        yield ("input_model", "type"), message, "Use HfModel: a Hugging Face folder, hub name or GGUF file."
-    if not model.task.startswith("text-generation"):
-        message = f"the task '{model.task}' is not served."
-        yield ("input_model", "task"), message, "Remove it: the task is text-generation."
+        fix = "Use HfModel (a Hugging Face folder, hub name or GGUF file), or ONNXModel (an ONNX file, or its folder)."
+        yield ("input_model", "type"), message, fix
     if isinstance(model.model_path, Resource):
         message = f"a model of type '{model.model_path.type}' is not fetched."
         yield ("input_model", "model_path"), message, "Download it and name the folder as model_path."

@@ -7,7 +7,16 @@
 """
 
 from olivine.data._check import check, check_split
-from olivine.data._detect import columns_without_form, describe, doubts, for_model, resolved, unread
+from olivine.data._detect import (
+    columns_without_form,
+    describe,
+    doubts,
+    for_model,
+    resolved,
+    sample_of,
+    text_columns,
+    unread,
+)
 from olivine.data._encoder import Encoder, begins_itself
 from olivine.data._examine import examine, shared_rows
 from olivine.data._files import data_files, locate
@@ -54,11 +63,13 @@ __all__ = [
     "read_rows",
     "resolved",
     "row_sizes",
+    "sample_of",
     "samples",
     "shared_rows",
     "split",
     "target_column",
     "template_of",
+    "text_columns",
     "texts",
     "unread",
     "within_context",

@@ -47,6 +47,7 @@ _TELLING = frozenset(
         *("completion", "response", "answer", "output", "label", "target", "chosen", "rejected"),
     )
 )
+_USUAL_TEXTS = ("text", "sentence", "content", "review", "question")  # of one text, in data sets of classifiers
 _CALLS = frozenset(("tool_calls", "function_call"))
 _OF_TURNS = frozenset(("weight", "train", "thoughts", "refusal"))  # what else the messages of some data sets hold
 # What templates write between texts; a text that holds such a mark went through a template already.
@@ -97,6 +98,14 @@ def columns_without_form(config: DataConfig) -> list[str]:
         return []
     sample = sample_of(config) or []
     return [] if _told(settings, sample, "") else _columns(sample)
+
+
+def text_columns(config: DataConfig, columns: Sequence[str]) -> list[str]:
+    """Columns that hold the text of a row for a model that does not write any: those named, or one of the usual."""
+    named = config.pre_process_data_config.text_cols
+    if named:
+        return [named] if isinstance(named, str) else list(named)
+    return [column for column in _USUAL_TEXTS if column in columns][:1]
 
 
 def _says_form(settings: PreProcess) -> bool:

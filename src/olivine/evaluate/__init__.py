@@ -2,7 +2,7 @@
 
 from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
 from olivine.evaluate._bare import bare
-from olivine.evaluate._base import Evidence, Metric, MetricParams
+from olivine.evaluate._base import Evidence, Metric, MetricParams, OutputEvidence
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._rows import Question, passages
@@ -15,6 +15,7 @@ __all__ = [
     "Evidence",
     "Metric",
     "MetricParams",
+    "OutputEvidence",
     "Question",
     "answers_of",
     "bare",

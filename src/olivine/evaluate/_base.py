@@ -1,7 +1,10 @@
-"""The contract of a metric, and the evidence that all of them are computed from."""
+"""The contract of a metric, and the evidence that it is computed from, which depends on the task of the model.
+
+A model that writes text gives `Evidence`, any other `OutputEvidence`; a metric says which of the two it reads.
+"""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -30,6 +33,22 @@ class Evidence:
     previous: "npt.NDArray[np.float16] | None" = None
 
 
+@dataclass(frozen=True)
+class OutputEvidence:
+    """What a model gave for rows of inputs, of which it need not be known what they mean.
+
+    outputs: for each row the numbers of each output by its name, with the row as the first dimension. previous: the
+      same of the model one seam before, for as many rows as were kept; None for the first.
+    scores: names of the outputs whose last dimension are scores of classes (logits, probabilities), the best first.
+    labels: the expected class of each row as its number; empty where the rows have none.
+    """
+
+    outputs: "Sequence[Mapping[str, npt.NDArray[Any]]]"
+    previous: "Sequence[Mapping[str, npt.NDArray[Any]]] | None" = None
+    scores: Sequence[str] = ()
+    labels: Sequence[int] = ()
+
+
 class MetricParams(BaseModel):
     """Params of a metric, as `quality.metrics` of a config writes them."""
 
@@ -37,15 +56,19 @@ class MetricParams(BaseModel):
 
 
 class Metric(ABC):
-    """One file, one idea; the file's name is the metric's. Params: the typed params."""
+    """One file, one idea; the file's name is the metric's. Params: the typed params.
+
+    reads: what kind of evidence it is computed from; a score has the metrics that read the evidence of its model.
+    """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     Params: ClassVar[type[MetricParams]] = MetricParams
+    reads: ClassVar[type[Evidence | OutputEvidence]] = Evidence
 
     def __init__(self, params: Any = None) -> None:
         self.params = self.Params() if params is None else params
 
     @abstractmethod
-    def compute(self, evidence: Evidence) -> dict[str, float]:
-        """Named numbers, ready for a table; a number that cannot be had is left out."""
+    def compute(self, evidence: Any) -> dict[str, float]:
+        """Named numbers of evidence of the kind that it reads; a number that cannot be had is left out."""

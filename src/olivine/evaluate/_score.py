@@ -1,7 +1,6 @@
 """Score one model on rows: the job between two steps of a workflow."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from olivine.evaluate._bare import bare, special_tokens
 from olivine.evaluate._base import Evidence
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import measured
+from olivine.evaluate._outputs import evenly, named, score_outputs
 from olivine.evaluate._rows import Question, passages, questions
 from olivine.models import Model
 from olivine.models.gguf import readable
@@ -70,8 +70,11 @@ def score(
     params: data (a DataConfig), part, eval_size, seed, target, max_rows, on_text (the rows are passages that are gone
     on with, and no labels), metrics (params by name), previous (folder of the model one seam before). Returns
     {"scores": name -> number, "samples": first rows with what was expected and generated}. answers: what answers in the
-    place of the model. kept_bytes: of log-probabilities, at most.
+    place of the model. kept_bytes: of log-probabilities, at most. A model that does not write text is measured by its
+    outputs, see `score_outputs`.
     """
+    if model.format == "onnx" and model.packaging == "plain":
+        return score_outputs(model, params, output, machine, report, kept_bytes=kept_bytes)
     config = DataConfig.model_validate(params["data"])
     model = readable(model, output)  # a workflow has opened a GGUF file already
     tokenizer = load_tokenizer(model)
@@ -115,13 +118,7 @@ def score(
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem
-    return {"scores": _named(scores), "samples": _samples(rows, generated)}
-
-
-def _named(scores: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores as JSON has them: a number that is none (NaN, infinity) is null, and `no_number` names it."""
-    names = [name for name, value in scores.items() if isinstance(value, float) and not math.isfinite(value)]
-    return {**scores, **dict.fromkeys(names), **({"no_number": names} if names else {})}
+    return {"scores": named(scores), "samples": _samples(rows, generated)}
 
 
 def _questions(
@@ -134,7 +131,7 @@ def _questions(
         if params["part"] != "all" and params.get("eval_size"):
             train, held_out = split(n_rows, params["eval_size"], params["seed"])
             indices = held_out if params["part"] == "eval" else train
-        return _evenly(indices, params["max_rows"])
+        return evenly(indices, params["max_rows"])
 
     rows = pick_rows(config, choose)
     if not len(rows):
@@ -169,7 +166,7 @@ def _tell_begin(settings: PreProcess, tokenizer: Any, report: Reporter) -> None:
 
 
 def _passages(config: DataConfig, params: Mapping[str, Any], tokenizer: Any, context: int) -> list[Question]:
-    rows = pick_rows(config, lambda n_rows: _evenly(range(n_rows), params["max_rows"]))
+    rows = pick_rows(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
     n_most = min(PASSAGE_TOKENS, context - PASSAGE_NEW)
     return passages([str(row["text"]) for row in rows], tokenizer, max(2, n_most))
 
@@ -195,18 +192,11 @@ def _tell_other_tokens(rows: Sequence[Question], readings: Sequence[_Reading], r
     return len(other)
 
 
-def _evenly(values: Sequence[int], n_most: int) -> list[int]:
-    """At most `n_most` of the values, spread evenly, the same ones every time."""
-    if len(values) <= n_most:
-        return list(values)
-    return [values[i * len(values) // n_most] for i in range(n_most)]
-
-
 def _positions_kept(rows: Sequence[Question], n_vocabulary: int, n_bytes: int) -> list[list[int]]:
     """For each question, which target positions are kept for the next seam; evenly spread within the byte budget."""
     flat = [(row, position) for row, question in enumerate(rows) for position in range(len(question.target))]
     kept: list[list[int]] = [[] for _ in rows]
-    for index in _evenly(range(len(flat)), max(1, n_bytes // (2 * n_vocabulary))):
+    for index in evenly(range(len(flat)), max(1, n_bytes // (2 * n_vocabulary))):
         row, position = flat[index]
         kept[row].append(position)
     return kept

@@ -176,16 +176,24 @@ def save(
     *,
     progress: Progress = lambda _done, _total: None,
     memory_bytes: int = 1 << 29,
+    inline_bytes: int = 0,
 ) -> None:
     """Write the graph to `path` and its data to `path`.data, dense and in the order of the initializers.
 
     jobs fill the initializers that they name; every other one is computed as a whole. The workers together hold at most
-    `memory_bytes`, or the largest job alone. When anything fails (OSError on a full disk) neither file is left.
+    `memory_bytes`, or the largest job alone. Initializers of up to `inline_bytes` that no job fills stay in the graph:
+    the runtime infers shapes by them when it loads it, before it reads any data. When anything fails (OSError on a full
+    disk) neither file is left.
     """
     data = path.with_name(path.name + ".data")
     jobs = list(jobs)
     filled = {name for job in jobs for name in job.fills}
     values = [value for value in model.graph.initializers.values() if value.const_value is not None]
+    inline = [value for value in values if value.name not in filled and _is_inline(value.const_value, inline_bytes)]
+    for value in inline:
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = ir.tensor(value.const_value.numpy(), name=value.name)
+    values = [value for value in values if value not in inline]
     jobs += [_float_job(value) for value in values if value.name not in filled]
     offsets, total = _place(values, data.name, path.parent)
     try:
@@ -199,6 +207,11 @@ def save(
         data.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         raise
+
+
+def _is_inline(tensor: Any, inline_bytes: int) -> bool:
+    """Whether a tensor stays in the graph: a small one, and texts, which lie nowhere else."""
+    return bool(tensor.dtype == ir.DataType.STRING or tensor.nbytes <= inline_bytes)
 
 
 def _place(values: Sequence[ir.Value], location: str, folder: Path) -> tuple[dict[str, int], int]:

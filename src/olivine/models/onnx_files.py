@@ -17,6 +17,7 @@ from olivine.models.facts import DecoderFacts, Kind, ModelFacts
 from olivine.models.json_files import read_object
 from olivine.models.kinds import describe
 from olivine.models.onnx_header import OnnxHeader
+from olivine.models.signature import Signature
 
 # Operators that an installed onnxruntime brings; those of other domains need a library, or functions in the file.
 _DOMAINS = frozenset(
@@ -155,6 +156,20 @@ def onnx_facts(model: Model) -> ModelFacts:
     )
 
 
+def told_signature(model: Model) -> Signature | None:
+    """Inputs and outputs as the config.json beside a graph tells them, with sizes that the graph may leave open."""
+    path = model.path / "config.json"
+    if not paths.is_file(path):
+        return None
+    content = read_object(path)
+    return describe(content, _architecture(content)).signature
+
+
+def _architecture(config: Mapping[str, Any]) -> str:
+    names = config.get("architectures")
+    return str(names[0]) if isinstance(names, list) and names else ""
+
+
 def _described(model: Model) -> tuple[Kind, str, tuple[str, ...]]:
     """Kind, task and labels: of a folder for genai as its config says, else a graph with the config beside it."""
     if model.packaging == "genai":
@@ -164,8 +179,7 @@ def _described(model: Model) -> tuple[Kind, str, tuple[str, ...]]:
     if not paths.is_file(config):
         return "graph", model.task, ()
     content = read_object(config)
-    names = content.get("architectures")
-    told = describe(content, str(names[0]) if isinstance(names, list) and names else "")
+    told = describe(content, _architecture(content))
     return "graph", model.task or (told.task if told.kind != "decoder" else ""), told.labels
 
 
@@ -180,14 +194,6 @@ def _decoder(config: Mapping[str, Any]) -> DecoderFacts:
     return DecoderFacts(
         size("hidden_size"), size("num_hidden_layers"), size("vocab_size"), context_length=size("context_length")
     )
-
-
-def execution_provider(folder: Path) -> str | None:
-    """onnxruntime-genai's name of the provider that a folder was built for; None for the CPU."""
-    decoder = _genai_config(folder).get("decoder")
-    options = decoder.get("session_options", {}) if isinstance(decoder, Mapping) else {}
-    names = [name for option in options.get("provider_options") or [] for name in option]
-    return names[0] if names else None
 
 
 def is_onnx(path: Path) -> bool:

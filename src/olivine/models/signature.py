@@ -49,6 +49,11 @@ class Signature:
         return cls(_specs(record["inputs"]), _specs(record["outputs"]))
 
 
+def is_derived(name: str) -> bool:
+    """Whether an input follows from the token ids (input_ids) where a row does not give it."""
+    return name in ("attention_mask", "token_type_ids", "position_ids")
+
+
 def _listed(specs: Sequence[TensorSpec]) -> str:
     return ", ".join(str(spec) for spec in specs) or "nothing"
 

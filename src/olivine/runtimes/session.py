@@ -40,5 +40,5 @@ class OnnxSession:
 
 def _last_word(error: Exception) -> str:
     """What onnxruntime says, without where in its own sources."""
-    text = " ".join(str(error).split())
-    return text.rpartition(" : ")[2][:300] or type(error).__name__
+    text = " ".join(str(error).split()).rpartition(" : ")[2]
+    return text.rpartition(" failed:")[2][:300] or type(error).__name__

@@ -38,7 +38,7 @@ def parcel(job: Job, hashes: Hashes) -> Parcel:
     """The job without places, and what has to be there for it. OSError when a file that it reads is not here."""
     data = {name: _absolute(config) for name, config in job.data.items()}
     params = dict(job.params)
-    if job.kind == "score":
+    if job.kind == "score" and params["data"] is not None:
         params["data"] = _absolute(params["data"])
     whole = replace(job, data=data, params=params)
     trees: dict[str, Tree] = {}
@@ -131,7 +131,7 @@ def _reads(job: Job) -> dict[str, dict[str, Path]]:
                     found.setdefault(str(model.path.parent), {})[model.path.name] = model.path
                 else:
                     found.setdefault(str(model.path), {}).update(files)
-    configs = [*job.data.values(), *([job.params["data"]] if job.kind == "score" else [])]
+    configs = [*job.data.values(), *([job.params["data"]] if job.kind == "score" and job.params["data"] else [])]
     paths = [path for config in configs for path in data_files(DataConfig.model_validate(config))]
     paths += [Path(file) for file in job.files]
     for path in sorted(paths, key=lambda path: len(path.parts)):

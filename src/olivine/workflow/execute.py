@@ -202,7 +202,7 @@ class Execution:
         try:
             entry = self.workshop.obtain(task, make)
         except StepFailed as error:
-            if not rows.on_text:
+            if not rows.on_text and rows.data is not None:
                 raise
             self.workshop.warn(seam.name, f"not measured: {error.cause}")  # nobody asked for it
             return None

@@ -60,7 +60,7 @@ def used_by(model: Model | None, steps: Iterable[Step], score: ScoreRows | None)
         model = model.base
     steps = list(steps)
     configs = [config for step in steps for config in step.data.values()]
-    for config in [*configs, *([score.data] if score else [])]:
+    for config in [*configs, *([score.data] if score and score.data else [])]:
         try:
             yield from (("the data file", path) for path in data.data_files(config))
         except DataError:  # told by the plan, with its place

@@ -88,7 +88,7 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "score": code_digest("olivine.evaluate"),
             "metrics": _metric_code(rows),
             "model": model_key,
-            "rows": score_params(rows) | {"data": data_content(rows.data, hashes)},
+            "rows": score_params(rows) | {"data": data_content(rows.data, hashes) if rows.data else None},
             "previous": previous_key,
             "device": device,
             "libraries": library_versions(SCORE_LIBRARIES, rows.versions),
@@ -136,7 +136,7 @@ def trusts_code(plan: Plan) -> bool:
 def score_params(rows: ScoreRows) -> dict[str, Any]:
     """The params of a score job."""
     return {
-        "data": absolute(rows.data).model_dump(mode="json"),
+        "data": absolute(rows.data).model_dump(mode="json") if rows.data else None,
         "part": rows.part,
         "eval_size": rows.eval_size,
         "seed": rows.seed,

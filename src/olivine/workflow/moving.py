@@ -29,12 +29,14 @@ def with_rows(plan: Plan, told: Mapping[str, Mapping[str, Any]], template: str) 
         return data.for_model(config.model_copy(update={"content": rows["content"]}), template, rows["sample"])
 
     steps = [replace(step, data={name: known(config) for name, config in step.data.items()}) for step in plan.steps]
-    score = replace(plan.score, data=known(plan.score.data)) if plan.score else None
+    score = plan.score
+    if score is not None and score.data is not None:
+        score = replace(score, data=known(score.data))
     return replace(plan, steps=tuple(steps), score=score)
 
 
 def _configs(plan: Plan) -> Iterator[DataConfig]:
     for step in plan.steps:
         yield from step.data.values()
-    if plan.score is not None:
+    if plan.score is not None and plan.score.data is not None:
         yield plan.score.data

@@ -31,7 +31,7 @@ from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.room import check_folder, check_room, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score
-from olivine.workflow.source import plan_model
+from olivine.workflow.source import meant_format, plan_model
 from olivine.workflow.steps import Host, Plan, ScoreRows
 
 # For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
@@ -177,7 +177,7 @@ def _plan_steps(draft: Draft) -> None:
     """Every pass in the order of the config, each checked against the model that reaches it."""
     configs = draft.workflow.passes
     first = next(iter(configs.values()), None)
-    form = draft.model.format if draft.model else "hf"
+    form = draft.model.format if draft.model else meant_format(draft)
     main, machine = draft.hosts[None]
     links = Chain(machine, draft.facts, form, host=main.name, versions=main.probe.versions)
     draft.chain = links.begun(passes.find(first.type) if first else None, configs)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 LARGE_DROP = 0.05  # of label accuracy, from one model to the next
+LEAST_COSINE = 0.95  # of outputs: below it the result can hardly stand for its source
 # Nats a token. Rounding to 4 bits costs hundredths, to 2 bits tenths; more is another function, not a coarser one.
 IMPOSSIBLE_KL = 1.0
 
@@ -26,6 +27,11 @@ def remarks(
         yield (
             f"label accuracy fell by {100 * row['drop']:.1f} points from '{before['model']}'; "
             "quality.max_drop says how far it may fall"
+        )
+    if not trained and row.get("cosine") is not None and row["cosine"] < LEAST_COSINE:
+        yield (
+            f"its outputs have a cosine of {row['cosine']:.3f} to those of '{before['model']}'; below {LEAST_COSINE} "
+            "it can hardly stand for that model"
         )
     if not trained and row.get("kl") is not None and row["kl"] > IMPOSSIBLE_KL:
         yield (

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from olivine import data
 from olivine.config.schema import DataConfig, PassConfig, System
 from olivine.errors import DataError
+from olivine.models import ONNX_FILE
 from olivine.paths import of_user
 from olivine.workflow.steps import Plan
 
@@ -28,6 +29,8 @@ def resolved(plan: Plan) -> dict[str, Any]:
         return {**plan.workflow, **places}
     content = _said(workflow) | places
     content["input_model"] |= _model_places(plan)
+    if not content["input_model"]["task"]:  # that of a graph is not known
+        del content["input_model"]["task"]
     for said, config in zip(content["data_configs"], workflow.data_configs, strict=True):
         said["load_dataset_config"] |= _places(config)
         if "max_seq_len" not in config.pre_process_data_config.model_fields_set:  # it is then what the model reads
@@ -69,7 +72,9 @@ def _model_places(plan: Plan) -> dict[str, str]:
         return {}
     if model.format == "adapter" and model.base is not None:
         return {"model_path": str(model.base.path), "adapter_path": str(model.path)}
-    return {"model_path": str(model.path)}
+    kind = "ONNXModel" if model.format == "onnx" else "HfModel"
+    graph = {"onnx_file_name": str(model.attributes[ONNX_FILE])} if ONNX_FILE in model.attributes else {}
+    return {"type": kind, "model_path": str(model.path), "task": model.task, **graph}
 
 
 def _places(config: DataConfig) -> dict[str, Any]:

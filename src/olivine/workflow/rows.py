@@ -1,20 +1,27 @@
 """The rows that a plan reads: those of its steps, checked, and those on which every model is scored."""
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivine import data
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, RequestError
 from olivine.jinja import syntax_fault
+from olivine.models import Model
+from olivine.models.inspect import TOKENIZERS
+from olivine.models.signature import is_derived
 from olivine.passes import UNCHANGED, Pass, passes
+from olivine.paths import is_file
 from olivine.workflow.draft import Draft
 from olivine.workflow.room import scoring_bytes
 from olivine.workflow.steps import ScoreRows, Step
 from olivine.workflow.verdict import drop_allowed
+
+if TYPE_CHECKING:
+    from olivine.evaluate import Evidence, OutputEvidence
 
 # plain text to compare models on where a config names no rows
 PASSAGES = {
@@ -25,6 +32,7 @@ PASSAGES = {
     },
     "pre_process_data_config": {"text_cols": "text", "strategy": "line-by-line"},
 }
+N_MADE_UP = 16  # rows of the inputs of a graph, where a config names none
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
 
 
@@ -161,6 +169,14 @@ def plan_score(draft: Draft) -> ScoreRows | None:
             message = "max_drop is set, but enabled: false scores nothing."
             draft.problem("invalid-value", ("quality", "max_drop"), message, "Remove one of the two.")
         return None
+    if draft.model is not None and draft.model.format == "onnx" and draft.model.packaging == "plain":
+        return _output_rows(draft, draft.model)
+    return _asked_rows(draft)
+
+
+def _asked_rows(draft: Draft) -> ScoreRows | None:
+    """The rows that models which write text are asked."""
+    quality = draft.workflow.quality
     rows = _score_rows(draft)
     if rows is None:
         if quality.max_drop is not None and not (draft.problems and _names_rows(draft)):
@@ -199,13 +215,74 @@ def plan_score(draft: Draft) -> ScoreRows | None:
     return ScoreRows(config, part, size, seed, target, n_most, metrics=_metrics(draft))  # type: ignore[arg-type]
 
 
-def _metrics(draft: Draft) -> Mapping[str, Mapping[str, Any]]:
+def _output_rows(draft: Draft, model: Model) -> ScoreRows:
+    """On which rows graphs are compared: those of quality.data_config, or some that are made up."""
+    from olivine.evaluate import OutputEvidence
+
+    quality, metrics = draft.workflow.quality, _metrics(draft, OutputEvidence)
+    config = draft.workflow.data(quality.data_config) if quality.data_config is not None else None
+    if quality.data_config is not None and config is None:
+        _no_such_data(draft, quality.data_config, ("quality", "data_config"))
+    target = _checked_target(draft, model, config) if config is not None else ""
+    for key in ("max_drop", "target"):
+        if getattr(quality, key) is not None and not target:
+            fix = "Name rows that have a label in quality.data_config, and its column in quality.target."
+            draft.problem("missing-data", ("quality", key), f"{key} is set, but there are no labels to hold to.", fix)
+    if config is None:
+        n_rows = min(N_MADE_UP, quality.max_samples)
+        draft.translated.append(
+            "the config names no rows to score (quality.data_config): the outputs of every graph are compared with "
+            f"those before it on {n_rows} made-up rows"
+        )
+        return ScoreRows(None, "all", None, 0, "", n_rows, metrics=metrics)
+    aim = f", and its largest score should be that of '{target}'" if target else ""
+    draft.translated.append(f"every graph is scored on the rows of '{config.name}'{aim}")
+    return ScoreRows(config, "all", None, 0, target, quality.max_samples, metrics=metrics)
+
+
+def _checked_target(draft: Draft, model: Model, config: DataConfig) -> str:
+    """The column of the label, empty where there is none; what the first rows lack of a graph's inputs is told."""
+    index, target = index_of(draft, config), draft.workflow.quality.target
+    missing = [problem for problem in data.check(config) if problem.kind in ("missing-file", "network")]
+    for problem in missing:
+        key = _data_key(config, problem)
+        draft.problems.append(replace(problem, where=draft.where("data_configs", index, *key), key=()))
+    try:
+        columns = list(dict.fromkeys(column for row in data.sample_of(config) or [] for column in row))
+    except DataError as error:
+        draft.problem("missing-data", ("data_configs", index), f"{error}.")
+        columns = []
+    if missing or not columns:  # or rows that only a worker reads
+        return target or ""
+    _check_inputs(draft, model, config, columns)
+    if target is not None and target not in columns:
+        close = difflib.get_close_matches(target, columns, n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
+        draft.problem("invalid-value", ("quality", "target"), f"the rows have no column '{target}'.", hint)
+    return target or next((name for name in ("label", "labels") if name in columns), "")
+
+
+def _check_inputs(draft: Draft, model: Model, config: DataConfig, columns: Sequence[str]) -> None:
+    """That rows with these columns give every input of a graph: by name, or as text where a tokenizer is."""
+    signature = draft.facts.signature if draft.facts is not None else None
+    if signature is None or (
+        data.text_columns(config, columns) and any(is_file(model.path / name) for name in TOKENIZERS)
+    ):
+        return
+    lacking = [spec.name for spec in signature.inputs if spec.name not in columns and not is_derived(spec.name)]
+    if lacking:
+        message = f"the rows have no column '{lacking[0]}', which the model takes; they have {', '.join(columns[:8])}."
+        fix = "Name the columns as the inputs are, or put the tokenizer of a text model beside its graph."
+        draft.problem("missing-data", ("data_configs", index_of(draft, config)), message, fix)
+
+
+def _metrics(draft: Draft, kind: "type[Evidence | OutputEvidence] | None" = None) -> Mapping[str, Mapping[str, Any]]:
     """The params of metrics that the config writes, each checked."""
     given = draft.workflow.quality.metrics
     if given:
-        from olivine.evaluate import check_metrics
+        from olivine.evaluate import Evidence, check_metrics
 
-        for problem in check_metrics(given):
+        for problem in check_metrics(given, kind or Evidence):
             draft.problem(problem.kind, ("quality", "metrics", *problem.key), problem.message, problem.fix)
     return given
 

@@ -6,10 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from olivine.errors import ModelError, Unsupported
-from olivine.models import Model
+from olivine.models import Format, Model
 from olivine.models.chat_template import read_chat_template
 from olivine.models.inspect import check_checkpoint, read_facts
+from olivine.models.kinds import TASKS
+from olivine.models.onnx_files import check_onnx, is_onnx, onnx_facts, onnx_model
 from olivine.paths import exists, hub_cache, of_user
+from olivine.runtimes import onnx_folder
 from olivine.workflow.draft import Draft, short
 
 
@@ -18,6 +21,7 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     given = draft.workflow.input_model
     if not isinstance(given.model_path, str):
         return
+    _check_task(draft, given.task)
     if fetched is not None:
         _plan_local_model(draft, fetched)
         return
@@ -28,12 +32,35 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     _plan_local_model(draft, path.absolute())
 
 
+def meant_format(draft: Draft) -> Format:
+    """How the files of an input model would lie that cannot be used, so that what follows is not told to be wrong."""
+    given = draft.workflow.input_model
+    is_graph = given.type == "ONNXModel" or str(given.model_path).endswith(".onnx")
+    return "onnx" if is_graph else "hf"
+
+
+def _check_task(draft: Draft, task: str) -> None:
+    if task not in TASKS:
+        close = difflib.get_close_matches(task, sorted(TASKS), n=1)
+        hint = f"Did you mean '{close[0]}'?" if close else "Remove it: the task follows from the model."
+        draft.problem("unsupported", ("input_model", "task"), f"the task '{short(task)}' is not served.", hint)
+
+
 def _plan_local_model(draft: Draft, path: Path) -> None:
     given = draft.workflow.input_model
+    if given.type == "ONNXModel" or ("type" not in given.model_fields_set and is_onnx(path)):
+        _plan_onnx(draft, path)
+        return
+    if given.onnx_file_name is not None:
+        fix = 'Write "type": "ONNXModel", or remove it.'
+        draft.problem("invalid-value", ("input_model", "onnx_file_name"), "the model is no ONNXModel.", fix)
+    if is_onnx(path):
+        message = f"'{path}' is an ONNX model, and the type is {given.type}."
+        draft.problem("missing-model", ("input_model", "model_path"), message, 'Write "type": "ONNXModel".')
+        return
     if path.is_file() and path.suffix != ".gguf":
-        draft.problem(
-            "missing-model", ("input_model", "model_path"), f"'{path}' is neither a model folder nor a .gguf file."
-        )
+        message = f"'{path}' is neither a model folder nor a .gguf or .onnx file."
+        draft.problem("missing-model", ("input_model", "model_path"), message)
         return
     if given.load_kwargs.revision is not None and not _is_snapshot(path):
         message = f"the revision '{given.load_kwargs.revision}' is of the hub, and the model is a folder or file here."
@@ -41,9 +68,43 @@ def _plan_local_model(draft: Draft, path: Path) -> None:
     if not _look_at(draft, path, str(path)):
         return
     trusted = given.load_kwargs.trust_remote_code
-    draft.model = Model("gguf" if path.is_file() else "hf", path, task=given.task, trust_remote_code=trusted)
+    task = given.task
+    if draft.facts is not None and "task" not in given.model_fields_set:
+        task = draft.facts.task
+    elif draft.facts is not None and draft.facts.kind == "decoder" and not task.startswith("text-generation"):
+        message, fix = (
+            f"the task '{task}' is not served for a decoder of text.",
+            "Remove it: the task is text-generation.",
+        )
+        draft.problem("unsupported", ("input_model", "task"), message, fix)
+    draft.model = Model("gguf" if path.is_file() else "hf", path, task=task, trust_remote_code=trusted)
     if given.adapter_path is not None:
         _plan_adapter(draft, of_user(given.adapter_path).absolute())
+
+
+def _plan_onnx(draft: Draft, path: Path) -> None:
+    """An ONNX file or folder: what it is, and what keeps it from running."""
+    given, key = draft.workflow.input_model, ("input_model", "model_path")
+    for name, value in (("adapter_path", given.adapter_path), ("revision", given.load_kwargs.revision)):
+        if value is not None:
+            where = ("input_model", name) if name == "adapter_path" else ("input_model", "load_kwargs", name)
+            draft.problem("unsupported", where, f"an ONNX model has no {name}.", "Remove it.")
+    try:
+        task = given.task if "task" in given.model_fields_set else ""
+        model = onnx_model(path, given.onnx_file_name, task)
+        check_onnx(model)
+        draft.facts = onnx_facts(model)
+        if model.packaging == "genai":
+            provider = {"execution_provider": onnx_folder.execution_provider(model.path)}
+            model = replace(model, attributes=provider)
+    except (ModelError, Unsupported) as error:
+        where = ("input_model", "onnx_file_name") if "onnx_file_name" in str(error) and given.onnx_file_name else key
+        draft.problem(error.kind, where, f"{error}.")
+        return
+    draft.model = model
+    draft.template = read_chat_template(model)
+    if draft.facts.signature is not None and model.packaging == "plain":
+        draft.translated.append(f"the graph is {draft.facts.signature.in_words}")
 
 
 def _look_at(draft: Draft, path: Path, name: str) -> bool:
@@ -89,8 +150,12 @@ def _plan_adapter(draft: Draft, path: Path) -> None:
 def _plan_absent_model(draft: Draft, name: str) -> None:
     key = ("input_model", "model_path")
     looks_local = name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or "\\" in name
-    if not looks_local and (snapshot := _hub_snapshot(name, draft.workflow.input_model.load_kwargs.revision)):
+    is_graph = draft.workflow.input_model.type == "ONNXModel"
+    if not looks_local and (snapshot := _hub_snapshot(draft, name)):
         _plan_local_model(draft, snapshot)
+    elif not looks_local and is_graph:
+        fix = "Download it and name the folder as model_path."
+        draft.problem("missing-model", key, f"an ONNX model is not fetched from the hub ('{short(name)}').", fix)
     elif looks_local:
         draft.problem("missing-model", key, f"the model '{short(name)}' does not exist{_nearest_path(Path(name))}")
     elif draft.machine.offline:
@@ -133,10 +198,14 @@ def _nearest_path(path: Path) -> str:
     return f"; did you mean '{path.parent / close[0]}'?" if close else "."
 
 
-def _hub_snapshot(name: str, revision: str | None) -> Path | None:
+def _hub_snapshot(draft: Draft, name: str) -> Path | None:
     """The folder of a model that the hub's cache on this machine holds whole; half of one is fetched again."""
+    given = draft.workflow.input_model
+    revision = given.load_kwargs.revision
     root = hub_cache() / f"models--{name.replace('/', '--')}"
     reference = root / "refs" / (revision or "main")
     commit = reference.read_text(encoding="ascii").strip() if reference.is_file() else revision
     snapshot = root / "snapshots" / commit if commit else None
-    return snapshot if snapshot and snapshot.is_dir() and not any(check_checkpoint(snapshot)) else None
+    if snapshot is None or not snapshot.is_dir():
+        return None
+    return snapshot if given.type == "ONNXModel" or not any(check_checkpoint(snapshot)) else None

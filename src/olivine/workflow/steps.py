@@ -64,11 +64,12 @@ class ScoreRows:
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
     on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
+    data: None where rows of the inputs of a graph are made up, by `seed`: they too only compare.
     metrics: params by name, see quality.metrics. host, versions: where it is measured, as of a Step; machine: what is
     there, None for the plan's.
     """
 
-    data: DataConfig
+    data: DataConfig | None
     part: Literal["eval", "all", "train"]
     eval_size: float | int | None
     seed: int

@@ -15,7 +15,7 @@ _SYSTEMS = {
     "isolatedort": "IsolatedORT",
     "isolatedortsystem": "IsolatedORT",
 }
-_MODELS = {"hfmodel": "HfModel", "pytorchmodel": "PyTorchModel"}
+_MODELS = {"hfmodel": "HfModel", "pytorchmodel": "PyTorchModel", "onnxmodel": "ONNXModel"}
 _DATA = {"huggingfacecontainer": "HuggingfaceContainer", "datacontainer": "DataContainer"}
 
 

@@ -87,6 +87,8 @@ class QuantizeOnnx(Pass):
         largest = max((math.prod(shape) for shape in facts.shapes.values()), default=0)
         if facts.decoder is not None:
             largest = max(largest, facts.decoder.embedding_size)
+        if facts.kind == "graph":  # what is no product stays as it is, and the header does not tell which is which
+            size = facts.weight_bytes
         inline = 2 * _inline_bytes(facts)
         return Estimate(memory_bytes=int(0.7e9 + 12 * largest + inline), disk_bytes=int(size))
 
@@ -114,7 +116,7 @@ class QuantizeOnnx(Pass):
         jobs = quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
         _copy_others(model, context.output)
         written = context.output / path.name
-        streaming.save(graph, written, jobs, progress=context.report.progress)
+        streaming.save(graph, written, jobs, progress=context.report.progress, inline_bytes=INLINE_BYTES)
         genai_graph.refuse_slow_forms(onnx_ir.load(written), context.machine.execution_provider)
         n_products = sum(len(matrix.users) for matrix, _ in pairs)
         summary = f"{len(pairs)} weights of {n_products} products in {self.params.bits} bits"
@@ -167,6 +169,7 @@ class QuantizeOnnx(Pass):
 
 CPU = "CPUExecutionProvider"
 EIGHT = 8
+INLINE_BYTES = 1024  # of an initializer, as onnx itself has it
 
 
 def _copy_others(model: Model, target: Path) -> None:

@@ -1,0 +1,181 @@
+"""Score a model by its outputs: any graph, on rows of its inputs."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.data import Rows, pick_rows, text_columns
+from olivine.errors import DataError
+from olivine.evaluate._base import OutputEvidence
+from olivine.evaluate._inputs import Inputs, Tokenize, fitted, made_up, of_row
+from olivine.evaluate._metrics import measured
+from olivine.models import Model
+from olivine.models.loading import load_tokenizer
+from olivine.models.onnx_files import graph_of, onnx_facts, told_signature
+from olivine.runtimes.session import OnnxSession
+from olivine.work import Machine, Reporter
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
+
+OUTPUTS_FILE, NAMES_FILE = "outputs.npz", "outputs.json"
+N_SAMPLES = 8
+_SCORES = ("logits", "prob", "score")  # in names of outputs whose last dimension are classes
+
+Outputs = Mapping[str, Any]
+
+
+def score_outputs(
+    model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter, *, kept_bytes: int
+) -> dict[str, Any]:
+    """Measure a graph on rows of its inputs, and keep its outputs for the next seam, `kept_bytes` at most.
+
+    params: as of `score`; without data, max_rows rows are made up. Returns the same as `score`.
+    """
+    rows, labels = _inputs(model, params)
+    session = OnnxSession(graph_of(model), machine.execution_provider)
+    outputs = []
+    for number, row in enumerate(rows, 1):
+        outputs.append(_numbers(session.run(row)))
+        report.progress(number, len(rows))
+    _keep(outputs, output, kept_bytes)
+    previous = params.get("previous")
+    evidence = OutputEvidence(
+        outputs=outputs,
+        previous=_kept(Path(previous)) if previous else None,
+        scores=_scores(outputs, is_classifier=bool(labels)),
+        labels=labels,
+    )
+    numbers = measured(params.get("metrics") or {}, evidence)
+    if evidence.previous and "cosine" not in numbers:
+        report.warn("no output has the name and shape of one of the model before: the two are not compared")
+    scores: dict[str, Any] = {"n_rows": len(rows), **({} if params.get("data") else {"made_up": True}), **numbers}
+    if broken := _broken(outputs):
+        scores["degenerate"] = broken
+    return {"scores": named(scores), "samples": _samples(evidence)}
+
+
+def named(scores: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores as JSON has them: a number that is none (NaN, infinity) is null, and `no_number` names it."""
+    names = [name for name, value in scores.items() if isinstance(value, float) and not math.isfinite(value)]
+    return {**scores, **dict.fromkeys(names), **({"no_number": names} if names else {})}
+
+
+def evenly(values: Sequence[int], n_most: int) -> list[int]:
+    """At most `n_most` of the values, spread evenly, the same ones every time."""
+    if len(values) <= n_most:
+        return list(values)
+    return [values[i * len(values) // n_most] for i in range(n_most)]
+
+
+def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list[int]]:
+    """Inputs of every row, and the class of each where they have labels."""
+    facts = onnx_facts(model)
+    signature = facts.signature
+    if signature is None:
+        raise TypeError("an ONNX graph has a signature")
+    if params.get("data") is None:
+        return made_up(fitted(signature, told_signature(model)), params["max_rows"], params["seed"]), []
+    config = DataConfig.model_validate(params["data"])
+    rows = pick_rows(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
+    if not len(rows):
+        raise DataError(f"data config '{config.name}' has no rows to score")
+    tokenize = _tokenizer(model, config, rows)
+    inputs = [of_row(signature, rows[index], rows.where(index), tokenize) for index in range(len(rows))]
+    target = params.get("target")
+    numbers = {name: number for number, name in enumerate(facts.labels)}
+    return inputs, [_class(rows, index, target, numbers) for index in range(len(rows))] if target else []
+
+
+def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
+    """What makes token ids of the texts of a row, where there are texts, and a tokenizer beside the graph."""
+    columns = text_columns(config, rows.columns())
+    if not columns or not any((model.path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+        return None
+    tokenizer = load_tokenizer(Model("hf", model.path))
+    longest = min(config.pre_process_data_config.max_seq_len, tokenizer.model_max_length)
+
+    def tokenize(row: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        return dict(tokenizer(*(str(row[column]) for column in columns), truncation=True, max_length=longest))
+
+    return tokenize
+
+
+def _class(rows: Rows, index: int, target: str, numbers: Mapping[str, int]) -> int:
+    """The number of the class that a row names, by its number or by its name."""
+    value = rows[index].get(target)
+    if isinstance(value, str) and value in numbers:
+        return numbers[value]
+    if type(value) is int or (isinstance(value, str) and value.isdecimal()):
+        return int(value)
+    known = f"; the model's are {', '.join(list(numbers)[:10])}" if numbers else ", and the model names none"
+    raise DataError(f"{rows.where(index)}: '{target}' is {value!r:.40}, which is no class{known}")
+
+
+def _numbers(outputs: Outputs) -> dict[str, Any]:
+    """The outputs that are tensors of numbers."""
+    arrays = {name: value for name, value in outputs.items() if isinstance(value, np.ndarray)}
+    return {name: array for name, array in arrays.items() if array.dtype.kind in "fiub"}
+
+
+def _scores(outputs: Sequence[Outputs], *, is_classifier: bool) -> list[str]:
+    """Names of the outputs that are scores of classes: by name, and of a classifier the first that has rows of them."""
+    first = outputs[0] if outputs else {}
+    rows = {name: array for name, array in first.items() if array.ndim > 1 and array.dtype.kind == "f"}
+    by_name = [name for name in rows if any(word in name.lower() for word in _SCORES)]
+    return by_name or ([name for name, array in rows.items() if array.ndim == 2][:1] if is_classifier else [])
+
+
+def _broken(outputs: Sequence[Outputs]) -> str | None:
+    """One sentence naming an output that holds NaN, or None."""
+    for name in outputs[0] if outputs else ():
+        n_rows = sum(bool(np.isnan(row[name]).any()) for row in outputs if row[name].dtype.kind == "f")
+        if n_rows:
+            return f"NaN in the output '{name}' of {n_rows} of {len(outputs)} rows"
+    return None
+
+
+def _keep(outputs: Sequence[Outputs], folder: Path, n_bytes: int) -> None:
+    """Write the outputs of the first rows, as many as fit; of the first row in any case."""
+    names: list[list[str]] = []
+    arrays: dict[str, Any] = {}
+    for number, row in enumerate(outputs):
+        n_bytes -= sum(array.nbytes for array in row.values())
+        if n_bytes < 0 and number:
+            break
+        names.append(list(row))
+        arrays |= {f"{number}-{place}": array for place, array in enumerate(row.values())}
+    np.savez(folder / OUTPUTS_FILE, **arrays)
+    (folder / NAMES_FILE).write_text(json.dumps(names) + "\n", encoding="utf-8")
+
+
+def _kept(folder: Path) -> list[dict[str, Any]] | None:
+    """What `_keep` has written; None of a model that was measured by its text."""
+    if not (folder / NAMES_FILE).is_file():
+        return None
+    names = json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
+    with np.load(folder / OUTPUTS_FILE) as arrays:
+        return [
+            {name: arrays[f"{number}-{place}"] for place, name in enumerate(row)} for number, row in enumerate(names)
+        ]
+
+
+def _samples(evidence: OutputEvidence) -> list[dict[str, str]]:
+    """Classes of the first rows, where they have labels."""
+    if not evidence.scores:
+        return []
+    pairs = list(zip(evidence.labels, evidence.outputs, strict=False))[:N_SAMPLES]
+    return [
+        {
+            "prompt": f"row {number}",
+            "expected": f"class {label}",
+            "generated": f"class {int(row[evidence.scores[0]].reshape(-1).argmax())}",
+        }
+        for number, (label, row) in enumerate(pairs, 1)
+    ]
