@@ -23,8 +23,9 @@ _NO_MODEL = ("missing-model", "network")  # problems of a plan that leave it wit
 def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
     """Score a model on the rows of a config.
 
-    MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, an ONNX folder or a GGUF file.
-    The rows are those on which `olivine run` would score every seam. Exit code 1 when the model's output is broken.
+    MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, an ONNX folder or file, or a
+    GGUF file. The rows are those on which `olivine run` would score every seam. Exit code 1 when the model's output is
+    broken.
     """
     from olivine.errors import ConfigError
 
@@ -48,6 +49,9 @@ def _print(model_dir: Path, rows: "ScoreRows", scores: Mapping[str, Any]) -> Non
 
     name = model_dir.resolve().name
     say(f"{model_dir} on {scores['n_rows']} {_in_words(rows)}:\n")
+    if rows.data is None and "degenerate" not in scores:
+        say("the outputs are numbers; how good they are is told by rows with labels (quality.data_config)")
+        return
     click.echo("\n".join(score_table([{**scores, "model": name}])))
     if scores.get("perplexity") is not None:
         say(f"\nperplexity {scores['perplexity']:.4g}, over {scores['n_tokens']:,} tokens")
@@ -58,6 +62,8 @@ def _print(model_dir: Path, rows: "ScoreRows", scores: Mapping[str, Any]) -> Non
 def _in_words(rows: "ScoreRows") -> str:
     if rows.on_text:
         return "passages of text (the config names no rows to score)"
+    if rows.data is None:
+        return "made-up rows (the config names none to score)"
     kind = {"eval": "held-out rows", "all": "rows", "train": "training rows (trained on!)"}[rows.part]
     return f"{kind} of '{rows.data.name}'"
 
@@ -77,6 +83,8 @@ def _model(folder: Path, plan: "Plan") -> "Model":
     from olivine.evaluate.parity import open_model
 
     base = plan.input_model
+    if base is not None and base.format == "onnx" and base.packaging == "plain":
+        return _graph(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
     if is_adapter and base is None and (no_base := [one for one in plan.problems if one.kind in _NO_MODEL]):
         raise ConfigError(no_base)
@@ -88,6 +96,17 @@ def _model(folder: Path, plan: "Plan") -> "Model":
     if model.format == "onnx":
         return replace(model, attributes={"execution_provider": plan.machine.execution_provider})
     return replace(model, base=base) if model.format == "adapter" else model
+
+
+def _graph(path: Path) -> "Model":
+    """The graph at the path: the config's models are measured by their outputs."""
+    from olivine.models.onnx_files import check_onnx, onnx_model
+
+    model = onnx_model(path.absolute())
+    if model.packaging != "plain":
+        raise click.UsageError(f"{path} writes text, and the config's input model is a graph that does not")
+    check_onnx(model)
+    return model
 
 
 def _score(plan: "Plan", rows: "ScoreRows", model: "Model") -> dict[str, Any]:

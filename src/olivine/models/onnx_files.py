@@ -34,6 +34,8 @@ def onnx_model(path: Path, file_name: str | None = None, task: str = "") -> Mode
 
     file_name: which of several graphs of a folder, as a path below it.
     """
+    if not paths.exists(path):
+        raise ModelError(f"the model '{path}' does not exist")
     if path.is_file():
         if file_name is not None and file_name != path.name:
             raise ModelError(f"'{path}' is a file, and onnx_file_name names '{file_name}'; leave one of the two out")
