@@ -126,8 +126,9 @@ def test_damaged_graphs_are_one_problem_each(graph, tmp_path):
 def test_type_and_names_of_a_graph_are_checked(graph, tmp_path):
     assert "holds no file 'other.onnx'" in problem_of(tmp_path, graph.parent, onnx_file_name="other.onnx")
     assert "an ONNX model has no adapter_path" in problem_of(tmp_path, graph, adapter_path="lora")
-    assert "is an ONNX model, and the type is HfModel" in problem_of(tmp_path, graph, type="HfModel")
-    assert not planned(tmp_path, graph, type=None).problems  # the name of the file says it
+    for path in (graph, graph.parent):
+        assert "is an ONNX model, and the type is HfModel" in problem_of(tmp_path, path, type="HfModel")
+        assert not planned(tmp_path, path, type=None).problems  # the name of the file says it
     assert not planned(tmp_path, graph, type="onnxmodel").problems
     told = problem_of(tmp_path, graph, task="text-clasification")
     assert told == "unsupported: the task 'text-clasification' is not served."
@@ -135,6 +136,8 @@ def test_type_and_names_of_a_graph_are_checked(graph, tmp_path):
 
 
 def test_passes_for_decoders_say_what_the_model_is_instead(graph, tmp_path, tiny_llama):
+    told = problem_of(tmp_path, graph, {"merge": {"type": "merge"}, "build": {"type": "ModelBuilder"}})
+    assert "the pass 'merge' (merge) works on a decoder, and the model is an ONNX graph (tiny)." in told
     parity = {"check": {"type": "parity_check"}}
     told = problem_of(tmp_path, graph, parity)
     assert (

@@ -14,6 +14,7 @@ from olivine import lazy, paths
 from olivine.errors import ModelError, Unsupported
 from olivine.models._model import GENAI_CONFIG, ONNX_FILE, Model
 from olivine.models.facts import DecoderFacts, Kind, ModelFacts
+from olivine.models.inspect import PICKLED
 from olivine.models.json_files import read_object
 from olivine.models.kinds import describe
 from olivine.models.onnx_header import OnnxHeader
@@ -199,5 +200,8 @@ def _decoder(config: Mapping[str, Any]) -> DecoderFacts:
 
 
 def is_onnx(path: Path) -> bool:
-    """Whether a path that is named as a model is an ONNX file, by its name, or a folder for onnxruntime-genai."""
-    return (path.suffix == ".onnx" and paths.is_file(path)) or paths.is_file(path / GENAI_CONFIG)
+    """Whether a path that is named as a model is an ONNX file or a folder of one, and of no other weights."""
+    if not paths.is_folder(path):
+        return path.suffix == ".onnx" and paths.is_file(path)
+    others = (file for pattern in ("*.safetensors", *PICKLED) for file in path.glob(pattern))
+    return paths.is_file(path / GENAI_CONFIG) or (any(path.glob("*.onnx")) and not any(others))

@@ -189,10 +189,8 @@ def _plan_steps(draft: Draft) -> None:
         host, machine = _on_host(draft, config.host)
         draft.chain = replace(draft.chain, machine=machine, host=host.name, versions=host.probe.versions)
         plugin = _plugin(draft, name, config, host.probe)
-        if plugin is not None and draft.chain.form is not None and draft.chain.form not in plugin.accepts:
-            _explain_chain(draft, name, plugin, draft.chain.form)
-        if plugin is not None and draft.chain.facts is not None and draft.chain.facts.kind not in plugin.kinds:
-            _explain_kind(draft, name, plugin, draft.chain.facts)
+        if plugin is not None:
+            _check_place(draft, name, plugin)
         one = _with_params(draft, name, config, plugin) if plugin is not None else None
         if one is None:
             draft.chain = draft.chain.past(plugin)  # one mistake, one message
@@ -201,6 +199,15 @@ def _plan_steps(draft: Draft) -> None:
         with lazy.environment(host.probe.versions, host.probe.modules):
             _check_pass(draft, name, one, used)
         draft.chain = draft.chain.then(name, one, used)
+
+
+def _check_place(draft: Draft, name: str, plugin: type[Pass]) -> None:
+    """That a pass works on the kind of model, and the format, that reaches it."""
+    facts, form = draft.chain.facts, draft.chain.form
+    if facts is not None and facts.kind not in plugin.kinds:
+        _explain_kind(draft, name, plugin, facts)
+    elif form is not None and form not in plugin.accepts:
+        _explain_chain(draft, name, plugin, form)
 
 
 def _check_pass(draft: Draft, name: str, one: Pass, used: Mapping[str, DataConfig]) -> None:

@@ -35,7 +35,7 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
 def meant_format(draft: Draft) -> Format:
     """How the files of an input model would lie that cannot be used, so that what follows is not told to be wrong."""
     given = draft.workflow.input_model
-    is_graph = given.type == "ONNXModel" or str(given.model_path).endswith(".onnx")
+    is_graph = given.type == "ONNXModel" or is_onnx(of_user(str(given.model_path)))
     return "onnx" if is_graph else "hf"
 
 
