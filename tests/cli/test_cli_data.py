@@ -74,7 +74,7 @@ def test_columns_that_the_template_does_not_use_are_named(there, tiny_llama, cap
     write_rows(there / "rows.jsonl", [{"messages": chat, "id": 7, "tools": [{"name": "f"}]}])
     code, text, _ = run(capsys, write_config(there, tiny_llama))
     assert code == 0
-    assert "; not read: id, tools\n" in text
+    assert "; not read: id\n" in text
     assert "! the column 'tools' of 'rows' is not read: the model's chat template does not use it" in text
     assert "the column 'id'" not in text
     exit_code(["plan", "--config", "config.json"])
@@ -92,12 +92,16 @@ def test_json_has_every_number(there, tiny_llama, capsys):
         "line-by-line",
         "completion",
     )
-    assert (found["n_rows"], found["n_samples"], found["n_empty_rows"], found["n_lost"]) == (8, 7, 1, 0)
+    assert (found["n_rows"], found["n_samples"], found["n_empty_rows"], found["n_lost"]) == (7, 7, 0, 0)
+    assert found["n_unanswered_rows"] == 1
     assert found["duplicates"] == {"n": 1, "places": [["rows.jsonl:1", "rows.jsonl:7"]]}
     assert sum(bar["n"] for bar in found["row_lengths"]["histogram"]) == 7
     assert 0 < found["share_trained"] < 0.5
     assert found["problem"] is None
-    assert found["warnings"][:2] == ["1 of 8 rows have the text of an earlier one", "1 rows have no text"]
+    assert found["warnings"][0] == "1 of 7 rows have the text of an earlier one"
+    assert found["warnings"][-1] == (
+        "1 of 8 rows of 'rows' has no answer in 'completion' and is left out (first: rows.jsonl:8)"
+    )
 
 
 def test_rows_shared_by_train_and_eval_are_named(there, tiny_llama, capsys):
@@ -107,7 +111,7 @@ def test_rows_shared_by_train_and_eval_are_named(there, tiny_llama, capsys):
     _, text, _ = run(capsys, name)
     assert "rows (train)" in text
     assert "other (eval)" in text
-    assert "! 1 rows are among those that are trained on" in text
+    assert "! 1 of the 2 held-out rows of 'other' (50%) is also among those that are trained on" in text
     assert "other.jsonl:1 is rows.jsonl:4" in text
 
 
@@ -130,19 +134,20 @@ def test_rows_that_lose_everything_are_an_error_that_names_the_length(there, tin
     assert code == 0
 
 
-def test_lora_step_refuses_the_same_rows(there, tiny_llama, capsys):
+def test_run_refuses_the_same_rows_before_it_begins(there, tiny_llama, capsys):
     write_rows(there / "rows.jsonl", ROWS)
     name = write_config(there, tiny_llama, max_seq_len=4)
     code = exit_code(["run", "--config", name])
-    assert code == 1  # only a tokenizer can tell, and by then the step has begun
+    assert code == 2
     assert "rows lose every token that is to be trained" in capsys.readouterr().err
+    assert not (there / "out").exists()
 
 
 def test_nothing_to_train_is_an_error(there, tiny_llama, capsys):
     write_rows(there / "rows.jsonl", [{"messages": [{"role": "user", "content": "hello"}]}] * 3)
     code, _, error = run(capsys, write_config(there, tiny_llama))
     assert code == 2
-    assert "gives no sample: no token of any row is to be trained" in error
+    assert "3 of 3 rows of 'rows' have no answer of the assistant in 'messages' (first: rows.jsonl:1)" in error
 
 
 @pytest.mark.parametrize(
@@ -160,13 +165,31 @@ def test_what_would_hardly_be_meant_is_a_warning(there, tiny_llama, capsys, rows
     assert warning in printed
 
 
+def test_length_is_advised_up_to_what_the_model_reads_and_told_once(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", [{"prompt": f"{'x ' * 600}{index}", "completion": "joy"} for index in range(12)])
+    name = write_config(there, tiny_llama, step={"eval_dataset_size": 4}, max_seq_len=1024)
+    code, text, error = run(capsys, name)
+    assert code == 2
+    assert error.count("rows lose every token") == 1
+    assert "but the model reads 256: shorten what stands before the answers" in error
+    assert "'max_seq_len: " not in error
+    assert "cut: 100.0% of the samples" in text
+
+
+@pytest.mark.parametrize("n_samples", [0, 1])
+def test_as_many_samples_as_asked_for_are_shown(there, tiny_llama, capsys, n_samples):
+    write_rows(there / "rows.jsonl", ROWS)
+    _, text, _ = run(capsys, write_config(there, tiny_llama), "--samples", str(n_samples))
+    assert text.count("  sample of ") == n_samples
+
+
 @pytest.mark.parametrize(
-    ("line", "fault"), [("{}", "rows.jsonl:7: the row has no column 'completion'"), ("no", "rows.jsonl:7: not JSON")]
+    ("line", "fault"), [("{}", "rows.jsonl:7: the row has no column 'prompt'"), ("no", "rows.jsonl:7: not JSON")]
 )
 def test_bad_row_is_named_and_nothing_is_looked_at(there, tiny_llama, capsys, line, fault):
     write_rows(there / "rows.jsonl", ROWS)
     with (there / "rows.jsonl").open("a") as file:
-        file.write(line.replace("{}", '{"prompt": "a"}') + "\n")
+        file.write(line.replace("{}", '{"completion": "a"}') + "\n")
     code, text, error = run(capsys, write_config(there, tiny_llama))
     assert (code, text) == (2, "")
     assert fault in error

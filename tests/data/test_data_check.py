@@ -91,21 +91,21 @@ def test_misspelt_column_is_one_problem_that_lists_the_columns(there):
 def test_malformed_rows_are_named_by_line(there):
     lines = [json.dumps(GOOD)] * 40
     lines[36] = '{"phrase": '
-    lines[38] = json.dumps({"phrase": "x"})
-    lines[39] = json.dumps({"phrase": "x", "tone": None})
+    lines[38] = json.dumps({"tone": "x"})
+    lines[39] = json.dumps({"phrase": None, "tone": "joy"})
     (there / "train.jsonl").write_text("\n".join(lines))
     found = problems(config(there, text_template=TEMPLATE))
     assert [kind for kind, _ in found] == ["missing-data"] * 3
     assert found[0][1].startswith("train.jsonl:37: not JSON: ")
-    assert found[1][1] == "train.jsonl:39: the row has no column 'tone'; its columns are: phrase."
-    assert found[2][1] == "train.jsonl:40: the column 'tone' is empty."
+    assert found[1][1] == "train.jsonl:39: the row has no column 'phrase'; its columns are: tone."
+    assert found[2][1] == "train.jsonl:40: the column 'phrase' is empty."
 
 
 def test_many_wrong_rows_are_not_all_shown(there):
     (there / "train.jsonl").write_text("{}\n" * 3 + "nonsense\n" * 98)
     found = problems(config(there))
     assert len(found) == implementation.N_SHOWN + 1
-    assert "96 more rows" in found[-1][1]
+    assert "93 more rows" in found[-1][1]
 
 
 def test_csv_and_text_are_checked_too(there):

@@ -89,8 +89,8 @@ def test_store_that_was_left_half_written_or_cut_is_made_again(there):
 
 
 def test_row_that_does_not_fit_leaves_no_store(there):
-    write_jsonl(there / "train.jsonl", [*ROWS, {"prompt": "a"}])
-    with pytest.raises(DataError, match=r"^train\.jsonl:25: the row has no column 'completion'"):
+    write_jsonl(there / "train.jsonl", [*ROWS, {"completion": "a"}])
+    with pytest.raises(DataError, match=r"^train\.jsonl:25: the row has no column 'prompt'"):
         prepare(config(there), WORD, there / "cache")
     assert stores(there) == []
 
@@ -99,7 +99,8 @@ def test_row_that_does_not_fit_leaves_no_store(there):
     ("line", "fault"),
     [
         ('{"prompt": ', r"^train\.jsonl:25: not JSON"),
-        ('{"prompt": "a", "completion": null}', r"^train\.jsonl:25: the column 'completion' is empty"),
+        ('{"prompt": null, "completion": "a"}', r"^train\.jsonl:25: the column 'prompt' is empty"),
+        ('{"prompt": "a", "prompt": "b"}', r"^train\.jsonl:25: the key 'prompt' stands twice in one object"),
         ('{"prompt": "a", "completion": ["b"]}', r"^train\.jsonl:25: the column 'completion' holds a list"),
         ("7", r"^train\.jsonl:25: a row must be an object"),
     ],

@@ -39,16 +39,40 @@ def test_json_lines_are_read_with_their_lines(there):
     assert [rows.where(index) for index in range(3)] == ["train.jsonl:1", "train.jsonl:3", "train.jsonl:4"]
 
 
-@pytest.mark.parametrize("indent", [None, 1])
 @pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"about": {"data": [1]}, "data": rows, "n": 3}])
-def test_json_document_is_read_with_lines(there, indent, wrap):
-    (there / "train.json").write_text(json.dumps(wrap(ROWS), indent=indent))
+def test_json_document_is_read_with_lines(there, wrap):
+    (there / "train.json").write_text(json.dumps(wrap(ROWS), indent=1))
     rows = read_rows(config(there, "train.json"))
     assert list(rows) == ROWS
     lines = (there / "train.json").read_text().splitlines()
     for index, row in enumerate(ROWS):
         line = int(lines_of(rows)[index])
         assert json.dumps(row["phrase"]) in "".join(lines[line - 1 : line + 1])
+
+
+@pytest.mark.parametrize("wrap", [lambda rows: rows, lambda rows: {"about": {"data": [1]}, "data": rows, "n": 3}])
+def test_rows_of_a_json_document_that_share_a_line_are_counted(there, wrap):
+    (there / "train.json").write_text(json.dumps(wrap(ROWS)))
+    rows = read_rows(config(there, "train.json"))
+    assert [rows.where(index) for index in range(3)] == [f"train.json: row {number}" for number in (1, 2, 3)]
+    (there / "train.json").write_text('[{"phrase": "a", "tone": "b"},\n{"phrase": "c", "tone": "d"}, {"tone": "e"}]')
+    rows = read_rows(config(there, "train.json"))
+    assert [rows.where(index) for index in range(3)] == ["train.json:1", "train.json: row 2", "train.json: row 3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('{"a": 1}\n{"a": 2, "a": 3}\n{"a": 4}', "train.json:2"),
+        ('{"a": 2, "a": 3}\n{"a": 4}', "train.json:1"),
+        ('[{"a": 1},\n{"a": 2, "b": {"c": 1, "c": 1}}]', "train.json:2"),
+        ('{"data": [{"a": 1, "a": 1}]}', "train.json:1"),
+    ],
+)
+def test_key_that_stands_twice_in_a_row_is_refused(there, text, where):
+    (there / "train.json").write_text(text)
+    with pytest.raises(DataError, match=rf"^{where}: the key '[ac]' stands twice in one object; remove one of them"):
+        read_rows(config(there, "train.json"))
 
 
 def test_json_array_of_texts_is_the_column_text(there):
@@ -144,7 +168,7 @@ def test_malformed_first_line_is_named(there):
         ('[{"a": 1}]\n[{"a": 2}]', 2),
         ('[{"a": 1},\n 7]', 2),
         ('{"rows":\n [{"a": 1}]}', 1),
-        ('{"data":\n [{"a": 1}, 5]}', 2),
+        ('{"data":\n [{"a": 1},\n 5]}', 3),
         ('[{"a": 1},\n{"a": ' + "[" * 100_000, 2),
         ('{"n": 1, "data": 5,\n "more": 2}', 1),
         ('{"data": [{"a": 1}],\n "data": [{"a": 2}]}', 2),

@@ -5,7 +5,7 @@ from data_tools import ID, E, J, S, config, ids, word_tokenizer, write_jsonl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from olivine.data import Text, prepare, read_rows, samples, texts
+from olivine.data import Text, examples, prepare, read_rows, samples, texts
 from olivine.errors import DataError
 
 X = -100
@@ -73,11 +73,6 @@ def test_instruction_with_its_input_is_the_prompt(there):
     assert set(found["labels"][:-3]) == {X}
 
 
-def test_empty_completion_trains_the_end_token_alone(there):
-    (found,) = rows(there, [{"prompt": "a b", "completion": ""}])
-    assert found["labels"] == [X, X, X, E]
-
-
 @pytest.mark.parametrize("template", [PLAIN, MARKED])
 def test_turns_of_the_assistant_are_trained_each_with_its_end(there, template):
     assert trained_text(there, CHAT, template) == ["joy</s>", "fear d</s>"]
@@ -110,12 +105,27 @@ def test_chat_that_ends_with_the_user_does_not_train_the_end_token(there):
     assert found["labels"] == [X, X, X, ID["joy"], J, X, X, X]
 
 
-def test_chat_without_a_turn_of_the_assistant_trains_nothing_and_is_dropped(there):
-    tokenizer = word_tokenizer(chat_template=PLAIN)
-    found = rows(there, [{"messages": CHAT}, {"messages": CHAT[:1]}], tokenizer)
-    assert (len(found), found.statistics.n_dropped, found.statistics.n_lost) == (1, 1, 0)
-    with pytest.raises(DataError, match="gives no sample: no token of any row is to be trained"):
-        rows(there, [{"messages": CHAT[:1]}], tokenizer)
+@pytest.mark.parametrize("template", [PLAIN, MARKED])
+@pytest.mark.parametrize("empty", ["", " ", None])
+def test_turn_of_the_assistant_that_is_empty_is_not_trained_on(there, template, empty):
+    silent = {"role": "assistant", "content": empty or ""}
+    assert trained_text(there, [CHAT[0], silent, *CHAT[2:]], template) == ["fear d</s>"]
+    ends = [*CHAT[:3], silent]
+    assert trained_text(there, ends, template) == ["joy</s>"]
+    assert trained_text(there, ends, template, train_on="completion") == ["joy</s>"]
+
+
+@pytest.mark.parametrize("template", [PLAIN, "{{ 'You are. ' if messages[0]['role'] != 'system' }}" + PLAIN, REWRITES])
+def test_chat_that_the_assistant_begins_trains_its_words_and_not_what_the_template_puts_before(there, template):
+    assert trained_text(there, [CHAT[1], *CHAT[2:]], template) == ["joy</s>", "fear d</s>"]
+    assert trained_text(there, [CHAT[1]], template) == ["joy</s>"]
+
+
+def test_chat_that_the_assistant_begins_is_scored_behind_the_header(there):
+    write_jsonl(there / "train.jsonl", [{"messages": CHAT[1:2]}])
+    settings = config(there)
+    (example,) = examples(settings, read_rows(settings), word_tokenizer(chat_template=PLAIN))
+    assert (example.prompt, example.label) == ("<assistant> ", "joy")
 
 
 def test_turn_that_the_template_leaves_out_is_refused(there):

@@ -1,11 +1,13 @@
 """A GGUF file is an input model like any other: the real one that the demo uses, read by us and by transformers."""
 
 import importlib.util
+import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from olivine.errors import ModelError
 from olivine.models import Model
@@ -58,6 +60,32 @@ def test_truncated_file_is_refused(tmp_path):
     (tmp_path / "no.gguf").write_bytes(b"nothing of the kind")
     with pytest.raises(ModelError, match="is not a GGUF file"):
         GgufHeader.read(tmp_path / "no.gguf")
+
+
+@pytest.mark.slow
+def test_adapter_of_the_file_is_merged_into_its_weights(tmp_path):
+    name, shape = "model.layers.3.self_attn.q_proj", (576, 4)
+    factors = {"A": torch.randn(shape[::-1]), "B": torch.randn(shape)}
+    (tmp_path / "adapter").mkdir()
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    tensors = {f"base_model.model.{name}.lora_{which}.weight": value for which, value in factors.items()}
+    save_file(tensors, tmp_path / "adapter" / "adapter_model.safetensors")
+    model, base = Model("adapter", tmp_path / "adapter", base=Model("gguf", FILE)), None
+    for pass_name in ("gguf_base", "merge"):
+        plugin = passes.classes[pass_name]
+        folder = tmp_path / pass_name
+        folder.mkdir()
+        machine = Machine("cpu", "CPUExecutionProvider", 2**33, 2**33, 2)
+        step = plugin(plugin.Params())
+        step.requires(model)
+        model = step.run(model, Context(folder, tmp_path / "scratch", machine, Silent()))
+        assert str(model.path).startswith(str(folder))  # it stays when the adapter that was named goes
+        base = model.base if pass_name == "gguf_base" else base
+    before, after = (weights(one)[f"{name}.weight"].read().float() for one in (base, model))
+    difference = after - before
+    assert torch.allclose(difference, 2 * factors["B"] @ factors["A"], atol=1e-2)
+    assert len(load_tokenizer(model)) == 49152
 
 
 @pytest.mark.slow

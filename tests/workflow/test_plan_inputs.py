@@ -210,9 +210,21 @@ def test_adapter_that_is_none(planned, only, tmp_path):
     assert "is not an adapter" in only(planned(change), "missing-model", "adapter_path")
 
 
-def test_adapter_of_a_gguf_file_is_refused(planned, only, tmp_path):
-    change = model_is(write_gguf(tmp_path / "m.gguf"), adapter_path=str(tmp_path))
-    assert "GGUF" in only(planned(change), "unsupported", "adapter_path")
+def test_adapter_of_a_gguf_file_is_planned_with_the_step_that_reads_the_file(planned, tmp_path):
+    settings = {"peft_type": "LORA", "r": 4, "lora_alpha": 8, "target_modules": ["q_proj"]}
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(settings))
+    (tmp_path / "adapter" / "adapter_model.safetensors").write_bytes(struct.pack("<Q", 2) + b"{}")
+
+    def change(config):
+        model_is(write_gguf(tmp_path / "m.gguf"), adapter_path=str(tmp_path / "adapter"))(config)
+        config["passes"] = {"merge": {"type": "merge"}}
+
+    plan = planned(change)
+    assert [(step.name, step.pass_name, step.implicit, step.produces) for step in plan.steps] == [
+        ("gguf", "gguf_base", True, "adapter"),
+        ("merge", "merge", False, "hf"),
+    ]
 
 
 @pytest.fixture

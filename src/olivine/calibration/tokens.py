@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy, paths
 from olivine.config.schema import DataConfig
-from olivine.data import Encoder, read_rows, resolved, split, template_of, texts
+from olivine.data import Encoder, answered, read_rows, resolved, split, template_of, texts
 from olivine.errors import DataError
 from olivine.models import Model
 from olivine.models.config import load_config
@@ -25,6 +25,16 @@ LENGTH = 512
 FEWEST = 512
 
 
+class TooFewTokens(DataError):  # noqa: N818 - reads as a sentence: raise TooFewTokens(...)
+    """What is named to calibrate with is too short. counted: what it gives, without what to do."""
+
+    def __init__(self, source: str, n_tokens: int) -> None:
+        self.counted = f"{source} gives {n_tokens:,} tokens, and to calibrate takes {FEWEST} at least"
+        super().__init__(
+            f"{self.counted}; add text to it, or name none to calibrate with: the model then writes its own"
+        )
+
+
 def read_tokens(
     opened: Opened,
     *,
@@ -39,24 +49,20 @@ def read_tokens(
 
     data: the user's rows, as the data config turns them into text; drawn in an order that the seed decides. held_out: a
     share or count of rows that were split off to evaluate on, and are not looked at. text: a text file, from its start.
-    Raises DataError when they give less than 512 tokens.
+    Raises TooFewTokens when they give less than 512 tokens.
     """
     tokenizer = opened.tokenizer
     pieces = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
     ids = _first(pieces, max(n_tokens, FEWEST))
     if len(ids) < FEWEST:
-        source = f"data config '{data.name}'" if data is not None else str(text)
-        raise DataError(
-            f"{source} gives {len(ids)} tokens, but calibration needs at least {FEWEST}; add text, or leave it out: "
-            "the model then writes its own"
-        )
+        raise TooFewTokens(f"data config '{data.name}'" if data is not None else str(text), len(ids))
     size = min(length or LENGTH, len(ids), context_length(opened.model))
     n_rows = len(ids) // size
     return torch.tensor(ids[: n_rows * size]).view(n_rows, size)
 
 
 def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None) -> Iterator["array[int]"]:
-    rows = read_rows(data)
+    rows = answered(data, read_rows(data), tokenizer)
     if held_out is not None:
         rows = rows.take(split(len(rows), held_out, seed)[0])
     every = list(texts(data, rows, tokenizer))

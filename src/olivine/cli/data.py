@@ -24,8 +24,9 @@ _SHOWN = 1200  # characters of a sample
 
 @click.command("data")
 @config_options
+@click.option("--samples", "n_samples", default=3, type=click.IntRange(0), help="How many samples to show of each.")
 @json_option
-def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
+def command(config: Path, overrides: tuple[str, ...], offline: bool, n_samples: int, as_json: bool) -> int:
     """Look at what training would see: samples, lengths, what is cut, doubled or shared.
 
     CONFIG is the workflow config, which names the rows. Exit code 2 when training would refuse the data. The tokens are
@@ -36,15 +37,15 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
     plan = read_plan(config, overrides, offline=offline)
     if wrong := [problem for problem in plan.problems if problem.kind in _WRONG]:
         raise ConfigError(wrong)
-    found = list(_examined(plan))
+    found = list(_examined(plan, n_samples))
     if as_json:
         print_json(found)
     else:
         for each in found:
             click.echo("\n".join(_lines(each)))
-    problems = [f"data config '{each['data']}' {each['problem']}" for each in found if each["problem"]]
-    for problem in problems:
-        click.secho(f"olivine: {problem}", err=True, fg="red")
+    problems = {each["data"]: each["problem"] for each in reversed(found) if each["problem"]}  # of train before eval
+    for name, problem in reversed(problems.items()):
+        click.secho(f"olivine: data config '{name}' {problem}", err=True, fg="red")
     return 2 if problems else 0
 
 
@@ -58,9 +59,9 @@ class _Part(NamedTuple):
     kept_apart_from: "_Part | None" = None
 
 
-def _examined(plan: "Plan") -> Iterator[dict[str, Any]]:
+def _examined(plan: "Plan", n_samples: int) -> Iterator[dict[str, Any]]:
     from olivine.config.schema import DataConfig
-    from olivine.data import describe, doubts, examine, shared_rows, template_of
+    from olivine.data import describe, doubts, examine, seen_sentence, shared_rows, template_of
 
     written = {given["name"]: DataConfig.model_validate(given) for given in plan.workflow.get("data_configs", ())}
     for part in _parts(plan):
@@ -68,13 +69,15 @@ def _examined(plan: "Plan") -> Iterator[dict[str, Any]]:
         template = template_of(part.prepared.tokenizer)
         config = written.get(part.config.name, part.config)
         form = describe(config, template)
-        found = examine(part.prepared, part.rows)
+        found = examine(part.prepared, part.rows, n_samples)
         found["warnings"] += doubts(config, template)
+        if (unanswered := part.prepared.unanswered) is not None:
+            found["warnings"].append(unanswered.sentence(part.prepared.config, part.prepared.form))
         shared = None
         if (train := part.kept_apart_from) is not None:
             shared = shared_rows(train.prepared, train.rows, part.prepared, part.rows)
-            if shared["n"]:
-                found["warnings"].append(f"{shared['n']:,} rows are among those that are trained on")
+            if (sentence := seen_sentence(shared["n"], found["n_rows"], part.config.name)) is not None:
+                found["warnings"].append(sentence)
         yield {
             "data": part.prepared.config.name,
             "part": part.name,
@@ -82,6 +85,7 @@ def _examined(plan: "Plan") -> Iterator[dict[str, Any]]:
             "strategy": settings.strategy,
             "train_on": settings.train_on,
             "max_seq_len": settings.max_seq_len,
+            "n_unanswered_rows": unanswered.n if unanswered is not None else 0,
             **found,
             "shared_with_train": shared,
         }
@@ -91,9 +95,11 @@ def _parts(plan: "Plan") -> Iterator[_Part]:
     """What the training steps train and evaluate on, and what models are scored on; without such a step, all data."""
     from olivine.config.schema import DataConfig
     from olivine.data import prepare
+    from olivine.models.context import context_of
     from olivine.workflow.events import Progress, StepStarted
 
     tokenizer = _tokenizer(plan)
+    context = context_of(plan.input_model) if plan.input_model is not None else None
     screen = _screen()
 
     def prepared(config: "DataConfig") -> "Prepared":
@@ -103,7 +109,7 @@ def _parts(plan: "Plan") -> Iterator[_Part]:
             screen(Progress(step=config.name, done=done, total=total, metrics=metrics))
 
         try:
-            return prepare(config, tokenizer, plan.cache_dir / "scratch", progress)
+            return prepare(config, tokenizer, plan.cache_dir / "scratch", progress, context)
         finally:
             screen.close()
 

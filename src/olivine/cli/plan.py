@@ -1,6 +1,7 @@
 """`olivine plan`."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,23 @@ if TYPE_CHECKING:
 @click.command("plan")
 @config_options
 @click.option(
-    "--prove", is_flag=True, help="Also prove that what is exported is the model; takes seconds, not instants."
+    "--prove",
+    is_flag=True,
+    help="Also look at all rows with the tokenizer, and prove that what is exported is the model; takes seconds.",
 )
 @json_option
 def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool, as_json: bool) -> int:
     """Show what would run, what it needs and every problem; touches nothing.
 
-    Exit code 0 when the workflow could run here, 2 when anything keeps it from running; with --prove, which exports a
-    small random model of the same config and compares it with transformers, 1 when they differ.
+    Exit code 0 when the workflow could run here, 2 when anything keeps it from running. --prove does what a run does
+    before any work: it looks at all rows with the model's tokenizer, exports a small random model of the same config
+    and compares it with transformers: exit code 1 when they differ.
     """
     from olivine.workflow.words import lines, to_json
 
     plan = read_plan(config, overrides, offline=offline)
+    if prove and not plan.problems:
+        plan = _with_rows_looked_at(plan)
     proof = _proof(plan) if prove and not plan.problems else {}
     if as_json:
         print_json(to_json(plan) | ({"proof": proof} if prove else {}))
@@ -39,6 +45,27 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool
     if plan.problems:
         return 2
     return 1 if proof.get("differs") else 0
+
+
+def _with_rows_looked_at(plan: "Plan") -> "Plan":
+    """The plan with what the tokenizer tells of its rows; nothing of that is kept."""
+    from olivine.cli._screen import Screen
+    from olivine.errors import ConfigError
+    from olivine.systems import SystemParams
+    from olivine.systems.local import Local
+    from olivine.workflow.survey import first_look
+    from olivine.workflow.workers import Workers
+
+    screen = Screen()
+    with tempfile.TemporaryDirectory(prefix="olivine-rows-") as folder:
+        try:
+            with Workers.of([(None, Local(SystemParams()))], Path(folder)) as workers:
+                told = first_look(replace(plan, cache_dir=Path(folder)), workers, screen)
+        except ConfigError as error:
+            return replace(plan, problems=tuple(error.problems()))
+        finally:
+            screen.close()
+    return replace(plan, translated=(*plan.translated, *(f"warning: {sentence}" for sentence in told or ())))
 
 
 def _proof(plan: "Plan") -> dict[str, list[str]]:

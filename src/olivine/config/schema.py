@@ -224,6 +224,12 @@ class PreProcess(Section):
         description="which tokens are trained: all, the completion only, or every turn of the assistant; else the "
         "assistant's turns of a chat, the completion of a pair, all of any other text",
     )
+    max_unanswered: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="share of rows with an empty or missing answer that are left out; more are refused, with 0 any",
+    )
     add_special_tokens: bool = Field(True, description="put the tokenizer's begin and end tokens round each text, once")
     begin_token: bool | None = Field(
         None,

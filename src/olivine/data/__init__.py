@@ -6,7 +6,8 @@
 `data_files`, `check` and `describe` use the standard library alone: the parent process calls them.
 """
 
-from olivine.data._check import check, check_split
+from olivine.data._answers import seen_sentence
+from olivine.data._check import Look, check, check_split, look, seen
 from olivine.data._detect import (
     columns_without_form,
     describe,
@@ -28,7 +29,7 @@ from olivine.data._settings import within_context
 from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
 from olivine.data._stream import content_of, may_move, pick_rows
-from olivine.data._texts import Example, columns, examples, target_column, texts
+from olivine.data._texts import Example, answered, columns, examples, target_column, texts
 from olivine.data.forms import Text
 from olivine.data.forms.chat import template_of
 
@@ -36,12 +37,14 @@ __all__ = [
     "IGNORED",
     "Encoder",
     "Example",
+    "Look",
     "Prepared",
     "RowSizes",
     "Rows",
     "SampleSet",
     "Statistics",
     "Text",
+    "answered",
     "begins_itself",
     "check",
     "check_names",
@@ -56,6 +59,7 @@ __all__ = [
     "examples",
     "for_model",
     "locate",
+    "look",
     "may_move",
     "pick_rows",
     "plugin_modules",
@@ -65,6 +69,8 @@ __all__ = [
     "row_sizes",
     "sample_of",
     "samples",
+    "seen",
+    "seen_sentence",
     "shared_rows",
     "split",
     "target_column",

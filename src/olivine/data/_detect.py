@@ -9,9 +9,7 @@ from typing import Any
 from olivine.config.schema import DataConfig, PreProcess
 from olivine.data._files import DataFile, locate
 from olivine.data._split import slices
-from olivine.data.forms import Form, form_of, kind_of
-from olivine.data.forms._messages import is_blank, unwritten_keys
-from olivine.data.forms._turns import prompt_columns, turn_columns
+from olivine.data.forms import Form, form_of, kind_of, prompt_columns, turn_columns, unwritten_keys
 from olivine.data.forms.chat import Chat
 from olivine.data.forms.pair import Pair
 from olivine.data.sources import Row, source_of
@@ -209,6 +207,8 @@ def _sample(file: DataFile, changed_ns: int) -> list[Row]:  # noqa: ARG001 - a f
 def describe(config: DataConfig, template: str | None = "") -> str:
     """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it.
 
+    Columns that are not read and hardly meant to be left out are told by `doubts`.
+
     template: the text of the model's chat template; None where it is not known yet.
     """
     if columns := columns_without_form(config):
@@ -223,7 +223,7 @@ def describe(config: DataConfig, template: str | None = "") -> str:
     how = "" if is_told else f" (told by its columns: {', '.join(there)})"
     if template is None and settings.prompt_col and not settings.chat_template:
         how = f", written by the chat template of a model that has one{how}"
-    left_out = unread(config, template or "")
+    left_out = [column for column in unread(config, template or "") if str(column).lower() not in _TELLING]
     beside = f"; not read: {_some(left_out)}" if left_out else ""
     return f"the rows of '{config.name}' are {_form_sentence(settings)}{how}; {_trained_sentence(settings)}{beside}"
 
@@ -277,11 +277,10 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
             f"the chat template does not write '{key}' of the messages in '{settings.message_col}' of "
             f"'{config.name}', so the model never sees it{why}; write a chat_template that does, or leave it out"
         )
-    n_silent = sum(_says_nothing(row.get(settings.message_col)) for row in rows) if settings.chat_template else 0
-    if n_silent:
+    if n_silent := _n_silent(settings, rows):
         yield (
-            f"in {n_silent} of the first {len(rows)} rows of '{config.name}' a turn of the assistant is empty: "
-            "the model learns to answer nothing; leave such rows out"
+            f"in {n_silent} of the first {len(rows)} rows of '{config.name}' a turn of the assistant is empty: it is "
+            "read, but not trained on"
         )
     if not template or settings.chat_template is True:
         return
@@ -294,11 +293,15 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
         )
 
 
-def _says_nothing(messages: Any) -> bool:
-    """Whether some turn of the assistant neither says anything nor calls a tool."""
-    turns = [turn for turn in messages if isinstance(turn, Mapping)] if isinstance(messages, list) else []
-    own = [turn for turn in turns if turn.get("role") == "assistant" or turn.get("from") in ("gpt", "assistant")]
-    return any(is_blank(turn.get("content", turn.get("value"))) and not turn.get("tool_calls") for turn in own)
+def _n_silent(settings: PreProcess, rows: Sequence[Row]) -> int:
+    """How many of the rows have an answer, and beside it a turn of the assistant that says nothing."""
+    try:
+        form = form_of(settings)
+        if not isinstance(form, Chat):
+            return 0
+        return sum(form.is_answered(row) and form.n_silent(row) > 0 for row in rows)
+    except DataError:  # `check` says what is wrong
+        return 0
 
 
 def _unwritten(settings: PreProcess, rows: Sequence[Row], template: str) -> list[str]:

@@ -6,8 +6,7 @@ from itertools import islice
 from typing import Any, NamedTuple, Self
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms import Text
-from olivine.data.forms._base import Span
+from olivine.data.forms import Span, Text
 from olivine.errors import Unsupported
 
 BATCH = 1024  # texts handed to the tokenizer at once: its own records of a text are many times its size

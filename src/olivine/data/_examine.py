@@ -22,11 +22,12 @@ N_LOOKED_AT = 2000  # rows whose begin and end are looked at, spread evenly
 N_BARS = 10
 
 
-def examine(prepared: Prepared, rows: Sequence[int] | None = None) -> dict[str, Any]:
+def examine(prepared: Prepared, rows: Sequence[int] | None = None, n_samples: int = N_SAMPLES) -> dict[str, Any]:
     """Numbers and samples of some rows, all by default.
 
-    problem: why training would refuse them, or None. warnings: sentences on what would hardly be meant. samples: three,
-    spread evenly, as pieces of text that are trained on or not. Raises DataError when no row has a text.
+    problem: why training would refuse them, or None. warnings: sentences on what would hardly be meant. samples: as
+    many as asked for, spread evenly, as pieces of text that are trained on or not. Raises DataError when no row has a
+    text.
     """
     chosen = np.arange(len(prepared)) if rows is None else np.asarray(rows, np.int64)
     found, problem = prepared.samples_with_fault(chosen)
@@ -35,14 +36,14 @@ def examine(prepared: Prepared, rows: Sequence[int] | None = None) -> dict[str, 
     full = chosen[lengths > 0]
     result = {
         **numbers.to_json(),
-        "share_truncated": numbers.n_truncated / max(1, numbers.n_samples),
+        "share_truncated": (numbers.n_truncated + numbers.n_lost) / max(1, numbers.n_samples + numbers.n_lost),
         "share_trained": numbers.n_trained_tokens / max(1, numbers.n_tokens),
         "row_lengths": _lengths(lengths[lengths > 0]),
         "sample_lengths": _lengths(found.lengths) if len(found) else None,
         "begin": _begin(prepared, _spread(full, N_LOOKED_AT)),
         "end": _end(prepared, _spread(full, N_LOOKED_AT), found.cut_rows()),
         "duplicates": _duplicates(prepared, full),
-        "samples": [_sample(found, prepared, index) for index in _spread(np.arange(len(found)), N_SAMPLES).tolist()],
+        "samples": [_sample(found, prepared, index) for index in _spread(np.arange(len(found)), n_samples).tolist()],
         "problem": problem,
     }
     return result | {"warnings": list(_warnings(result))}
@@ -71,6 +72,8 @@ def _spread(values: "Integers", n_most: int) -> "Integers":
     """At most `n_most` of the values, spread evenly."""
     if len(values) <= n_most:
         return values
+    if not n_most:
+        return values[:0]
     return values[np.arange(n_most) * len(values) // n_most]
 
 

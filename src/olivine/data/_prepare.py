@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
+from olivine.data._answers import Unanswered
 from olivine.data._detect import resolved
 from olivine.data._encoder import BATCH, Encoder, Tokens
 from olivine.data._plugins import plugin_files
@@ -20,21 +21,23 @@ from olivine.data._samples import SampleSet, encoded, joins_text, laid_out, with
 from olivine.data._settings import check_settings
 from olivine.data._store import META, TokenStore, Writer
 from olivine.data._stream import RowStream
-from olivine.data._texts import misfit, text_of_row
-from olivine.data.forms import form_of
+from olivine.data._texts import misfit, refuse_missing, text_of_row
+from olivine.data.forms import Form, form_of
 from olivine.data.forms.chat import template_of
 from olivine.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import filelock
+    import numpy as np
 
     from olivine.data._store import Integers
 else:
     filelock = lazy.module("filelock")
+    np = lazy.module("numpy")
 
 Progress = Callable[..., None]
 
-VERSION = 3  # raised when the same rows and settings give other tokens
+VERSION = 4  # raised when the same rows and settings give other tokens
 _BATCH_CHARACTERS = 2**20  # in a batch at most: the tokenizer's own records are many times the size of long texts
 # What of the settings decides the tokens; lengths, strategies and seeds only decide how samples are laid out.
 _DECIDING = (
@@ -59,13 +62,17 @@ _DECIDING = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """The tokens of every row of a data config. config: with everything written down that the rows told."""
+    """The tokens of every row of a data config that has an answer.
+
+    config: with everything written down that the rows told. context: tokens that the model reads, where that is known.
+    """
 
     config: DataConfig
     store: TokenStore
     stream: RowStream
     tokenizer: Any
     encoder: Encoder
+    context: int | None = None
 
     def __len__(self) -> int:
         return len(self.store)
@@ -74,26 +81,44 @@ class Prepared:
         """Where a row stands: "train.jsonl:37"."""
         return self.stream.where(int(self.store.files[row]), int(self.store.numbers[row]))
 
+    @property
+    def unanswered(self) -> Unanswered | None:
+        """The rows that were left out as they have no answer; None when there are none."""
+        return _unanswered(self.store, self.stream)
+
+    @property
+    def form(self) -> Form:
+        """How a row becomes text."""
+        return form_of(self.config.pre_process_data_config, self.tokenizer)
+
     def samples_with_fault(self, rows: "Sequence[int] | Integers | None" = None) -> tuple[SampleSet, str | None]:
         """The samples, and why `samples` would refuse them."""
-        return with_fault(self.config, self.store, rows, self.tokenizer, self.encoder)
+        return with_fault(self.config, self.store, rows, self.tokenizer, self.encoder, self.context)
 
     def samples(self, rows: Sequence[int] | None = None) -> SampleSet:
         """The samples of some rows, all by default; raises as `olivine.data.samples` does."""
-        return laid_out(self.config, self.store, rows, self.tokenizer, self.encoder)
+        return laid_out(self.config, self.store, rows, self.tokenizer, self.encoder, self.context)
+
+    def n_tokens(self, rows: Sequence[int] | None = None) -> int:
+        """Tokens of some rows together, all by default."""
+        return int(self.store.lengths(np.arange(len(self)) if rows is None else np.asarray(rows, np.int64)).sum())
 
 
 def prepare(
-    config: DataConfig, tokenizer: Any, cache: Path | None = None, progress: Progress | None = None
+    config: DataConfig,
+    tokenizer: Any,
+    cache: Path | None = None,
+    progress: Progress | None = None,
+    context: int | None = None,
 ) -> Prepared:
     """Tokenise every row of the config, unless that was done before.
 
     cache: a folder that stays; the tokens lie there under a key of everything they depend on: the bytes of the files,
     the settings that make the text, the tokenizer. Without it they are kept in memory. progress: called with rows done,
-    rows in all (about), and rows_per_second.
+    rows in all (about), and rows_per_second. context: tokens that the model reads: no longer rows are advised.
 
-    Raises DataError with file, line and column for the first row that does not fit, and ConfigError for settings that
-    do not hold together.
+    Rows without an answer are left out. Raises DataError with file, line and column for the first row that does not
+    fit, or when too many have no answer, and ConfigError for settings that do not hold together.
     """
     _refuse_contradictions(config)
     stream = RowStream(config)
@@ -102,9 +127,24 @@ def prepare(
     settings = config.pre_process_data_config
     encoder = Encoder.of(tokenizer, settings)
     if cache is None or not tokenizer.is_fast:  # what a tokenizer in Python would do, no key can tell
-        return Prepared(
-            config, _tokenised(config, stream, tokenizer, encoder, None, progress), stream, tokenizer, encoder
-        )
+        store = _tokenised(config, stream, tokenizer, encoder, None, progress)
+    else:
+        store = _kept(config, stream, tokenizer, encoder, cache, progress)
+    prepared = Prepared(config, store, stream, tokenizer, encoder, context)
+    if prepared.unanswered is not None:
+        prepared.unanswered.refuse(config, prepared.form)
+    return prepared
+
+
+def _kept(
+    config: DataConfig,
+    stream: RowStream,
+    tokenizer: Any,
+    encoder: Encoder,
+    cache: Path,
+    progress: Progress | None,
+) -> TokenStore:
+    """The tokens that lie in the cache, or that are made now and kept there."""
     folder = cache / f"tokens-{_key(config, stream, tokenizer, encoder)}"
     cache.mkdir(parents=True, exist_ok=True)
 
@@ -118,7 +158,13 @@ def prepare(
             store = _built(
                 folder, lambda made: _tokenised(config, stream, tokenizer, encoder, made, progress), unchanged
             )
-    return Prepared(config, store, stream, tokenizer, encoder)
+    return store
+
+
+def _unanswered(store: TokenStore, stream: RowStream) -> Unanswered | None:
+    if not store.n_left_out:
+        return None
+    return Unanswered(store.n_left_out, len(store) + store.n_left_out, stream.where(*store.left_out))
 
 
 def _refuse_contradictions(config: DataConfig) -> None:
@@ -164,15 +210,21 @@ def _tokenised(
     writer = Writer(folder)
     try:
         about, done, started = stream.about(), 0, time.monotonic()
-        for texts, places, tokens in _in_parallel(_batches(config, stream, tokenizer), encoder, config):
+        batches = _batches(config, stream, tokenizer, writer)
+        for texts, places, tokens in _in_parallel(batches, encoder, config):
             writer.add(tokens, texts, places)
             done += len(texts)
             if progress is not None:
                 speed = done / max(1e-9, time.monotonic() - started)
                 progress(done, max(about, done), rows_per_second=round(speed))
+        store = writer.finish()
         if not done:
-            raise DataError(f"data config '{config.name}': the data set has no rows")
-        return writer.finish()
+            if (unanswered := _unanswered(store, stream)) is None:
+                raise DataError(f"data config '{config.name}': the data set has no rows")
+            form = form_of(config.pre_process_data_config, tokenizer)
+            refuse_missing(config, form, stream.columns())
+            unanswered.refuse(config, form)
+        return store
     finally:
         writer.close()
 
@@ -180,8 +232,8 @@ def _tokenised(
 _Batch = tuple[list[str], list[tuple[int, int]]]
 
 
-def _batches(config: DataConfig, stream: RowStream, tokenizer: Any) -> Iterator[_Batch]:
-    """Texts with the places of their rows, as many as the tokenizer takes at once."""
+def _batches(config: DataConfig, stream: RowStream, tokenizer: Any, writer: Writer) -> Iterator[_Batch]:
+    """Texts with the places of their rows, as many as the tokenizer takes at once; the writer counts what has none."""
     settings = config.pre_process_data_config
     form = form_of(settings, tokenizer)
     make = text_of_row(settings, form)
@@ -189,6 +241,9 @@ def _batches(config: DataConfig, stream: RowStream, tokenizer: Any) -> Iterator[
     places: list[tuple[int, int]] = []
     n_characters = 0
     for placed in stream:
+        if not form.is_answered(placed.row):
+            writer.leave_out(placed.file, placed.number)
+            continue
         try:
             text = make(placed.row)
         except DataError as error:

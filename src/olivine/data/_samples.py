@@ -173,17 +173,30 @@ def _with_joiner(text: str, joiner: str) -> str:
 
 
 def laid_out(
-    config: DataConfig, store: TokenStore, rows: "Sequence[int] | Integers | None", tokenizer: Any, encoder: Encoder
+    config: DataConfig,
+    store: TokenStore,
+    rows: "Sequence[int] | Integers | None",
+    tokenizer: Any,
+    encoder: Encoder,
+    context: int | None = None,
 ) -> SampleSet:
-    """The samples of some rows of a store, all of them by default, in that order; raises as `samples` does."""
-    found, fault = with_fault(config, store, rows, tokenizer, encoder)
+    """The samples of some rows of a store, all of them by default, in that order; raises as `samples` does.
+
+    context: tokens that the model reads, where that is known.
+    """
+    found, fault = with_fault(config, store, rows, tokenizer, encoder, context)
     if fault is not None:
         raise DataError(f"data config '{config.name}' {fault}")
     return found
 
 
 def with_fault(
-    config: DataConfig, store: TokenStore, rows: "Sequence[int] | Integers | None", tokenizer: Any, encoder: Encoder
+    config: DataConfig,
+    store: TokenStore,
+    rows: "Sequence[int] | Integers | None",
+    tokenizer: Any,
+    encoder: Encoder,
+    context: int | None = None,
 ) -> tuple[SampleSet, str | None]:
     """The samples, and what is wrong with them as a whole; then there may be none. DataError when no row has a text."""
     settings = config.pre_process_data_config
@@ -198,7 +211,7 @@ def with_fault(
     is_kept = (n_trained > 0) & (lengths >= shortest)
     n_lost = int(layout.is_lost.sum())
     kept = np.flatnonzero(is_kept)[: settings.max_samples]
-    fault = None if len(kept) else f"gives no sample: {_why_none(layout, settings)}"
+    fault = None if len(kept) else f"gives no sample: {_why_none(layout, settings, context)}"
     statistics = Statistics(
         n_rows=len(chosen),
         n_empty_rows=len(chosen) - len(full),
@@ -210,7 +223,7 @@ def with_fault(
         n_trained_tokens=int(n_trained[kept].sum()),
     )
     if fault is None and n_lost > MAX_LOST * len(lengths):
-        fault = f"has rows that are too long: {too_many_lost(layout, settings)}"
+        fault = f"has rows that are too long: {too_many_lost(layout, settings, context)}"
     return SampleSet(layout, kept, statistics, settings, _pad_token_id(tokenizer)), fault
 
 
@@ -226,14 +239,23 @@ def _source(store: TokenStore, rows: "Integers", settings: PreProcess, encoder: 
     return Source(store, rows, everything=everything, cut_last=len(joiner) if ends == joiner else 0)
 
 
-def too_many_lost(layout: Layout, settings: PreProcess) -> str:
-    """What to say when the cut takes all that is to be trained of too many rows: how many, and what length would do."""
+def too_many_lost(layout: Layout, settings: PreProcess, context: int | None) -> str:
+    """What to say when the cut takes all that is to be trained of too many rows: how many, and what length would do.
+
+    context: tokens that the model reads; a greater length would change nothing.
+    """
     n_lost, n_rows = int(layout.is_lost.sum()), len(layout.lengths)
     some, every = enough(layout)
-    return (
-        f"{n_lost:,} of {n_rows:,} rows lose every token that is to be trained at a maximum of {longest(settings)} "
-        f"tokens; 'max_seq_len: {some}' keeps some of {1 - MAX_LOST:.0%} of the rows, {every} cuts none"
-    )
+    limit = f"at a maximum of {longest(settings)} tokens"
+    lost = f"{n_lost:,} of {n_rows:,} rows lose every token that is to be trained {limit}"
+    kept = f"keeps some of {1 - MAX_LOST:.0%} of the rows"
+    if context is not None and some > context:
+        return (
+            f"{lost}; {some} {kept}, but the model reads {context}: shorten what stands before the answers, leave "
+            "these rows out, or start from a model that reads more"
+        )
+    most = f"the model reads {context}" if context is not None and every > context else f"{every} cuts none"
+    return f"{lost}; 'max_seq_len: {some}' {kept}, {most}"
 
 
 def enough(layout: Layout) -> tuple[int, int]:
@@ -248,7 +270,7 @@ def enough(layout: Layout) -> tuple[int, int]:
     return int(needed[max(at, 0)]) if len(needed) else 0, int(source.lengths.max())
 
 
-def _why_none(layout: Layout, settings: PreProcess) -> str:
+def _why_none(layout: Layout, settings: PreProcess, context: int | None) -> str:
     length = int(layout.lengths.max(initial=0))
     if settings.drop_short_sequences and length < longest(settings):
         return (
@@ -256,7 +278,7 @@ def _why_none(layout: Layout, settings: PreProcess) -> str:
             f"{length}; lower 'max_seq_len' or remove 'drop_short_sequences'"
         )
     if length > 1 and layout.is_lost.any():
-        return too_many_lost(layout, settings)
+        return too_many_lost(layout, settings, context)
     if length > 1:
         return "no token of any row is to be trained; write 'train_on: all', or look at the rows with 'olivine data'"
     return f"the longest has {length} token, and at least two are needed to train on; raise 'max_seq_len' or join rows"

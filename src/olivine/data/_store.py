@@ -31,7 +31,8 @@ class TokenStore:
 
     ids: int32 [tokens] of all rows, one after the other. trained: 1 where a token is trained on, uint8 [tokens]; None
     where all are. stops: where each row ends, int64 [rows]. numbers, files: where each row stands, see Placed.
-    texts: a hash of each row's text, uint64 [rows]. folder: where all of it lies; None in memory.
+    texts: a hash of each row's text, uint64 [rows]. folder: where all of it lies; None in memory. n_left_out: how many
+    rows of the data set are not among them, and left_out where the first of those stands, see Placed.
     """
 
     ids: "npt.NDArray[np.int32]"
@@ -41,22 +42,26 @@ class TokenStore:
     files: "npt.NDArray[np.uint32]"
     texts: "npt.NDArray[np.uint64]"
     folder: Path | None = None
+    n_left_out: int = 0
+    left_out: tuple[int, int] = (0, 0)
 
     @classmethod
     def open(cls, folder: Path) -> "TokenStore":
         """A store that a `Writer` finished in that folder."""
-        is_marked = json.loads((folder / META).read_text(encoding="utf-8"))["is_marked"]
+        meta = json.loads((folder / META).read_text(encoding="utf-8"))
         arrays: dict[str, Any] = {
-            name: _mapped(folder / f"{name}.bin", kind) if name != "trained" or is_marked else None
+            name: _mapped(folder / f"{name}.bin", kind) if name != "trained" or meta["is_marked"] else None
             for name, kind in _FILES.items()
         }
-        return cls(**arrays, folder=folder)
+        file, number = meta["left_out"]
+        return cls(**arrays, folder=folder, n_left_out=meta["n_left_out"], left_out=(file, number))
 
     def __reduce__(self) -> Any:
         """To another process, the place is enough."""
         if self.folder is not None:
             return (TokenStore.open, (self.folder,))
-        return (TokenStore, (self.ids, self.trained, self.stops, self.numbers, self.files, self.texts))
+        arrays = (self.ids, self.trained, self.stops, self.numbers, self.files, self.texts)
+        return (TokenStore, (*arrays, None, self.n_left_out, self.left_out))
 
     def __len__(self) -> int:
         return len(self.stops)
@@ -119,6 +124,13 @@ class Writer:
             name: (folder / f"{name}.bin").open("wb") if folder is not None else io.BytesIO() for name in _FILES
         }
         self._n_tokens, self._is_marked = 0, False
+        self._left_out: dict[str, Any] = {"n_left_out": 0, "left_out": (0, 0)}
+
+    def leave_out(self, file: int, number: int) -> None:
+        """Count a row that is not added."""
+        if not self._left_out["n_left_out"]:
+            self._left_out["left_out"] = (file, number)
+        self._left_out["n_left_out"] += 1
 
     def add(self, tokens: Sequence[Tokens], texts: Sequence[str], places: Sequence[tuple[int, int]]) -> None:
         """Rows with their texts, and for each the index of its file and its number there."""
@@ -145,12 +157,12 @@ class Writer:
                 for (name, sink), kind in zip(self._sinks.items(), _FILES.values(), strict=True)
             }
             arrays["trained"] = arrays["trained"] if self._is_marked else None
-            return TokenStore(**arrays)
+            return TokenStore(**arrays, **self._left_out)
         for sink in self._sinks.values():
             sink.flush()
             os.fsync(sink.fileno())
         self.close()
-        meta = {"is_marked": self._is_marked, "n_tokens": self._n_tokens}
+        meta = {"is_marked": self._is_marked, "n_tokens": self._n_tokens, **self._left_out}
         (self._folder / META).write_text(json.dumps(meta), encoding="utf-8")
         return TokenStore.open(self._folder)
 

@@ -6,8 +6,11 @@ from typing import Any, NamedTuple
 
 from olivine.config.schema import DataConfig, Resource
 from olivine.data import hub
+from olivine.data._answers import Unanswered
+from olivine.data._detect import resolved
 from olivine.data._files import DataFile, locate
 from olivine.data._rows import Rows, parts_of, remote, rows_of
+from olivine.data.forms import Form, form_of
 from olivine.data.sources import Row, kinds, place, source_of
 from olivine.errors import DataError
 
@@ -79,15 +82,30 @@ class RowStream:
         yield from (Placed(row, places[index], number) for index, number, row in rows_of(files))
 
 
-def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows:
+def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]], template: str = "") -> Rows:
     """Some rows in the order of the data set; the others are read, but do not stay in memory.
 
-    choose: from the number of rows to the increasing indices of those wanted. Raises DataError as `read_rows` does.
+    choose: from the number of rows that have an answer to the increasing indices of those wanted. template: the text of
+    the model's chat template. Raises DataError as `read_rows` does, and when too many rows have no answer.
     """
     stream = RowStream(config)
-    wanted = set(choose(sum(1 for _ in stream)))
-    kept = [placed for index, placed in enumerate(stream) if index in wanted]
+    config = resolved(config, stream.sample(), template)
+    form = form_of(config.pre_process_data_config)
+    chosen = set(choose(_count_answered(config, stream, form)))
+    answered = (placed for placed in stream if form.is_answered(placed.row))
+    kept = [placed for index, placed in enumerate(answered) if index in chosen]
     return Rows([one.row for one in kept], lambda index: stream.where(kept[index].file, kept[index].number))
+
+
+def _count_answered(config: DataConfig, stream: RowStream, form: Form) -> int:
+    n_rows, n_unanswered, first = 0, 0, ""
+    for placed in stream:
+        n_rows += 1
+        if not form.is_answered(placed.row):
+            first = first or stream.where(placed.file, placed.number)
+            n_unanswered += 1
+    Unanswered(n_unanswered, n_rows, first).refuse(config, form)
+    return n_rows - n_unanswered
 
 
 def may_move(config: DataConfig) -> bool:

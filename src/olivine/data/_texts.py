@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from olivine.config.schema import DataConfig, PreProcess
+from olivine.data._answers import Unanswered
 from olivine.data._detect import is_known, resolved
 from olivine.data._rows import Rows
 from olivine.data.forms import Form, cut_at_prompt, form_of
@@ -93,11 +94,33 @@ def missing_column(form: Form, column: str, there: list[str]) -> tuple[str, str]
 
 def misfit(config: DataConfig, form: Form, there: list[str], where: str, error: DataError) -> DataError:
     """The error of a row with its place, or with that of the config when no row has the column."""
+    try:
+        refuse_missing(config, form, there)
+    except DataError as missing:
+        return missing
+    return DataError(f"{where}: {error}")
+
+
+def refuse_missing(config: DataConfig, form: Form, there: list[str]) -> None:
+    """Raise DataError when the data does not have a column that the form needs."""
     for column in form.columns:
         if column not in there:
             sentence = " ".join(missing_column(form, column, there)).rstrip()
-            return DataError(f"data config '{config.name}': {sentence}")
-    return DataError(f"{where}: {error}")
+            raise DataError(f"data config '{config.name}': {sentence}")
+
+
+def answered(config: DataConfig, rows: Rows, tokenizer: Any) -> Rows:
+    """The rows that have an answer. Raises DataError when too many have none."""
+    config = resolved(config, _sample(rows), template_of(tokenizer))
+    form = _form(config, tokenizer)
+    kept = [index for index, row in enumerate(rows) if form.is_answered(row)]
+    left_out = next((index for index, row in enumerate(rows) if not form.is_answered(row)), None)
+    if left_out is None:
+        return rows
+    if not kept:
+        refuse_missing(config, form, rows.columns())
+    Unanswered(len(rows) - len(kept), len(rows), rows.where(left_out)).refuse(config, form)
+    return rows.take(kept)
 
 
 def _sample(rows: Rows) -> list[Row]:

@@ -6,7 +6,7 @@ from olivine.evaluate._base import Evidence, Metric, MetricParams, OutputEvidenc
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._rows import Question, passages
-from olivine.evaluate._score import KEPT_FILE, score
+from olivine.evaluate._score import KEPT_FILE, check_rows, score
 
 __all__ = [
     "KEPT_FILE",
@@ -20,6 +20,7 @@ __all__ = [
     "answers_of",
     "bare",
     "check_metrics",
+    "check_rows",
     "degenerate",
     "known_answer",
     "measured",

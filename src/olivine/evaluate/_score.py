@@ -121,6 +121,11 @@ def score(
     return {"scores": named(scores), "samples": _samples(rows, generated)}
 
 
+def check_rows(params: Mapping[str, Any], tokenizer: Any, context: int, report: Reporter) -> None:
+    """Raise DataError for rows that `score` could not ask a model with that tokenizer, which reads `context` tokens."""
+    _questions(DataConfig.model_validate(params["data"]), {**params, "previous": ""}, tokenizer, context, report)
+
+
 def _questions(
     config: DataConfig, params: Mapping[str, Any], tokenizer: Any, context: int, report: Reporter
 ) -> tuple[list[Question], int]:
@@ -133,7 +138,7 @@ def _questions(
             indices = held_out if params["part"] == "eval" else train
         return evenly(indices, params["max_rows"])
 
-    rows = pick_rows(config, choose)
+    rows = pick_rows(config, choose, template_of(tokenizer))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
     config = resolved(

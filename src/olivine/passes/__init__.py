@@ -1,6 +1,14 @@
 """What is done to a model: plugins, one file each, in folders by purpose."""
 
-from olivine.passes._base import ANY_KIND, UNCHANGED, Pass, PassParams, TrainingRows, first_line
+from olivine.passes._base import (
+    ANY_KIND,
+    UNCHANGED,
+    CalibrationRows,
+    Pass,
+    PassParams,
+    TrainingRows,
+    first_line,
+)
 from olivine.registry import Registry
 from olivine.work import Context, Estimate, Machine, Reporter
 
@@ -9,6 +17,7 @@ passes: Registry[Pass] = Registry("olivine.passes", Pass, group="olivine.passes"
 __all__ = [
     "ANY_KIND",
     "UNCHANGED",
+    "CalibrationRows",
     "Context",
     "Estimate",
     "Machine",

@@ -61,6 +61,21 @@ class TrainingRows:
         }
 
 
+@dataclass(frozen=True)
+class CalibrationRows:
+    """The rows that a pass draws tokens of, to calibrate with.
+
+    data: name of the data config, and param the key that names it. held_out: how many rows are left out, as eval_size
+    of TrainingRows; seed: of that choice. may_be_short: with too few tokens, it calibrates with others.
+    """
+
+    data: str
+    param: str
+    held_out: float | None = None
+    seed: int = 0
+    may_be_short: bool = False
+
+
 class Pass(ABC):
     """What is done to a model.
 
@@ -112,6 +127,10 @@ class Pass(ABC):
 
         None for a pass that has no say in that.
         """
+        return None
+
+    def calibrates_on(self) -> CalibrationRows | None:
+        """The rows that it calibrates on; None for a pass that reads none."""
         return None
 
     def data_names(self) -> list[str]:

@@ -27,6 +27,7 @@ from olivine.systems._environment import OFFLINE
 from olivine.systems._log import print_to
 from olivine.systems._parcel import named, result_files, unpacked
 from olivine.systems._protocol import Job
+from olivine.systems._survey import survey
 from olivine.work import Context, Machine
 
 if TYPE_CHECKING:
@@ -215,4 +216,5 @@ KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
     "fetch": _fetch,
     "prove": _prove,
     "rows": _rows,
+    "survey": survey,
 }

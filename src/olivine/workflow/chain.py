@@ -65,6 +65,7 @@ class Chain:
             data=data,
             models=tuple(one.model_names()),
             trains_on=one.trains_on(),
+            calibrates_on=one.calibrates_on(),
             files=tuple(one.files()),
             implicit=implicit,
             estimate=one.estimate(self.facts, self.machine, data) if self.facts else Estimate(),
@@ -79,25 +80,38 @@ class Chain:
             return replace(self, form=None)
         return self if plugin.produces == UNCHANGED else replace(self, form=plugin.produces)
 
-    def begun(self, first: type[Pass] | None, taken: Collection[str]) -> Self:
+    def begun(self, first: type[Pass] | None, taken: Collection[str], base: str | None = None) -> Self:
         """The chain with the step that reads a GGUF file, where the first pass does not take one itself.
 
-        taken: names that the user's passes have.
+        taken: names that the user's passes have. base: the format of the input model's base; that of an adapter may be
+        such a file.
         """
-        if self.form != "gguf" or (first is not None and self.form in first.accepts):
+        if self.form == "adapter" and base == "gguf":
+            loads = "gguf_base"
+        elif self.form == "gguf" and (first is None or self.form not in first.accepts):
+            loads = "gguf"
+        else:
             return self
-        gguf, name = passes.classes["gguf"], "gguf"
+        plugin, name = passes.classes[loads], "gguf"
         while name in taken:
             name = f"load-{name}"
-        return self.then(name, gguf(gguf.Params()), {}, implicit=True)
+        return self.then(name, plugin(plugin.Params()), {}, implicit=True)
 
 
 def chain(
-    facts: ModelFacts, form: str, specs: Iterable[Spec], machine: Machine, data: Mapping[str, DataConfig]
+    facts: ModelFacts,
+    form: str,
+    specs: Iterable[Spec],
+    machine: Machine,
+    data: Mapping[str, DataConfig],
+    base: str | None = None,
 ) -> tuple[Step, ...]:
-    """The steps that passes come to on an input model of that format. data: every data config by its name."""
+    """The steps that passes come to on an input model of that format.
+
+    data: every data config by its name. base: see Chain.begun.
+    """
     specs = list(specs)
-    links = Chain(machine, facts, form).begun(specs[0].plugin if specs else None, [spec.name for spec in specs])
+    links = Chain(machine, facts, form).begun(specs[0].plugin if specs else None, [spec.name for spec in specs], base)
     for spec in specs:
         one = links.configured(spec, data)
         links = links.then(spec.name, one, {name: data[name] for name in one.data_names()})

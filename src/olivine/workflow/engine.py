@@ -29,13 +29,14 @@ from olivine.workflow.events import (
 )
 from olivine.workflow.execute import Execution
 from olivine.workflow.folders import refuse_overlaps
-from olivine.workflow.inputs import bring_model, look_at_data
+from olivine.workflow.inputs import bring_model, look_at_data, look_at_rows
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.keys import seams
 from olivine.workflow.names import name_problem
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
 from olivine.workflow.steps import Plan
+from olivine.workflow.survey import first_look
 from olivine.workflow.verdict import checks_missed, drop_allowed, goals, missed
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
@@ -82,18 +83,14 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
     """
     if plan.problems:
         raise ConfigError(plan.problems)
+    drop_allowed(plan.quality.max_drop)
+    _refuse(plan)
     systems = {None: Local(SystemParams()), **{name: host.system for name, host in plan.hosts.items()}}
     if system is not None:
         systems[None] = system
-    workers = Workers.of(systems.items(), plan.cache_dir, n_workers)
-    with _opened(plan, listen, workers) as (workshop, history):
-        model = bring_model(plan, workshop)
-        execution = Execution(look_at_data(plan, model, workshop), model, workshop)
-        prove(execution.plan, model, execution.keys.models, workshop)
-        samples = _climb(execution)
-        delivered = _deliver(execution)
-        result = _summary(execution.plan, history, samples, delivered)
-        workshop.tell(RunDone(**result.to_json()))
+    with Workers.of(systems.items(), plan.cache_dir, n_workers) as workers:
+        told = first_look(plan, workers, listen)
+        result = _run(plan, listen, workers, told)
     if result.missed:
         missed_goal = GoalMissed("; ".join(result.missed))
         missed_goal.result = result
@@ -101,11 +98,25 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
     return result
 
 
+def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] | None) -> Result:
+    """The run itself. told: what is known of its rows; None where they are still to be looked at."""
+    with _opened(plan, listen, workers) as (workshop, history):
+        model = bring_model(plan, workshop)
+        plan = look_at_data(plan, model, workshop)
+        for sentence in told if told is not None else look_at_rows(plan, model, workshop):
+            workshop.warn("data", sentence)
+        execution = Execution(plan, model, workshop)
+        prove(execution.plan, model, execution.keys.models, workshop)
+        samples = _climb(execution)
+        delivered = _deliver(execution)
+        result = _summary(execution.plan, history, samples, delivered)
+        workshop.tell(RunDone(**result.to_json()))
+    return result
+
+
 @contextmanager
 def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[tuple[Workshop, list[Event]]]:
     """What the run works with, and the events so far; however it ends, the journal says so and the workers are gone."""
-    drop_allowed(plan.quality.max_drop)
-    _refuse(plan)
     usable_folder(plan.output_dir, f"output_dir '{plan.output_dir}'")
     history: list[Event] = []
     journal = Journal(plan.output_dir)

@@ -6,7 +6,7 @@ from typing import Any
 
 from olivine.config.schema import DataConfig
 from olivine.data import doubts
-from olivine.errors import StepFailed
+from olivine.errors import ConfigError, StepFailed
 from olivine.models import Model
 from olivine.models.chat_template import read_chat_template
 from olivine.store.hashes import digest
@@ -15,6 +15,7 @@ from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_cod
 from olivine.workflow.moving import moving, with_rows
 from olivine.workflow.plan import make_plan
 from olivine.workflow.steps import Plan
+from olivine.workflow.survey import STEP, survey
 from olivine.workflow.workshop import Task, Workshop
 
 
@@ -58,6 +59,14 @@ def look_at_data(plan: Plan, model: Model, workshop: Workshop) -> Plan:
         for doubt in doubts(config, template, told[config.name]["sample"]):
             workshop.warn(f"rows:{config.name}", doubt)
     return with_rows(plan, told, template)
+
+
+def look_at_rows(plan: Plan, model: Model, workshop: Workshop) -> list[str]:
+    """What is to be told of rows that could not be looked at before the run; StepFailed when they cannot be used."""
+    try:
+        return survey(plan, model, workshop)
+    except ConfigError as error:
+        raise StepFailed(STEP, str(error)) from None
 
 
 def _look_at(config: DataConfig, plan: Plan, workshop: Workshop) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ from olivine.workflow.keys import cached
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.room import check_folder, check_room, total
-from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score
+from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
 from olivine.workflow.source import meant_format, plan_model
 from olivine.workflow.steps import Host, Plan, ScoreRows
 
@@ -78,6 +78,7 @@ def _make_plan(
     _plan_steps(draft)
     no_begin_token(draft)
     score = _measured(draft, plan_score(draft))
+    tell_seen(draft, score)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
         draft.problem("invalid-value", (key,), message, fix)
@@ -180,7 +181,8 @@ def _plan_steps(draft: Draft) -> None:
     form = draft.model.format if draft.model else meant_format(draft)
     main, machine = draft.hosts[None]
     links = Chain(machine, draft.facts, form, host=main.name, versions=main.probe.versions)
-    draft.chain = links.begun(passes.find(first.type) if first else None, configs)
+    base = draft.model.base.format if draft.model and draft.model.base else None
+    draft.chain = links.begun(passes.find(first.type) if first else None, configs, base)
     if not configs:
         draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
     for name, config in configs.items():

@@ -99,6 +99,20 @@ def check_held_out(draft: Draft, name: str, step: Pass, used: Mapping[str, DataC
         draft.problems.append(replace(problem, where=draft.where("passes", name, "eval_dataset_size")))
 
 
+def tell_seen(draft: Draft, score: ScoreRows | None) -> None:
+    """Say which held-out rows, evaluated or scored, are also trained on."""
+    for step in draft.steps:
+        if (rows := step.trains_on) is None or (train := step.data.get(rows.data)) is None:
+            continue
+        held_out = [config for name in (rows.eval_data,) if name and (config := step.data.get(name)) is not None]
+        told = [data.seen(train, config) for config in held_out]
+        if rows.eval_data is None and rows.eval_size is not None:
+            told.append(data.seen(train, None, rows.eval_size, rows.seed))
+        if score is not None and score.data is not None and score.part == "all" and score.data.name not in step.data:
+            told.append(data.seen(train, score.data))
+        draft.translated += [f"warning: {sentence}" for sentence in told if sentence]
+
+
 def _tell_data(draft: Draft, config: DataConfig) -> None:
     """Say what the rows look like and which part of them is trained on."""
     try:
@@ -124,7 +138,10 @@ def _check_data(draft: Draft, config: DataConfig) -> None:
         )
     if config.pre_process_data_config.chat_template is True and draft.template:
         _check_template(draft, draft.template)
-    for problem in data.check(config):
+    looked = data.look(config)
+    if looked.left_out is not None:
+        draft.translated.append(looked.left_out)
+    for problem in looked.problems:
         is_row = problem.kind == "missing-data" and not problem.where.startswith("data config")
         key = _data_key(config, problem)
         draft.problems.append(

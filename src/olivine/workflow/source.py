@@ -133,10 +133,6 @@ def _plan_adapter(draft: Draft, path: Path) -> None:
     from olivine.models.adapter import check
     from olivine.models.weights import weights
 
-    if draft.model and draft.model.format == "gguf":
-        fix = "Name the Hugging Face folder of the base as model_path."
-        draft.problem("unsupported", ("input_model", "adapter_path"), "an adapter of a GGUF file is not served.", fix)
-        return
     try:
         base = weights(draft.model) if draft.model and draft.model.format == "hf" else None
         check(Model("adapter", path, base=draft.model), base)

@@ -9,7 +9,7 @@ from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Model
-from olivine.passes import TrainingRows
+from olivine.passes import CalibrationRows, TrainingRows
 from olivine.systems import Installed, Probe, System
 from olivine.work import Estimate, Machine
 
@@ -33,8 +33,9 @@ class Step:
     name: the user's name of it (or the pass's for a step that the plan inserted, `implicit`). params: as the pass's
     Params dump them (defaults included). parent: name of the step whose result is the input; None for the input model.
     data: the data configs that the params name. models: the earlier steps whose results they name ("input" is the input
-    model). files: other user files that decide the result. trains_on: the rows that it trains on, if it does.
-    host: the name of the system where it runs; None for this machine. versions: of the distributions there.
+    model). files: other user files that decide the result. trains_on, calibrates_on: the rows that it trains or
+    calibrates on, if it does. host: the name of the system where it runs; None for this machine. versions: of the
+    distributions there.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Step:
     models: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
     trains_on: TrainingRows | None = None
+    calibrates_on: CalibrationRows | None = None
     implicit: bool = False
     estimate: Estimate = field(default_factory=Estimate)
     produces: str = "hf"

@@ -6,13 +6,29 @@ A form says what is wrong with a row in a DataError without a place; who knows t
 from typing import Any
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Form, FormParams, Parts, Text, cut_at_prompt, value_of
+from olivine.data.forms._base import Form, FormParams, Parts, Span, Text, cut_at_prompt, value_of
+from olivine.data.forms._messages import unwritten_keys
+from olivine.data.forms._turns import prompt_columns, turn_columns
 from olivine.errors import DataError
 from olivine.registry import Registry
 
 forms: Registry[Form] = Registry("olivine.data.forms", Form, group="olivine.data.forms")  # type: ignore[type-abstract]
 
-__all__ = ["Form", "FormParams", "Parts", "Text", "cut_at_prompt", "form_of", "forms", "kind_of", "value_of"]
+__all__ = [
+    "Form",
+    "FormParams",
+    "Parts",
+    "Span",
+    "Text",
+    "cut_at_prompt",
+    "form_of",
+    "forms",
+    "kind_of",
+    "prompt_columns",
+    "turn_columns",
+    "unwritten_keys",
+    "value_of",
+]
 
 
 def kind_of(settings: PreProcess) -> type[Form]:

@@ -109,9 +109,23 @@ class Form(ABC):
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """The text cut before the column `target`, or before the one that the form ends with."""
 
+    @property
+    def lack(self) -> str:
+        """What a row lacks that is not answered, in words."""
+        return f"answer in '{self.target}'"
+
+    def is_answered(self, row: Mapping[str, Any]) -> bool:
+        """Whether the row says what is to be learnt; one whose target is empty or missing is left out."""
+        return self.target not in self.columns or not is_blank(row.get(self.target))
+
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when the row does not fit."""
         self.text(row)
+
+    def said(self, row: Mapping[str, Any]) -> str:
+        """What the row says, without a tokenizer: rows that say the same have one text. Raises as `check` does."""
+        self.check(row)
+        return self.text(row)
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The whole text of the row."""
@@ -133,6 +147,13 @@ def value_of(row: Mapping[str, Any], column: str) -> Any:
     if isinstance(value, (list, tuple, dict, bytes)):
         raise DataError(f"the column '{column}' holds a {type(value).__name__}, which has no plain text")
     return value
+
+
+def is_blank(value: Any) -> bool:
+    """Whether a cell says nothing: missing, NaN, white space, an empty list."""
+    if value is None or value != value:  # noqa: PLR0124 - NaN, which tables use for a missing value
+        return True
+    return not value.strip() if isinstance(value, str) else value in ([], {})
 
 
 def encodable(text: str) -> str:

@@ -1,11 +1,12 @@
 """A row as a chat: its messages in one shape, and what the row says beside them. Standard library alone."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from olivine.data.forms._base import is_blank
+from olivine.data.json_text import StandsTwiceError, loads
 from olivine.errors import DataError
 
 Message = dict[str, Any]
@@ -56,9 +57,13 @@ class Conversation:
         """Which messages the assistant wrote."""
         return [index for index, message in enumerate(self.messages) if message["role"] == "assistant"]
 
-    def weighted(self, turns: list[int]) -> list[int]:
-        """Those of the turns that are to be learnt: a `weight` of 0 (OpenAI's form) says that one is not."""
-        return [turn for turn in turns if self.messages[turn].get("weight", 1)]
+    def spoken(self) -> list[int]:
+        """Those of them that say something, or call a tool."""
+        return [turn for turn in self.turns() if not _is_silent(self.messages[turn])]
+
+    def learnt(self, turns: list[int]) -> list[int]:
+        """Those of the turns that are to be learnt: not an empty one, nor one with a `weight` of 0 (OpenAI's form)."""
+        return [turn for turn in turns if turn in self.spoken() and self.messages[turn].get("weight", 1)]
 
 
 class Reader(Protocol):
@@ -207,16 +212,15 @@ def _parsed(column: str, value: Any) -> Any:
     if not isinstance(value, str) or not value.strip():
         return value
     try:
-        return json.loads(value)
+        return loads(value)
+    except StandsTwiceError as error:
+        raise DataError(f"in the text of the column '{column}', {error}") from None
     except (ValueError, RecursionError):
         raise DataError(f"the column '{column}' must be a list or an object, but its text is not JSON") from None
 
 
-def is_blank(value: Any) -> bool:
-    """Whether a cell says nothing: missing, NaN, white space, an empty list."""
-    if value is None or value != value:  # noqa: PLR0124 - NaN, which tables use for a missing value
-        return True
-    return not value.strip() if isinstance(value, str) else value in ([], {})
+def _is_silent(message: Message) -> bool:
+    return is_blank(message["content"]) and not message.get("tool_calls") and not message.get("function_call")
 
 
 def without_nulls(value: Any) -> Any:
@@ -273,7 +277,7 @@ def _call(call: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(arguments, str):
         return call
     try:
-        value = json.loads(arguments)
+        value = loads(arguments)
     except (ValueError, RecursionError):
         return call
     return call | {"arguments": value} if isinstance(value, dict) else call

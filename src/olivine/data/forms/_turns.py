@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from olivine.data.forms._base import value_of
-from olivine.data.forms._messages import HISTORY_COLUMN, Message, is_blank, message_of, system_columns, with_system
+from olivine.data.forms._base import is_blank, value_of
+from olivine.data.forms._messages import HISTORY_COLUMN, Message, message_of, system_columns, with_system
 from olivine.errors import DataError
 
 # Usual names of what is asked and what is answered, those that say it most clearly first.

@@ -1,5 +1,6 @@
 """A chat through a chat template: its messages stand in a column, or its turns in columns of their own."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from functools import cached_property
@@ -28,7 +29,8 @@ _THOUGHT_END = "</think>"  # templates cut a message's content there: what comes
 class Chat(Form):
     """Messages through the tokenizer's own template (template is True), or through a Jinja template.
 
-    tokenizer: None where rows are only checked. reader: where in a row the messages stand.
+    tokenizer: None where rows are only checked. reader: where in a row the messages stand. needs_answer: whether only
+    what the assistant says is learnt.
     """
 
     precedence: ClassVar[int | None] = 1
@@ -46,12 +48,15 @@ class Chat(Form):
             reader: Reader = MessageColumn(settings.message_col, settings.system_col)
         else:
             reader = TurnColumns(prompt_columns(settings.prompt_col), settings.answer_col, settings.system_col)
-        return cls(settings.chat_template or True, tokenizer, reader)
+        return cls(settings.chat_template or True, tokenizer, reader, needs_answer=settings.train_on != "all")
 
-    def __init__(self, template: bool | str, tokenizer: Any, reader: Reader | None = None) -> None:
+    def __init__(
+        self, template: bool | str, tokenizer: Any, reader: Reader | None = None, *, needs_answer: bool = True
+    ) -> None:
         self._template = template if isinstance(template, str) else None
         self._tokenizer = tokenizer
         self._reader = reader or MessageColumn()
+        self._needs_answer = needs_answer
 
     @property
     def key(self) -> str:
@@ -73,23 +78,50 @@ class Chat(Form):
         known = {*self._reader.read, *beside_columns(columns, self._template or template)}
         return [column for column in columns if column in known]
 
+    @property
+    def lack(self) -> str:
+        """What a row lacks that is not answered, in words."""
+        whose = "answer of the assistant" if isinstance(self._reader, MessageColumn) else "answer"
+        return f"{whose} in '{self.target}'"
+
+    def is_answered(self, row: Mapping[str, Any]) -> bool:
+        """Whether some turn of the assistant says something that is to be learnt."""
+        if not super().is_answered(row):
+            return False
+        try:
+            chat = Conversation(self._reader.messages(row), {})
+        except DataError:  # `check` says what is wrong
+            return True
+        return not self._needs_answer or bool(chat.learnt(chat.turns()))
+
+    def n_silent(self, row: Mapping[str, Any]) -> int:
+        """How many turns of the assistant say nothing. Raises as `check` does."""
+        chat = Conversation(self._reader.messages(row), {})
+        return len(chat.turns()) - len(chat.spoken())
+
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when the row has no messages, or what stands beside them cannot be read."""
-        for message in self._conversation(row).messages:
+        self.said(row)
+
+    def said(self, row: Mapping[str, Any]) -> str:
+        """The messages and what stands beside them, as JSON."""
+        chat = self._conversation(row)
+        for message in chat.messages:
             encodable(message["content"] or "")
+        return json.dumps([chat.messages, chat.beside], sort_keys=True, default=str)
 
     def text(self, row: Mapping[str, Any]) -> str:
         """The whole chat."""
         return self._whole(self._conversation(row))
 
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
-        """The chat up to the last turn of the assistant, and that turn; what comes after it is left out."""
+        """The chat up to the last turn in which the assistant says something, and that turn; no more."""
         if target not in (None, self.target):
             raise DataError(f"the target of a chat is the last turn of the assistant, not the column '{target}'")
         chat = self._conversation(row)
-        if not chat.turns():
+        if not chat.spoken():
             raise DataError(f"the column '{self.target}' has no turn of the assistant to predict")
-        last = chat.turns()[-1]
+        last = chat.spoken()[-1]
         chat = Conversation(chat.messages[: last + 1], chat.beside)
         whole, prompt = self._whole(chat), self._prompt(chat, last)
         start, stop = self._answer(chat, last, whole)
@@ -104,27 +136,22 @@ class Chat(Form):
         1. A template that marks what the assistant writes (`{% generation %}`) says itself where that is. 2. Otherwise
         a turn is what rendering with it adds to rendering without it. 3. Where a template writes earlier turns in
         another way once later ones follow, the turn is where its content stands. A "completion" is the last turn alone.
-        A turn with a `weight` of 0 is none of them.
+        A turn that is empty or has a `weight` of 0 is none of them.
         """
         chat = self._conversation(row)
-        turns = chat.turns() if train_on == "assistant" else chat.turns()[-1:]
-        wanted = chat.weighted(turns)
-        if not wanted:
+        learnt = chat.learnt(chat.turns() if train_on == "assistant" else chat.spoken()[-1:])
+        if not learnt:
             return Text(self._whole(chat), spans=())
         if self._has_marks:
-            text, found = self._render_marked(chat)
-            spans = list(found) if train_on == "assistant" else list(found)[-1:]
-            if wanted != turns:
-                if len(spans) != len(turns):
-                    raise DataError("turns have a weight of 0, and the chat template marks other parts than turns")
-                spans = [span for turn, span in zip(turns, spans, strict=True) if turn in wanted]
+            text, marked = self._render_marked(chat)
+            spans = _of_turns(marked, chat.turns(), learnt)
         else:
             text = self._whole(chat)
-            spans = list(self._by_rendering(chat, wanted, text))
+            spans = list(self._by_rendering(chat, learnt, text))
         return Text(text, spans=_joined(self._with_end(text, span) for span in spans))
 
-    def _by_rendering(self, chat: Conversation, wanted: list[int], text: str) -> Iterator[Span]:
-        for turn in wanted:
+    def _by_rendering(self, chat: Conversation, turns: list[int], text: str) -> Iterator[Span]:
+        for turn in turns:
             before = self._prompt(chat, turn)
             is_last = turn == len(chat.messages) - 1
             after = text if is_last else self._render(chat.messages[: turn + 1], chat.beside)
@@ -224,7 +251,30 @@ class Chat(Form):
 
     def _prompt(self, chat: Conversation, turn: int) -> str:
         """What a model is given to write the turn."""
+        if turn == 0:
+            return self._before_first(chat)
         return self._render(chat.messages[:turn], chat.beside, add_generation_prompt=True)
+
+    def _before_first(self, chat: Conversation) -> str:
+        """What the template writes before the words of the assistant where they begin a chat.
+
+        No template opens a chat without messages. What comes before ends as every prompt does, else before the content.
+        """
+        text = self._render(chat.messages[:1], chat.beside)
+        opening = self._opening
+        if opening and opening in text:
+            return text[: text.index(opening) + len(opening)]
+        return text[: max(0, text.find((chat.messages[0]["content"] or "").strip()))]
+
+    @cached_property
+    def _opening(self) -> str:
+        """What the template writes behind a question for the assistant to go on; empty where it does not tell."""
+        asked: list[Message] = [{"role": "user", "content": "a"}]
+        try:
+            before, prompt = (self._render(asked, {}, add_generation_prompt=add) for add in (False, True))
+        except DataError:  # it wants more than such a chat
+            return ""
+        return prompt.removeprefix(before) if prompt.startswith(before) else ""
 
     def _render(
         self, messages: list[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool = False
@@ -234,8 +284,6 @@ class Chat(Form):
                 "'chat_template: true' needs a tokenizer with a chat template, and this model has none; "
                 "write a Jinja template as chat_template, or use text_template"
             )
-        if not messages:
-            return ""
         try:
             try:
                 text = self._written(messages, variables, add_generation_prompt=add_generation_prompt)
@@ -276,6 +324,18 @@ def _fixed(lead: str, message: Message) -> str:
     own = [str(value) for key, value in message.items() if key not in ("role", "content")] + [thought]
     cuts = [lead.rfind(words.strip()) + len(words.strip()) for words in own if words.strip() and words.strip() in lead]
     return lead[max(cuts, default=0) :]
+
+
+def _of_turns(marked: list[Span], turns: list[int], learnt: list[int]) -> list[Span]:
+    """Those of the spans that a template marks, one for each turn, that are of the turns to be learnt."""
+    if learnt == turns:
+        return list(marked)
+    if learnt == turns[-1:]:
+        return list(marked)[-1:]
+    if len(marked) != len(turns):
+        what = "turns are empty or have a weight of 0" if len(learnt) > 1 else "the last turn alone is trained on"
+        raise DataError(f"{what}, and the chat template marks other parts than turns")
+    return [span for turn, span in zip(turns, marked, strict=True) if turn in learnt]
 
 
 def _n_common(left: str, right: str) -> int:

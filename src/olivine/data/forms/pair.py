@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Form, Parts, encodable, value_of
+from olivine.data.forms._base import Form, Parts, encodable, is_blank, value_of
 from olivine.data.forms._turns import prompt_columns, prompt_text
 from olivine.data.forms.template import Template
 from olivine.errors import DataError
@@ -84,6 +84,13 @@ class Pair(Form):
         target = _custom_part(settings.output_template, settings.output_col, "output")
         columns = tuple(dict.fromkeys(prompt.columns + target.columns))
         return cls(columns, target.target, prompt.text, target.as_target)
+
+    def is_answered(self, row: Mapping[str, Any]) -> bool:
+        """Whether the label says something; what a template puts round it is no answer."""
+        try:
+            return super().is_answered(row) and not is_blank(self.target_of(row).label)
+        except DataError:  # `check` says what is wrong
+            return True
 
     def parts(self, row: Mapping[str, Any], target: str | None = None) -> Parts:
         """Prompt and target. Raises DataError when another column than the pair's own is asked for."""

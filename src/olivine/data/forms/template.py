@@ -92,6 +92,21 @@ class Template(Form):
         """The last column of the template."""
         return next(piece.column for piece in reversed(self.pieces) if isinstance(piece, Field))
 
+    @property
+    def lack(self) -> str:
+        """What a row lacks that is not answered, in words."""
+        return super().lack if self._has_prompt else f"text in '{self.target}'"
+
+    @property
+    def _has_prompt(self) -> bool:
+        """Whether something stands before the last column or after it."""
+        return len(self.pieces) > 1
+
+    def is_answered(self, row: Mapping[str, Any]) -> bool:
+        """See Form; a blank line of plain text is none that lacks an answer: however many there are, none is read."""
+        is_line = not self._has_prompt and isinstance(row.get(self.target), str)
+        return is_line or super().is_answered(row)
+
     def text(self, row: Mapping[str, Any]) -> str:
         """The template filled with the row."""
         return encodable(_filled(self.pieces, row))

@@ -1,7 +1,7 @@
 """Where rows come from: one kind of local file a module.
 
-A reader gives the number of each row (its line, from 1) and the row, or a DataError without a place where there should
-be one, and goes on after it where it can. JSON, CSV and text need only the standard library.
+A reader gives the number of each row (its line, from 1; see `place`) and the row, or a DataError without a place where
+there should be one, and goes on after it where it can. JSON, CSV and text need only the standard library.
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,5 +56,6 @@ def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
 
 
 def place(shown: str, kind: str, number: int) -> str:
-    """Where a row stands, as messages say it: train.jsonl:37."""
-    return f"{shown}: row {number}" if not sources.classes[kind].has_lines else f"{shown}:{number}"
+    """Where a row stands, as messages say it: train.jsonl:37. A number below 0 counts rows that share a line."""
+    is_line = number > 0 and sources.classes[kind].has_lines
+    return f"{shown}:{number}" if is_line else f"{shown}: row {abs(number)}"

@@ -27,7 +27,10 @@ class FileSource(ABC):
 
     @abstractmethod
     def read(self, path: Path, options: Options = PLAIN) -> Iterator[Item]:
-        """The number of each row, from 1, and the row, or a DataError without a place; it goes on where it can."""
+        """The number of each row and the row, or a DataError without a place; it goes on where it can.
+
+        The number is the row's line, from 1; below 0 its place in the file, where rows share a line.
+        """
 
     def columns(self, path: Path) -> list[str] | None:  # noqa: ARG002
         """The columns, where the file tells them without its rows being read."""

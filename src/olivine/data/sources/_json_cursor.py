@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import IO, Any
 
+from olivine.data.json_text import DECODER, StandsTwiceError
 from olivine.data.sources._lines import not_utf_8
 from olivine.errors import DataError
 
 _CHUNK = 2**18  # bytes read at once; a value that is longer doubles what is read
 _SPACE = re.compile(r"[ \t\r\n]*")
-_DECODER = json.JSONDecoder()
 _LONGEST_WORD = 16  # characters: what ends nearer to the end of the piece may be a cut word (-Infinity, 1.5e+9)
 _CUT_TEXT = "Unterminated string"  # its fault stands at the beginning of the text, however long that is
 
@@ -53,10 +53,12 @@ class Cursor:
         self.peek()
         while True:
             try:
-                value, end = _DECODER.raw_decode(self._text, self._at)
+                value, end = DECODER.raw_decode(self._text, self._at)
             except json.JSONDecodeError as error:
                 if not (self._may_be_cut(error) and self._read()):
                     raise self.fault(error.msg, error.pos) from None
+            except StandsTwiceError as error:
+                raise Fault(self.line(), DataError(str(error))) from None
             except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of nested lists
                 raise Fault(self.line(), DataError(f"not JSON that can be read: {error}")) from None
             else:

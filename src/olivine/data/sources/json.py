@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from olivine.data.json_text import StandsTwiceError, loads
 from olivine.data.sources._base import FileSource, Item
 from olivine.data.sources._json_cursor import Cursor, Fault
 from olivine.data.sources._lines import decoded, lines
@@ -49,8 +50,11 @@ def _is_document(path: Path, encoding: str | None) -> bool:
     text = decoded(first, path)
     if isinstance(text, DataError) or not text.strip():
         return False
-    value = _parsed(text)
-    if isinstance(value, DataError):
+    try:
+        value = loads(text)
+    except StandsTwiceError:
+        return is_only and _begins_a_table(path, encoding)
+    except (ValueError, RecursionError):
         return True
     return is_only and isinstance(value, dict) and _is_table(value.get("data"))
 
@@ -88,11 +92,11 @@ def _json_lines(path: Path, encoding: str | None) -> Iterator[Item]:
 def _parsed(line: str) -> Any:
     """The value of a line, or what is wrong with it."""
     try:
-        return json.loads(line)
-    except json.JSONDecodeError as error:
-        return DataError(f"not JSON: {error.msg} at column {error.colno}")
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of nested lists
+        return loads(line)
+    except RecursionError as error:  # thousands of nested lists
         return DataError(f"not JSON that can be read: {error}")
+    except ValueError as error:
+        return DataError(str(error))
 
 
 def _row(value: Any) -> Mapping[str, Any] | DataError:
@@ -155,12 +159,37 @@ def _keys(cursor: Cursor) -> Iterator[str]:
 
 
 def _elements(cursor: Cursor) -> Iterator[Item]:
-    """The values of the array that begins here."""
+    """The values of the array that begins here.
+
+    Each has the number of its line. Where two begin on one line, that tells neither: they are counted, see `place`.
+    """
+    waiting: list[tuple[int, Any]] = []
+    n_rows, before = 0, 0  # given so far, and the line of the last of them
+
+    def given(after: int) -> Iterator[Item]:
+        nonlocal n_rows, before
+        for line, value in waiting:
+            n_rows += 1
+            row = {"text": value} if isinstance(value, str) else _row(value)
+            yield (-n_rows if line in (before, after) else line), row
+            before = line
+
+    try:
+        for line, value in _values(cursor):
+            yield from given(line)
+            waiting = [(line, value)]
+    except Fault:
+        yield from given(0)
+        raise
+    yield from given(0)
+
+
+def _values(cursor: Cursor) -> Iterator[tuple[int, Any]]:
+    """Each value of the array with its line; the cursor then stands behind the array."""
     cursor.step()
     while cursor.peek() != "]":
         line = cursor.line()
-        value = cursor.value()
-        yield line, {"text": value} if isinstance(value, str) else _row(value)
+        yield line, cursor.value()
         _go_on(cursor, "]")
     cursor.step()
 

@@ -62,7 +62,12 @@ class TextFile:
             {
                 "name": self.path.name,
                 "load_dataset_config": {**files, **reading},
-                "pre_process_data_config": {"strategy": "line-by-line", "train_on": "all", **text},
+                "pre_process_data_config": {
+                    "strategy": "line-by-line",
+                    "train_on": "all",
+                    "max_unanswered": 1.0,  # no config says otherwise
+                    **text,
+                },
             }
         )
         if columns := columns_without_form(config):

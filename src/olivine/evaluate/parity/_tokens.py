@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.config.schema import DataConfig, PreProcess
-from olivine.data import Encoder, check, read_rows, resolved, template_of, texts
+from olivine.data import Encoder, answered, check, read_rows, resolved, template_of, texts
 from olivine.errors import DataError, Unsupported
 from olivine.evaluate.parity._file import TextFile
 from olivine.models import Model
@@ -35,7 +35,7 @@ def read_windows(source: Path | TextFile | DataConfig, tokenizer: Any, n_tokens:
         config = file.config() if isinstance(file, TextFile) else file
         for problem in check(config):
             raise DataError(str(problem))
-        pieces = texts(config, read_rows(config), tokenizer)
+        pieces = texts(config, answered(config, read_rows(config), tokenizer), tokenizer)
         settings = resolved(config, template=template_of(tokenizer)).pre_process_data_config
     windows = list(_cut(pieces, Encoder.of(tokenizer, settings), n_tokens, length))
     if not windows:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from olivine import calibration
+from olivine.calibration.tokens import TooFewTokens
 from olivine.config.schema import DataConfig
-from olivine.errors import DataError, Problem, Unsupported
+from olivine.errors import Problem, Unsupported
 from olivine.exporting import builder_options, limits
 from olivine.models import Model
 from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
-from olivine.passes._base import Pass, PassParams, last_selection, last_training
+from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
 from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.runtimes.own_text import WRITTEN_TOKENS, own_text_bytes
 from olivine.work import Context, Estimate, Machine
@@ -366,6 +367,15 @@ class Build(Pass):
         rows = last_training(earlier)
         return picked if rows is None else picked | rows.to_calibrate("calibration_data_config")
 
+    def calibrates_on(self) -> CalibrationRows | None:
+        """The rows of that data."""
+        params = self.params
+        if not self.data_names() or params.calibration_data_config is None:
+            return None
+        held_out, seed = params.calibration_held_out, params.calibration_seed
+        is_short = params.calibration_may_be_short
+        return CalibrationRows(params.calibration_data_config, "calibration_data_config", held_out, seed, is_short)
+
     def data_names(self) -> list[str]:
         """The calibration data, where there is some to weigh the inputs by."""
         name = self.params.calibration_data_config
@@ -572,12 +582,12 @@ class Build(Pass):
         data = context.data.get(self.params.calibration_data_config or "")
         try:
             source, tokens = self._tokens(opened, context, data)
-        except DataError as error:
+        except TooFewTokens as error:
             if data is None or not self.params.calibration_may_be_short:
                 raise
             data = None
             source, tokens = self._tokens(opened, context, data)
-            context.report.warn(f"calibrated with {source}: {error}")
+            context.report.warn(f"calibrated with {source}: {error.counted}")
         context.report.record(calibration={"tokens": tokens.numel(), "source": source})
         if taken_over:
             device, report = context.machine.device, context.report

@@ -8,6 +8,7 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.data import Prepared, SampleSet, prepare, split
 from olivine.models import Model
+from olivine.models.context import context_of
 from olivine.models.loading import load_tokenizer
 from olivine.passes._base import Pass
 from olivine.passes.finetune import _launch
@@ -49,7 +50,7 @@ def run(
     defaults: training arguments where the config is silent, over those of every training.
     """
     if context.machine.n_devices > 1 and context.rank is None:
-        _samples(params, context, load_tokenizer(model))  # prepared once, found by every rank
+        _samples(params, context, model, load_tokenizer(model))  # prepared once, found by every rank
         return _launch.run_on_all(step, model, context)
     return _train(params, model, context, make, defaults or {})
 
@@ -69,7 +70,7 @@ def _train(
     arguments = training_arguments.today(params.training_args)
     set_seed(int(arguments.get("seed", 42)))
     tokenizer = load_tokenizer(model)
-    train_set, held_out = _samples(params, context, tokenizer)
+    train_set, held_out = _samples(params, context, model, tokenizer)
     _tell(train_set, held_out, arguments, context)
     args = trainer.arguments(
         {**defaults, **arguments},
@@ -112,11 +113,13 @@ def _tell(train_set: SampleSet, held_out: SampleSet | None, arguments: Mapping[s
         )
 
 
-def _samples(params: TrainingParams, context: Context, tokenizer: Any) -> tuple[SampleSet, SampleSet | None]:
+def _samples(
+    params: TrainingParams, context: Context, model: Model, tokenizer: Any
+) -> tuple[SampleSet, SampleSet | None]:
     """What is trained on, and what is held out; rows are split before they are packed."""
-    rows = _prepared(context.data[params.train_data_config], context, tokenizer)
+    rows = _prepared(context.data[params.train_data_config], context, model, tokenizer)
     if params.eval_data_config is not None:
-        other = _prepared(context.data[params.eval_data_config], context, tokenizer)
+        other = _prepared(context.data[params.eval_data_config], context, model, tokenizer)
         return rows.samples(), other.samples()
     if params.eval_dataset_size is None:
         return rows.samples(), None
@@ -125,9 +128,9 @@ def _samples(params: TrainingParams, context: Context, tokenizer: Any) -> tuple[
     return rows.samples(train), rows.samples(held_out)
 
 
-def _prepared(config: DataConfig, context: Context, tokenizer: Any) -> Prepared:
+def _prepared(config: DataConfig, context: Context, model: Model, tokenizer: Any) -> Prepared:
     """The tokens of the rows; they lie beside the scratch folders, so that other steps and runs find them too."""
-    return prepare(config, tokenizer, context.scratch.parent, context.report.progress)
+    return prepare(config, tokenizer, context.scratch.parent, context.report.progress, context_of(model))
 
 
 def _record(context: Context, train_set: SampleSet, held_out: SampleSet | None, history: list[dict[str, Any]]) -> None:

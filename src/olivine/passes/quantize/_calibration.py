@@ -2,8 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from olivine.calibration.tokens import TooFewTokens
 from olivine.config.schema import DataConfig
-from olivine.errors import DataError
 from olivine.models.kept import keep, kept
 from olivine.models.opened import Opened
 from olivine.passes.quantize._params import CalibratedParams
@@ -39,10 +39,10 @@ def _draw(opened: Opened, params: CalibratedParams, context: Context, data: Data
             device=context.machine.device,
             report=context.report,
         )
-    except DataError as error:
+    except TooFewTokens as error:
         if data is None or not params.calibration_may_be_short:
             raise
-        context.report.warn(f"calibrated with text that the model wrote: {error}")
+        context.report.warn(f"calibrated with text that the model wrote: {error.counted}")
         return _draw(opened, params, context, None)
     source = f"data config '{data.name}'" if data else str(params.calibration_text or "text that the model wrote")
     context.report.record(calibration={"tokens": drawn.numel(), "source": source})

@@ -11,7 +11,7 @@ from olivine.calibration.tokens import FEWEST, N_TOKENS
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Pass, PassParams, last_selection, last_training
+from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
 from olivine.patterns import compiles
 from olivine.runtimes.own_text import own_text_bytes
 from olivine.work import Estimate, Machine
@@ -70,6 +70,10 @@ class QuantizerParams(PassParams):
     def data_names(self) -> list[str]:
         """The data configs that calibrate: none where nothing is calibrated."""
         return []
+
+    def rows(self) -> CalibrationRows | None:
+        """The rows that calibrate: none where nothing is calibrated."""
+        return None
 
     def files(self) -> list[Path]:
         """The text files that calibrate."""
@@ -150,6 +154,18 @@ class CalibratedParams(QuantizerParams):
         """A share of the weights by their error, where `selective` names a score; else by what they are."""
         share = eight_bits.share(selective)
         return {"int8_share": share} if share else super()._picked(selective)
+
+    def rows(self) -> CalibrationRows | None:
+        """The rows that calibrate, where a data config is named."""
+        if self.data_config is None:
+            return None
+        return CalibrationRows(
+            self.data_config,
+            "data_config",
+            self.calibration_held_out,
+            self.calibration_seed,
+            self.calibration_may_be_short,
+        )
 
     def data_names(self) -> list[str]:
         """The data config that calibrates, where one is named."""

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models.facts import ModelFacts
-from olivine.passes._base import Pass
+from olivine.passes._base import CalibrationRows, Pass
 from olivine.passes.quantize._params import QuantizerParams
 from olivine.work import Estimate, Machine
 
@@ -30,6 +30,10 @@ class Quantizer(Pass):
     def inherited(cls, earlier: Sequence[Pass]) -> Mapping[str, Any]:
         """Calibrate with what was trained on; keep in 8 bits what was picked."""
         return cls.Params.inherited(earlier)
+
+    def calibrates_on(self) -> CalibrationRows | None:
+        """The rows of that data config."""
+        return self.params.rows()
 
     def data_names(self) -> list[str]:
         """The data config that calibrates, if one does."""
