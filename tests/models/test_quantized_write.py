@@ -236,6 +236,13 @@ def test_words_hold_what_the_slow_packer_puts_into_them(drawn):
         assert torch.equal(unpack_words(matrix([words(numbers, 4, order)]), 4, places), codes)
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+def test_single_row_that_was_transposed_is_packed(bits):
+    """Zero points of a weight that is one group wide: torch takes its stride of 1 for a row's."""
+    codes = (torch.arange(64) % 2**bits).to(torch.uint8)[:, None]
+    assert torch.equal(unpack_words(pack_words(codes.T.contiguous(), bits), bits), codes.T)
+
+
 @pytest.mark.parametrize("tied", [False, True])
 def test_transformers_computes_the_same(tied, tmp_path):
     pytest.importorskip("compressed_tensors")

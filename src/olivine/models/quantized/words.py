@@ -30,4 +30,5 @@ def pack_words(codes: "torch.Tensor", bits: int) -> "torch.Tensor":
     padded = torch.nn.functional.pad(codes, (0, n_words * n_codes - codes.shape[1]))
     if bits == 4:
         padded = padded[:, ::2] | (padded[:, 1::2] << 4)
-    return padded.contiguous().view(torch.int32)
+    # flat: a single row that was transposed keeps its stride of 1, which cannot be viewed as words
+    return padded.reshape(-1).view(torch.int32).view(codes.shape[0], n_words)
