@@ -51,6 +51,12 @@ def test_logits_of_texts_are_those_of_each_alone(built):
         assert len(logits) == len(text) - start
 
 
+def n_followed(target, tokens, n_most):
+    """Steps that began with nothing but the target before them: up to the first other token, or the end."""
+    right = next((n for n, pair in enumerate(zip(target, tokens, strict=False)) if pair[0] != pair[1]), len(tokens))
+    return min(right + 1, n_most, len(target))
+
+
 def test_answers_of_rows_are_those_of_each_alone(built):
     """Unequal and equal lengths, below and above the windows, one that ends like padding, one as long as the context."""
     prompts = [*rows_of([9, 40, 22, 22, 3, 22]), (*rows_of([7])[0], PAD), *rows_of([252], 1)]
@@ -58,24 +64,34 @@ def test_answers_of_rows_are_those_of_each_alone(built):
     targets = [(*runtime.generate(prompt, 3, ()), *rows_of([2], 2)[0]) for prompt in prompts]
     for n_most in (N_NEW, 2):
         together = runtime.answers(prompts, targets, n_most, ENDS)
+        parts = runtime.answers(prompts, targets, n_most, ENDS, n_positions=60)
+        assert [row.tokens for row in parts] == [row.tokens for row in together]
         for prompt, target, row in zip(prompts, targets, together, strict=True):
             (alone,) = runtime.answers([prompt], [target], n_most, ENDS)
             assert row.tokens == alone.tokens == runtime.generate(prompt, n_most, ENDS)
             np.testing.assert_allclose(row.logits, alone.logits, atol=1e-5)
-            assert len(row.logits) == min(n_most, 4)  # three tokens of the target, then another than it has
+            assert len(row.logits) == n_followed(target, row.tokens, n_most)
 
 
-def test_logits_of_what_was_written_are_those_of_the_graph(built):
-    example = Example("", "", "", "rows.jsonl:1")
-    prompts = rows_of([9, 40, 22])
+def stepped(graph, prompt, target):
+    """The logits that predict the target, read as it is written: the prompt, then token after token."""
+    logits = [graph.feed([prompt], fresh=True, last_only=True)[0, -1]]
+    logits += [graph.feed([[token]], fresh=False)[0, -1] for token in target[:-1]]
+    return np.stack(logits)
+
+
+def test_logits_of_targets_are_those_of_the_graph_written_or_not(built):
+    example, prompts = Example("", "", "", "rows.jsonl:1"), rows_of([9, 40, 22])
     right = [tuple(GenaiRuntime(built.path).generate(prompt, 4, ())) for prompt in prompts]
-    questions = [Question(example, prompt, target) for prompt, target in zip(prompts, right, strict=True)]
-    questions += [Question(example, prompt, target) for prompt, target in zip(prompts, rows_of([3, 1, 2]), strict=True)]
+    targets = [*right, *rows_of([3, 1, 2], 5)]
+    questions = [Question(example, prompt, target) for prompt, target in zip(prompts * 2, targets, strict=True)]
     answers = answers_of(built, "cpu", "CPUExecutionProvider").answer(questions, N_NEW, [])
     graph = open_runtime(built)
-    for question, answer in zip(questions, answers, strict=True):
-        text = (*question.prompt, *question.target)
-        np.testing.assert_allclose(answer.logits, graph.logits([text], [len(question.prompt)])[0], atol=1e-4)
+    for number, (question, answer) in enumerate(zip(questions, answers, strict=True)):
+        prompt, target = question.prompt, question.target
+        whole = graph.logits([(*prompt, *target)], [len(prompt)])[0]
+        expected = stepped(graph, prompt, target) if number < len(right) else whole
+        np.testing.assert_allclose(answer.logits, expected, atol=1e-4)
 
 
 CACHES = {"past_key_names": "past.%d.key", "past_value_names": "past.%d.value", "input_ids": "input_ids"}

@@ -25,6 +25,9 @@ else:
     np, onnxruntime_genai = lazy.module("numpy"), lazy.module("onnxruntime_genai")
 
 
+POSITIONS = 8192  # of a pass: the runtime makes its caches for all of them at once, 1 GB for an 8B model in float16
+
+
 @dataclass
 class Written:
     """What was written after a prompt.
@@ -98,14 +101,19 @@ class GenaiRuntime:
         return tokens
 
     def answers(
-        self, prompts: Sequence[Tokens], targets: Sequence[Tokens], n_most: int, ends: Collection[int]
+        self,
+        prompts: Sequence[Tokens],
+        targets: Sequence[Tokens],
+        n_most: int,
+        ends: Collection[int],
+        n_positions: int = POSITIONS,
     ) -> list[Written]:
         """What `generate` gives for each prompt, and by which logits; in one pass where that changes nothing.
 
-        The folder's own end tokens end a text too.
+        The folder's own end tokens end a text too. n_positions: of all rows of a pass, prompts and what is written.
         """
         rows = [Written(target) for target in targets]
-        own = self.config["model"].get("eos_token_id") or ()
+        own = self.config["model"].get("eos_token_id", [])
         own = own if isinstance(own, list) else [own]
         pad, context = self.config["model"].get("pad_token_id"), self.context_length
 
@@ -115,7 +123,10 @@ class GenaiRuntime:
             return is_long or prompts[index][-1] == pad or pad is None
 
         for group in groups([len(prompt) for prompt in prompts], self._together, alone):
-            self._write([prompts[index] for index in group], [rows[index] for index in group], n_most, {*ends, *own})
+            n_rows = max(1, n_positions // (max(len(prompts[index]) for index in group) + n_most))
+            for at in range(0, len(group), n_rows):
+                part = group[at : at + n_rows]
+                self._write([prompts[index] for index in part], [rows[index] for index in part], n_most, {*ends, *own})
         return rows
 
     def _write(self, prompts: Sequence[Tokens], rows: Sequence[Written], n_most: int, ends: Collection[int]) -> None:
