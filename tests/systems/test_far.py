@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -147,6 +147,22 @@ def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_p
         assert (tmp_path / name / "model.safetensors").read_bytes() == (
             tmp_path / "first" / "model.safetensors"
         ).read_bytes()
+
+
+def test_queue_is_waited_for_once(job, tmp_path):
+    """The second job goes to the worker that did the first, though they are different ones."""
+    (tmp_path / "there").mkdir()
+    queue, submitted = Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there"))), []
+    submit = queue.submit
+    queue.submit = lambda name, arguments: submitted.append(name) or submit(name, arguments)
+    heard = []
+    with opened(queue, tmp_path / "cache") as worker:
+        for name in ("first", "second"):
+            worker.run(replace(job(name), step=name), lambda event, _: heard.append(event))
+            assert (tmp_path / name / "model.safetensors").is_file()
+        (process,) = [queue.processes[identity] for identity in queue.processes if queue.ended(identity) is None]
+    assert (len(submitted), heard) == (1, ["started"])
+    assert process.wait(timeout=60) == 0
 
 
 def test_one_job_of_a_file_says_its_events_in_another(job, tmp_path):

@@ -10,6 +10,7 @@ import uuid
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -18,17 +19,18 @@ from olivine.errors import Interrupted, StepFailed
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.systems._base import System, Worker
-from olivine.systems._pieces import Pieces, write_job
+from olivine.systems._pieces import ENDINGS, Pieces, write_end, write_job
 from olivine.systems._protocol import Job, Listener, answer
 
 
 class Batch(System):
     """What a queue is asked; the rest of a system follows.
 
-    pause_seconds: between two looks at a job.
+    pause_seconds: between two looks at a job. patience_seconds: how long a worker there waits for its next job.
     """
 
     pause_seconds: ClassVar[float] = 2.0
+    patience_seconds: ClassVar[float] = 600.0
 
     @abstractmethod
     def files(self) -> RemoteFiles:
@@ -59,7 +61,7 @@ class Batch(System):
         return self.files()
 
     def worker(self) -> "BatchWorker":
-        """One that submits each job as a command of its own."""
+        """One command in the queue, which does job after job."""
         return BatchWorker(self)
 
     def missing(self, hashes: Iterable[str]) -> set[str]:
@@ -75,67 +77,95 @@ class Batch(System):
         self.far.get(hashed, target)
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a job is: the worker's name, the id of its command in the queue, and which of its jobs it is."""
+
+    name: str
+    identity: str
+    number: int
+
+
 class BatchWorker(Worker):
-    """Submits jobs to a queue and follows their events; a job that is there already is followed, not submitted."""
+    """Submits a worker to a queue, gives it job after job, and follows their events.
+
+    The queue is waited for once: the worker stays until it is let go, or nothing came for `patience_seconds`. A job
+    that is there already, of whoever submitted it, is followed and not given again.
+    """
 
     def __init__(self, system: Batch) -> None:
         self._system, self._far = system, system.far
-        self._identity: str | None = None
+        self._own: _Place | None = None  # the last job of the worker that this one submitted
+        self._followed: _Place | None = None
 
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
         try:
-            name, self._identity = self._attached(job) or self._submitted(job)
-            return self._result(name, self._identity, job, listen)
+            self._followed = place = self._attached(job) or self._given(job)
+            return self._result(place, job, listen)
         except KeyboardInterrupt as stop:
             self.kill()
             raise Interrupted.by(stop, f" in step '{job.step}'") from None
-        except StepFailed:
+        except StepFailed as failure:
+            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
+                self.kill()
             raise
         except BaseException:  # the listener failed: nobody waits for the job
             self.kill()
             raise
         finally:
-            self._identity = None
+            self._followed = None
 
     def close(self) -> None:
         """See Worker."""
+        if self._own is not None:
+            write_end(self._far, self._own.name)
+            self._own = None
 
     def kill(self) -> None:
         """See Worker."""
-        if self._identity is not None:
-            self._system.cancel(self._identity)
+        for place in {self._own, self._followed} - {None}:
+            if place is not None:
+                self._system.cancel(place.identity)
+        self._own = None
 
-    def _attached(self, job: Job) -> tuple[str, str] | None:
-        """Name and id of the same job when it is there: waiting, running, or done."""
+    def _attached(self, job: Job) -> _Place | None:
+        """Where the same job is, when it waits, runs or is done."""
         content = self._far.read(f"jobs/{_title(job)}.json")
         if content is None:
             return None
-        with suppress(ValueError, KeyError):
-            known = json.loads(content)
-            name, identity = str(known["name"]), str(known["id"])
-            is_done = any(fields["event"] == "done" for fields in Pieces(self._far, name).new())
-            if is_done or self._system.ended(identity) is None:
-                return name, identity
+        with suppress(ValueError, TypeError):
+            place = _Place(**json.loads(content))
+            events = Pieces(self._far, place.name, place.number - 1).new()
+            ending = next((fields["event"] for fields in events if fields["event"] in ENDINGS), None)
+            if ending == "done" or (ending is None and self._system.ended(place.identity) is None):
+                return place
         return None
 
-    def _submitted(self, job: Job) -> tuple[str, str]:
-        title = _title(job)
-        name = f"{title}-{uuid.uuid4().hex[:8]}"
-        write_job(self._far, name, job)
-        identity = self._system.submit(name, ["--batch", name])
-        self._far.write(f"jobs/{title}.json", json.dumps({"name": name, "id": identity}).encode())
-        return name, identity
+    def _given(self, job: Job) -> _Place:
+        """Give the job to the worker that is there, or to a new one."""
+        own = self._own
+        if own is not None and self._system.ended(own.identity) is None:
+            self._own = place = replace(own, number=own.number + 1)
+            write_job(self._far, place.name, place.number, job)
+        else:
+            name = f"{_title(job)}-{uuid.uuid4().hex[:8]}"
+            write_job(self._far, name, 1, job)
+            arguments = ["--batch", name, "--patience", str(self._system.patience_seconds)]
+            self._own = place = _Place(name, self._system.submit(name, arguments), 1)
+        self._far.write(f"jobs/{_title(job)}.json", json.dumps(asdict(place)).encode())
+        return place
 
-    def _result(self, name: str, identity: str, job: Job, listen: Listener) -> dict[str, Any]:
-        pieces, how = Pieces(self._far, name), None
+    def _result(self, place: _Place, job: Job, listen: Listener) -> dict[str, Any]:
+        pieces, how = Pieces(self._far, place.name, place.number - 1), None
         while True:
             for fields in pieces.new():
                 if (result := answer(fields, job, listen)) is not None:
                     return result
             if how is not None:
+                self._own = None
                 raise StepFailed(job.step, f"its worker {how}", job.log_path)
-            how = self._system.ended(identity)  # what it said last is read once more
+            how = self._system.ended(place.identity)  # what it said last is read once more
             if how is None:
                 time.sleep(self._system.pause_seconds)
 

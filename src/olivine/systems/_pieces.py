@@ -1,6 +1,7 @@
 """Jobs and their events at an address where files go, for a worker that nobody can talk to.
 
-jobs/NAME/job.json           the job
+jobs/NAME/job-000001         a job; the worker takes one after the other, so that a queue is waited for once
+jobs/NAME/end                no more will come
 jobs/NAME/events/00000001    some lines, the next ones in the next piece; never written to again
 """
 
@@ -16,22 +17,33 @@ from olivine.store.remote import RemoteFiles
 from olivine.systems._log import EventLog
 from olivine.systems._protocol import Job
 
-_PIECE_SECONDS = 1.0  # a store of objects is paid for by the write
+_PIECE_SECONDS = 1.0  # a store of objects is paid for by the request
 _N_TRIES = 6
+ENDINGS = ("done", "failed")
 
 
-def write_job(far: RemoteFiles, name: str, job: Job) -> None:
-    """Leave a job there."""
-    far.write(f"jobs/{name}/job.json", json.dumps(job.to_json()).encode())
+def write_job(far: RemoteFiles, name: str, number: int, job: Job) -> None:
+    """Leave a job there, for the worker of that name."""
+    far.write(f"jobs/{name}/job-{number:06}", json.dumps(job.to_json()).encode())
 
 
-def read_job(far: RemoteFiles, name: str) -> dict[str, Any]:
-    """The job of that name; OlivineError when there is none."""
-    content = far.read(f"jobs/{name}/job.json")
-    if content is None:
-        raise OlivineError(f"'{far.url}' has no job '{name}'")
-    record: dict[str, Any] = json.loads(content)
-    return record
+def write_end(far: RemoteFiles, name: str) -> None:
+    """Let the worker of that name end when it has nothing to do."""
+    far.write(f"jobs/{name}/end", b"")
+
+
+def jobs(far: RemoteFiles, name: str, patience_seconds: float, pause_seconds: float = _PIECE_SECONDS) -> Iterator[Any]:
+    """The jobs left for a worker, as they come; until the end is said, or none came for that long."""
+    number, waited_since = 1, time.monotonic()
+    while True:
+        content = far.read(f"jobs/{name}/job-{number:06}")
+        if content is not None:
+            yield json.loads(content)
+            number, waited_since = number + 1, time.monotonic()
+        elif far.read(f"jobs/{name}/end") is not None or time.monotonic() - waited_since > patience_seconds:
+            return
+        else:
+            time.sleep(pause_seconds)
 
 
 def publish(log: EventLog, far: RemoteFiles, name: str) -> None:
@@ -52,16 +64,19 @@ def _write(far: RemoteFiles, name: str, content: bytes) -> None:
 
 
 class Pieces:
-    """The events of a job there, read as they come."""
+    """The events of a worker there, read as they come. after: those of so many jobs are passed over."""
 
-    def __init__(self, far: RemoteFiles, name: str) -> None:
-        self._far, self._folder, self._n_read = far, f"jobs/{name}/events", 0
+    def __init__(self, far: RemoteFiles, name: str, after: int = 0) -> None:
+        self._far, self._folder, self._n_read, self._n_jobs = far, f"jobs/{name}/events", 0, after
 
     def new(self) -> Iterator[dict[str, Any]]:
         """Those that came since the last look."""
-        names = self._far.names(self._folder)
-        for name in names:
+        for name in self._far.names(self._folder):
             if int(name) == self._n_read + 1:  # a listing may not have all of them at once
                 content = self._far.read(f"{self._folder}/{name}") or b""
                 self._n_read += 1
-                yield from events_in(content.decode("utf-8", errors="replace").splitlines())
+                for fields in events_in(content.decode("utf-8", errors="replace").splitlines()):
+                    if self._n_jobs <= 0:
+                        yield fields
+                    elif fields["event"] in ENDINGS:
+                        self._n_jobs -= 1

@@ -4,7 +4,8 @@
     --connect HOST:PORT            jobs and events over a connection to who started it, see `_line`; when that breaks it
                                    calls again, for `--patience SECONDS`
     --job FILE [--events FILE]     the one job of a file; events to standard output, or to the end of another file
-    --batch NAME                   the one job at `jobs/NAME` of the address `--files`; events go there in pieces
+    --batch NAME                   the jobs at `jobs/NAME` of the address `--files`, as they come; events go there in
+                                   pieces; ends when none came for `--patience SECONDS`
 
 The exit code is 0, or that of the error of a single job. `--store FOLDER` is where jobs without places find what they
 read by content, and leave what they make; `--files URL` is where files come from that are not in that folder, and go.
@@ -33,7 +34,7 @@ from olivine.systems._environment import ENVIRONMENT
 from olivine.systems._job import serve
 from olivine.systems._line import Caller, address_of, token_of_environment
 from olivine.systems._log import EventLog, Printed, print_to
-from olivine.systems._pieces import publish, read_job
+from olivine.systems._pieces import jobs, publish
 
 if TYPE_CHECKING:
     import psutil
@@ -54,16 +55,16 @@ def main(arguments: list[str] | None = None) -> int:
     if "--connect" in given:
         return _connected(given, _needed(store))
     if "--batch" in given:
-        return _batch(given["--batch"], _needed(store))
+        return _batch(given, _needed(store))
     events = Events(_events_stream(given))
     Notes(events).listen()
     os.dup2(2, 1)
     if "--job" in given:
         events.send("started", pid=os.getpid())
         return serve(json.loads(Path(given["--job"]).read_text(encoding="utf-8")), events, store)
-    jobs = _jobs(_private_input())
+    records = _jobs(_private_input())
     events.send("started", pid=os.getpid())
-    for record in jobs:
+    for record in records:
         serve(record, events, store)
     return 0
 
@@ -115,20 +116,22 @@ def _keep_line(caller: Caller) -> None:
     _leave()
 
 
-def _batch(name: str, store: Files) -> int:
-    """Do the one job of that name, and say its events where the job came from."""
+def _batch(given: Mapping[str, str], store: Files) -> int:
+    """Do the jobs that are left for the worker of that name, and say its events where they came from."""
     if not isinstance(store, Mirror):
-        raise SystemExit("a job of a batch system needs --files URL")
-    record = read_job(store.far, name)
-    log, events, printed = _kept(store, name.replace("/", "-"))
+        raise SystemExit("a worker of a batch system needs --files URL")
+    name, patience_seconds = given["--batch"], float(given.get("--patience", _PATIENCE_SECONDS))
+    log, events, printed = _kept(store, name)
     publisher = threading.Thread(target=publish, args=(log, store.far, name), name="pieces")
     publisher.start()
     try:
         events.send("started", pid=os.getpid())
-        return serve(record, events, store, printed.send)
+        for record in jobs(store.far, name, patience_seconds):
+            serve(record, events, store, printed.send)
     finally:
         log.close()
         publisher.join()
+    return 0
 
 
 def _kept(store: Files, name: str) -> tuple[EventLog, Events, Printed]:
