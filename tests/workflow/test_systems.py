@@ -104,9 +104,9 @@ SOURCE = Path(olivine.__file__).parent
 # refused as a whole where one of their keys is set, or settings of what is refused as a whole
 REFUSED = {
     *schema.RESOURCE_SETTINGS.values(),
-    *(settings for name, settings in schema.SYSTEM_SETTINGS.items() if name != "LocalSystem"),
+    schema.SYSTEM_SETTINGS["AzureML"],
     *(schema.SearchStrategy, schema.SamplerConfig, schema.Goal, schema.SubType, schema.Metric, schema.Evaluator),
-    *(schema.AzureMLClient, schema.AzureMLDocker, schema.AzureMLEnvironment, schema.LocalDocker, schema.Resource),
+    *(schema.AzureMLClient, schema.AzureMLDocker, schema.AzureMLEnvironment, schema.Resource),
 }
 # for people, or a table of names that is looked into as a whole
 READ_OTHERWISE = {("Workflow", "environment"), ("LocalSettings", "hf_token"), ("System", "config")}

@@ -293,7 +293,7 @@ class PassConfig(Section):
 
     type: str = Field(description="name of the pass, see olivine passes")
     params: Mapping[str, Any] = Field(default_factory=dict)
-    host: str | None = Field(None, description="as the workflow's host, where every pass runs")
+    host: str | None = Field(None, description="the system where this pass runs; else the workflow's host")
     evaluator: Any = _unserved("Remove it: every seam is scored by the keys of 'quality'.")
     alternatives: list[dict[str, Any]] = _unserved("Keep one of them: choosing between passes is a search.", default=[])
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
@@ -324,7 +324,7 @@ class Accelerator(Section):
 class System(Section):
     """Where passes run or results are measured."""
 
-    type: str = Field("LocalSystem", description="LocalSystem is the only one that runs")
+    type: str = Field("LocalSystem", description="kind of system, see docs/systems.md")
     accelerators: list[Accelerator] = Field(default_factory=list, description="the one that is used")
     config: Mapping[str, Any] = Field(default_factory=dict, description="settings of remote systems, by their own keys")
 
@@ -333,45 +333,6 @@ class LocalSettings(Section):
     """Settings of a LocalSystem beside its accelerators."""
 
     hf_token: bool = Field(False, description="accepted; a token of the hub is always read from the environment")
-
-
-class LocalDocker(Section):
-    """A container image to run in."""
-
-    image_name: str
-    dockerfile: str | None = None
-    build_context_path: str | None = None
-    build_args: dict[str, Any] | None = None
-    run_params: dict[str, Any] | None = None
-
-
-class DockerSettings(Section):
-    """Settings of a Docker system."""
-
-    local_docker_config: LocalDocker | None = None
-    image_name: str | None = None
-    dockerfile: str | None = None
-    build_context_path: str | None = None
-    build_args: dict[str, Any] | None = None
-    run_params: dict[str, Any] | None = None
-    work_dir: str | None = None
-    clean_image: bool = False
-    is_dev: bool = False
-    hf_token: bool = False
-    olive_managed_env: bool = False
-    requirements_file: str | None = None
-
-
-class EnvironmentSettings(Section):
-    """Settings of a PythonEnvironment or IsolatedORT system."""
-
-    python_environment_path: str | None = None
-    environment_variables: dict[str, str] | None = None
-    prepend_to_path: list[str] | None = None
-    hf_token: bool = False
-    olive_managed_env: bool = False
-    requirements_file: str | None = None
-    conda_yaml_path: str | None = None
 
 
 class AzureMLDocker(Section):
@@ -410,14 +371,14 @@ class AzureMLSettings(Section):
     requirements_file: str | None = None
 
 
-SYSTEM_SETTINGS: Mapping[str, type[Section]] = {
+SYSTEM_SETTINGS: Mapping[str, type[Section] | None] = {
     "LocalSystem": LocalSettings,
-    "Docker": DockerSettings,
-    "PythonEnvironment": EnvironmentSettings,
-    "IsolatedORT": EnvironmentSettings,
+    "Docker": None,
+    "PythonEnvironment": None,
+    "IsolatedORT": None,
     "AzureML": AzureMLSettings,
 }
-"""What stands in `System.config`, by the type of the system."""
+"""What stands in `System.config`, by the type of the system; None where a plan asks the system itself."""
 
 
 class SamplerConfig(Section):
@@ -509,7 +470,7 @@ class Workflow(Section):
     )
     evaluator: str | dict[str, Any] | None = Field(None, description="not served: every model is scored, see quality")
     host: str | None = Field(None, description="the system where passes run")
-    target: str | None = Field(None, description="the system where the result will run")
+    target: str | None = Field(None, description="the system where models are measured, and the result will run")
     search_strategy: bool | dict[str, Any] | None = Field(
         None, description="not served: write the params that are wanted"
     )

@@ -6,9 +6,10 @@ from olivine.systems._batch import Batch, BatchWorker
 from olivine.systems._connected import ConnectedWorker, Started
 from olivine.systems._elsewhere import opened
 from olivine.systems._environment import ENVIRONMENT
-from olivine.systems._probe import CPU, CUDA, PROBE, PROVIDERS, Importable, Installed, Probe, ask
+from olivine.systems._probe import CPU, CUDA, PROBE, PROVIDERS, Importable, Installed, Probe, ask, read_answer
 from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._protocol import Job, JobKind, Listener
+from olivine.systems._wheel import build_wheel
 
 systems: Registry[System] = Registry("olivine.systems", System, group="olivine.systems")  # type: ignore[type-abstract]
 
@@ -35,6 +36,8 @@ __all__ = [
     "Worker",
     "WorkerProcess",
     "ask",
+    "build_wheel",
     "opened",
+    "read_answer",
     "systems",
 ]

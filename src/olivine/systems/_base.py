@@ -80,6 +80,19 @@ class System(ABC):
     def probe(self) -> Probe:
         """What is there: hardware and versions, by which a config is planned; quick, and no framework is imported."""
 
+    def is_prepared(self) -> bool:
+        """Whether it can be asked and started; False for an environment or image that is still to be made.
+
+        A plan touches nothing: it goes on without knowing what such a system has.
+        """
+        return True
+
+    def prepare(self, log: Path) -> None:  # noqa: B027 - most systems have nothing to make
+        """Make what `is_prepared` lacks, before the first step; what tools print goes to the log.
+
+        Raises StepFailed with the cause.
+        """
+
     @abstractmethod
     def worker(self) -> Worker:
         """A worker of this system; nothing is started before it has a job."""

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -31,11 +31,17 @@ class WorkerProcess(Worker):
     """Runs jobs one after the other in a process of its own, which stays warm between them.
 
     command: starts a Python with WORKER, and `--store FOLDER` where it reads and writes in a store of its own; the
-    Python that runs this one when none is given. folder: its current one, else ours.
+    Python that runs this one when none is given. folder: its current one, else ours. environment: its own, else ours.
     """
 
-    def __init__(self, command: Sequence[str] = (), folder: Path | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str] = (),
+        folder: Path | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self._command, self._folder = list(command) or [sys.executable, *WORKER], folder
+        self._environment = environment
         self._process: subprocess.Popen[str] | None = None
         self._heard: Heard | None = None
         self._log = Path(os.devnull)
@@ -110,6 +116,7 @@ class WorkerProcess(Worker):
                 stdout=subprocess.PIPE,
                 stderr=log if job.has_places else subprocess.PIPE,
                 cwd=self._folder,
+                env=self._environment,
                 text=True,
                 encoding="utf-8",
                 errors="replace",

@@ -29,7 +29,7 @@ from olivine.workflow.events import (
 )
 from olivine.workflow.execute import Execution
 from olivine.workflow.folders import refuse_overlaps
-from olivine.workflow.inputs import bring_model, look_at_data, look_at_rows
+from olivine.workflow.inputs import bring_hosts, bring_model, look_at_data, look_at_rows
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.keys import seams
 from olivine.workflow.names import name_problem
@@ -101,6 +101,7 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
 def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] | None) -> Result:
     """The run itself. told: what is known of its rows; None where they are still to be looked at."""
     with _opened(plan, listen, workers) as (workshop, history):
+        plan = bring_hosts(plan, workshop)
         model = bring_model(plan, workshop)
         plan = look_at_data(plan, model, workshop)
         for sentence in told if told is not None else look_at_rows(plan, model, workshop):

@@ -20,15 +20,18 @@ class Hosts:
     """The hosts of a workflow by the names of its systems; every one that is this machine is the same.
 
     here: this machine, or what stands for it. asked: what was found out before, by name. problems: of systems that
-    cannot be made, or asked; such a one has what this machine has, so that a plan can go on to look for more.
+    cannot be made, or asked; such a one has what this machine has, so that a plan can go on to look for more. notes:
+    what should be known of the others.
     """
 
     def __init__(
         self, loaded: Loaded, workflow: Workflow, here: Host, asked: Mapping[str | None, Host] | None = None
     ) -> None:
         self._loaded, self._workflow, self._here = loaded, workflow, here
-        self._by_name: dict[str | None, Host] = {name: host for name, host in (asked or {}).items() if name is not None}
+        self._asked = asked or {}
+        self._by_name: dict[str | None, Host] = {}
         self.problems: list[Problem] = []
+        self.notes: list[str] = []
 
     @property
     def used(self) -> dict[str | None, Host]:
@@ -49,9 +52,15 @@ class Hosts:
         return self._by_name[name]
 
     def _ask(self, name: str, config: SystemConfig) -> Host:
-        system, stand_in = self._made(name, config), replace(self._here, name=name)
+        before, stand_in = self._asked.get(name), replace(self._here, name=name)
+        if before is not None and before.is_known:
+            return before
+        system = before.system if before is not None else self._made(name, config)
         if system is None:
             return stand_in
+        if not system.is_prepared():
+            self.notes.append(f"the system '{name}' is made before the first step; what it has is not known until then")
+            return Host(name, system, self._here.probe, is_known=False)
         try:
             host = Host(name, system, system.probe())
         except OlivineError as error:

@@ -1,5 +1,6 @@
 """What a run needs before anything is keyed: the input model, here, and the rows of data that lies elsewhere."""
 
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,41 @@ from olivine.errors import ConfigError, StepFailed
 from olivine.models import Model
 from olivine.models.chat_template import read_chat_template
 from olivine.store.hashes import digest
-from olivine.workflow.events import RowsRead, StepStarted
+from olivine.workflow.events import RowsRead, StepDone, StepStarted
 from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_code
 from olivine.workflow.moving import moving, with_rows
 from olivine.workflow.plan import make_plan
-from olivine.workflow.steps import Plan
+from olivine.workflow.steps import Host, Plan
 from olivine.workflow.survey import STEP, survey
 from olivine.workflow.workshop import Task, Workshop
+
+
+def bring_hosts(plan: Plan, workshop: Workshop) -> Plan:
+    """The plan with what every host has: environments and images that are still to be made are made now."""
+    unknown = {name: host for name, host in plan.hosts.items() if not host.is_known}
+    if not unknown or plan.source is None:
+        return plan
+    for name, host in unknown.items():
+        _prepare(
+            Task(f"prepare:{name}", digest({"prepare": name}), f"Make the environment of '{name}'"), host, workshop
+        )
+    again = make_plan(plan.source, offline=plan.machine.offline, asked=plan.hosts)
+    if again.problems:
+        raise StepFailed("prepare", " ".join(f"{one.message} {one.fix}".strip() for one in again.problems))
+    return again
+
+
+def _prepare(task: Task, host: Host, workshop: Workshop) -> None:
+    workshop.tell(StepStarted(**task.origin, description=task.description))
+    started = time.monotonic()
+    log = workshop.new_log(task.step)
+    try:
+        host.system.prepare(log)
+    except StepFailed as error:
+        failure = StepFailed(task.step, error.cause, error.log or log)
+        workshop.fail(task, failure)
+        raise failure from None
+    workshop.tell(StepDone(**task.origin, seconds=round(time.monotonic() - started, 2)))
 
 
 def bring_model(plan: Plan, workshop: Workshop) -> Model:

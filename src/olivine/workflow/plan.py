@@ -106,7 +106,8 @@ def _make_plan(
         versions=draft.hosts[None][0].probe.versions,
         hosts=hosts.used,
     )
-    return plan if plan.problems else replace(plan, cached=cached(plan))
+    are_known = all(host.is_known for host in plan.hosts.values())
+    return replace(plan, cached=cached(plan)) if are_known and not plan.problems else plan
 
 
 def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, hosts: Hosts, *, offline: bool) -> Draft:
@@ -130,7 +131,7 @@ def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, h
     for host in {host.name: host for host, _ in draft.hosts.values()}.values():
         problems += _packages(host)
     draft.problems += [*loaded.problems, *hosts.problems, *problems]
-    draft.translated += [*map(str, loaded.notes), *dict.fromkeys(notes)]
+    draft.translated += [*map(str, loaded.notes), *hosts.notes, *dict.fromkeys(notes)]
     return draft
 
 

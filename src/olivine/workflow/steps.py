@@ -16,11 +16,16 @@ from olivine.work import Estimate, Machine
 
 @dataclass(frozen=True)
 class Host:
-    """A system where something runs, and what it has. name: in the config; None for this machine."""
+    """A system where something runs, and what it has.
+
+    name: in the config; None for this machine. is_known: the system was asked; else it is still to be made, and `probe`
+    is that of this machine.
+    """
 
     name: str | None
     system: System
     probe: Probe
+    is_known: bool = True
 
     def __str__(self) -> str:
         return "this machine" if self.name is None else f"the system '{self.name}'"

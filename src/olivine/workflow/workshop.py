@@ -119,7 +119,7 @@ class Workshop:
             scratch=self.store.scratch(task.key).absolute(),
             model=model.to_json() if model else None,
             machine=asdict(machine),
-            log=str(self._new_log(task.step)),
+            log=str(self.new_log(task.step)),
             **{"params": task.params, **fields},
         )
 
@@ -144,7 +144,7 @@ class Workshop:
         with suppress(OSError):  # a full disk may have no room for the journal either
             self.tell(events.StepFailed(**task.origin, cause=failure.cause, log=log))
 
-    def _new_log(self, step: str) -> Path:
+    def new_log(self, step: str) -> Path:
         """An empty log file; step names come from configs, so they are spelt as plain file names."""
         folder = self.output_dir / "logs"
         folder.mkdir(exist_ok=True)

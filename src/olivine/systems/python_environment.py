@@ -1,0 +1,122 @@
+"""Another Python of this machine: an interpreter, a virtual environment, or one that is made of a requirements file."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from pydantic import Field
+
+from olivine import __version__
+from olivine.errors import OlivineError, RequestError, StepFailed
+from olivine.systems._base import FilePath, System, SystemParams
+from olivine.systems._probe import PROBE, Probe, ask
+from olivine.systems._process import WORKER, WorkerProcess
+from olivine.systems._wheel import build_wheel
+
+_PYTHONS = ("bin/python", "Scripts/python.exe", "python", "python.exe", "python3")
+_MADE = "olivine-made"  # a file in an environment that was made whole: what it was made of
+
+
+class PythonEnvironment(System):
+    """Another Python of this machine, with packages of its own."""
+
+    aliases = ("PythonEnvironment", "IsolatedORT")
+    reads_here = True
+
+    class Params(SystemParams):
+        """Which Python, and what it sees."""
+
+        python_environment_path: FilePath | None = Field(
+            None, description="an interpreter, or a folder with one: a virtual environment or its bin"
+        )
+        environment_variables: dict[str, str] = Field(default_factory=dict, description="what its processes see beside")
+        prepend_to_path: list[FilePath] = Field(default_factory=list, description="folders that go before PATH")
+        hf_token: bool = Field(False, description="accepted; a token of the hub is always read from the environment")
+        olive_managed_env: bool = Field(
+            False, description="make the environment at python_environment_path where there is none"
+        )
+        requirements_file: FilePath | None = Field(None, description="what is installed into one that is made")
+        conda_yaml_path: str | None = Field(None, description="refused; conda itself makes such an environment")
+
+    params: Params
+
+    def __init__(self, params: Params) -> None:
+        super().__init__(params)
+        if params.python_environment_path is None:
+            raise RequestError("'python_environment_path' is missing: name the folder of an environment")
+        if params.conda_yaml_path is not None:
+            raise RequestError(
+                "'conda_yaml_path' is not served: make the environment with conda, and name its folder as "
+                "python_environment_path"
+            )
+        if (file := params.requirements_file) is not None and not Path(file).is_file():
+            raise RequestError(f"there is no requirements_file '{file}'")
+        self.place = Path(params.python_environment_path)
+
+    @property
+    def makes(self) -> bool:
+        """Whether the environment is ours to make."""
+        return self.params.olive_managed_env or self.params.requirements_file is not None
+
+    def is_prepared(self) -> bool:
+        """Whether the environment is there, and made of what the config says."""
+        if not self.makes:
+            return True
+        made = self.place / _MADE
+        return made.is_file() and made.read_text(encoding="utf-8") == self._made_of()
+
+    def prepare(self, log: Path) -> None:
+        """Make the virtual environment and install the requirements and this olivine."""
+        if self.place.exists() and not (self.place / "pyvenv.cfg").is_file():
+            raise StepFailed("prepare", f"'{self.place}' is in the way: it is no virtual environment")
+        with log.open("ab") as told, tempfile.TemporaryDirectory() as folder:
+            wheel = build_wheel(Path(folder))
+            pip = [str(self.place / _PYTHONS[os.name == "nt"]), "-m", "pip", "install", "--disable-pip-version-check"]
+            file = self.params.requirements_file
+            steps = [[sys.executable, "-m", "venv", str(self.place)]]
+            steps += [[*pip, "-r", file]] if file is not None else []
+            steps += [[*pip, "--force-reinstall", "--no-deps", str(wheel)], [*pip, str(wheel)]]
+            for command in steps:
+                done = subprocess.run(command, stdout=told, stderr=told, env=self._environment(), check=False)
+                if done.returncode:
+                    raise StepFailed("prepare", f"'{' '.join(command[1:4])}' ended with {done.returncode}", log)
+        (self.place / _MADE).write_text(self._made_of(), encoding="utf-8")
+
+    def probe(self) -> Probe:
+        """What that Python says."""
+        python = self._python()
+        try:
+            return ask([python, *PROBE], self._environment())
+        except OlivineError as error:
+            if "No module named" in str(error) and "olivine" in str(error):
+                fix = f"{python} -m pip install olivine=={__version__}"
+                raise RequestError(f"the Python '{python}' has no olivine; run: {fix}") from None
+            raise
+
+    def worker(self) -> WorkerProcess:
+        """A process of that Python."""
+        return WorkerProcess([self._python(), *WORKER], environment=self._environment())
+
+    def _python(self) -> str:
+        if self.place.is_file():
+            return str(self.place)
+        there = [path for name in _PYTHONS if (path := self.place / name).is_file()]
+        if there or self.makes:
+            return str((there or [self.place / _PYTHONS[os.name == "nt"]])[0])
+        if self.place.is_dir():
+            raise RequestError(f"the folder '{self.place}' holds no Python")
+        raise RequestError(f"there is no Python environment '{self.place}'; 'olive_managed_env' lets one be made there")
+
+    def _environment(self) -> dict[str, str]:
+        """What its processes see: as this one, with what the config says."""
+        seen = {**os.environ, **self.params.environment_variables}
+        bins = [str(Path(self._python()).parent)] if not self.place.is_file() else []
+        return seen | {"PATH": os.pathsep.join([*self.params.prepend_to_path, *bins, seen.get("PATH", "")])}
+
+    def _made_of(self) -> str:
+        """What the environment is made of, in words that change with it."""
+        file = self.params.requirements_file
+        needs = Path(file).read_text(encoding="utf-8", errors="replace") if file is not None else ""
+        return f"olivine {__version__}\n{needs}"
