@@ -216,6 +216,17 @@ def test_constants_inputs_with_a_default_and_external_weights_are_found(tmp_path
     np.testing.assert_allclose(ran(result, x=x)[0], x @ listed @ own, atol=1e-4)
 
 
+def test_model_in_the_hubs_cache_is_links_and_is_read(tmp_path):
+    snapshot, blobs = tmp_path / "models--a--b" / "snapshots" / "0123", tmp_path / "models--a--b" / "blobs"
+    snapshot.mkdir(parents=True)
+    settings = {"save_as_external_data": True, "location": "w.bin", "size_threshold": 0}
+    path = write(blobs, [product("x", "w", "y")], [value("y")], [weight("w")], **settings)
+    for name in (path.name, "w.bin"):
+        (snapshot / name).symlink_to(blobs / name)
+    result = quantize(snapshot / path.name, tmp_path / "out")
+    np.testing.assert_allclose(float_of(result)["y"], rounded(numpy_helper.to_array(weight("w"))), atol=1e-6)
+
+
 def test_weights_that_no_block_divides_stay_and_are_told(tmp_path):
     stored = [weight("w", 10, WIDTH), weight("v")]
     nodes = [product("x", "w", "a"), product("a", "v", "y")]

@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -44,7 +46,7 @@ def problem_of(*args, **more):
 
 def test_graph_is_quantized_compared_on_made_up_rows_and_delivered(graph, tmp_path):
     (graph.parent / "config.json").write_text('{"architectures": ["BertForSequenceClassification"]}')
-    (graph.parent / "holiday.jpg").write_bytes(b"mine")
+    (graph.parent / "holiday.jpg").write_bytes(b"mine")  # belongs to no model
     plan = planned(tmp_path, graph)
     assert not plan.problems
     assert "the graph is input_ids int64 [batch, sequence], attention_mask int64 [batch, sequence] -> " in str(
@@ -53,6 +55,7 @@ def test_graph_is_quantized_compared_on_made_up_rows_and_delivered(graph, tmp_pa
     result = run(plan)
     base, small = result.scores
     assert (base["made_up"], base["n_rows"]) == (True, 16)
+    assert base["size_bytes"] == graph.stat().st_size + (graph.parent / "config.json").stat().st_size
     assert 0.9 < small["cosine"] < 1
     assert small["largest_difference"] > 0
     assert 0.5 <= small["top1_agreement"] <= 1
@@ -167,3 +170,17 @@ def test_weights_outside_of_the_file_are_part_of_the_key(graph, tmp_path):
     from olivine.models.deciding import deciding_files
 
     assert [name for name, _ in deciding_files(onnx_model(graph))] == ["classifier.onnx", "weights.bin"]
+
+
+def command(folder, *arguments):
+    program = [sys.executable, "-m", "olivine", *arguments, "--config", "config.json"]
+    return subprocess.run(program, cwd=folder, capture_output=True, text=True, check=True).stdout
+
+
+def test_command_says_how_a_delivered_graph_is_loaded_and_measures_it(graph, tmp_path):
+    planned(tmp_path, graph)
+    printed = command(tmp_path, "run")
+    assert "Every model on the same 16 made-up rows" in printed
+    assert f"in Python: onnxruntime.InferenceSession('{tmp_path / 'out' / 'model' / 'classifier.onnx'}')" in printed
+    assert "olivine chat" not in printed
+    assert json.loads(command(tmp_path, "evaluate", "out/model", "--json"))["scores"] == {"n_rows": 16, "made_up": True}

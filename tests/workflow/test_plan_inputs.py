@@ -171,7 +171,7 @@ def test_name_that_no_folder_can_have(planned, only, name):
 
 def test_file_that_is_no_model(planned, only, tmp_path):
     message = only(planned(model_is(tmp_path / "rows.jsonl")), "missing-model", "model_path")
-    assert "neither a model folder nor a .gguf file" in message
+    assert "neither a model folder nor a .gguf or .onnx file" in message
 
 
 def test_gguf_file_gets_a_step_that_reads_it(planned, tmp_path):

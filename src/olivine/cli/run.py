@@ -72,7 +72,7 @@ def _print(result: "Result") -> None:
     if result.model is not None:
         click.echo(f"\nmodel: {result.model}")
         click.echo(f"  in Python: {_loaded_by(result.model)}")
-        if not _is_adapter(result.model):
+        if not _is_adapter(result.model) and _graph_in(result.model) is None:
             click.echo(f"  to try it: olivine chat {shlex.quote(str(result.model))}")
 
 
@@ -80,8 +80,17 @@ def _loaded_by(folder: Path) -> str:
     """The expression that loads a delivered model."""
     if (folder / "genai_config.json").is_file():
         return f"onnxruntime_genai.Model({str(folder)!r})"
+    if (graph := _graph_in(folder)) is not None:
+        return f"onnxruntime.InferenceSession({str(graph)!r})"
     library = "peft.AutoPeftModelForCausalLM" if _is_adapter(folder) else "transformers.AutoModelForCausalLM"
     return f"{library}.from_pretrained({str(folder)!r})"
+
+
+def _graph_in(folder: Path) -> Path | None:
+    """The ONNX file of a delivered model that writes no text."""
+    if (folder / "genai_config.json").is_file():
+        return None
+    return next(iter(sorted(folder.glob("*.onnx"))), None)
 
 
 def _is_adapter(folder: Path) -> bool:

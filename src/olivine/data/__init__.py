@@ -28,7 +28,7 @@ from olivine.data._samples import IGNORED, SampleSet, Statistics, samples
 from olivine.data._settings import within_context
 from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
-from olivine.data._stream import content_of, may_move, pick_rows
+from olivine.data._stream import content_of, may_move, pick_any, pick_rows
 from olivine.data._texts import Example, answered, columns, examples, target_column, texts
 from olivine.data.forms import Text
 from olivine.data.forms.chat import template_of
@@ -61,6 +61,7 @@ __all__ = [
     "locate",
     "look",
     "may_move",
+    "pick_any",
     "pick_rows",
     "plugin_modules",
     "prepare",

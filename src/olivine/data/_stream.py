@@ -93,7 +93,17 @@ def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]], templa
     form = form_of(config.pre_process_data_config)
     chosen = set(choose(_count_answered(config, stream, form)))
     answered = (placed for placed in stream if form.is_answered(placed.row))
-    kept = [placed for index, placed in enumerate(answered) if index in chosen]
+    return _kept(stream, [placed for index, placed in enumerate(answered) if index in chosen])
+
+
+def pick_any(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows:
+    """The same of all rows, whatever they hold: a model that writes no text asks for no answer in them."""
+    stream = RowStream(config)
+    chosen = set(choose(sum(1 for _ in stream)))
+    return _kept(stream, [placed for index, placed in enumerate(stream) if index in chosen])
+
+
+def _kept(stream: RowStream, kept: Sequence[Placed]) -> Rows:
     return Rows([one.row for one in kept], lambda index: stream.where(kept[index].file, kept[index].number))
 
 

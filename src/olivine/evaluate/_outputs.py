@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import Rows, pick_rows, text_columns
+from olivine.data import Rows, pick_any, text_columns
 from olivine.errors import DataError
 from olivine.evaluate._base import OutputEvidence
 from olivine.evaluate._inputs import Inputs, Tokenize, fitted, made_up, of_row
@@ -83,7 +83,7 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
     if params.get("data") is None:
         return made_up(fitted(signature, told_signature(model)), params["max_rows"], params["seed"]), []
     config = DataConfig.model_validate(params["data"])
-    rows = pick_rows(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
+    rows = pick_any(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
     tokenize = _tokenizer(model, config, rows)

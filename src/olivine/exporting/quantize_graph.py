@@ -7,6 +7,7 @@ by nodes without a name or with that of another; it is quantized once. One that 
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,6 +68,32 @@ class Matrix:
 def label(node: ir.Node) -> str:
     """What a node is called: by its name, or else by that of what it gives."""
     return node.name or str(node.outputs[0].name)
+
+
+def load_graph(path: Path) -> ir.Model:
+    """A finished graph whose external data was checked, with all weights in its outermost graph.
+
+    The files of a model in the hub's cache are links, which onnx-ir does not follow out of a folder: they are followed
+    here.
+    """
+    model = ir.load(path)
+    for graph in [model.graph, *model.graph.subgraphs()]:
+        for value in graph.initializers.values():
+            value.const_value = _where_it_lies(value.const_value, path.parent)
+    gather_weights(model)
+    return model
+
+
+def _where_it_lies(tensor: Any, folder: Path) -> Any:
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    file = (folder / tensor.location).resolve()
+    return ir.ExternalTensor(
+        *(file.name, tensor.offset, tensor.length, tensor.dtype),
+        shape=tensor.shape,
+        name=str(tensor.name),
+        base_dir=file.parent,
+    )
 
 
 def gather_weights(model: ir.Model) -> None:

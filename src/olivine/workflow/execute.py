@@ -18,6 +18,7 @@ from typing import Any
 from olivine.errors import RequestError, StepFailed
 from olivine.models import Model
 from olivine.models.adapter import name_base
+from olivine.models.deciding import deciding_files
 from olivine.passes import Pass, first_line, passes
 from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
@@ -284,4 +285,6 @@ def _size(model: Model) -> int | None:
         return model.base.path.stat().st_size if model.base.format == "gguf" else None
     if model.path.is_file():
         return model.path.stat().st_size
+    if model.format == "onnx" and model.packaging == "plain":  # anything may lie beside a user's graph
+        return sum(file.stat().st_size for _, file in deciding_files(model))
     return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())

@@ -13,7 +13,7 @@ from olivine.errors import ModelError, Problem
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
 from olivine.models.facts import Kind, ModelFacts
-from olivine.models.onnx_files import graph_of, header_of
+from olivine.models.onnx_files import check_onnx, graph_of, header_of
 from olivine.passes._base import ANY_KIND, Pass, PassParams
 from olivine.runtimes.session import OnnxSession
 from olivine.work import Context, Estimate, Machine
@@ -100,8 +100,8 @@ class QuantizeOnnx(Pass):
         from olivine.exporting.rounding import Settings, choices
 
         path = graph_of(model)
-        graph = onnx_ir.load(path)
-        quantize_graph.gather_weights(graph)
+        check_onnx(model)
+        graph = quantize_graph.load_graph(path)
         weights = self._fitting(quantize_graph.matrices(graph, self._excluded(graph, path)), context)
         settings = Settings(
             bits=self.params.bits,
