@@ -146,7 +146,11 @@ def test_merge_that_comes_first_is_told_what_makes_an_adapter(tiny_llama, tmp_pa
     assert "takes adapter, but what reaches it is hf" in problem.message
 
 
-LARGE = {"n_parameters": 7_000_000_000, "hidden_size": 4096, "n_layers": 32, "vocab_size": 32_000}
+def large(folder, n_parameters=7_000_000_000):
+    """Facts of a model that is larger than the one that lies there."""
+    facts = read_facts(folder)
+    decoder = replace(facts.as_decoder, hidden_size=4096, n_layers=32, vocab_size=32_000)
+    return replace(facts, n_parameters=n_parameters, decoder=decoder)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +168,7 @@ def test_model_that_cannot_fit_is_one_sentence_of_plan(machine, where, tiny_llam
     from olivine.workflow import plan as planning
     from olivine.workflow import source
 
-    facts = replace(read_facts(tiny_llama), **LARGE)
+    facts = large(tiny_llama)
     monkeypatch.setattr(source, "read_facts", lambda _: facts)
     choice = planning.choose
     monkeypatch.setattr(
@@ -177,7 +181,7 @@ def test_model_that_cannot_fit_is_one_sentence_of_plan(machine, where, tiny_llam
 
 
 def test_estimate_counts_what_a_weight_takes_and_falls_back_to_what_fits(tiny_llama):
-    facts = replace(read_facts(tiny_llama), **LARGE | {"n_parameters": 1_000_000_000})
+    facts = large(tiny_llama, n_parameters=1_000_000_000)
     gpu = replace(MACHINE, device="cuda")
     step = Full(Full.Params(train_data_config="rows"))
     free = step.estimate(facts, replace(gpu, device_memory_bytes=80 * 10**9), {}).device_memory_bytes

@@ -219,5 +219,7 @@ def test_padding_is_not_trained():
 
 def test_paged_optimizer_without_its_package_is_a_problem(tiny_llama):
     step = Lora(params(training_args={"optim": "paged_adamw_32bit"}))
-    problems = list(step.check(replace(read_facts(tiny_llama), linear_modules=()), MACHINE, {}))
+    facts = read_facts(tiny_llama)
+    facts = replace(facts, decoder=replace(facts.as_decoder, linear_modules=()))
+    problems = list(step.check(facts, MACHINE, {}))
     assert [problem.kind for problem in problems] == ["missing-extra"]
