@@ -75,6 +75,7 @@ class System(ABC):
 
     def __init__(self, params: SystemParams) -> None:
         self.params = params
+        self.n_gpus = 0  # that the config asks for, set before anything is asked or started
 
     @abstractmethod
     def probe(self) -> Probe:

@@ -55,6 +55,9 @@ class Batch(System):
     def cancel(self, identity: str) -> None:
         """End a command, whether it waits or runs; nothing when it has ended."""
 
+    def let_go(self, identity: str) -> None:
+        """A command that was told to end is of no further interest."""
+
     @cached_property
     def far(self) -> RemoteFiles:
         """Those of `files`, opened once."""
@@ -119,8 +122,9 @@ class BatchWorker(Worker):
     def close(self) -> None:
         """See Worker."""
         if self._own is not None:
-            write_end(self._far, self._own.name)
-            self._own = None
+            own, self._own = self._own, None
+            write_end(self._far, own.name)
+            self._system.let_go(own.identity)
 
     def kill(self) -> None:
         """See Worker."""

@@ -8,7 +8,8 @@
                                    pieces; ends when none came for `--patience SECONDS`
 
 The exit code is 0, or that of the error of a single job. `--store FOLDER` is where jobs without places find what they
-read by content, and leave what they make; `--files URL` is where files come from that are not in that folder, and go.
+read by content, and leave what they make; `--files URL` is where files come from that are not in that folder, and go:
+without it the folder is one that both sides see.
 
 What libraries print goes to the job's log, never between the events: those leave by a private copy of standard output,
 while descriptors 1 and 2 point at the log. Standard input is private in the same way, so that no library waits for an
@@ -118,15 +119,14 @@ def _keep_line(caller: Caller) -> None:
 
 def _batch(given: Mapping[str, str], store: Files) -> int:
     """Do the jobs that are left for the worker of that name, and say its events where they came from."""
-    if not isinstance(store, Mirror):
-        raise SystemExit("a worker of a batch system needs --files URL")
+    far = store.far if isinstance(store, Mirror) else RemoteFiles(str(store.folder))
     name, patience_seconds = given["--batch"], float(given.get("--patience", _PATIENCE_SECONDS))
     log, events, printed = _kept(store, name)
-    publisher = threading.Thread(target=publish, args=(log, store.far, name), name="pieces")
+    publisher = threading.Thread(target=publish, args=(log, far, name), name="pieces")
     publisher.start()
     try:
         events.send("started", pid=os.getpid())
-        for record in jobs(store.far, name, patience_seconds):
+        for record in jobs(far, name, patience_seconds):
             serve(record, events, store, printed.send)
     finally:
         log.close()

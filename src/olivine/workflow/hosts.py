@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from olivine import __version__, lazy
 from olivine.config import Loaded, explain_params
 from olivine.config.schema import System as SystemConfig
-from olivine.config.schema import Workflow
+from olivine.config.schema import Workflow, provider_device
 from olivine.errors import OlivineError, Problem, RequestError
 from olivine.systems import Probe, System, SystemParams, systems
 from olivine.systems.local import Local
@@ -58,14 +58,19 @@ class Hosts:
         system = before.system if before is not None else self._made(name, config)
         if system is None:
             return stand_in
-        if not system.is_prepared():
+        system.n_gpus = _n_gpus(config)
+        try:
+            is_prepared = system.is_prepared()
+        except OlivineError as error:
+            self._unreached(name, error)
+            return replace(stand_in, system=system)
+        if not is_prepared:
             self.notes.append(f"the system '{name}' is made before the first step; what it has is not known until then")
             return Host(name, system, self._here.probe, is_known=False)
         try:
             host = Host(name, system, system.probe())
         except OlivineError as error:
-            kind = error.kind if isinstance(error, RequestError) else "network"
-            self._problem(name, kind, f"the system '{name}' gives no answer: {error}", "Mend it, or name another host.")
+            self._unreached(name, error)
             return replace(stand_in, system=system)
         self.problems += [replace(one, where=self._where(name)) for one in _unfit(host)]
         return host
@@ -93,6 +98,10 @@ class Hosts:
             self._problem(name, error.kind, f"system '{name}': {error}", "")
         return None
 
+    def _unreached(self, name: str, error: OlivineError) -> None:
+        kind = error.kind if isinstance(error, RequestError) else "network"
+        self._problem(name, kind, f"the system '{name}' gives no answer: {error}", "Mend it, or name another host.")
+
     def _problem(self, name: str, kind: str, message: str, fix: str, *key: str) -> None:
         self.problems.append(Problem(kind, self._where(name, *key), message, fix))  # type: ignore[arg-type]
 
@@ -104,6 +113,14 @@ def here(probe: Probe | None) -> Host:
     """The host that is this machine. probe: what it has, where that is known."""
     local = Local(SystemParams())
     return Host(None, local, probe or local.probe())
+
+
+def _n_gpus(config: SystemConfig) -> int:
+    """How many GPUs a system is asked for."""
+    asked = next(iter(config.accelerators), None)
+    providers = asked.execution_providers if asked is not None else []
+    device = (asked.device or (provider_device(providers[0]) if providers else "cpu")) if asked is not None else "cpu"
+    return asked.devices if asked is not None and device == "gpu" else 0
 
 
 def _unfit(host: Host) -> Iterator[Problem]:
