@@ -28,6 +28,7 @@ COMMANDS = {
     "evaluate": "Score a model on the rows of a config.",
     "parity": "Compare a model with the one it was made from, token by token.",
     "chat": "Talk to a model that was built.",
+    "jobs": "Look after runs that were started with --detach.",
     "cache": "See what is stored, free space, check every byte.",
     "doctor": "Look at the machine and the packages, and say how to fix what is broken.",
 }

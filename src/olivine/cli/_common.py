@@ -40,6 +40,19 @@ def config_options(function: Command) -> Command:
     return cast("Command", config_option(command))
 
 
+def on_option(function: Command) -> Command:
+    """--on: the system where passes run, as if the config said so; the command gets it among its overrides."""
+
+    @functools.wraps(function)
+    def with_host(*, on: str | None, overrides: tuple[str, ...], **others: Any) -> Any:
+        return function(overrides=(*overrides, *([f"host={on}"] if on else [])), **others)
+
+    option = click.option(
+        "--on", metavar="SYSTEM", help="Run passes on this system of the config, or of the user's own file."
+    )
+    return cast("Command", option(with_host))
+
+
 def config_option(function: Command) -> Command:
     """A config file as an argument or as --config: the command gets `config_file` and `config`, see `one_file`."""
     function = click.argument("config_file", metavar="[CONFIG]", required=False, type=click.Path(path_type=Path))(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, read_plan, say
+from olivine.cli._common import config_options, json_option, on_option, print_json, print_problems, read_plan, say
 
 if TYPE_CHECKING:
     from olivine.models import Model
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @config_options
+@on_option
 @click.option(
     "--prove",
     is_flag=True,

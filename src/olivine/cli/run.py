@@ -6,7 +6,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, print_problems, print_refused, read_plan
+from olivine.cli._common import (
+    config_options,
+    json_option,
+    on_option,
+    print_json,
+    print_problems,
+    print_refused,
+    read_plan,
+)
 
 if TYPE_CHECKING:
     from olivine.workflow.engine import Result
@@ -15,11 +23,14 @@ if TYPE_CHECKING:
 
 @click.command("run")
 @config_options
+@on_option
+@click.option("--detach", is_flag=True, help="Leave it at work and return; see olivine jobs.")
 @json_option
-def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bool) -> int:
+def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: bool, as_json: bool) -> int:
     """Run a workflow: exit 0 only when the promised model exists and keeps its goals.
 
-    Exit code 1 when a step failed or a goal was missed, 2 when the config cannot run here, 130 after Ctrl-C.
+    Exit code 1 when a step failed or a goal was missed, 2 when the config cannot run here, 130 after Ctrl-C. With
+    --detach, 0 when it has begun.
     """
     plan = read_plan(config, overrides, offline=offline)
     if plan.problems:
@@ -27,7 +38,25 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, as_json: bo
             print_refused(plan.problems)
         print_problems(plan.problems)
         return 2
+    if detach:
+        return _detach(plan, config, overrides, offline=offline, as_json=as_json)
     return _run(plan, as_json=as_json)
+
+
+def _detach(plan: "Plan", config: Path, overrides: tuple[str, ...], *, offline: bool, as_json: bool) -> int:
+    """Start the same command in a process of its own, and say by which name it is known."""
+    from olivine.cli._detached import PROGRAM
+    from olivine.workflow.detached import detach
+
+    sets = [part for override in overrides for part in ("--set", override)]
+    flags = [*(["--offline"] if offline else []), *(["--json"] if as_json else [])]
+    host = next((step.host for step in plan.steps if step.host is not None), None)
+    run = detach(["run", "--config", str(config), *sets, *flags], host, plan.output_dir, PROGRAM)
+    if as_json:
+        print_json(run.to_json())
+    else:
+        click.echo(f"{run.identity} is at work; follow it with: olivine jobs attach {run.identity}")
+    return 0
 
 
 def _run(plan: "Plan", *, as_json: bool) -> int:

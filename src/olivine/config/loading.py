@@ -14,6 +14,7 @@ from olivine.config.read import Document, read
 from olivine.config.schema import DataConfig, PassConfig, System, Workflow
 from olivine.config.shape import shape
 from olivine.config.unserved import unsupported
+from olivine.config.user import complete, user_file
 from olivine.errors import ConfigError, Problem
 
 _SECTIONS = frozenset({"input_model", "systems", "data_configs", "passes", "engine"})
@@ -34,13 +35,16 @@ class Loaded:
     problems: tuple[Problem, ...]
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Loaded:
+def load(path: Path, overrides: Sequence[str] = (), user: Path | None = None) -> Loaded:
     """Read a config, apply `--set` overrides, translate old forms and validate.
 
+    user: the user's own file, which defines systems that the config only names; else the one that `user_file` finds.
     Raises ConfigError only when the file cannot be read as a mapping.
     """
     document = read(Path(path)).copy()
     problems = [*override(document.root, overrides), *_misspelt_sections(document.root)]
+    if (own := user or user_file()) is not None:
+        problems += complete(document.root, own)
     root, findings = translate(document.root)
     document = Document(document.path, root)
     problems += [finding for finding in findings if isinstance(finding, Problem)]
