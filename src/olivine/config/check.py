@@ -65,6 +65,7 @@ def check(config: dict[str, Any]) -> tuple[Workflow | None, list[Fault]]:
     mistakes += _duplicate_names(config)
     mistakes += _evaluator_name(config)
     mistakes += _execution_providers(config)
+    mistakes += _unknown_sampler(config)
     return workflow, mistakes
 
 
@@ -197,6 +198,14 @@ def _evaluator_name(config: dict[str, Any]) -> Iterator[Fault]:
         near = nearest(name, known or {})
         hint = f"; did you mean '{near}'?" if near else f"; there is {', '.join(known or {}) or 'none'}."
         yield Fault(("evaluator",), "invalid-value", f"no evaluator is named '{name}'{hint}")
+
+
+def _unknown_sampler(config: dict[str, Any]) -> Iterator[Fault]:
+    strategy = config.get("search_strategy")
+    sampler = strategy.get("sampler") if isinstance(strategy, dict) else None
+    known = plugin_names("olivine.search.samplers", "olivine.samplers")
+    if isinstance(sampler, str) and sampler.lower() not in (name.lower() for name in known):
+        yield from _one_of(("search_strategy", "sampler"), sampler, known)
 
 
 def _execution_providers(config: dict[str, Any]) -> Iterator[Fault]:

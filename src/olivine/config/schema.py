@@ -7,7 +7,7 @@ that is known but asks for something that olivine does not do is part of the sch
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -295,7 +295,7 @@ class PassConfig(Section):
     params: Mapping[str, Any] = Field(default_factory=dict)
     host: str | None = Field(None, description="the system where this pass runs; else the workflow's host")
     evaluator: Any = _unserved("Remove it: every seam is scored by the keys of 'quality'.")
-    alternatives: list[dict[str, Any]] = _unserved("Keep one of them: choosing between passes is a search.", default=[])
+    alternatives: list[Any] = Field(default_factory=list, description="other passes in its place, which a search tries")
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
     clean_run_cache: Any = _unserved("Remove it: a step runs again when anything it depends on changed.", default=False)
 
@@ -381,24 +381,23 @@ SYSTEM_SETTINGS: Mapping[str, type[Section] | None] = {
 """What stands in `System.config`, by the type of the system; None where a plan asks the system itself."""
 
 
-class SamplerConfig(Section):
-    """How many points a sampler tries."""
-
-    max_samples: int | None = Field(None, gt=0)
-    seed: int = 1
-
-
 class SearchStrategy(Section):
-    """How to search over alternatives of passes and params."""
+    """How to search over alternatives of passes and values of params."""
 
-    execution_order: Literal["joint", "pass-by-pass"] | None = None
-    sampler: Literal["sequential", "random", "tpe", "nsga2"] | None = None
-    sampler_config: SamplerConfig = SamplerConfig()
-    output_model_num: int | None = None
-    stop_when_goals_met: bool = False
-    max_iter: int | None = None
-    max_time: int | None = None
-    include_pass_params: bool = True
+    execution_order: Literal["joint"] = Field("joint", description="joint: a trial chooses for all passes at once")
+    sampler: str = Field("tpe", description="which trial comes next: sequential, random, tpe or nsga2")
+    sampler_config: dict[str, Any] = Field(
+        default_factory=dict, description="max_samples: trials at most; seed; and what the sampler itself takes"
+    )
+    stop_when_goals_met: bool = Field(False, description="end with the first trial that meets every goal")
+    max_iter: int | None = Field(None, gt=0, description="trials at most, as max_samples")
+    max_time: float | None = Field(None, gt=0, description="seconds after which no trial is begun")
+    max_trial_time: float | None = Field(
+        None, gt=0, description="seconds that a trial may take; one that takes longer is ended and counts as failed"
+    )
+    output_model_num: int | None = _unserved(
+        "Remove it: the chosen model is delivered, the others stay in the cache.", 1
+    )
 
 
 class Goal(Section):
@@ -472,7 +471,7 @@ class Workflow(Section):
     host: str | None = Field(None, description="the system where passes run")
     target: str | None = Field(None, description="the system where models are measured, and the result will run")
     search_strategy: bool | dict[str, Any] | None = Field(
-        None, description="not served: write the params that are wanted"
+        None, description="try the values and passes that are listed, and deliver the best; true: by the defaults"
     )
     quality: Quality = Field(Quality(), description="what every model on the way is scored on, and what it may lose")
     cache_dir: str = Field(".olive-cache", description="folder of the steps' results")
@@ -507,6 +506,16 @@ class Workflow(Section):
     )
     data_root: Any = _unserved("Write the whole path in data_files.")
     execution_providers: Any = _unserved("Name them in systems, under accelerators of the target.")
+
+    @property
+    def search(self) -> SearchStrategy | None:
+        """How to search, by the defaults where what is written does not hold; None: nothing is searched."""
+        if self.search_strategy is None or self.search_strategy is False:
+            return None
+        try:
+            return SearchStrategy.model_validate({} if self.search_strategy is True else self.search_strategy)
+        except ValidationError:  # told when the config was read
+            return SearchStrategy()
 
     def data(self, name: str) -> DataConfig | None:
         """The data config of that name."""

@@ -28,6 +28,12 @@ def shape(root: Mapping[str, Any]) -> dict[str, Any]:
     return config
 
 
+def is_alternatives(value: Any) -> bool:
+    """Whether several passes stand under one name, null for none, of which a search chooses."""
+    items = value if isinstance(value, list) else []
+    return all(item is None or isinstance(item, dict) for item in items) and any(item is not None for item in items)
+
+
 def _each(config: dict[str, Any], key: str, function: Any) -> None:
     section = config.get(key)
     if isinstance(section, dict):
@@ -41,8 +47,9 @@ def _nested(section: dict[str, Any], own: frozenset[str], key: str) -> dict[str,
 
 
 def _shape_pass(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return _shape_pass(value[0]) | {"alternatives": value[1:]}
+    if is_alternatives(value):
+        first = next(index for index, item in enumerate(value) if item is not None)
+        return _shape_pass(value[first]) | {"alternatives": [*value[:first], *value[first + 1 :]]}
     return _nested(value, _OWN_PASS_KEYS, "params") if isinstance(value, dict) else value
 
 

@@ -35,6 +35,7 @@ from olivine.workflow.keys import (
     plan_keys,
     score_key,
     score_params,
+    seams,
     step_key,
 )
 from olivine.workflow.remarks import remarks
@@ -226,7 +227,7 @@ class Execution:
             model_key=self.keys.models[seam.step],
             previous=seam.previous.name if seam.previous else None,
             format=model.format,
-            size_bytes=_size(model),
+            size_bytes=size_bytes(model),
             drop=None if None in accuracies else accuracies[0] - accuracies[1],
             scores=scores,
         )
@@ -258,6 +259,18 @@ class Execution:
                 yield
 
 
+def climb(execution: Execution) -> Iterator[Score | None]:
+    """Make every step and score each seam when it is there; gives what was measured, None after a step."""
+    waiting = seams(execution.plan)
+    for step in (None, *execution.plan.steps):
+        if step is not None:
+            execution.result(step)
+            yield None
+        for seam in waiting:
+            if seam.step == (step.name if step is not None else None):
+                yield execution.score(seam)
+
+
 def plugin_of(step: Step) -> type[Pass]:
     """The pass of a step; LookupError when there is none, which a plan without problems does not have."""
     plugin = passes.find(step.pass_name)
@@ -279,7 +292,7 @@ def _in_words(result: Mapping[str, Any]) -> str:
     return ", ".join(form.format(scores[key]) for key, form in forms if scores.get(key) is not None)
 
 
-def _size(model: Model) -> int | None:
+def size_bytes(model: Model) -> int | None:
     """Bytes of the model on disk; None where its weights are computed from another's."""
     if model.format == "hf" and model.base is not None:
         return model.base.path.stat().st_size if model.base.format == "gguf" else None

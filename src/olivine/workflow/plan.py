@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -31,6 +32,7 @@ from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.room import check_folder, check_room, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
+from olivine.workflow.search_plan import plan_search
 from olivine.workflow.source import meant_format, plan_model
 from olivine.workflow.steps import Host, Plan, ScoreRows
 
@@ -62,12 +64,16 @@ def make_plan(
             raise ConfigError(loaded.problems)
         local = asked[None] if asked and None in asked else here(probe)
         hosts = Hosts(loaded, loaded.workflow, local, asked)
-        return _make_plan(loaded, loaded.workflow, Path(scratch), fetched, hosts, offline=offline)
+        planner = partial(_make_plan, scratch=Path(scratch), fetched=fetched, hosts=hosts, offline=offline)
+        if loaded.workflow.search is None:
+            return planner(loaded)
+        return replace(plan_search(loaded, loaded.workflow.search, planner), source=loaded, hosts=hosts.used)
 
 
-def _make_plan(
-    loaded: Loaded, workflow: Workflow, scratch: Path, fetched: Path | None, hosts: Hosts, *, offline: bool
-) -> Plan:
+def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Hosts, offline: bool) -> Plan:
+    workflow = loaded.workflow
+    if workflow is None:
+        raise ConfigError(loaded.problems)
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cache_dir, output_dir = of_user(workflow.cache_dir).absolute(), of_user(workflow.output_dir).absolute()
     draft = _begun(loaded, workflow, scratch, cache_dir, hosts, offline=offline)

@@ -12,6 +12,7 @@ from olivine.models import Model
 from olivine.passes import CalibrationRows, TrainingRows
 from olivine.systems import Installed, Probe, System
 from olivine.work import Estimate, Machine
+from olivine.workflow.choices import Search
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class Plan:
     source: the config that it was made from, to plan once more when a model has come from the hub.
     translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
     machine, versions: of the workflow's host. hosts: the systems where something runs, by name.
+    search: what is searched; the plan is then that of the first trial, and its problems are those of all.
     """
 
     steps: tuple[Step, ...]
@@ -120,3 +122,4 @@ class Plan:
     source: Loaded | None = field(default=None, repr=False, compare=False)
     versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
     hosts: Mapping[str | None, Host] = field(default_factory=dict, repr=False, compare=False)
+    search: Search | None = field(default=None, repr=False, compare=False)
