@@ -155,12 +155,6 @@ def test_alternatives_of_a_pass_are_a_search(tmp_path):
     assert refused(tmp_path, passes=passes, search_strategy=True) == []
 
 
-def test_each_metric_is_refused_by_name(tmp_path):
-    metrics = [{"name": "speed", "type": "latency"}, {"name": "size", "type": "size_on_disk"}]
-    messages = refused(tmp_path, evaluators={"common": {"metrics": metrics}}, evaluator="common")
-    assert ["'speed'" in messages[0], "'size'" in messages[1], len(messages)] == [True, True, 2]
-
-
 @pytest.mark.parametrize("kind", ["OpenVINOModel", "CompositeModel"])
 def test_other_kinds_of_input_models_are_refused(tmp_path, kind):
     (message,) = refused(tmp_path, input_model={"type": kind, "model_path": "a"})
@@ -222,13 +216,16 @@ def test_a_file_that_is_no_config_raises(tmp_path):
     "evaluator",
     [
         {"name": "acc", "type": "accuracy", "sub_types": [{"name": "accuracy_score"}], "data_config": "rows"},
-        {"metric": "acc", "batch_size": 3, "tasks": ["x"], "limit": 3},
+        {"type": "LMEvaluator", "metric": "acc", "batch_size": 3, "tasks": ["x"], "limit": 3},
         {"metrics": "accuracy"},
         {},
     ],
 )
-def test_evaluator_of_any_form_is_refused_in_one_message(tmp_path, evaluator):
-    content = {"input_model": {"model_path": "m"}, "passes": {}, "evaluators": {"ev": evaluator}, "evaluator": "ev"}
+def test_evaluator_without_metrics_is_refused_in_one_message(tmp_path, evaluator):
+    content = {"input_model": {"model_path": "m"}, "passes": {}, "evaluators": {"ev": evaluator}}
     (tmp_path / "c.json").write_text(json.dumps(content))
+    assert load(tmp_path / "c.json").problems == ()
+    (tmp_path / "c.json").write_text(json.dumps(content | {"evaluator": "ev"}))
     (problem,) = load(tmp_path / "c.json").problems
-    assert (problem.kind, "evaluator 'ev' is not served" in problem.message) == ("unsupported", True)
+    assert (problem.kind, "evaluator 'ev'" in problem.message) == ("unsupported", True)
+    assert problem.message.endswith("is not served: it has no metrics.")

@@ -153,7 +153,7 @@ def test_execution_providers_are_known_by_name(tmp_path):
     assert "did you mean 'CUDAExecutionProvider'?" in message
 
 
-def test_evaluators_are_checked_before_they_are_refused(tmp_path):
+def test_evaluators_are_checked(tmp_path):
     metric = {"name": "m", "type": "latency", "sub_types": [{"name": "avg", "gaol": {"type": "threshold", "value": 1}}]}
     messages = problems(tmp_path, GOOD | {"evaluators": {"e": {"metrics": [metric]}}})
     assert any("did you mean 'goal'?" in message for message in messages)

@@ -22,6 +22,7 @@ from olivine.workflow.events import (
     TrialStarted,
     Warned,
 )
+from olivine.workflow.units import distance, in_unit, readable_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -290,10 +291,24 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
     return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 
-def readable_bytes(n_bytes: float) -> str:
-    """Bytes in the unit that a person would choose."""
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"
+def asked_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What an evaluator asked for as lines of a Markdown table: see `olivine.workflow.verdict.table_of`."""
+    cells = [["asked for", "input", "result", "goal", "margin"], *(_asked_cells(row) for row in rows)]
+    kept = [place for place in range(5) if place in (0, 2) or any(line[place] for line in cells[1:])]
+    cells = [[line[place] for place in kept] for line in cells]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(kept))]
+    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
+    written = [f"| {' | '.join(line)} |" for line in aligned]
+    rule = f"|{'-' * (widths[0] + 2)}|{''.join('-' * (width + 1) + ':|' for width in widths[1:])}"
+    return [written[0], rule, *written[1:]]
+
+
+def _asked_cells(row: Mapping[str, Any]) -> list[str]:
+    """Name, number of the input model, of the result, goal, and by how much the result is better than that."""
+    unit = row["unit"]
+    baseline, value = (in_unit(row[key], unit) if row[key] is not None else "" for key in ("baseline", "value"))
+    if row["bound"] is None:
+        return [row["name"], baseline, value or "none", "missed" if row["is_met"] is False else "", ""]
+    goal = f"{'≥' if row['higher_is_better'] else '≤'} {in_unit(row['bound'], unit)}"
+    margin = f"{'-' if row['margin'] < 0 else '+'}{distance(abs(row['margin']), unit)}"
+    return [row["name"], baseline, value, goal, margin]

@@ -11,7 +11,6 @@ from olivine.config.explain import Fault, Path, faults, nearest
 from olivine.config.schema import (
     RESOURCE_SETTINGS,
     SYSTEM_SETTINGS,
-    Evaluator,
     PassConfig,
     SearchStrategy,
     System,
@@ -126,15 +125,6 @@ def _typed_parts(config: dict[str, Any]) -> Iterator[tuple[Path, type[BaseModel]
             yield (*path, "config"), settings, dict(resource["config"])
     if isinstance(config.get("search_strategy"), dict):
         yield ("search_strategy",), SearchStrategy, dict(config["search_strategy"])
-    for path, evaluator in _evaluators(config):
-        if isinstance(evaluator.get("metrics"), list):  # any other form is refused as a whole, in one message
-            yield path, Evaluator, dict(evaluator)
-
-
-def _evaluators(config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    yield from ((("evaluators", name), evaluator) for name, evaluator in _items(config.get("evaluators")))
-    if isinstance(config.get("evaluator"), dict):
-        yield ("evaluator",), config["evaluator"]
 
 
 def _items(section: Any) -> Iterable[tuple[str, dict[str, Any]]]:

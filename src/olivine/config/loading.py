@@ -86,8 +86,6 @@ def json_schema() -> dict[str, Any]:
     schema = Workflow.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["$schema"] = {"type": "string", "description": "where an editor finds this schema"}
-    for name, nothing in (("evaluators", {"maxProperties": 0}), ("evaluator", {"enum": [None]})):
-        schema["properties"][name] |= nothing | {"deprecated": True}
     definitions = schema["$defs"]
     definitions[SearchStrategy.__name__] = SearchStrategy.model_json_schema()
     arms = schema["properties"]["search_strategy"]["anyOf"]

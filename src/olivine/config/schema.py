@@ -294,7 +294,7 @@ class PassConfig(Section):
     type: str = Field(description="name of the pass, see olivine passes")
     params: Mapping[str, Any] = Field(default_factory=dict)
     host: str | None = Field(None, description="the system where this pass runs; else the workflow's host")
-    evaluator: Any = _unserved("Remove it: every seam is scored by the keys of 'quality'.")
+    evaluator: Any = _unserved("Name it as the workflow's evaluator, which measures every model.")
     alternatives: list[Any] = Field(default_factory=list, description="other passes in its place, which a search tries")
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
     clean_run_cache: Any = _unserved("Remove it: a step runs again when anything it depends on changed.", default=False)
@@ -400,45 +400,57 @@ class SearchStrategy(Section):
     )
 
 
-class Goal(Section):
-    """What a metric must reach; relative goals compare with the input model's measured baseline."""
+GoalType = Literal[
+    "threshold", "min-improvement", "percent-min-improvement", "max-degradation", "percent-max-degradation"
+]
 
-    type: Literal[
-        "threshold", "min-improvement", "percent-min-improvement", "max-degradation", "percent-max-degradation"
-    ]
-    value: float
+
+class Goal(Section):
+    """What a number must reach: a value itself, or one that counts from what the input model has."""
+
+    type: GoalType = Field(
+        description="threshold: the value itself; the others count from the input model's, in the number's own unit or "
+        "in percent of it"
+    )
+    value: float = Field(description="the bound, or how far from the input model's number it lies")
 
 
 class SubType(Section):
     """One number of a metric."""
 
-    name: str
-    priority: int | None = None
-    higher_is_better: bool | None = None
-    goal: Goal | None = None
-    metric_config: dict[str, Any] | None = None
+    name: str = Field(description="which one, e.g. f1_score of an accuracy; see docs/evaluators.md")
+    priority: int | None = Field(None, description="1 matters most where a search chooses; -1: not looked at")
+    higher_is_better: bool | None = Field(None, description="which way is better, where the metric does not tell")
+    goal: Goal | None = Field(None, description="what the result must reach, or the run ends with exit code 1")
+    metric_config: dict[str, Any] = Field(default_factory=dict, description="params of the metric")
 
 
 class Metric(Section):
-    """One measurement."""
+    """One measurement; without sub types it is the first number that the metric has."""
 
-    name: str
-    type: Literal["accuracy", "latency", "throughput", "size_on_disk", "custom"]
-    backend: str | None = None
-    sub_types: list[SubType] = Field(default_factory=list)
-    data_config: str | dict[str, Any] | None = None
-    user_config: dict[str, Any] | None = None
+    name: str = Field(description="what tables call it")
+    type: str = Field(description="accuracy, perplexity, kl_divergence, size_on_disk, or the metric of a plugin")
+    sub_types: list[SubType] = Field(default_factory=list, description="which numbers of it")
+    priority: int | None = Field(None, description="as of a sub type, where there are none")
+    higher_is_better: bool | None = Field(None, description="as of a sub type, where there are none")
+    goal: Goal | None = Field(None, description="as of a sub type, where there are none")
+    metric_config: dict[str, Any] = Field(default_factory=dict, description="params of the metric")
+    data_config: str | None = Field(None, description="the rows; else those of 'quality'")
+    user_config: dict[str, Any] = Field(default_factory=dict, description="nothing that is served yet")
+    backend: str | None = _without_effect(
+        "The numbers are computed by olivine, whichever library Olive asked.", None, "accepted; where Olive computed it"
+    )
 
 
 class Evaluator(Section):
     """A named list of measurements."""
 
-    name: str | None = None
-    type: str | None = None
-    type_args: dict[str, Any] | None = None
-    user_script: str | None = None
-    script_dir: str | None = None
-    metrics: list[Metric] = Field(default_factory=list)
+    name: str | None = Field(None, description="accepted; its key is its name")
+    type: str | None = Field(None, description="accepted; an evaluator without metrics is not served")
+    metrics: list[Metric] = Field(default_factory=list, description="what is measured")
+    type_args: Any = _unserved("Write what is to be measured as 'metrics'.")
+    user_script: Any = _unserved("Name the script in the user_config of a metric.")
+    script_dir: Any = _unserved("Name the script in the user_config of a metric.")
 
 
 class Quality(Section):
@@ -464,10 +476,8 @@ class Workflow(Section):
     systems: dict[str, System] = Field(default_factory=dict, description="machines by name")
     data_configs: list[DataConfig] = Field(default_factory=list, description="data sets")
     passes: dict[str, PassConfig] = Field(description="what is done, in this order")
-    evaluators: dict[str, Any] = Field(
-        default_factory=dict, description="not served: every model is scored, see quality"
-    )
-    evaluator: str | dict[str, Any] | None = Field(None, description="not served: every model is scored, see quality")
+    evaluators: dict[str, Evaluator] = Field(default_factory=dict, description="what is to be measured, by name")
+    evaluator: str | None = Field(None, description="the one of the evaluators whose numbers the result must have")
     host: str | None = Field(None, description="the system where passes run")
     target: str | None = Field(None, description="the system where models are measured, and the result will run")
     search_strategy: bool | dict[str, Any] | None = Field(

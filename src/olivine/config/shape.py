@@ -21,6 +21,7 @@ def shape(root: Mapping[str, Any]) -> dict[str, Any]:
     config.pop("$schema", None)
     _each(config, "passes", _shape_pass)
     _each(config, "systems", _shape_system)
+    _each(config, "evaluators", _shape_evaluator)
     _resource(config.get("input_model"), "model_path")
     entries = config.get("data_configs")
     for entry in entries if isinstance(entries, list) else []:
@@ -55,6 +56,13 @@ def _shape_pass(value: Any) -> Any:
 
 def _shape_system(value: Any) -> Any:
     return _nested(value, _OWN_SYSTEM_KEYS, "config") if isinstance(value, dict) else value
+
+
+def _shape_evaluator(value: Any) -> Any:
+    """What is no list of metrics cannot be checked: only its type stays, and it is refused where it is used."""
+    if not isinstance(value, dict) or isinstance(value.get("metrics"), list):
+        return value
+    return {"type": value["type"]} if isinstance(value.get("type"), str) else {}
 
 
 def _resource(section: Any, key: str) -> None:

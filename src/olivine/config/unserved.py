@@ -95,19 +95,8 @@ def _search(workflow: Workflow) -> Iterator[Wish]:
 
 
 def _measures(workflow: Workflow) -> Iterator[Wish]:
-    for name, evaluator in workflow.evaluators.items():
-        yield from _metrics(("evaluators", name), name, evaluator)
-    if isinstance(workflow.evaluator, dict):
-        yield from _metrics(("evaluator",), "evaluator", workflow.evaluator)
-
-
-def _metrics(path: Path, name: str, evaluator: Any) -> Iterator[Wish]:
-    """Every metric by name; each seam is scored without an evaluator."""
-    advice = "Remove it: label accuracy, loss, perplexity and divergence of every model are scored, see 'quality'."
-    metrics = evaluator.get("metrics") if isinstance(evaluator, dict) else None
-    if not metrics or not isinstance(metrics, list):
-        yield path, f"evaluator '{name}' is not served.", advice
-        return
-    for index, metric in enumerate(metrics):
-        label = metric.get("name", metric.get("type")) if isinstance(metric, dict) else metric
-        yield (*path, "metrics", index), f"metric '{label}' of evaluator '{name}' is not served.", advice
+    evaluator = workflow.evaluators.get(workflow.evaluator or "")
+    if evaluator is not None and not evaluator.metrics:
+        kind = f" of type '{evaluator.type}'" if evaluator.type else ""
+        message = f"evaluator '{workflow.evaluator}'{kind} is not served: it has no metrics."
+        yield ("evaluators", str(workflow.evaluator)), message, "Write what is to be measured as its 'metrics'."

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ from olivine.workflow.resolved import resolved
 from olivine.workflow.steps import Plan
 from olivine.workflow.survey import first_look
 from olivine.workflow.tune import tune
-from olivine.workflow.verdict import checks_missed, drop_allowed, goals, missed
+from olivine.workflow.verdict import checks_missed, drop_allowed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
 
@@ -54,6 +54,7 @@ class Result:
     samples: what the last model answered. steps: {"name", "cached", "seconds", "peak_memory_bytes", "facts"} of each.
     trained_on: the scored rows were trained on. missed: the goals that do not hold, as sentences. search: which trial
     the model is of ("chosen", "point"), the "front" of trials, how many there were, and near misses; None without one.
+    measured: what the evaluator asks for, see `verdict.table_of`.
     """
 
     model: Path | None
@@ -64,6 +65,7 @@ class Result:
     missed: list[str]
     output_dir: Path
     search: dict[str, Any] | None = None
+    measured: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def status(self) -> str:
@@ -239,9 +241,10 @@ def _summary(
         samples=samples,
         steps=steps,
         trained_on=plan.score is not None and plan.score.part == "train",
-        missed=[*checks_missed(steps), *missed(scored, goals(plan.quality.max_drop))],
+        missed=[*checks_missed(steps), *missed_goals(plan, scored)],
         output_dir=plan.output_dir,
         search=search,
+        measured=table_of(plan, scored),
     )
 
 

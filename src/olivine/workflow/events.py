@@ -309,6 +309,7 @@ class RunDone(Event):
     trained_on: bool = False
     missed: Sequence[str] = ()
     search: Mapping[str, Any] | None = None
+    measured: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

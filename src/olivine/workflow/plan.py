@@ -23,6 +23,7 @@ from olivine.systems import Probe
 from olivine.work import Machine
 from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
+from olivine.workflow.asked import check_asked, plan_asked, with_params
 from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
@@ -81,9 +82,12 @@ def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Ho
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         check_folder(draft, folder, key)
+    asked = plan_asked(draft)
     _plan_steps(draft)
     no_begin_token(draft)
     score = _measured(draft, plan_score(draft))
+    check_asked(draft, asked, score)
+    score = replace(score, metrics=with_params(score.metrics, asked)) if score is not None else None
     tell_seen(draft, score)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
@@ -101,7 +105,7 @@ def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Ho
         hub_name=draft.hub_name,
         hub_revision=workflow.input_model.load_kwargs.revision,
         score=score,
-        quality=workflow.quality,
+        quality=draft.workflow.quality,
         cache_dir=cache_dir,
         output_dir=output_dir,
         machine=draft.machine,
@@ -111,6 +115,7 @@ def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Ho
         source=loaded,
         versions=draft.hosts[None][0].probe.versions,
         hosts=hosts.used,
+        asked=asked,
     )
     are_known = all(host.is_known for host in plan.hosts.values())
     return replace(plan, cached=cached(plan)) if are_known and not plan.problems else plan

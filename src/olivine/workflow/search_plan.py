@@ -80,10 +80,11 @@ def _stops(
     loaded: Loaded, strategy: SearchStrategy, settings: SamplerParams, plan: Plan, choices: Choices
 ) -> Iterator[Problem]:
     """A search that could not end, or would end at once."""
-    if strategy.stop_when_goals_met and plan.quality.max_drop is None:
+    has_goals = plan.quality.max_drop is not None or any(one.goal is not None for one in plan.asked)
+    if strategy.stop_when_goals_met and not has_goals:
         message = "'stop_when_goals_met' waits for goals, and the config sets none."
         where = loaded.document.where((_SECTION, "stop_when_goals_met"))
-        yield Problem("invalid-value", where, message, "Set quality.max_drop, or remove it.")
+        yield Problem("invalid-value", where, message, "Set quality.max_drop or goals of the evaluator, or remove it.")
     if (
         choices.space.size is None
         and settings.max_samples is None

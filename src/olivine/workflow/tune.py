@@ -7,6 +7,7 @@ the same points again and finds their results in the store; what failed in it is
 the model that was to be made.
 """
 
+import math
 import threading
 import time
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 
 from olivine.errors import Interrupted, OlivineError, StepFailed
 from olivine.models import Model
+from olivine.models.disk import bytes_on_disk
 from olivine.passes import UNCHANGED
 from olivine.search import Goal, Objective, Point, Trial, pareto
 from olivine.workflow.choices import Search
@@ -31,15 +33,15 @@ from olivine.workflow.events import (
     TrialStarted,
     Warned,
 )
-from olivine.workflow.execute import Execution, climb, size_bytes
+from olivine.workflow.execute import Execution, climb
 from olivine.workflow.inputs import look_at_data
 from olivine.workflow.journal import read_journal
 from olivine.workflow.keys import seams
 from olivine.workflow.names import FileNames
 from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import prove
-from olivine.workflow.steps import Plan
-from olivine.workflow.verdict import checks_missed, drop_allowed, goals, missed
+from olivine.workflow.steps import Asked, Plan
+from olivine.workflow.verdict import checks_missed, drop_allowed, missed, missed_goals
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
 
@@ -113,7 +115,7 @@ def _baseline(plan: Plan, model: Model, workshop: Workshop) -> Mapping[str, Any]
     """The scores of the input model, which every trial shares; empty where nothing is scored."""
     base = next(iter(seams(plan)), None)
     score = Execution(plan, model, workshop).score(base) if base is not None else None
-    return score.event.scores if score is not None else {}
+    return score.event.row if score is not None else {}
 
 
 def _wanted(plan: Plan, baseline: Mapping[str, Any]) -> _Wanted:
@@ -121,6 +123,10 @@ def _wanted(plan: Plan, baseline: Mapping[str, Any]) -> _Wanted:
     share = drop_allowed(plan.quality.max_drop)
     size = Objective("size_bytes", higher_is_better=False, priority=2)
     broken = Objective("broken", higher_is_better=False, priority=4, goal=Goal("threshold", 0))
+    asked = sorted((one for one in plan.asked if one.priority is not None or one.goal is not None), key=_rank)
+    if asked:
+        objectives = {one.number: replace(one.objective(baseline), priority=n) for n, one in enumerate(asked, 1)}
+        return _Wanted(list(objectives.values()), [broken], None)
     if not seams(plan):
         return _Wanted([size], [broken], None)
     name, is_higher = next((one for one in _QUALITY if one[0] in baseline), _QUALITY[-1])
@@ -130,6 +136,11 @@ def _wanted(plan: Plan, baseline: Mapping[str, Any]) -> _Wanted:
     quality = Objective(name, is_higher, goal=goal, baseline=baseline[name])
     drop = Objective("drop", higher_is_better=False, priority=3, goal=Goal("threshold", share))
     return _Wanted([quality, size], [drop, broken], share)
+
+
+def _rank(asked: Asked) -> float:
+    """By priority; what has none comes last."""
+    return asked.priority if asked.priority is not None else math.inf
 
 
 def _started(search: Search, wanted: _Wanted) -> SearchStarted:
@@ -261,17 +272,18 @@ def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
         values["size_bytes"] = float(size)
     if scored:
         measured = scored[-1].scores
-        values |= {name: float(measured[name]) for name, _ in _QUALITY if measured.get(name) is not None}
+        names = {*(name for name, _ in _QUALITY), *(one.number for one in plan.asked)}
+        values |= {name: float(measured[name]) for name in names if measured.get(name) is not None}
     if drops := [event.drop for event in scored if event.drop is not None]:
         values["drop"] = round(max(drops), _ROUNDING)
-    sentences = [*checks, *missed(scored, goals(plan.quality.max_drop))]
+    sentences = [*checks, *missed_goals(plan, scored)]
     return {"outcome": "measured", "values": values, "missed": list(dict.fromkeys(sentences))}
 
 
 def _size(model: Model) -> int | None:
     """Bytes of a model; one whose weights are computed from a base is as large as that when it is written."""
-    size = size_bytes(model)
-    return size if size is not None or model.base is None else size_bytes(model.base)
+    size = bytes_on_disk(model)
+    return size if size is not None or model.base is None else bytes_on_disk(model.base)
 
 
 def _outcome(attempts: Sequence[Attempt], wanted: _Wanted, n_refused: int) -> SearchDone:
