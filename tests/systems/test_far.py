@@ -12,6 +12,7 @@ import pytest
 
 from olivine.errors import OlivineError
 from olivine.models import Model
+from olivine.store.remote import RemoteFiles
 from olivine.systems import WORKER, ConnectedWorker, Job, opened
 from olivine.systems._line import TOKEN, Line, Refused, greet_parent, greet_worker
 from olivine.testing.tiny import tiny_checkpoint
@@ -147,6 +148,27 @@ def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_p
         assert (tmp_path / name / "model.safetensors").read_bytes() == (
             tmp_path / "first" / "model.safetensors"
         ).read_bytes()
+
+
+def test_address_that_cannot_be_reached_for_a_while_is_asked_again(job, tmp_path):
+    """A laptop that was closed finds its job when it is opened."""
+    (tmp_path / "there").mkdir()
+    n_asked = iter(range(10**6))
+
+    class Flaky(RemoteFiles):
+        def names(self, folder):
+            if 1 < next(n_asked) < 5:
+                raise OlivineError("the network is down")
+            return super().names(folder)
+
+    class Closed(Queue):
+        def files(self):
+            return Flaky(self.params.url)
+
+    queue = Closed(Closed.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there")))
+    with opened(queue, tmp_path / "cache") as worker:
+        worker.run(job(), lambda *_: None)
+    assert next(n_asked) > 5
 
 
 def test_queue_is_waited_for_once(job, tmp_path):

@@ -134,7 +134,8 @@ def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[t
     store = Cache(plan.cache_dir, lambda message: tell(Warned(step="cache", message=message)))
     store.prepare()
     try:
-        tell(RunStarted(workflow=_asked(plan), versions=versions(plan), translated=plan.translated))
+        known = versions(plan), _of_hosts(plan)
+        tell(RunStarted(workflow=_asked(plan), versions=known[0], hosts=known[1], translated=plan.translated))
         with store, workers:
             yield Workshop(plan.output_dir, store, workers, tell), history
     except BaseException as error:
@@ -246,6 +247,16 @@ def _summary(
         search=search,
         measured=table_of(plan, scored),
     )
+
+
+def _of_hosts(plan: Plan) -> dict[str, dict[str, str]]:
+    """Versions of what decides results on each system beside the workflow's host, as far as they are known."""
+    others = {name: host.probe for name, host in plan.hosts.items() if name is not None and host.is_known}
+    return {
+        name: {library: probe.version(library) for library in VERSIONS}
+        for name, probe in others.items()
+        if probe.versions is not plan.versions
+    }
 
 
 def versions(plan: Plan) -> dict[str, str]:

@@ -58,13 +58,15 @@ Listener = Callable[[Event], None]
 class RunStarted(Event):
     """A run begins.
 
-    workflow: the config. versions: of the libraries that decide results. translated: what was made of old keys, and
+    workflow: the config. versions: of the libraries that decide results, on the workflow's host. hosts: the same of the
+    other systems, by name. translated: what was made of old keys, and
     chosen where the config is silent.
     """
 
     kind = "run_started"
     workflow: Mapping[str, Any]
     versions: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     translated: Sequence[str] = ()
 
 
@@ -89,6 +91,7 @@ class OfStep(Event):
     step: the user's name of it, or "fetch:MODEL", "prove", "score:STEP", "materialize:STEP", "rows:DATA".
     key: of its result. pass_name: the pass; None where the program does it. params: as the pass got them.
     parent: the step whose result is its input; None for the input model. parent_key: the key of that result.
+    host: the system where it runs; None for this machine.
     """
 
     step: str
@@ -97,6 +100,7 @@ class OfStep(Event):
     params: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     parent_key: str | None = None
+    host: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -147,6 +147,7 @@ class Execution:
             step.params,
             step.parent,
             self.keys.models[step.parent],
+            step.host,
         )
 
         def make(content: Path) -> Mapping[str, Any]:
@@ -156,7 +157,7 @@ class Execution:
             with self._unedited(task, again):
                 files = tuple(map(str, step.files))
                 fields = {"name": step.pass_name, "data": data, "models": models, "files": files}
-                result = self.workshop.do("pass", task, content, step.machine, model, step.host, **fields)
+                result = self.workshop.do("pass", task, content, step.machine, model, **fields)
             return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
 
         entry = self.workshop.obtain(task, make)
@@ -188,6 +189,7 @@ class Execution:
             params=score_params(rows),
             parent=seam.step,
             parent_key=model_key,
+            host=rows.host,
             summary=_in_words,
         )
 
@@ -198,7 +200,7 @@ class Execution:
             params = {**task.params, "previous": str(previous.entry.content) if previous else None}
             with self._unedited(task, again):
                 machine = self._machine_for(model, rows)
-                return self.workshop.do("score", task, content, machine, model, rows.host, params=params)
+                return self.workshop.do("score", task, content, machine, model, params=params)
 
         try:
             entry = self.workshop.obtain(task, make)
