@@ -6,15 +6,20 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import asdict, replace
 
 import pytest
 
 from olivine.errors import OlivineError
 from olivine.models import Model
-from olivine.store.remote import RemoteFiles
+from olivine.store.hashes import Hashes, hash_file
+from olivine.store.remote import Mirror, RemoteFiles
 from olivine.systems import WORKER, ConnectedWorker, Job, opened
 from olivine.systems._line import TOKEN, Line, Refused, greet_parent, greet_worker
+from olivine.systems._parcel import parcel
+from olivine.systems._pieces import Pieces, write_end, write_job
+from olivine.systems._scratch import resumable
 from olivine.testing.tiny import tiny_checkpoint
 from olivine.work import Machine
 from toy_far import Process, Queue
@@ -150,27 +155,6 @@ def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_p
         ).read_bytes()
 
 
-def test_address_that_cannot_be_reached_for_a_while_is_asked_again(job, tmp_path):
-    """A laptop that was closed finds its job when it is opened."""
-    (tmp_path / "there").mkdir()
-    n_asked = iter(range(10**6))
-
-    class Flaky(RemoteFiles):
-        def names(self, folder):
-            if 1 < next(n_asked) < 5:
-                raise OlivineError("the network is down")
-            return super().names(folder)
-
-    class Closed(Queue):
-        def files(self):
-            return Flaky(self.params.url)
-
-    queue = Closed(Closed.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there")))
-    with opened(queue, tmp_path / "cache") as worker:
-        worker.run(job(), lambda *_: None)
-    assert next(n_asked) > 5
-
-
 def test_queue_is_waited_for_once(job, tmp_path):
     """The second job goes to the worker that did the first, though they are different ones."""
     (tmp_path / "there").mkdir()
@@ -194,3 +178,40 @@ def test_one_job_of_a_file_says_its_events_in_another(job, tmp_path):
     subprocess.run(command, check=True, timeout=300)
     events = [json.loads(line)["event"] for line in (tmp_path / "events").read_text().splitlines()]
     assert events == ["started", "done"]
+
+
+def test_worker_that_is_started_again_goes_on_where_the_one_before_was_taken_away(job, tmp_path):
+    """Jobs that ended are not done again, and no piece of the events is written over."""
+    queue = Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path)))
+    sent = parcel(job(), Hashes(tmp_path / "cache"))
+    for hashed, source in sent.sources.items():
+        queue.put(source, hashed)
+    for number in (1, 2):
+        write_job(queue.far, "worker", number, sent.job)
+        write_end(queue.far, "worker")
+        where = ["--store", str(tmp_path / f"disk-{number}"), "--files", str(tmp_path / "files")]
+        subprocess.run([sys.executable, *WORKER, "--batch", "worker", *where], check=True, timeout=300)
+    events = [fields["event"] for fields in Pieces(queue.far, "worker").new()]
+    assert events == ["started", "done", "started", "done"]
+
+
+def test_scratch_folder_on_a_disk_that_goes_away_is_brought_back(tmp_path):
+    far = RemoteFiles(str(tmp_path / "files"))
+    scratches = [tmp_path / disk / "scratch" / "key" for disk in ("first", "second", "third")]
+    for scratch in scratches:
+        scratch.mkdir(parents=True)
+    stores = [Mirror(scratch.parent.parent, far) for scratch in scratches]
+    with pytest.raises(KeyError), resumable(scratches[0], stores[0], pause_seconds=0.05):
+        (scratches[0] / "checkpoint-1").mkdir()
+        (scratches[0] / "checkpoint-1" / "weights").write_bytes(b"one")
+        while b"weights" not in (far.read("scratch/key.json") or b""):
+            time.sleep(0.05)
+        raise KeyError
+    with resumable(scratches[1], stores[1], pause_seconds=0.05):
+        brought = scratches[1] / "checkpoint-1" / "weights"
+        assert brought.read_bytes() == b"one"
+        brought.write_bytes(b"two")
+        while far.missing([hash_file(brought)]):
+            time.sleep(0.05)
+    with resumable(scratches[2], stores[2]):
+        assert list(scratches[2].iterdir()) == []  # the job was done

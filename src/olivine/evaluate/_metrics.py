@@ -6,13 +6,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from olivine.errors import Problem, RequestError
-from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence
+from olivine.evaluate._base import Evidence, Metric, OutputEvidence
 from olivine.registry import Registry
 
 metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
 
-_TAKEN = ("model", "format", "n_rows", "n_tokens")  # of a table's row
-_NEEDS = {Evidence: "text that a model writes", OutputEvidence: "the outputs of a graph"}
+_TAKEN = ("model", "format", "size_bytes", "n_rows", "n_tokens")  # of a table's row
 
 
 def check_metrics(
@@ -27,9 +26,10 @@ def check_metrics(
         if metric is None:
             yield Problem("invalid-value", "", f"{metrics.missing(name, 'metric')}.".replace("?.", "?"), key=(name,))
             continue
-        if not _fits(metric, kind):
-            message = f"metric '{name}' is computed from {_NEEDS[metric.reads]}."
-            yield Problem("invalid-value", "", message, "Leave it out.", key=(name,))
+        if metric.reads is not kind:
+            needs = "text that a model writes" if metric.reads is Evidence else "the outputs of a graph"
+            fix = "Leave it out."
+            yield Problem("invalid-value", "", f"metric '{name}' is computed from {needs}.", fix, key=(name,))
             continue
         try:
             metric.Params.model_validate(params)
@@ -40,25 +40,18 @@ def check_metrics(
                 yield Problem("invalid-value", "", message, f"Its params: {known}.", key=(name, *fault["loc"]))
 
 
-def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence | Artifact]) -> list[Metric]:
+def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence]) -> list[Metric]:
     """The metrics of a score that read that kind of evidence, with their params; see `check_metrics`."""
-    classes = {metric: dict[str, Any]() for metric in metrics.own.values() if not metric.only_when_asked}
+    classes = {metric: dict[str, Any]() for metric in metrics.own.values()}
     for name, params in given.items():
         if (metric := metrics.find(name)) is None:
             raise RequestError(metrics.missing(name, "metric"))
         classes[metric] = dict(params)
-    fitting = {metric: params for metric, params in classes.items() if issubclass(kind, metric.reads)}
+    fitting = {metric: params for metric, params in classes.items() if metric.reads is kind}
     return [metric(metric.Params.model_validate(params)) for metric, params in fitting.items()]
 
 
-def _fits(metric: type[Metric], kind: type[Evidence | OutputEvidence]) -> bool:
-    """Whether models of that kind of evidence have the metric; each is an artifact."""
-    return issubclass(kind, metric.reads) or metric.reads is Artifact
-
-
-def measured(
-    given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence | Artifact
-) -> dict[str, float]:
+def measured(given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence) -> dict[str, float]:
     """The numbers of all those metrics. RequestError for two that give a number of one name."""
     numbers: dict[str, float] = {}
     for metric in chosen(given, type(evidence)):

@@ -9,6 +9,7 @@ other bytes than were sent is taken out, and sent anew the next time.
 
 import json
 import os
+import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -46,6 +47,8 @@ class RemoteFiles:
         except ValueError as error:
             raise OlivineError(f"'{url}' is no address of files: {error}") from None
         self._root = root.rstrip("/")
+        named = self._fs.protocol
+        self._protocols: tuple[str, ...] = (named,) if isinstance(named, str) else tuple(named)
 
     def missing(self, hashes: Iterable[str]) -> set[str]:
         """Those of them that no file there has."""
@@ -110,7 +113,8 @@ class RemoteFiles:
                 listed = self._fs.ls(f"{self._root}/{folder}", detail=False)
             except FileNotFoundError:
                 return []
-        return sorted(str(name).rstrip("/").rpartition("/")[2] for name in listed)
+        names = [str(name).rstrip("/").rpartition("/")[2] for name in listed]
+        return sorted(name for name in names if not name.startswith("."))  # those are not whole yet
 
     def _part(self, hashed: str, number: int) -> str:
         return f"{self._root}/files/{hashed}.{number}"
@@ -132,9 +136,15 @@ class RemoteFiles:
 
     def _send(self, path: str, content: bytes) -> None:
         with self._reaching():
-            self._fs.makedirs(path.rpartition("/")[0], exist_ok=True)
-            self._fs.pipe_file(path, content)
-            self._fs.invalidate_cache(path.rpartition("/")[0])
+            folder, _, name = path.rpartition("/")
+            self._fs.makedirs(folder, exist_ok=True)
+            if "file" in self._protocols:  # a store of objects shows none before it is whole; a folder does
+                partial = Path(folder, f".{name}-{uuid.uuid4().hex}")
+                partial.write_bytes(content)
+                partial.replace(path)
+            else:
+                self._fs.pipe_file(path, content)
+            self._fs.invalidate_cache(folder)
 
     def _fetch(self, hashed: str, index: Mapping[str, int], file: IO[bytes]) -> None:
         """Append what a file lacks."""

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 from olivine.paths import of_user
 from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
+from olivine.work import Estimate
 
 
 def _beside(path: str, info: ValidationInfo) -> str:
@@ -93,6 +94,9 @@ class System(ABC):
 
         Raises StepFailed with the cause.
         """
+
+    def reserve(self, need: Estimate) -> None:  # noqa: B027 - most systems have what they have
+        """Told before the first job what the jobs of a run need of it at most, for one that asks for room."""
 
     @abstractmethod
     def worker(self) -> Worker:

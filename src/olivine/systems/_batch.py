@@ -8,21 +8,19 @@ import json
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
-from olivine.errors import Interrupted, OlivineError, StepFailed
+from olivine.errors import Interrupted, StepFailed
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.systems._base import System, Worker
 from olivine.systems._pieces import ENDINGS, Pieces, write_end, write_job
 from olivine.systems._protocol import Job, Listener, answer
-
-Answer = TypeVar("Answer")
 
 
 class Batch(System):
@@ -52,6 +50,10 @@ class Batch(System):
 
         "ended with exit code 0" for one that did well: what it did stands in its events.
         """
+
+    def waiting(self, identity: str) -> str:  # noqa: ARG002
+        """What a command waits for, as `ended` saw it last; told to the user when it changes."""
+        return ""
 
     @abstractmethod
     def cancel(self, identity: str) -> None:
@@ -163,35 +165,19 @@ class BatchWorker(Worker):
         return place
 
     def _result(self, place: _Place, job: Job, listen: Listener) -> dict[str, Any]:
-        pieces, how, patience = Pieces(self._far, place.name, place.number - 1), None, _Patience(self._system)
+        pieces, how, waiting = Pieces(self._far, place.name, place.number - 1), None, ""
         while True:
-            for fields in patience.ask(lambda: list(pieces.new())) or ():
+            for fields in pieces.new():
                 if (result := answer(fields, job, listen)) is not None:
                     return result
             if how is not None:
                 self._own = None
                 raise StepFailed(job.step, f"its worker {how}", job.log_path)
-            how = patience.ask(lambda: self._system.ended(place.identity))  # what it said last is read once more
+            how = self._system.ended(place.identity)  # what it said last is read once more
             if how is None:
+                if waiting != (waiting := self._system.waiting(place.identity)) and waiting:
+                    listen("note", {"message": waiting})
                 time.sleep(self._system.pause_seconds)
-
-
-class _Patience:
-    """Asks a system again that cannot be reached for a while: a lid was closed, a network is down."""
-
-    def __init__(self, system: Batch) -> None:
-        self._patience_seconds, self._since = system.patience_seconds, time.monotonic()
-
-    def ask(self, question: Callable[[], Answer]) -> Answer | None:
-        """The answer; None while there is none, and the error when there was none for too long."""
-        try:
-            told = question()
-        except OlivineError:
-            if time.monotonic() - self._since > self._patience_seconds:
-                raise
-            return None
-        self._since = time.monotonic()
-        return told
 
 
 def _title(job: Job) -> str:

@@ -27,6 +27,7 @@ from olivine.systems._environment import OFFLINE
 from olivine.systems._log import print_to
 from olivine.systems._parcel import named, result_files, unpacked
 from olivine.systems._protocol import Job
+from olivine.systems._scratch import resumable
 from olivine.systems._survey import survey
 from olivine.work import Context, Machine
 
@@ -102,7 +103,8 @@ def _placed(job: Job, events: Events, store: Files | None) -> Iterator[Job]:
     try:
         here, places = unpacked(job, store, output)
         events.rename = partial(named, places=places)
-        yield here
+        with resumable(here.scratch, store):
+            yield here
         remove_tree(here.scratch)
     finally:
         remove_tree(output)

@@ -33,8 +33,12 @@ def write_end(far: RemoteFiles, name: str) -> None:
 
 
 def jobs(far: RemoteFiles, name: str, patience_seconds: float, pause_seconds: float = _PIECE_SECONDS) -> Iterator[Any]:
-    """The jobs left for a worker, as they come; until the end is said, or none came for that long."""
-    number, waited_since = 1, time.monotonic()
+    """The jobs left for a worker, as they come; until the end is said, or none came for that long.
+
+    A worker that was started again, after the one before was taken away, goes on with the job that has not ended.
+    """
+    number = 1 + sum(fields["event"] in ENDINGS for fields in Pieces(far, name).new())
+    waited_since = time.monotonic()
     while True:
         content = far.read(f"jobs/{name}/job-{number:06}")
         if content is not None:
@@ -47,8 +51,9 @@ def jobs(far: RemoteFiles, name: str, patience_seconds: float, pause_seconds: fl
 
 
 def publish(log: EventLog, far: RemoteFiles, name: str) -> None:
-    """Write the events of a log there until it is closed."""
-    for number, texts in enumerate(log.after(0), start=1):
+    """Write the events of a log there until it is closed; behind those of a worker that was there before."""
+    n_before = len(far.names(f"jobs/{name}/events"))
+    for number, texts in enumerate(log.after(0), start=n_before + 1):
         _write(far, f"jobs/{name}/events/{number:08}", "".join(texts).encode())
         time.sleep(_PIECE_SECONDS)
 
@@ -70,16 +75,10 @@ class Pieces:
         self._far, self._folder, self._n_read, self._n_jobs = far, f"jobs/{name}/events", 0, after
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """Those that came since the last look; OlivineError when the first of them cannot be reached."""
-        first = self._n_read + 1
+        """Those that came since the last look."""
         for name in self._far.names(self._folder):
             if int(name) == self._n_read + 1:  # a listing may not have all of them at once
-                try:
-                    content = self._far.read(f"{self._folder}/{name}") or b""
-                except OlivineError:
-                    if self._n_read + 1 == first:
-                        raise
-                    return  # the next look begins with it
+                content = self._far.read(f"{self._folder}/{name}") or b""
                 self._n_read += 1
                 for fields in events_in(content.decode("utf-8", errors="replace").splitlines()):
                     if self._n_jobs <= 0:

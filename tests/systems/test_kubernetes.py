@@ -1,0 +1,372 @@
+"""A cluster by its real client: a fake API server that is strict, and really runs what the pods are told to run."""
+
+import copy
+import json
+import socket
+import threading
+import time
+
+import psutil
+import pytest
+
+from fakes.kubernetes import images
+from fakes.kubernetes.server import Cluster, node
+from fakes.kubernetes.strict import Refused, check
+from olivine import __version__
+from olivine.config import load
+from olivine.errors import OlivineError, RequestError, StepFailed
+from olivine.systems import Probe
+from olivine.systems.kubernetes import Kubernetes
+from olivine.testing.system import SystemContract, contents
+from olivine.work import Estimate
+from olivine.workflow.engine import run
+from olivine.workflow.plan import make_plan
+from tiny import write_rows
+
+ANSWER = json.dumps(Probe(2**34, 4, versions={}, modules=()).to_json())
+FULL = {
+    "namespace": "default",
+    "cpus": 4,
+    "memory": "32Gi",
+    "ephemeral_storage": "100Gi",
+    "gpus": 2,
+    "node_selector": {"gpu": "a100", "spot": True},
+    "tolerations": [{"key": "spot", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}],
+    "env": {"HF_HUB_OFFLINE": 1},
+    "secrets": {"HF_TOKEN": "hub/token"},
+    "image_pull_secrets": ["registry"],
+    "service_account": "trainer",
+    "priority_class": "low",
+    "volume_path": "olivine/runs",
+    "labels": {"kueue.x-k8s.io/queue-name": "team"},
+}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(Kubernetes, "pause_seconds", 0.1)
+
+
+@pytest.fixture
+def cluster(tmp_path):
+    """A cluster with a claim whose folder is this machine's, too."""
+    folder = tmp_path / "cluster"
+    (folder / "claim").mkdir(parents=True)
+    (folder / "images").mkdir()
+    good = images.with_olivine(folder / "images" / "good")
+    with Cluster(folder, {"olivine:1": good}, claims={"disk": folder / "claim"}) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def system(cluster):
+    """A system of the cluster, with params of its own."""
+
+    def make(**params):
+        return Kubernetes(Kubernetes.Params.model_validate({**_given(cluster), **params}))
+
+    return make
+
+
+def _given(cluster):
+    places = {"volume_claim": "disk", "volume_folder": str(cluster.claims["disk"])}
+    return {"image": "olivine:1", "kubeconfig": str(cluster.kubeconfig()), **places}
+
+
+class OnCluster(SystemContract):
+    """The contract; a pod that was told to end takes a moment for it."""
+
+    system = Kubernetes
+
+    def is_there(self, told):
+        until = time.monotonic() + 60
+        while psutil.pid_exists(told["pid"]) and time.monotonic() < until:
+            time.sleep(0.1)
+        return psutil.pid_exists(told["pid"])
+
+
+class TestClaim(OnCluster):
+    """Files lie on a volume that both sides have."""
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, cluster):
+        self.cluster = cluster
+
+    def make(self, folder):
+        self.cluster.claims["disk"] = folder
+        return Kubernetes(Kubernetes.Params(**_given(self.cluster)))
+
+
+class TestAddress(OnCluster):
+    """Files go by an address; the disk of a pod goes with it."""
+
+    @pytest.fixture(autouse=True)
+    def _cluster(self, tmp_path, monkeypatch):
+        bucket = images.with_bucket(tmp_path / "bucket")
+        monkeypatch.syspath_prepend(str(bucket))
+        images.register_bucket()
+        folder = tmp_path / "cluster"
+        folder.mkdir()
+        image = images.with_olivine(folder / "image", bucket)
+        with Cluster(folder, {"olivine:1": image}) as self.cluster:
+            yield
+
+    def make(self, folder):
+        given = {"image": "olivine:1", "kubeconfig": str(self.cluster.kubeconfig())}
+        return Kubernetes(Kubernetes.Params(files=f"bucket://{folder}", **given))
+
+
+@pytest.mark.slow
+def test_workflow_on_a_cluster_that_takes_the_pod_away_gives_the_bytes_of_one_here(cluster, tmp_path, tiny_llama):
+    """Training goes on from its last checkpoint, in another pod, and the int4 model is the same."""
+    write_rows(tmp_path / "rows.jsonl", 32)
+    plans = {where: make_plan(load(_config(tmp_path, tiny_llama, cluster, where))) for where in ("here", "cluster")}
+    assert [plan.problems for plan in plans.values()] == [(), ()]
+    here, events = run(plans["here"]), []
+    taken = threading.Thread(target=_take_away_at_checkpoint, args=(cluster,))
+    taken.start()
+    there = run(plans["cluster"], events.append)
+    taken.join()
+    assert contents(there.model) == contents(here.model) != {}
+    assert [row["loss"] for row in there.scores] == [row["loss"] for row in here.scores]
+    assert any("going on from step" in event.message for event in events if hasattr(event, "message"))
+    workers = [path for verb, path in cluster.requests if verb == "create" and path.endswith("/jobs")]
+    assert len(workers) == 2  # what it has was asked once, and the queue was waited for once
+
+
+def _config(folder, model, cluster, where):
+    text = {"text_template": "{phrase} {tone}", "train_on": "completion", "max_seq_len": 64}
+    data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}
+    arguments = {"max_steps": 30, "save_steps": 5, "per_device_train_batch_size": 4}
+    lora = {"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 8, "training_args": arguments}
+    system = {"type": "Kubernetes", "config": _given(cluster)}
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "systems": {"cluster": system},
+        "data_configs": [data],
+        "passes": {"lora": lora, "merge": {"type": "MergeAdapterWeights"}, "build": {"type": "ModelBuilder"}},
+        "cache_dir": str(folder / f"cache-{where}"),
+        "output_dir": str(folder / f"out-{where}"),
+    }
+    path = folder / f"{where}.json"
+    path.write_text(json.dumps(config | ({"host": "cluster"} if where == "cluster" else {})))
+    return path
+
+
+def _take_away_at_checkpoint(cluster):
+    until = time.monotonic() + 300
+    while not any(cluster.claims["disk"].glob("scratch/*/checkpoints/checkpoint-*/sealed.json")):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    (pod,) = cluster.running()
+    cluster.preempt(pod.job)
+
+
+def test_server_that_is_busy_broken_or_forgets_the_token_is_asked_again(cluster, system):
+    cluster.images["quick"] = images.that_prints(cluster.folder / "images" / "quick", ANSWER)
+    asked = system(image="quick")
+    assert not asked.is_prepared()
+    cluster.expire_token()
+    cluster.n_dropped_watches = 2
+    cluster.faults.extend([429, 0, 500, 0, 0, 503])
+    assert asked.probe().n_cores == 4
+    assert not cluster.faults
+    assert cluster.n_dropped_watches < 2
+    cluster.oldest = cluster.version + 1000  # no version is known any more
+    assert system(image="quick", python="python", env={"ANOTHER": "1"}).probe().n_cores == 4
+
+
+def test_server_that_stays_broken_is_named_in_one_sentence(cluster, system):
+    asked = system()
+    asked._cluster._patience_seconds = 0.1
+    cluster.faults.extend([500] * 20)
+    with pytest.raises(OlivineError, match="the cluster is busy or broken: the server is currently unable"):
+        asked.is_prepared()
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+    kubeconfig = cluster.folder / "away"
+    kubeconfig.write_text(cluster.kubeconfig().read_text().replace(str(cluster.server.server_port), str(port)))
+    away = system(kubeconfig=str(kubeconfig))
+    away._cluster._patience_seconds = 0.1
+    with pytest.raises(OlivineError, match="the cluster is busy or broken: it gives no answer"):
+        away.is_prepared()
+
+
+def test_what_a_pod_has_is_asked_once(cluster, system):
+    cluster.images["quick"] = images.that_prints(cluster.folder / "images" / "quick", ANSWER)
+    first = system(image="quick")
+    assert first.probe() == system(image="quick").probe()
+    assert system(image="quick").is_prepared()
+    assert len([1 for verb, path in cluster.requests if verb == "create" and path.endswith("/jobs")]) == 1
+
+
+@pytest.mark.parametrize(
+    ("params", "change", "sentence"),
+    [
+        ({}, lambda c: c.forbidden.add("create jobs"), "this user may not start Jobs in the namespace 'default'"),
+        ({}, lambda c: c.forbidden.add("get pods/log"), "may get pods/log"),
+        ({"namespace": "team"}, lambda c: None, "has no namespace 'team'; make it: kubectl create namespace team"),
+        ({"secrets": {"HF_TOKEN": "hub/token"}}, lambda c: None, "has no secret 'hub'; make it: kubectl -n default"),
+        ({"image_pull_secrets": ["registry"]}, lambda c: None, "has no secret 'registry'"),
+        ({"service_account": "trainer"}, lambda c: None, "has no service account 'trainer'"),
+        ({}, lambda c: c.claims.clear(), "has no persistent volume claim 'disk'"),
+        ({"gpus": 1}, lambda c: None, "a pod asks for 1 nvidia.com/gpu, but of the 1 nodes of the cluster none offers"),
+        ({"gpus": 4}, lambda c: c.nodes.append(node("big", gpus=2)), "one offers 2 at most"),
+        ({"gpus": 1, "node_selector": {"gpu": "h100"}}, lambda c: None, "of the 0 nodes with the labels gpu=h100"),
+        ({"context": "other"}, lambda c: None, "does not lead to a cluster"),
+        ({"kubeconfig": "/nowhere/config"}, lambda c: None, "'/nowhere/config' does not lead to a cluster"),
+    ],
+)
+def test_what_keeps_every_pod_from_its_start_is_told_before_one_is_made(cluster, system, params, change, sentence):
+    made = system(**params)
+    change(cluster)
+    with pytest.raises(RequestError, match=sentence):
+        made.is_prepared()
+    assert cluster.jobs == {}
+
+
+def test_nodes_that_come_when_they_are_needed_need_not_be_there(cluster, system):
+    assert not system(gpus=8, autoscales=True).is_prepared()
+
+
+def test_who_may_not_look_at_nodes_or_secrets_is_not_refused_for_it(cluster, system):
+    cluster.forbidden |= {"list nodes", "get secrets", "get namespaces", "get persistentvolumeclaims"}
+    assert not system(gpus=8, secrets={"HF_TOKEN": "hub/token"}).is_prepared()
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"files": "/data/olivine"}, "is a folder of this machine"),
+        ({"files": "file:///data"}, "is a folder of this machine"),
+        ({"volume_folder": None}, "files have no way to the pods"),
+        ({"volume_claim": None}, "files have no way to the pods"),
+        ({"volume_folder": "/nowhere"}, "there is no volume_folder '/nowhere'"),
+        ({"env": {"HF_TOKEN": "hf_abc"}}, "'HF_TOKEN' does not belong into a config"),
+        ({"secrets": {"HF_TOKEN": "hf_abc"}}, "NAME/KEY of a Secret"),
+        ({"memory": "32 GB"}, "memory"),
+        ({"tolerations": [{"key": "spot", "effect": "Never"}]}, "effect"),
+    ],
+)
+def test_params_that_cannot_be_are_refused(system, params, sentence):
+    with pytest.raises((RequestError, ValueError), match=sentence):
+        system(**params)
+
+
+@pytest.mark.parametrize(
+    ("image", "sentence"),
+    [
+        ("bare", f"the image 'bare' has no olivine; make it with: pip install olivine=={__version__}"),
+        ("old", f"the image 'old' has olivine 0.0.1, but this is {__version__}"),
+        ("empty", "the image 'empty' has no 'python'"),
+        ("nowhere", "the image 'nowhere' cannot be pulled"),
+        ("mute", "cannot say what it has: something else"),
+    ],
+)
+def test_image_that_does_not_serve_is_told_while_it_is_asked(cluster, system, image, sentence, tmp_path):
+    folder = cluster.folder / "images"
+    cluster.images |= {
+        "bare": images.without_olivine(folder / "bare"),
+        "empty": images.without_python(folder / "empty"),
+        "mute": images.that_prints(folder / "mute", "something else", code=3),
+    }
+    if image == "old":
+        cluster.images["old"] = images.with_version(folder / "old", "0.0.1")
+    asked = system(image=image)
+    assert not asked.is_prepared()
+    with pytest.raises(StepFailed) as failed:
+        asked.prepare(tmp_path / "log")
+    assert sentence in failed.value.cause
+    assert not asked.is_prepared()
+
+
+def test_secret_without_the_key_is_named_when_the_pod_is_made(cluster, system, tmp_path):
+    cluster.secrets["hub"] = {"other": "value"}
+    asked = system(secrets={"HF_TOKEN": "hub/token"})
+    assert not asked.is_prepared()
+    assert cluster.seen_secrets == []  # that it is there is asked, not what it holds
+    with pytest.raises(StepFailed, match=r"couldn't find key token in Secret default/hub"):
+        asked.prepare(tmp_path / "log")
+
+
+def test_image_that_changed_under_its_name_is_not_run_with_the_plan_of_another(cluster, system):
+    cluster.images["moving"] = images.that_prints(cluster.folder / "images" / "first", ANSWER)
+    asked = system(image="moving")
+    asked.probe()
+    cluster.images["moving"] = images.that_prints(cluster.folder / "images" / "second", "$(sleep 100)", code=1)
+    (cluster.images["moving"] / "bin" / "python").write_text("#!/bin/sh\nexec sleep 100\n")
+    name = asked.submit("one", ["--batch", "one"])
+    assert "the image 'moving' is another one than it was" in _end_of(asked, name)
+    assert name not in cluster.jobs
+    assert not asked.is_prepared()
+
+
+def test_pod_that_waits_for_a_node_says_so_and_starts_when_there_is_one(cluster, system):
+    cluster.images["quick"] = images.that_prints(cluster.folder / "images" / "quick", ANSWER)
+    asked = system(image="quick", gpus=1, autoscales=True)
+    name = asked.submit("one", [])
+    until = time.monotonic() + 20
+    while not asked.waiting(name) and time.monotonic() < until:
+        assert asked.ended(name) is None
+    assert asked.waiting(name) == ("its pod waits for a node: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    cluster.nodes.append(node("new", gpus=1))
+    assert _end_of(asked, name) == "ended with exit code 0"
+    assert asked.waiting(name) == ""
+
+
+def _end_of(system, name):
+    until = time.monotonic() + 60
+    while (how := system.ended(name)) is None and time.monotonic() < until:
+        time.sleep(0.05)
+    return how
+
+
+def test_what_a_pod_asks_for_is_the_configs_else_the_plans(system):
+    need = Estimate(memory_bytes=5 * 10**9, disk_bytes=10**9)
+    plain, full = system(), system(**FULL)
+    for made in (plain, full):
+        made.reserve(need)
+    resources = [_container(made.worker_manifest("one", []))["resources"] for made in (plain, full)]
+    assert resources[0] == {"requests": {"memory": "5000000000"}, "limits": {}}
+    sized = {"memory": "32Gi", "ephemeral-storage": "100Gi", "nvidia.com/gpu": "2"}
+    assert resources[1] == {"requests": {"cpu": "4", **sized}, "limits": sized}
+    by_address = Kubernetes(Kubernetes.Params(image="one", files="memory-of-nobody://there"))
+    by_address.reserve(need)
+    resources = _container(by_address.worker_manifest("one", []))["resources"]
+    assert resources["requests"] == {"memory": "5000000000", "ephemeral-storage": "1000000000"}
+
+
+def _container(manifest):
+    return manifest["spec"]["template"]["spec"]["containers"][0]
+
+
+def test_manifests_are_those_that_a_server_takes_and_hold_no_secret(system):
+    made = system(**FULL)
+    for manifest in (made.worker_manifest("one", ["--batch", "one"]), made.probe_manifest("two")):
+        check(manifest, "V1Job")
+        reference = {"secretKeyRef": {"name": "hub", "key": "token"}}
+        assert {"name": "HF_TOKEN", "valueFrom": reference} in _container(manifest)["env"]
+        assert manifest["spec"]["template"]["spec"]["nodeSelector"] == {"gpu": "a100", "spot": "true"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda job: job["spec"].update(retries=3),
+        lambda job: job["spec"].update(backoffLimit="3"),
+        lambda job: job["metadata"].update(name="Upper_case"),
+        lambda job: job["spec"]["template"]["spec"].update(restartPolicy="Always"),
+        lambda job: job["spec"]["podFailurePolicy"]["rules"][0].update(action="Forget"),
+        lambda job: _container(job)["volumeMounts"].append({"name": "other", "mountPath": "/other"}),
+        lambda job: _container(job)["resources"]["requests"].update({"nvidia.com/gpu": "3"}),
+        lambda job: _container(job)["resources"]["limits"].update(memory="1 GB"),
+        lambda job: _container(job)["env"].append({"name": "one two", "value": "3"}),
+        lambda job: job["metadata"]["labels"].update(version="not a label"),
+    ],
+)
+def test_fake_server_is_as_strict_as_a_real_one(system, change):
+    manifest = copy.deepcopy(system(**FULL).worker_manifest("one", []))
+    check(manifest, "V1Job")
+    change(manifest)
+    with pytest.raises(Refused):
+        check(manifest, "V1Job")
