@@ -136,27 +136,23 @@ def refused(tmp_path: Path, **sections: Any) -> list[str]:
     return [str(problem) for problem in loaded.problems]
 
 
-@pytest.mark.parametrize("search", [False, None])
-def test_no_search_is_fine(tmp_path, search):
+@pytest.mark.parametrize("search", [False, None, True, {}, {"execution_order": "joint", "sampler": "tpe"}])
+def test_search_and_none_are_read(tmp_path, search):
     assert refused(tmp_path, search_strategy=search) == []
+    workflow = load(written(tmp_path, GOOD | {"search_strategy": search})).workflow
+    assert (workflow.search is not None) == (search not in (False, None))
 
 
-@pytest.mark.parametrize("search", [True, {}, {"execution_order": "joint", "sampler": "tpe"}])
-def test_search_is_refused(tmp_path, search):
-    (message,) = refused(tmp_path, search_strategy=search)
-    assert "search" in message
+def test_models_beside_the_chosen_one_are_not_delivered(tmp_path):
+    (message,) = refused(tmp_path, search_strategy={"output_model_num": 3})
+    assert "'output_model_num' is not served: 3" in message
 
 
 def test_alternatives_of_a_pass_are_a_search(tmp_path):
     passes = {"build": [{"type": "ModelBuilder", "precision": "int4"}, {"type": "ModelBuilder", "precision": "fp16"}]}
     (message,) = refused(tmp_path, passes=passes)
     assert "choosing between passes is a search" in message
-
-
-def test_each_metric_is_refused_by_name(tmp_path):
-    metrics = [{"name": "speed", "type": "latency"}, {"name": "size", "type": "size_on_disk"}]
-    messages = refused(tmp_path, evaluators={"common": {"metrics": metrics}}, evaluator="common")
-    assert ["'speed'" in messages[0], "'size'" in messages[1], len(messages)] == [True, True, 2]
+    assert refused(tmp_path, passes=passes, search_strategy=True) == []
 
 
 @pytest.mark.parametrize("kind", ["OpenVINOModel", "CompositeModel"])
@@ -202,6 +198,7 @@ def test_the_schema_describes_todays_form():
     assert schema["additionalProperties"] is False
     assert "folder" not in schema["$defs"]["DataConfig"]["properties"]
     assert schema["$defs"]["PassConfig"]["additionalProperties"] is True
+    assert "max_trial_time" in schema["$defs"]["SearchStrategy"]["properties"]
     json.dumps(schema)
 
 
@@ -219,13 +216,16 @@ def test_a_file_that_is_no_config_raises(tmp_path):
     "evaluator",
     [
         {"name": "acc", "type": "accuracy", "sub_types": [{"name": "accuracy_score"}], "data_config": "rows"},
-        {"metric": "acc", "batch_size": 3, "tasks": ["x"], "limit": 3},
+        {"type": "LMEvaluator", "metric": "acc", "batch_size": 3, "tasks": ["x"], "limit": 3},
         {"metrics": "accuracy"},
         {},
     ],
 )
-def test_evaluator_of_any_form_is_refused_in_one_message(tmp_path, evaluator):
-    content = {"input_model": {"model_path": "m"}, "passes": {}, "evaluators": {"ev": evaluator}, "evaluator": "ev"}
+def test_evaluator_without_metrics_is_refused_in_one_message(tmp_path, evaluator):
+    content = {"input_model": {"model_path": "m"}, "passes": {}, "evaluators": {"ev": evaluator}}
     (tmp_path / "c.json").write_text(json.dumps(content))
+    assert load(tmp_path / "c.json").problems == ()
+    (tmp_path / "c.json").write_text(json.dumps(content | {"evaluator": "ev"}))
     (problem,) = load(tmp_path / "c.json").problems
-    assert (problem.kind, "evaluator 'ev' is not served" in problem.message) == ("unsupported", True)
+    assert (problem.kind, "evaluator 'ev'" in problem.message) == ("unsupported", True)
+    assert problem.message.endswith("is not served: it has no metrics.")

@@ -494,3 +494,35 @@ def test_junk_anywhere_is_explained_and_never_crashes(tmp_path, key, junk):
         loaded = load(written(tmp_path, value))
         assert all("\n" not in str(problem) for problem in loaded.problems)
         assert len(set(loaded.problems)) == len(loaded.problems)
+
+
+def test_evaluator_in_place_and_settings_of_libraries_are_named_and_flat(tmp_path):
+    metric = {
+        "name": "acc",
+        "type": "accuracy",
+        "backend": "torch_metrics",
+        "data_config": {"name": "mine", "params_config": {"data_name": "json", "data_files": "a.json"}},
+        "user_config": {"batch_size": 4, "io_bind": True, "user_script": None},
+        "sub_types": [
+            {"name": "accuracy_score", "priority": 1, "metric_config": {"task": "multiclass", "num_classes": 3}},
+            {"name": "f1_score", "priority": 2, "metric_config": {"task": "binary", "num_classes": None}},
+            {"name": "recall", "metric_config": {"compute_params": {"average": "micro"}, "load_params": {"a": 1}}},
+        ],
+    }
+    loaded = load(written(tmp_path, config(evaluator={"metrics": [metric]})))
+    assert loaded.workflow.evaluator == "evaluator"
+    (today,) = loaded.workflow.evaluators["evaluator"].metrics
+    assert [one.metric_config for one in today.sub_types] == [{}, {"average": "binary"}, {"average": "micro"}]
+    assert (today.data_config, today.user_config) == ("mine", {})
+    assert loaded.workflow.data("mine").load_dataset_config.data_files == "a.json"
+
+
+def test_evaluator_of_the_last_pass_is_that_of_the_workflow(tmp_path):
+    evaluators = {"common": {"metrics": [{"name": "size", "type": "size_on_disk"}]}}
+    passes = {"lora": {"type": "LoRA", "evaluator": None}, "merge": {"type": "merge", "evaluator": "common"}}
+    loaded = load(written(tmp_path, config(evaluators=evaluators, passes=passes)))
+    assert loaded.workflow.evaluator == "common"
+    assert not [problem for problem in loaded.problems if "evaluator" in problem.message]
+    passes["lora"]["evaluator"] = "common"
+    loaded = load(written(tmp_path, config(evaluators=evaluators, passes=passes, evaluator="common")))
+    assert not [problem for problem in loaded.problems if "evaluator" in problem.message]

@@ -153,12 +153,25 @@ def test_execution_providers_are_known_by_name(tmp_path):
     assert "did you mean 'CUDAExecutionProvider'?" in message
 
 
-def test_evaluators_and_search_are_checked_before_they_are_refused(tmp_path):
+def test_evaluators_are_checked(tmp_path):
     metric = {"name": "m", "type": "latency", "sub_types": [{"name": "avg", "gaol": {"type": "threshold", "value": 1}}]}
     messages = problems(tmp_path, GOOD | {"evaluators": {"e": {"metrics": [metric]}}})
     assert any("did you mean 'goal'?" in message for message in messages)
-    messages = problems(tmp_path, GOOD | {"search_strategy": {"sampler": "tpee"}})
-    assert any("Did you mean 'tpe'?" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ({"sampler": "tpee"}, "unknown sampler 'tpee'; did you mean 'tpe'?"),
+        ({"max_time": 0}, "'search_strategy.max_time' must be greater than 0"),
+        ({"max_iter": 0}, "'search_strategy.max_iter' must be greater than 0"),
+        ({"stop_when_goal_met": True}, "did you mean 'stop_when_goals_met'?"),
+        ({"execution_order": "sideways"}, "sideways"),
+    ],
+)
+def test_mistakes_of_a_search_are_told(tmp_path, search, said):
+    (message,) = problems(tmp_path, GOOD | {"search_strategy": search})
+    assert said in message
 
 
 def test_an_evaluator_that_is_not_defined_is_a_problem(tmp_path):

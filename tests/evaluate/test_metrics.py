@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from olivine.errors import RequestError
-from olivine.evaluate import Evidence, check_metrics, measured, metrics
+from olivine.evaluate import Evidence, OutputEvidence, check_metrics, measured, metrics
 from olivine.evaluate.label_accuracy import standard_error
 from olivine.testing.metric import MetricContract
 
@@ -31,6 +31,94 @@ class TestOutputAgreement(MetricContract):
 class TestClassAccuracy(MetricContract):
     metric = metrics.own["class_accuracy"]
     needs_labels = True
+
+
+class TestExactMatch(MetricContract):
+    metric = metrics.own["exact_match"]
+    needs_labels = True
+
+
+class TestFScore(MetricContract):
+    metric = metrics.own["f_score"]
+    needs_labels = True
+
+
+class TestTopK(MetricContract):
+    metric = metrics.own["top_k"]
+    needs_labels = True
+
+
+class TestAuroc(MetricContract):
+    metric = metrics.own["auroc"]
+    needs_labels = True
+
+
+class TestSizeOnDisk(MetricContract):
+    metric = metrics.own["size_on_disk"]
+
+
+def classified(logits, labels):
+    """Evidence of a classifier with these rows of logits."""
+    return OutputEvidence([{"logits": row[None]} for row in logits], None, ["logits"], labels)
+
+
+def of_class(one, labels, given):
+    """Precision, recall and F1 of a class, by counting."""
+    hits = sum(label == said == one for label, said in zip(labels, given, strict=True))
+    precision, recall = hits / max(1, given.count(one)), hits / max(1, labels.count(one))
+    return precision, recall, 2 * precision * recall / (precision + recall) if hits else 0.0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_f_scores_are_those_of_counting(seed):
+    random = np.random.default_rng(seed)
+    logits, labels = random.normal(size=(40, 5)), random.integers(0, 4, 40).tolist()  # class 4 is only ever given
+    given = logits.argmax(1).tolist()
+    each = np.array([of_class(one, labels, given) for one in range(5)])
+    support = np.array([labels.count(one) for one in range(5)])[:, None]
+    same = sum(map(int.__eq__, labels, given)) / 40
+    for average, expected in (
+        ("macro", each.mean(0)),
+        ("weighted", (each * support).sum(0) / 40),
+        ("micro", [same] * 3),
+        ("binary", each[1]),
+    ):
+        numbers = measured({"f_score": {"average": average}}, classified(logits, labels))
+        assert [numbers[name] for name in ("precision", "recall", "f1")] == pytest.approx(list(expected))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_auroc_counts_pairs_in_order_and_top_k_classes_that_are_larger(seed):
+    random = np.random.default_rng(seed)
+    logits, labels = random.normal(size=(30, 4)).round(1), random.integers(0, 4, 30).tolist()
+    shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    areas = []
+    for one in range(4):
+        pairs = [
+            np.sign(shares[i, one] - shares[j, one]) / 2 + 0.5
+            for i in range(30)
+            for j in range(30)
+            if labels[i] == one != labels[j]
+        ]
+        areas.append(np.mean(pairs))
+    larger = [(row > row[label]).sum() for row, label in zip(logits, labels, strict=True)]
+    for scores in (logits, shares):
+        numbers = measured({"auroc": {}, "top_k": {"k": 2}}, classified(scores, labels))
+        assert numbers["auroc"] == pytest.approx(np.mean(areas))
+        assert numbers["top_k_accuracy"] == pytest.approx(np.mean(np.array(larger) < 2), abs=2 / 30)  # but for ties
+
+
+def test_text_that_is_no_label_lowers_recall_alone():
+    nothing = np.zeros((0, 4), np.float16)
+    said = ["Joy", "joy!\nand more", "gladness", "fear"]
+    evidence = Evidence(["joy", "joy", "joy", "fear"], said, np.zeros(0), nothing)
+    numbers = measured({"f_score": {"average": "binary", "positive": "Joy"}, "exact_match": {}}, evidence)
+    assert (numbers["precision"], numbers["recall"], numbers["exact_match"]) == (1, pytest.approx(2 / 3), 0.25)
+
+
+def test_only_what_is_asked_for_is_measured():
+    numbers = measured({}, classified(np.eye(3), [0, 1, 2]))
+    assert numbers.keys() == {"label_accuracy", "label_accuracy_standard_error"}
 
 
 @pytest.mark.parametrize(("n_hits", "n_rows"), [(0, 16), (16, 16), (15, 16), (140, 160), (1, 1)])

@@ -93,7 +93,8 @@ def test_inputs_that_cannot_be_made_up_are_named():
 def test_model_is_compared_with_the_one_before_it(tmp_path):
     path = text_classifier(tmp_path / "a" / "model.onnx")
     base = scored(path, tmp_path / "base")
-    assert base == {"scores": {"n_rows": 4, "made_up": True}, "samples": []}
+    size = path.stat().st_size
+    assert base == {"scores": {"n_rows": 4, "made_up": True, "size_bytes": size}, "samples": []}
     other = changed(path, tmp_path / "b.onnx", "classes", lambda classes: classes * np.float32(1.5))
     same = scored(path, tmp_path / "same", previous=str(tmp_path / "base"))["scores"]
     assert (same["cosine"], same["largest_difference"], same["top1_agreement"]) == (pytest.approx(1), 0, 1)
@@ -224,4 +225,4 @@ def test_inputs_of_halves_are_halves(tmp_path):
     half = TensorProto.FLOAT16
     path = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 4], half)], [value("y", ["n", 4], half)], [])
     data = rows_of(tmp_path / "rows.jsonl", [{"x": [1, 2, 3, 4]}])
-    assert scored(path, tmp_path / "base", data=data)["scores"] == {"n_rows": 1}
+    assert scored(path, tmp_path / "base", data=data)["scores"] == {"n_rows": 1, "size_bytes": path.stat().st_size}

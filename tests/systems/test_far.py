@@ -155,6 +155,27 @@ def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_p
         ).read_bytes()
 
 
+def test_address_that_cannot_be_reached_for_a_while_is_asked_again(job, tmp_path):
+    """A laptop that was closed finds its job when it is opened."""
+    (tmp_path / "there").mkdir()
+    n_asked = iter(range(10**6))
+
+    class Flaky(RemoteFiles):
+        def names(self, folder):
+            if 1 < next(n_asked) < 5:
+                raise OlivineError("the network is down")
+            return super().names(folder)
+
+    class Closed(Queue):
+        def files(self):
+            return Flaky(self.params.url)
+
+    queue = Closed(Closed.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there")))
+    with opened(queue, tmp_path / "cache") as worker:
+        worker.run(job(), lambda *_: None)
+    assert next(n_asked) > 5
+
+
 def test_queue_is_waited_for_once(job, tmp_path):
     """The second job goes to the worker that did the first, though they are different ones."""
     (tmp_path / "there").mkdir()

@@ -7,6 +7,7 @@ import pytest
 from olivine.models import Model
 from olivine.testing.system import contents
 from olivine.workflow.engine import run
+from toy_far import Queue
 from toy_system import Toy
 
 ROWS = [("what a lovely day", "joy"), ("something moved in the dark", "fear"), ("he is gone", "sadness")]
@@ -59,6 +60,23 @@ def test_workflow_elsewhere_gives_the_bytes_of_one_here_and_sends_what_is_new(
     _write_rows(rows, [*ROWS[:2], ("she is gone", "sadness")])
     run(plan("changed"), system=toy)  # nothing is cached here, but all that it reads beside the rows lies there
     assert toy.sent == [rows.stat().st_size]
+
+
+def test_steps_in_a_row_go_to_a_queue_as_one_command(fakes, tmp_path):
+    (tmp_path / "node").mkdir()
+    queue, submitted = Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "node"))), []
+    submit = queue.submit
+    queue.submit = lambda name, arguments: submitted.append(name) or submit(name, arguments)
+
+    def plan(name):
+        steps = [(step, "write", {"n_files": 2}) for step in ("one", "two", "three")]
+        return fakes.plan(tmp_path, *steps, output=name, cache_dir=tmp_path / f"cache-{name}")
+
+    heard = []
+    here, there = run(plan("here")), run(plan("there"), heard.append, system=queue)
+    assert contents(there.model) == contents(here.model) != {}
+    assert len(submitted) == 1
+    assert [event.step for event in heard if event.kind == "step_done"] == ["one", "two", "three"]
 
 
 @pytest.mark.parametrize("written", ["rows.jsonl", "sub/rows.jsonl", "../beside/rows.jsonl", None])

@@ -97,7 +97,11 @@ def test_host_of_one_pass_runs_that_pass_alone(config, tmp_path):
     passes = {"small": {"type": "rtn", "group_size": 16, "host": "far"}}
     plan = make_plan(config(passes=passes))
     assert (plan.problems, plan.steps[0].host) == ((), "far")
-    assert run(plan).status == "done"
+    heard = []
+    assert run(plan, heard.append).status == "done"
+    assert heard[0].hosts["far"]["torch"] == "9.9"
+    assert heard[0].versions["torch"] == Installed()["torch"]
+    assert [(event.step, event.host) for event in heard if event.kind == "step_done"] == [("small", "far")]
     assert list((tmp_path / "far" / "files").iterdir())
     assert (tmp_path / "out" / "model" / "config.json").is_file()
 

@@ -36,11 +36,13 @@ def test_missed_goal_says_how_much_of_the_accuracy_may_be_chance():
         ),
         (
             Keep("loss", Goal("percent-max-degradation", 20), False, "goals.loss", since="base"),
-            ["loss of 'two' is 1.75, but goals.loss asks for at most 1.2"],
+            ["loss of 'two' is 1.75, but goals.loss asks for at most 1.2, which is missed by 0.55"],
         ),
         (
-            Keep("top1_agreement", Goal("threshold", 0.9), higher_is_better=True, setting="goals.top1"),
-            ["top1 agreement of 'two' is 80.0%, but goals.top1 asks for at least 90.0%"],
+            Keep("top1_agreement", Goal("threshold", 0.9), higher_is_better=True, setting="goals.top1", unit="share"),
+            [
+                "top1 agreement of 'two' is 80.0%, but goals.top1 asks for at least 90.0%, which is missed by 10.0 points"
+            ],
         ),
         (Keep("not_measured", Goal("threshold", 0.9), higher_is_better=True, setting="x"), []),
     ],

@@ -2,13 +2,27 @@
 
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from olivine.cli._common import say
-from olivine.workflow.events import Event, Noted, Progress, RowsRead, RunDone, RunStarted, StepDone, StepStarted, Warned
+from olivine.workflow.events import (
+    Event,
+    Noted,
+    Progress,
+    RowsRead,
+    RunDone,
+    RunStarted,
+    SearchDone,
+    StepDone,
+    StepStarted,
+    TrialDone,
+    TrialStarted,
+    Warned,
+)
+from olivine.workflow.units import distance, in_unit, readable_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -38,6 +52,8 @@ class Screen:
                 self._move(event)
             case StepDone():
                 self._end(event.step, ", ".join(filter(None, [event.summary, _cost(event)])))
+            case TrialStarted() | TrialDone() | SearchDone():
+                _tell_search(event)
             case RunStarted():
                 self._started = time.monotonic()
             case RunDone():
@@ -87,6 +103,50 @@ class Screen:
             self._progress.remove_task(self._bars.pop(step))
         if not self._bars:
             self.close()
+
+
+def _tell_search(event: TrialStarted | TrialDone | SearchDone) -> None:
+    """A line for the begin and the end of a trial, and some for what all came to."""
+    match event:
+        case TrialStarted():
+            of = f" of {event.n_trials}" if event.n_trials is not None else ""
+            say(f"trial {event.trial}{of}: {_point(event.point)}", err=True, bold=True)
+        case TrialDone():
+            say(f"trial {event.trial}: {_outcome(event)}", err=True, fg=None if event.values else "yellow")
+        case SearchDone():
+            for line in _search_lines(event):
+                say(line, err=True, bold=True)
+
+
+def _search_lines(event: SearchDone) -> Iterator[str]:
+    """What a search came to; what follows is its chosen trial."""
+    left_out = f", {event.n_refused} points cannot run" if event.n_refused else ""
+    yield f"search: {event.n_trials} trials, {event.n_failed} failed{left_out}"
+    if event.near_misses:
+        yield "no trial meets the goals; the nearest:"
+    for near in event.near_misses[:_N_NEAR]:
+        yield f"  trial {near['trial']}: {'; '.join(near['missed'])}"
+    if event.chosen is not None:
+        yield f"chosen: trial {event.chosen}; on the Pareto front: {', '.join(map(str, event.front))}"
+
+
+def _point(point: Mapping[str, Any]) -> str:
+    """What a trial chooses, in a line."""
+    return ", ".join(f"{name} {value}" for name, value in point.items())
+
+
+def _outcome(event: TrialDone) -> str:
+    """What a trial came to, in a line."""
+    if not event.values:
+        return f"{event.outcome}: {event.cause}"
+    told = {key: form for _, key, form in COLUMNS if key in event.values}
+    numbers = [
+        f"{key.replace('_', ' ')} {form.format(event.values[key])}" for key, form in told.items() if key != "size_bytes"
+    ]
+    if "size_bytes" in event.values:
+        numbers.append(readable_bytes(event.values["size_bytes"]))
+    goal = ", misses a goal" if event.missed else ""
+    return f"{', '.join(numbers)}{goal}, {duration(event.seconds)}"
 
 
 def _bars() -> "Bars":
@@ -157,6 +217,7 @@ COLUMNS = (
     ("size", "size_bytes", "{}"),
 )
 WIDTH = 80  # of a terminal
+_N_NEAR = 5  # trials that are told when none meets the goals
 NOTE = (
     "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
     "above 0.15 look at the answers. Same top: how often both put the same token first."
@@ -230,10 +291,24 @@ def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
     return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 
-def readable_bytes(n_bytes: float) -> str:
-    """Bytes in the unit that a person would choose."""
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.0f} {unit}"
-        n_bytes /= 1000
-    return f"{n_bytes:.1f} GB"
+def asked_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What an evaluator asked for as lines of a Markdown table: see `olivine.workflow.verdict.table_of`."""
+    cells = [["asked for", "input", "result", "goal", "margin"], *(_asked_cells(row) for row in rows)]
+    kept = [place for place in range(5) if place in (0, 2) or any(line[place] for line in cells[1:])]
+    cells = [[line[place] for place in kept] for line in cells]
+    widths = [max(len(line[place]) for line in cells) for place in range(len(kept))]
+    aligned = [[line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in cells]
+    written = [f"| {' | '.join(line)} |" for line in aligned]
+    rule = f"|{'-' * (widths[0] + 2)}|{''.join('-' * (width + 1) + ':|' for width in widths[1:])}"
+    return [written[0], rule, *written[1:]]
+
+
+def _asked_cells(row: Mapping[str, Any]) -> list[str]:
+    """Name, number of the input model, of the result, goal, and by how much the result is better than that."""
+    unit = row["unit"]
+    baseline, value = (in_unit(row[key], unit) if row[key] is not None else "" for key in ("baseline", "value"))
+    if row["bound"] is None:
+        return [row["name"], baseline, value or "none", "missed" if row["is_met"] is False else "", ""]
+    goal = f"{'≥' if row['higher_is_better'] else '≤'} {in_unit(row['bound'], unit)}"
+    margin = f"{'-' if row['margin'] < 0 else '+'}{distance(abs(row['margin']), unit)}"
+    return [row["name"], baseline, value, goal, margin]

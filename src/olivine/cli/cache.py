@@ -56,7 +56,7 @@ def command() -> None:
 @_cache_dir
 def show(cache_dir: Path, as_json: bool) -> int:
     """List every stored result with its size and last use, oldest first."""
-    from olivine.cli._screen import readable_bytes
+    from olivine.workflow.units import readable_bytes
 
     entries = sorted(_open(cache_dir).entries(), key=lambda entry: entry.last_used)
     if as_json:
@@ -78,7 +78,7 @@ def show(cache_dir: Path, as_json: bool) -> int:
 @click.option("--dry-run", is_flag=True, help="Only say what would go.")
 def collect(cache_dir: Path, days: float, dry_run: bool, as_json: bool) -> int:
     """Remove results that no run has used for a while; what a run is using stays."""
-    from olivine.cli._screen import readable_bytes
+    from olivine.workflow.units import readable_bytes
 
     gone = _open(cache_dir).collect_garbage(days, dry_run=dry_run)
     n_bytes = sum(entry.size_bytes for entry in gone)

@@ -24,8 +24,8 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     """Score a model on the rows of a config.
 
     MODEL_DIR is a Hugging Face folder, an adapter folder of the config's input model, an ONNX folder or file, or a
-    GGUF file. The rows are those on which `olivine run` would score every seam. Exit code 1 when the model's output is
-    broken.
+    GGUF file. The rows are those on which `olivine run` would score every seam, the numbers those that the config's
+    evaluator asks for beside. Exit code 1 when the model's output is broken, or misses a threshold of the evaluator.
     """
     from olivine.errors import ConfigError
 
@@ -36,11 +36,30 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     if blocking := [problem for problem in plan.problems if problem.kind in ("missing-data", "missing-file")]:
         raise ConfigError(blocking)
     result = _score(plan, rows, _model(model_dir, plan))
+    table = _asked(plan, result["scores"])
     if as_json:
-        print_json(result)
+        print_json({**result, **({"measured": table} if table else {})})
     else:
         _print(model_dir, rows, result["scores"])
-    return _verdict(result["scores"])
+        _print_asked(table)
+    return _verdict(result["scores"], table)
+
+
+def _asked(plan: "Plan", scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What the config's evaluator asks for, of this model; of its goals only thresholds are told by one model alone."""
+    from olivine.workflow.events import Scored
+    from olivine.workflow.verdict import rows_of
+
+    asked = [replace(one, goal=None if one.goal and one.goal.is_relative else one.goal) for one in plan.asked]
+    one = Scored(model="model", scores=scores, size_bytes=scores.get("size_bytes"))
+    return [{**row, "baseline": None} for row in rows_of(asked, [one], result="model")]
+
+
+def _print_asked(table: list[dict[str, Any]]) -> None:
+    from olivine.cli._screen import asked_table
+
+    if table:
+        click.echo("\n".join(["", *asked_table(table)]))
 
 
 def _print(model_dir: Path, rows: "ScoreRows", scores: Mapping[str, Any]) -> None:
@@ -68,13 +87,16 @@ def _in_words(rows: "ScoreRows") -> str:
     return f"{kind} of '{rows.data.name}'"
 
 
-def _verdict(scores: Mapping[str, Any]) -> int:
-    """Say what is wrong with the model; 1 when it is broken."""
+def _verdict(scores: Mapping[str, Any], table: list[dict[str, Any]]) -> int:
+    """Say what is wrong with the model; 1 when it is broken, or misses a threshold."""
     from olivine.workflow.remarks import remarks
 
     for remark in remarks(scores, None, trained=False):
         say(f"olivine: {remark}", err=True, fg="red" if "degenerate" in scores else "yellow")
-    return 1 if "degenerate" in scores else 0
+    missed = [row["name"] for row in table if row["is_met"] is False]
+    for name in missed:
+        say(f"olivine: {name} misses its goal", err=True, fg="red")
+    return 1 if "degenerate" in scores or missed else 0
 
 
 def _model(folder: Path, plan: "Plan") -> "Model":

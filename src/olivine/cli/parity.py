@@ -180,7 +180,7 @@ def _distance(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _costs(found: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
     """Name, reference, candidate, candidate by reference."""
-    from olivine.cli._screen import readable_bytes
+    from olivine.workflow.units import readable_bytes
 
     a, b = found["reference"], found["candidate"]
     for name, key, form in (

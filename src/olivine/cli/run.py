@@ -85,7 +85,7 @@ def _run(plan: "Plan", *, as_json: bool) -> int:
 
 
 def _print(result: "Result") -> None:
-    from olivine.cli._screen import WIDTH, note_on, score_table, table_notes
+    from olivine.cli._screen import WIDTH, asked_table, note_on, score_table, table_notes
 
     if result.scores:
         rows = "training rows (trained on!)" if result.trained_on else "held-out rows"
@@ -98,6 +98,8 @@ def _print(result: "Result") -> None:
         notes = [*([note_on(result.scores)] if len(result.scores) > 1 else []), *table_notes(result.scores)]
         for note in notes:
             click.echo(click.wrap_text(note, width=WIDTH))
+    if result.measured:
+        click.echo("\n".join(["", *asked_table(result.measured)]))
     if result.model is not None:
         click.echo(f"\nmodel: {result.model}")
         click.echo(f"  in Python: {_loaded_by(result.model)}")

@@ -13,7 +13,7 @@ from olivine.config.read import Document, read
 if TYPE_CHECKING:
     from olivine.config.dialects import Note
     from olivine.config.explain import explain_params, where
-    from olivine.config.loading import Loaded, json_schema, load, migrate
+    from olivine.config.loading import Loaded, changed, json_schema, load, migrate
     from olivine.config.schema import DataConfig, Workflow
     from olivine.config.unserved import unsupported
 
@@ -22,6 +22,7 @@ _HOMES = {
     "Loaded": "loading",
     "Note": "dialects",
     "Workflow": "schema",
+    "changed": "loading",
     "explain_params": "explain",
     "json_schema": "loading",
     "load": "loading",
@@ -36,6 +37,7 @@ __all__ = [
     "Loaded",
     "Note",
     "Workflow",
+    "changed",
     "explain_params",
     "json_schema",
     "load",

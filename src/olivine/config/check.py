@@ -11,7 +11,6 @@ from olivine.config.explain import Fault, Path, faults, nearest
 from olivine.config.schema import (
     RESOURCE_SETTINGS,
     SYSTEM_SETTINGS,
-    Evaluator,
     PassConfig,
     SearchStrategy,
     System,
@@ -65,6 +64,7 @@ def check(config: dict[str, Any]) -> tuple[Workflow | None, list[Fault]]:
     mistakes += _duplicate_names(config)
     mistakes += _evaluator_name(config)
     mistakes += _execution_providers(config)
+    mistakes += _unknown_sampler(config)
     return workflow, mistakes
 
 
@@ -125,15 +125,6 @@ def _typed_parts(config: dict[str, Any]) -> Iterator[tuple[Path, type[BaseModel]
             yield (*path, "config"), settings, dict(resource["config"])
     if isinstance(config.get("search_strategy"), dict):
         yield ("search_strategy",), SearchStrategy, dict(config["search_strategy"])
-    for path, evaluator in _evaluators(config):
-        if isinstance(evaluator.get("metrics"), list):  # any other form is refused as a whole, in one message
-            yield path, Evaluator, dict(evaluator)
-
-
-def _evaluators(config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    yield from ((("evaluators", name), evaluator) for name, evaluator in _items(config.get("evaluators")))
-    if isinstance(config.get("evaluator"), dict):
-        yield ("evaluator",), config["evaluator"]
 
 
 def _items(section: Any) -> Iterable[tuple[str, dict[str, Any]]]:
@@ -197,6 +188,14 @@ def _evaluator_name(config: dict[str, Any]) -> Iterator[Fault]:
         near = nearest(name, known or {})
         hint = f"; did you mean '{near}'?" if near else f"; there is {', '.join(known or {}) or 'none'}."
         yield Fault(("evaluator",), "invalid-value", f"no evaluator is named '{name}'{hint}")
+
+
+def _unknown_sampler(config: dict[str, Any]) -> Iterator[Fault]:
+    strategy = config.get("search_strategy")
+    sampler = strategy.get("sampler") if isinstance(strategy, dict) else None
+    known = plugin_names("olivine.search.samplers", "olivine.samplers")
+    if isinstance(sampler, str) and sampler.lower() not in (name.lower() for name in known):
+        yield from _one_of(("search_strategy", "sampler"), sampler, known)
 
 
 def _execution_providers(config: dict[str, Any]) -> Iterator[Fault]:

@@ -11,7 +11,7 @@ from olivine.config.dialects import Finding, Note, translate
 from olivine.config.explain import line_of, nearest, to_problems
 from olivine.config.nodes import Object, plain
 from olivine.config.read import Document, read
-from olivine.config.schema import DataConfig, PassConfig, System, Workflow
+from olivine.config.schema import DataConfig, PassConfig, SearchStrategy, System, Workflow
 from olivine.config.shape import shape
 from olivine.config.unserved import unsupported
 from olivine.config.user import complete, user_file
@@ -27,12 +27,14 @@ class Loaded:
     workflow: the config in typed form; with problems, what remains of it when the wrong keys are mended or left out,
       and None when too little remains. document: the config in today's form, which knows the line of every key.
     notes: what was translated. problems: all that keeps the workflow from running, as far as the config alone tells.
+    found: those of them that were met before the document was checked.
     """
 
     workflow: Workflow | None
     document: Document
     notes: tuple[Note, ...]
     problems: tuple[Problem, ...]
+    found: tuple[Problem, ...] = ()
 
 
 def load(path: Path, overrides: Sequence[str] = (), user: Path | None = None) -> Loaded:
@@ -46,19 +48,23 @@ def load(path: Path, overrides: Sequence[str] = (), user: Path | None = None) ->
     if (own := user or user_file()) is not None:
         problems += complete(document.root, own)
     root, findings = translate(document.root)
-    document = Document(document.path, root)
     problems += [finding for finding in findings if isinstance(finding, Problem)]
-    workflow, mistakes = check(shape(root))
-    problems += to_problems(document, mistakes)
+    return _checked(Document(document.path, root), _notes(findings), tuple(problems))
+
+
+def changed(loaded: Loaded, document: Document) -> Loaded:
+    """The config with another document in today's form, checked as one that was read."""
+    return _checked(document, loaded.notes, loaded.found)
+
+
+def _checked(document: Document, notes: tuple[Note, ...], found: tuple[Problem, ...]) -> Loaded:
+    workflow, mistakes = check(shape(document.root))
+    problems = [*found, *to_problems(document, mistakes)]
     if workflow is not None:
         problems += unsupported(workflow, document)
         workflow = _in_folder(workflow, document.folder)
-    return Loaded(
-        workflow,
-        document,
-        _notes(findings),
-        tuple(sorted(dict.fromkeys(problems), key=lambda problem: line_of(problem.where))),
-    )
+    problems = sorted(dict.fromkeys(problems), key=lambda problem: line_of(problem.where))
+    return Loaded(workflow, document, notes, tuple(problems), found)
 
 
 def migrate(document: Document) -> tuple[dict[str, Any], list[Note]]:
@@ -80,16 +86,19 @@ def json_schema() -> dict[str, Any]:
     schema = Workflow.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["$schema"] = {"type": "string", "description": "where an editor finds this schema"}
-    for name, nothing in (("evaluators", {"maxProperties": 0}), ("evaluator", {"enum": [None]})):
-        schema["properties"][name] |= nothing | {"deprecated": True}
-    schema["properties"]["search_strategy"] |= {"enum": [None, False], "deprecated": True}
     definitions = schema["$defs"]
+    definitions[SearchStrategy.__name__] = SearchStrategy.model_json_schema()
+    arms = schema["properties"]["search_strategy"]["anyOf"]
+    arms[[arm.get("type") for arm in arms].index("object")] = {"$ref": f"#/$defs/{SearchStrategy.__name__}"}
     for hidden in ("folder", "content"):
         definitions[DataConfig.__name__]["properties"].pop(hidden)
     for name, nested in ((PassConfig.__name__, "params"), (System.__name__, "config")):
         definitions[name]["properties"].pop(nested)
         definitions[name]["additionalProperties"] = True
     definitions[PassConfig.__name__]["properties"].pop("alternatives")
+    one = schema["properties"]["passes"]["additionalProperties"]
+    alternatives = {"type": "array", "items": {"anyOf": [one, {"type": "null"}]}}
+    schema["properties"]["passes"]["additionalProperties"] = {"anyOf": [one, alternatives]}
     return schema
 
 

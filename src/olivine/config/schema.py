@@ -7,7 +7,7 @@ that is known but asks for something that olivine does not do is part of the sch
 from collections.abc import Mapping
 from typing import Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 
@@ -294,8 +294,8 @@ class PassConfig(Section):
     type: str = Field(description="name of the pass, see olivine passes")
     params: Mapping[str, Any] = Field(default_factory=dict)
     host: str | None = Field(None, description="the system where this pass runs; else the workflow's host")
-    evaluator: Any = _unserved("Remove it: every seam is scored by the keys of 'quality'.")
-    alternatives: list[dict[str, Any]] = _unserved("Keep one of them: choosing between passes is a search.", default=[])
+    evaluator: Any = _unserved("Name it as the workflow's evaluator, which measures every model.")
+    alternatives: list[Any] = Field(default_factory=list, description="other passes in its place, which a search tries")
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
     clean_run_cache: Any = _unserved("Remove it: a step runs again when anything it depends on changed.", default=False)
 
@@ -381,65 +381,76 @@ SYSTEM_SETTINGS: Mapping[str, type[Section] | None] = {
 """What stands in `System.config`, by the type of the system; None where a plan asks the system itself."""
 
 
-class SamplerConfig(Section):
-    """How many points a sampler tries."""
-
-    max_samples: int | None = Field(None, gt=0)
-    seed: int = 1
-
-
 class SearchStrategy(Section):
-    """How to search over alternatives of passes and params."""
+    """How to search over alternatives of passes and values of params."""
 
-    execution_order: Literal["joint", "pass-by-pass"] | None = None
-    sampler: Literal["sequential", "random", "tpe", "nsga2"] | None = None
-    sampler_config: SamplerConfig = SamplerConfig()
-    output_model_num: int | None = None
-    stop_when_goals_met: bool = False
-    max_iter: int | None = None
-    max_time: int | None = None
-    include_pass_params: bool = True
+    execution_order: Literal["joint"] = Field("joint", description="joint: a trial chooses for all passes at once")
+    sampler: str = Field("tpe", description="which trial comes next: sequential, random, tpe or nsga2")
+    sampler_config: dict[str, Any] = Field(
+        default_factory=dict, description="max_samples: trials at most; seed; and what the sampler itself takes"
+    )
+    stop_when_goals_met: bool = Field(False, description="end with the first trial that meets every goal")
+    max_iter: int | None = Field(None, gt=0, description="trials at most, as max_samples")
+    max_time: float | None = Field(None, gt=0, description="seconds after which no trial is begun")
+    max_trial_time: float | None = Field(
+        None, gt=0, description="seconds that a trial may take; one that takes longer is ended and counts as failed"
+    )
+    output_model_num: int | None = _unserved(
+        "Remove it: the chosen model is delivered, the others stay in the cache.", 1
+    )
+
+
+GoalType = Literal[
+    "threshold", "min-improvement", "percent-min-improvement", "max-degradation", "percent-max-degradation"
+]
 
 
 class Goal(Section):
-    """What a metric must reach; relative goals compare with the input model's measured baseline."""
+    """What a number must reach: a value itself, or one that counts from what the input model has."""
 
-    type: Literal[
-        "threshold", "min-improvement", "percent-min-improvement", "max-degradation", "percent-max-degradation"
-    ]
-    value: float
+    type: GoalType = Field(
+        description="threshold: the value itself; the others count from the input model's, in the number's own unit or "
+        "in percent of it"
+    )
+    value: float = Field(description="the bound, or how far from the input model's number it lies")
 
 
 class SubType(Section):
     """One number of a metric."""
 
-    name: str
-    priority: int | None = None
-    higher_is_better: bool | None = None
-    goal: Goal | None = None
-    metric_config: dict[str, Any] | None = None
+    name: str = Field(description="which one, e.g. f1_score of an accuracy; see docs/evaluators.md")
+    priority: int | None = Field(None, description="1 matters most where a search chooses; -1: not looked at")
+    higher_is_better: bool | None = Field(None, description="which way is better, where the metric does not tell")
+    goal: Goal | None = Field(None, description="what the result must reach, or the run ends with exit code 1")
+    metric_config: dict[str, Any] = Field(default_factory=dict, description="params of the metric")
 
 
 class Metric(Section):
-    """One measurement."""
+    """One measurement; without sub types it is the first number that the metric has."""
 
-    name: str
-    type: Literal["accuracy", "latency", "throughput", "size_on_disk", "custom"]
-    backend: str | None = None
-    sub_types: list[SubType] = Field(default_factory=list)
-    data_config: str | dict[str, Any] | None = None
-    user_config: dict[str, Any] | None = None
+    name: str = Field(description="what tables call it")
+    type: str = Field(description="accuracy, perplexity, kl_divergence, size_on_disk, or the metric of a plugin")
+    sub_types: list[SubType] = Field(default_factory=list, description="which numbers of it")
+    priority: int | None = Field(None, description="as of a sub type, where there are none")
+    higher_is_better: bool | None = Field(None, description="as of a sub type, where there are none")
+    goal: Goal | None = Field(None, description="as of a sub type, where there are none")
+    metric_config: dict[str, Any] = Field(default_factory=dict, description="params of the metric")
+    data_config: str | None = Field(None, description="the rows; else those of 'quality'")
+    user_config: dict[str, Any] = Field(default_factory=dict, description="nothing that is served yet")
+    backend: str | None = _without_effect(
+        "The numbers are computed by olivine, whichever library Olive asked.", None, "accepted; where Olive computed it"
+    )
 
 
 class Evaluator(Section):
     """A named list of measurements."""
 
-    name: str | None = None
-    type: str | None = None
-    type_args: dict[str, Any] | None = None
-    user_script: str | None = None
-    script_dir: str | None = None
-    metrics: list[Metric] = Field(default_factory=list)
+    name: str | None = Field(None, description="accepted; its key is its name")
+    type: str | None = Field(None, description="accepted; an evaluator without metrics is not served")
+    metrics: list[Metric] = Field(default_factory=list, description="what is measured")
+    type_args: Any = _unserved("Write what is to be measured as 'metrics'.")
+    user_script: Any = _unserved("Name the script in the user_config of a metric.")
+    script_dir: Any = _unserved("Name the script in the user_config of a metric.")
 
 
 class Quality(Section):
@@ -465,14 +476,12 @@ class Workflow(Section):
     systems: dict[str, System] = Field(default_factory=dict, description="machines by name")
     data_configs: list[DataConfig] = Field(default_factory=list, description="data sets")
     passes: dict[str, PassConfig] = Field(description="what is done, in this order")
-    evaluators: dict[str, Any] = Field(
-        default_factory=dict, description="not served: every model is scored, see quality"
-    )
-    evaluator: str | dict[str, Any] | None = Field(None, description="not served: every model is scored, see quality")
+    evaluators: dict[str, Evaluator] = Field(default_factory=dict, description="what is to be measured, by name")
+    evaluator: str | None = Field(None, description="the one of the evaluators whose numbers the result must have")
     host: str | None = Field(None, description="the system where passes run")
     target: str | None = Field(None, description="the system where models are measured, and the result will run")
     search_strategy: bool | dict[str, Any] | None = Field(
-        None, description="not served: write the params that are wanted"
+        None, description="try the values and passes that are listed, and deliver the best; true: by the defaults"
     )
     quality: Quality = Field(Quality(), description="what every model on the way is scored on, and what it may lose")
     cache_dir: str = Field(".olive-cache", description="folder of the steps' results")
@@ -507,6 +516,16 @@ class Workflow(Section):
     )
     data_root: Any = _unserved("Write the whole path in data_files.")
     execution_providers: Any = _unserved("Name them in systems, under accelerators of the target.")
+
+    @property
+    def search(self) -> SearchStrategy | None:
+        """How to search, by the defaults where what is written does not hold; None: nothing is searched."""
+        if self.search_strategy is None or self.search_strategy is False:
+            return None
+        try:
+            return SearchStrategy.model_validate({} if self.search_strategy is True else self.search_strategy)
+        except ValidationError:  # told when the config was read
+            return SearchStrategy()
 
     def data(self, name: str) -> DataConfig | None:
         """The data config of that name."""

@@ -21,11 +21,18 @@ def shape(root: Mapping[str, Any]) -> dict[str, Any]:
     config.pop("$schema", None)
     _each(config, "passes", _shape_pass)
     _each(config, "systems", _shape_system)
+    _each(config, "evaluators", _shape_evaluator)
     _resource(config.get("input_model"), "model_path")
     entries = config.get("data_configs")
     for entry in entries if isinstance(entries, list) else []:
         _shape_data(entry)
     return config
+
+
+def is_alternatives(value: Any) -> bool:
+    """Whether several passes stand under one name, null for none, of which a search chooses."""
+    items = value if isinstance(value, list) else []
+    return all(item is None or isinstance(item, dict) for item in items) and any(item is not None for item in items)
 
 
 def _each(config: dict[str, Any], key: str, function: Any) -> None:
@@ -41,13 +48,21 @@ def _nested(section: dict[str, Any], own: frozenset[str], key: str) -> dict[str,
 
 
 def _shape_pass(value: Any) -> Any:
-    if isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
-        return _shape_pass(value[0]) | {"alternatives": value[1:]}
+    if is_alternatives(value):
+        first = next(index for index, item in enumerate(value) if item is not None)
+        return _shape_pass(value[first]) | {"alternatives": [*value[:first], *value[first + 1 :]]}
     return _nested(value, _OWN_PASS_KEYS, "params") if isinstance(value, dict) else value
 
 
 def _shape_system(value: Any) -> Any:
     return _nested(value, _OWN_SYSTEM_KEYS, "config") if isinstance(value, dict) else value
+
+
+def _shape_evaluator(value: Any) -> Any:
+    """What is no list of metrics cannot be checked: only its type stays, and it is refused where it is used."""
+    if not isinstance(value, dict) or isinstance(value.get("metrics"), list):
+        return value
+    return {"type": value["type"]} if isinstance(value.get("type"), str) else {}
 
 
 def _resource(section: Any, key: str) -> None:

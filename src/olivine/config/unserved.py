@@ -17,7 +17,7 @@ _DATA_TYPES = ("HuggingfaceContainer", "DataContainer")
 
 def unsupported(workflow: Workflow, document: Document) -> list[Problem]:
     """A problem of kind "unsupported", with file and line, for each known wish that is not served."""
-    wishes = [*_marked(workflow, ()), *_model(workflow), *_data(workflow), *_measures(workflow)]
+    wishes = [*_marked(workflow, ()), *_model(workflow), *_data(workflow), *_search(workflow), *_measures(workflow)]
     return [Problem("unsupported", document.where(path), message, advice) for path, message, advice in wishes]
 
 
@@ -84,23 +84,19 @@ def _data(workflow: Workflow) -> Iterator[Wish]:
             yield (*path, "load_dataset_config", "data_files"), message, "Download it and name the file as data_files."
 
 
-def _measures(workflow: Workflow) -> Iterator[Wish]:
-    if workflow.search_strategy or workflow.search_strategy == {}:
-        message = "'search_strategy' asks for a search over passes and params, which is not served."
-        yield ("search_strategy",), message, "Set it to false and write the params that are wanted."
-    for name, evaluator in workflow.evaluators.items():
-        yield from _metrics(("evaluators", name), name, evaluator)
-    if isinstance(workflow.evaluator, dict):
-        yield from _metrics(("evaluator",), "evaluator", workflow.evaluator)
-
-
-def _metrics(path: Path, name: str, evaluator: Any) -> Iterator[Wish]:
-    """Every metric by name; each seam is scored without an evaluator."""
-    advice = "Remove it: label accuracy, loss, perplexity and divergence of every model are scored, see 'quality'."
-    metrics = evaluator.get("metrics") if isinstance(evaluator, dict) else None
-    if not metrics or not isinstance(metrics, list):
-        yield path, f"evaluator '{name}' is not served.", advice
+def _search(workflow: Workflow) -> Iterator[Wish]:
+    if workflow.search is not None:
+        yield from _marked(workflow.search, ("search_strategy",))
         return
-    for index, metric in enumerate(metrics):
-        label = metric.get("name", metric.get("type")) if isinstance(metric, dict) else metric
-        yield (*path, "metrics", index), f"metric '{label}' of evaluator '{name}' is not served.", advice
+    for name, config in workflow.passes.items():
+        if config.alternatives:
+            message = f"the pass '{name}' has alternatives, and choosing between passes is a search."
+            yield ("passes", name), message, "Keep one of them, or set 'search_strategy' to true."
+
+
+def _measures(workflow: Workflow) -> Iterator[Wish]:
+    evaluator = workflow.evaluators.get(workflow.evaluator or "")
+    if evaluator is not None and not evaluator.metrics:
+        kind = f" of type '{evaluator.type}'" if evaluator.type else ""
+        message = f"evaluator '{workflow.evaluator}'{kind} is not served: it has no metrics."
+        yield ("evaluators", str(workflow.evaluator)), message, "Write what is to be measured as its 'metrics'."

@@ -2,19 +2,22 @@
 
 from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
 from olivine.evaluate._bare import bare
-from olivine.evaluate._base import Evidence, Metric, MetricParams, OutputEvidence
+from olivine.evaluate._base import Artifact, Evidence, Metric, MetricParams, Number, OutputEvidence
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._rows import Question, passages
 from olivine.evaluate._score import KEPT_FILE, check_rows, score
+from olivine.evaluate._sub_types import number_of
 
 __all__ = [
     "KEPT_FILE",
     "Answer",
     "Answers",
+    "Artifact",
     "Evidence",
     "Metric",
     "MetricParams",
+    "Number",
     "OutputEvidence",
     "Question",
     "answers_of",
@@ -26,6 +29,7 @@ __all__ = [
     "measured",
     "metric_modules",
     "metrics",
+    "number_of",
     "passages",
     "score",
 ]

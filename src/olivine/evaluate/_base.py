@@ -1,12 +1,13 @@
 """The contract of a metric, and the evidence that it is computed from, which depends on the task of the model.
 
-A model that writes text gives `Evidence`, any other `OutputEvidence`; a metric says which of the two it reads.
+A model that writes text gives `Evidence`, any other `OutputEvidence`; each is an `Artifact` too. A metric says what of
+these it reads.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -49,6 +50,27 @@ class OutputEvidence:
     labels: Sequence[int] = ()
 
 
+@dataclass(frozen=True)
+class Artifact:
+    """A model as the files that it is. size_bytes: None where its weights are computed from those of another."""
+
+    size_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a metric, which an evaluator of a config names as a sub type.
+
+    key: its name in the scores. unit: "share" of 1, "bytes", "ms", "/s" or nothing. compares: it is a distance to the
+    model before, so that there is none of the input model, and a goal holds for each step that does not train.
+    """
+
+    key: str
+    higher_is_better: bool
+    unit: Literal["", "share", "bytes", "ms", "/s"] = ""
+    compares: bool = False
+
+
 class MetricParams(BaseModel):
     """Params of a metric, as `quality.metrics` of a config writes them."""
 
@@ -58,13 +80,23 @@ class MetricParams(BaseModel):
 class Metric(ABC):
     """One file, one idea; the file's name is the metric's. Params: the typed params.
 
-    reads: what kind of evidence it is computed from; a score has the metrics that read the evidence of its model.
+    reads: what kind of evidence it is computed from, or a union of kinds; a score has the metrics that read the
+      evidence of its model.
+    types: what an evaluator of a config may name as the type of this metric, beside its name and aliases.
+    numbers: what there is of it, by the names that an evaluator has for them; the first one is meant where none is
+      named. Of a metric without them, an evaluator says itself whether higher is better.
+    only_when_asked: measured only where the config names it, as every metric of a third party is.
+    needs_labels: whether it has nothing to say of rows without an expected answer.
     """
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
     Params: ClassVar[type[MetricParams]] = MetricParams
-    reads: ClassVar[type[Evidence | OutputEvidence]] = Evidence
+    reads: ClassVar[Any] = Evidence
+    types: ClassVar[tuple[str, ...]] = ()
+    numbers: ClassVar[Mapping[str, Number]] = {}
+    only_when_asked: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
 
     def __init__(self, params: Any = None) -> None:
         self.params = self.Params() if params is None else params

@@ -6,12 +6,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from olivine.errors import Problem, RequestError
-from olivine.evaluate._base import Evidence, Metric, OutputEvidence
+from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence
 from olivine.registry import Registry
 
 metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
 
-_TAKEN = ("model", "format", "size_bytes", "n_rows", "n_tokens")  # of a table's row
+_TAKEN = ("model", "format", "n_rows", "n_tokens")  # of a table's row
+_NEEDS = {Evidence: "text that a model writes", OutputEvidence: "the outputs of a graph"}
 
 
 def check_metrics(
@@ -26,10 +27,9 @@ def check_metrics(
         if metric is None:
             yield Problem("invalid-value", "", f"{metrics.missing(name, 'metric')}.".replace("?.", "?"), key=(name,))
             continue
-        if metric.reads is not kind:
-            needs = "text that a model writes" if metric.reads is Evidence else "the outputs of a graph"
-            fix = "Leave it out."
-            yield Problem("invalid-value", "", f"metric '{name}' is computed from {needs}.", fix, key=(name,))
+        if not _fits(metric, kind):
+            message = f"metric '{name}' is computed from {_NEEDS[metric.reads]}."
+            yield Problem("invalid-value", "", message, "Leave it out.", key=(name,))
             continue
         try:
             metric.Params.model_validate(params)
@@ -40,18 +40,25 @@ def check_metrics(
                 yield Problem("invalid-value", "", message, f"Its params: {known}.", key=(name, *fault["loc"]))
 
 
-def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence]) -> list[Metric]:
+def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence | Artifact]) -> list[Metric]:
     """The metrics of a score that read that kind of evidence, with their params; see `check_metrics`."""
-    classes = {metric: dict[str, Any]() for metric in metrics.own.values()}
+    classes = {metric: dict[str, Any]() for metric in metrics.own.values() if not metric.only_when_asked}
     for name, params in given.items():
         if (metric := metrics.find(name)) is None:
             raise RequestError(metrics.missing(name, "metric"))
         classes[metric] = dict(params)
-    fitting = {metric: params for metric, params in classes.items() if metric.reads is kind}
+    fitting = {metric: params for metric, params in classes.items() if issubclass(kind, metric.reads)}
     return [metric(metric.Params.model_validate(params)) for metric, params in fitting.items()]
 
 
-def measured(given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence) -> dict[str, float]:
+def _fits(metric: type[Metric], kind: type[Evidence | OutputEvidence]) -> bool:
+    """Whether models of that kind of evidence have the metric; each is an artifact."""
+    return issubclass(kind, metric.reads) or metric.reads is Artifact
+
+
+def measured(
+    given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence | Artifact
+) -> dict[str, float]:
     """The numbers of all those metrics. RequestError for two that give a number of one name."""
     numbers: dict[str, float] = {}
     for metric in chosen(given, type(evidence)):

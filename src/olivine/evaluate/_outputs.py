@@ -10,10 +10,11 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.data import Rows, pick_any, text_columns
 from olivine.errors import DataError
-from olivine.evaluate._base import OutputEvidence
+from olivine.evaluate._base import Artifact, OutputEvidence
 from olivine.evaluate._inputs import Inputs, Tokenize, fitted, made_up, of_row
 from olivine.evaluate._metrics import measured
 from olivine.models import Model
+from olivine.models.disk import bytes_on_disk
 from olivine.models.loading import load_tokenizer
 from olivine.models.onnx_files import graph_of, onnx_facts, told_signature
 from olivine.runtimes.session import OnnxSession
@@ -55,6 +56,7 @@ def score_outputs(
     numbers = measured(params.get("metrics") or {}, evidence)
     if evidence.previous and "cosine" not in numbers:
         report.warn("no output has the name and shape of one of the model before: the two are not compared")
+    numbers |= measured(params.get("metrics") or {}, Artifact(bytes_on_disk(model)))
     scores: dict[str, Any] = {"n_rows": len(rows), **({} if params.get("data") else {"made_up": True}), **numbers}
     if broken := _broken(outputs):
         scores["degenerate"] = broken

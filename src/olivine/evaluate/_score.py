@@ -12,12 +12,13 @@ from olivine.data import begins_itself, examples, pick_rows, resolved, split, te
 from olivine.errors import DataError
 from olivine.evaluate._answer import Answers, answers_of
 from olivine.evaluate._bare import bare, special_tokens
-from olivine.evaluate._base import Evidence
+from olivine.evaluate._base import Artifact, Evidence
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._outputs import evenly, named, score_outputs
 from olivine.evaluate._rows import Question, passages, questions
 from olivine.models import Model
+from olivine.models.disk import bytes_on_disk
 from olivine.models.gguf import readable
 from olivine.models.loading import load_tokenizer
 from olivine.models.turns import end_tokens
@@ -76,6 +77,7 @@ def score(
     if model.format == "onnx" and model.packaging == "plain":
         return score_outputs(model, params, output, machine, report, kept_bytes=kept_bytes)
     config = DataConfig.model_validate(params["data"])
+    artifact = Artifact(bytes_on_disk(model))
     model = readable(model, output)  # a workflow has opened a GGUF file already
     tokenizer = load_tokenizer(model)
     answers = answers or answers_of(model, machine.device, machine.execution_provider)
@@ -114,7 +116,8 @@ def score(
         scores["n_empty"] = n_empty
     if n_other := _tell_other_tokens(rows, readings, report):
         scores["n_other_tokens"] = n_other
-    scores |= measured(params.get("metrics") or {}, evidence)
+    given = params.get("metrics") or {}
+    scores |= measured(given, evidence) | measured(given, artifact)
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem

@@ -1,9 +1,9 @@
 """Distance to the model one seam before."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from olivine import lazy
-from olivine.evaluate._base import Evidence, Metric
+from olivine.evaluate._base import Evidence, Metric, Number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -13,6 +13,13 @@ else:
 
 class DivergenceMetric(Metric):
     """Mean KL divergence to the step before on the target tokens, and how often both put the same token first."""
+
+    aliases = ("kl_divergence", "kl")
+    numbers: ClassVar = {
+        "kl_divergence": Number("kl", higher_is_better=False, compares=True),
+        "kl": Number("kl", higher_is_better=False, compares=True),
+        "top1_agreement": Number("top1_agreement", higher_is_better=True, unit="share", compares=True),
+    }
 
     def compute(self, evidence: Evidence) -> dict[str, float]:
         """`kl` in nats, `kl_standard_error`, `top1_agreement` in 0..1; empty for the first model or other tokens."""

@@ -5,7 +5,13 @@ import string
 
 from pydantic import Field
 
-from olivine.evaluate._base import Evidence, Metric, MetricParams
+from olivine.evaluate._base import Evidence, Metric, MetricParams, Number
+
+ACCURACIES = dict.fromkeys(
+    ("accuracy", "accuracy_score", "label", "label_accuracy"),
+    Number("label_accuracy", higher_is_better=True, unit="share"),
+)
+"""The one number of an accuracy, by the names that configs have for it."""
 
 
 class LabelAccuracy(Metric):
@@ -17,6 +23,9 @@ class LabelAccuracy(Metric):
         ignore_case: bool = Field(True, description="whether Joy is joy")
 
     params: Params
+    types = ("accuracy",)
+    numbers = ACCURACIES
+    needs_labels = True
 
     def compute(self, evidence: Evidence) -> dict[str, float]:
         """`label_accuracy` in 0..1, and its `label_accuracy_standard_error`."""
@@ -44,10 +53,13 @@ def matches(label: str, generated: str, *, ignore_case: bool = True) -> bool:
     A label of one line is compared with the first line that holds text, so that what a model adds afterwards does not
     count against the label; a longer label is compared with everything.
     """
-    if "\n" in label.strip():
-        return normalize(generated, ignore_case=ignore_case) == normalize(label, ignore_case=ignore_case)
-    first_line = next((line for line in generated.splitlines() if line.strip()), "")
-    return normalize(first_line, ignore_case=ignore_case) == normalize(label, ignore_case=ignore_case)
+    said = generated if "\n" in label.strip() else first_line(generated)
+    return normalize(said, ignore_case=ignore_case) == normalize(label, ignore_case=ignore_case)
+
+
+def first_line(text: str) -> str:
+    """The first line that holds more than white space; empty when there is none."""
+    return next((line for line in text.splitlines() if line.strip()), "")
 
 
 def normalize(text: str, *, ignore_case: bool = True) -> str:

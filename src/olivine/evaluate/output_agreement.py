@@ -1,10 +1,10 @@
 """Distance of a model's outputs to those of the model one seam before."""
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from olivine import lazy
-from olivine.evaluate._base import Metric, OutputEvidence
+from olivine.evaluate._base import Metric, Number, OutputEvidence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,6 +19,11 @@ class OutputAgreement(Metric):
     """
 
     reads = OutputEvidence
+    numbers: ClassVar = {
+        "cosine": Number("cosine", higher_is_better=True, compares=True),
+        "largest_difference": Number("largest_difference", higher_is_better=False, compares=True),
+        "top1_agreement": Number("top1_agreement", higher_is_better=True, unit="share", compares=True),
+    }
 
     def compute(self, evidence: OutputEvidence) -> dict[str, float]:
         """`cosine`: mean over the rows, of the output where it is least; `largest_difference`; `top1_agreement`.

@@ -1,12 +1,19 @@
 """Loss and perplexity of the target."""
 
 import math
+from typing import ClassVar
 
-from olivine.evaluate._base import Evidence, Metric
+from olivine.evaluate._base import Evidence, Metric, Number
 
 
 class Perplexity(Metric):
     """Mean negative log-likelihood of the target's tokens in nats, and its exponential."""
+
+    types = ("accuracy",)  # evaluators of Olive list it there too
+    numbers: ClassVar = {
+        "perplexity": Number("perplexity", higher_is_better=False),
+        "loss": Number("loss", higher_is_better=False),
+    }
 
     def compute(self, evidence: Evidence) -> dict[str, float]:
         """`loss` in nats a token, `perplexity` = exp(loss) (infinite from 700 nats on)."""

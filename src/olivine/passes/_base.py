@@ -32,6 +32,11 @@ class PassParams(Typed):
         """Where a key that is no param was probably meant to stand, e.g. "training_args.seed"; None when nowhere."""
         return None
 
+    @classmethod
+    def n_wrong_inside(cls, params: Mapping[str, Any]) -> int:  # noqa: ARG003
+        """How many values in the open mappings of params are none that they take; so a search knows lists of values."""
+        return 0
+
 
 @dataclass(frozen=True)
 class TrainingRows:

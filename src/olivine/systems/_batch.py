@@ -8,19 +8,21 @@ import json
 import time
 import uuid
 from abc import abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from olivine.errors import Interrupted, StepFailed
+from olivine.errors import Interrupted, OlivineError, StepFailed
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.systems._base import System, Worker
 from olivine.systems._pieces import ENDINGS, Pieces, write_end, write_job
 from olivine.systems._protocol import Job, Listener, answer
+
+Answer = TypeVar("Answer")
 
 
 class Batch(System):
@@ -165,19 +167,38 @@ class BatchWorker(Worker):
         return place
 
     def _result(self, place: _Place, job: Job, listen: Listener) -> dict[str, Any]:
-        pieces, how, waiting = Pieces(self._far, place.name, place.number - 1), None, ""
+        pieces, how, patience = Pieces(self._far, place.name, place.number - 1), None, _Patience(self._system)
+        waiting = ""
         while True:
-            for fields in pieces.new():
+            for fields in patience.ask(lambda: list(pieces.new())) or ():
                 if (result := answer(fields, job, listen)) is not None:
                     return result
             if how is not None:
                 self._own = None
                 raise StepFailed(job.step, f"its worker {how}", job.log_path)
-            how = self._system.ended(place.identity)  # what it said last is read once more
+            how = patience.ask(lambda: self._system.ended(place.identity))  # what it said last is read once more
             if how is None:
                 if waiting != (waiting := self._system.waiting(place.identity)) and waiting:
                     listen("note", {"message": waiting})
                 time.sleep(self._system.pause_seconds)
+
+
+class _Patience:
+    """Asks a system again that cannot be reached for a while: a lid was closed, a network is down."""
+
+    def __init__(self, system: Batch) -> None:
+        self._patience_seconds, self._since = system.patience_seconds, time.monotonic()
+
+    def ask(self, question: Callable[[], Answer]) -> Answer | None:
+        """The answer; None while there is none, and the error when there was none for too long."""
+        try:
+            told = question()
+        except OlivineError:
+            if time.monotonic() - self._since > self._patience_seconds:
+                raise
+            return None
+        self._since = time.monotonic()
+        return told
 
 
 def _title(job: Job) -> str:

@@ -1,5 +1,7 @@
 """A worker whose files lie elsewhere: jobs go without places, files by content, and results come back as made here."""
 
+import shutil
+import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -15,14 +17,15 @@ from olivine.systems._protocol import Job, Listener
 
 def opened(system: System, cache_dir: Path) -> Worker:
     """A worker of the system, which takes jobs that name places here. cache_dir: remembers hashes of files here."""
-    return system.worker() if system.reads_here else Elsewhere(system, Hashes(cache_dir))
+    return system.worker() if system.reads_here else Elsewhere(system, cache_dir)
 
 
 class Elsewhere(Worker):
     """Sends what the system lacks before each job, and fetches what the job made."""
 
-    def __init__(self, system: System, hashes: Hashes) -> None:
-        self._system, self._hashes, self._worker = system, hashes, system.worker()
+    def __init__(self, system: System, cache_dir: Path) -> None:
+        self._system, self._hashes, self._worker = system, Hashes(cache_dir), system.worker()
+        self._arriving = cache_dir / "scratch" / "arriving"
 
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
@@ -62,4 +65,11 @@ class Elsewhere(Worker):
         for name, hashed in files.items():
             if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
                 raise StepFailed(job.step, f"its worker names a file outside of the result: '{name}'")
-            self._system.get(hashed, job.output / name)
+            self._bring(hashed, job.output / name)
+
+    def _bring(self, hashed: str, target: Path) -> None:
+        """Fetch a file by way of a folder that outlives a run that is interrupted meanwhile."""
+        arrived = self._arriving / uuid.uuid4().hex  # another run may fetch the same
+        self._system.get(hashed, arrived)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(arrived, target)

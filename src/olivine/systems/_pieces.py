@@ -75,10 +75,16 @@ class Pieces:
         self._far, self._folder, self._n_read, self._n_jobs = far, f"jobs/{name}/events", 0, after
 
     def new(self) -> Iterator[dict[str, Any]]:
-        """Those that came since the last look."""
+        """Those that came since the last look; OlivineError when the first of them cannot be reached."""
+        first = self._n_read + 1
         for name in self._far.names(self._folder):
             if int(name) == self._n_read + 1:  # a listing may not have all of them at once
-                content = self._far.read(f"{self._folder}/{name}") or b""
+                try:
+                    content = self._far.read(f"{self._folder}/{name}") or b""
+                except OlivineError:
+                    if self._n_read + 1 == first:
+                        raise
+                    return  # the next look begins with it
                 self._n_read += 1
                 for fields in events_in(content.decode("utf-8", errors="replace").splitlines()):
                     if self._n_jobs <= 0:

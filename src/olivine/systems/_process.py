@@ -144,7 +144,7 @@ class WorkerProcess(Worker):
     def _died(self, job: Job, *, memory_ran_out: bool) -> StepFailed:
         process = self._process
         if process is None:
-            raise RuntimeError("no worker was started")
+            return StepFailed(job.step, "its worker was ended", Path(job.log) if job.log else None)
         try:
             how = ending(process.wait(timeout=_END_SECONDS), memory_ran_out=memory_ran_out)
         except subprocess.TimeoutExpired:

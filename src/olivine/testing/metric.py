@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, ClassVar
 
 from olivine import lazy
-from olivine.evaluate import Evidence, Metric, OutputEvidence
+from olivine.evaluate import Artifact, Evidence, Metric, OutputEvidence
 from olivine.testing._plugin import check_help, check_params
 
 if TYPE_CHECKING:
@@ -24,13 +24,18 @@ class MetricContract:
     metric: ClassVar[type[Metric]]
     needs_labels: ClassVar[bool] = False
 
-    def evidence(self, *, is_text: bool = False, is_first: bool = False) -> Evidence | OutputEvidence:
-        """What a model did on three rows, of the kind that the metric reads.
+    def evidence(self, *, is_text: bool = False, is_first: bool = False) -> Evidence | OutputEvidence | Artifact:
+        """What a model did on three rows, of a kind that the metric reads.
 
         is_text: without labels. is_first: no model came before.
         """
-        reads_outputs = self.metric.reads is OutputEvidence
-        return self._of_outputs(is_text, is_first) if reads_outputs else self._of_text(is_text, is_first)
+        if issubclass(Evidence, self.metric.reads):
+            return self._of_text(is_text, is_first)
+        return self._of_outputs(is_text, is_first) if self._reads_outputs else Artifact(None if is_text else 1_000_000)
+
+    @property
+    def _reads_outputs(self) -> bool:
+        return issubclass(OutputEvidence, self.metric.reads)
 
     def _of_outputs(self, is_text: bool, is_first: bool) -> OutputEvidence:
         values = np.random.default_rng(1).normal(size=(2, 3, 1, 4)).astype(np.float32)
@@ -77,8 +82,16 @@ class MetricContract:
         on_text = self.metric().compute(self.evidence(is_text=True))
         assert not (self.needs_labels and on_text)
         self.metric().compute(self.evidence(is_first=True))
-        if self.metric.reads is OutputEvidence:
+        if self._reads_outputs:
             self.metric().compute(OutputEvidence([], []))
+        if not issubclass(Evidence, self.metric.reads):
             return
         nothing = np.zeros((0, 8), np.float16)
         self.metric().compute(Evidence([], [], np.zeros(0), nothing, nothing))
+
+    def test_numbers_that_evaluators_name_are_there(self) -> None:
+        """Every sub type leads to a number that is computed."""
+        evidence = self.evidence()
+        keys = {number.key for number in self.metric.numbers.values()}
+        assert keys <= self.metric().compute(evidence).keys()
+        assert all(name == name.lower() for name in self.metric.numbers)

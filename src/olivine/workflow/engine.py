@@ -1,13 +1,14 @@
 """Run a plan: bring what it reads, prove what it claims, make and score every step, deliver, sum up."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from olivine import __version__
+from olivine.config.nodes import plain
 from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
 from olivine.passes import UNCHANGED
 from olivine.paths import exists
@@ -28,17 +29,17 @@ from olivine.workflow.events import (
     StepDone,
     Warned,
 )
-from olivine.workflow.execute import Execution
+from olivine.workflow.execute import Execution, climb
 from olivine.workflow.folders import refuse_overlaps
 from olivine.workflow.inputs import bring_hosts, bring_model, look_at_data, look_at_rows
 from olivine.workflow.journal import Journal, hide_secrets
-from olivine.workflow.keys import seams
 from olivine.workflow.names import name_problem
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
 from olivine.workflow.steps import Plan
 from olivine.workflow.survey import first_look
-from olivine.workflow.verdict import checks_missed, drop_allowed, goals, missed
+from olivine.workflow.tune import tune
+from olivine.workflow.verdict import checks_missed, drop_allowed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
 
@@ -52,7 +53,9 @@ class Result:
     model: the delivered folder; None for a workflow without steps. scores: a row for each seam, in order: "model",
     "format", "size_bytes", the numbers of `olivine.evaluate`, "drop": the label accuracy lost since the seam before.
     samples: what the last model answered. steps: {"name", "cached", "seconds", "peak_memory_bytes", "facts"} of each.
-    trained_on: the scored rows were trained on. missed: the goals that do not hold, as sentences.
+    trained_on: the scored rows were trained on. missed: the goals that do not hold, as sentences. search: which trial
+    the model is of ("chosen", "point"), the "front" of trials, how many there were, and near misses; None without one.
+    measured: what the evaluator asks for, see `verdict.table_of`.
     """
 
     model: Path | None
@@ -62,6 +65,8 @@ class Result:
     trained_on: bool
     missed: list[str]
     output_dir: Path
+    search: dict[str, Any] | None = None
+    measured: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def status(self) -> str:
@@ -108,11 +113,15 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
         _reserve(plan)
         for sentence in told if told is not None else look_at_rows(plan, model, workshop):
             workshop.warn("data", sentence)
+        search, n_before = None, 0
+        if plan.search is not None:
+            chosen = tune(plan, plan.search, model, workshop)
+            plan, search, n_before = chosen.plan, chosen.record, len(history)
         execution = Execution(plan, model, workshop)
         prove(execution.plan, model, execution.keys.models, workshop)
         samples = _climb(execution)
         delivered = _deliver(execution)
-        result = _summary(execution.plan, history, samples, delivered)
+        result = _summary(execution.plan, history[n_before:], samples, delivered, search)
         workshop.tell(RunDone(**result.to_json()))
     return result
 
@@ -142,7 +151,8 @@ def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[t
     store = Cache(plan.cache_dir, lambda message: tell(Warned(step="cache", message=message)))
     store.prepare()
     try:
-        tell(RunStarted(workflow=plan.workflow, versions=versions(plan), translated=plan.translated))
+        known = versions(plan), _of_hosts(plan)
+        tell(RunStarted(workflow=_asked(plan), versions=known[0], hosts=known[1], translated=plan.translated))
         with store, workers:
             yield Workshop(plan.output_dir, store, workers, tell), history
     except BaseException as error:
@@ -152,6 +162,14 @@ def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[t
         if raised is error:
             raise
         raise raised from (None if isinstance(raised, Interrupted) else error)
+
+
+def _asked(plan: Plan) -> Mapping[str, Any]:
+    """The config as it was asked for; of a search, with all that it may choose."""
+    if plan.search is None or plan.source is None:
+        return plan.workflow
+    asked: dict[str, Any] = plain(plan.source.document.root)
+    return asked
 
 
 def _one_at_a_time(*listeners: Listener) -> Listener:
@@ -199,13 +217,10 @@ def _refuse(plan: Plan) -> None:
 
 def _climb(execution: Execution) -> list[dict[str, str]]:
     """Make every step and score each seam when it is there; gives what the last model answered."""
-    waiting, samples = seams(execution.plan), []
-    for step in (None, *execution.plan.steps):
-        if step is not None:
-            execution.result(step)
-        for seam in [seam for seam in waiting if seam.step == (step.name if step is not None else None)]:
-            if (score := execution.score(seam)) is not None:
-                samples = score.samples
+    samples: list[dict[str, str]] = []
+    for score in climb(execution):
+        if score is not None:
+            samples = score.samples
     return samples
 
 
@@ -228,7 +243,13 @@ def _deliver(execution: Execution) -> Path | None:
     return plan.output_dir / "model"
 
 
-def _summary(plan: Plan, history: list[Event], samples: list[dict[str, str]], delivered: Path | None) -> Result:
+def _summary(
+    plan: Plan,
+    history: list[Event],
+    samples: list[dict[str, str]],
+    delivered: Path | None,
+    search: dict[str, Any] | None,
+) -> Result:
     """What the events of a run come to, and whether its goals hold."""
     steps = [event.record for event in history if isinstance(event, StepDone)]
     scored = [event for event in history if isinstance(event, Scored)]
@@ -238,9 +259,21 @@ def _summary(plan: Plan, history: list[Event], samples: list[dict[str, str]], de
         samples=samples,
         steps=steps,
         trained_on=plan.score is not None and plan.score.part == "train",
-        missed=[*checks_missed(steps), *missed(scored, goals(plan.quality.max_drop))],
+        missed=[*checks_missed(steps), *missed_goals(plan, scored)],
         output_dir=plan.output_dir,
+        search=search,
+        measured=table_of(plan, scored),
     )
+
+
+def _of_hosts(plan: Plan) -> dict[str, dict[str, str]]:
+    """Versions of what decides results on each system beside the workflow's host, as far as they are known."""
+    others = {name: host.probe for name, host in plan.hosts.items() if name is not None and host.is_known}
+    return {
+        name: {library: probe.version(library) for library in VERSIONS}
+        for name, probe in others.items()
+        if probe.versions is not plan.versions
+    }
 
 
 def versions(plan: Plan) -> dict[str, str]:

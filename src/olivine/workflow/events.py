@@ -58,13 +58,15 @@ Listener = Callable[[Event], None]
 class RunStarted(Event):
     """A run begins.
 
-    workflow: the config. versions: of the libraries that decide results. translated: what was made of old keys, and
+    workflow: the config. versions: of the libraries that decide results, on the workflow's host. hosts: the same of the
+    other systems, by name. translated: what was made of old keys, and
     chosen where the config is silent.
     """
 
     kind = "run_started"
     workflow: Mapping[str, Any]
     versions: Mapping[str, str]
+    hosts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     translated: Sequence[str] = ()
 
 
@@ -89,6 +91,7 @@ class OfStep(Event):
     step: the user's name of it, or "fetch:MODEL", "prove", "score:STEP", "materialize:STEP", "rows:DATA".
     key: of its result. pass_name: the pass; None where the program does it. params: as the pass got them.
     parent: the step whose result is its input; None for the input model. parent_key: the key of that result.
+    host: the system where it runs; None for this machine.
     """
 
     step: str
@@ -97,6 +100,7 @@ class OfStep(Event):
     params: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     parent_key: str | None = None
+    host: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,6 +232,74 @@ class Scored(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchStarted(Event):
+    """A search begins.
+
+    space: the values of each dimension by its name. sampler: which one, and settings: its own. objectives: what is made
+    better, in the order of priority: "name", "higher_is_better", "goal": its type and value, or None. n_trials: at
+    most; None where only time ends it.
+    """
+
+    kind = "search_started"
+    space: Mapping[str, Sequence[Any]]
+    sampler: str
+    settings: Mapping[str, Any]
+    objectives: Sequence[Mapping[str, Any]]
+    n_trials: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialStarted(Event):
+    """A trial begins. trial: its number, from 1. point: the value of each dimension. n_trials: see SearchStarted."""
+
+    kind = "trial_started"
+    trial: int
+    point: Mapping[str, Any]
+    n_trials: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialDone(Event):
+    """A trial has ended, in whatever way.
+
+    outcome: "measured", or "failed" with the cause. key: of the model that it makes, by which a search that goes on
+    knows it. values: of the objectives. missed: the goals that it misses, as sentences. steps: where its model comes
+    from: "step", "key", "cached". seconds: what it took. log: the file of what a failed step printed.
+    """
+
+    kind = "trial_done"
+    trial: int
+    point: Mapping[str, Any]
+    outcome: str
+    key: str = ""
+    values: Mapping[str, float] = field(default_factory=dict)
+    missed: Sequence[str] = ()
+    steps: Sequence[Mapping[str, Any]] = ()
+    seconds: float = 0.0
+    cause: str = ""
+    log: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchDone(Event):
+    """A search has ended.
+
+    chosen: number of the trial that is delivered; None where none gave a model. front: trials that no other dominates.
+    near_misses: when no trial meets the goals, all that were measured, the nearest first: "trial", "shortfall": how far
+    the goals are missed, as shares of their bounds together, and "missed": the sentences. n_refused: points that cannot
+    run, which cost nothing.
+    """
+
+    kind = "search_done"
+    chosen: int | None
+    front: Sequence[int] = ()
+    near_misses: Sequence[Mapping[str, Any]] = ()
+    n_trials: int = 0
+    n_failed: int = 0
+    n_refused: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunDone(Event):
     """The run has ended as promised, or with goals that were missed; the fields are those of `Result`."""
 
@@ -240,6 +312,8 @@ class RunDone(Event):
     steps: Sequence[Mapping[str, Any]] = ()
     trained_on: bool = False
     missed: Sequence[str] = ()
+    search: Mapping[str, Any] | None = None
+    measured: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +356,10 @@ KINDS: Mapping[str, type[Event]] = {
         Noted,
         Warned,
         Scored,
+        SearchStarted,
+        TrialStarted,
+        TrialDone,
+        SearchDone,
         RunDone,
         RunFailed,
         RunInterrupted,

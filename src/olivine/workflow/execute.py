@@ -18,7 +18,6 @@ from typing import Any
 from olivine.errors import RequestError, StepFailed
 from olivine.models import Model
 from olivine.models.adapter import name_base
-from olivine.models.deciding import deciding_files
 from olivine.passes import Pass, first_line, passes
 from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
@@ -35,6 +34,7 @@ from olivine.workflow.keys import (
     plan_keys,
     score_key,
     score_params,
+    seams,
     step_key,
 )
 from olivine.workflow.remarks import remarks
@@ -147,6 +147,7 @@ class Execution:
             step.params,
             step.parent,
             self.keys.models[step.parent],
+            step.host,
         )
 
         def make(content: Path) -> Mapping[str, Any]:
@@ -156,7 +157,7 @@ class Execution:
             with self._unedited(task, again):
                 files = tuple(map(str, step.files))
                 fields = {"name": step.pass_name, "data": data, "models": models, "files": files}
-                result = self.workshop.do("pass", task, content, step.machine, model, step.host, **fields)
+                result = self.workshop.do("pass", task, content, step.machine, model, **fields)
             return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
 
         entry = self.workshop.obtain(task, make)
@@ -188,6 +189,7 @@ class Execution:
             params=score_params(rows),
             parent=seam.step,
             parent_key=model_key,
+            host=rows.host,
             summary=_in_words,
         )
 
@@ -198,12 +200,12 @@ class Execution:
             params = {**task.params, "previous": str(previous.entry.content) if previous else None}
             with self._unedited(task, again):
                 machine = self._machine_for(model, rows)
-                return self.workshop.do("score", task, content, machine, model, rows.host, params=params)
+                return self.workshop.do("score", task, content, machine, model, params=params)
 
         try:
             entry = self.workshop.obtain(task, make)
         except StepFailed as error:
-            if not rows.on_text and rows.data is not None:
+            if self.plan.asked or (not rows.on_text and rows.data is not None):
                 raise
             self.workshop.warn(seam.name, f"not measured: {error.cause}")  # nobody asked for it
             return None
@@ -217,8 +219,9 @@ class Execution:
         return replace(machine, execution_provider=provider) if provider else machine
 
     def _scored(self, seam: Seam, model: Model, entry: Entry, previous: Score | None) -> Scored:
-        scores, before = entry.result["scores"], previous.event.scores if previous else {}
-        accuracies = before.get("label_accuracy"), scores.get("label_accuracy")
+        scores: dict[str, Any] = dict(entry.result["scores"])
+        before: Mapping[str, Any] = previous.event.scores if previous else {}
+        earlier, accuracy = before.get("label_accuracy"), scores.get("label_accuracy")
         return Scored(
             model=seam.name,
             step=seam.step,
@@ -226,17 +229,23 @@ class Execution:
             model_key=self.keys.models[seam.step],
             previous=seam.previous.name if seam.previous else None,
             format=model.format,
-            size_bytes=_size(model),
-            drop=None if None in accuracies else accuracies[0] - accuracies[1],
+            size_bytes=scores.pop("size_bytes", None),
+            drop=None if earlier is None or accuracy is None else earlier - accuracy,
             scores=scores,
         )
 
     def _tell(self, seam: Seam, score: Score, previous: Score | None) -> None:
         self.workshop.tell(score.event)
         trained = seam.step is not None and self._steps[seam.step].trains
-        before, has_goal = previous.event.row if previous else None, self.plan.quality.max_drop is not None
+        before, has_goal = previous.event.row if previous else None, self._has_goal
         for remark in remarks(score.event.row, before, trained=trained, has_goal=has_goal):
             self.workshop.warn(seam.name, remark)
+
+    @property
+    def _has_goal(self) -> bool:
+        """Whether the config says how much accuracy may be lost."""
+        asked = any(one.goal is not None and one.number == "label_accuracy" for one in self.plan.asked)
+        return asked or self.plan.quality.max_drop is not None
 
     @contextmanager
     def _unedited(self, task: Task, again: Callable[[], str]) -> Iterator[None]:
@@ -258,6 +267,18 @@ class Execution:
                 yield
 
 
+def climb(execution: Execution) -> Iterator[Score | None]:
+    """Make every step and score each seam when it is there; gives what was measured, None after a step."""
+    waiting = seams(execution.plan)
+    for step in (None, *execution.plan.steps):
+        if step is not None:
+            execution.result(step)
+            yield None
+        for seam in waiting:
+            if seam.step == (step.name if step is not None else None):
+                yield execution.score(seam)
+
+
 def plugin_of(step: Step) -> type[Pass]:
     """The pass of a step; LookupError when there is none, which a plan without problems does not have."""
     plugin = passes.find(step.pass_name)
@@ -277,14 +298,3 @@ def _in_words(result: Mapping[str, Any]) -> str:
     scores = result["scores"]
     forms = (("label_accuracy", "accuracy {:.1%}"), ("loss", "loss {:.3f}"))
     return ", ".join(form.format(scores[key]) for key, form in forms if scores.get(key) is not None)
-
-
-def _size(model: Model) -> int | None:
-    """Bytes of the model on disk; None where its weights are computed from another's."""
-    if model.format == "hf" and model.base is not None:
-        return model.base.path.stat().st_size if model.base.format == "gguf" else None
-    if model.path.is_file():
-        return model.path.stat().st_size
-    if model.format == "onnx" and model.packaging == "plain":  # anything may lie beside a user's graph
-        return sum(file.stat().st_size for _, file in deciding_files(model))
-    return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())

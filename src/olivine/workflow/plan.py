@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -22,6 +23,7 @@ from olivine.systems import Probe
 from olivine.work import Machine
 from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
+from olivine.workflow.asked import check_asked, plan_asked, with_params
 from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
@@ -31,6 +33,7 @@ from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.room import check_folder, check_room, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
+from olivine.workflow.search_plan import plan_search
 from olivine.workflow.source import meant_format, plan_model
 from olivine.workflow.steps import Host, Plan, ScoreRows
 
@@ -62,12 +65,16 @@ def make_plan(
             raise ConfigError(loaded.problems)
         local = asked[None] if asked and None in asked else here(probe)
         hosts = Hosts(loaded, loaded.workflow, local, asked)
-        return _make_plan(loaded, loaded.workflow, Path(scratch), fetched, hosts, offline=offline)
+        planner = partial(_make_plan, scratch=Path(scratch), fetched=fetched, hosts=hosts, offline=offline)
+        if loaded.workflow.search is None:
+            return planner(loaded)
+        return replace(plan_search(loaded, loaded.workflow.search, planner), source=loaded, hosts=hosts.used)
 
 
-def _make_plan(
-    loaded: Loaded, workflow: Workflow, scratch: Path, fetched: Path | None, hosts: Hosts, *, offline: bool
-) -> Plan:
+def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Hosts, offline: bool) -> Plan:
+    workflow = loaded.workflow
+    if workflow is None:
+        raise ConfigError(loaded.problems)
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cache_dir, output_dir = of_user(workflow.cache_dir).absolute(), of_user(workflow.output_dir).absolute()
     draft = _begun(loaded, workflow, scratch, cache_dir, hosts, offline=offline)
@@ -75,9 +82,12 @@ def _make_plan(
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         check_folder(draft, folder, key)
+    asked = plan_asked(draft)
     _plan_steps(draft)
     no_begin_token(draft)
     score = _measured(draft, plan_score(draft))
+    check_asked(draft, asked, score)
+    score = replace(score, metrics=with_params(score.metrics, asked)) if score is not None else None
     tell_seen(draft, score)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
@@ -95,7 +105,7 @@ def _make_plan(
         hub_name=draft.hub_name,
         hub_revision=workflow.input_model.load_kwargs.revision,
         score=score,
-        quality=workflow.quality,
+        quality=draft.workflow.quality,
         cache_dir=cache_dir,
         output_dir=output_dir,
         machine=draft.machine,
@@ -105,6 +115,7 @@ def _make_plan(
         source=loaded,
         versions=draft.hosts[None][0].probe.versions,
         hosts=hosts.used,
+        asked=asked,
     )
     are_known = all(host.is_known for host in plan.hosts.values())
     return replace(plan, cached=cached(plan)) if are_known and not plan.problems else plan

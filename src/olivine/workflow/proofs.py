@@ -97,7 +97,8 @@ def prove(plan: Plan, model: Model, models: Mapping[str | None, str], workshop: 
     steps = [step for step in plan.steps if not workshop.store.has(models[step.name])]
     keys = {key: step for step in steps if (key := proof_key(step, model, workshop.store.hashes)) is not None}
     for key, step in keys.items():
-        task = Task("prove", key, PROOF, step.pass_name, step.params, parent_key=models[None], summary=in_words)
+        origin = {"parent_key": models[None], "host": step.host}
+        task = Task("prove", key, PROOF, step.pass_name, step.params, summary=in_words, **origin)
         entry = workshop.obtain(task, partial(_prove, step, model, task, workshop))
         for sentence in entry.result["proof"]["unproven"]:
             workshop.warn("prove", sentence)
@@ -105,6 +106,6 @@ def prove(plan: Plan, model: Model, models: Mapping[str | None, str], workshop: 
 
 def _prove(step: Step, model: Model, task: Task, workshop: Workshop, content: Path) -> Mapping[str, Any]:
     try:
-        return workshop.do("prove", task, content, step.machine, model, step.host, name=step.pass_name)
+        return workshop.do("prove", task, content, step.machine, model, name=step.pass_name)
     finally:  # there is nothing to go on from
         workshop.store.drop_scratch(task.key)

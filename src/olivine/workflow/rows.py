@@ -44,7 +44,7 @@ def data_of(draft: Draft, name: str, step: Pass) -> dict[str, DataConfig]:
         if config is None:
             params = draft.workflow.passes[name].params
             key = next(((key,) for key, value in params.items() if value == wanted), ())
-            _no_such_data(draft, wanted, ("passes", name, *key))
+            no_such_data(draft, wanted, ("passes", name, *key))
             continue
         used[wanted] = data.for_model(config, draft.template)
         if step.trains_on() is not None:
@@ -122,7 +122,8 @@ def _tell_data(draft: Draft, config: DataConfig) -> None:
         return
 
 
-def _no_such_data(draft: Draft, name: str, path: tuple[str, ...]) -> None:
+def no_such_data(draft: Draft, name: str, path: tuple[str | int, ...]) -> None:
+    """Tell that no data config has a name, which stands at the path."""
     known = [other.name for other in draft.workflow.data_configs]
     close = difflib.get_close_matches(name, known, n=1)
     hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(known) or 'none'}."
@@ -239,7 +240,7 @@ def _output_rows(draft: Draft, model: Model) -> ScoreRows:
     quality, metrics = draft.workflow.quality, _metrics(draft, OutputEvidence)
     config = draft.workflow.data(quality.data_config) if quality.data_config is not None else None
     if quality.data_config is not None and config is None:
-        _no_such_data(draft, quality.data_config, ("quality", "data_config"))
+        no_such_data(draft, quality.data_config, ("quality", "data_config"))
     target = _checked_target(draft, model, config) if config is not None else ""
     for key in ("max_drop", "target"):
         if getattr(quality, key) is not None and not target:
@@ -316,7 +317,7 @@ def _score_rows(draft: Draft) -> tuple[DataConfig, str, float | None, int, int] 
     if quality.data_config is not None:
         config = draft.workflow.data(quality.data_config)
         if config is None:
-            _no_such_data(draft, quality.data_config, ("quality", "data_config"))
+            no_such_data(draft, quality.data_config, ("quality", "data_config"))
             return None
         config = data.for_model(config, draft.template)
         _check_data(draft, config)

@@ -10,8 +10,10 @@ from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.passes import CalibrationRows, TrainingRows
+from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
 from olivine.work import Estimate, Machine
+from olivine.workflow.choices import Search
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,42 @@ class ScoreRows:
 
 
 @dataclass(frozen=True)
+class Asked:
+    """One number that the evaluator of a config asks for.
+
+    name: what tables call it. number: its key in the scores. unit, compares: as of `olivine.evaluate.Number`.
+    priority: 1 matters most; None where it is not to decide. metric, params: what computes it. always: every score has
+    it. on_rows: it takes the scored rows. needs_labels: with an expected answer each. path: its place in the config.
+    """
+
+    name: str
+    number: str
+    higher_is_better: bool
+    unit: str = ""
+    compares: bool = False
+    priority: int | None = None
+    goal: Goal | None = None
+    metric: str = ""
+    params: Mapping[str, Any] = field(default_factory=dict)
+    always: bool = False
+    on_rows: bool = True
+    needs_labels: bool = False
+    path: tuple[str | int, ...] = ()
+
+    @property
+    def setting(self) -> str:
+        """What asks for it, for a sentence."""
+        return f"evaluator '{self.path[1]}'" if len(self.path) > 1 else "the evaluator"
+
+    def objective(self, baseline: Mapping[str, float]) -> Objective:
+        """What a search makes better. baseline: the scores of the input model; what counts from none is no goal."""
+        before, goal = baseline.get(self.number), self.goal
+        if goal is not None and goal.is_relative and before is None:
+            goal = None
+        return Objective(self.number, self.higher_is_better, self.priority or 1, goal, before)
+
+
+@dataclass(frozen=True)
 class Plan:
     """What would run. Nothing was touched to make it.
 
@@ -99,6 +137,8 @@ class Plan:
     source: the config that it was made from, to plan once more when a model has come from the hub.
     translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
     machine, versions: of the workflow's host. hosts: the systems where something runs, by name.
+    search: what is searched; the plan is then that of the first trial, and its problems are those of all.
+    asked: the numbers that the config's evaluator asks for.
     """
 
     steps: tuple[Step, ...]
@@ -120,3 +160,5 @@ class Plan:
     source: Loaded | None = field(default=None, repr=False, compare=False)
     versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
     hosts: Mapping[str | None, Host] = field(default_factory=dict, repr=False, compare=False)
+    search: Search | None = field(default=None, repr=False, compare=False)
+    asked: tuple[Asked, ...] = ()

@@ -35,7 +35,7 @@ def first_look(plan: Plan, workers: Workers, listen: Listener | None) -> list[st
     None where that is not known before it: the model or the rows have yet to come, or the worker failed, which the run
     meets again and tells.
     """
-    if plan.input_model is None or moving(plan) or not list(_uses(plan)):
+    if plan.input_model is None or moving(plan) or not _uses(plan):
         return None
     store = Cache(plan.cache_dir)
     store.prepare()
@@ -69,23 +69,25 @@ def survey(plan: Plan, model: Model, workshop: Workshop) -> list[str]:
     return [sentence for sentence in told if not any(sentence in known for known in plan.translated)]
 
 
-def _uses(plan: Plan) -> Iterator[dict[str, Any]]:
-    """What steps and scores that are still to be made do with rows, see systems._survey; data as configs."""
+def _uses(plan: Plan) -> list[dict[str, Any]]:
+    """What steps and scores do with rows, see systems._survey; data as configs. None once all of them are made.
+
+    A run that goes on asks what the run before it asked, whose answer is kept.
+    """
     if plan.input_model is not None and plan.input_model.format == "onnx":
-        return  # a graph may be no model of text
+        return []  # a graph may be no model of text
+    uses: list[dict[str, Any]] = []
+    are_made = True
     for step in plan.steps:
-        if step.name not in plan.cached:
-            yield from _uses_of(step)
+        of_step = list(_uses_of(step))
+        uses += of_step
+        are_made &= not of_step or step.name in plan.cached
     rows = plan.score
-    if (
-        rows is None
-        or rows.data is None
-        or rows.on_text
-        or all(f"score:{seam.name}" in plan.cached for seam in seams(plan))
-    ):
-        return
-    params = {key: value for key, value in score_params(rows).items() if key != "data"}
-    yield {"kind": "score", "step": "score", "data": rows.data, "params": params}
+    if rows is not None and rows.data is not None and not rows.on_text:
+        params = {key: value for key, value in score_params(rows).items() if key != "data"}
+        uses.append({"kind": "score", "step": "score", "data": rows.data, "params": params})
+        are_made &= all(f"score:{seam.name}" in plan.cached for seam in seams(plan))
+    return [] if are_made else uses
 
 
 def _uses_of(step: Step) -> Iterator[dict[str, Any]]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+from olivine.config.explain import shown
+from olivine.workflow.choices import Search
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Plan, Step
 
@@ -25,7 +27,43 @@ def to_json(plan: Plan) -> dict[str, Any]:
         "problems": [problem.to_json() for problem in plan.problems],
         "translated": list(plan.translated),
         "estimate": vars(plan.estimate) | {"n_parameters": plan.n_parameters},
+        **({"search": _search_json(plan.search)} if plan.search is not None else {}),
     }
+
+
+def _search_json(search: Search) -> dict[str, Any]:
+    """A search that was planned: its space by the names of dimensions, and what was found out of its points."""
+    space = search.choices.space
+    names = ("n_trials", "n_looked_at", "n_valid", "refused", "n_steps", "n_own", "disk_bytes")
+    return {
+        "space": {name: [one.value(n) for n in range(one.size or 0)] for name, one in space.dimensions.items()},
+        "size": space.size,
+        "sampler": search.sampler.name,
+        **{name: getattr(search, name) for name in names},
+    }
+
+
+def _search_lines(plan: Plan) -> Iterator[str]:
+    """What is searched, how much of it can run, and what trials have in common; then follow steps of the first."""
+    search = plan.search
+    if search is None:
+        return
+    space = search.choices.space
+    for name, one in space.dimensions.items():
+        yield f"choose {name}: {', '.join(map(shown, (one.value(n) for n in range(one.size or 0))))}"
+    n_trials = "as many trials as time allows" if search.n_trials is None else f"{search.n_trials:,} trials at most"
+    yield f"search: {space.size:,} combinations, sampler {search.sampler.name}, {n_trials}"
+    looked = "" if search.n_looked_at == space.size else f" of {search.n_looked_at:,} that were planned"
+    n_refused = search.n_looked_at - search.n_valid
+    if n_refused:
+        yield f"{n_refused:,} combinations{looked} cannot run and are left out:"
+        yield from (f"  {n:,}: {reason}" for reason, n in search.refused.items())
+    if search.n_valid > 1:
+        yield (
+            f"{search.n_valid:,} trials{looked} have {search.n_steps:,} steps, of which {search.n_own:,} differ and "
+            f"run once each; together they write {size(search.disk_bytes)} at most"
+        )
+    yield "the first trial:"
 
 
 def _in_words(n_parameters: int) -> str:
@@ -43,7 +81,7 @@ def lines(plan: Plan) -> list[str]:
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
-    text += [*_step_lines(plan), *_needs(plan)]
+    text += [*_search_lines(plan), *_step_lines(plan), *_needs(plan)]
     return text + [f"note: {note}" for note in notes(plan)]
 
 

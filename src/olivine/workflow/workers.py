@@ -35,6 +35,11 @@ class Pool:
         finally:
             self._idle.put(worker)
 
+    def kill(self) -> None:
+        """End the processes of all workers, now; the next job starts another."""
+        for worker in self._workers:
+            worker.kill()
+
     def close(self) -> None:
         """Let all workers go."""
         for worker in self._workers:
@@ -61,6 +66,11 @@ class Workers:
     def run(self, job: Job, listen: Listener, host: str | None = None) -> dict[str, Any]:
         """The result of the job, from the first worker of the host that is free."""
         return self._pools[host].run(job, listen)
+
+    def kill(self) -> None:
+        """End what every worker is at, now: the jobs fail."""
+        for pool in self._pools.values():
+            pool.kill()
 
     def close(self) -> None:
         """Let all workers go."""

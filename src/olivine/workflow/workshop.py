@@ -36,12 +36,13 @@ class Task:
     params: Mapping[str, Any] = field(default_factory=dict)
     parent: str | None = None
     parent_key: str | None = None
+    host: str | None = None
     summary: Callable[[Mapping[str, Any]], str] = lambda result: ""  # noqa: ARG005
 
     @property
     def origin(self) -> dict[str, Any]:
         """The fields of its events."""
-        names = ("step", "key", "pass_name", "params", "parent", "parent_key")
+        names = ("step", "key", "pass_name", "params", "parent", "parent_key", "host")
         return {name: getattr(self, name) for name in names}
 
 
@@ -108,10 +109,9 @@ class Workshop:
         content: Path,
         machine: Machine,
         model: Model | None = None,
-        host: str | None = None,
         **fields: Any,
     ) -> dict[str, Any]:
-        """The result of a job for the task, from a worker of the host. fields: more of the Job."""
+        """The result of a job for the task, from a worker of its host. fields: more of the Job."""
         job = Job(
             kind=kind,
             step=task.step,
@@ -132,7 +132,7 @@ class Workshop:
             elif event == "warning":
                 self.warn(task.step, told["message"])
 
-        return self.workers.run(job, listen, host)
+        return self.workers.run(job, listen, task.host)
 
     def warn(self, step: str, message: str) -> None:
         """Tell the user one sentence."""

@@ -178,6 +178,9 @@ class Fail(Pass):
     def _input(self, context):
         input("go on? ")
 
+    def _miss(self, context):
+        context.report.record(missed=["the check says no"])
+
     def _note(self, context):
         context.report.note("going on from step 6 of 16")
         logging.getLogger("olivine.kernels").info("compiling loops")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from olivine.passes._base import PassParams, TrainingRows
-from olivine.training.training_arguments import FIELDS, RENAMED, SYNONYMS, json_schema, split_seed
+from olivine.training.training_arguments import FIELDS, RENAMED, SYNONYMS, check, json_schema, split_seed
 
 
 class TrainingParams(PassParams):
@@ -39,6 +39,14 @@ class TrainingParams(PassParams):
         """An argument of transformers, under a name of its own or one that other tools use, stands in training_args."""
         field = key if key in FIELDS or key in RENAMED else SYNONYMS.get(key.lower().replace("-", "_"))
         return f"training_args.{field}" if field else None
+
+    @classmethod
+    def n_wrong_inside(cls, params: Mapping[str, Any]) -> int:
+        """Arguments of another type than transformers takes; of the share of a warm-up nothing else is checked."""
+        given = params.get("training_args")
+        if not isinstance(given, Mapping):
+            return 0
+        return sum(1 for _ in check(given, "")) + isinstance(given.get("warmup_ratio"), list)
 
     @property
     def evaluates(self) -> bool:

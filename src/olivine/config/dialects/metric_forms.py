@@ -1,0 +1,103 @@
+"""Evaluators written in place, and the settings of metrics as Olive nests them, by library; today named and flat."""
+
+from collections.abc import Iterator
+
+from olivine.config.dialects._edit import Findings, Note, drop, lift, named, section_of
+from olivine.config.nodes import Array, Object
+
+INLINE = "evaluator"  # the name of an evaluator that is written in place
+# Keys of torchmetrics and of `evaluate` that follow from the rows and their labels.
+_FOLLOW = ("load_params", "num_classes", "num_labels", "result_key", "task", "validate_args")
+# Keys of user_config that say how rows come to the model, which the data config and the runtime know.
+_IDLE = ("batch_size", "input_names", "input_shapes", "input_types", "inference_settings", "io_bind", "run_kwargs")
+_NOTHING = (None, "", False)
+
+
+def translate(config: Object) -> Findings:
+    """Name the evaluator, and write params of metrics flat."""
+    yield from _name(config)
+    yield from _of_passes(config)
+    for name, metric in _metrics(config):
+        yield from _data(config, name, metric)
+        yield from _user_config(metric)
+        sub_types = metric.get("sub_types")
+        for section in [metric, *(sub_types if isinstance(sub_types, Array) else [])]:
+            if isinstance(section, Object):
+                yield from _params(section)
+
+
+def _name(config: Object) -> Findings:
+    evaluator = config.mapping("evaluator")
+    if evaluator is None:
+        return
+    place = config.places["evaluator"]
+    section_of(config, "evaluators", place).put(INLINE, evaluator, place)
+    config.put("evaluator", INLINE, place)
+    yield Note(str(place), "evaluator", "evaluators", f"The evaluator is named '{INLINE}' in 'evaluators'.")
+
+
+def _of_passes(config: Object) -> Findings:
+    """The evaluator of a pass is that of the workflow, where it is the same, or where the last pass alone has one."""
+    steps = [step for _, step in named(config, "passes")]
+    asking = [step for step in steps if isinstance(step.get("evaluator"), str)]
+    if asking == steps[-1:] and asking and config.get("evaluator") is None:
+        value, place = asking[0].take("evaluator")
+        config.put("evaluator", value, place)
+        yield Note(str(place), "evaluator", "evaluator", "The evaluator of the last pass is that of the workflow.")
+    for step in steps:
+        if "evaluator" in step and step["evaluator"] in (None, config.get("evaluator")):
+            yield from drop(step, "evaluator", "'evaluator' of a pass is dropped: the workflow's measures every model.")
+
+
+def _metrics(config: Object) -> Iterator[tuple[str, Object]]:
+    """Every metric of every evaluator, with the name of its evaluator."""
+    for name, evaluator in list(named(config, "evaluators")):
+        metrics = evaluator.get("metrics")
+        for metric in metrics if isinstance(metrics, Array) else []:
+            if isinstance(metric, Object):
+                yield name, metric
+
+
+def _data(config: Object, evaluator: str, metric: Object) -> Findings:
+    """A data config that is written in place gets a name among the others."""
+    data = metric.mapping("data_config")
+    if data is None:
+        return
+    place, given = metric.places["data_config"], data.get("name")
+    name = given if isinstance(given, str) else f"{evaluator}_{metric.get('name', 'metric')}_data"
+    others = config.get("data_configs")
+    if isinstance(others, Array):
+        data.put("name", name, data.places.get("name", place))
+        others.add(data, place)
+    else:
+        section_of(config, "data_configs", place).put(name, data, place)
+    metric.put("data_config", name, place)
+    yield Note(str(place), "data_config", "data_configs", f"The rows of the metric are '{name}' in 'data_configs'.")
+
+
+def _user_config(metric: Object) -> Findings:
+    settings = metric.mapping("user_config")
+    if settings is None:
+        if "user_config" in metric and metric["user_config"] is None:
+            metric.take("user_config")
+        return
+    for key in [key for key in settings if key in _IDLE or settings[key] in _NOTHING]:
+        yield from drop(settings, key, f"'{key}' of a metric is dropped: its rows and how they are run follow.")
+    if not settings:
+        metric.take("user_config")
+
+
+def _params(section: Object) -> Findings:
+    """`metric_config` with the params alone; `task: binary` is the average over one class."""
+    settings = section.mapping("metric_config")
+    if settings is None:
+        if "metric_config" in section and section["metric_config"] is None:
+            section.take("metric_config")
+        return
+    yield from lift(settings, "compute_params")
+    if settings.get("task") == "binary" and section.get("name") in ("f1_score", "f1", "precision", "recall"):
+        settings.put("average", "binary", settings.places["task"])
+    for key in [key for key in settings if key in _FOLLOW]:
+        yield from drop(settings, key, f"'{key}' of a metric is dropped: it follows from the rows and their labels.")
+    for key in [key for key in settings if settings[key] is None]:
+        settings.take(key)

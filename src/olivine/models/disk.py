@@ -1,0 +1,15 @@
+"""What a model takes on disk."""
+
+from olivine.models._model import Model
+from olivine.models.deciding import deciding_files
+
+
+def bytes_on_disk(model: Model) -> int | None:
+    """Bytes of the model's files; None where its weights are computed from another's."""
+    if model.format == "hf" and model.base is not None:
+        return model.base.path.stat().st_size if model.base.format == "gguf" else None
+    if model.path.is_file():
+        return model.path.stat().st_size
+    if model.format == "onnx" and model.packaging == "plain":  # anything may lie beside a user's graph
+        return sum(file.stat().st_size for _, file in deciding_files(model))
+    return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())

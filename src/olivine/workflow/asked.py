@@ -1,0 +1,241 @@
+"""What the evaluator of a config asks for: numbers by name, their goals, and the rows and params that they take."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from olivine.config import schema
+from olivine.errors import RequestError
+from olivine.search.objectives import Goal
+from olivine.workflow.draft import Draft
+from olivine.workflow.rows import no_such_data
+from olivine.workflow.steps import Asked, ScoreRows
+
+if TYPE_CHECKING:
+    from olivine.evaluate import Evidence, OutputEvidence
+
+Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A metric of the config, or one sub type of it. sub_type: its name; None for the first number of the metric."""
+
+    metric: schema.Metric
+    told: schema.Metric | schema.SubType
+    sub_type: str | None
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        is_plain = self.sub_type is None or self.sub_type.lower() in (
+            self.metric.name.lower(),
+            self.metric.type.lower(),
+        )
+        return self.metric.name if is_plain else f"{self.metric.name}: {self.sub_type}"
+
+
+def plan_asked(draft: Draft) -> tuple[Asked, ...]:
+    """The numbers that the evaluator asks for; what is wrong with them is a problem of the plan.
+
+    The rows that they name become those on which every model is scored.
+    """
+    name = draft.workflow.evaluator
+    evaluator = draft.workflow.evaluators.get(name) if name is not None else None
+    for other in draft.workflow.evaluators:
+        if other != name:
+            draft.translated.append(f"the evaluator '{other}' is used by nothing: 'evaluator' names the one that is")
+    if name is None or evaluator is None or not evaluator.metrics:
+        return ()
+    if not draft.workflow.quality.enabled:
+        message = "the evaluator asks for numbers, but enabled: false scores nothing."
+        draft.problem("invalid-value", ("quality", "enabled"), message, "Remove one of the two.")
+        return ()
+    asked = tuple(_asked(draft, evaluator, ("evaluators", name)))
+    for check in (_check_twice, _check_priorities, _check_params):
+        check(draft, asked)
+    _adopt_rows(draft, evaluator, ("evaluators", name), asked)
+    return asked
+
+
+def with_params(given: Mapping[str, Mapping[str, Any]], asked: tuple[Asked, ...]) -> Mapping[str, Mapping[str, Any]]:
+    """The params of metrics, with those of what is asked for; what every score has without any is left out."""
+    params = dict(given)
+    for one in asked:
+        if one.params or not one.always:
+            params[one.metric] = {**params.get(one.metric, {}), **one.params}
+    return params
+
+
+def check_asked(draft: Draft, asked: tuple[Asked, ...], score: ScoreRows | None) -> None:
+    """A problem for each number that the rows of the plan cannot give."""
+    for one in asked:
+        if draft.problems and (score is None or _lacks_data(draft)):  # which is why
+            return
+        if score is None:
+            message = f"{one.name} is asked for, but no model is measured: there are no rows that fit into memory."
+            draft.problem("missing-data", one.path, message, "Name the rows in data_config.")
+        elif one.needs_labels and not _has_labels(draft, score):
+            what = "labels" if score.data is not None and not score.on_text else "rows"
+            message = f"{one.name} is asked for, but there are no {what} to compute it from."
+            fix = "Name rows with the expected answers as the data_config of the metric."
+            draft.problem("missing-data", one.path, message, fix)
+
+
+def _lacks_data(draft: Draft) -> bool:
+    return any(problem.kind in ("missing-data", "missing-file") for problem in draft.problems)
+
+
+def _has_labels(draft: Draft, score: ScoreRows) -> bool:
+    """Whether the rows say what a model should give: text that is asked for always does, in what it ends with."""
+    from olivine.evaluate import OutputEvidence
+
+    return bool(score.target) if _kind(draft) is OutputEvidence else score.data is not None and not score.on_text
+
+
+def _asked(draft: Draft, evaluator: schema.Evaluator, path: Path) -> Iterator[Asked]:
+    for index, metric in enumerate(evaluator.metrics):
+        for wish in _wishes(metric, (*path, "metrics", index)):
+            one = _of(draft, wish)
+            if one is not None:
+                yield one
+
+
+def _wishes(metric: schema.Metric, path: Path) -> Iterator[_Wish]:
+    if not metric.sub_types:
+        yield _Wish(metric, metric, None, path)
+    for index, one in enumerate(metric.sub_types):
+        yield _Wish(metric, one, one.name, (*path, "sub_types", index))
+
+
+def _of(draft: Draft, wish: _Wish) -> Asked | None:
+    """The number that is meant; None where that is a problem, which is told."""
+    from olivine.evaluate import Artifact, Number, metrics, number_of
+
+    try:
+        metric, number = number_of(wish.metric.type, wish.sub_type, _kind(draft))
+    except RequestError as error:
+        key = "type" if wish.sub_type is None or "of type" in str(error) else "name"
+        at = wish.path if key == "name" else wish.path[:4]
+        draft.problem("invalid-value", (*at, key), f"{error}.".replace("?.", "?"))
+        return None
+    told, said = wish.told, wish.told.higher_is_better
+    if number is None and said is None and told.goal is not None:
+        message = f"nothing tells whether a higher {wish.name} is better."
+        draft.problem("invalid-value", wish.path, message, "Write higher_is_better.")
+        return None
+    number = number or Number(wish.sub_type or metric.name, higher_is_better=bool(said))
+    if said is not None and said != number.higher_is_better:
+        better = "higher" if number.higher_is_better else "lower"
+        message = f"higher_is_better is {str(said).lower()}, but of {wish.name} {better} is better."
+        draft.problem("invalid-value", (*wish.path, "higher_is_better"), message, "Remove it.")
+        return None
+    return Asked(
+        name=wish.name,
+        number=number.key,
+        higher_is_better=number.higher_is_better,
+        unit=number.unit,
+        compares=number.compares,
+        priority=told.priority if told.priority is not None and told.priority > 0 else None,
+        goal=_goal(draft, wish, number),
+        metric=metric.name,
+        params={**wish.metric.metric_config, **told.metric_config},
+        always=metric in metrics.own.values() and not metric.only_when_asked,
+        on_rows=metric.reads is not Artifact,
+        needs_labels=metric.needs_labels,
+        path=wish.path,
+    )
+
+
+def _kind(draft: Draft) -> "type[Evidence | OutputEvidence]":
+    """What kind of evidence the models of the config give."""
+    from olivine.evaluate import Evidence, OutputEvidence
+
+    model = draft.model
+    return OutputEvidence if model is not None and model.format == "onnx" and model.packaging == "plain" else Evidence
+
+
+def _goal(draft: Draft, wish: _Wish, number: Any) -> Goal | None:
+    """The goal of a number; None where there is none that can be met, which is told."""
+    if wish.told.goal is None:
+        return None
+    kind, value, path = wish.told.goal.type, wish.told.goal.value, (*wish.path, "goal")
+    try:
+        goal = Goal(kind, value)
+    except RequestError as error:
+        draft.problem("invalid-value", (*path, "value"), f"{error}.")
+        return None
+    if number.compares and goal.is_relative:
+        message = f"{wish.name} compares with the model before, so the input model has none to count from."
+        draft.problem("invalid-value", (*path, "type"), message, "Write a threshold.")
+        return None
+    is_percent = kind.startswith("percent-")
+    if number.unit == "share" and not is_percent and not 0 <= value <= 1:
+        message = f"{wish.name} is a share of 1, and the goal is {value:g}."
+        draft.problem("invalid-value", (*path, "value"), message, f"Write {value / 100:g} for {value:g} %.")
+        return None
+    if not number.higher_is_better and kind == "percent-min-improvement" and value >= 100:
+        message = f"no {wish.name} is {value:g} % lower than that of the input model."
+        draft.problem("invalid-value", (*path, "value"), message, "Less than 100 % are possible.")
+        return None
+    return goal
+
+
+def _check_twice(draft: Draft, asked: tuple[Asked, ...]) -> None:
+    """Goals of one kind on one number that differ, and numbers that are asked for twice with other params."""
+    goals: dict[tuple[str, str], Asked] = {}
+    settled: dict[str, Asked] = {}
+    for one in asked:
+        if one.goal is not None:
+            first = goals.setdefault((one.number, one.goal.kind), one)
+            if first.goal is not None and first.goal.value != one.goal.value:
+                message = f"two goals of {one.name} differ: {first.goal.value:g} and {one.goal.value:g}."
+                draft.problem("invalid-value", (*one.path, "goal"), message, "Keep one of them.")
+        same = settled.setdefault(one.metric, one)
+        if same.params != one.params:
+            message = f"the params of {one.name} are others than those of {same.name}, and one metric gives both."
+            draft.problem("invalid-value", (*one.path, "metric_config"), message, "Write the same for both.")
+
+
+def _check_priorities(draft: Draft, asked: tuple[Asked, ...]) -> None:
+    """No two numbers come first at once."""
+    seen: dict[int, Asked] = {}
+    for one in asked:
+        if one.priority is None:
+            continue
+        first = seen.setdefault(one.priority, one)
+        if first is not one:
+            message = f"{first.name} and {one.name} both have the priority {one.priority}."
+            draft.problem("invalid-value", (*one.path, "priority"), message, "Give each its own; 1 matters most.")
+
+
+def _check_params(draft: Draft, asked: tuple[Asked, ...]) -> None:
+    """The params of each metric, as its own model has them."""
+    from olivine.evaluate import check_metrics
+
+    for one in asked:
+        for problem in check_metrics({one.metric: one.params}, _kind(draft)):
+            draft.problem(problem.kind, (*one.path, "metric_config", *problem.key[1:]), problem.message, problem.fix)
+
+
+def _adopt_rows(draft: Draft, evaluator: schema.Evaluator, path: Path, asked: tuple[Asked, ...]) -> None:
+    """Let every model be scored on the rows that the metrics name, which must be the same."""
+    on_rows = {one.path[3] for one in asked if one.on_rows}
+    quality = draft.workflow.quality
+    for index, metric in enumerate(evaluator.metrics):
+        if index not in on_rows or metric.data_config is None:
+            continue
+        here = (*path, "metrics", index, "data_config")
+        if draft.workflow.data(metric.data_config) is None:
+            no_such_data(draft, metric.data_config, here)
+        elif quality.data_config not in (None, metric.data_config):
+            message = (
+                f"{metric.name} asks for the rows of '{metric.data_config}', but every model is scored on those of"
+            )
+            draft.problem(
+                "invalid-value", here, f"{message} '{quality.data_config}'.", "Name the same rows everywhere."
+            )
+        else:
+            quality = quality.model_copy(update={"data_config": metric.data_config})
+    draft.workflow = draft.workflow.model_copy(update={"quality": quality})

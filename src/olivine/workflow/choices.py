@@ -1,0 +1,190 @@
+"""What a config leaves open: passes that stand under one name, and lists of values where a pass takes one value.
+
+    "quantize": [{"type": "gptq", "group_size": [32, 128]}, {"type": "rtn"}]
+
+gives the dimensions `quantize` (gptq, rtn) and, with gptq alone, `quantize.gptq.group_size` (32, 128). A point of that
+space makes of the config one that a plain run reads.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from olivine.config import Document, Loaded, changed
+from olivine.config.nodes import Array, Object, Place, plain, typed
+from olivine.config.schema import PassConfig, SearchStrategy
+from olivine.config.shape import is_alternatives
+from olivine.passes import Pass, passes
+from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, Space
+
+WITHOUT = "none"  # the label of an alternative that is no pass
+_MANY = 1_000_000  # faults of params that a validator cannot even look at
+_OWN_KEYS = frozenset(PassConfig.model_fields) - {"params"}
+
+
+class Site(NamedTuple):
+    """Where the config leaves something open.
+
+    name: of the pass. label: which of its alternatives, None where it has none. path: of a param; empty for the choice
+    of an alternative. places: of each value, in their order.
+    """
+
+    name: str
+    label: str | None
+    path: tuple[str, ...]
+    places: Sequence[Place]
+
+
+@dataclass(frozen=True)
+class Choices:
+    """The space of a config that was read. sites: where each dimension stands in it."""
+
+    loaded: Loaded
+    space: Space
+    sites: Mapping[str, Site]
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> "Choices":
+        """Everything that the passes of a config leave open."""
+        found = list(_choices(loaded.document))
+        dimensions = {name: dimension for name, dimension, _ in found}
+        return cls(loaded, Space(dimensions), {name: site for name, _, site in found})
+
+    def settled(self, point: Point) -> Loaded:
+        """The config as a plain one: what the point chooses, and no search."""
+        document = self.loaded.document.copy()
+        document.root.take("search_strategy")
+        configs: Object = document.root["passes"]
+        for name in list(configs):
+            if is_alternatives(configs[name]):
+                _choose(configs, name, point[name])
+        for name, value in point.items():
+            site = self.sites[name]
+            if site.path:
+                number = self.space.dimensions[name].index(value) or 0
+                _put(configs[site.name], site.path, value, site.places[number])
+        return changed(self.loaded, document)
+
+    def where(self, name: str, value: Any) -> str:
+        """File and line of a value of a dimension."""
+        return str(self.sites[name].places[self.space.dimensions[name].index(value) or 0])
+
+
+@dataclass(frozen=True)
+class Search:
+    """What a plan knows of a search before it runs.
+
+    settings: of the sampler. n_trials: how many are run at most; None where only time ends it. n_looked_at: points that
+    were planned, n_valid of them can run; those that cannot are in `refused`, by the first reason, counted. n_steps: of
+    all those trials, of which n_own are distinct, and are made once. disk_bytes: what these write.
+    """
+
+    choices: Choices
+    strategy: SearchStrategy
+    sampler: type[Sampler]
+    settings: SamplerParams
+    n_trials: int | None
+    n_looked_at: int
+    n_valid: int
+    refused: Mapping[str, int]
+    n_steps: int
+    n_own: int
+    disk_bytes: int
+
+
+def _choices(document: Document) -> Iterator[tuple[str, Dimension, Site]]:
+    configs: Mapping[str, Any] = document.root.mapping("passes") or {}
+    for name, value in configs.items():
+        if isinstance(value, Array) and is_alternatives(value):
+            names = labels(value)
+            yield name, Categorical(names), Site(name, None, (), value.places)
+            for label, item in zip(names, value, strict=True):
+                if item is not None:
+                    yield from _values(name, label, item)
+        elif isinstance(value, Object):
+            yield from _values(name, None, value)
+
+
+def labels(alternatives: Sequence[Any]) -> list[str]:
+    """What each alternative is called: its type, with a number from the second of a type on."""
+    given: list[str] = []
+    for item in alternatives:
+        label = WITHOUT if item is None else str(item.get("type", "unknown"))
+        n_before = sum(other.split("#")[0] == label for other in given)
+        given.append(f"{label}#{n_before + 1}" if n_before else label)
+    return given
+
+
+def _values(name: str, label: str | None, config: Object) -> Iterator[tuple[str, Dimension, Site]]:
+    """A dimension for each list of a pass that stands where one value belongs."""
+    plugin = passes.find(str(config.get("type")))
+    if plugin is None:
+        return
+    params = {key: value for key, value in plain(config).items() if key not in _OWN_KEYS}
+    when = {} if label is None else {name: (label,)}
+    for path, listed in _lists(config):
+        if path[0] in _OWN_KEYS or not _stands_for_one(plugin, params, path, plain(listed)):
+            continue
+        _set(params, path, listed[0])
+        full = ".".join((name, *([label] if label is not None else []), *path))
+        places: dict[str, tuple[Any, Place]] = {}
+        for value, place in zip(plain(listed), listed.places, strict=True):
+            places.setdefault(repr(value), (value, place))
+        dimension = Categorical([value for value, _ in places.values()], when)
+        yield full, dimension, Site(name, label, path, [place for _, place in places.values()])
+
+
+def _lists(config: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Array]]:
+    """Every list that is not empty, in the mapping and in the mappings in it."""
+    for key, value in config.items():
+        if isinstance(value, Object):
+            yield from _lists(value, (*path, key))
+        elif isinstance(value, Array) and value:
+            yield (*path, key), value
+
+
+def _stands_for_one(plugin: type[Pass], params: dict[str, Any], path: tuple[str, ...], listed: list[Any]) -> bool:
+    """Whether a pass takes an element of the list where it does not take the list."""
+    with_list = _n_faults(plugin, params)
+    if not with_list:
+        return False
+    with_one = []
+    for value in listed:
+        _set(params, path, value)
+        with_one.append(_n_faults(plugin, params))
+    _set(params, path, listed)
+    return min(with_one) < with_list
+
+
+def _n_faults(plugin: type[Pass], params: Mapping[str, Any]) -> int:
+    """How much a pass finds wrong with its params."""
+    try:
+        plugin.Params.model_validate(params)
+        return plugin.Params.n_wrong_inside(params)
+    except (ValueError, TypeError, AttributeError) as error:  # a validator of a pass may trip over a list
+        n_wrong = error.error_count() if isinstance(error, ValidationError) else _MANY
+        return n_wrong + plugin.Params.n_wrong_inside(params)
+
+
+def _set(params: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    for key in path[:-1]:
+        params = params[key]
+    params[path[-1]] = value
+
+
+def _choose(configs: Object, name: str, label: str) -> None:
+    """Put one of the alternatives in the place of all; none: there is no such pass."""
+    given, _ = configs[name], configs.places[name]
+    number = labels(given).index(label)
+    if given[number] is None:
+        configs.take(name)
+    else:
+        configs.put(name, given[number], given.places[number])
+
+
+def _put(config: Object, path: tuple[str, ...], value: Any, place: Place) -> None:
+    for key in path[:-1]:
+        config = config[key]
+    config.put(path[-1], typed(value, place), place)

@@ -1,0 +1,198 @@
+"""The plan of a search: which of its points can run, what they share, and what is wrong with the search itself."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from typing import Any
+
+from pydantic import ValidationError
+
+from olivine import lazy
+from olivine.config import Loaded, explain_params
+from olivine.config.schema import SearchStrategy
+from olivine.errors import Problem
+from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, samplers
+from olivine.search.space import key_of, shares
+from olivine.workflow.choices import Choices, Search
+from olivine.workflow.steps import Plan, Step
+
+N_LOOKED_AT = 100  # points of a larger space that are planned before it is searched
+_N_TRIES = 8  # points beside which a value is planned, until one can run
+_SECTION = "search_strategy"
+
+Planner = Callable[[Loaded], Plan]
+
+
+def plan_search(loaded: Loaded, strategy: SearchStrategy, planner: Planner, n: int = N_LOOKED_AT) -> Plan:
+    """The plan of the first point that can run, with the search in it and every problem.
+
+    planner: makes the plan of a config without a search. n: how many points are planned at most. A value that runs in
+    no combination is a problem; a combination that cannot run is only left out.
+    """
+    choices = Choices.of(loaded)
+    if not choices.space.dimensions:
+        message = "there is nothing to search: no pass has alternatives, and no param a list of values."
+        fix = "List values, such as \"bits\": [4, 8], or set 'search_strategy' to false."
+        plan = planner(choices.settled({}))
+        return _with(plan, [Problem("invalid-value", loaded.document.where((_SECTION,)), message, fix)])
+    problems, sampler, settings = _sampler(loaded, strategy)
+    look = _Look(choices, planner)
+    look.at(n)
+    first = next((look.plans[key] for key in look.points if not look.plans[key].problems), None)
+    if first is None:
+        return _with(next(iter(look.plans.values())), problems)
+    problems += [*look.dead_values(), *_stops(loaded, strategy, settings, first, choices)]
+    return _with(replace(first, search=look.outcome(strategy, sampler, settings)), problems)
+
+
+def _with(plan: Plan, problems: list[Problem]) -> Plan:
+    return replace(plan, problems=tuple(dict.fromkeys([*plan.problems, *problems])))
+
+
+def _sampler(loaded: Loaded, strategy: SearchStrategy) -> tuple[list[Problem], type[Sampler], SamplerParams]:
+    """What is wrong with the sampler and its settings; where something is, the plain one stands in for it."""
+    plugin = samplers.find(strategy.sampler)
+    if plugin is None:  # told when the config was read, unless it is there and does not load
+        why = samplers.why_missing(strategy.sampler)
+        where = loaded.document.where((_SECTION, "sampler"))
+        told = [Problem("missing-extra", where, f"the sampler {why}.")] if why is not None else []
+        return told, samplers.classes["sequential"], SamplerParams()
+    problems = [
+        Problem(
+            "missing-extra", loaded.document.where((_SECTION, "sampler")), f"{lazy.missing_sentence(module, extra)}."
+        )
+        for module, extra in plugin.modules.items()
+        if not lazy.installed(module)
+    ]
+    try:
+        return problems, plugin, plugin.Params.model_validate(strategy.sampler_config)
+    except ValidationError as error:
+        path = (_SECTION, "sampler_config")
+        return (
+            [*problems, *explain_params(loaded.document, path, error, list(plugin.Params.model_fields))],
+            plugin,
+            SamplerParams(),
+        )
+
+
+def _stops(
+    loaded: Loaded, strategy: SearchStrategy, settings: SamplerParams, plan: Plan, choices: Choices
+) -> Iterator[Problem]:
+    """A search that could not end, or would end at once."""
+    has_goals = plan.quality.max_drop is not None or any(one.goal is not None for one in plan.asked)
+    if strategy.stop_when_goals_met and not has_goals:
+        message = "'stop_when_goals_met' waits for goals, and the config sets none."
+        where = loaded.document.where((_SECTION, "stop_when_goals_met"))
+        yield Problem("invalid-value", where, message, "Set quality.max_drop or goals of the evaluator, or remove it.")
+    if (
+        choices.space.size is None
+        and settings.max_samples is None
+        and strategy.max_iter is None
+        and not strategy.max_time
+    ):
+        message = "the search has no end: some of its values cannot be listed."
+        yield Problem("invalid-value", loaded.document.where((_SECTION,)), message, "Set max_samples or max_time.")
+
+
+@dataclass
+class _Look:
+    """Plans of points: of all, or, where they are many, of those that show every value, and some more."""
+
+    choices: Choices
+    planner: Planner
+    points: dict[str, Point] = field(default_factory=dict)
+    plans: dict[str, Plan] = field(default_factory=dict)
+
+    def at(self, n: int) -> None:
+        """Plan `n` points at most, and in any case one with each value."""
+        space = self.choices.space
+        if space.size is not None and space.size <= n:
+            for point in space.points():
+                self._plan(point)
+            return
+        drawn = (space.point_at(shares(seed)) for seed in range(n))
+        for point in islice(drawn, n // 2):
+            self._plan(point)
+        for name, value in _values(space.dimensions):
+            for seed in range(_N_TRIES):
+                if any(name in point and point[name] == value for point in self._valid()):
+                    break
+                beside = next(self._valid(), None) if not seed else None
+                self._plan(self._with_value(beside or space.point_at(shares(seed)), name, value))
+
+    def dead_values(self) -> Iterator[Problem]:
+        """What keeps a value from running in every combination that was planned."""
+        valid = list(self._valid())
+        for name, value in _values(self.choices.space.dimensions):
+            if any(name in point and point[name] == value for point in valid):
+                continue
+            failing = [key for key, point in self.points.items() if name in point and point[name] == value]
+            yield from self.plans[failing[0]].problems if failing else ()
+
+    def outcome(self, strategy: SearchStrategy, sampler: type[Sampler], settings: SamplerParams) -> Search:
+        """What the points come to."""
+        plans = [plan for plan in self.plans.values() if not plan.problems]
+        refused: dict[str, int] = {}
+        for plan in self.plans.values():
+            if plan.problems:
+                reason = plan.problems[0].message
+                refused[reason] = refused.get(reason, 0) + 1
+        own = {identity: step for plan in plans for identity, step in identities(plan.steps)}
+        limits = [settings.max_samples, strategy.max_iter, self.choices.space.size]
+        if self.choices.space.size == len(self.plans):
+            limits.append(len(plans))
+        known = [limit for limit in limits if limit is not None]
+        return Search(
+            choices=self.choices,
+            strategy=strategy,
+            sampler=sampler,
+            settings=settings,
+            n_trials=min(known) if known else None,
+            n_looked_at=len(self.plans),
+            n_valid=len(plans),
+            refused=refused,
+            n_steps=sum(len(plan.steps) for plan in plans),
+            n_own=len(own),
+            disk_bytes=sum(step.estimate.disk_bytes for step in own.values()),
+        )
+
+    def _plan(self, point: Point) -> None:
+        key = key_of(point)
+        if key not in self.plans:
+            self.points[key], self.plans[key] = point, self.planner(self.choices.settled(point))
+
+    def _valid(self) -> Iterator[Point]:
+        return (self.points[key] for key, plan in self.plans.items() if not plan.problems)
+
+    def _with_value(self, point: Point, name: str, value: Any) -> Point:
+        """The point with another value, and what comes with it; dimensions that it does not know take their first."""
+        space = self.choices.space
+        asked = {parent: values[0] for parent, values in space.dimensions[name].when.items()} | {name: value}
+        changed: dict[str, Any] = {}
+        for other, dimension in space.dimensions.items():
+            if space.is_active(other, changed):
+                changed[other] = asked.get(other, point.get(other, dimension.at(0.0)))
+        return changed
+
+
+def _values(dimensions: Mapping[str, Dimension]) -> Iterator[tuple[str, Any]]:
+    for name, dimension in dimensions.items():
+        if isinstance(dimension, Categorical):
+            yield from ((name, value) for value in dimension.choices)
+
+
+def identities(steps: tuple[Step, ...]) -> Iterator[tuple[str, Step]]:
+    """A text for each step that two plans of one config have in common where the step is the same."""
+    known: dict[str | None, str] = {None: ""}
+    for step in steps:
+        own: dict[str, Any] = {
+            "pass": step.pass_name,
+            "params": step.params,
+            "host": step.host,
+            "of": known[step.parent],
+        }
+        own["data"] = {name: config.model_dump(mode="json") for name, config in step.data.items()}
+        own["models"] = [known.get(None if name == "input" else name, "") for name in step.models]
+        known[step.name] = json.dumps(own, sort_keys=True, default=str)
+        yield known[step.name], step

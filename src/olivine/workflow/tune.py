@@ -1,0 +1,406 @@
+"""A search: the sampler asks for points, the execution answers, and the best trial becomes the plan that is delivered.
+
+    baseline ─> ask ─> plan of the point ─> steps, seams ─> values ─> tell ─ ... ─> front, choice or near misses
+
+Trials share one store, so a step that two of them have in common is made once. A search that was interrupted asks for
+the same points again and finds their results in the store; what failed in it is known from the journal, by the key of
+the model that was to be made.
+"""
+
+import math
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from olivine.errors import Interrupted, OlivineError, StepFailed
+from olivine.models import Model
+from olivine.models.disk import bytes_on_disk
+from olivine.passes import UNCHANGED
+from olivine.search import Goal, Objective, Point, Trial, pareto
+from olivine.workflow.choices import Search
+from olivine.workflow.events import (
+    Event,
+    Listener,
+    Scored,
+    SearchDone,
+    SearchStarted,
+    StepDone,
+    TrialDone,
+    TrialStarted,
+    Warned,
+)
+from olivine.workflow.execute import Execution, climb
+from olivine.workflow.inputs import look_at_data
+from olivine.workflow.journal import read_journal
+from olivine.workflow.keys import seams
+from olivine.workflow.names import FileNames
+from olivine.workflow.plan import make_plan
+from olivine.workflow.proofs import prove
+from olivine.workflow.steps import Asked, Plan
+from olivine.workflow.verdict import checks_missed, drop_allowed, missed, missed_goals
+from olivine.workflow.workers import Workers
+from olivine.workflow.workshop import Workshop
+
+_QUALITY = (("label_accuracy", True), ("loss", False), ("cosine", True))  # the first that is measured; higher is better
+_ROUNDING = 6  # digits of a drop: accuracies are shares of rows, whose differences are not exact
+_N_CAUSES = 3  # that a person is told when every trial failed
+_N_REFUSED = 1000  # points in a row that cannot run; then the search is at its end
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial that has ended, with the plan that it followed."""
+
+    done: TrialDone
+    plan: Plan
+
+    @property
+    def is_measured(self) -> bool:
+        """Whether there is a model of it."""
+        return self.done.outcome != "failed"
+
+    @property
+    def is_good(self) -> bool:
+        """Whether there is a model, and it meets every goal."""
+        return self.is_measured and not self.done.missed
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The plan to be delivered, all of it in the store, and what the search came to."""
+
+    plan: Plan
+    attempt: TrialDone
+    outcome: SearchDone
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The search in `Result.search`."""
+        counts = {name: getattr(self.outcome, name) for name in ("n_trials", "n_failed", "n_refused")}
+        told = {"chosen": self.attempt.trial, "point": dict(self.attempt.point), "front": list(self.outcome.front)}
+        return told | counts | {"near_misses": [dict(one) for one in self.outcome.near_misses]}
+
+
+def tune(plan: Plan, search: Search, model: Model, workshop: Workshop) -> Chosen:
+    """Search, and choose. StepFailed when no trial gave a model."""
+    listener = _Once(workshop.tell)
+    wanted = _wanted(plan, _baseline(plan, model, replace(workshop, tell=listener)))
+    workshop.tell(_started(search, wanted))
+    attempts, n_refused = _Trials(plan, search, model, workshop, listener, wanted).all()
+    outcome = _outcome(attempts, wanted, n_refused)
+    workshop.tell(outcome)
+    if outcome.chosen is None:
+        raise StepFailed("search", _all_failed(attempts, n_refused))
+    attempt = next(one for one in attempts if one.done.trial == outcome.chosen)
+    return Chosen(attempt.plan, attempt.done, outcome)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is made better, and what must hold beside it.
+
+    allowed: how much worse than the best a model may be that is chosen because it is smaller; None: none.
+    """
+
+    objectives: Sequence[Objective]
+    guards: Sequence[Objective]
+    allowed: float | None
+
+
+def _baseline(plan: Plan, model: Model, workshop: Workshop) -> Mapping[str, Any]:
+    """The scores of the input model, which every trial shares; empty where nothing is scored."""
+    base = next(iter(seams(plan)), None)
+    score = Execution(plan, model, workshop).score(base) if base is not None else None
+    return score.event.row if score is not None else {}
+
+
+def _wanted(plan: Plan, baseline: Mapping[str, Any]) -> _Wanted:
+    """The quality that is measured on the rows, then the size; what quality.max_drop and checks ask for beside them."""
+    share = drop_allowed(plan.quality.max_drop)
+    size = Objective("size_bytes", higher_is_better=False, priority=2)
+    broken = Objective("broken", higher_is_better=False, priority=4, goal=Goal("threshold", 0))
+    asked = sorted((one for one in plan.asked if one.priority is not None or one.goal is not None), key=_rank)
+    if asked:
+        objectives = {one.number: replace(one.objective(baseline), priority=n) for n, one in enumerate(asked, 1)}
+        return _Wanted(list(objectives.values()), [broken], None)
+    if not seams(plan):
+        return _Wanted([size], [broken], None)
+    name, is_higher = next((one for one in _QUALITY if one[0] in baseline), _QUALITY[-1])
+    if share is None or name != "label_accuracy":
+        return _Wanted([Objective(name, is_higher), size], [broken], None)
+    goal = Goal("max-degradation", share)
+    quality = Objective(name, is_higher, goal=goal, baseline=baseline[name])
+    drop = Objective("drop", higher_is_better=False, priority=3, goal=Goal("threshold", share))
+    return _Wanted([quality, size], [drop, broken], share)
+
+
+def _rank(asked: Asked) -> float:
+    """By priority; what has none comes last."""
+    return asked.priority if asked.priority is not None else math.inf
+
+
+def _started(search: Search, wanted: _Wanted) -> SearchStarted:
+    dimensions = search.choices.space.dimensions.items()
+    return SearchStarted(
+        space={name: [one.value(number) for number in range(one.size or 0)] for name, one in dimensions},
+        sampler=search.sampler.name,
+        settings=search.settings.model_dump(mode="json"),
+        objectives=[
+            {
+                "name": one.name,
+                "higher_is_better": one.higher_is_better,
+                "goal": {"type": one.goal.kind, "value": one.goal.value} if one.goal is not None else None,
+            }
+            for one in (*wanted.objectives, *wanted.guards)
+        ],
+        n_trials=search.n_trials,
+    )
+
+
+class _Trials:
+    """The trials of a search, one after the other."""
+
+    def __init__(
+        self, plan: Plan, search: Search, model: Model, workshop: Workshop, listener: "_Once", wanted: _Wanted
+    ) -> None:
+        self._plan, self._search, self._model, self._workshop = plan, search, model, workshop
+        self._listener, self._wanted = listener, wanted
+        settings = search.settings.model_copy(update={"max_samples": None})  # what cannot run does not count
+        self._sampler = search.sampler(search.choices.space, wanted.objectives, settings)
+        self._failed_before = _failed_before(workshop)
+
+    def all(self) -> tuple[list[Attempt], int]:
+        """Every trial until the search ends, and how many points could not run."""
+        attempts: list[Attempt] = []
+        n_refused, n_in_a_row, begin = 0, 0, time.monotonic()
+        while not self._is_over(attempts, time.monotonic() - begin) and n_in_a_row < _N_REFUSED:
+            point = self._sampler.ask()
+            if point is None:
+                break
+            plan = self._planned(point)
+            if plan.problems:
+                self._sampler.tell(Trial(point, None))
+                n_refused, n_in_a_row = n_refused + 1, n_in_a_row + 1
+                continue
+            n_in_a_row = 0
+            attempts.append(self._attempt(len(attempts) + 1, point, plan))
+            done = attempts[-1].done
+            self._sampler.tell(Trial(point, done.values if attempts[-1].is_measured else None))
+        return attempts, n_refused
+
+    def _is_over(self, attempts: Sequence[Attempt], seconds: float) -> bool:
+        strategy, n = self._search.strategy, len(attempts)
+        limits = [limit for limit in (self._search.settings.max_samples, strategy.max_iter) if limit is not None]
+        if (limits and n >= min(limits)) or (strategy.max_time is not None and n and seconds >= strategy.max_time):
+            return True
+        return strategy.stop_when_goals_met and bool(attempts) and attempts[-1].is_good
+
+    def _planned(self, point: Point) -> Plan:
+        fetched = self._model.path if self._plan.hub_name is not None else None
+        settled = self._search.choices.settled(point)
+        return make_plan(settled, offline=self._plan.machine.offline, fetched=fetched, asked=self._plan.hosts)
+
+    def _attempt(self, number: int, point: Point, plan: Plan) -> Attempt:
+        self._workshop.tell(TrialStarted(trial=number, point=point, n_trials=self._search.n_trials))
+        course, begin = _Course(plan), time.monotonic()
+        listen = _both(course.heard.append, self._listener)
+        workshop = replace(self._workshop, tell=listen, logs=_TrialNames(number))
+        try:
+            told = self._followed(course, workshop)
+        except Interrupted:
+            raise
+        except OlivineError as error:
+            log = str(error.log) if isinstance(error, StepFailed) and error.log is not None else None
+            told = {"outcome": "failed", "cause": str(error), "log": log}
+        steps = [
+            {"step": event.step, "key": event.key, "cached": event.is_cached}
+            for event in course.heard
+            if isinstance(event, StepDone)
+        ]
+        seconds = round(time.monotonic() - begin, 2)
+        done = TrialDone(trial=number, point=point, key=course.key, steps=steps, seconds=seconds, **told)
+        self._workshop.tell(done)
+        return Attempt(done, course.plan)
+
+    def _followed(self, course: "_Course", workshop: Workshop) -> dict[str, Any]:
+        """Fields of the event of a trial whose plan is followed to its end."""
+        limit = self._search.strategy.max_trial_time
+        with _limited(workshop.workers, limit) as is_over:
+            try:
+                course.plan = look_at_data(course.plan, self._model, workshop)
+                execution = Execution(course.plan, self._model, workshop)
+                course.key = execution.keys.models[course.plan.steps[-1].name]
+                if course.key in self._failed_before:
+                    return self._failed_before[course.key]
+                prove(course.plan, self._model, execution.keys.models, workshop)
+                for _ in climb(execution):
+                    if is_over.is_set():
+                        break
+            except StepFailed as error:
+                if not is_over.is_set():
+                    raise
+                raise StepFailed(
+                    error.step, f"it took longer than {limit:g} seconds (max_trial_time)", error.log
+                ) from None
+        if is_over.is_set():
+            raise StepFailed("search", f"the trial took longer than {limit:g} seconds (max_trial_time)")
+        return _measured(course, execution)
+
+
+@dataclass
+class _Course:
+    """What is known of a trial that is at work. key: of the model that it makes."""
+
+    plan: Plan
+    heard: list[Event] = field(default_factory=list)
+    key: str = ""
+
+
+def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
+    """Fields of the event of a trial that has its model."""
+    plan = course.plan
+    scored = [event for event in course.heard if isinstance(event, Scored)]
+    steps = [event.record for event in course.heard if isinstance(event, StepDone)]
+    checks = [*checks_missed(steps), *missed(scored, [])]
+    values: dict[str, float] = {"broken": float(len(checks))}
+    last = next((step for step in reversed(plan.steps) if step.produces != UNCHANGED), None)
+    if last is not None and (size := _size(execution.result(last))) is not None:
+        values["size_bytes"] = float(size)
+    if scored:
+        measured = scored[-1].scores
+        names = {*(name for name, _ in _QUALITY), *(one.number for one in plan.asked)}
+        values |= {name: float(measured[name]) for name in names if measured.get(name) is not None}
+    if drops := [event.drop for event in scored if event.drop is not None]:
+        values["drop"] = round(max(drops), _ROUNDING)
+    sentences = [*checks, *missed_goals(plan, scored)]
+    return {"outcome": "measured", "values": values, "missed": list(dict.fromkeys(sentences))}
+
+
+def _size(model: Model) -> int | None:
+    """Bytes of a model; one whose weights are computed from a base is as large as that when it is written."""
+    size = bytes_on_disk(model)
+    return size if size is not None or model.base is None else bytes_on_disk(model.base)
+
+
+def _outcome(attempts: Sequence[Attempt], wanted: _Wanted, n_refused: int) -> SearchDone:
+    """The front, the chosen trial, and, where none meets the goals, how near each came."""
+    measured = [one.done for one in attempts if one.is_measured]
+    met = [one for one in measured if not one.missed]
+    everything = [*wanted.objectives, *wanted.guards]
+    near = [] if met else pareto.near_misses(measured, _values_of, everything)
+    best = _best(met, wanted) if met else next((one for one, _ in near), next(iter(measured), None))
+    return SearchDone(
+        chosen=best.trial if best is not None else None,
+        front=[one.trial for one in pareto.front(met or measured, _values_of, wanted.objectives)],
+        near_misses=[
+            {"trial": one.trial, "shortfall": shortfall, "missed": list(one.missed)} for one, shortfall in near
+        ],
+        n_trials=len(attempts),
+        n_failed=len(attempts) - len(measured),
+        n_refused=n_refused,
+    )
+
+
+def _best(met: Sequence[TrialDone], wanted: _Wanted) -> TrialDone:
+    """The best by priority; where a goal says how much accuracy may be lost, the smallest that is as near to that."""
+    best = pareto.ranked(met, _values_of, wanted.objectives)[0]
+    if wanted.allowed is None:
+        return best
+    quality = wanted.objectives[0]
+    least = quality.merit(best.values) - wanted.allowed - 10**-_ROUNDING
+    near = [one for one in met if quality.merit(one.values) >= least]
+    size_first = [replace(one, priority=-one.priority) for one in wanted.objectives]
+    return pareto.ranked(near, _values_of, size_first)[0]
+
+
+def _values_of(done: TrialDone) -> Mapping[str, float]:
+    return done.values
+
+
+def _all_failed(attempts: Sequence[Attempt], n_refused: int) -> str:
+    """Why no trial gave a model, in a sentence: the causes, each once with how often it was."""
+    if not attempts:
+        return f"none of the {n_refused} points can run"
+    causes = Counter(one.done.cause for one in attempts)
+    told = "; ".join(f"{cause} ({n} of {len(attempts)} trials)" for cause, n in causes.most_common(_N_CAUSES))
+    return f"no trial gave a model: {told}"
+
+
+def _failed_before(workshop: Workshop) -> dict[str, dict[str, Any]]:
+    """What failed in the search before this one, by key; a search that came to its end tries it again."""
+    failed: dict[str, dict[str, Any]] = {}
+    for event in read_journal(workshop.output_dir):
+        if isinstance(event, SearchDone):
+            failed = {}
+        elif isinstance(event, TrialDone) and event.outcome == "failed" and event.key:
+            failed[event.key] = {"outcome": "failed", "cause": event.cause, "log": event.log}
+    return failed
+
+
+@contextmanager
+def _limited(workers: Workers, seconds: float | None) -> Iterator[threading.Event]:
+    """After so many seconds, what the workers are at is ended; the event says whether it was."""
+    is_over = threading.Event()
+    if seconds is None:
+        yield is_over
+        return
+
+    def end() -> None:
+        is_over.set()
+        workers.kill()
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield is_over
+    finally:
+        timer.cancel()
+        timer.join()
+
+
+class _TrialNames(FileNames):
+    """File names of the steps of one trial: another one's log of the same step stays."""
+
+    def __init__(self, trial: int) -> None:
+        super().__init__()
+        self._trial = trial
+
+    def of(self, name: str) -> str:
+        """See FileNames."""
+        return super().of(f"trial-{self._trial}-{name}")
+
+
+class _Once:
+    """Passes on what trials tell; results that they share, and warnings about these, the first time only."""
+
+    def __init__(self, tell: Listener) -> None:
+        self._tell, self._told = tell, set[tuple[str, ...]]()
+
+    def __call__(self, event: Event) -> None:
+        """Pass it on, unless it was."""
+        match event:
+            case StepDone():
+                told = ("step", event.step, event.key)
+            case Scored():
+                told = ("score", event.model, event.key)
+            case Warned():
+                told = ("warning", event.step, event.message)
+            case _:
+                self._tell(event)
+                return
+        if told not in self._told:
+            self._told.add(told)
+            self._tell(event)
+
+
+def _both(one: Callable[[Event], None], other: Callable[[Event], None]) -> Listener:
+    def tell(event: Event) -> None:
+        one(event)
+        other(event)
+
+    return tell

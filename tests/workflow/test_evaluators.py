@@ -1,0 +1,224 @@
+"""Evaluators of a config: numbers that are asked for are measured, shown, and held to their goals on a plain run."""
+
+import json
+
+import numpy as np
+import pytest
+
+from graphs import N_TOKENS, logits_of, text_classifier
+from olivine.cli import exit_code
+from olivine.config import load
+from olivine.errors import GoalMissed
+from olivine.workflow.engine import run
+from olivine.workflow.plan import make_plan
+from tiny import write_rows
+
+CACHE = {}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def cache(tmp_path_factory):
+    """One cache for all: what the tests measure is made once."""
+    CACHE["folder"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def graph(tmp_path):
+    """A text classifier of three classes, and rows whose labels it gives for all but every fifth."""
+    graph = text_classifier(tmp_path / "given" / "classifier.onnx")
+    ids = np.random.default_rng(0).integers(0, N_TOKENS, (20, 5))
+    classes = logits_of(graph, ids).argmax(-1)
+    labels = [int(one + (number % 5 == 0)) % 3 for number, one in enumerate(classes)]
+    rows = [{"input_ids": row.tolist(), "label": label} for row, label in zip(ids, labels, strict=True)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return graph
+
+
+def accuracy(*sub_types, **more):
+    return {"name": "acc", "type": "accuracy", "data_config": "mine", "sub_types": list(sub_types)} | more
+
+
+def goal(kind, value):
+    return {"type": kind, "value": value}
+
+
+def config_of(folder, model, metrics, **more):
+    content = {
+        "input_model": {"type": "ONNXModel", "model_path": str(model)},
+        "data_configs": [{"name": "mine", "load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"}}],
+        "passes": {"small": {"type": "OnnxBlockWiseRtnQuantization", "block_size": 32}},
+        "evaluators": {"common": {"metrics": metrics}},
+        "evaluator": "common",
+        "cache_dir": CACHE["folder"],
+        "output_dir": str(folder / "out"),
+    }
+    path = folder / "config.json"
+    path.write_text(json.dumps(content | more, indent=1))
+    return path
+
+
+def planned(*args, **more):
+    return make_plan(load(config_of(*args, **more)))
+
+
+def problems(*args, **more):
+    return [f"{problem.message} {problem.fix}".strip() for problem in planned(*args, **more).problems]
+
+
+def test_numbers_that_are_asked_for_stand_beside_those_of_the_input_model(graph, tmp_path, capsys):
+    size = {"name": "size", "type": "size_on_disk", "goal": goal("percent-min-improvement", 5)}
+    scores = [{"name": "accuracy_score", "priority": 1}, {"name": "f1_score"}, {"name": "top_k"}, {"name": "auroc"}]
+    scores[0]["goal"] = goal("max-degradation", 0.9)
+    scores[2]["metric_config"] = {"k": 3}
+    path = config_of(tmp_path, graph, [accuracy(*scores), size])
+    assert exit_code(["run", "--config", str(path)]) == 0
+    table = capsys.readouterr().out.partition("| asked for")[2].splitlines()
+    names = [line.split("|")[1].strip() for line in table[2:7]]
+    assert names == ["acc: accuracy_score", "acc: f1_score", "acc: top_k", "acc: auroc", "size"]
+    last = json.loads((tmp_path / "out" / "journal.jsonl").read_text().splitlines()[-1])
+    by_number = {row["number"]: row for row in last["measured"]}
+    assert by_number["label_accuracy"]["baseline"] == 0.8
+    assert by_number["label_accuracy"]["bound"] == pytest.approx(-0.1)
+    assert by_number["label_accuracy"]["is_met"] is True
+    assert by_number["top_k_accuracy"]["value"] == 1
+    assert by_number["f1"]["goal"] is None
+    assert by_number["size_bytes"]["value"] < by_number["size_bytes"]["baseline"]
+
+    assert exit_code(["evaluate", str(tmp_path / "out" / "model"), "--config", str(path)]) == 0
+    lines = [[cell.strip() for cell in line.split("|")] for line in capsys.readouterr().out.splitlines()]
+    assert ["", "acc: f1_score", f"{by_number['f1']['value']:.1%}", ""] in lines
+
+
+@pytest.mark.parametrize(
+    ("kind", "met", "missed"),
+    [
+        ("threshold", 1e6, 10),
+        ("min-improvement", 1, 1e6),
+        ("percent-min-improvement", 1, 99.9),
+        ("max-degradation", 1, None),
+        ("percent-max-degradation", 1, None),
+    ],
+)
+def test_each_type_of_goal_on_the_size_is_met_and_missed(graph, tmp_path, kind, met, missed):
+    """The quantized graph is smaller, so that it keeps every goal that lets the size grow."""
+    size = {"name": "size", "type": "size_on_disk"}
+    result = run(planned(tmp_path, graph, [size | {"goal": goal(kind, met)}]))
+    assert result.measured[0]["is_met"] is True
+    if missed is None:
+        return
+    with pytest.raises(GoalMissed, match=r"size of 'small' is .* but evaluator 'common' asks for at most") as caught:
+        run(planned(tmp_path, graph, [size | {"goal": goal(kind, missed)}]))
+    (row,) = caught.value.result.measured
+    assert row["margin"] == pytest.approx(row["bound"] - row["value"])
+    assert (caught.value.result.model / "classifier.onnx").is_file()
+
+
+def test_missed_threshold_is_exit_code_1_and_says_by_how_much(graph, tmp_path, capsys):
+    path = config_of(tmp_path, graph, [accuracy({"name": "f1_score", "goal": goal("threshold", 0.999)})])
+    assert exit_code(["run", "--config", str(path)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "acc: f1_score of 'small' is" in told
+    assert "but evaluator 'common' asks for at least 99.9%, which is missed by" in told
+    assert exit_code(["evaluate", str(graph), "--config", str(path)]) == 1
+    assert "acc: f1_score misses its goal" in capsys.readouterr().err
+
+
+def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_path):
+    far = {"name": "far", "type": "output_agreement", "goal": goal("threshold", 0.9999999)}
+    with pytest.raises(GoalMissed, match=r"far of 'small' is 0\.99"):
+        run(planned(tmp_path, graph, [far]))
+    relative = far | {"goal": goal("max-degradation", 0.1)}
+    assert "compares with the model before" in problems(tmp_path, graph, [relative])[0]
+
+
+@pytest.mark.parametrize(
+    ("metric", "says"),
+    [
+        ({"name": "m", "type": "acuracy"}, "there is no metric of type 'acuracy'; did you mean 'accuracy'?"),
+        (accuracy({"name": "f1_scor"}), "'f1_scor' is no sub type of accuracy; did you mean 'f1_score'?"),
+        ({"name": "m", "type": "perplexity"}, "there is no perplexity of a graph that writes no text."),
+        (accuracy({"name": "exact_match"}), "there is no exact_match of a graph that writes no text."),
+        (accuracy({"name": "f1"}, data_config="min"), "no data config is named 'min'. Did you mean 'mine'?"),
+        (accuracy({"name": "f1", "goal": goal("threshold", 90)}), "is a share of 1, and the goal is 90. Write 0.9"),
+        (accuracy({"name": "f1", "goal": goal("max-degradation", -1)}), "takes a number from 0 on"),
+        (accuracy({"name": "f1", "higher_is_better": False}), "higher_is_better is false, but of acc: f1 higher"),
+        (accuracy({"name": "top_k", "metric_config": {"k": 0}}), "k: input should be greater than 0"),
+        (accuracy({"name": "f1", "metric_config": {"averag": "macro"}}), "averag: extra inputs are not permitted"),
+        (accuracy({"name": "f1", "priority": 1}, {"name": "auroc", "priority": 1}), "both have the priority 1"),
+        (
+            accuracy(
+                {"name": "f1", "goal": goal("threshold", 0.9)}, {"name": "f1_score", "goal": goal("threshold", 1)}
+            ),
+            "two goals of acc: f1_score differ: 0.9 and 1. Keep one of them.",
+        ),
+        (
+            accuracy({"name": "f1"}, {"name": "recall", "metric_config": {"average": "micro"}}),
+            "the params of acc: recall are others than those of acc: f1, and one metric gives both.",
+        ),
+        (
+            {"name": "s", "type": "size_on_disk", "goal": goal("percent-min-improvement", 100)},
+            "no s is 100 % lower than that of the input model. Less than 100 % are possible.",
+        ),
+    ],
+)
+def test_wrong_wish_is_one_sentence_while_planning(graph, tmp_path, metric, says):
+    (told,) = problems(tmp_path, graph, [metric])
+    assert says in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_accuracy_needs_labels_and_one_set_of_rows(graph, tmp_path):
+    (told,) = problems(tmp_path, graph, [accuracy(data_config=None)])
+    assert told.startswith("acc is asked for, but there are no rows to compute it from.")
+    (tmp_path / "rows.jsonl").write_text('{"input_ids": [1, 2]}\n')
+    (told,) = problems(tmp_path, graph, [accuracy()])
+    assert told.startswith("acc is asked for, but there are no labels to compute it from.")
+    (told,) = problems(tmp_path, graph, [accuracy()], quality={"enabled": False})
+    assert told.startswith("the evaluator asks for numbers, but enabled: false scores nothing.")
+    more = [{"name": name, "load_dataset_config": {"data_files": "rows.jsonl"}} for name in ("mine", "other")]
+    told = problems(tmp_path, graph, [accuracy()], quality={"data_config": "other"}, data_configs=more)
+    assert any("acc asks for the rows of 'mine', but every model is scored on those of 'other'." in one for one in told)
+
+
+def test_evaluator_that_nothing_names_measures_nothing(graph, tmp_path):
+    plan = planned(tmp_path, graph, [{"name": "m", "type": "nonsense"}], evaluator=None)
+    assert not plan.problems
+    assert plan.asked == ()
+    assert any("the evaluator 'common' is used by nothing" in note for note in plan.translated)
+
+
+def test_resolved_config_asks_for_the_same(graph, tmp_path):
+    plan = planned(tmp_path, graph, [accuracy({"name": "f1", "goal": goal("threshold", 0.1)})])
+    run(plan)
+    again = make_plan(load(tmp_path / "out" / "workflow.json"))
+    assert not again.problems
+    assert again.asked == plan.asked
+    assert again.cached == {"small", "score:base", "score:small"}
+
+
+def test_text_is_held_to_perplexity_and_divergence(tiny_llama, tmp_path):
+    """The baseline counts for perplexity, the model before for divergence; exact match is text alone."""
+    write_rows(tmp_path / "rows.jsonl", 8)
+    text = {"text_template": "{phrase} is {tone}", "strategy": "line-by-line", "max_seq_len": 128}
+    load_rows = {"data_name": "json", "data_files": "rows.jsonl"}
+    metrics = [
+        {"name": "perplexity", "type": "perplexity", "goal": goal("percent-max-degradation", 50)},
+        {"name": "kl", "type": "kl_divergence", "goal": goal("threshold", 1e-9)},
+        accuracy({"name": "exact_match"}, {"name": "f1_score"}, {"name": "auroc"}),
+    ]
+    more = {
+        "input_model": {"model_path": str(tiny_llama)},
+        "data_configs": [{"name": "mine", "load_dataset_config": load_rows, "pre_process_data_config": text}],
+        "passes": {"small": {"type": "rtn", "bits": 4, "group_size": 32}},
+    }
+    (told,) = problems(tmp_path, None, metrics, **more)
+    assert told == "there is no auroc of a model that writes text."
+    metrics[2]["sub_types"].pop()
+    (told,) = problems(tmp_path, None, [metrics[2] | {"data_config": None}], **more)
+    assert told.startswith("acc: exact_match is asked for, but there are no rows to compute it from.")
+    with pytest.raises(GoalMissed, match=r"^kl of 'small' is [0-9.e-]+, but evaluator 'common' asks for at most 1e-09"):
+        run(planned(tmp_path, None, metrics, **more))
+    end = json.loads((tmp_path / "out" / "journal.jsonl").read_text().splitlines()[-1])
+    assert [row["is_met"] for row in end["measured"]] == [True, False, None, None]
+    assert end["measured"][1]["baseline"] is None
+    assert end["measured"][0]["bound"] == pytest.approx(1.5 * end["measured"][0]["baseline"])

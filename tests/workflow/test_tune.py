@@ -1,0 +1,277 @@
+"""A search of a config: what it tries, shares, chooses and survives. Passes are fakes; sizes stand for what is measured."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from olivine.config import load
+from olivine.errors import GoalMissed, StepFailed
+from olivine.workflow.choices import Choices
+from olivine.workflow.engine import run
+from olivine.workflow.events import SearchDone, StepStarted, TrialDone
+from olivine.workflow.journal import read_journal
+from olivine.workflow.plan import make_plan
+from olivine.workflow.words import lines
+from tiny import write_rows
+
+
+@pytest.fixture
+def searched(fakes, tiny_llama, tmp_path):
+    """The plan of a search over passes; nothing is scored, so the smallest model is the best."""
+
+    def plan(passes, quality=None, data_configs=(), **strategy):
+        config = {
+            "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},
+            "passes": passes,
+            "data_configs": list(data_configs),
+            "quality": quality or {"enabled": False},
+            "search_strategy": {"sampler": "sequential", **strategy},
+            "cache_dir": str(tmp_path / "cache"),
+            "output_dir": str(tmp_path / "out"),
+        }
+        path = tmp_path / "config.json"
+        path.write_text(json.dumps(config, indent=1))
+        return make_plan(load(path))
+
+    return plan
+
+
+def trials(tmp_path):
+    return [event for event in read_journal(tmp_path / "out", last_run=True) if isinstance(event, TrialDone)]
+
+
+def outcome(tmp_path):
+    return next(event for event in read_journal(tmp_path / "out", last_run=True) if isinstance(event, SearchDone))
+
+
+def test_best_of_all_points_is_delivered_as_a_plain_run_delivers(searched, tmp_path):
+    plan = searched({"one": {"type": "write", "n_bytes": [300, 100, 200]}})
+    assert plan.problems == ()
+    result = run(plan)
+    assert result.search["point"] == {"one.n_bytes": 100}
+    assert (result.model / "part0.safetensors").read_bytes() == b"a" * 100
+    workflow = json.loads((tmp_path / "out" / "workflow.json").read_text())
+    assert workflow["passes"]["one"]["n_bytes"] == 100
+    assert "search_strategy" not in workflow
+    assert [step["name"] for step in result.steps] == ["one"]
+    again = make_plan(load(tmp_path / "out" / "workflow.json"))
+    assert again.problems == ()
+    assert "one" in again.cached
+
+
+def test_steps_that_trials_share_run_once(searched, tmp_path):
+    counter = tmp_path / "counted"
+    plan = searched(
+        {
+            "first": {"type": "write", "text": "x", "counter": str(counter)},
+            "second": {"type": "write", "n_bytes": [100, 200], "text": ["a", "b"]},
+        }
+    )
+    assert (plan.search.n_steps, plan.search.n_own) == (8, 5)
+    run(plan)
+    assert len(counter.read_text().splitlines()) == 1
+    started = [event for event in read_journal(tmp_path / "out") if isinstance(event, StepStarted)]
+    assert [event.step for event in started].count("first") == 1
+    assert [event.step for event in started].count("second") == 4
+    assert [step["cached"] for step in trials(tmp_path)[-1].steps] == [True, False]
+
+
+def test_alternatives_have_params_of_their_own_and_none_is_one(searched, tmp_path):
+    plan = searched(
+        {
+            "first": {"type": "write"},
+            "second": [{"type": "write", "n_bytes": [50, 60]}, {"type": "fail", "how": "warn"}, None],
+        }
+    )
+    assert plan.problems == ()
+    run(plan)
+    points = [event.point for event in trials(tmp_path)]
+    assert points == [
+        {"second": "write", "second.write.n_bytes": 50},
+        {"second": "write", "second.write.n_bytes": 60},
+        {"second": "fail"},
+        {"second": "none"},
+    ]
+
+
+@pytest.mark.parametrize(("how", "cause"), [("raise", "flux capacitor"), ("kill", "SIGKILL"), ("exit", "exit code 3")])
+def test_failing_trial_is_recorded_and_never_the_end(searched, tmp_path, how, cause):
+    result = run(searched({"one": {"type": "fail", "how": [how, "note"]}}))
+    failed, good = trials(tmp_path)
+    assert (failed.outcome, good.outcome) == ("failed", "measured")
+    assert cause in failed.cause
+    assert "about to fail" in Path(failed.log).read_text()
+    assert result.search["chosen"] == good.trial
+    assert outcome(tmp_path).n_failed == 1
+
+
+def test_hanging_trial_is_ended_after_its_time(searched, tmp_path):
+    result = run(searched({"one": {"type": "fail", "how": ["hang", "note"]}}, max_trial_time=10))
+    hung, good = trials(tmp_path)
+    assert "max_trial_time" in hung.cause
+    assert result.search["chosen"] == good.trial
+
+
+def test_all_trials_failing_is_an_error_that_says_why(searched, tmp_path):
+    with pytest.raises(StepFailed, match=r"no trial gave a model.*flux capacitor") as caught:
+        run(searched({"one": {"type": "fail", "how": ["raise", "exit"]}}))
+    assert caught.value.exit_code == 1
+    assert outcome(tmp_path).chosen is None
+    assert not (tmp_path / "out" / "model").exists()
+
+
+def test_missed_goals_rank_near_misses_and_keep_the_best(searched, tmp_path):
+    with pytest.raises(GoalMissed, match="the check says no") as caught:
+        run(searched({"one": {"type": "fail", "how": "miss"}, "two": {"type": "write", "n_bytes": [90, 70]}}))
+    near = outcome(tmp_path).near_misses
+    assert [one["trial"] for one in near] == [2, 1]
+    assert near[0]["missed"] == ["'one': the check says no"]
+    assert (caught.value.result.model / "part0.safetensors").stat().st_size == 70
+
+
+def test_trial_that_meets_its_goals_goes_before_a_better_one_that_does_not(searched):
+    result = run(searched({"one": {"type": "write"}, "two": [{"type": "fail", "how": "miss"}, {"type": "write"}]}))
+    assert result.search["point"] == {"two": "write"}
+
+
+@pytest.mark.parametrize("sampler", ["sequential", "random", "tpe", "nsga2"])
+def test_max_samples_is_kept_and_the_same_seed_gives_the_same_trials(searched, tmp_path, sampler):
+    passes = {"one": {"type": "write", "n_bytes": [10, 20, 30, 40, 50], "n_files": [1, 2, 3]}}
+    points = []
+    for _ in range(2):
+        run(searched(passes, sampler=sampler, sampler_config={"max_samples": 4, "seed": 3}))
+        points.append([event.point for event in trials(tmp_path)])
+    assert points[0] == points[1]
+    assert len(points[0]) == 4
+
+
+def test_search_that_was_killed_goes_on_with_the_same_trials(searched, tmp_path):
+    counter = tmp_path / "counted"
+    passes = {"one": {"type": "write", "n_bytes": [10, 20, 30, 40], "n_files": [1, 2, 3], "counter": str(counter)}}
+    strategy = {"sampler": "tpe", "sampler_config": {"max_samples": 6, "seed": 5}}
+
+    def stop(event):
+        if isinstance(event, TrialDone) and event.trial == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(BaseException, match="go"):
+        run(searched(passes, **strategy), stop)
+    begun = trials(tmp_path)
+    assert len(begun) == 3
+    run(searched(passes, **strategy))
+    again = trials(tmp_path)
+    assert [one.point for one in again[:3]] == [one.point for one in begun]
+    assert len(again) == 6
+    assert len(counter.read_text().splitlines()) == 6
+
+
+def test_failed_trial_of_an_interrupted_search_is_not_tried_again(searched, tmp_path):
+    once = str(tmp_path / "once")
+    passes = {"one": {"type": "fail", "how": ["raise", "warn", "note"], "once": [once]}}
+
+    def stop(event):
+        if isinstance(event, TrialDone) and event.trial == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(BaseException, match="go"):
+        run(searched(passes), stop)
+    run(searched(passes))
+    assert [one.outcome for one in trials(tmp_path)] == ["failed", "measured", "measured"]
+    run(searched(passes))  # a search that has ended begins anew: what failed once may not fail now
+    assert [one.outcome for one in trials(tmp_path)] == ["measured"] * 3
+
+
+def problems(plan):
+    return [str(problem) for problem in plan.problems]
+
+
+def test_combination_that_cannot_run_is_left_out_and_counted(searched, tmp_path):
+    plan = searched({"one": [{"type": "adapt"}, None], "two": [{"type": "scale"}, {"type": "write"}]})
+    assert plan.problems == ()
+    assert (plan.search.n_looked_at, plan.search.n_valid) == (4, 3)
+    (reason,) = plan.search.refused
+    assert "takes adapter, but what reaches it is hf" in reason
+    assert any("1 combinations cannot run" in line for line in lines(plan))
+    run(plan)
+    assert len(trials(tmp_path)) == 3
+    assert outcome(tmp_path).n_refused == 1
+
+
+def test_value_that_runs_in_no_combination_is_a_problem_with_its_line(searched, tmp_path):
+    (problem,) = problems(searched({"one": {"type": "write", "n_bytes": [10, "many"], "text": ["a", "b"]}}))
+    line = next(n for n, text in enumerate((tmp_path / "config.json").read_text().splitlines(), 1) if '"many"' in text)
+    assert problem.startswith(f"{tmp_path / 'config.json'}:{line}: ")
+    assert "n_bytes" in problem
+
+
+def test_alternative_that_does_not_exist_is_a_problem(searched):
+    (problem,) = problems(searched({"one": [{"type": "write"}, {"type": "wriet"}]}))
+    assert "there is no pass 'wriet'. Did you mean 'write'?" in problem
+
+
+@pytest.mark.parametrize(
+    ("strategy", "said"),
+    [
+        ({"sampler_config": {"max_samples": 0}}, "max_samples"),
+        ({"sampler_config": {"max_sampels": 3}}, "did you mean 'max_samples'?"),
+        ({"sampler_config": {"population_size": 3}}, "population_size"),
+        ({"stop_when_goals_met": True}, "waits for goals, and the config sets none"),
+    ],
+)
+def test_settings_that_do_not_hold_are_problems(searched, strategy, said):
+    (problem,) = problems(searched({"one": {"type": "write", "n_bytes": [1, 2]}}, **strategy))
+    assert said in problem
+
+
+def test_search_of_nothing_is_a_problem(searched):
+    (problem,) = problems(searched({"one": {"type": "write"}}))
+    assert "there is nothing to search" in problem
+
+
+def test_many_points_are_planned_in_part_and_each_value_once(searched):
+    sizes = list(range(1, 16))
+    plan = searched({name: {"type": "write", "n_bytes": sizes} for name in ("one", "two", "three")})
+    assert plan.problems == ()
+    assert plan.search.choices.space.size == 15**3
+    assert 50 <= plan.search.n_looked_at <= 95
+    assert plan.search.n_trials == 15**3
+
+
+def test_value_that_never_runs_is_found_among_many_points(searched):
+    sizes = [*range(1, 16), "many"]
+    plan = searched(
+        {"one": {"type": "write", "n_bytes": sizes}, "two": {"type": "write", "n_bytes": list(range(1, 12))}}
+    )
+    assert ["many" in problem for problem in problems(plan)] == [True]
+
+
+def test_first_trial_that_meets_the_goals_ends_a_search_that_waits_for_them(searched, tmp_path):
+    rows = {
+        "name": "rows",
+        "load_dataset_config": {"data_name": "json", "data_files": str(write_rows(tmp_path / "rows.jsonl"))},
+        "pre_process_data_config": {"text_template": "{phrase} {tone}", "max_seq_len": 64},
+    }
+    quality = {"max_drop": 1.0, "data_config": "rows", "max_samples": 8}
+    passes = {"quantize": {"type": "rtn", "bits": [8, 4], "group_size": [32, 64]}}
+    result = run(searched(passes, quality=quality, data_configs=[rows], stop_when_goals_met=True))
+    (trial,) = trials(tmp_path)
+    assert trial.values.keys() == {"label_accuracy", "loss", "size_bytes", "drop", "broken"}
+    assert [row["model"] for row in result.scores] == ["base", "quantize"]
+    assert result.scores[-1]["loss"] == trial.values["loss"]
+
+
+def test_a_list_that_a_param_takes_is_no_choice_and_arguments_of_training_are(tiny_llama, tmp_path):
+    passes = {
+        "lora": {
+            "type": "LoRA",
+            "train_data_config": "rows",
+            "target_modules": ["q_proj", "v_proj"],
+            "r": [4, 8],
+            "training_args": {"learning_rate": [0.1, 0.2], "report_to": ["none"], "warmup_ratio": [0.0, 0.1]},
+        },
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"input_model": {"model_path": str(tiny_llama)}, "passes": passes}))
+    names = list(Choices.of(load(path)).space.dimensions)
+    assert names == ["lora.r", "lora.training_args.learning_rate", "lora.training_args.warmup_ratio"]
