@@ -215,6 +215,17 @@ def test_schema_decides_by_the_type_of_a_step():
     assert {"LoRA", "lora", "ModelBuilder"} <= set(step["properties"]["type"]["enum"])
 
 
+def test_schema_decides_by_the_type_of_a_system():
+    schema = json.loads(run("schema").stdout)
+    system = schema["properties"]["systems"]["additionalProperties"]
+    (rule,) = [rule for rule in system["allOf"] if "IsolatedORT" in rule["if"]["properties"]["type"]["enum"]]
+    assert rule["if"]["required"] == ["type"]  # one without a type is this machine
+    python = schema_of(rule["then"], schema)
+    assert {"python_environment_path", "requirements_file", "accelerators", "type"} <= set(python["properties"])
+    assert python["additionalProperties"] is False
+    assert {"Docker", "LocalSystem"} <= set(system["properties"]["type"]["enum"])
+
+
 def test_schema_knows_training_args_and_offers_none_that_is_refused():
     schema = json.loads(run("schema").stdout)
     given = schema["$defs"]["lora"]["properties"]["training_args"]

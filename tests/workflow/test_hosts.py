@@ -78,7 +78,7 @@ def test_system_that_cannot_be_reached_is_one_problem_in_one_sentence(config):
     for changes in ({"host": "gone"}, {"passes": {"small": {"type": "rtn", "group_size": 16, "host": "gone"}}}):
         (problem,) = make_plan(config(**changes)).problems
         assert problem.kind == "network"
-        assert problem.message == "the system 'gone' gives no answer: the line is dead"
+        assert problem.message == "the system 'gone' gives no answer: the line is dead."
 
 
 def test_package_that_the_host_lacks_is_told_of_the_host(config, monkeypatch):

@@ -1,5 +1,6 @@
 """`olivine schema`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import click
@@ -11,32 +12,40 @@ from olivine.cli._common import print_json
 def command() -> int:
     """Print the JSON schema of the config, for an editor's completion.
 
-    The params of each pass are in `$defs` under the pass's name; the `type` of a step decides which of them hold.
+    The params of each pass and the settings of each system are in `$defs` under its name; the `type` that stands beside
+    them decides which of them hold.
     """
     from olivine.config import json_schema
     from olivine.data.strategies import spellings
     from olivine.passes import passes
+    from olivine.systems import systems
 
     schema = json_schema()
     definitions = schema.setdefault("$defs", {})
-    step = definitions.pop("PassConfig")["properties"]
-    names: list[str] = []
-    rules = []
-    for name, plugin in passes.classes.items():
-        params = plugin.Params.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
-        definitions |= {f"{name}.{key}": value for key, value in params.pop("$defs", {}).items()}
-        definitions[name] = _arm(params, step)
-        known = [name, *plugin.aliases]
-        rules.append({"if": {"properties": {"type": {"enum": known}}}, "then": {"$ref": f"#/$defs/{name}"}})
-        names += known
-    kind = step["type"] | {"enum": names}
-    one = {"type": "object", "properties": {"type": kind}, "required": ["type"], "allOf": rules}
+    step, system = definitions.pop("PassConfig")["properties"], definitions.pop("System")["properties"]
+    one = _by_type(definitions, passes.classes, step) | {"required": ["type"]}
     schema["properties"]["passes"] |= {"additionalProperties": one}
+    schema["properties"]["systems"] |= {"additionalProperties": _by_type(definitions, systems.classes, system)}
     definitions["PreProcess"]["properties"]["strategy"] |= {"enum": [*spellings(), None]}
     print_json(schema)
     return 0
 
 
-def _arm(params: dict[str, Any], step: dict[str, Any]) -> dict[str, Any]:
-    """The schema of a step of one type: its params, and the keys that every step has."""
-    return params | {"properties": step | params.get("properties", {}), "additionalProperties": False}
+def _by_type(definitions: dict[str, Any], plugins: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a section whose `type` names a plugin. own: the keys that it has whatever its type."""
+    names: list[str] = []
+    rules = []
+    for name, plugin in plugins.items():
+        params = plugin.Params.model_json_schema(ref_template=f"#/$defs/{name}.{{model}}")
+        definitions |= {f"{name}.{key}": value for key, value in params.pop("$defs", {}).items()}
+        definitions[name] = _arm(params, own)
+        known = [name, *plugin.aliases]
+        asked = {"properties": {"type": {"enum": known}}, "required": ["type"]}
+        rules.append({"if": asked, "then": {"$ref": f"#/$defs/{name}"}})
+        names += known
+    return {"type": "object", "properties": {"type": own["type"] | {"enum": names}}, "allOf": rules}
+
+
+def _arm(params: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    """The schema of a section of one type: its params, and the keys that every one has."""
+    return params | {"properties": own | params.get("properties", {}), "additionalProperties": False}

@@ -292,7 +292,8 @@ class Docker(Batch):
             raise OlivineError(f"the Docker engine refuses: {error.explanation or error}") from None
         except (docker.errors.DockerException, OSError) as error:
             where = os.environ.get("DOCKER_HOST", "the usual place")
-            raise OlivineError(f"the Docker engine at {where} gives no answer; is it running? ({error})") from None
+            why = "this user may not use it" if "Permission denied" in str(error) else "is it running?"
+            raise OlivineError(f"the Docker engine at {where} gives no answer; {why}") from None
         except TypeError as error:
             raise RequestError(f"'run_params' holds what docker-py does not take: {error}") from None
 

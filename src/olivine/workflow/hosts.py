@@ -95,12 +95,15 @@ class Hosts:
             told = explain_params(self._loaded.document, ("systems", name), error, offered)
             self.problems += [one for one in told if not _is_told(one, self._loaded)]
         except RequestError as error:
-            self._problem(name, error.kind, f"system '{name}': {error}", "")
+            self._problem(name, error.kind, f"system '{name}': {error}.", "")
         return None
 
     def _unreached(self, name: str, error: OlivineError) -> None:
-        kind = error.kind if isinstance(error, RequestError) else "network"
-        self._problem(name, kind, f"the system '{name}' gives no answer: {error}", "Mend it, or name another host.")
+        if isinstance(error, RequestError):  # it says itself what is wrong, and what to do
+            self._problem(name, error.kind, f"system '{name}': {error}.", "")
+        else:
+            message = f"the system '{name}' gives no answer: {error}."
+            self._problem(name, "network", message, "Mend it, or name another host.")
 
     def _problem(self, name: str, kind: str, message: str, fix: str, *key: str) -> None:
         self.problems.append(Problem(kind, self._where(name, *key), message, fix))  # type: ignore[arg-type]
