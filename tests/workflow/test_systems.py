@@ -105,11 +105,18 @@ SOURCE = Path(olivine.__file__).parent
 REFUSED = {
     *schema.RESOURCE_SETTINGS.values(),
     schema.SYSTEM_SETTINGS["AzureML"],
-    *(schema.SearchStrategy, schema.SamplerConfig, schema.Goal, schema.SubType, schema.Metric, schema.Evaluator),
+    *(schema.SearchStrategy, schema.Goal, schema.SubType, schema.Metric, schema.Evaluator),
     *(schema.AzureMLClient, schema.AzureMLDocker, schema.AzureMLEnvironment, schema.Resource),
 }
 # for people, or a table of names that is looked into as a whole
-READ_OTHERWISE = {("Workflow", "environment"), ("LocalSettings", "hf_token"), ("System", "config")}
+READ_OTHERWISE = {
+    *(
+        ("Workflow", "environment"),
+        ("Workflow", "search_strategy"),
+        ("LocalSettings", "hf_token"),
+        ("System", "config"),
+    ),
+}
 
 
 def test_every_key_of_the_schema_is_read_refused_or_said_to_have_no_effect():
