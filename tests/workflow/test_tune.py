@@ -275,3 +275,50 @@ def test_a_list_that_a_param_takes_is_no_choice_and_arguments_of_training_are(ti
     path.write_text(json.dumps({"input_model": {"model_path": str(tiny_llama)}, "passes": passes}))
     names = list(Choices.of(load(path)).space.dimensions)
     assert names == ["lora.r", "lora.training_args.learning_rate", "lora.training_args.warmup_ratio"]
+
+
+def test_pass_by_pass_goes_on_from_the_best_of_each_pass(searched, tmp_path):
+    passes = {
+        "first": {"type": "write", "n_bytes": [30, 10, 20]},
+        "second": {"type": "write", "text": ["a", "b"], "n_bytes": [7, 5]},
+        "third": {"type": "write", "n_bytes": 3},
+    }
+    plan = searched(passes, execution_order="pass-by-pass")
+    assert plan.search.n_trials == 3 + 4
+    result = run(plan)
+    done = trials(tmp_path)
+    assert [one.trial for one in done] == [1, 2, 3, 4, 5, 6, 7]
+    assert [[step["step"] for step in one.steps] for one in (done[0], done[-1])] == [
+        ["first"],
+        ["first", "second", "third"],
+    ]
+    assert {one.point["first.n_bytes"] for one in done[3:]} == {10}
+    assert result.search["chosen"] == 4
+    assert [step["name"] for step in result.steps] == ["first", "second", "third"]
+
+
+def names_of(tmp_path, model, passes, strategy=True):
+    path = tmp_path / "config.json"
+    config = {"input_model": {"model_path": str(model)}, "passes": passes, "search_strategy": strategy}
+    path.write_text(json.dumps(config))
+    loaded = load(path)
+    assert [problem for problem in loaded.problems if problem.kind != "missing-data"] == []
+    space = Choices.of(loaded).space
+    return {name: list(one.choices) for name, one in space.dimensions.items()}
+
+
+def test_values_that_a_pass_has_itself_are_searched_where_they_are_not_set(tiny_llama, tmp_path):
+    lora = {"type": "LoRA", "train_data_config": "rows"}
+    own = {"lora.r": [16, 32, 64]}
+    assert names_of(tmp_path, tiny_llama, {"lora": lora}) == own
+    assert names_of(tmp_path, tiny_llama, {"lora": lora | {"r": "SEARCHABLE_VALUES"}}) == own
+    assert names_of(tmp_path, tiny_llama, {"lora": lora | {"lora_r": 8}}) == {}
+    assert names_of(tmp_path, tiny_llama, {"lora": lora | {"disable_search": True}}) == {}
+    assert names_of(tmp_path, tiny_llama, {"lora": lora}, {"include_pass_params": False}) == {}
+
+
+def test_records_of_values_in_old_configs_are_lists(tiny_llama, tmp_path):
+    record = {"olive_parameter_type": "SearchParameter", "type": "Categorical", "support": [4, 8]}
+    truth = {"olive_parameter_type": "SearchParameter", "type": "Boolean"}
+    passes = {"quantize": {"type": "rtn", "config": {"bits": record, "sym": truth}}}
+    assert names_of(tmp_path, tiny_llama, passes) == {"quantize.bits": [4, 8], "quantize.sym": [True, False]}

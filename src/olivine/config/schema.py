@@ -295,6 +295,9 @@ class PassConfig(Section):
     params: Mapping[str, Any] = Field(default_factory=dict)
     host: str | None = Field(None, description="the system where this pass runs; else the workflow's host")
     evaluator: Any = _unserved("Name it as the workflow's evaluator, which measures every model.")
+    disable_search: bool = Field(
+        False, description="search only what is listed, not the values that the pass has itself"
+    )
     alternatives: list[Any] = Field(default_factory=list, description="other passes in its place, which a search tries")
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
     clean_run_cache: Any = _unserved("Remove it: a step runs again when anything it depends on changed.", default=False)
@@ -384,7 +387,11 @@ SYSTEM_SETTINGS: Mapping[str, type[Section] | None] = {
 class SearchStrategy(Section):
     """How to search over alternatives of passes and values of params."""
 
-    execution_order: Literal["joint"] = Field("joint", description="joint: a trial chooses for all passes at once")
+    execution_order: Literal["joint", "pass-by-pass"] = Field(
+        "joint",
+        description="joint: a trial chooses for all passes at once; pass-by-pass: for one pass after the other, each "
+        "going on from the best of the one before",
+    )
     sampler: str = Field("tpe", description="which trial comes next: sequential, random, tpe or nsga2")
     sampler_config: dict[str, Any] = Field(
         default_factory=dict, description="max_samples: trials at most; seed; and what the sampler itself takes"
@@ -394,6 +401,9 @@ class SearchStrategy(Section):
     max_time: float | None = Field(None, gt=0, description="seconds after which no trial is begun")
     max_trial_time: float | None = Field(
         None, gt=0, description="seconds that a trial may take; one that takes longer is ended and counts as failed"
+    )
+    include_pass_params: bool = Field(
+        True, description="search params that are not set and have values to be searched of their own, too"
     )
     output_model_num: int | None = _unserved(
         "Remove it: the chosen model is delivered, the others stay in the cache.", 1

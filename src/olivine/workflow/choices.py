@@ -7,8 +7,8 @@ space makes of the config one that a plain run reads.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -28,48 +28,69 @@ class Site(NamedTuple):
     """Where the config leaves something open.
 
     name: of the pass. label: which of its alternatives, None where it has none. path: of a param; empty for the choice
-    of an alternative. places: of each value, in their order.
+    of an alternative. values: which there are, and places: where each stands.
     """
 
     name: str
     label: str | None
     path: tuple[str, ...]
+    values: Sequence[Any]
     places: Sequence[Place]
+
+    def place_of(self, value: Any) -> Place:
+        """Where a value stands."""
+        return next(place for one, place in zip(self.values, self.places, strict=True) if one is value or one == value)
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The space of a config that was read. sites: where each dimension stands in it."""
+    """The space of a config that was read.
+
+    sites: where each dimension stands in it. fixed: what has been chosen of it before. until: the pass from which on
+    none is run; None: all are.
+    """
 
     loaded: Loaded
     space: Space
     sites: Mapping[str, Site]
+    fixed: Point = field(default_factory=dict)
+    until: str | None = None
 
     @classmethod
     def of(cls, loaded: Loaded) -> "Choices":
         """Everything that the passes of a config leave open."""
-        found = list(_choices(loaded.document))
+        strategy = loaded.workflow.search if loaded.workflow is not None else None
+        found = list(_choices(loaded.document, has_own=strategy is None or strategy.include_pass_params))
         dimensions = {name: dimension for name, dimension, _ in found}
         return cls(loaded, Space(dimensions), {name: site for name, _, site in found})
 
+    @property
+    def passes(self) -> list[str]:
+        """The passes that leave something open, in the order of the config."""
+        return list(dict.fromkeys(site.name for site in self.sites.values()))
+
+    def of_pass(self, name: str, fixed: Point) -> "Choices":
+        """What one pass leaves open, once the passes before it are fixed; the next one that does is not run."""
+        dimensions = {key: one for key, one in self.space.dimensions.items() if self.sites[key].name == name}
+        after = self.passes[self.passes.index(name) + 1 :]
+        return replace(self, space=Space(dimensions), fixed=fixed, until=after[0] if after else None)
+
     def settled(self, point: Point) -> Loaded:
         """The config as a plain one: what the point chooses, and no search."""
-        document = self.loaded.document.copy()
+        document, full = self.loaded.document.copy(), {**self.fixed, **point}
         document.root.take("search_strategy")
         configs: Object = document.root["passes"]
+        names = list(configs)
+        for name in names[names.index(self.until) :] if self.until is not None else ():
+            configs.take(name)
         for name in list(configs):
             if is_alternatives(configs[name]):
-                _choose(configs, name, point[name])
-        for name, value in point.items():
+                _choose(configs, name, full[name])
+        for name, value in full.items():
             site = self.sites[name]
             if site.path:
-                number = self.space.dimensions[name].index(value) or 0
-                _put(configs[site.name], site.path, value, site.places[number])
+                _put(configs[site.name], site.path, value, site.place_of(value))
         return changed(self.loaded, document)
-
-    def where(self, name: str, value: Any) -> str:
-        """File and line of a value of a dimension."""
-        return str(self.sites[name].places[self.space.dimensions[name].index(value) or 0])
 
 
 @dataclass(frozen=True)
@@ -94,17 +115,17 @@ class Search:
     disk_bytes: int
 
 
-def _choices(document: Document) -> Iterator[tuple[str, Dimension, Site]]:
+def _choices(document: Document, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:
     configs: Mapping[str, Any] = document.root.mapping("passes") or {}
     for name, value in configs.items():
         if isinstance(value, Array) and is_alternatives(value):
             names = labels(value)
-            yield name, Categorical(names), Site(name, None, (), value.places)
+            yield name, Categorical(names), Site(name, None, (), names, value.places)
             for label, item in zip(names, value, strict=True):
                 if item is not None:
-                    yield from _values(name, label, item)
+                    yield from _values(name, label, item, has_own=has_own)
         elif isinstance(value, Object):
-            yield from _values(name, None, value)
+            yield from _values(name, None, value, has_own=has_own)
 
 
 def labels(alternatives: Sequence[Any]) -> list[str]:
@@ -117,8 +138,11 @@ def labels(alternatives: Sequence[Any]) -> list[str]:
     return given
 
 
-def _values(name: str, label: str | None, config: Object) -> Iterator[tuple[str, Dimension, Site]]:
-    """A dimension for each list of a pass that stands where one value belongs."""
+def _values(name: str, label: str | None, config: Object, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:
+    """A dimension for each list of a pass that stands where one value belongs, and each param with values of its own.
+
+    has_own: whether these are searched; where the pass says otherwise, they are not.
+    """
     plugin = passes.find(str(config.get("type")))
     if plugin is None:
         return
@@ -128,12 +152,30 @@ def _values(name: str, label: str | None, config: Object) -> Iterator[tuple[str,
         if path[0] in _OWN_KEYS or not _stands_for_one(plugin, params, path, plain(listed)):
             continue
         _set(params, path, listed[0])
-        full = ".".join((name, *([label] if label is not None else []), *path))
-        places: dict[str, tuple[Any, Place]] = {}
+        distinct: dict[str, tuple[Any, Place]] = {}
         for value, place in zip(plain(listed), listed.places, strict=True):
-            places.setdefault(repr(value), (value, place))
-        dimension = Categorical([value for value, _ in places.values()], when)
-        yield full, dimension, Site(name, label, path, [place for _, place in places.values()])
+            distinct.setdefault(repr(value), (value, place))
+        values, places = [value for value, _ in distinct.values()], [place for _, place in distinct.values()]
+        yield _called(name, label, path), Categorical(values, when), Site(name, label, path, values, places)
+    for key, values in searchable(plugin).items():
+        is_set = any(plugin.spellings.get(spelling, spelling) == key for spelling in params)
+        if has_own and not is_set and config.get("disable_search") is not True:
+            site = Site(name, label, (key,), values, [config.place] * len(values))
+            yield _called(name, label, (key,)), Categorical(values, when), site
+
+
+def searchable(plugin: type[Pass]) -> dict[str, list[Any]]:
+    """Params of a pass that a search varies where they are not set, with the values that it tries."""
+    extras = {name: field.json_schema_extra for name, field in plugin.Params.model_fields.items()}
+    return {
+        name: list(cast("Any", extra["searchable"]))
+        for name, extra in extras.items()
+        if isinstance(extra, dict) and "searchable" in extra
+    }
+
+
+def _called(name: str, label: str | None, path: tuple[str, ...]) -> str:
+    return ".".join((name, *([label] if label is not None else []), *path))
 
 
 def _lists(config: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Array]]:

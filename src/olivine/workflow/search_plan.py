@@ -139,16 +139,12 @@ class _Look:
                 reason = plan.problems[0].message
                 refused[reason] = refused.get(reason, 0) + 1
         own = {identity: step for plan in plans for identity, step in identities(plan.steps)}
-        limits = [settings.max_samples, strategy.max_iter, self.choices.space.size]
-        if self.choices.space.size == len(self.plans):
-            limits.append(len(plans))
-        known = [limit for limit in limits if limit is not None]
         return Search(
             choices=self.choices,
             strategy=strategy,
             sampler=sampler,
             settings=settings,
-            n_trials=min(known) if known else None,
+            n_trials=_n_trials(self.choices, strategy, settings, len(plans) if self._is_all else None),
             n_looked_at=len(self.plans),
             n_valid=len(plans),
             refused=refused,
@@ -156,6 +152,11 @@ class _Look:
             n_own=len(own),
             disk_bytes=sum(step.estimate.disk_bytes for step in own.values()),
         )
+
+    @property
+    def _is_all(self) -> bool:
+        """Whether every point was planned."""
+        return self.choices.space.size == len(self.plans)
 
     def _plan(self, point: Point) -> None:
         key = key_of(point)
@@ -174,6 +175,17 @@ class _Look:
             if space.is_active(other, changed):
                 changed[other] = asked.get(other, point.get(other, dimension.at(0.0)))
         return changed
+
+
+def _n_trials(choices: Choices, strategy: SearchStrategy, settings: SamplerParams, n_valid: int | None) -> int | None:
+    """How many trials there are at most; None where no number ends them."""
+    if strategy.execution_order == "joint":
+        sizes = [choices.space.size if n_valid is None else n_valid]
+    else:
+        sizes = [choices.of_pass(name, {}).space.size for name in choices.passes]
+    limits = [limit for limit in (settings.max_samples, strategy.max_iter) if limit is not None]
+    known = [min([*limits, *([size] if size is not None else [])], default=None) for size in sizes]
+    return None if None in known else sum(one for one in known if one is not None)
 
 
 def _values(dimensions: Mapping[str, Dimension]) -> Iterator[tuple[str, Any]]:

@@ -21,7 +21,7 @@ from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
 from olivine.passes import UNCHANGED
 from olivine.search import Goal, Objective, Point, Trial, pareto
-from olivine.workflow.choices import Search
+from olivine.workflow.choices import Choices, Search
 from olivine.workflow.events import (
     Event,
     Listener,
@@ -90,13 +90,28 @@ def tune(plan: Plan, search: Search, model: Model, workshop: Workshop) -> Chosen
     listener = _Once(workshop.tell)
     wanted = _wanted(plan, _baseline(plan, model, replace(workshop, tell=listener)))
     workshop.tell(_started(search, wanted))
-    attempts, n_refused = _Trials(plan, search, model, workshop, listener, wanted).all()
-    outcome = _outcome(attempts, wanted, n_refused)
+    trials = _Trials(plan, search, model, workshop, listener, wanted)
+    attempts, outcome = _searched(search, trials)
     workshop.tell(outcome)
     if outcome.chosen is None:
-        raise StepFailed("search", _all_failed(attempts, n_refused))
+        raise StepFailed("search", _all_failed(attempts, outcome.n_refused))
     attempt = next(one for one in attempts if one.done.trial == outcome.chosen)
     return Chosen(attempt.plan, attempt.done, outcome)
+
+
+def _searched(search: Search, trials: "_Trials") -> tuple[list[Attempt], SearchDone]:
+    """The trials among which the last choice was, and what all of them came to."""
+    if search.strategy.execution_order == "joint":
+        attempts = trials.all(search.choices)
+        return attempts, trials.outcome(attempts)
+    fixed: dict[str, Any] = {}
+    for name in search.choices.passes:
+        attempts = trials.all(search.choices.of_pass(name, fixed))
+        outcome = trials.outcome(attempts)
+        if outcome.chosen is None:
+            break
+        fixed |= next(one.done.point for one in attempts if one.done.trial == outcome.chosen)
+    return attempts, outcome
 
 
 @dataclass(frozen=True)
@@ -169,39 +184,51 @@ class _Trials:
     ) -> None:
         self._plan, self._search, self._model, self._workshop = plan, search, model, workshop
         self._listener, self._wanted = listener, wanted
-        settings = search.settings.model_copy(update={"max_samples": None})  # what cannot run does not count
-        self._sampler = search.sampler(search.choices.space, wanted.objectives, settings)
-        self._failed_before = _failed_before(workshop)
+        self._failed_before, self._begin = _failed_before(workshop), time.monotonic()
+        self._n_trials, self._n_failed, self._n_refused = 0, 0, 0
 
-    def all(self) -> tuple[list[Attempt], int]:
-        """Every trial until the search ends, and how many points could not run."""
+    def all(self, choices: Choices) -> list[Attempt]:
+        """Every trial of some choices until the search of them ends."""
+        settings = self._search.settings.model_copy(update={"max_samples": None})  # what cannot run does not count
+        sampler = self._search.sampler(choices.space, self._wanted.objectives, settings)
         attempts: list[Attempt] = []
-        n_refused, n_in_a_row, begin = 0, 0, time.monotonic()
-        while not self._is_over(attempts, time.monotonic() - begin) and n_in_a_row < _N_REFUSED:
-            point = self._sampler.ask()
+        n_in_a_row = 0
+        while not self._is_over(attempts, is_last=choices.until is None) and n_in_a_row < _N_REFUSED:
+            point = sampler.ask()
             if point is None:
                 break
-            plan = self._planned(point)
+            plan = self._planned(choices, point)
             if plan.problems:
-                self._sampler.tell(Trial(point, None))
-                n_refused, n_in_a_row = n_refused + 1, n_in_a_row + 1
+                sampler.tell(Trial(point, None))
+                self._n_refused, n_in_a_row = self._n_refused + 1, n_in_a_row + 1
                 continue
-            n_in_a_row = 0
-            attempts.append(self._attempt(len(attempts) + 1, point, plan))
-            done = attempts[-1].done
-            self._sampler.tell(Trial(point, done.values if attempts[-1].is_measured else None))
-        return attempts, n_refused
+            n_in_a_row, self._n_trials = 0, self._n_trials + 1
+            attempts.append(self._attempt(self._n_trials, {**choices.fixed, **point}, plan))
+            is_measured = attempts[-1].is_measured
+            self._n_failed += not is_measured
+            sampler.tell(Trial(point, attempts[-1].done.values if is_measured else None))
+        return attempts
 
-    def _is_over(self, attempts: Sequence[Attempt], seconds: float) -> bool:
-        strategy, n = self._search.strategy, len(attempts)
+    def outcome(self, attempts: Sequence[Attempt]) -> SearchDone:
+        """What some trials come to, beside the counts of all so far."""
+        return replace(
+            _outcome(attempts, self._wanted),
+            n_trials=self._n_trials,
+            n_failed=self._n_failed,
+            n_refused=self._n_refused,
+        )
+
+    def _is_over(self, attempts: Sequence[Attempt], *, is_last: bool) -> bool:
+        """Whether these trials end: each pass has as many, and at least one."""
+        strategy, n, seconds = self._search.strategy, len(attempts), time.monotonic() - self._begin
         limits = [limit for limit in (self._search.settings.max_samples, strategy.max_iter) if limit is not None]
         if (limits and n >= min(limits)) or (strategy.max_time is not None and n and seconds >= strategy.max_time):
             return True
-        return strategy.stop_when_goals_met and bool(attempts) and attempts[-1].is_good
+        return is_last and strategy.stop_when_goals_met and bool(attempts) and attempts[-1].is_good
 
-    def _planned(self, point: Point) -> Plan:
+    def _planned(self, choices: Choices, point: Point) -> Plan:
         fetched = self._model.path if self._plan.hub_name is not None else None
-        settled = self._search.choices.settled(point)
+        settled = choices.settled(point)
         return make_plan(settled, offline=self._plan.machine.offline, fetched=fetched, asked=self._plan.hosts)
 
     def _attempt(self, number: int, point: Point, plan: Plan) -> Attempt:
@@ -286,7 +313,7 @@ def _size(model: Model) -> int | None:
     return size if size is not None or model.base is None else bytes_on_disk(model.base)
 
 
-def _outcome(attempts: Sequence[Attempt], wanted: _Wanted, n_refused: int) -> SearchDone:
+def _outcome(attempts: Sequence[Attempt], wanted: _Wanted) -> SearchDone:
     """The front, the chosen trial, and, where none meets the goals, how near each came."""
     measured = [one.done for one in attempts if one.is_measured]
     met = [one for one in measured if not one.missed]
@@ -299,9 +326,6 @@ def _outcome(attempts: Sequence[Attempt], wanted: _Wanted, n_refused: int) -> Se
         near_misses=[
             {"trial": one.trial, "shortfall": shortfall, "missed": list(one.missed)} for one, shortfall in near
         ],
-        n_trials=len(attempts),
-        n_failed=len(attempts) - len(measured),
-        n_refused=n_refused,
     )
 
 

@@ -1,7 +1,8 @@
 """Passes as `{type, config: {...}}` or flat, one or a list of alternatives; switches of the old engine on a pass."""
 
 from olivine.config.dialects._edit import Findings, Note, drop, lift, named
-from olivine.config.nodes import Array, Object
+from olivine.config.nodes import Array, Object, typed
+from olivine.errors import Problem
 
 _DEFAULTS = {"DEFAULT_VALUE", "DEFAULT"}
 
@@ -25,13 +26,15 @@ def translate(config: Object) -> Findings:
     for _, step in named(config, "passes"):
         yield from lift(step, "config")
         yield from lift(step, "params")
-        yield from _switches(step)
+        yield from _switches(step, is_searched=bool(config.get("search_strategy")))
         yield from _default_words(step)
+        yield from _search_parameters(step)
 
 
-def _switches(step: Object) -> Findings:
-    message = "'disable_search' is dropped: a pass is searched only where 'search_strategy' asks for it."
-    yield from drop(step, "disable_search", message)
+def _switches(step: Object, *, is_searched: bool) -> Findings:
+    if not is_searched or step.get("disable_search") is not True:
+        message = "'disable_search' is dropped: a pass is searched only where 'search_strategy' asks for it."
+        yield from drop(step, "disable_search", message)
     for key in ("clean_run_cache", "output_name"):
         if key in step and step[key] in (None, False):
             yield from drop(step, key, f"'{key}' is dropped: it asked for nothing.")
@@ -42,3 +45,23 @@ def _default_words(step: Object) -> Findings:
     for key in list(step):
         if isinstance(step[key], str) and step[key] in _DEFAULTS:
             yield from drop(step, key, f"'{key}: {step[key]}' is dropped: the default is taken without it.")
+        elif isinstance(step[key], str) and step[key] == "SEARCHABLE_VALUES":
+            message = f"'{key}: {step[key]}' is dropped: what a pass searches by itself is searched without it."
+            yield from drop(step, key, message)
+
+
+def _search_parameters(step: Object) -> Findings:
+    """The values of a param as Olive's own record of them: today a list."""
+    for key, value in list(step.items()):
+        if not isinstance(value, Object) or value.get("olive_parameter_type") != "SearchParameter":
+            continue
+        kind, place, support = str(value.get("type", "Categorical")), step.places[key], value.get("support")
+        if kind == "Boolean":
+            support = typed([True, False], place)
+        if kind not in ("Boolean", "Categorical") or not isinstance(support, Array):
+            yield Problem(
+                "unsupported", str(place), f"values of the kind '{kind}' are not searched.", "List the values."
+            )
+            continue
+        step.put(key, support, place)
+        yield Note(str(place), key, key, f"The values of '{key}' are a list today.")

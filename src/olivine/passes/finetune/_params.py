@@ -68,7 +68,12 @@ class TrainingParams(PassParams):
 class AdapterParams(TrainingParams):
     """What every adapter takes: its rank and scale, and where it goes."""
 
-    r: int = Field(16, gt=0, description="rank of the update: trained parameters grow with it")
+    r: int = Field(
+        16,
+        gt=0,
+        description="rank of the update: trained parameters grow with it",
+        json_schema_extra={"searchable": [16, 32, 64]},
+    )
     alpha: float = Field(32, gt=0, description="the update is scaled by alpha / r")
     target_modules: list[str] | str | None = Field(
         None,

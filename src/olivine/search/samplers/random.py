@@ -2,7 +2,9 @@
 
 from typing import ClassVar
 
-from olivine.search.samplers._base import Sampler
+from pydantic import Field
+
+from olivine.search.samplers._base import Sampler, SamplerParams
 from olivine.search.space import Point, shares
 
 
@@ -10,6 +12,13 @@ class Random(Sampler):
     """Draw every dimension by itself; what was tried is not tried again."""
 
     aliases: ClassVar[tuple[str, ...]] = ("RandomSampler",)
+
+    class Params(SamplerParams):
+        """What decides the points that are tried."""
+
+        with_replacement: bool = Field(False, description="accepted; no point is tried twice, as its result is known")
+
+    params: Params
 
     def propose(self, seed: int) -> Point:
         """The point that the seed draws."""

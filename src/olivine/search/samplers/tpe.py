@@ -24,8 +24,13 @@ class Tpe(OptunaSampler):
 
         n_startup_trials: int = Field(10, ge=1, description="points drawn at random before any is learned from")
 
+        multivariate: bool = Field(False, description="learn how dimensions go together, not each by itself")
+        group: bool = Field(False, description="with multivariate: by groups of dimensions that are chosen together")
+
     params: Params
 
     def sampler(self, seed: int) -> "optuna.samplers.BaseSampler":
         """Goals are constraints: trials that miss one are held against those that miss none."""
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=self.params.n_startup_trials)
+        settings = self.params.model_dump(include={"n_startup_trials", "multivariate"})
+        is_grouped = self.params.multivariate and self.params.group
+        return optuna.samplers.TPESampler(seed=seed, group=is_grouped, **settings)
