@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from graphs import text_classifier
 from olivine.config import load
 from olivine.errors import GoalMissed, StepFailed
 from olivine.workflow.choices import Choices
@@ -322,3 +323,58 @@ def test_records_of_values_in_old_configs_are_lists(tiny_llama, tmp_path):
     truth = {"olive_parameter_type": "SearchParameter", "type": "Boolean"}
     passes = {"quantize": {"type": "rtn", "config": {"bits": record, "sym": truth}}}
     assert names_of(tmp_path, tiny_llama, passes) == {"quantize.bits": [4, 8], "quantize.sym": [True, False]}
+
+
+@pytest.fixture
+def graph_search(tmp_path, monkeypatch):
+    """Plans of searches over the bits of a graph, with the goal on its size and the accuracy beside it."""
+    monkeypatch.chdir(tmp_path)
+    graph = text_classifier(tmp_path / "given" / "classifier.onnx")
+    rows = [{"input_ids": [number, 2, 3, 4, 5], "label": number % 3} for number in range(20)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def plan(goal=None, **quality):
+        size = {"name": "size", "type": "size_on_disk", "priority": 1} | ({"goal": goal} if goal else {})
+        accuracy = {"name": "acc", "type": "accuracy", "data_config": "mine", "priority": 2}
+        config = {
+            "input_model": {"type": "ONNXModel", "model_path": str(graph)},
+            "data_configs": [
+                {"name": "mine", "load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"}}
+            ],
+            "passes": {"small": {"type": "OnnxBlockWiseRtnQuantization", "bits": [8, 4]}},
+            "evaluators": {"common": {"metrics": [size, accuracy]}},
+            "evaluator": "common",
+            "search_strategy": {"sampler": "sequential"},
+            "quality": quality,
+            "cache_dir": "cache",
+            "output_dir": "out",
+        }
+        (tmp_path / "config.json").write_text(json.dumps(config, indent=1))
+        planned = make_plan(load(tmp_path / "config.json"))
+        assert planned.problems == ()
+        return planned
+
+    return plan
+
+
+def test_priorities_and_goals_of_an_evaluator_choose(graph_search, tmp_path):
+    run(graph_search())
+    large, small = (one.values["size_bytes"] for one in trials(tmp_path))
+    assert large > small
+    assert outcome(tmp_path).chosen == 2  # the size has the first priority
+    run(graph_search({"type": "threshold", "value": (large + small) / 2}))
+    cut, measured = trials(tmp_path)
+    assert (cut.outcome, measured.outcome) == ("cut", "measured")
+    assert cut.values == {"size_bytes": large}
+    assert "size" in cut.missed[0]
+    assert not [step for step in cut.steps if step["step"] == "score:small"]
+    assert {"size_bytes", "broken"} < measured.values.keys()
+
+
+def test_goal_that_no_trial_meets_ends_with_the_nearest(graph_search, tmp_path):
+    with pytest.raises(GoalMissed, match="size"):
+        run(graph_search({"type": "threshold", "value": 1}))
+    near = outcome(tmp_path).near_misses
+    assert [one["trial"] for one in near] == [2, 1]
+    assert near[0]["shortfall"] < near[1]["shortfall"]
+    assert (tmp_path / "out" / "model").is_dir()

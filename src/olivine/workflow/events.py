@@ -262,9 +262,10 @@ class TrialStarted(Event):
 class TrialDone(Event):
     """A trial has ended, in whatever way.
 
-    outcome: "measured", or "failed" with the cause. key: of the model that it makes, by which a search that goes on
-    knows it. values: of the objectives. missed: the goals that it misses, as sentences. steps: where its model comes
-    from: "step", "key", "cached". seconds: what it took. log: the file of what a failed step printed.
+    outcome: "measured"; "cut" when it missed a goal on its size, and was not scored; "failed", with the cause.
+    key: of the model that it makes, by which a search that goes on knows it. values: of the objectives. missed: the
+    goals that it misses, as sentences. steps: where its model comes from: "step", "key", "cached". seconds: what it
+    took. log: the file of what a failed step printed.
     """
 
     kind = "trial_done"

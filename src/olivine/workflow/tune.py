@@ -41,7 +41,7 @@ from olivine.workflow.names import FileNames
 from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import prove
 from olivine.workflow.steps import Asked, Plan
-from olivine.workflow.verdict import checks_missed, drop_allowed, missed, missed_goals
+from olivine.workflow.verdict import checks_missed, drop_allowed, keeps, missed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
 
@@ -88,7 +88,8 @@ class Chosen:
 def tune(plan: Plan, search: Search, model: Model, workshop: Workshop) -> Chosen:
     """Search, and choose. StepFailed when no trial gave a model."""
     listener = _Once(workshop.tell)
-    wanted = _wanted(plan, _baseline(plan, model, replace(workshop, tell=listener)))
+    baseline = _baseline(plan, model, replace(workshop, tell=listener))
+    wanted = _wanted(plan, baseline)
     workshop.tell(_started(search, wanted))
     trials = _Trials(plan, search, model, workshop, listener, wanted)
     attempts, outcome = _searched(search, trials)
@@ -118,30 +119,32 @@ def _searched(search: Search, trials: "_Trials") -> tuple[list[Attempt], SearchD
 class _Wanted:
     """What is made better, and what must hold beside it.
 
-    allowed: how much worse than the best a model may be that is chosen because it is smaller; None: none.
+    allowed: how much worse than the best a model may be that is chosen because it is smaller; None: none. baseline: the
+    scores of the input model, where goals of an evaluator count from them.
     """
 
     objectives: Sequence[Objective]
     guards: Sequence[Objective]
     allowed: float | None
+    baseline: Scored | None = None
 
 
-def _baseline(plan: Plan, model: Model, workshop: Workshop) -> Mapping[str, Any]:
-    """The scores of the input model, which every trial shares; empty where nothing is scored."""
+def _baseline(plan: Plan, model: Model, workshop: Workshop) -> Scored | None:
+    """The scores of the input model, which every trial shares; None where nothing is scored."""
     base = next(iter(seams(plan)), None)
     score = Execution(plan, model, workshop).score(base) if base is not None else None
-    return score.event.row if score is not None else {}
+    return score.event if score is not None else None
 
 
-def _wanted(plan: Plan, baseline: Mapping[str, Any]) -> _Wanted:
+def _wanted(plan: Plan, scored: Scored | None) -> _Wanted:
     """The quality that is measured on the rows, then the size; what quality.max_drop and checks ask for beside them."""
-    share = drop_allowed(plan.quality.max_drop)
+    share, baseline = drop_allowed(plan.quality.max_drop), scored.row if scored is not None else {}
     size = Objective("size_bytes", higher_is_better=False, priority=2)
     broken = Objective("broken", higher_is_better=False, priority=4, goal=Goal("threshold", 0))
     asked = sorted((one for one in plan.asked if one.priority is not None or one.goal is not None), key=_rank)
     if asked:
         objectives = {one.number: replace(one.objective(baseline), priority=n) for n, one in enumerate(asked, 1)}
-        return _Wanted(list(objectives.values()), [broken], None)
+        return _Wanted(list(objectives.values()), [*_kept(share), broken], None, scored)
     if not seams(plan):
         return _Wanted([size], [broken], None)
     name, is_higher = next((one for one in _QUALITY if one[0] in baseline), _QUALITY[-1])
@@ -149,8 +152,14 @@ def _wanted(plan: Plan, baseline: Mapping[str, Any]) -> _Wanted:
         return _Wanted([Objective(name, is_higher), size], [broken], None)
     goal = Goal("max-degradation", share)
     quality = Objective(name, is_higher, goal=goal, baseline=baseline[name])
-    drop = Objective("drop", higher_is_better=False, priority=3, goal=Goal("threshold", share))
-    return _Wanted([quality, size], [drop, broken], share)
+    return _Wanted([quality, size], [*_kept(share), broken], share)
+
+
+def _kept(share: float | None) -> list[Objective]:
+    """What quality.max_drop asks of the largest drop between two models."""
+    if share is None:
+        return []
+    return [Objective("drop", higher_is_better=False, priority=3, goal=Goal("threshold", share))]
 
 
 def _rank(asked: Asked) -> float:
@@ -264,6 +273,8 @@ class _Trials:
                 if course.key in self._failed_before:
                     return self._failed_before[course.key]
                 prove(course.plan, self._model, execution.keys.models, workshop)
+                if (cut := self._cut(execution, is_over)) is not None:
+                    return cut
                 for _ in climb(execution):
                     if is_over.is_set():
                         break
@@ -276,6 +287,23 @@ class _Trials:
         if is_over.is_set():
             raise StepFailed("search", f"the trial took longer than {limit:g} seconds (max_trial_time)")
         return _measured(course, execution)
+
+    def _cut(self, execution: Execution, is_over: threading.Event) -> dict[str, Any] | None:
+        """Fields of the event of a trial that misses a goal on its size, before anything of it is scored."""
+        plan, baseline = execution.plan, self._wanted.baseline
+        asked = [one for one in plan.asked if one.number == "size_bytes" and one.goal is not None]
+        if not asked or baseline is None:
+            return None
+        for step in plan.steps:
+            if is_over.is_set():
+                return None
+            last = execution.result(step)
+        size = _size(last)
+        named = Scored(model=plan.steps[-1].name, size_bytes=size)
+        sentences = list(missed([baseline, named], keeps(asked), result=named.model))
+        if size is None or not sentences:
+            return None
+        return {"outcome": "cut", "values": {"size_bytes": float(size)}, "missed": sentences}
 
 
 @dataclass
@@ -298,9 +326,9 @@ def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
     if last is not None and (size := _size(execution.result(last))) is not None:
         values["size_bytes"] = float(size)
     if scored:
-        measured = scored[-1].scores
-        names = {*(name for name, _ in _QUALITY), *(one.number for one in plan.asked)}
-        values |= {name: float(measured[name]) for name in names if measured.get(name) is not None}
+        measured = {name: scored[-1].scores.get(name) for name, _ in _QUALITY}
+        measured |= {row["number"]: row["value"] for row in table_of(plan, scored)}
+        values = {name: float(value) for name, value in measured.items() if value is not None} | values
     if drops := [event.drop for event in scored if event.drop is not None]:
         values["drop"] = round(max(drops), _ROUNDING)
     sentences = [*checks, *missed_goals(plan, scored)]
@@ -318,8 +346,9 @@ def _outcome(attempts: Sequence[Attempt], wanted: _Wanted) -> SearchDone:
     measured = [one.done for one in attempts if one.is_measured]
     met = [one for one in measured if not one.missed]
     everything = [*wanted.objectives, *wanted.guards]
-    near = [] if met else pareto.near_misses(measured, _values_of, everything)
-    best = _best(met, wanted) if met else next((one for one, _ in near), next(iter(measured), None))
+    ranked = [] if met else pareto.ranked(measured, _values_of, everything)
+    near = sorted(((one, _shortfall(one, everything)) for one in ranked), key=lambda pair: pair[1])
+    best = _best(met, wanted) if met else next((one for one, _ in near), None)
     return SearchDone(
         chosen=best.trial if best is not None else None,
         front=[one.trial for one in pareto.front(met or measured, _values_of, wanted.objectives)],
@@ -327,6 +356,12 @@ def _outcome(attempts: Sequence[Attempt], wanted: _Wanted) -> SearchDone:
             {"trial": one.trial, "shortfall": shortfall, "missed": list(one.missed)} for one, shortfall in near
         ],
     )
+
+
+def _shortfall(done: TrialDone, objectives: Sequence[Objective]) -> float:
+    """How far a trial misses its goals; of one that was cut, those that are known."""
+    known = [one for one in objectives if done.outcome != "cut" or one.name in done.values]
+    return pareto.shortfall(done.values, known)
 
 
 def _best(met: Sequence[TrialDone], wanted: _Wanted) -> TrialDone:
