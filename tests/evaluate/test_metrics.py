@@ -57,6 +57,18 @@ class TestSizeOnDisk(MetricContract):
     metric = metrics.own["size_on_disk"]
 
 
+class TestLatency(MetricContract):
+    metric = metrics.own["latency"]
+
+
+class TestThroughput(MetricContract):
+    metric = metrics.own["throughput"]
+
+
+class TestMemory(MetricContract):
+    metric = metrics.own["memory"]
+
+
 def classified(logits, labels):
     """Evidence of a classifier with these rows of logits."""
     return OutputEvidence([{"logits": row[None]} for row in logits], None, ["logits"], labels)

@@ -10,6 +10,7 @@ from olivine.cli import exit_code
 from olivine.config import load
 from olivine.errors import GoalMissed
 from olivine.workflow.engine import run
+from olivine.workflow.journal import read_journal
 from olivine.workflow.plan import make_plan
 from tiny import write_rows
 
@@ -121,6 +122,33 @@ def test_missed_threshold_is_exit_code_1_and_says_by_how_much(graph, tmp_path, c
     assert "but evaluator 'common' asks for at least 99.9%, which is missed by" in told
     assert exit_code(["evaluate", str(graph), "--config", str(path)]) == 1
     assert "acc: f1_score misses its goal" in capsys.readouterr().err
+
+
+def test_times_and_memory_stand_beside_those_of_the_input_model(graph, tmp_path, capsys):
+    few = {"warmup_num": 1, "repeat_test_num": 3, "max_requests": 3}
+    speed = {"name": "speed", "type": "latency", "user_config": {"batch_size": 2, "io_bind": False}}
+    speed |= {"metric_config": few, "sub_types": [{"name": "avg", "goal": goal("threshold", 1e9)}, {"name": "p90"}]}
+    rate = {"name": "rate", "type": "throughput", "sub_types": [{"name": "rows", "goal": goal("threshold", 1e9)}]}
+    room = {"name": "room", "type": "memory", "goal": goal("max-degradation", 1e12)}
+    path = config_of(tmp_path, graph, [speed, rate, room])
+    assert exit_code(["run", "--config", str(path)]) == 1
+    assert "rate: rows of 'small' is" in capsys.readouterr().err
+    events = read_journal(tmp_path / "out")
+    (timing,) = [event for event in events if event.kind == "timing"]
+    assert (timing.model, timing.n_requests, timing.together) == ("small", 3, True)
+    assert timing.numbers.keys() == {"base", "small"}
+    rows = {row["name"]: row for row in events[-1].measured}
+    assert [rows[name]["is_met"] for name in ("speed: avg", "rate: rows", "room")] == [True, False, True]
+    assert rows["speed: p90"]["baseline"] == timing.numbers["base"]["latency_p90"] > 0
+    assert rows["room"]["value"] > 10e6
+    with pytest.raises(GoalMissed) as caught:
+        run(make_plan(load(path)))  # times are kept
+    assert caught.value.result.measured == list(events[-1].measured)
+    told = problems(tmp_path, graph, [speed | {"sub_types": [{"name": "p91"}]}, rate | {"type": "thruput"}])
+    assert "'p91' is no sub type of latency; did you mean 'p" in told[0]
+    assert "did you mean 'throughput'?" in told[1]
+    (told,) = problems(tmp_path, graph, [speed, rate | {"metric_config": {"warmup_num": 7}}])
+    assert "the params of rate: rows are others than those of speed: avg" in told
 
 
 def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_path):

@@ -28,6 +28,7 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     evaluator asks for beside. Exit code 1 when the model's output is broken, or misses a threshold of the evaluator.
     """
     from olivine.errors import ConfigError
+    from olivine.workflow.steps import timing_params
 
     plan = read_plan(config, overrides, offline=offline)
     rows = plan.score
@@ -36,6 +37,8 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     if blocking := [problem for problem in plan.problems if problem.kind in ("missing-data", "missing-file")]:
         raise ConfigError(blocking)
     result = _score(plan, rows, _model(model_dir, plan))
+    if (timing := timing_params(plan.asked)) is not None:
+        result["scores"] |= _times(plan, timing, _model(model_dir, plan))
     table = _asked(plan, result["scores"])
     if as_json:
         print_json({**result, **({"measured": table} if table else {})})
@@ -129,6 +132,16 @@ def _graph(path: Path) -> "Model":
         raise click.UsageError(f"{path} writes text, and the config's input model is a graph that does not")
     check_onnx(model)
     return model
+
+
+def _times(plan: "Plan", params: Mapping[str, Any], model: "Model") -> dict[str, Any]:
+    """What is timed of the model, where nothing else is at work."""
+    from olivine.cli._alone import run_alone
+
+    machine, models = asdict(plan.machine), {"model": model.to_json()}
+    timed = run_alone("evaluate", str(model.path), kind="time", params=params, models=models, machine=machine)
+    numbers: dict[str, Any] = timed["numbers"]["model"]
+    return numbers
 
 
 def _score(plan: "Plan", rows: "ScoreRows", model: "Model") -> dict[str, Any]:

@@ -439,7 +439,9 @@ class Metric(Section):
     """One measurement; without sub types it is the first number that the metric has."""
 
     name: str = Field(description="what tables call it")
-    type: str = Field(description="accuracy, perplexity, kl_divergence, size_on_disk, or the metric of a plugin")
+    type: str = Field(
+        description="accuracy, perplexity, kl_divergence, latency, throughput, memory, size_on_disk, or a plugin's"
+    )
     sub_types: list[SubType] = Field(default_factory=list, description="which numbers of it")
     priority: int | None = Field(None, description="as of a sub type, where there are none")
     higher_is_better: bool | None = Field(None, description="as of a sub type, where there are none")

@@ -2,12 +2,14 @@
 
 from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
 from olivine.evaluate._bare import bare
-from olivine.evaluate._base import Artifact, Evidence, Metric, MetricParams, Number, OutputEvidence
+from olivine.evaluate._base import Artifact, Evidence, Metric, MetricParams, Number, OutputEvidence, Timings
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
+from olivine.evaluate._rounds import in_turns
 from olivine.evaluate._rows import Question, passages
 from olivine.evaluate._score import KEPT_FILE, check_rows, score
 from olivine.evaluate._sub_types import number_of
+from olivine.evaluate._timing import time_models
 
 __all__ = [
     "KEPT_FILE",
@@ -20,11 +22,13 @@ __all__ = [
     "Number",
     "OutputEvidence",
     "Question",
+    "Timings",
     "answers_of",
     "bare",
     "check_metrics",
     "check_rows",
     "degenerate",
+    "in_turns",
     "known_answer",
     "measured",
     "metric_modules",
@@ -32,4 +36,5 @@ __all__ = [
     "number_of",
     "passages",
     "score",
+    "time_models",
 ]

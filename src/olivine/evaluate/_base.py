@@ -1,7 +1,7 @@
 """The contract of a metric, and the evidence that it is computed from, which depends on the task of the model.
 
-A model that writes text gives `Evidence`, any other `OutputEvidence`; each is an `Artifact` too. A metric says what of
-these it reads.
+A model that writes text gives `Evidence`, any other `OutputEvidence`; each is an `Artifact` too, and takes
+`Timings`. A metric says what of these it reads.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import numpy as np
@@ -58,6 +58,31 @@ class Artifact:
 
 
 @dataclass(frozen=True)
+class Timings:
+    """What a model took for requests, in a process of its own.
+
+    seconds: of each request its parts: of a decoder until the first token, then from each to the one after it; of any
+      other model one, for a batch of `batch_size` rows. n_prompt: tokens that the decoder read; 0 for another model.
+    peak_memory_bytes: the largest resident set of the process, libraries included.
+    """
+
+    seconds: Sequence[Sequence[float]]
+    n_prompt: int = 0
+    batch_size: int = 1
+    peak_memory_bytes: int = 0
+
+    @property
+    def first(self) -> list[float]:
+        """Seconds until the first token; empty for a model that writes none."""
+        return [parts[0] for parts in self.seconds] if self.n_prompt else []
+
+    @property
+    def steps(self) -> list[float]:
+        """Seconds of every token after the first, or of every batch."""
+        return [part for parts in self.seconds for part in (parts[1:] if self.n_prompt else parts)]
+
+
+@dataclass(frozen=True)
 class Number:
     """One number of a metric, which an evaluator of a config names as a sub type.
 
@@ -75,6 +100,22 @@ class MetricParams(BaseModel):
     """Params of a metric, as `quality.metrics` of a config writes them."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TimingParams(MetricParams):
+    """How requests are timed; latency, throughput and memory of one config share them."""
+
+    warmup_num: int = Field(2, ge=0, description="requests before any is timed")
+    repeat_test_num: int = Field(8, ge=3, description="requests that are timed at least")
+    max_requests: int = Field(200, ge=3, description="requests that are timed at most")
+    max_seconds: float = Field(60.0, gt=0, description="seconds after which no more are timed")
+    spread: float = Field(
+        0.02, gt=0, description="half of the interval that holds the median, as a share of it: enough"
+    )
+    sleep_num: float = Field(0.0, ge=0, description="seconds between two requests")
+    prompt_tokens: int = Field(64, ge=1, description="of a decoder's prompt")
+    new_tokens: int = Field(16, ge=1, description="that a decoder writes after the first one")
+    batch_size: int = Field(1, ge=1, description="rows of a batch, where a model writes no text")
 
 
 class Metric(ABC):

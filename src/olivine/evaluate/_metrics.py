@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from olivine.errors import Problem, RequestError
-from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence
+from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence, Timings
 from olivine.registry import Registry
 
 metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
@@ -27,7 +27,7 @@ def check_metrics(
         if metric is None:
             yield Problem("invalid-value", "", f"{metrics.missing(name, 'metric')}.".replace("?.", "?"), key=(name,))
             continue
-        if not _fits(metric, kind):
+        if not fits(metric, kind):
             message = f"metric '{name}' is computed from {_NEEDS[metric.reads]}."
             yield Problem("invalid-value", "", message, "Leave it out.", key=(name,))
             continue
@@ -40,7 +40,9 @@ def check_metrics(
                 yield Problem("invalid-value", "", message, f"Its params: {known}.", key=(name, *fault["loc"]))
 
 
-def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence | Artifact]) -> list[Metric]:
+def chosen(
+    given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence | Artifact | Timings]
+) -> list[Metric]:
     """The metrics of a score that read that kind of evidence, with their params; see `check_metrics`."""
     classes = {metric: dict[str, Any]() for metric in metrics.own.values() if not metric.only_when_asked}
     for name, params in given.items():
@@ -51,13 +53,13 @@ def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputE
     return [metric(metric.Params.model_validate(params)) for metric, params in fitting.items()]
 
 
-def _fits(metric: type[Metric], kind: type[Evidence | OutputEvidence]) -> bool:
-    """Whether models of that kind of evidence have the metric; each is an artifact."""
-    return issubclass(kind, metric.reads) or metric.reads is Artifact
+def fits(metric: type[Metric], kind: type[Evidence | OutputEvidence]) -> bool:
+    """Whether models of that kind of evidence have the metric; each is an artifact, and takes its time."""
+    return issubclass(kind, metric.reads) or metric.reads in (Artifact, Timings)
 
 
 def measured(
-    given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence | Artifact
+    given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence | Artifact | Timings
 ) -> dict[str, float]:
     """The numbers of all those metrics. RequestError for two that give a number of one name."""
     numbers: dict[str, float] = {}

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable
 
 from olivine.errors import RequestError
-from olivine.evaluate._base import Artifact, Evidence, Metric, Number, OutputEvidence
-from olivine.evaluate._metrics import metrics
+from olivine.evaluate._base import Evidence, Metric, Number, OutputEvidence
+from olivine.evaluate._metrics import fits, metrics
 
 Kind = type[Evidence | OutputEvidence]
 _IN_WORDS = {Evidence: "a model that writes text", OutputEvidence: "a graph that writes no text"}
@@ -20,7 +20,7 @@ def number_of(type_name: str, sub_type: str | None, kind: Kind) -> tuple[type[Me
     of_type = [metric for metric in metrics.classes.values() if type_name.lower() in _type_names(metric)]
     if not of_type:
         raise RequestError(_missing_type(type_name))
-    of_kind = [metric for metric in of_type if issubclass(kind, metric.reads) or metric.reads is Artifact]
+    of_kind = [metric for metric in of_type if fits(metric, kind)]
     if not of_kind:
         raise RequestError(f"there is no {type_name} of {_IN_WORDS[kind]}")
     wanted = (sub_type or _default(type_name, of_kind)).lower()

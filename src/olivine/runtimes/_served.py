@@ -10,6 +10,7 @@ from olivine import memory
 from olivine.models import Model
 from olivine.runtimes._base import Runtime
 from olivine.runtimes.opening import open_runtime
+from olivine.runtimes.requests import Asked, Request, open_requests
 from olivine.runtimes.speed import measure
 
 
@@ -19,6 +20,7 @@ class _Server:
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
         self._runtime: Runtime | None = None
+        self._request: Request = list
 
     def open(self, model: dict[str, Any], device: str | None, dtype: str, accuracy_level: int | None) -> None:
         self._runtime = open_runtime(Model.from_json(model), device, dtype, accuracy_level)
@@ -42,6 +44,13 @@ class _Server:
     ) -> None:
         costs = measure(Model.from_json(model), device, dtype, prompt, n_new)
         self._send(**costs, peak_memory_bytes=memory.peak_bytes())
+
+    def prepare(self, model: dict[str, Any], device: str | None, dtype: str, asked: dict[str, Any], **_: Any) -> None:
+        self._request, n_prompt = open_requests(Model.from_json(model), device, dtype, Asked(**asked))
+        self._send(n_prompt=n_prompt)
+
+    def request(self) -> None:
+        self._send(seconds=self._request(), peak_memory_bytes=memory.peak_bytes())
 
     def fail(self, error: BaseException) -> None:
         """Send the parent the type of an error and its message in one line."""

@@ -9,11 +9,13 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from olivine import errors, lazy
 from olivine.errors import OlivineError
 from olivine.models import Model
+from olivine.runtimes.requests import Asked
 
 if TYPE_CHECKING:
     import numpy as np
@@ -98,6 +100,15 @@ class RuntimeProcess:
     def speed(self, prompt: Sequence[int], n_new: int) -> dict[str, Any]:
         """Load the model as it is used, and measure; see speed.measure. Ask a process that did nothing."""
         return self._ask("speed", **self._opening, prompt=list(prompt), n_new=n_new)
+
+    def prepare(self, asked: Asked) -> int:
+        """Load the model as it is used, for `request`; gives the tokens of a decoder's prompt, 0 for another model."""
+        return int(self._ask("prepare", **self._opening, asked=asdict(asked))["n_prompt"])
+
+    def request(self) -> tuple[list[float], int]:
+        """Seconds of each part of one request, see `requests`, and the process's largest resident set so far."""
+        record = self._ask("request")
+        return record["seconds"], record["peak_memory_bytes"]
 
     def _ask(self, wish: str, report: Any = None, **fields: Any) -> dict[str, Any]:
         stdin, stdout = self._pipes()

@@ -159,6 +159,13 @@ def _score(job: Job, events: Events) -> dict[str, Any]:
     return score(_model(job), job.params, job.output, Machine(**job.machine), events)
 
 
+def _time(job: Job, events: Events) -> dict[str, Any]:
+    from olivine.evaluate import time_models
+
+    models = {name: Model.from_json(record) for name, record in job.models.items()}
+    return time_models(models, job.params, job.output, Machine(**job.machine), events)
+
+
 def _rows(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
     from olivine.data import content_of
 
@@ -214,6 +221,7 @@ def _model(job: Job) -> Model:
 KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
     "pass": _run_pass,
     "score": _score,
+    "time": _time,
     "materialize": _materialize,
     "fetch": _fetch,
     "prove": _prove,

@@ -63,7 +63,7 @@ def with_params(given: Mapping[str, Mapping[str, Any]], asked: tuple[Asked, ...]
     """The params of metrics, with those of what is asked for; what every score has without any is left out."""
     params = dict(given)
     for one in asked:
-        if one.params or not one.always:
+        if not one.timed and (one.params or not one.always):
             params[one.metric] = {**params.get(one.metric, {}), **one.params}
     return params
 
@@ -111,7 +111,7 @@ def _wishes(metric: schema.Metric, path: Path) -> Iterator[_Wish]:
 
 def _of(draft: Draft, wish: _Wish) -> Asked | None:
     """The number that is meant; None where that is a problem, which is told."""
-    from olivine.evaluate import Artifact, Number, metrics, number_of
+    from olivine.evaluate import Artifact, Number, Timings, metrics, number_of
 
     try:
         metric, number = number_of(wish.metric.type, wish.sub_type, _kind(draft))
@@ -142,7 +142,8 @@ def _of(draft: Draft, wish: _Wish) -> Asked | None:
         metric=metric.name,
         params={**wish.metric.metric_config, **told.metric_config},
         always=metric in metrics.own.values() and not metric.only_when_asked,
-        on_rows=metric.reads is not Artifact,
+        timed=metric.reads is Timings,
+        on_rows=metric.reads not in (Artifact, Timings),
         needs_labels=metric.needs_labels,
         path=wish.path,
     )
@@ -192,8 +193,8 @@ def _check_twice(draft: Draft, asked: tuple[Asked, ...]) -> None:
             if first.goal is not None and first.goal.value != one.goal.value:
                 message = f"two goals of {one.name} differ: {first.goal.value:g} and {one.goal.value:g}."
                 draft.problem("invalid-value", (*one.path, "goal"), message, "Keep one of them.")
-        same = settled.setdefault(one.metric, one)
-        if same.params != one.params:
+        same = settled.setdefault("timing" if one.timed else one.metric, one)
+        if same.params != one.params and not (one.timed and not one.params):
             message = f"the params of {one.name} are others than those of {same.name}, and one metric gives both."
             draft.problem("invalid-value", (*one.path, "metric_config"), message, "Write the same for both.")
 

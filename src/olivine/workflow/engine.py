@@ -120,8 +120,9 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
         execution = Execution(plan, model, workshop)
         prove(execution.plan, model, execution.keys.models, workshop)
         samples = _climb(execution)
+        scored = execution.timed([event for event in history[n_before:] if isinstance(event, Scored)])
         delivered = _deliver(execution)
-        result = _summary(execution.plan, history[n_before:], samples, delivered, search)
+        result = _summary(execution.plan, history[n_before:], scored, samples, delivered, search)
         workshop.tell(RunDone(**result.to_json()))
     return result
 
@@ -246,13 +247,13 @@ def _deliver(execution: Execution) -> Path | None:
 def _summary(
     plan: Plan,
     history: list[Event],
+    scored: list[Scored],
     samples: list[dict[str, str]],
     delivered: Path | None,
     search: dict[str, Any] | None,
 ) -> Result:
     """What the events of a run come to, and whether its goals hold."""
     steps = [event.record for event in history if isinstance(event, StepDone)]
-    scored = [event for event in history if isinstance(event, Scored)]
     return Result(
         model=delivered,
         scores=[event.row for event in scored],

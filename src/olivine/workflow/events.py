@@ -301,6 +301,25 @@ class SearchDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Timed(Event):
+    """A model was timed beside the input model, in turns.
+
+    model: the step's name. key: of the times. numbers: of "base" and of the model, by their names. n_requests: of each.
+    spread: half of the 95 % interval of a median, as a share of it, of the model where it is wider. load: of the
+    machine's cores by others, before. together: both were open at once.
+    """
+
+    kind = "timing"
+    model: str
+    key: str = ""
+    numbers: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    n_requests: int = 0
+    spread: float | None = None
+    load: float = 0.0
+    together: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunDone(Event):
     """The run has ended as promised, or with goals that were missed; the fields are those of `Result`."""
 
@@ -357,6 +376,7 @@ KINDS: Mapping[str, type[Event]] = {
         Noted,
         Warned,
         Scored,
+        Timed,
         SearchStarted,
         TrialStarted,
         TrialDone,

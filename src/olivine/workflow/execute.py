@@ -8,7 +8,7 @@ A search tries many plans in one workshop: what two of them have in common is ma
 """
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +23,7 @@ from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
 from olivine.store.packing import pack, unpack
 from olivine.work import Machine
-from olivine.workflow.events import Scored
+from olivine.workflow.events import Scored, Timed
 from olivine.workflow.keys import (
     Seam,
     absolute,
@@ -36,9 +36,10 @@ from olivine.workflow.keys import (
     score_params,
     seams,
     step_key,
+    timing_key,
 )
 from olivine.workflow.remarks import remarks
-from olivine.workflow.steps import Plan, ScoreRows, Step
+from olivine.workflow.steps import Plan, ScoreRows, Step, timing_params
 from olivine.workflow.workshop import Locks, Task, Workshop
 
 
@@ -212,6 +213,36 @@ class Execution:
         score = Score(self._scored(seam, model, entry, previous), entry)
         self._tell(seam, score, previous)
         return score
+
+    def timed(self, scored: Sequence[Scored]) -> list[Scored]:
+        """The same, with what is timed of the input model and of the one that ships, where the plan asks for it.
+
+        Nothing else of a run is at work meanwhile: it comes after all steps and scores.
+        """
+        params, rows, places = timing_params(self.plan.asked), self.plan.score, seams(self.plan)
+        if params is None or rows is None or not places:
+            return list(scored)
+        pair = {seam.name: seam for seam in (places[0], places[-1])}
+        models = {name: self._model_of(seam.step) for name, seam in pair.items()}
+        if any(model.attributes.get("metadata_only") for model in models.values()):
+            return list(scored)
+        event = self._time(places[-1], {name: self.keys.models[seam.step] for name, seam in pair.items()}, models, rows)
+        self.workshop.tell(event)
+        return [replace(one, scores={**one.scores, **event.numbers.get(one.model, {})}) for one in scored]
+
+    def _time(self, seam: Seam, keys: Mapping[str, str], models: Mapping[str, Model], rows: ScoreRows) -> Timed:
+        """What is timed of models beside each other. seam: the one that ships."""
+        params, machine = timing_params(self.plan.asked) or {}, self._machine_for(models[seam.name], rows)
+        key = timing_key(keys, params, machine, rows.versions)
+        name, of = f"time:{seam.name}", self.keys.models[seam.step]
+        words = "Time it beside the input model"
+        task = Task(name, key, words, params=params, parent=seam.step, parent_key=of, host=rows.host)
+        records = {name: model.to_json() for name, model in models.items()}
+        result = self.workshop.obtain(
+            task, lambda content: self.workshop.do("time", task, content, machine, models=records)
+        ).result
+        told = {name: result[name] for name in ("numbers", "n_requests", "spread", "load", "together")}
+        return Timed(model=seam.name, key=key, **told)
 
     def _machine_for(self, model: Model, rows: ScoreRows) -> Machine:
         """Where models are measured, with the execution provider that a model was built for."""

@@ -19,6 +19,7 @@ from olivine.passes import UNCHANGED, passes
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
 from olivine.store.packing import unpack
+from olivine.work import Machine
 from olivine.workflow.code import code_digest
 from olivine.workflow.steps import Plan, ScoreRows, Step
 
@@ -92,6 +93,22 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "previous": previous_key,
             "device": device,
             "libraries": library_versions(SCORE_LIBRARIES, rows.versions),
+        }
+    )
+
+
+def timing_key(
+    models: Mapping[str, str], params: Mapping[str, Any], machine: Machine, versions: Mapping[str, str]
+) -> str:
+    """The key of the times of models, by their names, beside each other on a machine."""
+    facts = (machine.device, machine.execution_provider, machine.n_cores, machine.memory_bytes)
+    return digest(
+        {
+            "time": code_digest("olivine.evaluate"),
+            "models": dict(models),
+            "params": params,
+            "machine": facts,
+            "libraries": library_versions(SCORE_LIBRARIES, versions),
         }
     )
 

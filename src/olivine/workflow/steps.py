@@ -1,6 +1,6 @@
 """What a plan consists of: steps in order, the scores between them, problems, and what all of it will need."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -97,7 +97,8 @@ class Asked:
 
     name: what tables call it. number: its key in the scores. unit, compares: as of `olivine.evaluate.Number`.
     priority: 1 matters most; None where it is not to decide. metric, params: what computes it. always: every score has
-    it. on_rows: it takes the scored rows. needs_labels: with an expected answer each. path: its place in the config.
+    it. timed: it comes of timing the model. on_rows: it takes the scored rows. needs_labels: with an expected answer
+    each. path: its place in the config.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Asked:
     metric: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     always: bool = False
+    timed: bool = False
     on_rows: bool = True
     needs_labels: bool = False
     path: tuple[str | int, ...] = ()
@@ -125,6 +127,15 @@ class Asked:
         if goal is not None and goal.is_relative and before is None:
             goal = None
         return Objective(self.number, self.higher_is_better, self.priority or 1, goal, before)
+
+
+def timing_params(asked: Iterable[Asked]) -> dict[str, Any] | None:
+    """What is to be timed and how, as `olivine.evaluate.time_models` takes it; None where nothing is."""
+    timed = [one for one in asked if one.timed]
+    if not timed:
+        return None
+    settings = {key: value for one in timed for key, value in one.params.items()}
+    return {"settings": settings, "metrics": {name: {} for name in sorted({one.metric for one in timed})}}
 
 
 @dataclass(frozen=True)

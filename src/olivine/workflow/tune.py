@@ -318,7 +318,7 @@ class _Course:
 def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
     """Fields of the event of a trial that has its model."""
     plan = course.plan
-    scored = [event for event in course.heard if isinstance(event, Scored)]
+    scored = execution.timed([event for event in course.heard if isinstance(event, Scored)])
     steps = [event.record for event in course.heard if isinstance(event, StepDone)]
     checks = [*checks_missed(steps), *missed(scored, [])]
     values: dict[str, float] = {"broken": float(len(checks))}

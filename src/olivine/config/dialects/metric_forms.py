@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from olivine.config.dialects._edit import Findings, Note, drop, lift, named, section_of
+from olivine.config.dialects._edit import Findings, Note, drop, lift, move, named, section_of
 from olivine.config.nodes import Array, Object
 
 INLINE = "evaluator"  # the name of an evaluator that is written in place
@@ -81,6 +81,8 @@ def _user_config(metric: Object) -> Findings:
         if "user_config" in metric and metric["user_config"] is None:
             metric.take("user_config")
         return
+    if metric.get("type") in ("latency", "throughput") and settings.get("batch_size") not in _NOTHING:
+        yield from move(settings, "batch_size", section_of(metric, "metric_config", settings.places["batch_size"]))
     for key in [key for key in settings if key in _IDLE or settings[key] in _NOTHING]:
         yield from drop(settings, key, f"'{key}' of a metric is dropped: its rows and how they are run follow.")
     if not settings:

@@ -1,0 +1,44 @@
+"""How much a model gets done."""
+
+from typing import TYPE_CHECKING, ClassVar
+
+from olivine import lazy
+from olivine.evaluate._base import Metric, Number, TimingParams, Timings
+from olivine.evaluate.latency import PERCENTILES
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
+
+
+class Throughput(Metric):
+    """Tokens a second that a decoder reads and writes, one text at once; of any other model, rows a second."""
+
+    Params = TimingParams
+    reads = Timings
+    numbers: ClassVar = {
+        name: Number(f"throughput_{name}", higher_is_better=True, unit="/s")
+        for name in ("avg", "min", "max", *PERCENTILES)
+    } | {
+        "decode": Number("decode_tokens_per_second", higher_is_better=True, unit="/s"),
+        "prefill": Number("prefill_tokens_per_second", higher_is_better=True, unit="/s"),
+        "rows": Number("rows_per_second", higher_is_better=True, unit="/s"),
+    }
+    only_when_asked = True
+
+    def compute(self, evidence: Timings) -> dict[str, float]:
+        """`throughput_avg`, `throughput_p90` and so on of tokens or rows a second; by median seconds, the others."""
+        steps = np.asarray(evidence.steps)
+        if not len(steps):
+            return {}
+        n_each = 1 if evidence.n_prompt else evidence.batch_size
+        rates = n_each / steps
+        numbers = {"avg": len(steps) * n_each / steps.sum(), "min": rates.min(), "max": rates.max()}
+        numbers |= {name: np.percentile(rates, share) for name, share in PERCENTILES.items()}
+        median = n_each / float(np.median(steps))
+        told = {f"throughput_{name}": float(value) for name, value in numbers.items()}
+        if not evidence.n_prompt:
+            return told | {"rows_per_second": median}
+        prefill = evidence.n_prompt / float(np.median(evidence.first))
+        return told | {"decode_tokens_per_second": median, "prefill_tokens_per_second": prefill}

@@ -1,0 +1,129 @@
+"""Timings: models in turns, enough of them, and numbers that follow from the seconds; orderings, never real times."""
+
+import itertools
+import math
+import time
+
+import numpy as np
+import pytest
+
+from graphs import text_classifier
+from olivine.errors import ModelError
+from olivine.evaluate import Timings, in_turns, measured
+from olivine.evaluate._base import TimingParams
+from olivine.evaluate._rounds import spread
+from olivine.models import Model
+from olivine.models.onnx_files import graph_of, onnx_model
+from olivine.passes import Context, passes
+from olivine.runtimes._base import timed
+from olivine.runtimes.requests import Asked, open_requests
+from olivine.runtimes.session import OnnxSession
+from olivine.work import Machine, Silent
+
+
+class Clockwork:
+    """A clock, and requests that move it: the machine slows down by `drift` each second, and stutters at random."""
+
+    def __init__(self, seed, drift=0.0):
+        self.now, self.drift, self.random, self.calls = 0.0, drift, np.random.default_rng(seed), []
+
+    def request(self, name, seconds):
+        def made():
+            stutter = self.random.exponential(0.2) if self.random.random() < 0.1 else 0.0
+            taken = seconds * (1 + self.drift * self.now) * (1 + self.random.normal() * 0.01 + stutter)
+            self.now += taken
+            self.calls.append(name)
+            return taken
+
+        return made
+
+    def in_turns(self, params=None, **seconds):
+        requests = {name: self.request(name, one) for name, one in seconds.items()}
+        return in_turns(requests, float, params or TimingParams(), clock=lambda: self.now)
+
+
+@pytest.mark.parametrize("drift", [0.0, 0.02])
+def test_slower_candidate_is_measured_slower_whatever_drifts(drift):
+    """20 of 20, on a machine that is more than twice as slow in the end, with the candidate first or last."""
+    for seed in range(20):
+        names = ("base", "slow") if seed % 2 else ("slow", "base")
+        results = Clockwork(seed, drift).in_turns(**{name: 0.11 if name == "slow" else 0.1 for name in names})
+        assert np.median(results["slow"]) > np.median(results["base"])
+
+
+def test_models_take_turns_forth_and_back_after_a_warm_up():
+    machine = Clockwork(0)
+    machine.in_turns(TimingParams(warmup_num=1, repeat_test_num=3, max_requests=3), a=0.1, b=0.1)
+    assert machine.calls == ["a", "b", *"abbaab"]
+
+
+def test_requests_end_when_medians_are_known_or_the_budget_ends():
+    steady = in_turns({"a": lambda: 1.0}, float, TimingParams(repeat_test_num=8), clock=itertools.count().__next__)
+    assert len(steady["a"]) == 8
+    wild = Clockwork(3).request("a", 1.0)
+    noisy = in_turns(
+        {"a": lambda: wild() * np.random.default_rng().uniform(1, 9)},
+        float,
+        TimingParams(spread=1e-6, max_seconds=20, max_requests=1000),
+        clock=itertools.count().__next__,
+    )
+    assert len(noisy["a"]) == 20
+    assert len(in_turns({"a": lambda: 1.0}, lambda _one: math.nan, TimingParams(max_requests=30))["a"]) == 30
+
+
+@pytest.mark.parametrize("n", [8, 9, 10, 33, 100])
+def test_spread_is_that_of_an_interval_that_holds_the_median_19_times_of_20(n):
+    values = list(range(1, n + 1))
+    width = 2 * spread(values) * values[n // 2]
+    n_outside = round((n - 1 - width) / 2)  # values on each side of the interval
+    inside = sum(math.comb(n, k) for k in range(n_outside + 1, n - n_outside)) / 2**n
+    assert inside >= 0.95
+    assert spread(values[:7]) == math.inf
+
+
+def test_numbers_follow_from_the_seconds():
+    writes = Timings([[0.5, 0.010, 0.020], [0.3, 0.030, 0.040]], n_prompt=50, peak_memory_bytes=7)
+    numbers = measured({"latency": {}, "throughput": {}, "memory": {}}, writes)
+    assert numbers["latency_avg"] == pytest.approx(25)
+    assert (numbers["latency_p50"], numbers["latency_max"]) == (pytest.approx(25), pytest.approx(40))
+    assert numbers["time_to_first_token"] == pytest.approx(400)
+    assert numbers["decode_tokens_per_second"] == pytest.approx(40)
+    assert numbers["prefill_tokens_per_second"] == pytest.approx(125)
+    assert numbers["peak_memory_bytes"] == 7
+    assert "rows_per_second" not in numbers
+    batches = measured({"latency": {}, "throughput": {}}, Timings([[0.5], [0.5]], batch_size=4))
+    assert (batches["latency_avg"], batches["rows_per_second"]) == (500, 8)
+    assert "time_to_first_token" not in batches
+    assert measured({}, writes) == {}
+
+
+def test_decoders_tell_the_seconds_of_every_token(tiny_llama, tmp_path):
+    """In transformers and, built, in onnxruntime-genai; a prompt leaves room for what is written."""
+    built = passes.find("build")(passes.find("build").Params(precision="int4"))
+    machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+    folder = built.run(Model("hf", tiny_llama), Context(tmp_path, tmp_path, machine, Silent()))
+    for model in (Model("hf", tiny_llama), folder):
+        request, n_prompt = open_requests(model, "cpu", "float32", Asked(8, 3, 0))
+        assert (n_prompt, len(request()), len(request())) == (8, 4, 4)
+        assert min(request()) > 0
+        request, n_prompt = open_requests(model, "cpu", "float32", Asked(10**6, 3, 0))
+        assert 0 < n_prompt < 10**6
+        assert len(request()) == 4
+        with pytest.raises(ModelError, match="do not fit into the"):
+            open_requests(model, "cpu", "float32", Asked(8, 10**6, 0))
+
+
+def test_session_that_sleeps_is_slower(tmp_path):
+    model = onnx_model(text_classifier(tmp_path / "model.onnx"))
+    ids = np.ones((1, 8), dtype=np.int64)
+    np.savez(tmp_path / "inputs.npz", input_ids=ids, attention_mask=ids)
+    request, n_prompt = open_requests(model, "cpu", "float32", Asked(0, 0, 0, str(tmp_path / "inputs.npz")))
+    session = OnnxSession(graph_of(model))
+
+    def sleeps():
+        return [timed(lambda: (time.sleep(0.02), session.run({"input_ids": ids, "attention_mask": ids})))[0]]
+
+    assert n_prompt == 0
+    results = in_turns({"fast": request, "slow": sleeps}, sum, TimingParams(max_requests=12))
+    n_slower = sum(slow > fast for fast, slow in zip(results["fast"], results["slow"], strict=True))
+    assert n_slower > len(results["fast"]) / 2
