@@ -106,6 +106,19 @@ def test_host_of_one_pass_runs_that_pass_alone(config, tmp_path):
     assert (tmp_path / "out" / "model" / "config.json").is_file()
 
 
+def test_target_is_where_models_are_measured(config, tmp_path):
+    """The steps run here; what each model scores is found out there, from files that went by content."""
+    load = {"data_name": "json", "data_files": str(tmp_path / "rows.jsonl")}
+    text = {"text_template": "{phrase} {tone}", "max_seq_len": 64}
+    rows = {"name": "rows", "load_dataset_config": load, "pre_process_data_config": text}
+    plan = make_plan(config(target="far", data_configs=[rows], quality={"data_config": "rows"}))
+    assert plan.problems == ()
+    heard = []
+    assert [row["model"] for row in run(plan, heard.append).scores] == ["base", "small"]
+    done = {event.step: event.host for event in heard if event.kind == "step_done"}
+    assert done == {"data": None, "score:base": "far", "small": None, "score:small": "far"}
+
+
 def test_plan_says_where_its_steps_run(config):
     assert any("on the system 'far', 77 cores" in line for line in lines(make_plan(config(host="far"))))
 

@@ -15,7 +15,7 @@ from olivine.systems._probe import PROBE, Probe, ask
 from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._wheel import build_wheel
 
-_PYTHONS = ("bin/python", "Scripts/python.exe", "python", "python.exe", "python3")
+_PYTHONS = ("bin/python", "Scripts/python.exe", "bin/python3", "python", "python.exe", "python3")
 _MADE = "olivine-made"  # a file in an environment that was made whole: what it was made of
 
 
