@@ -79,11 +79,11 @@ def plain(monkeypatch, model, samples, folder, **more):
     return gradients_of(monkeypatch, model, run)
 
 
-def ours(monkeypatch, model, samples, folder, report=None, **more):
+def ours(monkeypatch, model, samples, folder, report=None, settings=trainer.Settings(), **more):  # noqa: B008 - frozen
     report = report or Told()
 
     def run():
-        return trainer.train(model, samples, None, arguments(folder, **more), 2, report)
+        return trainer.train(model, samples, None, arguments(folder, **more), 2, report, settings)
 
     monkeypatch.setattr(trainer, "_refuse_unusable", lambda *_: None)  # nothing is trained at learning rate 0
     return gradients_of(monkeypatch, model, run), report

@@ -1,9 +1,13 @@
-"""How much of a head's output exists at a time while its loss is computed; apart, so that planning needs no torch."""
+"""Sizes that kernels keep to and a plan counts with; apart, so that planning needs no torch.
+
+How much of a head's output exists at a time while its loss is computed, and the highest rank of LoRA in fused layers.
+"""
 
 # Logits of one chunk, counted in float32: a smaller chunk repeats reading the head, a larger one gains no speed.
 CHUNK_BYTES = {"cuda": 256 * 2**20, "cpu": 64 * 2**20}
 # What a CPU works on at a time of a chunk, in float32 (SmolLM2's head, two cores: 1 MB takes 7 % longer, 4 MB no less).
 PART_BYTES = 2 * 2**20
+HIGHEST_FUSED_RANK = 64  # of the small product within a kernel
 
 
 def chunk_rows(n_vocabulary: int, device: str) -> int:

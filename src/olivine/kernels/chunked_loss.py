@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from olivine.data import IGNORED
 from olivine.kernels import chunk_sizes
+from olivine.kernels.fused_ops import in_triton
 
 
 class Workspace:
@@ -83,17 +84,28 @@ def chunked_loss(
         return hidden.sum().float() * 0.0
     if type(head) is torch.nn.Linear:
         workspace = workspace or Workspace()
-        of_chunk = partial(_chunk_function(hidden.device.type, workspace.part_bytes, fused=fused), logits=logits)
+        of_chunk = partial(_chunk_function(hidden, workspace.part_bytes, fused=fused), logits=logits)
         total: torch.Tensor = _LinearLoss.apply(hidden, head.weight, head.bias, targets, n_rows, of_chunk, workspace)
         return total
     return _recomputed_loss(hidden, head, targets, logits, n_rows)
 
 
-def _chunk_function(device: str, part_bytes: int, *, fused: bool) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    """`_chunk`, in the form that is fastest on the device."""
+def _chunk_function(
+    hidden: torch.Tensor, part_bytes: int, *, fused: bool
+) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
+    """`_chunk`, in the form that is fastest on the device of the hidden states."""
+    if in_triton(hidden):
+        return _chunk_in_one_kernel
     if fused:
         return _compiled_chunk()
-    return partial(_chunk_in_parts, part_bytes=part_bytes) if device == "cpu" else _chunk
+    return partial(_chunk_in_parts, part_bytes=part_bytes) if hidden.device.type == "cpu" else _chunk
+
+
+def _chunk_in_one_kernel(raw: torch.Tensor, targets: torch.Tensor, logits: Logits) -> tuple[torch.Tensor, torch.Tensor]:
+    """What `_chunk` gives, with the slope written over the raw output: no copy of it in float32 exists."""
+    from olivine.kernels import _fused
+
+    return _fused.head_slope(raw, targets, logits.scale, logits.softcap, IGNORED).sum(), raw
 
 
 def _n_outputs(head: torch.nn.Module) -> int:

@@ -156,6 +156,10 @@ class Linear4bit(torch.nn.Linear):  # type: ignore[misc] # torch is Any to the t
         """The unpacked weight [out, in]: for whoever asks for its type or its values; the layer does not keep it."""
         return _unpack(*self._parts(), self.out_features, self.in_features, self.compute_dtype)
 
+    def unpacked(self, dtype: torch.dtype) -> torch.Tensor:
+        """The weight [out, in] for one product, as fast as the device can unpack it."""
+        return _weight(self._parts(), self.out_features, self.in_features, dtype)
+
     def _parts(self) -> Parts:
         return self.codes, self.magnitudes, self.table, self.scales, self.offset
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.kernels import chunked_loss, lora_linear, packed_attention
+from olivine.kernels import chunked_loss, fused_layer, fused_ops, lora_linear, packed_attention
 from olivine.kernels.packed_attention import Segments
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ else:
 
 # Relative distance of two computations of the same thing, by the type that they are computed in.
 _TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2, "float16": 2e-2}
+# The same where inputs are rounded to 8 bits: what rounds one up in one order of sums rounds it down in another.
+_IN_EIGHT_BITS = 0.4
 # Compiling takes ten seconds or more: it pays from about this many tokens on.
 _TOKENS_TO_COMPILE = 200_000
 # What a model may raise that cannot be called with packed rows or for hidden states alone.
@@ -151,10 +153,10 @@ def _looking(model: Any) -> Iterator[None]:
         model.train(training)
 
 
-def _agree(ours: "torch.Tensor", expected: "torch.Tensor", dtype: "torch.dtype") -> bool:
+def _agree(ours: "torch.Tensor", expected: "torch.Tensor", dtype: "torch.dtype", at_least: float = 0.0) -> bool:
     ours, expected = ours.float(), expected.float()
     distance = (ours - expected).norm() / expected.norm().clamp_min(1e-6)
-    return bool(distance < _TOLERANCE.get(str(dtype).removeprefix("torch."), 5e-2))
+    return bool(distance < max(at_least, _TOLERANCE.get(str(dtype).removeprefix("torch."), 5e-2)))
 
 
 def _first_line(error: Exception) -> str:
@@ -164,6 +166,77 @@ def _first_line(error: Exception) -> str:
 def use_lora_linear(model: Any) -> int:
     """Let plain LoRA layers compute without float32 copies; gives their number."""
     return lora_linear.take_over(model)
+
+
+def wants_fused_layers(wish: bool | str, device: "torch.device", dtype: "torch.dtype") -> bool:
+    """Whether to put layers together: as asked for, or where the kernels for it are."""
+    if isinstance(wish, bool):
+        return wish
+    has_kernels = fused_ops.HAS_TRITON and dtype in (torch.bfloat16, torch.float16)
+    return device.type == "cuda" and has_kernels and packed_attention.has_variable_length(device, dtype)
+
+
+def use_fused_layers(model: Any) -> tuple[fused_layer.FusedLayers | None, str]:
+    """Let the decoder's layers compute in fused form; else the reason why they cannot and stay as they are.
+
+    The model attends within packed rows already, and its plain LoRA layers are ours.
+    """
+    base = base_of(model)
+    rows = _packed([_probe_ids(base, length) for length in (5, 9, 4)])
+    with _looking(model):
+        expected, attention = _attended(model, rows)
+        fused = fused_layer.take_over(getattr(base, base.base_model_prefix), _layers(model), attention)
+        if fused is None:
+            return None, "its layers are not those of Llama's decoder, or their adapters are not plain"
+        try:
+            ours = model(**rows, use_cache=False).logits[0]
+            agree = _agree(ours, expected, base.dtype, at_least=_IN_EIGHT_BITS * _has_eight_bits(model))
+            reason = "" if agree else "fused layers do not compute what its own do"
+        except torch.OutOfMemoryError:
+            raise
+        except _REFUSALS as error:
+            reason = _first_line(error)
+    if reason:
+        fused.give_up()
+        return None, reason
+    return fused, ""
+
+
+def record_layers(model: Any, fused: fused_layer.FusedLayers, n_tokens: int, n_segments: int, longest: int) -> str:
+    """Record the layers as CUDA graphs for packed rows of that form; gives the reason when that fails."""
+    base = base_of(model)
+    device = base.device
+    hidden = torch.zeros(1, n_tokens, base.config.get_text_config().hidden_size, dtype=base.dtype, device=device)
+    angles = getattr(base, base.base_model_prefix).rotary_emb(hidden, torch.arange(n_tokens, device=device)[None])
+    segments = Segments.of([min(longest, n_tokens)], device, n_segments)
+    try:
+        fused.record(hidden, angles, segments.bounds, longest)
+    except torch.OutOfMemoryError:
+        raise
+    except _REFUSALS as error:
+        return _first_line(error)
+    return ""
+
+
+def _has_eight_bits(model: Any) -> bool:
+    from olivine.kernels.linear8bit import Linear8bit
+
+    return any(isinstance(module, Linear8bit) for module in model.modules())
+
+
+def _attended(model: Any, rows: dict[str, Any]) -> tuple["torch.Tensor", dict[Any, tuple[float | None, int | None]]]:
+    """The logits of a packed row, and the scaling and window that each attention module hands to its function."""
+    seen: dict[Any, tuple[float | None, int | None]] = {}
+
+    def noting(module: Any, *tensors: Any, **more: Any) -> Any:
+        seen[module] = (more.get("scaling"), more.get("sliding_window"))
+        return packed_attention.attend(module, *tensors, **more)
+
+    transformers.AttentionInterface.register(packed_attention.NAME, noting)
+    try:
+        return model(**rows, use_cache=False).logits[0], seen
+    finally:
+        transformers.AttentionInterface.register(packed_attention.NAME, packed_attention.attend)
 
 
 def wants_compile(wish: bool | str, device: str, dtype: "torch.dtype", n_tokens: int) -> bool:

@@ -27,6 +27,8 @@ ENOUGH_TOKENS = {"cuda": 8192, "cpu": 1024}
 PROCESS_BYTES = {"cuda": 1_200_000_000, "cpu": 600_000_000}
 # model types whose attention normalises queries and keys
 HEAD_NORMS = ("qwen3", "gemma3", "olmo2", "olmo3", "lfm2", "hunyuan")
+# model types whose decoder layers have a fused form (`kernels.fused_layer`, which asks the layers themselves)
+FUSED = ("gemma", "llama", "mistral", "phi3", "qwen2", "qwen3")
 # Share of the free memory that is planned with: allocators lose some to fragments.
 _USABLE = 0.92
 
@@ -39,7 +41,7 @@ class Shape:
     checkpointed: layers whose activations are computed again in the backward pass. update_bytes: of the updates of all
     layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr, DoRA). scales_outputs:
     whether each layer's output is kept beside that of its update, to be scaled (DoRA). head_norms: whether queries and
-    keys are normalised, which keeps what the norms read.
+    keys are normalised, which keeps what the norms read. fused: whether layers compute as `kernels.fused_layer` does.
     """
 
     hidden: int
@@ -57,6 +59,7 @@ class Shape:
     update_bytes: int = 0
     scales_outputs: bool = False
     head_norms: bool = False
+    fused: bool = False
 
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
@@ -77,6 +80,11 @@ class Shape:
             device=device,
             head_norms=str(_text_config(facts).get("model_type", "")).startswith(HEAD_NORMS),
         )
+
+
+def has_fused_layers(facts: ModelFacts) -> bool:
+    """Whether the model's decoder layers have a fused form, by its type."""
+    return str(facts.config.get("model_type", "")) in FUSED
 
 
 def _text_config(facts: ModelFacts) -> Mapping[str, Any]:
@@ -153,10 +161,15 @@ def layer_bytes(shape: Shape) -> int:
     Each adapter's A needs the input of its layer: both norms' outputs, the attention's output, the MLP's product.
     Attention needs its queries, keys and values, the MLP both halves, the norms the stream that they read. Values are
     a part of the fused product, which stays whole. Kernels that are not fused keep the stream in float32, the
-    activated gate, and one more copy of the stream's width. Updates that are written out are float32, and so is the
+    activated gate, and one more copy of the stream's width. Layers in their fused form (`kernels.fused_layer`) keep
+    neither the norms' results nor the activation, and queries and keys in their own place unless they are normed.
+    Updates that are written out are float32, and so is the
     copy that each of the seven products then makes of its input.
     """
     fused = shape.query_size + 2 * shape.kv_size
+    if shape.fused:
+        turned = shape.query_size + shape.kv_size if shape.head_norms else 0
+        return (2 * shape.hidden + fused + turned + shape.query_size + 2 * shape.intermediate) * shape.size
     elements = 2 * shape.hidden + fused + 2 * shape.query_size + shape.kv_size + 3 * shape.intermediate
     if shape.head_norms:
         elements += shape.query_size + shape.kv_size
@@ -196,6 +209,8 @@ def _head_bytes(shape: Shape, n_tokens: int) -> int:
     n_logits = min(n_tokens, chunk_rows(shape.vocabulary, shape.device)) * shape.vocabulary
     if shape.device == "cpu":
         return n_logits * shape.size + PART_BYTES + PART_BYTES * shape.size // 4
+    if shape.fused:  # the slope is written over the output
+        return n_logits * shape.size
     return n_logits * (4 + 2 * shape.size)
 
 

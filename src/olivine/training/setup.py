@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.allowance import available_bytes
 from olivine.data import SampleSet
+from olivine.kernels.fused_layer import FusedLayers
 from olivine.training import acceleration, memory, sharding
 from olivine.training.batches import Packer, Padder, Row, StepSet, split_rows
 from olivine.training.learning_rates import LoraPlus
@@ -21,6 +22,10 @@ else:
     distributed = lazy.module("torch.distributed")
 
 
+# More tokens than these keep a GPU busy for as long as the next launches take.
+MOST_TOKENS_RECORDED = 3072
+
+
 @dataclass(frozen=True)
 class Settings:
     """What the pass decides beside TrainingArguments.
@@ -30,9 +35,11 @@ class Settings:
     sharded: the frozen base lies in parts on the devices of all of them. loraplus: learning rates by kind of parameter.
     master_weights: what is trained is held in fewer than 32 bits, and the optimizer works on float32 copies.
     memory_limit: bytes of the device's memory that the run may use at most, over all processes; 0 for all of it.
+    fuse: "auto", or whether decoder layers compute in the fused form of `kernels.fused_layer`.
     """
 
     compile: bool | str = "auto"
+    fuse: bool | str = "auto"
     early_stopping_patience: int | None = None
     rank: int = 0
     world_size: int = 1
@@ -88,8 +95,9 @@ def prepare(
     args.gradient_accumulation_steps = 1
     head, reason = _ways(model, args)
     report.record(packed=not reason, loss_in_chunks=head is not None, padded_because=reason or None)
-    compiles = not reason and _compiles(model, args, settings, lengths, rows_per_step)
-    shape = replace(_shape_of(model, args), compiled=compiles)
+    fused = None if reason else _fuse(model, device, settings, report)
+    compiles = not reason and not fused and _compiles(model, args, settings, lengths, rows_per_step)
+    shape = replace(_shape_of(model, args), compiled=compiles, fused=fused is not None)
     available = _available_bytes(shape, settings.memory_limit)
     limit = _fit(model, shape, lengths, rows_per_step, report, available, packed=not reason)
     steps = StepSet(
@@ -108,6 +116,8 @@ def prepare(
     setup = Setup(head, collate, steps, limit, lengths, settings)
     if compiles:
         _compile(model, setup, report)
+    if fused is not None and device.type == "cuda" and not shape.checkpointed:
+        _record_layers(model, fused, setup, report)
     return setup
 
 
@@ -132,6 +142,31 @@ def _needs_own_loss(args: "TrainingArguments") -> str:
         if getattr(args, name, None):
             return f"training_args.{name} works on padded rows"
     return "training_args.use_liger_kernel replaces the loss" if args.use_liger_kernel else ""
+
+
+def _fuse(model: Any, device: "torch.device", settings: Settings, report: Reporter) -> FusedLayers | None:
+    """Put the layers into their fused form where that is possible; a sharded base lies in parts, which stay apart."""
+    dtype = acceleration.base_of(model).dtype
+    if settings.sharded or not acceleration.wants_fused_layers(settings.fuse, device, dtype):
+        return None
+    fused, reason = acceleration.use_fused_layers(model)
+    report.record(fused_layers=not reason, not_fused_because=reason or None)
+    return fused
+
+
+def _record_layers(model: Any, fused: FusedLayers, setup: Setup, report: Reporter) -> None:
+    """Record the layers as CUDA graphs where steps are a few short rows, all of one length when padded."""
+    assert isinstance(setup.collate, Packer)  # noqa: S101 - for the type checker: only packed rows are fused
+    steps = [rows for step in setup.steps.steps for rows in step.ranks]
+    sizes = [sum(setup.lengths[row] for row in rows) for micro_batches in steps for rows in micro_batches if rows]
+    if any(len(micro_batches) > 1 for micro_batches in steps) or max(sizes) > MOST_TOKENS_RECORDED:
+        return
+    if max(sizes) * len(sizes) > 2 * sum(sizes):  # a longer step than most would have them all padded
+        return
+    setup.collate.least = n_tokens = -(-max(sizes) // 64) * 64
+    setup.collate.fix(sizes, max(len(rows) for micro_batches in steps for rows in micro_batches), max(setup.lengths))
+    reason = acceleration.record_layers(model, fused, n_tokens, setup.collate.n_segments, setup.collate.longest)
+    report.record(recorded_layers=not reason, not_recorded_because=reason or None)
 
 
 def _compiles(

@@ -160,12 +160,14 @@ def estimate(
     factors: int = 2,
     writes_update: bool = False,
     scales_outputs: bool = False,
+    fused: bool = False,
 ) -> Estimate:
     """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch.
 
     On several devices: the GPU memory is that of each of them, the machine's memory that of all processes. saved_bytes:
     what the base takes less than its parameters in the type that is computed in. factors: how many matrices of the rank
     a layer has. writes_update, scales_outputs: how PEFT's own layers compute (LoHa, LoKr, DoRA), see `memory.Shape`.
+    fused: whether a GPU runs the layers in their fused form, unless the params say otherwise.
     """
     decoder = facts.as_decoder
     n_devices = machine.n_devices
@@ -185,6 +187,7 @@ def estimate(
         compiled=machine.device == "cuda" and bool(params.compile) and not writes_update,
         update_bytes=4 * max(0, facts.n_parameters - 2 * decoder.embedding_size) if writes_update else 0,
         scales_outputs=scales_outputs,
+        fused=fused and machine.device == "cuda" and bool(params.compile) and params.sharding == "none",
     )
     shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
     if params.sharding == "fsdp":

@@ -94,6 +94,7 @@ def base_settings(params: TrainingParams, context: Context) -> dict[str, Any]:
     """The fields of `setup.Settings` that follow from what every training takes."""
     return {
         "compile": params.compile,
+        "fuse": "auto" if params.compile else False,
         "early_stopping_patience": params.early_stopping_patience,
         "rank": context.rank or 0,
         "world_size": 1 if context.rank is None else context.machine.n_devices,

@@ -8,13 +8,14 @@ from pydantic import Field
 
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
+from olivine.kernels.chunk_sizes import HIGHEST_FUSED_RANK
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
 from olivine.passes.finetune import _adapters, _checks, _session
 from olivine.passes.finetune._params import AdapterParams
 from olivine.passes.finetune._training import Training
-from olivine.training import adapter_starts, training_arguments
+from olivine.training import adapter_starts, memory, training_arguments
 from olivine.training.learning_rates import LoraPlus
 from olivine.training.optimizers import OWN_GROUPS
 from olivine.training.precision import choose_dtype
@@ -83,7 +84,16 @@ class Lora(Training):
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""
         dora = self.params.use_dora
-        return _adapters.estimate(self.params, facts, machine, data, writes_update=dora, scales_outputs=dora)
+        fused = self._fuses(facts)
+        return _adapters.estimate(
+            self.params, facts, machine, data, writes_update=dora, scales_outputs=dora, fused=fused
+        )
+
+    def _fuses(self, facts: ModelFacts) -> bool:
+        """Whether a GPU runs this adapter's layers in their fused form, as far as the config tells."""
+        params = self.params
+        plain = not (params.use_dora or params.lora_dropout or params.bias != "none")
+        return plain and params.r <= HIGHEST_FUSED_RANK and memory.has_fused_layers(facts)
 
     def run(self, model: Model, context: Context) -> Model:
         """Train and save the adapter beside the tokenizer it was trained with."""

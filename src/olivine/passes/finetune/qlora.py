@@ -63,7 +63,14 @@ class Qlora(Lora):
         saved = int(n_packed * (size - 0.5 - magnitude / BLOCK))
         dora = self.params.use_dora
         return _adapters.estimate(
-            self.params, facts, machine, data, saved_bytes=saved, writes_update=dora, scales_outputs=dora
+            self.params,
+            facts,
+            machine,
+            data,
+            saved_bytes=saved,
+            writes_update=dora,
+            scales_outputs=dora,
+            fused=self._fuses(facts),
         )
 
     def trains_on(self) -> TrainingRows:

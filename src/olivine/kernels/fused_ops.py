@@ -1,0 +1,244 @@
+"""What a decoder layer does between its matrix products, with LoRA's updates added on the way.
+
+Here are the equations, in torch's operators: what a CPU runs, and what the GPU's kernels are compared with. On CUDA in
+half precision each function is one kernel (`_fused`).
+
+    update of a product y [n, out]:  y += u B',  u = s x A' [n, parts * rank]
+    norm:      x = w h r,  r = 1 / sqrt(mean(h^2) + eps)
+    its slope: dh = w dx r - h r^3 mean(w dx h)
+    gate:      act = f(gate) up;  dup = dact f(gate),  dgate = dact up f'(gate)
+    rotation:  [q1, q2] -> [q1 cos - q2 sin, q2 cos + q1 sin]
+"""
+
+import importlib.util
+import math
+
+import torch
+from torch.nn import functional
+
+from olivine.kernels.fused_types import FLOAT8_LARGEST, Eight, Rotation, Update
+
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+
+
+def in_triton(wide: torch.Tensor) -> bool:
+    """Whether the kernels take this tensor."""
+    return HAS_TRITON and wide.is_cuda and wide.dtype in (torch.bfloat16, torch.float16)
+
+
+def _updated(y: torch.Tensor, update: Update | None) -> torch.Tensor:
+    """The product's result with its update, float32 or better."""
+    total = y.to(torch.promote_types(y.dtype, torch.float32))
+    if update is None:
+        return total
+    changes = [update.u[:, ranks].to(total) @ update.b[columns].to(total).t() for columns, ranks in update.parts()]
+    return total + torch.cat(changes, dim=1)
+
+
+def add(y: torch.Tensor, update: Update | None, stream: torch.Tensor | None = None) -> torch.Tensor:
+    """The result y + u B' [n, out], in the memory of y; with a stream [n, out], stream + y + u B' in its own."""
+    if in_triton(y):
+        from olivine.kernels import _fused
+
+        return _fused.add(y, update, stream)
+    total = _updated(y, update)
+    return y.copy_(total) if stream is None else (stream + total).to(y.dtype)
+
+
+def norm(
+    h: torch.Tensor,
+    y: torch.Tensor | None,
+    update: Update | None,
+    weight: torch.Tensor,
+    eps: float,
+    *,
+    codes: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Eight | None]:
+    """The stream, its norm x, r [n] in float32, and with `codes` x in 8 bits.
+
+    The stream is h [n, hidden] itself, or h + y + u B' when there is a y. weight: float32 [hidden].
+    """
+    if in_triton(h):
+        from olivine.kernels import _fused
+
+        return _fused.norm(h, y, update, weight, eps, codes=codes)
+    stream = h if y is None else add(y, update, h)
+    wide = stream.to(weight.dtype)
+    inverse = torch.rsqrt(wide.square().mean(-1) + eps)
+    normed = wide * inverse[:, None] * weight
+    return stream, normed.to(h.dtype), inverse, quantize(normed) if codes else None
+
+
+def norm_slope(
+    dx: torch.Tensor,
+    update: Update | None,
+    h: torch.Tensor,
+    weight: torch.Tensor,
+    inverse: torch.Tensor,
+    stream: torch.Tensor | None,
+    reduced: torch.Tensor | None = None,
+    scaling: float = 1.0,
+) -> torch.Tensor:
+    """The slope by the stream h, for dx and its update by the norm, plus the slope that reaches the stream otherwise.
+
+    update: u is the slope by the ranks [n, all ranks], b is A' [hidden, all ranks]; in one part. reduced: s x A' as the
+    forward pass had it; the kernel takes the update's part of mean(w dx h) from it: (du A) (w h) = du (A x) / r.
+    """
+    if in_triton(h):
+        from olivine.kernels import _fused
+
+        return _fused.norm_slope(dx, update, h, weight, inverse, stream, reduced, scaling)
+    slope, wide = _updated(dx, update) * weight, h.to(weight.dtype)
+    along = (slope * wide).mean(-1, keepdim=True) * inverse[:, None] ** 3
+    slope = slope * inverse[:, None] - wide * along
+    return (slope if stream is None else slope + stream).to(h.dtype)
+
+
+def gate(gu: torch.Tensor, update: Update | None, *, gelu: bool = False) -> torch.Tensor:
+    """The activation f(gate) up [n, inner] of both halves gu [n, 2 inner]; f is SiLU, or GELU (tanh)."""
+    if in_triton(gu):
+        from olivine.kernels import _fused
+
+        return _fused.gate(gu, update, gelu=gelu)
+    first, second = _updated(gu, update).chunk(2, dim=1)
+    return (_activated(first, gelu=gelu) * second).to(gu.dtype)
+
+
+def _activated(z: torch.Tensor, *, gelu: bool) -> torch.Tensor:
+    return functional.gelu(z, approximate="tanh") if gelu else functional.silu(z)
+
+
+def gate_slope(
+    gu: torch.Tensor, update: Update | None, dact: torch.Tensor, slope: Update | None, *, gelu: bool = False
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The slope by both halves [n, 2 inner] for dact [n, inner] and its update du A, and A's own: du' act in float32.
+
+    slope: u is du [n, rank], b is A' [inner, rank]. The activation is computed again and never written.
+    """
+    if in_triton(gu):
+        from olivine.kernels import _fused
+
+        return _fused.gate_slope(gu, update, dact, slope, gelu=gelu)
+    first, second = _updated(gu, update).chunk(2, dim=1)
+    back, active = _updated(dact, slope), _activated(first, gelu=gelu)
+    dgu = torch.cat([back * second * _activation_slope(first, gelu=gelu), back * active], dim=1)
+    return dgu.to(gu.dtype), None if slope is None else slope.u.t().to(active) @ (active * second)
+
+
+def _activation_slope(z: torch.Tensor, *, gelu: bool) -> torch.Tensor:
+    if not gelu:
+        s = torch.sigmoid(z)
+        return s + z * s * (1 - s)
+    c = 2 * math.sqrt(2 / math.pi)
+    s = torch.sigmoid(c * (z + 0.044715 * z**3))
+    return s + z * s * (1 - s) * c * (1 + 3 * 0.044715 * z.square())
+
+
+def rotate(qkv: torch.Tensor, update: Update | None, rotation: Rotation) -> torch.Tensor:
+    """Queries and keys, normed and turned: [n, their features], or in the place of qkv where heads have no norm.
+
+    The values' update is added in place in any case.
+    """
+    if in_triton(qkv):
+        from olivine.kernels import _fused
+
+        return _fused.rotate(qkv, update, rotation)
+    heads = _updated(qkv, update).unflatten(1, (-1, rotation.width))
+    n_queries, n_normed = rotation.n_queries, rotation.n_queries + rotation.n_keys
+    turned = _turn(_head_norms(heads[:, :n_normed], rotation), rotation.cos, rotation.sin)
+    qkv[:, n_normed * rotation.width :] = heads[:, n_normed:].flatten(1).to(qkv.dtype)
+    assert n_queries  # noqa: S101 - a layer without queries attends to nothing
+    if rotation.q_weight is not None:
+        return turned.flatten(1).to(qkv.dtype)
+    qkv[:, : n_normed * rotation.width] = turned.flatten(1).to(qkv.dtype)
+    return qkv
+
+
+def _head_norms(heads: torch.Tensor, rotation: Rotation) -> torch.Tensor:
+    """Each head [n, heads, width] over its root mean square, times the weight of queries or of keys."""
+    weight = _head_weights(rotation)
+    if weight is None:
+        return heads
+    return heads * torch.rsqrt(heads.square().mean(-1, keepdim=True) + rotation.eps) * weight
+
+
+def _head_weights(rotation: Rotation) -> torch.Tensor | None:
+    """[heads, width] of queries and keys."""
+    if rotation.q_weight is None or rotation.k_weight is None:
+        return None
+    return torch.stack([rotation.q_weight] * rotation.n_queries + [rotation.k_weight] * rotation.n_keys)
+
+
+def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    half = cos.shape[-1]
+    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
+    cos, sin = cos[:, None].to(heads), sin[:, None].to(heads)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)
+
+
+def rotate_slope(
+    slopes_of: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    qkv: torch.Tensor | None,
+    update: Update | None,
+    rotation: Rotation,
+) -> torch.Tensor:
+    """The slope by the fused projection's result [n, features], for slopes by queries, keys, values [heads, n, width].
+
+    qkv, update: as they went into `rotate`; needed where heads are normed.
+    """
+    if in_triton(slopes_of[0]):
+        from olivine.kernels import _fused
+
+        return _fused.rotate_slope(slopes_of, qkv, update, rotation)
+    dq, dk, dv = (slope.transpose(0, 1) for slope in slopes_of)
+    wide = torch.promote_types(dq.dtype, torch.float32)
+    heads = _turn(torch.cat([dq, dk], dim=1).to(wide), rotation.cos, -rotation.sin)
+    weight = _head_weights(rotation)
+    if weight is not None:
+        assert qkv is not None  # noqa: S101 - for the type checker
+        raw = _updated(qkv, update).unflatten(1, (-1, rotation.width))[:, : heads.shape[1]]
+        inverse = torch.rsqrt(raw.square().mean(-1, keepdim=True) + rotation.eps)
+        heads = heads * weight
+        heads = inverse * heads - raw * (heads * raw).mean(-1, keepdim=True) * inverse**3
+    return torch.cat([heads, dv.to(wide)], dim=1).flatten(1).to(dq.dtype)
+
+
+def slopes(
+    g: torch.Tensor, update: Update, scaling: float, inverse: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """For the slope g [n, out] by an updated result: s g B [n, all ranks] in its type, and g' u [out, rank] in float32.
+
+    The first is the slope by x A', the second that by B. The third is the first, each row times its r where x was
+    normed (inverse, [n]).
+    """
+    if in_triton(g):
+        from olivine.kernels import _fused
+
+        if _fused.shares_of(update.columns, 1)[0]:
+            return _fused.slopes(g, update, scaling, inverse)
+    du = torch.zeros_like(update.u)
+    db = torch.zeros(g.shape[1], update.rank, dtype=torch.promote_types(g.dtype, torch.float32), device=g.device)
+    for columns, ranks in update.parts():
+        du[:, ranks] += scaling * (g[:, columns] @ update.b[columns])
+        db[columns] = (g[:, columns].t() @ update.u[:, ranks]).to(db.dtype)
+    return du, db, du if inverse is None else (du * inverse[:, None]).to(du.dtype)
+
+
+def quantize(x: torch.Tensor, column_scales: torch.Tensor | None = None) -> Eight:
+    """The rows of x [n, columns], each column times its scale (float32 [columns]), in 8 bits with a scale a row."""
+    if in_triton(x):
+        from olivine.kernels import _fused
+
+        return _fused.quantize(x.contiguous(), column_scales)
+    wide = x.float() if column_scales is None else x.float() * column_scales
+    scales = wide.abs().amax(-1, keepdim=True).clamp_min(1e-12) / FLOAT8_LARGEST
+    return (wide / scales).to(torch.float8_e4m3fn), scales
+
+
+def transpose(codes: torch.Tensor) -> torch.Tensor:
+    """A matrix of 8 bits with its rows as columns, in memory of its own."""
+    if HAS_TRITON and codes.is_cuda:
+        from olivine.kernels import _fused
+
+        return _fused.transpose(codes)
+    return codes.t().contiguous()
