@@ -2,17 +2,21 @@
 
 import copy
 import json
+import shutil
 import socket
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from fakes.kubernetes import images
 from fakes.kubernetes.server import Cluster, node
 from fakes.kubernetes.strict import Refused, check
 from olivine import __version__
+from olivine.cli import exit_code
 from olivine.config import load
 from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.systems import Probe
@@ -132,6 +136,51 @@ def test_workflow_on_a_cluster_that_takes_the_pod_away_gives_the_bytes_of_one_he
     assert any("going on from step" in event.message for event in events if hasattr(event, "message"))
     workers = [path for verb, path in cluster.requests if verb == "create" and path.endswith("/jobs")]
     assert len(workers) == 2  # what it has was asked once, and the queue was waited for once
+
+
+@pytest.mark.slow
+def test_manifests_of_a_dry_run_do_the_whole_workflow_when_they_are_applied(cluster, tmp_path, tiny_llama, capfd):
+    """Nothing is sent until somebody does; then a pod alone makes the model, from files on the claim."""
+    disk = cluster.claims["disk"]
+    model = shutil.copytree(tiny_llama, disk / "base")
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "systems": {"cluster": {"type": "Kubernetes", "config": {**_given(cluster), "namespace": "default"}}},
+        "host": "cluster",
+        "passes": {"small": {"type": "rtn", "group_size": 16}},
+        "quality": {"enabled": False},
+        "cache_dir": "cache",
+        "output_dir": "out",
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    assert exit_code(["run", "--config", str(path), "--dry-run"]) == 0
+    files = [Path(line) for line in capfd.readouterr().out.splitlines()]
+    assert [file.name for file in files] == [f"cluster-{kind}.yaml" for kind in ("probe", "worker", "run")]
+    assert (cluster.jobs, [verb for verb, place in cluster.requests if "jobs" in place]) == ({}, [])
+    documents = {file.stem: list(yaml.safe_load_all(file.read_text())) for file in files}
+    check(documents["cluster-probe"][0], "V1Job")
+    check(documents["cluster-worker"][0], "V1Job")
+    cluster.apply(documents["cluster-run"])
+    name = documents["cluster-run"][1]["metadata"]["name"]
+    assert _end_of(Kubernetes(Kubernetes.Params(**_given(cluster))), name) == "ended with exit code 0"
+    there = contents(disk / "out" / name / "model")
+    local = config | {"host": None, "systems": {}, "output_dir": "here", "cache_dir": "cache-here"}
+    path.write_text(json.dumps(local))
+    assert there == contents(run(make_plan(load(path))).model) != {}
+
+
+def test_dry_run_says_which_files_a_pod_alone_would_lack(cluster, tmp_path, tiny_llama, capfd):
+    config = _config(tmp_path, tiny_llama, cluster, "cluster")
+    write_rows(tmp_path / "rows.jsonl")
+    assert exit_code(["run", "--config", str(config), "--dry-run"]) == 0
+    told = capfd.readouterr().out
+    assert "cluster-worker.yaml" in told
+    assert "cluster-run.yaml" not in told
+    assert f"'{tiny_llama}', '{tmp_path / 'rows.jsonl'}' lies outside of volume_folder" in told
+    here = _config(tmp_path, tiny_llama, cluster, "here")
+    assert exit_code(["run", "--config", str(here), "--dry-run"]) == 2
+    assert "nothing of this config runs on one" in capfd.readouterr().err
 
 
 def _config(folder, model, cluster, where):

@@ -25,22 +25,40 @@ if TYPE_CHECKING:
 @config_options
 @on_option
 @click.option("--detach", is_flag=True, help="Leave it at work and return; see olivine jobs.")
+@click.option(
+    "--dry-run", is_flag=True, help="Write the manifests for Kubernetes into the output folder; send nothing."
+)
 @json_option
-def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: bool, as_json: bool) -> int:
+def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: bool, dry_run: bool, as_json: bool) -> int:
     """Run a workflow: exit 0 only when the promised model exists and keeps its goals.
 
     Exit code 1 when a step failed or a goal was missed, 2 when the config cannot run here, 130 after Ctrl-C. With
     --detach, 0 when it has begun.
     """
+    if detach and dry_run:
+        raise click.UsageError("--detach leaves a run at work, and --dry-run starts none: choose one.")
     plan = read_plan(config, overrides, offline=offline)
     if plan.problems:
         if as_json:
             print_refused(plan.problems)
         print_problems(plan.problems)
         return 2
+    if dry_run:
+        return _write_manifests(plan, as_json=as_json)
     if detach:
         return _detach(plan, config, overrides, offline=offline, as_json=as_json)
     return _run(plan, as_json=as_json)
+
+
+def _write_manifests(plan: "Plan", *, as_json: bool) -> int:
+    from olivine.workflow.manifests import write_manifests
+
+    files, notes = write_manifests(plan)
+    if as_json:
+        print_json({"manifests": list(map(str, files)), "notes": notes})
+    else:
+        click.echo("\n".join([*map(str, files), *notes]))
+    return 0
 
 
 def _detach(plan: "Plan", config: Path, overrides: tuple[str, ...], *, offline: bool, as_json: bool) -> int:

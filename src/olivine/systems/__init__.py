@@ -1,7 +1,7 @@
 """Where a job runs: plugins, one file each; a worker, started here or elsewhere, reads jobs and writes events."""
 
 from olivine.registry import Registry
-from olivine.systems._base import FilePath, System, SystemParams, Worker
+from olivine.systems._base import FilePath, Manifests, System, SystemParams, Worker
 from olivine.systems._batch import Batch, BatchWorker
 from olivine.systems._connected import ConnectedWorker, Started
 from olivine.systems._elsewhere import opened
@@ -29,6 +29,7 @@ __all__ = [
     "Job",
     "JobKind",
     "Listener",
+    "Manifests",
     "Probe",
     "Started",
     "System",

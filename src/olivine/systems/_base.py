@@ -4,7 +4,8 @@ One system is one file; its name is the file's, its help the first line of the c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
@@ -60,6 +61,14 @@ class Worker(ABC):
         return False
 
 
+@dataclass(frozen=True)
+class Manifests:
+    """What a system would be sent: documents of JSON values by the name of a file, and what should be known of them."""
+
+    documents: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
 class System(ABC):
     """Where jobs run.
 
@@ -97,6 +106,13 @@ class System(ABC):
 
     def reserve(self, need: Estimate) -> None:  # noqa: B027 - most systems have what they have
         """Told before the first job what the jobs of a run need of it at most, for one that asks for room."""
+
+    def manifests(self, name: str, workflow: Mapping[str, Any]) -> Manifests:  # noqa: ARG002
+        """What a run of the workflow, resolved, would send; nothing is sent. Most systems are sent no documents.
+
+        name: of this system in the workflow.
+        """
+        return Manifests()
 
     @abstractmethod
     def worker(self) -> Worker:

@@ -1,9 +1,12 @@
 """Manifests of what runs on a cluster, as JSON values: a Job whose pod is a worker, or says what is there."""
 
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 MOUNT = "/olivine"
+_CONFIG = "/etc/olivine"
 _KEPT_SECONDS = 24 * 3600  # of a Job that has ended: to look at its pod and log
 _GRACE_SECONDS = 10
 _SIGTERM = 128 + 15
@@ -54,3 +57,60 @@ def environment(plain: Mapping[str, str], secrets: Mapping[str, str]) -> list[di
         name, _, key = place.partition("/")
         values.append({"name": variable, "valueFrom": {"secretKeyRef": {"name": name, "key": key}}})
     return values
+
+
+def workflow_job(
+    name: str,
+    python: str,
+    workflow: Mapping[str, Any],
+    pod: Mapping[str, Any],
+    container: Mapping[str, Any],
+    labels: Mapping[str, str],
+) -> list[dict[str, Any]]:
+    """A workflow whose every place is one of the pod, with a Job that runs it there."""
+    config = {"name": "config", "configMap": {"name": name}}
+    mount = {"name": "config", "mountPath": _CONFIG}
+    command = [python, "-P", "-m", "olivine", "run", "--config", f"{_CONFIG}/workflow.json"]
+    whole = job(
+        name,
+        command,
+        {**pod, "volumes": [*pod["volumes"], config]},
+        {**container, "volumeMounts": [*container["volumeMounts"], mount]},
+        labels,
+    )
+    data = {"workflow.json": json.dumps(workflow, indent=1)}
+    metadata = {"name": name, "labels": dict(labels)}
+    return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}, whole]
+
+
+def moved(workflow: Mapping[str, Any], system: str, folder: str | None, name: str) -> tuple[dict[str, Any], list[str]]:
+    """A workflow as a pod runs it by itself, and the places of it that lie on this machine alone.
+
+    system: the name of the one that is a pod. folder: of this machine, that lies in the pod at MOUNT.
+    """
+    local = {"type": "LocalSystem", "accelerators": workflow["systems"][system].get("accelerators", [])}
+    inside = {
+        **{key: value for key, value in workflow.items() if key not in ("systems", "host", "target")},
+        "systems": {"pod": local},
+        "host": "pod",
+        "target": "pod",
+        "passes": {step: {**said, "host": "pod"} for step, said in workflow["passes"].items()},
+        "cache_dir": f"{MOUNT}/cache",
+        "output_dir": f"{MOUNT}/out/{name}",
+    }
+    outside: list[str] = []
+
+    def place(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: place(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [place(item) for item in value]
+        if not isinstance(value, str) or not value.startswith("/") or value.startswith(f"{MOUNT}/"):
+            return value
+        if folder is not None and Path(value).is_relative_to(folder):
+            return str(PurePosixPath(MOUNT, Path(value).relative_to(folder).as_posix()))
+        if Path(value).exists():
+            outside.append(value)
+        return value
+
+    return place(inside), outside

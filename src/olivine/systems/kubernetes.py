@@ -15,10 +15,11 @@ from olivine.messages import ending
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.store.transfer import Files
+from olivine.systems._base import Manifests
 from olivine.systems._batch import Batch
 from olivine.systems._kubernetes import Absent, Cluster, Forbidden
 from olivine.systems._kubernetes_check import check
-from olivine.systems._kubernetes_manifests import MOUNT, environment, job
+from olivine.systems._kubernetes_manifests import MOUNT, environment, job, moved, workflow_job
 from olivine.systems._kubernetes_params import KubernetesParams
 from olivine.systems._kubernetes_pods import has_ended, image_id, state_at_end, stuck, waits_for
 from olivine.systems._kubernetes_pods import told as told_of
@@ -173,7 +174,33 @@ class Kubernetes(Batch):
         """The Job that says what a pod has."""
         return self._job(name, [self.params.python, *PROBE, "--store", MOUNT], Estimate())
 
+    def manifests(self, name: str, workflow: Mapping[str, Any]) -> Manifests:
+        """See System: the Jobs of a run, and with a claim the whole workflow as one."""
+        title = f"olivine-{digest(workflow)[:12]}"
+        jobs = {
+            "probe": [self.probe_manifest(f"{title}-probe")],
+            "worker": [self.worker_manifest(f"{title}-worker", ["--batch", title])],
+        }
+        notes: list[str] = []
+        if self.params.volume_claim is not None:
+            inside, outside = moved(workflow, name, self.params.volume_folder, title)
+            if outside:
+                places = ", ".join(f"'{place}'" for place in dict.fromkeys(outside))
+                notes.append(f"the workflow is not written as a Job of its own: {places} lies outside of volume_folder")
+            else:
+                jobs["run"] = workflow_job(title, self.params.python, inside, *self._pod(self._need))
+        where = {"namespace": self.params.namespace} if self.params.namespace else {}
+        placed = {
+            kind: [one | {"metadata": {**one["metadata"], **where}} for one in documents]
+            for kind, documents in jobs.items()
+        }
+        return Manifests(placed, tuple(notes))
+
     def _job(self, name: str, command: Sequence[str], need: Estimate) -> dict[str, Any]:
+        return job(name, command, *self._pod(need))
+
+    def _pod(self, need: Estimate) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+        """What stands in the spec of a pod and of its container beside the command, and the labels of both."""
         params = self.params
         labels = {"app.kubernetes.io/name": "olivine", "app.kubernetes.io/version": __version__, **params.labels}
         claim = {"persistentVolumeClaim": {"claimName": params.volume_claim}}
@@ -196,7 +223,7 @@ class Kubernetes(Batch):
                 {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - of the pod: what its processes share
             ],
         }
-        return job(name, command, {key: value for key, value in pod.items() if value}, container, labels)
+        return {key: value for key, value in pod.items() if value}, container, labels
 
     def _resources(self, need: Estimate) -> dict[str, Any]:
         """What a pod asks for. What the config says is its limit too; an estimate is none."""

@@ -110,7 +110,7 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
         plan = bring_hosts(plan, workshop)
         model = bring_model(plan, workshop)
         plan = look_at_data(plan, model, workshop)
-        _reserve(plan)
+        reserve(plan)
         for sentence in told if told is not None else look_at_rows(plan, model, workshop):
             workshop.warn("data", sentence)
         search, n_before = None, 0
@@ -127,7 +127,7 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
     return result
 
 
-def _reserve(plan: Plan) -> None:
+def reserve(plan: Plan) -> None:
     """Tell every system what the jobs of the run need of it; what is measured there needs as much as the whole plan."""
     for name, host in plan.hosts.items():
         needs = [step.estimate for step in plan.steps if step.host == name]

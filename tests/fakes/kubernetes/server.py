@@ -51,7 +51,7 @@ class Cluster:
         self.claims, self.secrets = dict(claims or {}), dict(secrets or {})
         self.nodes = nodes if nodes is not None else [node("node-1")]
         self.namespaces, self.accounts = {"default"}, {"default"}
-        self.jobs, self.pods, self.requests = {}, {}, []
+        self.jobs, self.pods, self.config_maps, self.requests = {}, {}, {}, []
         self.faults, self.n_dropped_watches, self.oldest = deque(), 0, 0
         self.token, self.seen_secrets = uuid.uuid4().hex, []
         self.changed, self.version, self.changes = threading.Condition(threading.RLock()), 1, []
@@ -119,6 +119,15 @@ class Cluster:
             self.jobs[name] = job
         threading.Thread(target=self._control, args=(name,), daemon=True).start()
         return job
+
+    def apply(self, documents):
+        """As kubectl does with a file."""
+        for document in documents:
+            if document["kind"] == "ConfigMap":
+                check(document, "V1ConfigMap")
+                self.config_maps[document["metadata"]["name"]] = document["data"]
+            else:
+                self.create_job(document)
 
     def delete_job(self, name):
         with self.changed:
@@ -321,18 +330,30 @@ class Pod:
     def _command(self):
         """Its arguments, with the folder of a volume where the volume is mounted."""
         volumes = {volume["name"]: volume for volume in self.spec.get("volumes", [])}
-        command = [*self.container.get("command", []), *self.container.get("args", [])]
-        for mount in self.container.get("volumeMounts", []):
-            claim = volumes[mount["name"]].get("persistentVolumeClaim")
-            folder = Path(self.cluster.claims[claim["claimName"]]) if claim else self.folder / mount["name"]
-            folder = folder / mount.get("subPath", "")
+        mounts = {
+            mount["mountPath"]: self._folder(volumes[mount["name"]]) / mount.get("subPath", "")
+            for mount in self.container.get("volumeMounts", [])
+        }
+        for folder in mounts.values():
             folder.mkdir(parents=True, exist_ok=True)
-            path = mount["mountPath"]
+        for volume in volumes.values():
+            for name, text in self.cluster.config_maps.get(volume.get("configMap", {}).get("name"), {}).items():
+                here = text
+                for path, folder in mounts.items():
+                    here = here.replace(f'"{path}/', f'"{folder}/')
+                (self._folder(volume) / name).write_text(here)
+        command = [*self.container.get("command", []), *self.container.get("args", [])]
+        for path, folder in mounts.items():
             command = [
                 f"{folder}{word[len(path) :]}" if word == path or word.startswith(f"{path}/") else word
                 for word in command
             ]
         return command
+
+    def _folder(self, volume):
+        """Where a volume lies on this machine."""
+        claim = volume.get("persistentVolumeClaim")
+        return Path(self.cluster.claims[claim["claimName"]]) if claim else self.folder / volume["name"]
 
     def _finish(self, code):
         with self.cluster.changed:
