@@ -1,5 +1,6 @@
 # make demo   the main job on a real model: environment, install, result table, the model in plain onnxruntime-genai
 # make test   the whole test suite, in an environment of its own making
+# make test-azureml   the tests that talk to AzureML through its SDKs, in an environment that lies on top of that one
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -7,8 +8,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO := .demo
+AZUREML := .venv-azureml
 
-.PHONY: demo test lint format wheel-test clean
+.PHONY: demo test test-azureml lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -18,6 +20,9 @@ demo: $(VENV)/demo
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-azureml: $(AZUREML)/dev
+	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml_resources.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -43,5 +48,14 @@ $(VENV)/dev: $(VENV)/demo
 	$(PIP) --editable '.[cpu,dev]'
 	touch $@
 
+# the SDKs bring 50 packages that nothing else needs: they see those of $(VENV), which does not see them
+$(AZUREML)/dev: $(VENV)/dev constraints-azureml.txt
+	test -x $(AZUREML)/bin/python || $(BIN)/python -m venv $(AZUREML)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(AZUREML)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(AZUREML)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+	  --constraint constraints-azureml.txt --editable '.[azureml]' trustme
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(DEMO) build dist
+	rm -rf $(VENV) $(AZUREML) $(DEMO) build dist

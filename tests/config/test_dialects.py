@@ -52,7 +52,7 @@ def test_published_configs_are_read(path):
     loaded = load(path)
     assert loaded.workflow is not None
     kinds = {problem.kind for problem in loaded.problems}
-    assert kinds == ({"unsupported"} if path.stem == "azureml-2024" else set())
+    assert kinds == set()
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.stem)
@@ -90,12 +90,13 @@ def test_the_published_local_config_says_what_it_said():
     assert accelerator.preference
 
 
-def test_the_published_azureml_config_is_refused_by_name_only():
+def test_the_published_azureml_config_says_what_it_said():
     loaded = load(next(path for path in PUBLISHED if path.stem == "azureml-2024"))
-    messages = " ".join(str(problem) for problem in loaded.problems)
-    for name in ("model_file_format", "azureml_registry_model", "azureml_datastore"):
-        assert name in messages
-    assert len(loaded.problems) == 3
+    model = loaded.workflow.input_model
+    assert (model.model_path.type, model.model_file_format) == ("azureml_registry_model", "PyTorch.MLflow")
+    assert model.model_path.config["registry_name"] == "azureml-msr"
+    files = loaded.workflow.data_configs[0].load_dataset_config.data_files
+    assert (files.type, files.config["relative_path"]) == ("azureml_datastore", "path/train_data.json")
     (accelerator,) = loaded.workflow.systems["aml"].accelerators
     assert accelerator.execution_providers == ["CUDAExecutionProvider"]
     assert not accelerator.preference

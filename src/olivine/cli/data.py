@@ -153,6 +153,7 @@ def _parts_of(step: "Step", plan: "Plan", prepared: Any) -> Iterator[_Part]:
 
 def _tokenizer(plan: "Plan") -> Any:
     """The tokenizer of the input model, read in this process."""
+    from olivine.errors import RequestError
     from olivine.models.gguf import readable
     from olivine.models.loading import load_tokenizer
     from olivine.systems import ENVIRONMENT
@@ -160,6 +161,8 @@ def _tokenizer(plan: "Plan") -> Any:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     model = plan.input_model
+    if model is None and plan.hub_name is None:
+        raise RequestError(f"the model '{plan.model_address}' is not here yet; 'olivine run' brings it")
     if model is None:
         from transformers import AutoTokenizer
 

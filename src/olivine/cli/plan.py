@@ -80,7 +80,9 @@ def _proof(plan: "Plan") -> dict[str, list[str]]:
     with tempfile.TemporaryDirectory(prefix="olivine-prove-") as folder:
         model = model_to_prove(plan, Path(folder))
         if model is None:
-            found["unproven"].append(f"'{plan.hub_name}' is still to be fetched; 'olivine run' proves it after that")
+            found["unproven"].append(
+                f"'{plan.model_address}' is still to be fetched; 'olivine run' proves it after that"
+            )
             return found
         for step in steps:
             _prove(step, model, found)

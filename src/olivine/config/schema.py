@@ -69,7 +69,7 @@ def provider_device(name: str) -> str:
 class Resource(Section):
     """A model or file by reference, e.g. {type: azureml_registry_model, config: {...}}."""
 
-    type: str = Field(description="azureml_registry_model and its like, which are not fetched")
+    type: str = Field(description="azureml_registry_model and its like: what lies in AzureML, see docs/azureml.md")
     config: Mapping[str, Any] = Field(default_factory=dict, description="settings of that kind of resource")
 
 
@@ -90,28 +90,28 @@ class AzureMLClient(Section):
 class AzureMLModel(Section):
     """Settings of the resources azureml_model and azureml_registry_model."""
 
-    name: str
-    version: str | int
-    registry_name: str | None = None
-    azureml_client: AzureMLClient | None = None
+    name: str = Field(description="of the model")
+    version: str | int = Field(description="of the model")
+    registry_name: str | None = Field(None, description="azureml_registry_model: where the model lies")
+    azureml_client: AzureMLClient | None = Field(None, description="else that of the workflow")
 
 
 class AzureMLDatastore(Section):
     """Settings of the resource azureml_datastore: a file or folder in a workspace's datastore."""
 
-    azureml_client: AzureMLClient | None = None
-    datastore_name: str | None = None
-    relative_path: str | None = None
-    datastore_url: str | None = None
+    azureml_client: AzureMLClient | None = Field(None, description="else that of the workflow")
+    datastore_name: str | None = Field(None, description="of the workspace")
+    relative_path: str | None = Field(None, description="file, folder or pattern in the datastore")
+    datastore_url: str | None = Field(None, description="azureml://.../datastores/NAME/paths/PATH, in place of the two")
 
 
 class AzureMLJobOutput(Section):
     """Settings of the resource azureml_job_output."""
 
-    azureml_client: AzureMLClient | None = None
-    job_name: str
-    output_name: str
-    relative_path: str
+    azureml_client: AzureMLClient | None = Field(None, description="else that of the workflow")
+    job_name: str = Field(description="of a job that is done")
+    output_name: str = Field(description="of one of its outputs")
+    relative_path: str = Field(description="of the model in the output")
 
 
 RESOURCE_SETTINGS: Mapping[str, type[Section]] = {
@@ -154,7 +154,9 @@ class InputModel(Section):
         "text-generation", description="what the model is for, by the hub's names; else as its config.json says"
     )
     load_kwargs: LoadKwargs = Field(LoadKwargs(), description="how it is loaded")
-    model_file_format: Any = _unserved("Convert it to a Hugging Face folder and name that as model_path.")
+    model_file_format: str | None = Field(
+        None, description="PyTorch.MLflow: the model lies in an MLflow folder, which is also known without this"
+    )
     model_loader: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
     model_script: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
     script_dir: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
@@ -505,8 +507,8 @@ class Workflow(Section):
         ge=0,
         le=4,
     )
-    azureml_client: AzureMLClient | None = _without_effect(
-        "Nothing is read from AzureML.", None, "accepted; nothing is read from AzureML"
+    azureml_client: AzureMLClient | None = Field(
+        None, description="the workspace of what lies in AzureML and names no other, and how it is reached"
     )
     environment: Mapping[str, str] = Field(
         default_factory=dict,

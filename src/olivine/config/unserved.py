@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from olivine.config.explain import Path, shown
 from olivine.config.read import Document
-from olivine.config.schema import Resource, Workflow
+from olivine.config.schema import Workflow
 from olivine.config.shape import LOAD_DATASET_TYPE, PRE_PROCESS_TYPE
 from olivine.errors import Problem
 
@@ -62,9 +62,10 @@ def _model(workflow: Workflow) -> Iterator[Wish]:
         message = f"input models of type '{model.type}' are not served."
         fix = "Use HfModel (a Hugging Face folder, hub name or GGUF file), or ONNXModel (an ONNX file, or its folder)."
         yield ("input_model", "type"), message, fix
-    if isinstance(model.model_path, Resource):
-        message = f"a model of type '{model.model_path.type}' is not fetched."
-        yield ("input_model", "model_path"), message, "Download it and name the folder as model_path."
+    if model.model_file_format not in (None, "PyTorch.MLflow"):
+        message = f"'model_file_format' is not served: {shown(model.model_file_format)}."
+        fix = "Convert it to a Hugging Face folder and name that as model_path."
+        yield ("input_model", "model_file_format"), message, fix
 
 
 def _data(workflow: Workflow) -> Iterator[Wish]:
@@ -79,9 +80,6 @@ def _data(workflow: Workflow) -> Iterator[Wish]:
         if pre.type != PRE_PROCESS_TYPE:
             message = f"the pre-processing '{pre.type}' is not served."
             yield (*path, "pre_process_data_config", "type"), message, f"Use {PRE_PROCESS_TYPE}."
-        if isinstance(load.data_files, Resource):
-            message = f"data of type '{load.data_files.type}' is not fetched."
-            yield (*path, "load_dataset_config", "data_files"), message, "Download it and name the file as data_files."
 
 
 def _search(workflow: Workflow) -> Iterator[Wish]:

@@ -32,7 +32,7 @@ def load(settings: LoadDataset) -> Any:
     No code of a data set is ever run. Raises DataError with the reason of `datasets` when it cannot be had.
     """
     if isinstance(settings.data_files, Resource):
-        raise Unsupported(f"data of type '{settings.data_files.type}' is not fetched; download it and name the file")
+        raise Unsupported(f"data of type '{settings.data_files.type}' is not here yet; 'olivine run' brings it")
     try:
         return datasets.load_dataset(
             settings.data_name,

@@ -7,7 +7,7 @@ hub as if it were here.
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ def sketch(name: str, revision: str | None, folder: Path, *, trusted: bool) -> i
     with _in_sentences(name, revision):
         commit, files = _listed(name, revision, trusted=trusted)
         with ThreadPoolExecutor(N_AT_ONCE) as pool:
-            for _ in pool.map(lambda file: _draw(name, commit, file, folder / file.name), files):
+            for _ in pool.map(lambda file: _draw(name, commit, file, folder), files):
                 pass
     return sum(file.n_bytes for file in files)
 
@@ -104,26 +104,33 @@ def _endpoint() -> str | None:
     return os.environ.get("HF_ENDPOINT") or None
 
 
-def _draw(name: str, commit: str, file: _File, path: Path) -> None:
-    """The file itself when it is small, else its header, and a hole for the rest."""
+def _draw(name: str, commit: str, file: _File, folder: Path) -> None:
+    draw(folder / file.name, file.n_bytes, lambda n_bytes: _read(name, commit, file, n_bytes))
+
+
+def draw(path: Path, n_bytes: int, read: Callable[[int], bytes]) -> None:
+    """A file that lies elsewhere, itself when it is small, else its header and a hole for the rest.
+
+    n_bytes: of all of it. read: gives its first bytes, as many as it is asked for.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     start = b""
-    if file.n_bytes <= SMALL_BYTES:
-        start = _read(name, commit, file, file.n_bytes)
-    elif file.name.endswith(".safetensors"):
-        start = _header(name, commit, file)
+    if n_bytes <= SMALL_BYTES:
+        start = read(n_bytes)
+    elif path.suffix == ".safetensors":
+        start = _header(n_bytes, read)
     with path.open("wb") as drawn:
         drawn.write(start)
-        drawn.truncate(file.n_bytes)
+        drawn.truncate(n_bytes)
 
 
-def _header(name: str, commit: str, file: _File) -> bytes:
+def _header(n_all: int, read: Callable[[int], bytes]) -> bytes:
     """The beginning of a safetensors file up to its numbers; only its length where that is nonsense."""
-    start = _read(name, commit, file, 2**17)
+    start = read(2**17)
     n_bytes = 8 + int.from_bytes(start[:8], "little")
-    if n_bytes > min(LARGEST_HEADER_BYTES, file.n_bytes):
+    if n_bytes > min(LARGEST_HEADER_BYTES, n_all):
         return start[:8]
-    return start[:n_bytes] if n_bytes <= len(start) else _read(name, commit, file, n_bytes)
+    return start[:n_bytes] if n_bytes <= len(start) else read(n_bytes)
 
 
 def _read(name: str, commit: str, file: _File, n_bytes: int) -> bytes:

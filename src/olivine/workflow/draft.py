@@ -11,6 +11,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.work import Machine
 from olivine.workflow.chain import Chain
+from olivine.workflow.resources import Remote
 from olivine.workflow.steps import Host, Step
 
 N_SHOWN = 200  # characters of a name in a message
@@ -23,7 +24,8 @@ class Draft:
     facts, model: of the input; None where they are not known. template: the text of the model's chat template, empty
     where it has none, None where that is not known. unusable: keys of folders that nothing can be written to.
     machine: of the workflow's host. hosts: by the names of systems, each with the machine that the config asks for
-    there; None is the workflow's host.
+    there; None is the workflow's host. remotes: what the config names elsewhere and has not come. has_model: the model
+    is none that lies elsewhere and cannot be found, which is told.
     """
 
     loaded: Loaded
@@ -36,6 +38,8 @@ class Draft:
     model: Model | None = None
     hub_name: str | None = None
     download_bytes: int = 0
+    remotes: tuple[Remote, ...] = ()
+    has_model: bool = True
     template: str | None = None
     unusable: set[str] = field(default_factory=set)
     hosts: dict[str | None, tuple[Host, Machine]] = field(default_factory=dict)

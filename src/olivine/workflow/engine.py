@@ -31,7 +31,7 @@ from olivine.workflow.events import (
 )
 from olivine.workflow.execute import Execution, climb
 from olivine.workflow.folders import refuse_overlaps
-from olivine.workflow.inputs import bring_hosts, bring_model, look_at_data, look_at_rows
+from olivine.workflow.inputs import bring_hosts, bring_model, bring_remotes, look_at_data, look_at_rows
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.names import name_problem
 from olivine.workflow.proofs import prove
@@ -108,6 +108,7 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
     """The run itself. told: what is known of its rows; None where they are still to be looked at."""
     with _opened(plan, listen, workers) as (workshop, history):
         plan = bring_hosts(plan, workshop)
+        plan = bring_remotes(plan, workshop)
         model = bring_model(plan, workshop)
         plan = look_at_data(plan, model, workshop)
         reserve(plan)

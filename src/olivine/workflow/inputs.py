@@ -15,6 +15,7 @@ from olivine.workflow.events import RowsRead, StepDone, StepStarted
 from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_code
 from olivine.workflow.moving import moving, with_rows
 from olivine.workflow.plan import make_plan
+from olivine.workflow.resources import bring
 from olivine.workflow.steps import Host, Plan
 from olivine.workflow.survey import STEP, survey
 from olivine.workflow.workshop import Task, Workshop
@@ -46,6 +47,20 @@ def _prepare(task: Task, host: Host, workshop: Workshop) -> None:
         workshop.fail(task, failure)
         raise failure from None
     workshop.tell(StepDone(**task.origin, seconds=round(time.monotonic() - started, 2)))
+
+
+def bring_remotes(plan: Plan, workshop: Workshop) -> Plan:
+    """The plan with what it names elsewhere in the cache: made once more when something has come.
+
+    Raises StepFailed when what came cannot be used: until then it was known by its beginnings.
+    """
+    bring(plan.remotes, workshop)
+    if not plan.awaits or plan.source is None:
+        return plan
+    settled = make_plan(plan.source, offline=plan.machine.offline, asked=plan.hosts)
+    if settled.problems:
+        raise StepFailed("fetch", " ".join(f"{problem.message} {problem.fix}".strip() for problem in settled.problems))
+    return settled
 
 
 def bring_model(plan: Plan, workshop: Workshop) -> Model:

@@ -31,6 +31,7 @@ from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
+from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
 from olivine.workflow.search_plan import plan_search
@@ -65,19 +66,30 @@ def make_plan(
             raise ConfigError(loaded.problems)
         local = asked[None] if asked and None in asked else here(probe)
         hosts = Hosts(loaded, loaded.workflow, local, asked)
-        planner = partial(_make_plan, scratch=Path(scratch), fetched=fetched, hosts=hosts, offline=offline)
+        elsewhere: dict[str, Remote] = {}  # is listed once, however many points of a search are planned
+        planner = partial(
+            _make_plan, scratch=Path(scratch), fetched=fetched, hosts=hosts, elsewhere=elsewhere, offline=offline
+        )
         if loaded.workflow.search is None:
             return planner(loaded)
         return replace(plan_search(loaded, loaded.workflow.search, planner), source=loaded, hosts=hosts.used)
 
 
-def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Hosts, offline: bool) -> Plan:
+def _make_plan(
+    loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Hosts, elsewhere: dict[str, Remote], offline: bool
+) -> Plan:
     workflow = loaded.workflow
     if workflow is None:
         raise ConfigError(loaded.problems)
     offline = offline or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON")
     cache_dir, output_dir = of_user(workflow.cache_dir).absolute(), of_user(workflow.output_dir).absolute()
+    settled = settle(loaded, workflow, cache_dir, elsewhere, offline=offline)
+    workflow = settled.workflow
     draft = _begun(loaded, workflow, scratch, cache_dir, hosts, offline=offline)
+    draft.problems += settled.problems
+    draft.has_model = settled.has_model
+    draft.remotes = tuple(remote for remote in settled.remotes if not remote.is_here)
+    draft.translated += [f"'{remote.address}' is brought before the first step" for remote in draft.remotes]
     plan_model(draft, fetched)
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
@@ -116,6 +128,7 @@ def _make_plan(loaded: Loaded, *, scratch: Path, fetched: Path | None, hosts: Ho
         versions=draft.hosts[None][0].probe.versions,
         hosts=hosts.used,
         asked=asked,
+        remotes=settled.remotes,
     )
     are_known = all(host.is_known for host in plan.hosts.values())
     return replace(plan, cached=cached(plan)) if are_known and not plan.problems else plan

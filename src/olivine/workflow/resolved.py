@@ -28,7 +28,8 @@ def resolved(plan: Plan) -> dict[str, Any]:
     if workflow is None:
         return {**plan.workflow, **places}
     content = _said(workflow) | places
-    content["input_model"] |= _model_places(plan)
+    if isinstance(workflow.input_model.model_path, str):
+        content["input_model"] |= _model_places(plan)
     if not content["input_model"]["task"]:  # that of a graph is not known
         del content["input_model"]["task"]
     for said, config in zip(content["data_configs"], workflow.data_configs, strict=True):

@@ -72,12 +72,13 @@ def total(draft: Draft, score: ScoreRows | None) -> Estimate:
     """What the whole plan needs: of memory what its largest part does, of disk what all steps write."""
     estimates = [step.estimate for step in draft.steps]
     scoring = scoring_bytes(draft, score)
+    n_brought = sum(remote.n_bytes for remote in draft.remotes)
     return Estimate(
         memory_bytes=max([scoring, *(estimate.memory_bytes for estimate in estimates)]),
         device_memory_bytes=max((estimate.device_memory_bytes for estimate in estimates), default=0),
         # the result is delivered beside the cache
-        disk_bytes=sum(e.disk_bytes for e in estimates) + (estimates[-1].disk_bytes if estimates else 0),
-        download_bytes=draft.download_bytes,
+        disk_bytes=sum(e.disk_bytes for e in estimates) + (estimates[-1].disk_bytes if estimates else 0) + n_brought,
+        download_bytes=draft.download_bytes + n_brought,
     )
 
 
@@ -85,8 +86,8 @@ def check_room(draft: Draft, estimate: Estimate) -> None:
     """Tell what does not fit into memory, or onto a disk."""
     _check_memory(draft)
     folder = hub_cache()
-    if estimate.download_bytes > (free := free_disk_bytes(folder)):
-        message = f"{size(estimate.download_bytes)} are to be fetched, but {size(free)} are free in '{folder}'."
+    if draft.download_bytes > (free := free_disk_bytes(folder)):
+        message = f"{size(draft.download_bytes)} are to be fetched, but {size(free)} are free in '{folder}'."
         draft.problem("hardware", ("input_model", "model_path"), message, "Let HF_HOME name a folder on a larger disk.")
     main, machine = draft.hosts[None]
     free = machine.disk_bytes if main.name is None else free_disk_bytes(of_user(draft.workflow.cache_dir).absolute())

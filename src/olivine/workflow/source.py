@@ -5,8 +5,8 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from olivine.errors import ModelError, Unsupported
-from olivine.models import Format, Model
+from olivine.errors import ModelError, OlivineError, RequestError, Unsupported
+from olivine.models import Format, Model, sources
 from olivine.models.chat_template import read_chat_template
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.models.kinds import TASKS
@@ -14,14 +14,19 @@ from olivine.models.onnx_files import check_onnx, is_onnx, onnx_facts, onnx_mode
 from olivine.paths import exists, hub_cache, of_user
 from olivine.runtimes import onnx_folder
 from olivine.workflow.draft import Draft, short
+from olivine.workflow.resources import Remote
 
 
 def plan_model(draft: Draft, fetched: Path | None) -> None:
     """The input model: a local folder or file, one in the hub's cache, one that has just come, or one to fetch."""
     given = draft.workflow.input_model
-    if not isinstance(given.model_path, str):
-        return
     _check_task(draft, given.task)
+    remote = next((remote for remote in draft.remotes if remote.is_model), None)
+    if remote is not None:
+        _plan_remote_model(draft, remote)
+        return
+    if not draft.has_model or not isinstance(given.model_path, str):
+        return
     if fetched is not None:
         _plan_local_model(draft, fetched)
         return
@@ -181,6 +186,19 @@ def _look_at_hub(draft: Draft, name: str) -> None:
         draft.problem("network", key, f"'{name}' is to be fetched, but the hub gives no answer: {error}.", fix)
     else:
         _look_at(draft, draft.scratch, name)
+
+
+def _plan_remote_model(draft: Draft, remote: Remote) -> None:
+    """A model that a run brings: its config and the headers of its weights are looked at where it lies."""
+    if remote.source is None or not any(file.name == "config.json" for file in remote.files):
+        return  # a graph or a GGUF file is looked at when it is here
+    try:
+        sources.sketch(remote.source, remote.files, draft.scratch)
+    except OlivineError as error:
+        kind = error.kind if isinstance(error, RequestError) else "network"
+        draft.problem(kind, ("input_model", "model_path"), f"{error}.")
+        return
+    _look_at(draft, draft.scratch, remote.address)
 
 
 def _nearest_path(path: Path) -> str:

@@ -14,6 +14,7 @@ from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
 from olivine.work import Estimate, Machine
 from olivine.workflow.choices import Search
+from olivine.workflow.resources import Remote
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ class Plan:
     machine, versions: of the workflow's host. hosts: the systems where something runs, by name.
     search: what is searched; the plan is then that of the first trial, and its problems are those of all.
     asked: the numbers that the config's evaluator asks for.
+    remotes: what the config names elsewhere, whether it has come or not.
     """
 
     steps: tuple[Step, ...]
@@ -173,3 +175,14 @@ class Plan:
     hosts: Mapping[str | None, Host] = field(default_factory=dict, repr=False, compare=False)
     search: Search | None = field(default=None, repr=False, compare=False)
     asked: tuple[Asked, ...] = ()
+    remotes: tuple[Remote, ...] = field(default=(), repr=False, compare=False)
+
+    @property
+    def awaits(self) -> tuple[Remote, ...]:
+        """What has yet to come."""
+        return tuple(remote for remote in self.remotes if not remote.is_here)
+
+    @property
+    def model_address(self) -> str | None:
+        """Where the input model is that has yet to come; None where it is here, or cannot be used."""
+        return self.hub_name or next((remote.address for remote in self.awaits if remote.is_model), None)

@@ -35,7 +35,7 @@ def first_look(plan: Plan, workers: Workers, listen: Listener | None) -> list[st
     None where that is not known before it: the model or the rows have yet to come, or the worker failed, which the run
     meets again and tells.
     """
-    if plan.input_model is None or moving(plan) or not _uses(plan):
+    if plan.input_model is None or plan.awaits or moving(plan) or not _uses(plan):
         return None
     store = Cache(plan.cache_dir)
     store.prepare()

@@ -79,7 +79,7 @@ def lines(plan: Plan) -> list[str]:
     host = plan.steps[0].host if len({step.host for step in plan.steps}) == 1 else None
     there = f" on the system '{host}'" if host is not None else ""
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
-    name = plan.hub_name or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
+    name = plan.model_address or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [*_search_lines(plan), *_step_lines(plan), *_needs(plan)]
     return text + [f"note: {note}" for note in notes(plan)]

@@ -1,0 +1,205 @@
+"""The proxy, its certificates, and what can go wrong on purpose."""
+
+import json
+import re
+import ssl
+import threading
+import uuid
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import trustme
+
+from . import arm, blobs, login, registry
+
+TENANT, CLIENT, SECRET = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222", "s3cret"
+
+
+@dataclass
+class Fault:
+    """What happens to the next `times` requests whose host and path fit: a status, `cut` after so many bytes, or a bit `flip`ped."""
+
+    pattern: str
+    status: int = 0
+    times: int = 1
+    cut: int | None = None
+    flip: bool = False
+    headers: dict = field(default_factory=dict)
+
+
+class Azure(ThreadingHTTPServer):
+    """A cloud with one workspace, one registry, and stores of blobs that are folders.
+
+    folder: holds `ACCOUNT/CONTAINER/...`, the blobs. models: (name, version) to an address; registry_models: to a path
+    in the registry's own container. asked: method, host and path of every request; n_sent: bytes of blobs that went out.
+    tokens: those that are taken, by the scope that they are for.
+    """
+
+    daemon_threads = True
+    group, workspace, registry = "group", "workspace", "shared"
+
+    def __init__(self, folder):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.subscription = str(
+            uuid.uuid4()
+        )  # each is a cloud of its own: nothing that was kept of another serves here
+        self.folder, self.asked, self.n_sent, self.faults, self.tokens = Path(folder), [], 0, [], {}
+        self.models, self.registry_models, self.jobs = {}, {}, {}
+        self.datastores = {"workspaceblobstore": ("storeaccount", "azureml-blobstore", "Sas")}
+        self.forbidden = set()  # patterns of paths that these credentials may not see
+        self.authority = trustme.CA()
+        self._contexts, self._lock = {}, threading.Lock()
+
+    def __enter__(self):
+        self._bundle = self.folder / "authority.pem"
+        self.authority.cert_pem.write_to_path(self._bundle)
+        threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self.shutdown()
+        self.server_close()
+
+    def environment(self):
+        """What a process is given to believe this cloud."""
+        return {
+            "HTTPS_PROXY": f"http://127.0.0.1:{self.server_address[1]}",
+            "NO_PROXY": "",
+            "REQUESTS_CA_BUNDLE": str(self._bundle),
+            "AZURE_TENANT_ID": TENANT,
+            "AZURE_CLIENT_ID": CLIENT,
+            "AZURE_CLIENT_SECRET": SECRET,
+        }
+
+    def client(self):
+        """The section azureml_client of a config."""
+        return {
+            "subscription_id": self.subscription,
+            "resource_group": self.group,
+            "workspace_name": self.workspace,
+            "max_operation_retries": 3,
+            "operation_retry_interval": 0.01,
+        }
+
+    def put(self, account, container, name, content):
+        """A blob."""
+        path = self.folder / account / container / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+
+    def datastore_url(self, path, store="workspaceblobstore"):
+        """The address of a path in a datastore."""
+        return (
+            f"azureml://subscriptions/{self.subscription}/resourcegroups/{self.group}/workspaces/{self.workspace}"
+            f"/datastores/{store}/paths/{path}"
+        )
+
+    def context(self, host):
+        """TLS as that host."""
+        with self._lock:
+            if host not in self._contexts:
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                self.authority.issue_cert(host).configure_cert(context)
+                self._contexts[host] = context
+            return self._contexts[host]
+
+    def fault(self, where):
+        """The fault that a request meets, if any."""
+        with self._lock:
+            for fault in self.faults:
+                if fault.times and re.search(fault.pattern, where):
+                    fault.times -= 1
+                    return fault
+        return None
+
+    def handle_error(self, *_):
+        pass  # a client that went away is no news
+
+
+class Request:
+    """One request, and the answer to it."""
+
+    def __init__(self, handler, azure, host):
+        self.handler, self.azure, self.host, self.method = handler, azure, host, handler.command
+        parts = urlsplit(handler.path)
+        self.path, self.query = unquote(parts.path), {key: value[0] for key, value in parse_qs(parts.query).items()}
+        self.headers = handler.headers
+        self.body = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        self.fault = None
+
+    def json(self):
+        return json.loads(self.body)
+
+    def bearer(self, scope):
+        """Whether the token is one for that scope; else the request is refused, as the real services do."""
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if token and self.azure.tokens.get(token) == scope:
+            return True
+        self.error(
+            401, "InvalidAuthenticationToken" if token else "AuthenticationFailed", "The access token is invalid."
+        )
+        return False
+
+    def error(self, status, code, message):
+        self.reply(status, {"error": {"code": code, "message": message}}, {"x-ms-error-code": code})
+
+    def reply(self, status, content=b"", headers=None):
+        """Send JSON, or bytes as they are."""
+        if not isinstance(content, bytes):
+            content, headers = json.dumps(content).encode(), {"Content-Type": "application/json", **(headers or {})}
+        self.handler.send_response(status)
+        for name, value in (headers or {}).items():
+            self.handler.send_header(name, value)
+        if "Content-Length" not in (headers or {}):
+            self.handler.send_header("Content-Length", str(len(content)))
+        self.handler.end_headers()
+        fault = self.fault or Fault("")
+        if fault.flip and content:
+            content = content[:-1] + bytes([content[-1] ^ 1])
+        if self.method != "HEAD":
+            self.handler.wfile.write(content[: fault.cut])
+        if fault.cut is not None:
+            self.handler.close_connection = True
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    host = ""
+
+    def log_message(self, *_):
+        pass
+
+    def do_CONNECT(self):
+        self.host = self.path.partition(":")[0]
+        self.send_response(200, "Connection established")
+        self.end_headers()
+        self.connection = self.server.context(self.host).wrap_socket(self.connection, server_side=True)
+        self.rfile, self.wfile = self.connection.makefile("rb"), self.connection.makefile("wb", 0)
+        self.close_connection = False
+
+    def finish(self):
+        super().finish()
+        self.connection.close()
+
+    def do_GET(self):
+        request = Request(self, self.server, self.host)
+        where = f"{request.method} {self.host}{request.path}"
+        self.server.asked.append(where)
+        fault = self.server.fault(where)
+        if fault is not None and fault.status:
+            request.reply(fault.status, {"error": {"code": str(fault.status), "message": "on purpose"}}, fault.headers)
+            return
+        request.fault = fault
+        for service in (login, arm, registry, blobs):
+            if service.HOST.fullmatch(self.host):
+                service.answer(request)
+                return
+        request.error(404, "NoSuchHost", f"there is no {self.host} here")
+
+    def do_POST(self):
+        self.do_GET()
+
+    def do_HEAD(self):
+        self.do_GET()
