@@ -149,8 +149,8 @@ def test_manifests_of_a_dry_run_do_the_whole_workflow_when_they_are_applied(clus
         "host": "cluster",
         "passes": {"small": {"type": "rtn", "group_size": 16}},
         "quality": {"enabled": False},
-        "cache_dir": "cache",
-        "output_dir": "out",
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
@@ -165,7 +165,8 @@ def test_manifests_of_a_dry_run_do_the_whole_workflow_when_they_are_applied(clus
     name = documents["cluster-run"][1]["metadata"]["name"]
     assert _end_of(Kubernetes(Kubernetes.Params(**_given(cluster))), name) == "ended with exit code 0"
     there = contents(disk / "out" / name / "model")
-    local = config | {"host": None, "systems": {}, "output_dir": "here", "cache_dir": "cache-here"}
+    places = {"output_dir": str(tmp_path / "here"), "cache_dir": str(tmp_path / "cache-here")}
+    local = config | {"host": None, "systems": {}, **places}
     path.write_text(json.dumps(local))
     assert there == contents(run(make_plan(load(path))).model) != {}
 
