@@ -1,6 +1,7 @@
 """Evaluators of a config: numbers that are asked for are measured, shown, and held to their goals on a plain run."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -8,7 +9,10 @@ import pytest
 from graphs import N_TOKENS, logits_of, text_classifier
 from olivine.cli import exit_code
 from olivine.config import load
-from olivine.errors import GoalMissed
+from olivine.errors import GoalMissed, OlivineError
+from olivine.evaluate import OutputEvidence, custom_numbers
+from olivine.models.onnx_files import onnx_model
+from olivine.work import Machine
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
 from olivine.workflow.plan import make_plan
@@ -149,6 +153,114 @@ def test_times_and_memory_stand_beside_those_of_the_input_model(graph, tmp_path,
     assert "did you mean 'throughput'?" in told[1]
     (told,) = problems(tmp_path, graph, [speed, rate | {"metric_config": {"warmup_num": 7}}])
     assert "the params of rate: rows are others than those of speed: avg" in told
+
+
+SCRIPT = """
+print("said by the script")
+from helper import longest
+
+def share(outputs, targets, scale=1):
+    hits = [int(row["logits"].argmax()) == target for row, target in zip(outputs, targets, strict=True)]
+    return {"hits": scale * sum(hits), "longest": longest(targets)}
+
+def size(model, device, execution_providers):
+    assert (device, execution_providers) == ("cpu", ["CPUExecutionProvider"])
+    session = model.prepare_session()
+    assert session is not None
+    return len(open(model.model_path + "/classifier.onnx", "rb").read())
+
+def bad(outputs, targets, how):
+    return {"exit": exit, "raise": lambda: {}["gone"], "nothing": lambda: None, "other": lambda: {"a": 1},
+            "text": lambda: "3", "nan": lambda: float("nan"), "pair": lambda: (1, 2)}[how]()
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "helper.py").write_text("def longest(values):\n    return len(values)\n")
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    return {"user_script": "mine.py", "script_dir": "lib"}
+
+
+def custom(settings, *sub_types, **more):
+    subs = [one if isinstance(one, dict) else {"name": one} for one in sub_types]
+    return {"name": "own", "type": "custom", "data_config": "mine", "user_config": settings, "sub_types": subs} | more
+
+
+def test_numbers_of_a_script_are_measured_and_held_to_goals(graph, tmp_path, script, capsys):
+    hits = {"name": "hits", "higher_is_better": True, "goal": goal("threshold", 29)}
+    settings = script | {"metric_func": "share", "metric_func_kwargs": {"scale": 2}}
+    weighs = custom(script | {"evaluate_func": "size"}, name="weighs", data_config=None)
+    plan = planned(tmp_path, graph, [custom(settings, hits, "longest"), weighs])
+    result = run(plan)
+    assert "said by the script" not in "".join(capsys.readouterr())
+    rows = {row["number"]: row for row in result.measured}
+    assert (rows["own.hits"]["baseline"], rows["own.hits"]["value"], rows["own.hits"]["is_met"]) == (32, 30, True)
+    assert rows["own.longest"]["value"] == 20
+    assert rows["weighs.weighs"]["baseline"] == graph.stat().st_size
+    again = make_plan(load(tmp_path / "out" / "workflow.json"))
+    assert again.cached == {"small", "score:base", "score:small"}
+    (tmp_path / "lib" / "helper.py").write_text("def longest(values):\n    return 7\n")
+    assert make_plan(load(tmp_path / "config.json")).cached == {"small"}
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("exit", "failed: SystemExit: None"),
+        ("raise", "failed: KeyError: 'gone'"),
+        ("nothing", "gave NoneType None as x, which is no finite number"),
+        ("other", "gave a, but no x"),
+        ("text", "gave str '3' as x, which is no finite number"),
+        ("nan", "gave float nan as x, which is no finite number"),
+        ("pair", "gave tuple (1, 2) as x, which is no finite number"),
+    ],
+)
+def test_script_that_fails_at_work_is_one_sentence(graph, tmp_path, script, how, says):
+    evidence = OutputEvidence([{"logits": np.ones((1, 3))}], None, ["logits"], [1])
+    places = {"user_script": str(tmp_path / "mine.py"), "script_dir": str(tmp_path / "lib")}
+    one = {"name": "own", "function": "bad", "on_outputs": True, "kwargs": {"how": how}, "numbers": ["x"], **places}
+    machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+    with pytest.raises(OlivineError, match=re.escape(f"bad of {tmp_path / 'mine.py'} {says}")):
+        custom_numbers([one], onnx_model(graph), evidence, machine)
+
+
+def test_script_that_raises_ends_the_run_with_1(graph, tmp_path, script, capsys):
+    settings = script | {"metric_func": "bad", "metric_func_kwargs": {"how": "raise"}}
+    path = config_of(tmp_path, graph, [custom(settings, "x")])
+    assert exit_code(["run", "--config", str(path)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "bad of" in told
+    assert "failed: KeyError: 'gone'" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"metric_func": "shar"}, "has no function 'shar'. Did you mean 'share'?"),
+        ({"metric_func": "share", "user_script": "gone.py"}, "gone.py' does not exist."),
+        ({"metric_func": "share", "script_dir": "gone"}, "gone' does not exist."),
+        ({"metric_func": "share", "evaluate_func": "size"}, "and either evaluate_func or metric_func."),
+        ({}, "and either evaluate_func or metric_func."),
+        ({"metric_fun": "share"}, "unknown key 'metric_fun' in the user_config of 'own'; did you mean 'metric_func'?"),
+        ({"metric_func": "share", "metric_func_kwargs": [1]}, "the arguments of 'share' are no mapping."),
+    ],
+)
+def test_wrong_script_is_one_sentence_while_planning(graph, tmp_path, script, settings, says):
+    (told,) = problems(tmp_path, graph, [custom(script | settings, "hits")])
+    assert says in told
+
+
+def test_script_is_parsed_and_never_run_while_planning(graph, tmp_path, script):
+    (tmp_path / "mine.py").write_text("raise SystemExit(9)\ndef share(outputs, targets): ...\n")
+    assert not problems(tmp_path, graph, [custom(script | {"metric_func": "share"}, "hits")])
+    (tmp_path / "mine.py").write_text("def share(:\n")
+    (told,) = problems(tmp_path, graph, [custom(script | {"metric_func": "share"}, "hits")])
+    assert "mine.py:1 is no Python" in told
+    (told,) = problems(tmp_path, graph, [accuracy(user_config={"post_processing_func": "f"})])
+    assert told.startswith("'post_processing_func' of 'acc' is not served")
 
 
 def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_path):

@@ -442,7 +442,8 @@ class Metric(Section):
 
     name: str = Field(description="what tables call it")
     type: str = Field(
-        description="accuracy, perplexity, kl_divergence, latency, throughput, memory, size_on_disk, or a plugin's"
+        description="accuracy, perplexity, kl_divergence, latency, throughput, memory, size_on_disk, custom; or a "
+        "plugin's"
     )
     sub_types: list[SubType] = Field(default_factory=list, description="which numbers of it")
     priority: int | None = Field(None, description="as of a sub type, where there are none")
@@ -450,7 +451,9 @@ class Metric(Section):
     goal: Goal | None = Field(None, description="as of a sub type, where there are none")
     metric_config: dict[str, Any] = Field(default_factory=dict, description="params of the metric")
     data_config: str | None = Field(None, description="the rows; else those of 'quality'")
-    user_config: dict[str, Any] = Field(default_factory=dict, description="nothing that is served yet")
+    user_config: dict[str, Any] = Field(
+        default_factory=dict, description="of a custom metric: user_script, and its evaluate_func or metric_func"
+    )
     backend: str | None = _without_effect(
         "The numbers are computed by olivine, whichever library Olive asked.", None, "accepted; where Olive computed it"
     )

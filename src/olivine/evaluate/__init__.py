@@ -3,6 +3,7 @@
 from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
 from olivine.evaluate._bare import bare
 from olivine.evaluate._base import Artifact, Evidence, Metric, MetricParams, Number, OutputEvidence, Timings
+from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._rounds import in_turns
@@ -27,6 +28,7 @@ __all__ = [
     "bare",
     "check_metrics",
     "check_rows",
+    "custom_numbers",
     "degenerate",
     "in_turns",
     "known_answer",

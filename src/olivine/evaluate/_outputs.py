@@ -11,6 +11,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import Rows, pick_any, text_columns
 from olivine.errors import DataError
 from olivine.evaluate._base import Artifact, OutputEvidence
+from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._inputs import Inputs, Tokenize, fitted, made_up, of_row
 from olivine.evaluate._metrics import measured
 from olivine.models import Model
@@ -57,6 +58,7 @@ def score_outputs(
     if evidence.previous and "cosine" not in numbers:
         report.warn("no output has the name and shape of one of the model before: the two are not compared")
     numbers |= measured(params.get("metrics") or {}, Artifact(bytes_on_disk(model)))
+    numbers |= custom_numbers(params.get("scripts") or (), model, evidence, machine)
     scores: dict[str, Any] = {"n_rows": len(rows), **({} if params.get("data") else {"made_up": True}), **numbers}
     if broken := _broken(outputs):
         scores["degenerate"] = broken

@@ -13,6 +13,7 @@ from olivine.errors import DataError
 from olivine.evaluate._answer import Answers, answers_of
 from olivine.evaluate._bare import bare, special_tokens
 from olivine.evaluate._base import Artifact, Evidence
+from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._outputs import evenly, named, score_outputs
@@ -118,6 +119,7 @@ def score(
         scores["n_other_tokens"] = n_other
     given = params.get("metrics") or {}
     scores |= measured(given, evidence) | measured(given, artifact)
+    scores |= custom_numbers(params.get("scripts") or (), model, evidence, machine)
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem

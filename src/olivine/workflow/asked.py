@@ -9,12 +9,14 @@ from olivine.errors import RequestError
 from olivine.search.objectives import Goal
 from olivine.workflow.draft import Draft
 from olivine.workflow.rows import no_such_data
-from olivine.workflow.steps import Asked, ScoreRows
+from olivine.workflow.scripts import plan_script
+from olivine.workflow.steps import Asked, ScoreRows, Script
 
 if TYPE_CHECKING:
     from olivine.evaluate import Evidence, OutputEvidence
 
 Path = tuple[str | int, ...]
+CUSTOM = "custom"  # the type of metrics that a user's own script gives
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,15 @@ def with_params(given: Mapping[str, Mapping[str, Any]], asked: tuple[Asked, ...]
     """The params of metrics, with those of what is asked for; what every score has without any is left out."""
     params = dict(given)
     for one in asked:
-        if not one.timed and (one.params or not one.always):
+        if one.metric and not one.timed and (one.params or not one.always):
             params[one.metric] = {**params.get(one.metric, {}), **one.params}
     return params
+
+
+def scripts_of(asked: tuple[Asked, ...]) -> tuple[Script, ...]:
+    """The scripts that give numbers of these, each once."""
+    scripts = {one.script.name: one.script for one in asked if one.script is not None}
+    return tuple(scripts.values())
 
 
 def check_asked(draft: Draft, asked: tuple[Asked, ...], score: ScoreRows | None) -> None:
@@ -96,10 +104,53 @@ def _has_labels(draft: Draft, score: ScoreRows) -> bool:
 
 def _asked(draft: Draft, evaluator: schema.Evaluator, path: Path) -> Iterator[Asked]:
     for index, metric in enumerate(evaluator.metrics):
-        for wish in _wishes(metric, (*path, "metrics", index)):
+        place = (*path, "metrics", index)
+        if metric.type.lower() == CUSTOM:
+            yield from _of_script(draft, metric, place)
+            continue
+        _refuse_script(draft, metric, place)
+        for wish in _wishes(metric, place):
             one = _of(draft, wish)
             if one is not None:
                 yield one
+
+
+def _refuse_script(draft: Draft, metric: schema.Metric, path: Path) -> None:
+    """Only a custom metric runs a user's code; any other has its rows from a data config."""
+    for key in metric.user_config:
+        message = f"'{key}' of '{metric.name}' is not served: its rows come from data_config, and are read as text."
+        fix = "Remove it, or write a metric of the type custom."
+        draft.problem("unsupported", (*path, "user_config", key), message, fix)
+
+
+def _of_script(draft: Draft, metric: schema.Metric, path: Path) -> Iterator[Asked]:
+    """The numbers that a user's script gives."""
+    from olivine.evaluate import Number
+
+    script = plan_script(draft, metric, path)
+    if script is None:
+        return
+    others = {one.name for one in draft.workflow.evaluators[str(path[1])].metrics[: int(path[3])] if one.type == CUSTOM}
+    if metric.name in others:
+        draft.problem("invalid-value", (*path, "name"), f"two custom metrics are named '{metric.name}'.", "Rename one.")
+    for wish in _wishes(metric, path):
+        told = wish.told
+        number = Number(f"{metric.name}.{wish.sub_type or metric.name}", higher_is_better=bool(told.higher_is_better))
+        if told.higher_is_better is None and told.goal is not None:
+            message = f"nothing tells whether a higher {wish.name} is better."
+            draft.problem("invalid-value", wish.path, message, "Write higher_is_better.")
+            continue
+        yield Asked(
+            name=wish.name,
+            number=number.key,
+            higher_is_better=number.higher_is_better,
+            priority=told.priority if told.priority is not None and told.priority > 0 else None,
+            goal=_goal(draft, wish, number),
+            on_rows=script.on_outputs,
+            needs_labels=script.on_outputs,
+            script=script,
+            path=wish.path,
+        )
 
 
 def _wishes(metric: schema.Metric, path: Path) -> Iterator[_Wish]:
@@ -193,7 +244,7 @@ def _check_twice(draft: Draft, asked: tuple[Asked, ...]) -> None:
             if first.goal is not None and first.goal.value != one.goal.value:
                 message = f"two goals of {one.name} differ: {first.goal.value:g} and {one.goal.value:g}."
                 draft.problem("invalid-value", (*one.path, "goal"), message, "Keep one of them.")
-        same = settled.setdefault("timing" if one.timed else one.metric, one)
+        same = settled.setdefault("timing" if one.timed else one.metric or one.number, one)
         if same.params != one.params and not (one.timed and not one.params):
             message = f"the params of {one.name} are others than those of {same.name}, and one metric gives both."
             draft.problem("invalid-value", (*one.path, "metric_config"), message, "Write the same for both.")
@@ -215,7 +266,7 @@ def _check_params(draft: Draft, asked: tuple[Asked, ...]) -> None:
     """The params of each metric, as its own model has them."""
     from olivine.evaluate import check_metrics
 
-    for one in asked:
+    for one in [one for one in asked if one.script is None]:
         for problem in check_metrics({one.metric: one.params}, _kind(draft)):
             draft.problem(problem.kind, (*one.path, "metric_config", *problem.key[1:]), problem.message, problem.fix)
 

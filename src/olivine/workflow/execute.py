@@ -201,7 +201,8 @@ class Execution:
             params = {**task.params, "previous": str(previous.entry.content) if previous else None}
             with self._unedited(task, again):
                 machine = self._machine_for(model, rows)
-                return self.workshop.do("score", task, content, machine, model, params=params)
+                files = tuple(str(path) for script in rows.scripts for path in script.files)
+                return self.workshop.do("score", task, content, machine, model, params=params, files=files)
 
         try:
             entry = self.workshop.obtain(task, make)

@@ -21,7 +21,7 @@ from olivine.store.hashes import Hashes, digest
 from olivine.store.packing import unpack
 from olivine.work import Machine
 from olivine.workflow.code import code_digest
-from olivine.workflow.steps import Plan, ScoreRows, Step
+from olivine.workflow.steps import Plan, ScoreRows, Script, Step
 
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
@@ -89,12 +89,20 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "score": code_digest("olivine.evaluate"),
             "metrics": _metric_code(rows),
             "model": model_key,
-            "rows": score_params(rows) | {"data": data_content(rows.data, hashes) if rows.data else None},
+            "rows": score_params(rows)
+            | {"data": data_content(rows.data, hashes) if rows.data else None}
+            | ({"scripts": [_script_content(script, hashes) for script in rows.scripts]} if rows.scripts else {}),
             "previous": previous_key,
             "device": device,
             "libraries": library_versions(SCORE_LIBRARIES, rows.versions),
         }
     )
+
+
+def _script_content(script: Script, hashes: Hashes) -> dict[str, Any]:
+    """A script without its place: what is called, and the bytes of its files."""
+    told = {key: value for key, value in script.to_json().items() if key not in ("user_script", "script_dir")}
+    return {**told, "files": [hashes.file(path) for path in script.files]}
 
 
 def timing_key(
@@ -161,6 +169,7 @@ def score_params(rows: ScoreRows) -> dict[str, Any]:
         "max_rows": rows.max_rows,
         "on_text": rows.on_text,
         "metrics": dict(rows.metrics),
+        **({"scripts": [script.to_json() for script in rows.scripts]} if rows.scripts else {}),
     }
 
 

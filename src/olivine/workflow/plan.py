@@ -23,7 +23,7 @@ from olivine.systems import Probe
 from olivine.work import Machine
 from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
-from olivine.workflow.asked import check_asked, plan_asked, with_params
+from olivine.workflow.asked import check_asked, plan_asked, scripts_of, with_params
 from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
@@ -99,7 +99,8 @@ def _make_plan(
     no_begin_token(draft)
     score = _measured(draft, plan_score(draft))
     check_asked(draft, asked, score)
-    score = replace(score, metrics=with_params(score.metrics, asked)) if score is not None else None
+    if score is not None:
+        score = replace(score, metrics=with_params(score.metrics, asked), scripts=scripts_of(asked))
     tell_seen(draft, score)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):

@@ -38,6 +38,12 @@ def resolved(plan: Plan) -> dict[str, Any]:
             del said["pre_process_data_config"]["max_seq_len"]
     params = {step.name: step.params for step in plan.steps}
     content["passes"] = {name: said | params.get(name, {}) for name, said in content["passes"].items()}
+    for one in plan.asked:
+        if one.script is not None:
+            settings = content["evaluators"][one.path[1]]["metrics"][one.path[3]]["user_config"]
+            settings["user_script"] = str(one.script.path)
+            if one.script.folder is not None:
+                settings["script_dir"] = str(one.script.folder)
     return content
 
 

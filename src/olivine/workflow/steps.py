@@ -69,14 +69,50 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Script:
+    """A user's own metric: a function of a file.
+
+    name: of the metric. folder: whose modules it may import. on_outputs: it gets what a model gave and should have
+    given, in place of the model. numbers: that it must give.
+    """
+
+    name: str
+    path: Path
+    folder: Path | None
+    function: str
+    on_outputs: bool
+    kwargs: Mapping[str, Any]
+    numbers: tuple[str, ...]
+
+    @property
+    def files(self) -> list[Path]:
+        """The files whose bytes decide its numbers: modules of its folder, and of the packages in it."""
+        patterns = ("*.py", "[!.]*/*.py") if self.folder is not None else ()
+        others = sorted(path for pattern in patterns for path in (self.folder or self.path).glob(pattern))
+        return [self.path, *(path for path in others if path != self.path)]
+
+    def to_json(self) -> dict[str, Any]:
+        """As `olivine.evaluate` takes it."""
+        return {
+            "name": self.name,
+            "user_script": str(self.path),
+            "script_dir": str(self.folder) if self.folder is not None else None,
+            "function": self.function,
+            "on_outputs": self.on_outputs,
+            "kwargs": dict(self.kwargs),
+            "numbers": list(self.numbers),
+        }
+
+
+@dataclass(frozen=True)
 class ScoreRows:
     """The rows on which every seam is scored.
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
     on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
     data: None where rows of the inputs of a graph are made up, by `seed`: they too only compare.
-    metrics: params by name, see quality.metrics. host, versions: where it is measured, as of a Step; machine: what is
-    there, None for the plan's.
+    metrics: params by name, see quality.metrics. scripts: users' own metrics. host, versions: where it is measured, as
+    of a Step; machine: what is there, None for the plan's.
     """
 
     data: DataConfig | None
@@ -87,6 +123,7 @@ class ScoreRows:
     max_rows: int
     on_text: bool = False
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    scripts: tuple[Script, ...] = ()
     host: str | None = None
     machine: Machine | None = None
     versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
@@ -99,7 +136,7 @@ class Asked:
     name: what tables call it. number: its key in the scores. unit, compares: as of `olivine.evaluate.Number`.
     priority: 1 matters most; None where it is not to decide. metric, params: what computes it. always: every score has
     it. timed: it comes of timing the model. on_rows: it takes the scored rows. needs_labels: with an expected answer
-    each. path: its place in the config.
+    each. script: of the user, that gives it. path: its place in the config.
     """
 
     name: str
@@ -115,6 +152,7 @@ class Asked:
     timed: bool = False
     on_rows: bool = True
     needs_labels: bool = False
+    script: Script | None = None
     path: tuple[str | int, ...] = ()
 
     @property

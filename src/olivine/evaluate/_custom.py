@@ -1,0 +1,135 @@
+"""Numbers of a user's own script, which a config names and so allows to run."""
+
+import importlib.util
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import OlivineError
+from olivine.evaluate._base import Evidence, OutputEvidence
+from olivine.models import Model
+from olivine.models.loading import load_causal_lm
+from olivine.models.onnx_files import graph_of
+from olivine.runtimes.session import OnnxSession
+from olivine.work import Machine
+
+_MODULE = "olivine_user_script"
+
+
+class ScriptModel:
+    """The model as a script gets it. model_path: its folder or file, as a text. format: hf, adapter, onnx or gguf."""
+
+    def __init__(self, model: Model, machine: Machine) -> None:
+        self._model, self._machine = model, machine
+        self.model_path, self.format = str(model.path), model.format
+
+    def load_model(self) -> Any:
+        """A checkpoint or adapter, loaded by transformers in float32 on the CPU, in bfloat16 on a GPU."""
+        is_cpu = self._machine.device == "cpu"
+        return load_causal_lm(self._model, dtype="float32" if is_cpu else "bfloat16", device=self._machine.device)
+
+    def prepare_session(self, *_: Any, **__: Any) -> OnnxSession:
+        """A graph, open in onnxruntime: `run(inputs)` gives all outputs by their names."""
+        return OnnxSession(graph_of(self._model), self._machine.execution_provider)
+
+
+def custom_numbers(
+    scripts: Sequence[Mapping[str, Any]], model: Model, evidence: Evidence | OutputEvidence, machine: Machine
+) -> dict[str, float]:
+    """What every script says of a model, by "METRIC.NUMBER".
+
+    scripts: name (of the metric), user_script, script_dir, function, on_outputs (whether the function gets what the
+    model gave, and what it should have, in place of the model), kwargs, numbers (that it must give). Raises
+    OlivineError, with the script's own words, for one that does not.
+    """
+    numbers: dict[str, float] = {}
+    for script in scripts:
+        given = _called(script, _arguments(script, model, evidence, machine))
+        for name, value in _checked(script, given).items():
+            numbers[f"{script['name']}.{name}"] = value
+    return numbers
+
+
+def _arguments(
+    script: Mapping[str, Any], model: Model, evidence: Evidence | OutputEvidence, machine: Machine
+) -> tuple[Any, ...]:
+    if script["on_outputs"]:
+        outputs = evidence.generated if isinstance(evidence, Evidence) else evidence.outputs
+        return list(outputs), list(evidence.labels)
+    return ScriptModel(model, machine), machine.device, [machine.execution_provider]
+
+
+def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
+    """What the function gives. What it prints is in the log."""
+    try:
+        with _importable(script):
+            return _function(script)(*arguments, **script["kwargs"])
+    except (Exception, SystemExit) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OlivineError(f"{_place(script)} failed: {said}") from error
+
+
+def _place(script: Mapping[str, Any]) -> str:
+    return f"{script['function']} of {script['user_script']}"
+
+
+@contextmanager
+def _importable(script: Mapping[str, Any]) -> Iterator[None]:
+    """While the script is at work, it imports what lies in its script_dir; nothing of that stays."""
+    folders = [str(script["script_dir"])] if script["script_dir"] else []
+    before = set(sys.modules)
+    sys.path[:0] = folders
+    try:
+        yield
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None) or ""
+            if any(Path(origin).is_relative_to(folder) for folder in folders if origin):
+                del sys.modules[name]
+
+
+def _function(script: Mapping[str, Any]) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location(_MODULE, script["user_script"])
+    if spec is None or spec.loader is None:
+        raise ImportError("Python does not import this kind of file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[_MODULE]
+    function: Callable[..., Any] = getattr(module, script["function"])
+    return function
+
+
+def _checked(script: Mapping[str, Any], given: Any) -> dict[str, float]:
+    """The numbers that the config asks for: of a mapping those of their names, else the one that there is."""
+    wanted: Sequence[str] = script["numbers"]
+    values = given if isinstance(given, Mapping) else {wanted[0]: given} if len(wanted) == 1 else None
+    if values is None:
+        raise OlivineError(
+            f"{_place(script)} gave {_shown(given)}, but the config asks for {', '.join(wanted)}: give a dict of them"
+        )
+    if missing := [name for name in wanted if name not in values]:
+        raise OlivineError(f"{_place(script)} gave {', '.join(map(str, values)) or 'nothing'}, but no {missing[0]}")
+    return {name: _number(script, name, values[name]) for name in wanted}
+
+
+def _number(script: Mapping[str, Any], name: str, value: Any) -> float:
+    """A plain number of Python, numpy or torch."""
+    try:
+        number = math.nan if isinstance(value, (bool, str, bytes)) or value is None else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise OlivineError(f"{_place(script)} gave {_shown(value)} as {name}, which is no finite number")
+    return number
+
+
+def _shown(value: Any) -> str:
+    return f"{type(value).__name__} {value!r:.60}"
