@@ -1,19 +1,24 @@
 """A search of a config: what it tries, shares, chooses and survives. Passes are fakes; sizes stand for what is measured."""
 
 import json
+import shutil
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from graphs import text_classifier
 from olivine.config import load
-from olivine.errors import GoalMissed, StepFailed
+from olivine.errors import GoalMissed, Interrupted, StepFailed
+from olivine.systems import Worker
 from olivine.workflow.choices import Choices
 from olivine.workflow.engine import run
 from olivine.workflow.events import SearchDone, StepStarted, TrialDone
 from olivine.workflow.journal import read_journal
 from olivine.workflow.plan import make_plan
 from olivine.workflow.words import lines
+from olivine.workflow.workers import Pool, Workers
 from tiny import write_rows
 
 
@@ -108,7 +113,7 @@ def test_failing_trial_is_recorded_and_never_the_end(searched, tmp_path, how, ca
 
 
 def test_hanging_trial_is_ended_after_its_time(searched, tmp_path):
-    result = run(searched({"one": {"type": "fail", "how": ["hang", "note"]}}, max_trial_time=10))
+    result = run(searched({"one": {"type": "fail", "how": ["hang", "note"]}}, max_trial_time=15))
     hung, good = trials(tmp_path)
     assert "max_trial_time" in hung.cause
     assert result.search["chosen"] == good.trial
@@ -378,3 +383,69 @@ def test_goal_that_no_trial_meets_ends_with_the_nearest(graph_search, tmp_path):
     assert [one["trial"] for one in near] == [2, 1]
     assert near[0]["shortfall"] < near[1]["shortfall"]
     assert (tmp_path / "out" / "model").is_dir()
+
+
+def test_trials_that_run_at_once_give_what_they_give_alone(searched, tmp_path):
+    passes = {
+        "first": {"type": "write", "n_bytes": 90, "counter": str(tmp_path / "counted")},
+        "second": [{"type": "write", "n_bytes": [40, 20, 30]}, {"type": "fail", "how": "kill"}],
+    }
+    strategy = {"sampler": "tpe", "sampler_config": {"seed": 4}}
+    told = []
+    for n in (1, 2):
+        plan = searched(passes, **strategy, max_parallel=n)
+        assert plan.search.n_parallel == n
+        result = run(plan)
+        done = sorted(trials(tmp_path), key=lambda one: one.trial)
+        told.append((result.search, {str(one.point): (one.values, one.outcome, one.key) for one in done}))
+        shutil.rmtree(tmp_path / "cache")
+        (tmp_path / "out" / "journal.jsonl").unlink()
+    assert told[0][1] == told[1][1]
+    assert [one["point"] for one, _ in told] == [{"second": "write", "second.write.n_bytes": 20}] * 2
+    assert len((tmp_path / "counted").read_text().splitlines()) == 2  # once for each of the two searches
+
+
+class Waiting(Worker):
+    """A worker whose jobs last until it is killed."""
+
+    at_work = threading.Semaphore(0)
+
+    def __init__(self):
+        self.killed = threading.Event()
+
+    def run(self, job, listen):
+        self.at_work.release()
+        self.killed.wait()
+        return {}
+
+    def close(self):
+        self.kill()
+
+    def kill(self):
+        self.killed.set()
+
+
+def test_time_of_one_trial_ends_no_other_that_runs_beside_it():
+    with Workers({None: Pool(Waiting, 2)}) as workers:
+        threads = [threading.Thread(target=workers.run, args=(None, None), daemon=True) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+            assert Waiting.at_work.acquire(timeout=60)
+        workers.kill(threads[0].ident)
+        threads[0].join(timeout=60)
+        assert [thread.is_alive() for thread in threads] == [False, True]
+        workers.kill()
+        threads[1].join(timeout=60)
+        assert not threads[1].is_alive()
+
+
+def test_interruption_of_trials_that_run_at_once_fails_none_of_them(searched, tmp_path):
+    def stop(event):
+        if isinstance(event, StepStarted) and event.step == "one":
+            signal.raise_signal(signal.SIGINT)
+
+    passes = {"one": {"type": "write", "n_bytes": [10, 20], "pause_seconds": 1}}
+    with pytest.raises(Interrupted):
+        run(searched(passes, max_parallel=2), stop)
+    assert [one.outcome for one in trials(tmp_path) if one.outcome == "failed"] == []
+    assert run(searched(passes, max_parallel=2)).search["n_failed"] == 0

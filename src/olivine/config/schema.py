@@ -404,6 +404,7 @@ class SearchStrategy(Section):
     max_trial_time: float | None = Field(
         None, gt=0, description="seconds that a trial may take; one that takes longer is ended and counts as failed"
     )
+    max_parallel: int = Field(1, gt=0, description="trials that run at once, where cores and memory have room for them")
     include_pass_params: bool = Field(
         True, description="search params that are not set and have values to be searched of their own, too"
     )

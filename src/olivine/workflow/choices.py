@@ -99,7 +99,8 @@ class Search:
 
     settings: of the sampler. n_trials: how many are run at most; None where only time ends it. n_looked_at: points that
     were planned, n_valid of them can run; those that cannot are in `refused`, by the first reason, counted. n_steps: of
-    all those trials, of which n_own are distinct, and are made once. disk_bytes: what these write.
+    all those trials, of which n_own are distinct, and are made once. disk_bytes: what these write. n_parallel: how many
+    trials run at once.
     """
 
     choices: Choices
@@ -113,6 +114,7 @@ class Search:
     n_steps: int
     n_own: int
     disk_bytes: int
+    n_parallel: int = 1
 
 
 def _choices(document: Document, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:

@@ -94,6 +94,7 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
     systems = {None: Local(SystemParams()), **{name: host.system for name, host in plan.hosts.items()}}
     if system is not None:
         systems[None] = system
+    n_workers = max(n_workers, plan.search.n_parallel if plan.search is not None else 1)
     with Workers.of(systems.items(), plan.cache_dir, n_workers) as workers:
         told = first_look(plan, workers, listen)
         result = _run(plan, listen, workers, told)

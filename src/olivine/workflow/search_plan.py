@@ -1,7 +1,7 @@
 """The plan of a search: which of its points can run, what they share, and what is wrong with the search itself."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -151,6 +151,7 @@ class _Look:
             n_steps=sum(len(plan.steps) for plan in plans),
             n_own=len(own),
             disk_bytes=sum(step.estimate.disk_bytes for step in own.values()),
+            n_parallel=_n_parallel(plans, strategy.max_parallel),
         )
 
     @property
@@ -175,6 +176,17 @@ class _Look:
             if space.is_active(other, changed):
                 changed[other] = asked.get(other, point.get(other, dimension.at(0.0)))
         return changed
+
+
+def _n_parallel(plans: Sequence[Plan], asked: int) -> int:
+    """How many trials run at once: as many as are asked for, on processors alone, and as the machine has room for."""
+    steps = [step for plan in plans for step in plan.steps]
+    if any(step.machine.device != "cpu" or step.machine.n_devices > 1 for step in steps):
+        return 1  # one device: the others would wait, or fill its memory
+    machines = [plan.machine for plan in plans]
+    memory = max((plan.estimate.memory_bytes for plan in plans), default=0)
+    room = [one.memory_bytes // memory for one in machines if memory]
+    return max(1, min([asked, *room, *(one.n_cores for one in machines)]))
 
 
 def _n_trials(choices: Choices, strategy: SearchStrategy, settings: SamplerParams, n_valid: int | None) -> int | None:

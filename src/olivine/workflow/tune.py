@@ -12,6 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from olivine.errors import Interrupted, OlivineError, StepFailed
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
 from olivine.passes import UNCHANGED
-from olivine.search import Goal, Objective, Point, Trial, pareto
+from olivine.search import Goal, Objective, Point, Sampler, Trial, pareto
 from olivine.workflow.choices import Choices, Search
 from olivine.workflow.events import (
     Event,
@@ -186,7 +187,7 @@ def _started(search: Search, wanted: _Wanted) -> SearchStarted:
 
 
 class _Trials:
-    """The trials of a search, one after the other."""
+    """The trials of a search, some at a time; they are told in the order in which they were asked for."""
 
     def __init__(
         self, plan: Plan, search: Search, model: Model, workshop: Workshop, listener: "_Once", wanted: _Wanted
@@ -195,28 +196,63 @@ class _Trials:
         self._listener, self._wanted = listener, wanted
         self._failed_before, self._begin = _failed_before(workshop), time.monotonic()
         self._n_trials, self._n_failed, self._n_refused = 0, 0, 0
+        self._is_stopped = threading.Event()
 
     def all(self, choices: Choices) -> list[Attempt]:
         """Every trial of some choices until the search of them ends."""
         settings = self._search.settings.model_copy(update={"max_samples": None})  # what cannot run does not count
         sampler = self._search.sampler(choices.space, self._wanted.objectives, settings)
         attempts: list[Attempt] = []
-        n_in_a_row = 0
-        while not self._is_over(attempts, is_last=choices.until is None) and n_in_a_row < _N_REFUSED:
-            point = sampler.ask()
-            if point is None:
+        while not self._is_over(attempts, is_last=choices.until is None):
+            asked = self._asked(sampler, choices, self._n_at_once(len(attempts)))
+            if not asked:
                 break
+            made = self._at_once([({**choices.fixed, **point}, plan) for point, plan in asked])
+            for (point, _), attempt in zip(asked, made, strict=True):
+                sampler.tell(Trial(point, attempt.done.values if attempt.is_measured else None))
+                self._n_failed += not attempt.is_measured
+            attempts += made
+        return attempts
+
+    def _asked(self, sampler: Sampler, choices: Choices, n: int) -> list[tuple[Point, Plan]]:
+        """As many points that can run, with their plans; fewer where there are no more."""
+        asked: list[tuple[Point, Plan]] = []
+        n_in_a_row = 0
+        while len(asked) < n and n_in_a_row < _N_REFUSED and (point := sampler.ask()) is not None:
             plan = self._planned(choices, point)
             if plan.problems:
                 sampler.tell(Trial(point, None))
                 self._n_refused, n_in_a_row = self._n_refused + 1, n_in_a_row + 1
                 continue
-            n_in_a_row, self._n_trials = 0, self._n_trials + 1
-            attempts.append(self._attempt(self._n_trials, {**choices.fixed, **point}, plan))
-            is_measured = attempts[-1].is_measured
-            self._n_failed += not is_measured
-            sampler.tell(Trial(point, attempts[-1].done.values if is_measured else None))
-        return attempts
+            n_in_a_row = 0
+            asked.append((point, plan))
+        return asked
+
+    def _n_at_once(self, n_done: int) -> int:
+        return min([self._search.n_parallel, *(limit - n_done for limit in self._limits)])
+
+    @property
+    def _limits(self) -> list[int]:
+        """Of trials, for each pass or for all together."""
+        limits = (self._search.settings.max_samples, self._search.strategy.max_iter)
+        return [limit for limit in limits if limit is not None]
+
+    def _at_once(self, asked: Sequence[tuple[Point, Plan]]) -> list[Attempt]:
+        """The trials of some points, each in a thread of its own where there are several."""
+        numbered = [(self._n_trials + number, *one) for number, one in enumerate(asked, 1)]
+        self._n_trials += len(asked)
+        if len(numbered) == 1:
+            return [self._attempt(*numbered[0])]
+        with ThreadPoolExecutor(len(numbered)) as threads:
+            waiting = [threads.submit(self._attempt, *one) for one in numbered]
+            try:
+                return [one.result() for one in waiting]
+            except BaseException as error:
+                self._is_stopped.set()  # what fails from now on was ended, and has not failed
+                self._workshop.workers.kill()
+                if isinstance(error, KeyboardInterrupt):
+                    raise Interrupted.by(error, " in a search") from None
+                raise
 
     def outcome(self, attempts: Sequence[Attempt]) -> SearchDone:
         """What some trials come to, beside the counts of all so far."""
@@ -230,10 +266,11 @@ class _Trials:
     def _is_over(self, attempts: Sequence[Attempt], *, is_last: bool) -> bool:
         """Whether these trials end: each pass has as many, and at least one."""
         strategy, n, seconds = self._search.strategy, len(attempts), time.monotonic() - self._begin
-        limits = [limit for limit in (self._search.settings.max_samples, strategy.max_iter) if limit is not None]
-        if (limits and n >= min(limits)) or (strategy.max_time is not None and n and seconds >= strategy.max_time):
+        if (self._limits and n >= min(self._limits)) or (
+            strategy.max_time is not None and n and seconds >= strategy.max_time
+        ):
             return True
-        return is_last and strategy.stop_when_goals_met and bool(attempts) and attempts[-1].is_good
+        return is_last and strategy.stop_when_goals_met and any(one.is_good for one in attempts)
 
     def _planned(self, choices: Choices, point: Point) -> Plan:
         fetched = self._model.path if self._plan.hub_name is not None else None
@@ -250,6 +287,8 @@ class _Trials:
         except Interrupted:
             raise
         except OlivineError as error:
+            if self._is_stopped.is_set():
+                raise Interrupted("interrupted in a search") from None
             log = str(error.log) if isinstance(error, StepFailed) and error.log is not None else None
             told = {"outcome": "failed", "cause": str(error), "log": log}
         steps = [
@@ -276,7 +315,7 @@ class _Trials:
                 if (cut := self._cut(execution, is_over)) is not None:
                     return cut
                 for _ in climb(execution):
-                    if is_over.is_set():
+                    if is_over.is_set() or self._is_stopped.is_set():
                         break
             except StepFailed as error:
                 if not is_over.is_set():
@@ -284,6 +323,8 @@ class _Trials:
                 raise StepFailed(
                     error.step, f"it took longer than {limit:g} seconds (max_trial_time)", error.log
                 ) from None
+        if self._is_stopped.is_set():
+            raise Interrupted("interrupted in a search")
         if is_over.is_set():
             raise StepFailed("search", f"the trial took longer than {limit:g} seconds (max_trial_time)")
         return _measured(course, execution)
@@ -402,15 +443,15 @@ def _failed_before(workshop: Workshop) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def _limited(workers: Workers, seconds: float | None) -> Iterator[threading.Event]:
-    """After so many seconds, what the workers are at is ended; the event says whether it was."""
-    is_over = threading.Event()
+    """After so many seconds, the job that this thread waits for is ended; the event says whether it was."""
+    is_over, thread = threading.Event(), threading.get_ident()
     if seconds is None:
         yield is_over
         return
 
     def end() -> None:
         is_over.set()
-        workers.kill()
+        workers.kill(thread)
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
@@ -438,7 +479,7 @@ class _Once:
     """Passes on what trials tell; results that they share, and warnings about these, the first time only."""
 
     def __init__(self, tell: Listener) -> None:
-        self._tell, self._told = tell, set[tuple[str, ...]]()
+        self._tell, self._told, self._lock = tell, set[tuple[str, ...]](), threading.Lock()
 
     def __call__(self, event: Event) -> None:
         """Pass it on, unless it was."""
@@ -452,8 +493,10 @@ class _Once:
             case _:
                 self._tell(event)
                 return
-        if told not in self._told:
+        with self._lock:
+            is_new = told not in self._told
             self._told.add(told)
+        if is_new:
             self._tell(event)
 
 

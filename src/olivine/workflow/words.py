@@ -63,6 +63,8 @@ def _search_lines(plan: Plan) -> Iterator[str]:
             f"{search.n_valid:,} trials{looked} have {search.n_steps:,} steps, of which {search.n_own:,} differ and "
             f"run once each; together they write {size(search.disk_bytes)} at most"
         )
+    if search.strategy.max_parallel > 1:
+        yield f"{search.n_parallel} trials at once, of {search.strategy.max_parallel} that are asked for"
     yield "the first trial:"
 
 

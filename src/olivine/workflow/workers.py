@@ -1,6 +1,7 @@
 """Pools of workers: jobs that are asked for at once run at once, as many as there are workers on their host."""
 
 import queue
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ class Pool:
         self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()  # the one that worked last is warm
         for worker in reversed(self._workers):
             self._idle.put(worker)
+        self._at_work: dict[int | None, Worker] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -29,15 +31,18 @@ class Pool:
 
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """The result of the job, from the first worker that is free."""
-        worker = self._idle.get()
+        worker, thread = self._idle.get(), threading.get_ident()
+        self._at_work[thread] = worker
         try:
             return worker.run(job, listen)
         finally:
+            del self._at_work[thread]
             self._idle.put(worker)
 
-    def kill(self) -> None:
-        """End the processes of all workers, now; the next job starts another."""
-        for worker in self._workers:
+    def kill(self, thread: int | None = None) -> None:
+        """End the process that works for a thread, now, or of all workers; the next job starts another."""
+        working = [self._at_work[thread]] if thread in self._at_work else []
+        for worker in self._workers if thread is None else working:
             worker.kill()
 
     def close(self) -> None:
@@ -67,10 +72,10 @@ class Workers:
         """The result of the job, from the first worker of the host that is free."""
         return self._pools[host].run(job, listen)
 
-    def kill(self) -> None:
-        """End what every worker is at, now: the jobs fail."""
+    def kill(self, thread: int | None = None) -> None:
+        """End the jobs that a thread has asked for, now, or all: they fail."""
         for pool in self._pools.values():
-            pool.kill()
+            pool.kill(thread)
 
     def close(self) -> None:
         """Let all workers go."""
