@@ -8,7 +8,7 @@ from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._rounds import in_turns
 from olivine.evaluate._rows import Question, passages
-from olivine.evaluate._score import KEPT_FILE, check_rows, score
+from olivine.evaluate._score import KEPT_FILE, batch_bytes, check_rows, score
 from olivine.evaluate._sub_types import number_of
 from olivine.evaluate._timing import time_models
 
@@ -26,6 +26,7 @@ __all__ = [
     "Timings",
     "answers_of",
     "bare",
+    "batch_bytes",
     "check_metrics",
     "check_rows",
     "custom_numbers",

@@ -40,6 +40,11 @@ N_SAMPLES = 8
 MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 
 
+def batch_bytes(n_vocabulary: int, n_rows: int) -> int:
+    """Logits in float32 of the rows that are answered at once, of which each is as long as a passage."""
+    return min(LOGIT_BYTES, 4 * n_vocabulary * min(n_rows, MAX_BATCH) * PASSAGE_TOKENS)
+
+
 @dataclass(frozen=True)
 class _Reading:
     """What is kept of the answer to one question.
