@@ -343,8 +343,7 @@ def test_image_that_changed_under_its_name_is_not_run_with_the_plan_of_another(c
     cluster.images["moving"] = images.that_prints(cluster.folder / "images" / "first", ANSWER)
     asked = system(image="moving")
     asked.probe()
-    cluster.images["moving"] = images.that_prints(cluster.folder / "images" / "second", "$(sleep 100)", code=1)
-    (cluster.images["moving"] / "bin" / "python").write_text("#!/bin/sh\nexec sleep 100\n")
+    cluster.images["moving"] = images.that_does(cluster.folder / "images" / "second", "exec sleep 100")
     name = asked.submit("one", ["--batch", "one"])
     assert "the image 'moving' is another one than it was" in _end_of(asked, name)
     assert name not in cluster.jobs
@@ -360,8 +359,53 @@ def test_pod_that_waits_for_a_node_says_so_and_starts_when_there_is_one(cluster,
         assert asked.ended(name) is None
     assert asked.waiting(name) == ("its pod waits for a node: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
     cluster.nodes.append(node("new", gpus=1))
-    assert _end_of(asked, name) == "ended with exit code 0"
+    assert "left no word at the volume_folder" in _end_of(asked, name)
     assert asked.waiting(name) == ""
+
+
+@pytest.mark.parametrize(
+    ("script", "sentence"),
+    [
+        ("echo it goes wrong; exit 3", "ended with exit code 3; the log of its pod ends: it goes wrong"),
+        ("kill -9 $$", "was killed (SIGKILL): by someone, or because the memory allowed to it ran out"),
+        ("kill -11 $$", "crashed (SIGSEGV)"),
+        ("exit 0", "left no word at the volume_folder"),
+    ],
+)
+def test_pod_that_ends_by_itself_is_told_as_a_process_is_and_not_made_again(cluster, system, script, sentence):
+    cluster.images["ends"] = images.that_does(cluster.folder / "images" / "ends", script)
+    asked = system(image="ends")
+    assert sentence in _end_of(asked, asked.submit("one", []))
+    assert len(cluster.pods) == 1
+
+
+def test_pod_that_took_more_memory_than_it_may_is_told_with_its_limit(cluster, system):
+    cluster.images["ends"] = images.that_does(cluster.folder / "images" / "ends", "kill -9 $$")
+    cluster.is_out_of_memory = True
+    asked = system(image="ends", memory="2Gi")
+    sentence = "was killed by the kernel: out of memory (its limit is 2Gi)"
+    assert sentence in _end_of(asked, asked.submit("one", []))
+
+
+def test_pod_that_somebody_deletes_is_made_again_three_times_and_a_job_that_is_deleted_is_named(cluster, system):
+    cluster.images["waits"] = images.that_does(cluster.folder / "images" / "waits", "exec sleep 100")
+    asked = system(image="waits")
+    name = asked.submit("one", [])
+    for _ in range(4):
+        assert asked.ended(name) is None
+        _running(cluster).delete()
+    assert "Job has reached the specified backoff limit" in _end_of(asked, name)
+    second = asked.submit("two", [])
+    cluster.delete_job(second)
+    assert asked.ended(second) == f"is gone: somebody has deleted its Job '{second}'"
+    asked.cancel(second)
+
+
+def _running(cluster):
+    until = time.monotonic() + 60
+    while not (pods := cluster.running()) and time.monotonic() < until:
+        time.sleep(0.02)
+    return pods[0]
 
 
 def _end_of(system, name):

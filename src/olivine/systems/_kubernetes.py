@@ -59,12 +59,12 @@ class Cluster:
             return str(named["context"].get("namespace") or "default")
         return "default"
 
-    def call(self, api: str, method: str, *names: Any, patience_seconds: float | None = None, **options: Any) -> Any:
+    def call(self, api: str, method: str, *names: Any, **options: Any) -> Any:
         """What the server answers, as JSON values; text for a log.
 
         api: such as "CoreV1Api", whose method is called. Raises Absent, Forbidden, or OlivineError with one sentence.
         """
-        until = time.monotonic() + (self._patience_seconds if patience_seconds is None else patience_seconds)
+        until = time.monotonic() + self._patience_seconds
         pause, is_renewed, is_again = 0.5, False, False
         while True:
             try:
@@ -105,10 +105,10 @@ class Cluster:
         answer = self.call("AuthorizationV1Api", "create_self_subject_access_review", body)
         return bool(answer["status"]["allowed"])
 
-    def pods(self, namespace: str, job: str, **options: Any) -> list[Mapping[str, Any]]:
+    def pods(self, namespace: str, job: str) -> list[Mapping[str, Any]]:
         """The pods of a Job, the latest last: the one at work where there is one."""
         selector = f"job-name={job}"
-        listed = self.call("CoreV1Api", "list_namespaced_pod", namespace, label_selector=selector, **options)
+        listed = self.call("CoreV1Api", "list_namespaced_pod", namespace, label_selector=selector)
         pods: list[Mapping[str, Any]] = listed["items"]
         return sorted(pods, key=lambda pod: (not has_ended(pod), pod["metadata"]["creationTimestamp"]))
 

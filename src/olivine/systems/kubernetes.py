@@ -27,7 +27,6 @@ from olivine.systems._probe import PROBE, Probe, read_answer
 from olivine.systems._process import WORKER
 from olivine.work import Estimate
 
-_PATIENCE_SECONDS = 600.0  # for a cluster that is away while a job is at work there
 _PROBE_SECONDS = 1800.0  # a node may have to be added, and the image pulled
 
 
@@ -133,15 +132,13 @@ class Kubernetes(Batch):
         """See Batch."""
         self._waiting.pop(identity, None)
         try:
-            told = self._cluster.call(
-                "BatchV1Api", "read_namespaced_job", identity, self._namespace, patience_seconds=_PATIENCE_SECONDS
-            )
-            pods = self._cluster.pods(self._namespace, identity, patience_seconds=_PATIENCE_SECONDS)
+            told = self._cluster.call("BatchV1Api", "read_namespaced_job", identity, self._namespace)
+            pods = self._cluster.pods(self._namespace, identity)
         except Absent:
             return f"is gone: somebody has deleted its Job '{identity}'"
         conditions = {one["type"]: one for one in told["status"].get("conditions") or () if one["status"] == "True"}
         if "Complete" in conditions:
-            return "ended with exit code 0"
+            return self._success(identity)
         if "Failed" in conditions:
             return self._failure(pods, conditions["Failed"].get("message", ""))
         if pods and (why := stuck(pods[-1]) or self._has_changed(pods[-1])):
@@ -308,6 +305,13 @@ class Kubernetes(Batch):
         return RequestError(f"a pod of the image '{image}' cannot say what it has: {last}")
 
     # How a pod ended
+
+    def _success(self, identity: str) -> str:
+        """How a Job ended whose pod did well; one that said nothing has looked elsewhere for what it should do."""
+        if self.far.names(f"jobs/{identity.removeprefix('olivine-')}/events"):
+            return "ended with exit code 0"
+        here = self.params.files or f"the volume_folder '{self.params.volume_folder}'"
+        return f"left no word at {here}: is that where the pods find '{self.params.volume_claim or here}'?"
 
     def _failure(self, pods: Sequence[Mapping[str, Any]], message: str) -> str:
         """How the last pod of a Job that failed has ended, in words that follow "its worker "."""

@@ -47,9 +47,14 @@ def _image(folder, sources, *options):
 
 def that_prints(folder, text, code=0):
     """An image whose Python says one thing, and ends."""
+    return that_does(folder, f"cat <<'END'\n{text}\nEND\nexit {code}")
+
+
+def that_does(folder, script):
+    """An image whose Python is a script of the shell."""
     (folder / "bin").mkdir(parents=True)
     python = folder / "bin" / "python"
-    python.write_text(f"#!/bin/sh\ncat <<'END'\n{text}\nEND\nexit {code}\n")
+    python.write_text(f"#!/bin/sh\n{script}\n")
     python.chmod(0o755)
     return folder
 

@@ -52,6 +52,7 @@ class Cluster:
         self.nodes = nodes if nodes is not None else [node("node-1")]
         self.namespaces, self.accounts = {"default"}, {"default"}
         self.jobs, self.pods, self.config_maps, self.requests = {}, {}, {}, []
+        self.is_out_of_memory = False  # then a process that is killed was killed for it
         self.faults, self.n_dropped_watches, self.oldest = deque(), 0, 0
         self.token, self.seen_secrets = uuid.uuid4().hex, []
         self.changed, self.version, self.changes = threading.Condition(threading.RLock()), 1, []
@@ -359,7 +360,8 @@ class Pod:
         with self.cluster.changed:
             if code is not None:
                 self.exit_code = code if code >= 0 else 128 - code
-                self.reason = "Completed" if code == 0 else "Error"
+                is_killed = code == -signal.SIGKILL and self.cluster.is_out_of_memory
+                self.reason = "OOMKilled" if is_killed else "Completed" if code == 0 else "Error"
             self.state = "Succeeded" if code == 0 else "Failed"
             self.cluster.tell("MODIFIED", self)
 
