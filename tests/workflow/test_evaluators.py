@@ -16,6 +16,7 @@ from olivine.work import Machine
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
 from olivine.workflow.plan import make_plan
+from olivine.workflow.words import lines
 from tiny import write_rows
 
 CACHE = {}
@@ -145,8 +146,10 @@ def test_times_and_memory_stand_beside_those_of_the_input_model(graph, tmp_path,
     assert [rows[name]["is_met"] for name in ("speed: avg", "rate: rows", "room")] == [True, False, True]
     assert rows["speed: p90"]["baseline"] == timing.numbers["base"]["latency_p90"] > 0
     assert rows["room"]["value"] > 10e6
+    again = make_plan(load(path))
+    assert again.cached == {"small", "score:base", "score:small", "time:small"}
     with pytest.raises(GoalMissed) as caught:
-        run(make_plan(load(path)))  # times are kept
+        run(again)
     assert caught.value.result.measured == list(events[-1].measured)
     told = problems(tmp_path, graph, [speed | {"sub_types": [{"name": "p91"}]}, rate | {"type": "thruput"}])
     assert "'p91' is no sub type of latency; did you mean 'p" in told[0]
@@ -261,6 +264,37 @@ def test_script_is_parsed_and_never_run_while_planning(graph, tmp_path, script):
     assert "mine.py:1 is no Python" in told
     (told,) = problems(tmp_path, graph, [accuracy(user_config={"post_processing_func": "f"})])
     assert told.startswith("'post_processing_func' of 'acc' is not served")
+
+
+def test_search_chooses_by_priority_among_those_that_meet_the_goals(graph, tmp_path):
+    passes = {"small": {"type": "OnnxBlockWiseRtnQuantization", "block_size": [16, 32]}}
+    more = {"passes": passes, "search_strategy": {"sampler": "sequential"}}
+    far = {"name": "far", "type": "output_agreement", "priority": 1}
+    size = {"name": "size", "type": "size_on_disk", "priority": 2}
+    closest = run(planned(tmp_path, graph, [far, size], **more))
+    trials = [event for event in read_journal(tmp_path / "out") if event.kind == "trial_done"]
+    by_size = sorted(trials, key=lambda trial: trial.values["size_bytes"])
+    assert closest.search["point"] == max(trials, key=lambda trial: trial.values["cosine"]).point
+    smallest = run(planned(tmp_path, graph, [far | {"priority": 2}, size | {"priority": 1}], **more))
+    assert smallest.search["point"] == by_size[0].point
+    bound = size | {"goal": goal("threshold", by_size[1].values["size_bytes"] - 1)}
+    assert run(planned(tmp_path, graph, [far, bound], **more)).search["point"] == by_size[0].point
+    bound = size | {"goal": goal("threshold", by_size[0].values["size_bytes"] - 1)}
+    with pytest.raises(GoalMissed, match="size of 'small' is") as caught:
+        run(planned(tmp_path, graph, [far, bound], **more))
+    assert caught.value.result.search["point"] == by_size[0].point
+    assert [one["trial"] for one in caught.value.result.search["near_misses"]] == [trial.trial for trial in by_size]
+
+
+def test_plan_says_what_is_measured_and_old_settings_of_rows_are_dropped(graph, tmp_path):
+    speed = {"name": "speed", "type": "latency", "data_config": "mine", "sub_types": [{"name": "avg"}]}
+    speed["user_config"] = {"user_script": "gone.py", "dataloader_func": "make", "batch_size": 1, "data_dir": "rows"}
+    speed["sub_types"][0] |= {"goal": goal("percent-min-improvement", 20), "metric_config": {"warmup_num": 10}}
+    plan = planned(tmp_path, graph, [accuracy({"name": "f1"}), speed])
+    assert not plan.problems
+    told = lines(plan)
+    assert "measure acc: f1" in told
+    assert "measure speed: avg: goal percent-min-improvement 20" in told
 
 
 def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_path):

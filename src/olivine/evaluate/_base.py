@@ -106,8 +106,8 @@ class TimingParams(MetricParams):
     """How requests are timed; latency, throughput and memory of one config share them."""
 
     warmup_num: int = Field(2, ge=0, description="requests before any is timed")
-    repeat_test_num: int = Field(8, ge=3, description="requests that are timed at least")
-    max_requests: int = Field(200, ge=3, description="requests that are timed at most")
+    repeat_test_num: int = Field(8, ge=1, description="requests that are timed at least")
+    max_requests: int = Field(200, ge=1, description="requests that are timed at most, where that is more")
     max_seconds: float = Field(60.0, gt=0, description="seconds after which no more are timed")
     spread: float = Field(
         0.02, gt=0, description="half of the interval that holds the median, as a share of it: enough"

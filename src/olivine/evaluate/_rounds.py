@@ -21,8 +21,8 @@ def in_turns(
     """What each model's requests gave: one of each in a round, every other round the other way round.
 
     seconds_of: the time of a request that decides whether enough are made: when the interval of every median is
-    `params.spread` of it or less to each side, after `repeat_test_num` rounds at least; or when `max_requests` or
-    `max_seconds` are over.
+    `params.spread` of it or less to each side, after `repeat_test_num` rounds at least; or when, after as many,
+    `max_requests` or `max_seconds` are over.
     """
     for request in requests.values():
         for _ in range(params.warmup_num):
@@ -36,8 +36,8 @@ def in_turns(
                 time.sleep(params.sleep_num)
         report(number)
         known = all(spread([seconds_of(one) for one in made]) <= params.spread for made in results.values())
-        is_late = clock() - began >= params.max_seconds
-        if number >= params.max_requests or (number >= params.repeat_test_num and (known or is_late)):
+        is_over = number >= params.max_requests or clock() - began >= params.max_seconds
+        if number >= params.repeat_test_num and (known or is_over):
             return results
     return results
 

@@ -220,25 +220,29 @@ class Execution:
 
         Nothing else of a run is at work meanwhile: it comes after all steps and scores.
         """
-        params, rows, places = timing_params(self.plan.asked), self.plan.score, seams(self.plan)
-        if params is None or rows is None or not places:
+        key, rows, places = timing_key(self.plan, self.keys.models), self.plan.score, seams(self.plan)
+        if key is None or rows is None:
             return list(scored)
-        pair = {seam.name: seam for seam in (places[0], places[-1])}
-        models = {name: self._model_of(seam.step) for name, seam in pair.items()}
+        models = {seam.name: self._model_of(seam.step) for seam in (places[0], places[-1])}
         if any(model.attributes.get("metadata_only") for model in models.values()):
             return list(scored)
-        event = self._time(places[-1], {name: self.keys.models[seam.step] for name, seam in pair.items()}, models, rows)
+        event = self._time(places[-1], key, models, rows)
         self.workshop.tell(event)
         return [replace(one, scores={**one.scores, **event.numbers.get(one.model, {})}) for one in scored]
 
-    def _time(self, seam: Seam, keys: Mapping[str, str], models: Mapping[str, Model], rows: ScoreRows) -> Timed:
+    def _time(self, seam: Seam, key: str, models: Mapping[str, Model], rows: ScoreRows) -> Timed:
         """What is timed of models beside each other. seam: the one that ships."""
-        params, machine = timing_params(self.plan.asked) or {}, self._machine_for(models[seam.name], rows)
-        key = timing_key(keys, params, machine, rows.versions)
-        name, of = f"time:{seam.name}", self.keys.models[seam.step]
-        words = "Time it beside the input model"
-        task = Task(name, key, words, params=params, parent=seam.step, parent_key=of, host=rows.host)
+        task = Task(
+            f"time:{seam.name}",
+            key,
+            "Time it beside the input model",
+            params=timing_params(self.plan.asked) or {},
+            parent=seam.step,
+            parent_key=self.keys.models[seam.step],
+            host=rows.host,
+        )
         records = {name: model.to_json() for name, model in models.items()}
+        machine = self._machine_for(models[seam.name], rows)
         result = self.workshop.obtain(
             task, lambda content: self.workshop.do("time", task, content, machine, models=records)
         ).result

@@ -19,9 +19,8 @@ from olivine.passes import UNCHANGED, passes
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
 from olivine.store.packing import unpack
-from olivine.work import Machine
 from olivine.workflow.code import code_digest
-from olivine.workflow.steps import Plan, ScoreRows, Script, Step
+from olivine.workflow.steps import Plan, ScoreRows, Script, Step, timing_params
 
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
@@ -105,18 +104,22 @@ def _script_content(script: Script, hashes: Hashes) -> dict[str, Any]:
     return {**told, "files": [hashes.file(path) for path in script.files]}
 
 
-def timing_key(
-    models: Mapping[str, str], params: Mapping[str, Any], machine: Machine, versions: Mapping[str, str]
-) -> str:
-    """The key of the times of models, by their names, beside each other on a machine."""
-    facts = (machine.device, machine.execution_provider, machine.n_cores, machine.memory_bytes)
+def timing_key(plan: Plan, models: Mapping[str | None, str]) -> str | None:
+    """The key of what is timed of the input model beside the one that ships; None where nothing is to be timed.
+
+    models: their keys, see Keys.
+    """
+    params, rows, places = timing_params(plan.asked), plan.score, seams(plan)
+    if params is None or rows is None or not places:
+        return None
+    machine = rows.machine or plan.machine
     return digest(
         {
             "time": code_digest("olivine.evaluate"),
-            "models": dict(models),
+            "models": [models[seam.step] for seam in (places[0], places[-1])],
             "params": params,
-            "machine": facts,
-            "libraries": library_versions(SCORE_LIBRARIES, versions),
+            "machine": (machine.device, machine.execution_provider, machine.n_cores, machine.memory_bytes),
+            "libraries": library_versions(SCORE_LIBRARIES, rows.versions),
         }
     )
 
@@ -257,6 +260,8 @@ def cached(plan: Plan) -> frozenset[str]:
         return frozenset()
     names = {name: key for name, key in keys.models.items() if name is not None}
     names |= {f"score:{seam.name}": keys.scores[seam.step] for seam in seams(plan)}
+    if (timing := timing_key(plan, keys.models)) is not None:
+        names[f"time:{seams(plan)[-1].name}"] = timing
     return frozenset(name for name, key in names.items() if cache.has(key))
 
 

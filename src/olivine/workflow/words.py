@@ -6,7 +6,7 @@ from typing import Any
 from olivine.config.explain import shown
 from olivine.workflow.choices import Search
 from olivine.workflow.keys import seams
-from olivine.workflow.steps import Plan, Step
+from olivine.workflow.steps import Asked, Plan, Step
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -26,9 +26,22 @@ def to_json(plan: Plan) -> dict[str, Any]:
         ],
         "problems": [problem.to_json() for problem in plan.problems],
         "translated": list(plan.translated),
+        **({"asked": [_asked_json(one) for one in plan.asked]} if plan.asked else {}),
         "estimate": vars(plan.estimate) | {"n_parameters": plan.n_parameters},
         **({"search": _search_json(plan.search)} if plan.search is not None else {}),
     }
+
+
+def _asked_json(one: Asked) -> dict[str, Any]:
+    """A number that the evaluator asks for."""
+    goal = {"type": one.goal.kind, "value": one.goal.value} if one.goal is not None else None
+    return {"name": one.name, "number": one.number, "priority": one.priority, "goal": goal}
+
+
+def _asked_lines(plan: Plan) -> Iterator[str]:
+    """What is measured of the input model and of the result because the evaluator asks for it, and their goals."""
+    for one in plan.asked:
+        yield f"measure {one.name}" + (f": goal {one.goal.kind} {one.goal.value:g}" if one.goal is not None else "")
 
 
 def _search_json(search: Search) -> dict[str, Any]:
@@ -83,7 +96,7 @@ def lines(plan: Plan) -> list[str]:
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.model_address or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
-    text += [*_search_lines(plan), *_step_lines(plan), *_needs(plan)]
+    text += [*_search_lines(plan), *_step_lines(plan), *_asked_lines(plan), *_needs(plan)]
     return text + [f"note: {note}" for note in notes(plan)]
 
 
@@ -114,6 +127,7 @@ def _needs(plan: Plan) -> Iterator[str]:
 def is_all_cached(plan: Plan) -> bool:
     """Whether a run finds every result and every score."""
     names = {*(step.name for step in plan.steps), *(f"score:{seam.name}" for seam in seams(plan))}
+    names |= {f"time:{seams(plan)[-1].name}"} if any(one.timed for one in plan.asked) and seams(plan) else set()
     return bool(plan.steps) and names <= plan.cached
 
 

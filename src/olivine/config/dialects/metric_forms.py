@@ -11,6 +11,8 @@ _FOLLOW = ("load_params", "num_classes", "num_labels", "result_key", "task", "va
 # Keys of user_config that say how rows come to the model, which the data config and the runtime know.
 _IDLE = ("batch_size", "input_names", "input_shapes", "input_types", "inference_settings", "io_bind", "run_kwargs")
 _NOTHING = (None, "", False)
+# Metrics that read no rows: whatever Olive made rows with for them asks for nothing here.
+_WITHOUT_ROWS = ("latency", "throughput", "memory", "size_on_disk")
 
 
 def translate(config: Object) -> Findings:
@@ -83,7 +85,8 @@ def _user_config(metric: Object) -> Findings:
         return
     if metric.get("type") in ("latency", "throughput") and settings.get("batch_size") not in _NOTHING:
         yield from move(settings, "batch_size", section_of(metric, "metric_config", settings.places["batch_size"]))
-    for key in [key for key in settings if key in _IDLE or settings[key] in _NOTHING]:
+    without_rows = metric.get("type") in _WITHOUT_ROWS
+    for key in [key for key in settings if without_rows or key in _IDLE or settings[key] in _NOTHING]:
         yield from drop(settings, key, f"'{key}' of a metric is dropped: its rows and how they are run follow.")
     if not settings:
         metric.take("user_config")
