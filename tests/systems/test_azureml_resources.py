@@ -345,6 +345,22 @@ def test_wrong_registry_model_is_one_sentence(registered, resource, says):
     assert says in problem.message
 
 
+def test_place_where_no_model_lies_is_one_sentence(azure):
+    azure.put("storeaccount", "azureml-blobstore", "notes/a.txt", "nothing")
+    azure.put("storeaccount", "azureml-blobstore", "notes/b.txt", "nothing")
+    azure.models["notes", "1"] = azure.datastore_url("notes")
+    resource = {"type": "azureml_model", "config": {"name": "notes", "version": 1}}
+    (problem,) = plan_of(model_config(azure, resource)).problems
+    assert "no model lies there: 'a.txt' is of none" in problem.message
+
+
+def test_client_that_does_not_hold_is_told_once(azure, tiny_phi3):
+    config = data_config(azure, tiny_phi3, "path/train_data.json")
+    config["azureml_client"] |= {"subscription_id": 7}
+    (problem,) = plan_of(config).problems
+    assert "'azureml_client.subscription_id' must be a text, but is 7." in problem.message
+
+
 def test_what_may_not_be_read_is_said_with_what_helps(azure, tiny_phi3):
     azure.forbidden.add("/datastores/")
     (problem,) = plan_of(data_config(azure, tiny_phi3, "path/train_data.json")).problems

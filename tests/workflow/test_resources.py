@@ -93,6 +93,20 @@ def test_folder_of_mlflow_that_holds_no_such_model_is_one_sentence(mark, says, t
     assert says in problem.message
 
 
+def test_pickled_weights_are_refused_before_they_are_brought(tiny_llama, tmp_path):
+    folder = azureml_form(tiny_llama, tmp_path / "mlflow")
+    weights = folder / "data" / "model" / "model.safetensors"
+    weights.rename(weights.with_name("pytorch_model.bin"))
+    (problem,) = planned(tmp_path, folder).problems
+    assert "'data/model/pytorch_model.bin' holds pickled weights, which are not read" in problem.message
+
+
+def test_adapter_that_is_not_there_is_told_before_its_model_is_brought(tiny_llama, tmp_path):
+    folder = azureml_form(tiny_llama, tmp_path / "mlflow")
+    (problem,) = planned(tmp_path, folder, adapter_path="nowhere").problems
+    assert problem.message == "the adapter 'nowhere' does not exist."
+
+
 def test_model_that_is_said_to_be_of_mlflow_and_is_not(tiny_llama, tmp_path):
     (problem,) = planned(tmp_path, tiny_llama, model_file_format="PyTorch.MLflow").problems
     assert "the model is no MLflow folder" in problem.message

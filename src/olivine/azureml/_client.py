@@ -127,7 +127,9 @@ class Access:
         given = self.settings
         return {
             "retry_total": _N_RETRIES if given.max_operation_retries is None else given.max_operation_retries,
-            "retry_backoff_factor": given.operation_retry_interval or _RETRY_SECONDS,
+            "retry_backoff_factor": _RETRY_SECONDS
+            if given.operation_retry_interval is None
+            else given.operation_retry_interval,
             "read_timeout": given.read_timeout or _READ_SECONDS,
         }
 
@@ -170,6 +172,8 @@ class Access:
 
 def _no_credentials(error: Exception) -> str:
     reasons = [line.strip() for line in str(error).splitlines() if "unavailable" not in line and "Failed" in line]
+    if reasons and "onnect" in reasons[0]:
+        return f"Azure, which is asked for a token, gives no answer: {reasons[0][:200]}"
     told = f" ({reasons[0][:200]})" if reasons else ""
     return (
         f"Azure has no credentials here{told}: run 'az login', or set AZURE_TENANT_ID, AZURE_CLIENT_ID and "

@@ -31,6 +31,10 @@ _REGISTRY_VERSION = "2021-10-01-dataplanepreview"  # of the requests that a regi
 _BLOB = re.compile(r"(?P<container>https://[^/]+/[^/]+)/(?P<path>.+)")
 
 
+class Malformed(Refused):
+    """The keys of a resource do not hold, which is told where the config is read."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """Something in AzureML.
@@ -52,7 +56,7 @@ def reference(resource: Resource, client: AzureMLClient | None, folder: Path) ->
     try:
         settings: Any = RESOURCE_SETTINGS[resource.type].model_validate(dict(resource.config))
     except (KeyError, ValidationError):
-        raise Refused(f"the resource '{resource.type}' lacks what it needs") from None  # told where the config is read
+        raise Malformed(f"the resource '{resource.type}' lacks what it needs") from None
     client = settings.azureml_client or client
     if isinstance(settings, AzureMLModel) and resource.type == "azureml_registry_model":
         return _registry_model(settings, client)

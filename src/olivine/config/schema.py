@@ -80,9 +80,11 @@ class AzureMLClient(Section):
     resource_group: str | None = Field(None, description="of the workspace")
     workspace_name: str | None = Field(None, description="of the workspace")
     aml_config_path: str | None = Field(None, description="file with the three")
-    read_timeout: float | None = Field(None, description="seconds")
-    max_operation_retries: int | None = Field(None, description="how often a request is tried again")
-    operation_retry_interval: float | None = Field(None, description="seconds between two tries")
+    read_timeout: float | None = Field(None, gt=0, description="seconds that an answer may take")
+    max_operation_retries: int | None = Field(None, ge=0, description="how often a request is tried again")
+    operation_retry_interval: float | None = Field(
+        None, ge=0, description="seconds between two tries, doubled each time"
+    )
     default_auth_params: dict[str, Any] | None = Field(None, description="of azure-identity")
     keyvault_name: str | None = Field(None, description="where secrets lie")
 

@@ -24,7 +24,9 @@ def layout(mark: bytes, root: PurePosixPath, names: Collection[str]) -> dict[str
     flavour = next((name for name in _FLAVOURS if name in flavours), None)
     if flavour is None:
         told = ", ".join(flavours) or "none"
-        raise ModelError(f"the MLflow folder has no transformers model: its flavours are {told}; read are {_FLAVOURS}")
+        raise ModelError(
+            f"the MLflow folder has no transformers model: its flavours are {told}; read are {', '.join(_FLAVOURS)}"
+        )
     files: dict[str, str] = {}
     for folder in _folders(flavour, flavours[flavour], root):
         for name in names:

@@ -16,6 +16,9 @@ from typing import Protocol
 from olivine.errors import ModelError
 from olivine.models import hub, mlflow
 
+_ALONE = (".gguf", ".onnx")  # files that are a model by themselves
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
 
 @dataclass(frozen=True)
 class SourceFile:
@@ -88,9 +91,9 @@ def model_layout(source: Source, files: Sequence[SourceFile], *, trusted: bool) 
     """The files of a model as a Hugging Face folder has them, whether the source holds such a one or one of MLflow.
 
     Its code comes along where it is trusted, pickled weights never. What is neither (a graph, a GGUF file) comes as it
-    lies. Raises ModelError for an MLflow folder that holds no transformers model.
+    lies. Raises ModelError for an MLflow folder that holds no transformers model, and where no model lies at all.
     """
-    if len(files) == 1:
+    if len(files) == 1 and files[0].name.endswith(_ALONE):
         return Layout(tuple(files), within=files[0].name)
     by_name = {file.name: file for file in files}
     marks = [name for name in by_name if PurePosixPath(name).name == mlflow.MARK]
@@ -102,12 +105,20 @@ def model_layout(source: Source, files: Sequence[SourceFile], *, trusted: bool) 
     inside = [replace(file, name=PurePosixPath(file.name).relative_to(folder).as_posix()) for file in files]
     if any(file.name == "config.json" for file in inside):
         return Layout(_served(inside, trusted))
+    if not any(file.name.endswith((*_ALONE, "genai_config.json")) for file in inside):
+        raise ModelError(
+            f"no model lies there: '{inside[0].name}' is of none, and there is no config.json or {mlflow.MARK}"
+        )
     return Layout(tuple(inside))
 
 
 def _served(files: Iterable[SourceFile], trusted: bool) -> tuple[SourceFile, ...]:
-    patterns = hub.patterns(trusted=trusted)
-    return tuple(file for file in files if any(fnmatch(file.name, pattern) for pattern in patterns))
+    patterns, all_files = hub.patterns(trusted=trusted), list(files)
+    served = tuple(file for file in all_files if any(fnmatch(file.name, pattern) for pattern in patterns))
+    pickled = next((file for file in all_files if file.name.endswith(_PICKLED)), None)
+    if pickled is not None and not any(file.name.endswith(".safetensors") for file in served):
+        raise ModelError(f"'{pickled.source}' holds pickled weights, which are not read; convert them to safetensors")
+    return served
 
 
 def sketch(source: Source, files: Iterable[SourceFile], folder: Path) -> None:

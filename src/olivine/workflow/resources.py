@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from olivine.azureml import Refused, reference
+from olivine.azureml import Malformed, Refused, reference
 from olivine.config import Loaded
 from olivine.config.schema import Resource, Workflow
 from olivine.errors import OlivineError, Problem, RequestError, StepFailed
@@ -88,7 +88,8 @@ def settle(loaded: Loaded, workflow: Workflow, cache_dir: Path, known: dict[str,
             known[name] = remote
         except OlivineError as error:
             kind = error.kind if isinstance(error, RequestError) else "network"
-            problems.append(Problem(kind, loaded.document.where(place), f"{error}."))
+            if not _is_told(error, loaded):
+                problems.append(Problem(kind, loaded.document.where(place), f"{error}."))
             has_model = has_model and place != MODEL
             continue
         if (entry := _entry(Cache(cache_dir), remote)) is not None:
@@ -97,6 +98,12 @@ def settle(loaded: Loaded, workflow: Workflow, cache_dir: Path, known: dict[str,
     if has_model:
         problems += _wrong_format(loaded, workflow, remotes)
     return Settled(workflow, tuple(remotes), tuple(problems), has_model)
+
+
+def _is_told(error: OlivineError, loaded: Loaded) -> bool:
+    """Whether the check of the config has said what keeps a reference from being followed."""
+    of_client = "azureml_client lacks" in str(error) and any("azureml_client" in one.message for one in loaded.problems)
+    return isinstance(error, Malformed) or of_client
 
 
 def named(workflow: Workflow) -> Iterator[tuple[tuple[str | int, ...], Resource | Path]]:

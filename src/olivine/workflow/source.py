@@ -190,6 +190,11 @@ def _look_at_hub(draft: Draft, name: str) -> None:
 
 def _plan_remote_model(draft: Draft, remote: Remote) -> None:
     """A model that a run brings: its config and the headers of its weights are looked at where it lies."""
+    adapter = draft.workflow.input_model.adapter_path
+    if adapter is not None and not exists(of_user(adapter)):  # one that is there is checked when the model has come
+        draft.problem(
+            "missing-model", ("input_model", "adapter_path"), f"the adapter '{short(adapter)}' does not exist."
+        )
     if remote.source is None or not any(file.name == "config.json" for file in remote.files):
         return  # a graph or a GGUF file is looked at when it is here
     try:
