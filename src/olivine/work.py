@@ -49,6 +49,7 @@ class Machine:
     n_devices: how many of them a pass that can use several of them gets; on the CPU, processes that share its cores.
     device_memory_bytes: of each GPU; 0 where there is none, or the driver does not say.
     multiplies_bf16: whether the processor computes in bfloat16 itself; else what runs on it is loaded as float32.
+    compute_capability: NVIDIA's, of the GPU that has the least; 0 where there is none, or the driver does not say.
     """
 
     device: str
@@ -60,6 +61,7 @@ class Machine:
     n_devices: int = 1
     device_memory_bytes: int = 0
     multiplies_bf16: bool = False
+    compute_capability: float = 0.0
 
 
 @dataclass(frozen=True)

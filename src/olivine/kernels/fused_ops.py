@@ -16,7 +16,8 @@ import math
 import torch
 from torch.nn import functional
 
-from olivine.kernels.fused_types import FLOAT8_LARGEST, Eight, Rotation, Update
+from olivine.kernels.fused_types import Eight, Rotation, Update
+from olivine.models.nf4 import float8_rows
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 
@@ -231,8 +232,7 @@ def quantize(x: torch.Tensor, column_scales: torch.Tensor | None = None) -> Eigh
 
         return _fused.quantize(x.contiguous(), column_scales)
     wide = x.float() if column_scales is None else x.float() * column_scales
-    scales = wide.abs().amax(-1, keepdim=True).clamp_min(1e-12) / FLOAT8_LARGEST
-    return (wide / scales).to(torch.float8_e4m3fn), scales
+    return float8_rows(wide)
 
 
 def transpose(codes: torch.Tensor) -> torch.Tensor:

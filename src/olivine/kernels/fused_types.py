@@ -5,7 +5,11 @@ from dataclasses import dataclass
 
 import torch
 
-FLOAT8_LARGEST = 448.0  # of e4m3: four bits of exponent, three of mantissa
+from olivine.models.nf4 import FLOAT8_LARGEST
+
+__all__ = ["FLOAT8_LARGEST", "Eight", "Rotation", "Update"]
+
+
 Eight = tuple[torch.Tensor, torch.Tensor]  # codes float8_e4m3fn [n_rows, n_columns], scales float32 [n_rows, 1]
 
 

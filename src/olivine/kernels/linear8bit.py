@@ -18,6 +18,7 @@ from torch import library
 
 from olivine.kernels.fused_ops import quantize, transpose
 from olivine.kernels.fused_types import Eight
+from olivine.models.nf4 import Rounding
 
 
 def _scaled_product(left: torch.Tensor, right: torch.Tensor, scales: Eight, dtype: torch.dtype) -> torch.Tensor:
@@ -93,7 +94,7 @@ class Linear8bit(torch.nn.Linear):  # type: ignore[misc] # torch is not read by 
         # without torch's own __init__, which would make a weight
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
-        self.compute_dtype = plain.weight.dtype
+        self.compute_dtype, self.rounding = plain.weight.dtype, Rounding("fp8", double=False)
         codes, scales = rounded(plain.weight)
         self.register_buffer("codes", codes, persistent=False)
         self.register_buffer("scales", scales, persistent=False)

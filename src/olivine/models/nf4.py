@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
-Kind = Literal["nf4", "fp4"]
+Kind = Literal["nf4", "fp4", "fp8"]
 BLOCK = 64  # weights that share a magnitude
 BLOCKS = 256  # magnitudes that share a scale when they are quantized as well
 
@@ -71,10 +71,15 @@ class Shift(Protocol):
 
 @dataclass(frozen=True)
 class Rounding:
-    """How a base is stored while an adapter is trained on it. double: magnitudes are stored in 8 bits."""
+    """How a base is stored while an adapter is trained on it. double: magnitudes of 4 bits are stored in 8 bits."""
 
     kind: Kind = "nf4"
     double: bool = True
+
+    @property
+    def n_bits(self) -> int:
+        """Of a weight, its share of the scales aside."""
+        return 8 if self.kind == "fp8" else 4
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, which a model's attributes hold."""
@@ -140,24 +145,42 @@ def magnitudes_of(packed: Packed) -> "torch.Tensor":
 
 
 def rounded(weight: "torch.Tensor", rounding: Rounding) -> "torch.Tensor":
-    """What a weight is once it has been stored in 4 bits, in its own type."""
+    """What a weight is once it has been stored in 4 or 8 bits, in its own type."""
+    if rounding.kind == "fp8":
+        codes, scales = float8_rows(weight)
+        return (codes.float() * scales).to(weight.dtype)
     return unpack(pack(weight, rounding), tuple(weight.shape), weight.dtype)
 
 
+FLOAT8_LARGEST = 448.0  # of e4m3: four bits of exponent, three of mantissa
+
+
+def float8_rows(weight: "torch.Tensor") -> "tuple[torch.Tensor, torch.Tensor]":
+    """The rows of a matrix in 8-bit floats (e4m3) [n_rows, n_columns], and float32 scales [n_rows, 1].
+
+    The largest magnitude of a row becomes the largest number of 8 bits.
+    """
+    wide = weight.float()
+    scales = wide.abs().amax(-1, keepdim=True).clamp_min(1e-12) / FLOAT8_LARGEST
+    return (wide / scales).to(torch.float8_e4m3fn), scales
+
+
 def rounded_weights(source: Weights, rounding: Rounding, shifts: Mapping[str, Shift] | None = None) -> Weights:
-    """The tensors of a base as the adapter saw them: the linear layers of the decoder went through 4 bits.
+    """The tensors of a base as the adapter saw them: the linear layers of the decoder went through 4 or 8 bits.
 
     shifts: what was taken from a weight before (LoftQ), by name.
     """
     of_name = shifts or {}
     return {
-        name: _rounded(tensor, rounding, of_name.get(name)) if is_stored_so(tensor) else tensor
+        name: _rounded(tensor, rounding, of_name.get(name)) if is_stored_so(tensor, rounding) else tensor
         for name, tensor in source.items()
     }
 
 
-def is_stored_so(tensor: LazyTensor) -> bool:
-    """Whether a base keeps this tensor in 4 bits: a matrix inside of a decoder layer."""
+def is_stored_so(tensor: LazyTensor, rounding: Rounding) -> bool:
+    """Whether a base keeps this tensor in fewer bits: a matrix of a decoder layer, of sizes that go into them."""
+    if rounding.kind == "fp8" and any(size % 16 for size in tensor.shape):
+        return False
     return len(tensor.shape) == 2 and ".layers." in tensor.name and tensor.name.endswith(".weight")
 
 

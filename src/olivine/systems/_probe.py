@@ -69,7 +69,8 @@ class Probe:
 
     memory_bytes, n_cores: what its control groups allow. has_nvidia: whether an NVIDIA GPU is there. n_gpus: how many
     of them a process may use. gpu_memory_bytes: of the smallest of them; 0 where the driver does not say. gpu_names:
-    of all that the driver knows. multiplies_bf16: whether the processor has instructions for bfloat16.
+    of all that the driver knows. compute_capability: the least of theirs, or 0.
+    multiplies_bf16: whether the processor has instructions for bfloat16.
     system: "posix" or "nt". disk_bytes: free where its store lies; None where it has none, as it reads files here.
     olivine: its release there. versions: of installed distributions, by their names with hyphens. modules: names of
     those that can be imported.
@@ -81,6 +82,7 @@ class Probe:
     n_gpus: int = 0
     gpu_memory_bytes: int = 0
     multiplies_bf16: bool = False
+    compute_capability: float = 0.0
     system: str = os.name
     versions: Mapping[str, str] = field(default_factory=Installed)
     modules: Collection[str] = field(default_factory=Importable)
@@ -127,6 +129,7 @@ def probe(root: Path = allowance.ROOT, store: Path | None = None) -> Probe:
         gpu_memory_bytes=min((memory for _, memory in gpus if memory), default=0),
         gpu_names=tuple(name for name, _ in gpus),
         multiplies_bf16=multiplies_bf16(root),
+        compute_capability=compute_capability() if nvidia else 0.0,
         disk_bytes=paths.free_disk_bytes(store) if store is not None else None,
     )
 
@@ -187,6 +190,12 @@ def nvidia_gpus() -> list[tuple[str, int]]:
         line.rpartition(",") for line in _driver_says("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
     ]
     return [(name.strip(), int(size) * 2**20 if size.strip().isdigit() else 0) for name, _, size in told]
+
+
+def compute_capability() -> float:
+    """Of the NVIDIA GPU that has the least, as the driver's tool says; 0 where it does not say."""
+    told = [line.strip() for line in _driver_says("--query-gpu=compute_cap", "--format=csv,noheader")]
+    return min((float(line) for line in told if line.replace(".", "", 1).isdigit()), default=0.0)
 
 
 def multiplies_bf16(root: Path = allowance.ROOT) -> bool:

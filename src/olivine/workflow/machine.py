@@ -70,6 +70,7 @@ def choose(
         n_devices=n_devices,
         device_memory_bytes=min(on_gpu or limit, limit or on_gpu) if device == "cuda" else 0,
         multiplies_bf16=probe.multiplies_bf16,
+        compute_capability=probe.compute_capability if device == "cuda" else 0.0,
     )
     return Choice(machine, tuple(notes), tuple(problems))
 

@@ -1,7 +1,9 @@
 """LoRA: train a small low-rank update of the weights (Hu et al. 2021, arXiv:2106.09685)."""
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
@@ -10,8 +12,10 @@ from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.kernels.chunk_sizes import HIGHEST_FUSED_RANK
 from olivine.models import Model
+from olivine.models.adapter import BASE_FILE, ROUNDING
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
+from olivine.passes._base import TrainingRows
 from olivine.passes.finetune import _adapters, _checks, _session
 from olivine.passes.finetune._params import AdapterParams
 from olivine.passes.finetune._training import Training
@@ -20,6 +24,8 @@ from olivine.training.learning_rates import LoraPlus
 from olivine.training.optimizers import OWN_GROUPS
 from olivine.training.precision import choose_dtype
 from olivine.work import Context, Estimate, Machine
+
+FP8_FROM = 8.9  # compute capability of the first GPUs that multiply 8-bit floats: Ada Lovelace
 
 
 class Lora(Training):
@@ -45,6 +51,11 @@ class Lora(Training):
             "singular directions of each weight; loftq, on a base in 4 bits, from what the rounding lost; gaussian, "
             "orthogonal",
         )
+        base_precision: Literal["auto", "fp8"] = Field(
+            "auto",
+            description="what the base multiplies in: torch_dtype's, or 8-bit floats in both directions (NVIDIA's "
+            "compute capability 8.9 or later)",
+        )
         loraplus_lr_ratio: float | None = Field(
             None, ge=1, description="LoRA+: learning rate of B over that of A; 16 is usual, with half of LoRA's own"
         )
@@ -61,6 +72,8 @@ class Lora(Training):
         """training_args by name and type, target modules against the model, and methods that exclude others."""
         yield from _checks.check_adapter(self.params, facts, machine, self.name)
         yield from self._check_start()
+        if self.params.base_precision == "fp8":
+            yield from self._check_fp8(machine)
         if self.params.use_dora and self.params.sharding != "none":
             message = "with sharding, 'use_dora' cannot see the whole rows whose length it trains."
             yield Problem("unsupported", self.name, message, "Remove one of the two.", ("use_dora",))
@@ -69,6 +82,25 @@ class Lora(Training):
             message = f"loraplus_lr_ratio sets learning rates that training_args.optim '{optimizer}' does not take."
             fix = "Use adamw_torch, or remove one of the two."
             yield Problem("unsupported", self.name, message, fix, ("loraplus_lr_ratio",))
+
+    def _check_fp8(self, machine: Machine) -> Iterator[Problem]:
+        """The GPU must multiply 8-bit floats; what looks at the base as it lies on disk goes without them."""
+        key = ("base_precision",)
+        if machine.device != "cuda":
+            message = "base_precision 'fp8' multiplies on an NVIDIA GPU, and this step runs on the processor."
+            yield Problem("unsupported", self.name, message, "Remove it, or choose a host with a GPU.", key)
+        elif 0 < machine.compute_capability < FP8_FROM:
+            message = f"base_precision 'fp8' needs compute capability {FP8_FROM}; this GPU has "
+            message += f"{machine.compute_capability}."
+            yield Problem("unsupported", self.name, message, "Remove it, or use QLoRA to save memory.", key)
+        for name, is_used in (
+            ("sharding", self.params.sharding != "none"),
+            ("use_dora", self.params.use_dora),
+            ("init_lora_weights", adapter_starts.changes_base(self.params.init_lora_weights)),
+        ):
+            if is_used:
+                message = f"base_precision 'fp8' does not go with {name}, which looks at the base as it lies on disk."
+                yield Problem("unsupported", self.name, message, "Remove one of the two.", (name,))
 
     def _check_start(self) -> Iterator[Problem]:
         start = self.params.init_lora_weights
@@ -84,10 +116,25 @@ class Lora(Training):
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """Weights, adapter with its gradients and both moments, activations and logits of one micro-batch."""
         dora = self.params.use_dora
-        fused = self._fuses(facts)
+        fused, saved = self._fuses(facts), 0
+        if self.params.base_precision == "fp8" and machine.device == "cuda":
+            decoder = facts.as_decoder
+            n_embedded = decoder.embedding_size * (1 if decoder.tied_embeddings else 2)
+            saved = max(0, facts.n_parameters - n_embedded)  # a byte of two
         return _adapters.estimate(
-            self.params, facts, machine, data, writes_update=dora, scales_outputs=dora, fused=fused
+            self.params,
+            facts,
+            machine,
+            data,
+            saved_bytes=saved,
+            writes_update=dora,
+            scales_outputs=dora,
+            fused=fused,
         )
+
+    def trains_on(self) -> TrainingRows:
+        """The rows that the params name, and whether the base is rounded."""
+        return replace(super().trains_on(), base_is_rounded=self._rounding is not None)
 
     def _fuses(self, facts: ModelFacts) -> bool:
         """Whether a GPU runs this adapter's layers in their fused form, as far as the config tells."""
@@ -144,7 +191,7 @@ class Lora(Training):
     @property
     def _rounding(self) -> Rounding | None:
         """How the base is stored while it trains; None for as it is."""
-        return None
+        return Rounding("fp8", double=False) if self.params.base_precision == "fp8" else None
 
     @property
     def _n_iterations(self) -> int:
@@ -153,6 +200,13 @@ class Lora(Training):
 
     def _stored_layer(self, starts: adapter_starts.Starts | None = None) -> Callable[[str, Any], None] | None:
         """What is done to every decoder layer of the base as soon as it is loaded."""
+        if self.params.base_precision == "fp8":
+            from olivine.kernels.linear8bit import round_layer
+
+            def to_eight_bits(_: str, layer: Any) -> None:
+                round_layer(layer)
+
+            return to_eight_bits
         if starts is None:
             return None
 
@@ -165,10 +219,13 @@ class Lora(Training):
 
     def _attributes(self) -> Mapping[str, Any]:
         """What later steps need to know of how the adapter was trained."""
-        return {}
+        return {} if self._rounding is None else {ROUNDING: self._rounding.to_json()}
 
     def _save_more(self, context: Context) -> None:
-        """What lies beside PEFT's files."""
+        """What lies beside PEFT's files: the rounding of the base, for those who have the folder alone."""
+        if self._rounding is not None:
+            text = json.dumps(self._rounding.to_json()) + "\n"
+            (context.output / BASE_FILE).write_text(text, encoding="utf-8")
 
     def _config(self, base: Any) -> Any:
         from peft import LoraConfig

@@ -28,18 +28,20 @@ class Merge(Pass):
     at a time, by whoever reads them; a merge that goes on to an export is never written to disk. 2. An adapter that is
     empty, changes nothing, or belongs to another base (names or shapes) is refused with the names. 3. A tied head that
     was trained without its embedding stands on its own in the result, whose config says so. 4. An adapter that was
-    trained on a base in 4 bits (QLoRA) fits that base, and is usually merged into the one in 16 bits: both merges are
+    trained on a base in 4 or 8 bits fits that base, and is usually merged into the one in 16 bits: both merges are
     scored, and the better one is the result.
     """
 
     class Params(PassParams):
-        """Only for adapters that were trained on a base in 4 bits."""
+        """Only for adapters that were trained on a base in 4 or 8 bits."""
 
         eval_data_config: str | None = Field(None, description="rows to score both merges on; else the training step's")
         eval_dataset_size: float | None = Field(None, gt=0, description="the rows of it that training held out")
         eval_seed: int = Field(42, description="of the split into rows to train on and rows held out")
         eval_max_rows: int = Field(64, gt=0, description="rows to score at most")
-        merge_base: Literal["better", "16-bit", "4-bit"] = Field("better", description="which base to merge into")
+        merge_base: Literal["better", "16-bit", "8-bit", "4-bit"] = Field(
+            "better", description="which base to merge into"
+        )
 
     aliases: ClassVar[tuple[str, ...]] = ("MergeAdapterWeights",)
     accepts: ClassVar[frozenset[str]] = frozenset({"adapter"})
@@ -107,13 +109,16 @@ class Merge(Pass):
         """Which base the adapter goes into: as asked for, or with the lower loss on the user's rows."""
         if self.params.merge_base != "better":
             return {"merge_base": self.params.merge_base}
+        trained = _trained_base(merged)
         if self.params.eval_data_config is None:
-            context.report.warn("no rows to score both merges on: merged into the 4-bit base that it was trained on")
-            return {"merge_base": "4-bit"}
-        scores = {base: self._scores(replace(merged, attributes={"merge_base": base}), context) for base in BASES}
-        best = min(BASES, key=lambda base: float(scores[base]["loss"]))
+            message = f"no rows to score both merges on: merged into the {trained} base that it was trained on"
+            context.report.warn(message)
+            return {"merge_base": trained}
+        bases = ("16-bit", trained)
+        scores = {base: self._scores(replace(merged, attributes={"merge_base": base}), context) for base in bases}
+        best = min(bases, key=lambda base: float(scores[base]["loss"]))
         context.report.record(merge_base=best, merge_scores=scores)
-        told = ", ".join(f"{base} {scores[base]['loss']:.4f}" for base in BASES)
+        told = ", ".join(f"{base} {scores[base]['loss']:.4f}" for base in bases)
         context.report.warn(f"merged into the {best} base: its loss on the user's rows is the lower one ({told})")
         return {"merge_base": best}
 
@@ -135,7 +140,10 @@ class Merge(Pass):
         return {key: scores[key] for key in ("loss", "perplexity", "label_accuracy") if key in scores}
 
 
-BASES = ("16-bit", "4-bit")
+def _trained_base(merged: Model) -> str:
+    """What the base is called that the adapter was trained on."""
+    rounding = rounding_of(merged.base) if merged.base is not None else None
+    return f"{rounding.n_bits if rounding else 16}-bit"
 
 
 def _copy_tokenizer(source: Path, target: Path) -> None:

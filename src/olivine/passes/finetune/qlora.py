@@ -1,22 +1,18 @@
 """QLoRA: LoRA on a base whose weights are kept in 4 bits (Dettmers et al. 2023, arXiv:2305.14314)."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
-from olivine.models.adapter import BASE_FILE, ROUNDING
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import BLOCK, BLOCKS, Rounding
-from olivine.passes._base import TrainingRows
 from olivine.passes.finetune import _adapters
 from olivine.passes.finetune.lora import Lora
 from olivine.training.adapter_starts import Starts
-from olivine.work import Context, Estimate, Machine
+from olivine.work import Estimate, Machine
 
 
 class Qlora(Lora):
@@ -49,6 +45,9 @@ class Qlora(Lora):
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:
         """As LoRA's; a base in 4 bits is not spread over devices."""
         yield from super().check(facts, machine, data)
+        if self.params.base_precision != "auto":
+            message = f"base_precision '{self.params.base_precision}' is not that of a base in 4 bits."
+            yield Problem("unsupported", self.name, message, "Remove it, or use LoRA.", ("base_precision",))
         if self.params.sharding != "none":
             message = "a base in 4 bits is not sharded: every device keeps all of it."
             yield Problem("unsupported", self.name, message, "Remove sharding, or use LoRA.", ("sharding",))
@@ -73,10 +72,6 @@ class Qlora(Lora):
             fused=self._fuses(facts),
         )
 
-    def trains_on(self) -> TrainingRows:
-        """The rows that the params name; on a base in 4 bits."""
-        return replace(super().trains_on(), base_is_rounded=True)
-
     @property
     def _rounding(self) -> Rounding:
         return Rounding(self.params.quant_type, self.params.double_quant)
@@ -92,13 +87,6 @@ class Qlora(Lora):
             pack_layer(layer, self._rounding, starts.take(name, layer) if starts is not None else None)
 
         return pack
-
-    def _attributes(self) -> Mapping[str, Any]:
-        return {ROUNDING: self._rounding.to_json()}
-
-    def _save_more(self, context: Context) -> None:
-        """The rounding also for those who have the folder alone."""
-        (context.output / BASE_FILE).write_text(json.dumps(self._rounding.to_json()) + "\n", encoding="utf-8")
 
     def _dtype(self, model: Any, machine: Machine) -> str:
         return self.params.compute_dtype or super()._dtype(model, machine)
