@@ -84,6 +84,16 @@ def test_demo_config_plans_on_any_model(tmp_path, monkeypatch):
     assert plan.score.data.name == "tone_heldout"  # what is scored is never trained on
 
 
+def test_search_config_plans_four_trials_that_share_training_and_merge(tmp_path, monkeypatch):
+    monkeypatch.chdir(EXAMPLES.parent)
+    model = tiny_model(tmp_path / "model", "smollm")
+    overrides = [f"input_model.model_path={model}", f"cache_dir={tmp_path / 'c'}", f"output_dir={tmp_path / 'o'}"]
+    plan = make_plan(load(EXAMPLES / "search" / "olive-config.json", overrides))
+    assert plan.problems == ()
+    assert (plan.search.n_valid, plan.search.refused) == (4, {})
+    assert (plan.search.n_steps, plan.search.n_own) == (3 * 4 + 3, 2 + 3 + 4)
+
+
 def rows_of(name):
     text = (EXAMPLES / "tone" / name).read_text(encoding="utf-8")
     return [json.loads(line) for line in text.splitlines()]

@@ -143,6 +143,8 @@ def _outcome(event: TrialDone) -> str:
     numbers = [
         f"{key.replace('_', ' ')} {form.format(event.values[key])}" for key, form in told.items() if key != "size_bytes"
     ]
+    named = {"size_bytes", "drop", "broken", *told}
+    numbers += [f"{name.replace('_', ' ')} {value:.4g}" for name, value in event.values.items() if name not in named]
     if "size_bytes" in event.values:
         numbers.append(readable_bytes(event.values["size_bytes"]))
     goal = ", misses a goal" if event.missed else ""
