@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,8 @@ def test_form_writes_the_rows_that_data_shows(garden):
 
 def test_pass_and_metric_work_in_a_run(garden):
     assert "of the weights of each matrix that become zero" in ran(garden, "-m", "olivine", "passes", "prune")
-    ran(garden, "-m", "olivine", "run", "--config", "garden.json")
+    said = ran(garden, "-m", "olivine", "run", "--config", "garden.json")
+    assert re.search(r"^word_overlap: base [\d.e-]+, thin [\d.e-]+$", said, re.MULTILINE)
     events = [json.loads(line) for line in (garden / "thinner" / "journal.jsonl").read_text().splitlines()]
     scores = [event for event in events if event["event"] == "score"]
     assert [score["model"] for score in scores] == ["base", "thin"]
@@ -88,6 +90,17 @@ def test_pass_and_metric_work_in_a_run(garden):
 
     matrix = weights(Model("hf", garden / "thinner" / "model"))["model.layers.0.mlp.up_proj.weight"].read()
     assert (matrix == 0).float().mean().item() == pytest.approx(0.3, abs=1e-3)
+
+
+def test_package_of_the_page_can_be_installed(garden):
+    ran(garden, "-m", "hatchling", "build", "-t", "wheel")
+    (wheel,) = (garden / "dist").glob("olivine_garden-*.whl")
+    assert {"garden/prune.py", "garden/shed.py"} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_what_the_pass_refuses_is_a_problem_of_the_plan_at_its_param(garden):
+    with pytest.raises(AssertionError, match=r"passes.thin.share: a share above 0.9 leaves no model. Take less."):
+        ran(garden, "-m", "olivine", "plan", "--config", "garden.json", "--set", "passes.thin.share=0.95")
 
 
 def test_code_of_a_plugin_decides_what_runs_again(garden):

@@ -36,6 +36,12 @@ ProblemKind = Literal[
 PROBLEM_KINDS: tuple[str, ...] = get_args(ProblemKind)
 
 
+def sentence(message: object) -> str:
+    """The message with a mark at its end, so that another sentence can follow."""
+    text = str(message)
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing that keeps a workflow from running.
@@ -55,7 +61,8 @@ class Problem:
     key: tuple[str | int, ...] = ()
 
     def __str__(self) -> str:
-        text = f"{self.where}: {self.message}" if self.where else self.message
+        message = sentence(self.message) if self.fix else self.message
+        text = f"{self.where}: {message}" if self.where else message
         return f"{text} {self.fix}" if self.fix else text
 
     def to_json(self) -> dict[str, str]:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from graphs import text_classifier
 from olivine.cli import COMMANDS, exit_code
 from olivine.cli._common import wrapped
 from tiny import write_rows
@@ -264,6 +265,9 @@ def test_pass_is_shown_with_its_params():
 def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
     assert exit_code(["chat", str(tmp_path), "--prompt", "hi"]) == 2
     assert "holds no model" in capsys.readouterr().err
+    text_classifier(tmp_path / "model.onnx")
+    assert exit_code(["chat", str(tmp_path), "--prompt", "hi"]) == 2
+    assert "holds an ONNX graph without a genai_config.json, which writes no text" in capsys.readouterr().err
 
 
 def test_chat_with_a_file_says_what_to_do(tmp_path, capsys):

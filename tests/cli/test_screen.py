@@ -68,6 +68,17 @@ def test_steps_are_counted_notes_are_told_and_the_whole_time(capsys):
     assert re.fullmatch(r"all in [\d.]+ s", told[4])
 
 
+def test_whole_time_counts_from_the_command_and_not_from_the_first_step(capsys, monkeypatch):
+    seconds = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: seconds[-1])
+    screen = Screen()
+    seconds.append(125.0)  # the look at the data
+    screen(RunStarted(workflow={}, versions={}))
+    seconds.append(130.0)
+    screen(RunDone(status="done"))
+    assert capsys.readouterr().err == "all in 30.0 s\n"
+
+
 @pytest.mark.parametrize(
     ("seconds", "told"), [(0.04, "0.0 s"), (99.9, "99.9 s"), (125, "2 min 05 s"), (7260, "2 h 01 min")]
 )
@@ -116,6 +127,15 @@ def test_standard_error_of_accuracies_is_told_once_the_largest():
     rows = [seam(name, n_rows=160, label_accuracy=p, label_accuracy_standard_error=e) for name, p, e in shares]
     assert table_notes(rows) == ["Accuracy: ± 2.6 points (160 rows), one standard error."]
     assert table_notes([seam("base", n_rows=160, loss=1.5)]) == []
+
+
+def test_numbers_of_plugins_are_told_a_line_each():
+    names = ["opening", "letters"]
+    rows = [
+        seam("base", opening=0.25, letters=12.0, of_plugins=names),
+        seam("build", opening=0.5, letters=None, of_plugins=names),
+    ]
+    assert table_notes(rows) == ["opening: base 0.25, build 0.5", "letters: base 12, build none"]
 
 
 def test_model_without_a_tokenizer_of_the_runtime_is_marked():

@@ -7,7 +7,7 @@ import pytest
 from data_tools import config, word_tokenizer, write_jsonl
 
 from olivine.data import check, describe, prepare, resolved, texts
-from olivine.data.forms import forms
+from olivine.data.forms import Form, Parts, forms
 from olivine.errors import DataError
 from olivine.testing.data_form import DataFormContract
 
@@ -115,6 +115,15 @@ def test_wrong_form_is_one_sentence_of_the_plan(echo, settings, says):
     problems = [str(problem) for problem in check(config(echo, **settings))]
     assert len(problems) == 1
     assert says in problems[0]
+    assert "?." not in problems[0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"), [({"form": "ecko"}, "form"), ({"form": "echo", "form_params": {"times": 0}}, "form_params")]
+)
+def test_problem_of_a_form_stands_at_its_key(echo, settings, key):
+    (problem,) = check(config(echo, **settings))
+    assert problem.key == ("pre_process_data_config", key)
 
 
 def test_third_party_takes_no_name_of_ours_and_its_code_is_part_of_what_is_kept(echo):
@@ -141,3 +150,28 @@ def test_doctor_names_forms_that_do_not_load(echo):
     (broken, taken) = sorted(finding.message for finding in diagnose() if finding.name == "data form")
     assert "'Chat' of the package 'echo' does not load (ValueError: another plugin has that name)" in broken
     assert "'broken' of the package 'echo' does not load" in taken
+
+
+class Thread(Form):
+    """What was said in turns, the last one the answer."""
+
+    columns = ("turns",)
+    target = "turns"
+
+    def parts(self, row, target=None):
+        *before, last = row["turns"]
+        return Parts(prompt=" ".join(before), target=last, label=last)
+
+
+class Strict(Thread):
+    """A thread that has to have turns of its own kind."""
+
+    def parts(self, row, target=None):
+        raise DataError("no thread")
+
+
+def test_row_whose_nested_answer_is_empty_is_not_answered():
+    thread = Thread(None)
+    answered = [thread.is_answered({"turns": turns}) for turns in (["a", "b"], ["a", " "], [], None)]
+    assert answered == [True, False, False, False]
+    assert Strict(None).is_answered({"turns": ["a"]})  # what does not fit is refused, and not left out

@@ -183,6 +183,7 @@ def test_ours_are_always_measured_and_those_of_a_plugin_where_they_are_named(thi
     assert measured({}, EVIDENCE).keys() == {"label_accuracy", "label_accuracy_standard_error", "loss", "perplexity"}
     numbers = measured({"answer_length": {"at_most": 5}}, EVIDENCE)
     assert numbers["answer_length"] == 4
+    assert numbers["of_plugins"] == ["answer_length"]
     assert json.dumps(numbers)
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from graphs import text_classifier
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError, OlivineError, Unsupported
 from olivine.evaluate.parity import (
@@ -346,6 +347,8 @@ def test_paths_that_hold_no_model_are_told(tiny_llama, exported, tmp_path):
     ):
         with pytest.raises(ModelError, match=message):
             open_model(make())
+    with pytest.raises(ModelError, match=r"an ONNX graph without a genai_config\.json, which writes no text"):
+        open_model(text_classifier(tmp_path / "graph" / "model.onnx").parent)
     adapter = tiny_adapter(tiny_llama, tmp_path / "adapter")
     record = json.loads((adapter / "adapter_config.json").read_text()) | {"base_model_name_or_path": "gone"}
     (adapter / "adapter_config.json").write_text(json.dumps(record))

@@ -5,7 +5,9 @@ import io
 
 import onnx_ir
 import pytest
+from onnx import helper
 
+from graphs import save, value, weight
 from olivine.errors import ModelError
 from olivine.exporting import genai_graph, trial
 from olivine.exporting.rounding import Settings
@@ -53,8 +55,8 @@ def test_float_graph_quantized_afterwards_holds_the_builders_codes(float_llama, 
     result = quantized(source, tmp_path / "out")
     ours, theirs = (onnx_ir.load(folder / "model.onnx").graph.initializers for folder in (result, direct))
     assert set(ours) == set(theirs)
-    for name, value in theirs.items():
-        assert ours[name].const_value.tobytes() == value.const_value.tobytes(), name
+    for name, stored in theirs.items():
+        assert ours[name].const_value.tobytes() == stored.const_value.tobytes(), name
     assert {path.name for path in result.iterdir()} == {path.name for path in source.iterdir() if path.is_file()}
 
 
@@ -76,11 +78,18 @@ def test_nodes_that_are_left_out_stay_float(float_llama, tmp_path):
 def test_unknown_nodes_and_quantized_models_are_refused(float_llama, tmp_path):
     with pytest.raises(ModelError, match="no node '/lm_head/MatMull'"):
         quantized(float_llama[0], tmp_path / "a", nodes_to_exclude=["/lm_head/MatMull"])
-    with pytest.raises(ModelError, match="no float weight to quantize"):
+    with pytest.raises(ModelError, match=r"no float weight to quantize: \d+ of its products are quantized already"):
         quantized(float_llama[1], tmp_path / "b")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"holds no graph \(\*\.onnx\)"):
         quantized(tmp_path / "empty", tmp_path / "c")
+
+
+def test_graph_of_gemms_is_refused_as_what_it_is(tmp_path):
+    nodes = [helper.make_node("Gemm", ["x", "layer"], ["y"])]
+    save(tmp_path / "a" / "model.onnx", nodes, [value("x", [1, 32])], [value("y", [1, 32])], [weight("layer", 32, 32)])
+    with pytest.raises(ModelError, match="no float weight to quantize: 1 of its products are Gemm, which stay as they"):
+        quantized(tmp_path / "a", tmp_path / "b")
 
 
 def test_slow_form_is_a_problem_of_the_plan():

@@ -33,3 +33,8 @@ def test_every_request_error_is_a_kind_of_problem():
         (problem,) = error("a sentence").problems("config.json:1")
         assert problem.kind in errors.PROBLEM_KINDS
         assert str(problem) == "config.json:1: a sentence"
+
+
+def test_fix_of_a_problem_is_a_sentence_of_its_own_whatever_ends_the_message():
+    said = [str(errors.Problem("invalid-value", "a:1", end, "Take less.")) for end in ("too much", "too much.", "why?")]
+    assert said == ["a:1: too much. Take less.", "a:1: too much. Take less.", "a:1: why? Take less."]

@@ -14,7 +14,6 @@ from olivine.workflow.events import (
     Progress,
     RowsRead,
     RunDone,
-    RunStarted,
     SearchDone,
     StepDone,
     StepStarted,
@@ -54,8 +53,6 @@ class Screen:
                 self._end(event.step, ", ".join(filter(None, [event.summary, _cost(event)])))
             case TrialStarted() | TrialDone() | SearchDone():
                 _tell_search(event)
-            case RunStarted():
-                self._started = time.monotonic()
             case RunDone():
                 say(f"all in {duration(time.monotonic() - self._started)}", err=True, dim=True)
             case Noted():
@@ -258,9 +255,19 @@ def _cut(name: str, room: int) -> str:
 
 
 def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the table does not say of the rows that were scored, one line each, at most 80 wide."""
+    """What the table does not say of the models and the rows that were scored, one line each."""
     rows = list(rows)
-    return [*_chance(rows), *_told(rows)]
+    return [*_chance(rows), *_of_plugins(rows), *_told(rows)]
+
+
+def _of_plugins(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The numbers of metrics that the table has no column for, a line each."""
+    numbers: dict[str, list[str]] = {}
+    for row in rows:
+        for name in row.get("of_plugins", ()):
+            value = row.get(name)
+            numbers.setdefault(name, []).append(f"{row['model']} {'none' if value is None else f'{value:.4g}'}")
+    return [f"{name}: {', '.join(values)}" for name, values in numbers.items()]
 
 
 def _chance(rows: Iterable[Mapping[str, Any]]) -> list[str]:

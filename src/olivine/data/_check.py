@@ -19,7 +19,7 @@ from olivine.data._split import rows_enough, slices, split
 from olivine.data._texts import missing_column
 from olivine.data.forms import Form, form_of
 from olivine.data.sources import kinds, place, source_of
-from olivine.errors import DataError, Problem
+from olivine.errors import DataError, Problem, sentence
 
 SCANNED_BYTES = 32 * 2**20  # files of up to this size are read to the end; of larger ones, the first row
 N_SHOWN = 5  # wrong rows named for each file
@@ -86,7 +86,9 @@ def check_split(config: DataConfig, eval_size: float) -> Iterator[Problem]:
     try:
         split(min(n_rows, rows_enough(eval_size)), eval_size, 0)
     except DataError as error:
-        yield Problem("invalid-value", f"data config '{config.name}'", f"{error}.", "Hold out fewer rows, or add some.")
+        yield Problem(
+            "invalid-value", f"data config '{config.name}'", sentence(error), "Hold out fewer rows, or add some."
+        )
 
 
 def seen(train: DataConfig, held_out: DataConfig | None, eval_size: float | None = None, seed: int = 0) -> str | None:
@@ -240,7 +242,7 @@ def _footer(file: DataFile) -> Iterator[Problem]:
     try:
         source_of(file.kind).columns(file.path)
     except DataError as error:
-        yield Problem("missing-data", file.shown, f"{error}.")
+        yield Problem("missing-data", file.shown, sentence(error))
     except OSError as error:
         yield Problem("missing-file", file.shown, f"the file cannot be read: {error.strerror or error}.")
 

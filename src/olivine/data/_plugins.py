@@ -10,7 +10,7 @@ from olivine.data._files import locate
 from olivine.data.forms import kind_of
 from olivine.data.sources import sources
 from olivine.data.strategies import strategy_of
-from olivine.errors import DataError, Problem
+from olivine.errors import DataError, Problem, sentence
 
 
 def plugin_modules(config: DataConfig) -> list[str]:
@@ -42,4 +42,4 @@ def check_names(config: DataConfig) -> Iterator[Problem]:
         try:
             find(settings)
         except DataError as error:
-            yield Problem("invalid-value", "", f"{error}.", key=("pre_process_data_config", key))
+            yield Problem("invalid-value", "", sentence(error), key=("pre_process_data_config", key))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from olivine.config.schema import DataConfig, LoadDataset, PreProcess
 from olivine.data._files import locate
 from olivine.data._split import slices
-from olivine.data.forms import form_of
+from olivine.data.forms import form_of, kind_of
 from olivine.data.sources import is_encoding, is_separator, kinds, near_encoding
 from olivine.data.strategies import strategies, strategy_of
-from olivine.errors import DataError, Problem
+from olivine.errors import DataError, Problem, sentence
 from olivine.jinja import syntax_fault
 
 # Names for what olivine does not read, and other names for what it does.
@@ -34,11 +34,25 @@ def check_settings(config: DataConfig) -> Iterator[Problem]:
     if isinstance(settings.chat_template, str) and (fault := syntax_fault(settings.chat_template)):
         message = f"'chat_template' is no template: {fault}."
         yield Problem("invalid-value", where, message, key=("pre_process_data_config", "chat_template"))
-    for reading in (lambda: form_of(settings), lambda: slices(config.load_dataset_config.split)):
-        try:
-            reading()
-        except DataError as error:
-            yield Problem("invalid-value", where, f"{error}.")
+    try:
+        form_of(settings)
+    except DataError as error:
+        yield Problem("invalid-value", where, sentence(error), key=_form_key(settings))
+    try:
+        slices(config.load_dataset_config.split)
+    except DataError as error:
+        yield Problem("invalid-value", where, sentence(error))
+
+
+def _form_key(settings: PreProcess) -> tuple[str, ...]:
+    """The key that is wrong where no form can be made of the settings; empty where they name none."""
+    if settings.form is None:
+        return ()
+    try:
+        kind_of(settings)
+    except DataError:
+        return ("pre_process_data_config", "form")
+    return ("pre_process_data_config", "form_params")
 
 
 def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
@@ -72,7 +86,7 @@ def _conflicts(settings: PreProcess) -> Iterator[tuple[str, str]]:
         kind = strategy_of(settings)
     except DataError as error:
         near = strategies.nearest(strategy)
-        yield f"{error}.", f"Did you mean '{near}'?" if near else ""
+        yield sentence(error), f"Did you mean '{near}'?" if near else ""
         return
     yield from kind.check(settings)
     if settings.chat_template and settings.text_template is not None:

@@ -5,13 +5,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from olivine.errors import Problem, RequestError
+from olivine.errors import Problem, RequestError, sentence
 from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence, Timings
 from olivine.registry import Registry
 
 metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
 
-_TAKEN = ("model", "format", "n_rows", "n_tokens")  # of a table's row
+_TAKEN = ("model", "format", "n_rows", "n_tokens", "of_plugins")  # of a table's row
 _NEEDS = {Evidence: "text that a model writes", OutputEvidence: "the outputs of a graph"}
 
 
@@ -25,7 +25,7 @@ def check_metrics(
     for name, params in given.items():
         metric = metrics.find(name)
         if metric is None:
-            yield Problem("invalid-value", "", f"{metrics.missing(name, 'metric')}.".replace("?.", "?"), key=(name,))
+            yield Problem("invalid-value", "", sentence(metrics.missing(name, "metric")), key=(name,))
             continue
         if not fits(metric, kind):
             message = f"metric '{name}' is computed from {_NEEDS[metric.reads]}."
@@ -59,20 +59,30 @@ def fits(metric: type[Metric], kind: type[Evidence | OutputEvidence]) -> bool:
 
 
 def measured(
-    given: Mapping[str, Mapping[str, Any]], evidence: Evidence | OutputEvidence | Artifact | Timings
-) -> dict[str, float]:
-    """The numbers of all those metrics. RequestError for two that give a number of one name."""
-    numbers: dict[str, float] = {}
-    for metric in chosen(given, type(evidence)):
-        for name, value in metric.compute(evidence).items():
-            if name in numbers or name in _TAKEN:
-                raise RequestError(f"metric '{metric.name}' gives the number '{name}', which is there already")
-            numbers[name] = value
-    return numbers
+    given: Mapping[str, Mapping[str, Any]], *evidence: Evidence | OutputEvidence | Artifact | Timings
+) -> dict[str, Any]:
+    """The numbers of all those metrics; "of_plugins" names those that third parties give.
+
+    RequestError for two that give a number of one name.
+    """
+    numbers: dict[str, Any] = {}
+    of_plugins: list[str] = []
+    for one in evidence:
+        for metric in chosen(given, type(one)):
+            for name, value in metric.compute(one).items():
+                if name in numbers or name in _TAKEN:
+                    raise RequestError(f"metric '{metric.name}' gives the number '{name}', which is there already")
+                numbers[name] = value
+                of_plugins += [name] if _is_third_party(metric.__module__) else []
+    return numbers | ({"of_plugins": of_plugins} if of_plugins else {})
+
+
+def _is_third_party(module: str) -> bool:
+    return module.partition(".")[0] != "olivine"
 
 
 def metric_modules(given: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """The modules of third parties among them: part of what a score depends on."""
     classes = (metrics.find(name) for name in sorted(given))
     modules = [metric.__module__ for metric in classes if metric is not None]
-    return [module for module in modules if module.partition(".")[0] != "olivine"]
+    return [module for module in modules if _is_third_party(module)]

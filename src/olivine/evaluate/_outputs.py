@@ -54,10 +54,9 @@ def score_outputs(
         scores=_scores(outputs, is_classifier=bool(labels)),
         labels=labels,
     )
-    numbers = measured(params.get("metrics") or {}, evidence)
+    numbers = measured(params.get("metrics") or {}, evidence, Artifact(bytes_on_disk(model)))
     if evidence.previous and "cosine" not in numbers:
         report.warn("no output has the name and shape of one of the model before: the two are not compared")
-    numbers |= measured(params.get("metrics") or {}, Artifact(bytes_on_disk(model)))
     numbers |= custom_numbers(params.get("scripts") or (), model, evidence, machine)
     scores: dict[str, Any] = {"n_rows": len(rows), **({} if params.get("data") else {"made_up": True}), **numbers}
     if broken := _broken(outputs):

@@ -122,8 +122,7 @@ def score(
         scores["n_empty"] = n_empty
     if n_other := _tell_other_tokens(rows, readings, report):
         scores["n_other_tokens"] = n_other
-    given = params.get("metrics") or {}
-    scores |= measured(given, evidence) | measured(given, artifact)
+    scores |= measured(params.get("metrics") or {}, evidence, artifact)
     scores |= custom_numbers(params.get("scripts") or (), model, evidence, machine)
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):

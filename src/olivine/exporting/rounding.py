@@ -115,7 +115,7 @@ def _refuse_width(fmt: Format, matrix: Matrix) -> None:
         fitting = widest_group(matrix.width, 256)
         hint = f"; use {fitting}" if fitting else ""
         raise Unsupported(
-            f"the group size {fmt.group} does not divide the {matrix.width} inputs of '{matrix.rows.names[0]}'{hint}"
+            f"the block size {fmt.group} does not divide the {matrix.width} inputs of '{matrix.rows.names[0]}'{hint}"
         )
 
 

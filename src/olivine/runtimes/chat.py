@@ -47,6 +47,8 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
         raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
     if paths.is_file(folder / "config.json"):
         return _TorchChat(folder)
+    if any(folder.glob("*.onnx")):
+        raise ModelError(f"{folder} holds an ONNX graph without a genai_config.json, which writes no text")
     inner = folder / "model"
     hint = f"; did you mean {inner}?" if paths.is_folder(inner) else ""
     raise ModelError(f"{folder} holds no model: neither genai_config.json nor config.json{hint}")

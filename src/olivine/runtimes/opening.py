@@ -56,6 +56,8 @@ def open_model(path: Path, base: Path | None = None) -> Model:
         return Model("adapter", path, base=_base_of(path, base))
     if (path / "config.json").is_file():
         return _checked(Model("hf", path))
+    if any(path.glob("*.onnx")):
+        raise ModelError(f"'{path}' holds an ONNX graph without a genai_config.json, which writes no text")
     inner = path / "model"
     hint = f"; did you mean '{inner}'?" if inner.is_dir() else ""
     raise ModelError(f"'{path}' holds no model: neither genai_config.json, adapter_config.json nor config.json{hint}")

@@ -8,7 +8,7 @@ from typing import Any
 from olivine.calibration.tokens import FEWEST
 from olivine.config.schema import DataConfig
 from olivine.data import Prepared, prepare, seen_sentence, shared_rows, split
-from olivine.errors import DataError, ModelError, RequestError
+from olivine.errors import DataError, ModelError, RequestError, sentence
 from olivine.messages import Events
 from olivine.models import Model
 from olivine.models.context import context_of
@@ -50,7 +50,7 @@ class Survey:
             except ModelError:  # there is no tokenizer to look with: the step that needs it says so
                 continue
             except RequestError as error:
-                problems[name] = {"data": name, "message": f"{error}.", "fix": getattr(error, "fix", "")}
+                problems[name] = {"data": name, "message": sentence(error), "fix": getattr(error, "fix", "")}
         return {"problems": list(problems.values()), "warnings": list(warnings)}
 
     def _rows(self, name: str) -> Prepared:

@@ -5,7 +5,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from olivine.errors import ModelError, OlivineError, RequestError, Unsupported
+from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
 from olivine.models import Format, Model, sources
 from olivine.models.chat_template import read_chat_template
 from olivine.models.inspect import check_checkpoint, read_facts
@@ -104,7 +104,7 @@ def _plan_onnx(draft: Draft, path: Path) -> None:
             model = replace(model, attributes=provider)
     except (ModelError, Unsupported) as error:
         where = ("input_model", "onnx_file_name") if "onnx_file_name" in str(error) and given.onnx_file_name else key
-        draft.problem(error.kind, where, f"{error}.")
+        draft.problem(error.kind, where, sentence(error))
         return
     draft.model = model
     draft.template = read_chat_template(model)

@@ -115,8 +115,19 @@ class Form(ABC):
         return f"answer in '{self.target}'"
 
     def is_answered(self, row: Mapping[str, Any]) -> bool:
-        """Whether the row says what is to be learnt; one whose target is empty or missing is left out."""
-        return self.target not in self.columns or not is_blank(row.get(self.target))
+        """Whether the row says what is to be learnt; one whose target is empty or missing is left out.
+
+        Of a column with a list or an object, `parts` tells.
+        """
+        if self.target not in self.columns:
+            return True
+        value = row.get(self.target)
+        if is_blank(value) or not isinstance(value, (list, tuple, dict)):
+            return not is_blank(value)
+        try:
+            return not is_blank(self.parts(row).target)
+        except DataError:  # it does not fit, which `check` says
+            return True
 
     def check(self, row: Mapping[str, Any]) -> None:
         """Raise DataError when the row does not fit."""

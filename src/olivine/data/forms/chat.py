@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from olivine import lazy
 from olivine.config.schema import PreProcess
-from olivine.data.forms._base import Form, Parts, Span, Text, encodable
+from olivine.data.forms._base import Form, Parts, Span, Text, encodable, is_blank
 from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside, beside_columns
 from olivine.data.forms._turns import TurnColumns, prompt_columns
 from olivine.errors import DataError, Unsupported
@@ -86,7 +86,7 @@ class Chat(Form):
 
     def is_answered(self, row: Mapping[str, Any]) -> bool:
         """Whether some turn of the assistant says something that is to be learnt."""
-        if not super().is_answered(row):
+        if self.target in self.columns and is_blank(row.get(self.target)):
             return False
         try:
             chat = Conversation(self._reader.messages(row), {})

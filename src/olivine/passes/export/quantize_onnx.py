@@ -19,6 +19,8 @@ from olivine.runtimes.session import OnnxSession
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from olivine.exporting.quantize_graph import Matrix
 
 
@@ -111,7 +113,7 @@ class QuantizeOnnx(Pass):
         )
         chosen = choices(settings, weights)
         if not chosen:
-            raise ModelError(f"{path} has no float weight to quantize; was it quantized already?")
+            raise ModelError(f"{path} has no float weight to quantize{_why_none(graph)}")
         pairs = [(weights[name], choice) for name, choice in chosen.items()]
         jobs = quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
         _copy_others(model, context.output)
@@ -170,6 +172,17 @@ class QuantizeOnnx(Pass):
 CPU = "CPUExecutionProvider"
 EIGHT = 8
 INLINE_BYTES = 1024  # of an initializer, as onnx itself has it
+
+
+def _why_none(graph: "ir.Model") -> str:
+    """What the products of a graph are that none can be quantized of."""
+    n_gemms = sum(node.op_type == "Gemm" for node in graph.graph.all_nodes())
+    n_quantized = sum(node.op_type == "MatMulNBits" for node in graph.graph.all_nodes())
+    if n_quantized:
+        return f": {n_quantized} of its products are quantized already"
+    if n_gemms:
+        return f": {n_gemms} of its products are Gemm, which stay as they are"
+    return " in a MatMul"
 
 
 def _copy_others(model: Model, target: Path) -> None:
