@@ -144,12 +144,14 @@ class BatchWorker(Worker):
         content = self._far.read(f"jobs/{_title(job)}.json")
         if content is None:
             return None
-        with suppress(ValueError, TypeError):
+        with suppress(ValueError, TypeError, KeyError):  # of another version
             place = _Place(**json.loads(content))
             events = Pieces(self._far, place.name, place.number - 1).new()
-            ending = next((fields["event"] for fields in events if fields["event"] in ENDINGS), None)
-            if ending == "done" or (ending is None and self._system.ended(place.identity) is None):
-                return place
+            ending = next((fields for fields in events if fields["event"] in ENDINGS), None)
+            if ending is None:
+                return place if self._system.ended(place.identity) is None else None
+            if ending["event"] == "done" and not self._system.missing(ending["result"]["files"].values()):
+                return place  # else what it made was cleared away since
         return None
 
     def _given(self, job: Job) -> _Place:
