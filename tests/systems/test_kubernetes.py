@@ -138,6 +138,28 @@ def test_workflow_on_a_cluster_that_takes_the_pod_away_gives_the_bytes_of_one_he
     assert len(workers) == 2  # what it has was asked once, and the queue was waited for once
 
 
+def test_command_ends_with_2_before_anything_is_sent_and_with_1_after(cluster, tmp_path, tiny_llama, capfd):
+    write_rows(tmp_path / "rows.jsonl")
+    path = _config(tmp_path, tiny_llama, cluster, "cluster")
+    config = json.loads(path.read_text())
+    config["systems"]["cluster"]["config"]["secrets"] = {"HF_TOKEN": "hub/token"}
+    path.write_text(json.dumps(config, indent=1))
+    assert exit_code(["run", "--config", str(path)]) == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "the namespace 'default' has no secret 'hub'; make it: kubectl -n default create secret" in told
+    assert "cluster.json:" in told
+    assert not (tmp_path / "out-cluster").exists()
+    cluster.secrets["hub"] = {"token": "hf_of_nobody"}
+    cluster.images["olivine:1"] = images.without_olivine(cluster.folder / "images" / "bare")
+    assert exit_code(["run", "--config", str(path)]) == 1
+    told = " ".join(capfd.readouterr().err.split())
+    assert "the image 'olivine:1' has no olivine; make it with: pip install olivine==" in told
+    assert "Traceback" not in told
+    assert cluster.jobs == {}
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"hf_of_nobody" not in written
+
+
 @pytest.mark.slow
 def test_manifests_of_a_dry_run_do_the_whole_workflow_when_they_are_applied(cluster, tmp_path, tiny_llama, capfd):
     """Nothing is sent until somebody does; then a pod alone makes the model, from files on the claim."""
@@ -377,6 +399,20 @@ def test_pod_that_ends_by_itself_is_told_as_a_process_is_and_not_made_again(clus
     asked = system(image="ends")
     assert sentence in _end_of(asked, asked.submit("one", []))
     assert len(cluster.pods) == 1
+
+
+def test_image_that_cannot_be_pulled_for_a_moment_ends_nothing_and_one_that_never_comes_is_named(cluster, system):
+    asked = system(image="late")
+    name = asked.submit("one", [])
+    until = time.monotonic() + 20
+    while not asked._stuck_since and time.monotonic() < until:
+        assert asked.ended(name) is None
+    cluster.images["late"] = images.that_does(cluster.folder / "images" / "late", "exit 3")
+    assert _end_of(asked, name) == "ended with exit code 3"
+    asked = system(image="never")
+    asked.stuck_seconds = 0.1
+    assert "was not started: the image 'never' cannot be pulled" in _end_of(asked, asked.submit("two", []))
+    assert list(cluster.jobs) == [name]
 
 
 def test_pod_that_took_more_memory_than_it_may_is_told_with_its_limit(cluster, system):

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 from olivine import __version__
 from olivine.errors import OlivineError, RequestError, StepFailed
@@ -37,6 +37,7 @@ class Kubernetes(Batch):
     modules = {"kubernetes": "kubernetes"}  # noqa: RUF012 - declared in the base
 
     Params = KubernetesParams
+    stuck_seconds: ClassVar[float] = 60.0  # that a pod may wait for its image or a Secret
     params: KubernetesParams
 
     def __init__(self, params: KubernetesParams) -> None:
@@ -57,6 +58,7 @@ class Kubernetes(Batch):
         self._need = Estimate()
         self._known_images: set[str] = set()
         self._waiting: dict[str, str] = {}
+        self._stuck_since: dict[str, float] = {}
 
     @property
     def _shares_folder(self) -> bool:
@@ -141,7 +143,7 @@ class Kubernetes(Batch):
             return self._success(identity)
         if "Failed" in conditions:
             return self._failure(pods, conditions["Failed"].get("message", ""))
-        if pods and (why := stuck(pods[-1]) or self._has_changed(pods[-1])):
+        if pods and (why := self._stays_stuck(identity, pods[-1]) or self._has_changed(pods[-1])):
             self.cancel(identity)
             return f"was not started: {why}"
         if pods and (why := waits_for(pods[-1])):
@@ -328,6 +330,14 @@ class Kubernetes(Batch):
         code = state["exitCode"]
         last = (self._log(pod).strip().splitlines() or [""])[-1]
         return ending(code if code <= 128 else 128 - code) + (f"; the log of its pod ends: {last}" if last else "")
+
+    def _stays_stuck(self, identity: str, pod: Mapping[str, Any]) -> str | None:
+        """Why the pod of a worker will not start; a registry that is away for a moment is no reason."""
+        if (why := stuck(pod)) is None:
+            self._stuck_since.pop(identity, None)
+            return None
+        since = self._stuck_since.setdefault(identity, time.monotonic())
+        return why if time.monotonic() - since >= self.stuck_seconds else None
 
     def _has_changed(self, pod: Mapping[str, Any]) -> str | None:
         """Why the image of a pod is not the one that was planned with, if so: its tag names another one now."""
