@@ -222,6 +222,10 @@ def test_alternative_that_does_not_exist_is_a_problem(searched):
         ({"sampler_config": {"max_samples": 0}}, "max_samples"),
         ({"sampler_config": {"max_sampels": 3}}, "did you mean 'max_samples'?"),
         ({"sampler_config": {"population_size": 3}}, "population_size"),
+        ({"max_time": 0}, "'search_strategy.max_time' must be greater than 0"),
+        ({"max_iter": 0}, "'search_strategy.max_iter' must be greater than 0"),
+        ({"max_parallel": 0}, "'search_strategy.max_parallel' must be greater than 0"),
+        ({"sampler": "tpee"}, "did you mean 'tpe'?"),
         ({"stop_when_goals_met": True}, "waits for goals, and the config sets none"),
     ],
 )

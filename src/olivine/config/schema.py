@@ -542,10 +542,12 @@ class Workflow(Section):
         """How to search, by the defaults where what is written does not hold; None: nothing is searched."""
         if self.search_strategy is None or self.search_strategy is False:
             return None
+        given = {} if self.search_strategy is True else self.search_strategy
         try:
-            return SearchStrategy.model_validate({} if self.search_strategy is True else self.search_strategy)
-        except ValidationError:  # told when the config was read
-            return SearchStrategy()
+            return SearchStrategy.model_validate(given)
+        except ValidationError as error:  # told when the config was read
+            wrong = {fault["loc"][0] for fault in error.errors() if fault["loc"]}
+            return SearchStrategy.model_validate({key: value for key, value in given.items() if key not in wrong})
 
     def data(self, name: str) -> DataConfig | None:
         """The data config of that name."""

@@ -34,9 +34,11 @@ def plan_search(loaded: Loaded, strategy: SearchStrategy, planner: Planner, n: i
     if not choices.space.dimensions:
         message = "there is nothing to search: no pass has alternatives, and no param a list of values."
         fix = "List values, such as \"bits\": [4, 8], or set 'search_strategy' to false."
-        plan = planner(choices.settled({}))
-        return _with(plan, [Problem("invalid-value", loaded.document.where((_SECTION,)), message, fix)])
-    problems, sampler, settings = _sampler(loaded, strategy)
+        plan = _with(planner(choices.settled({})), list(loaded.problems))
+        nothing = Problem("invalid-value", loaded.document.where((_SECTION,)), message, fix)
+        return plan if plan.problems else _with(plan, [nothing])
+    told, sampler, settings = _sampler(loaded, strategy)
+    problems = [*loaded.problems, *told]  # plans of points do not know of the search
     look = _Look(choices, planner)
     look.at(n)
     first = next((look.plans[key] for key in look.points if not look.plans[key].problems), None)
