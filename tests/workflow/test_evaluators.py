@@ -287,7 +287,7 @@ def test_search_chooses_by_priority_among_those_that_meet_the_goals(graph, tmp_p
 
 
 def test_plan_says_what_is_measured_and_old_settings_of_rows_are_dropped(graph, tmp_path):
-    speed = {"name": "speed", "type": "latency", "data_config": "mine", "sub_types": [{"name": "avg"}]}
+    speed = {"name": "speed", "type": "latency", "data_config": "mine", "sub_types": [{"name": "avg"}, {"name": "p99"}]}
     speed["user_config"] = {"user_script": "gone.py", "dataloader_func": "make", "batch_size": 1, "data_dir": "rows"}
     speed["sub_types"][0] |= {"goal": goal("percent-min-improvement", 20), "metric_config": {"warmup_num": 10}}
     plan = planned(tmp_path, graph, [accuracy({"name": "f1"}), speed])
@@ -301,6 +301,8 @@ def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_pa
     far = {"name": "far", "type": "output_agreement", "goal": goal("threshold", 0.9999999)}
     with pytest.raises(GoalMissed, match=r"far of 'small' is 0\.99"):
         run(planned(tmp_path, graph, [far]))
+    path = config_of(tmp_path, graph, [far])
+    assert exit_code(["evaluate", str(graph), "--config", str(path)]) == 0  # one model is far from none
     relative = far | {"goal": goal("max-degradation", 0.1)}
     assert "compares with the model before" in problems(tmp_path, graph, [relative])[0]
 

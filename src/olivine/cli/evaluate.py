@@ -49,11 +49,15 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
 
 
 def _asked(plan: "Plan", scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the config's evaluator asks for, of this model; of its goals only thresholds are told by one model alone."""
+    """What the config's evaluator asks for, as far as one model alone tells it: no distances, no goals but thresholds."""
     from olivine.workflow.events import Scored
     from olivine.workflow.verdict import rows_of
 
-    asked = [replace(one, goal=None if one.goal and one.goal.is_relative else one.goal) for one in plan.asked]
+    asked = [
+        replace(one, goal=None if one.goal and one.goal.is_relative else one.goal)
+        for one in plan.asked
+        if not one.compares
+    ]
     one = Scored(model="model", scores=scores, size_bytes=scores.get("size_bytes"))
     return [{**row, "baseline": None} for row in rows_of(asked, [one], result="model")]
 

@@ -245,9 +245,16 @@ def _check_twice(draft: Draft, asked: tuple[Asked, ...]) -> None:
                 message = f"two goals of {one.name} differ: {first.goal.value:g} and {one.goal.value:g}."
                 draft.problem("invalid-value", (*one.path, "goal"), message, "Keep one of them.")
         same = settled.setdefault("timing" if one.timed else one.metric or one.number, one)
-        if same.params != one.params and not (one.timed and not one.params):
+        if _differ(same, one):
             message = f"the params of {one.name} are others than those of {same.name}, and one metric gives both."
             draft.problem("invalid-value", (*one.path, "metric_config"), message, "Write the same for both.")
+
+
+def _differ(same: Asked, one: Asked) -> bool:
+    """Whether two numbers of one metric are asked for with other params; those of timings add up."""
+    if not one.timed:
+        return same.params != one.params
+    return any(one.params[key] != value for key, value in same.params.items() if key in one.params)
 
 
 def _check_priorities(draft: Draft, asked: tuple[Asked, ...]) -> None:

@@ -9,7 +9,7 @@ def in_unit(value: float, unit: str) -> str:
         case "bytes":
             return readable_bytes(value)
         case "ms" | "/s":
-            return f"{value:.4g} {unit}"
+            return f"{value:,.0f} {unit}" if value >= 1000 else f"{value:.4g} {unit}"
     return f"{value:.4g}"
 
 

@@ -87,7 +87,8 @@ def _user_config(metric: Object) -> Findings:
         yield from move(settings, "batch_size", section_of(metric, "metric_config", settings.places["batch_size"]))
     without_rows = metric.get("type") in _WITHOUT_ROWS
     for key in [key for key in settings if without_rows or key in _IDLE or settings[key] in _NOTHING]:
-        yield from drop(settings, key, f"'{key}' of a metric is dropped: its rows and how they are run follow.")
+        why = "it reads no rows" if without_rows else "how rows are run follows from the model"
+        yield from drop(settings, key, f"'{key}' of a metric is dropped: {why}.")
     if not settings:
         metric.take("user_config")
 
