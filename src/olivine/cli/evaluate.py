@@ -49,7 +49,7 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
 
 
 def _asked(plan: "Plan", scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the config's evaluator asks for, as far as one model alone tells it: no distances, no goals but thresholds."""
+    """What the evaluator asks for, as far as one model alone tells it: no distances, no goals but thresholds."""
     from olivine.workflow.events import Scored
     from olivine.workflow.verdict import rows_of
 
