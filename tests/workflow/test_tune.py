@@ -60,6 +60,7 @@ def test_best_of_all_points_is_delivered_as_a_plain_run_delivers(searched, tmp_p
     workflow = json.loads((tmp_path / "out" / "workflow.json").read_text())
     assert workflow["passes"]["one"]["n_bytes"] == 100
     assert "search_strategy" not in workflow
+    assert "alternatives" not in workflow["passes"]["one"]
     assert [step["name"] for step in result.steps] == ["one"]
     again = make_plan(load(tmp_path / "out" / "workflow.json"))
     assert again.problems == ()

@@ -15,6 +15,7 @@ from olivine.workflow.steps import Plan
 
 NESTED = {PassConfig: "params", System: "config"}  # sections whose keys of their own stand beside the others in a file
 FOUND_OUT = frozenset({"content", "folder", "environment"})  # by each run itself
+OPEN = frozenset({"alternatives", "disable_search"})  # what a search chooses of; nothing is open in what was resolved
 
 
 def resolved(plan: Plan) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def _said(section: BaseModel) -> dict[str, Any]:
         value = getattr(section, name)
         extra = field.json_schema_extra
         is_refused = isinstance(extra, dict) and "unsupported" in extra
-        if is_refused or name in FOUND_OUT or (value is None and field.default is None):
+        if is_refused or name in FOUND_OUT | OPEN or (value is None and field.default is None):
             continue
         if name == NESTED.get(type(section)):
             said |= _plain(value)
