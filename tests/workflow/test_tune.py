@@ -343,7 +343,7 @@ def graph_search(tmp_path, monkeypatch):
     rows = [{"input_ids": [number, 2, 3, 4, 5], "label": number % 3} for number in range(20)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    def plan(goal=None, **quality):
+    def plan(goal=None, *others, max_parallel=1, **quality):
         size = {"name": "size", "type": "size_on_disk", "priority": 1} | ({"goal": goal} if goal else {})
         accuracy = {"name": "acc", "type": "accuracy", "data_config": "mine", "priority": 2}
         config = {
@@ -352,9 +352,9 @@ def graph_search(tmp_path, monkeypatch):
                 {"name": "mine", "load_dataset_config": {"data_name": "json", "data_files": "rows.jsonl"}}
             ],
             "passes": {"small": {"type": "OnnxBlockWiseRtnQuantization", "bits": [8, 4]}},
-            "evaluators": {"common": {"metrics": [size, accuracy]}},
+            "evaluators": {"common": {"metrics": [size, accuracy, *others]}},
             "evaluator": "common",
-            "search_strategy": {"sampler": "sequential"},
+            "search_strategy": {"sampler": "sequential", "max_parallel": max_parallel},
             "quality": quality,
             "cache_dir": "cache",
             "output_dir": "out",
@@ -365,6 +365,12 @@ def graph_search(tmp_path, monkeypatch):
         return planned
 
     return plan
+
+
+def test_one_trial_at_a_time_where_times_are_asked_for(graph_search):
+    latency = {"name": "latency", "type": "latency", "sub_types": [{"name": "p50"}]}
+    assert graph_search(max_parallel=2).search.n_parallel == 2
+    assert graph_search(None, latency, max_parallel=2).search.n_parallel == 1
 
 
 def test_priorities_and_goals_of_an_evaluator_choose(graph_search, tmp_path):

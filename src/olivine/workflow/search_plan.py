@@ -181,7 +181,12 @@ class _Look:
 
 
 def _n_parallel(plans: Sequence[Plan], asked: int) -> int:
-    """How many trials run at once: as many as are asked for, on processors alone, and as the machine has room for."""
+    """How many trials run at once: as many as are asked for, on processors alone, and as the machine has room for.
+
+    One where times are asked for: a neighbour at work on the same processors would stand in them.
+    """
+    if any(number.timed for plan in plans for number in plan.asked):
+        return 1
     steps = [step for plan in plans for step in plan.steps]
     if any(step.machine.device != "cpu" or step.machine.n_devices > 1 for step in steps):
         return 1  # one device: the others would wait, or fill its memory
