@@ -258,4 +258,4 @@ def test_template_of_an_adapter_is_that_of_its_tokenizer(tiny_llama, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "own"}))
     assert read_chat_template(adapter) == "own"
     (tmp_path / "tokenizer_config.json").write_text("[")
-    assert read_chat_template(adapter) == ""
+    assert read_chat_template(adapter) is None

@@ -90,6 +90,8 @@ def test_form_of_a_third_party_is_used_where_a_config_names_it(echo):
     named = config(echo, form="echo", form_params={"times": 2})
     assert list(check(named)) == []
     assert describe(named) == ("the rows of 'tones' are of the form 'echo'; the completion alone is trained on, 'word'")
+    with pytest.raises(DataError, match="no data form 'ecko'"):  # and no word on rows of a form that is none
+        describe(config(echo, form="ecko"))
     settings = resolved(named).pre_process_data_config
     assert (settings.strategy, settings.train_on) == ("line-by-line", "completion")
     prepared = prepare(named, word_tokenizer())

@@ -132,7 +132,8 @@ def test_rows_that_cannot_be_held_out_are_a_problem_of_the_plan(planned, tmp_pat
 def test_chats_are_to_predict_the_last_turn_of_the_assistant(planned, tmp_path):
     row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
-    plan = planned(lambda c: c["data_configs"][0].update(pre_process_data_config={}))
+    settings = {"chat_template": "{{ messages }}"}
+    plan = planned(lambda c: c["data_configs"][0].update(pre_process_data_config=settings))
     assert plan.problems == ()
     assert any(told.endswith("it should predict the last turn of the assistant") for told in plan.translated)
 

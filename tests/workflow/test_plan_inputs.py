@@ -14,6 +14,8 @@ import pytest
 from fake_hub import fake_hub
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS
+from olivine.models import Model
+from olivine.models.chat_template import read_chat_template
 from olivine.models.expected import expected_shapes
 from olivine.systems import SystemParams
 from olivine.systems.local import Local
@@ -305,6 +307,45 @@ def test_chat_template_that_is_no_program_is_refused(planned, only, tmp_path, te
         assert "chat template cannot be read: line 1" in only(planned(change), "missing-model", "model_path")
     else:
         assert "'chat_template' is no template: line 1" in only(planned(change), "invalid-value", "chat_template")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line", "fix"),
+    [
+        ({}, '"name": "rows"', "or a text_template of columns that hold text."),
+        ({"chat_template": True}, '"chat_template": true', "or a text_template of columns that hold text."),
+        ({"chat_template": True, "prompt_col": "phrase", "answer_col": "tone"}, "chat_template", "or leave it out."),
+    ],
+)
+def test_chats_for_a_model_without_a_template_are_refused(planned, tmp_path, settings, line, fix):
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "joy"}]
+
+    def change(config, **model):
+        rows = [{"messages": chat, "phrase": f"hello {index}", "tone": "joy"} for index in range(8)]
+        (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        preprocessed(**settings)(config)
+        config["quality"] = {"data_config": "rows"}  # told once for training and scoring
+        config["input_model"].update(model)
+
+    plan = planned(change)
+    (problem,) = plan.problems
+    assert problem.kind == "invalid-value"
+    assert "are chats" in problem.message
+    assert "the model has no chat template to write them by" in problem.message
+    assert problem.fix == f"Write a Jinja template as chat_template, {fix}"
+    assert not any("written by the model's chat template" in note for note in plan.translated)
+    number = int(problem.where.rpartition(":")[2])
+    assert line in "\n".join((tmp_path / "config.json").read_text().splitlines()[number - 1 : number + 1])
+    own_code = {"load_kwargs": {"trust_remote_code": True}}  # which may bring one
+    assert planned(lambda config: change(config, **own_code)).problems == ()
+    (tmp_path / "model" / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
+    assert planned(change).problems == ()
+
+
+def test_template_in_a_file_that_cannot_be_read_yet_is_not_said_to_be_missing(tmp_path):
+    write_model(tmp_path / "model")
+    (tmp_path / "model" / "tokenizer_config.json").write_bytes(bytes(64))  # as a large file of the hub is looked at
+    assert read_chat_template(Model("hf", tmp_path / "model")) is None
 
 
 def hub_cache(folder, monkeypatch, *removed):

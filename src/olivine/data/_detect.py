@@ -205,7 +205,7 @@ def _sample(file: DataFile, changed_ns: int) -> list[Row]:  # noqa: ARG001 - a f
 
 
 def describe(config: DataConfig, template: str | None = "") -> str:
-    """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it.
+    """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it, or no such form is.
 
     Columns that are not read and hardly meant to be left out are told by `doubts`.
 
@@ -217,6 +217,7 @@ def describe(config: DataConfig, template: str | None = "") -> str:
         return f"the form of '{config.name}' is told by its columns when the data is read"
     is_told = _says_form(config.pre_process_data_config)
     settings = resolved(config, template=template or "").pre_process_data_config
+    kind_of(settings)  # there is such a form
     there = [] if is_told else _columns(sample_of(config) or ())
     if not is_told and not there:
         raise DataError(f"the form of '{config.name}' is not known: no row of it can be read")
@@ -225,7 +226,7 @@ def describe(config: DataConfig, template: str | None = "") -> str:
         how = f", written by the chat template of a model that has one{how}"
     left_out = [column for column in unread(config, template or "") if str(column).lower() not in _TELLING]
     beside = f"; not read: {_some(left_out)}" if left_out else ""
-    return f"the rows of '{config.name}' are {_form_sentence(settings)}{how}; {_trained_sentence(settings)}{beside}"
+    return f"the rows of '{config.name}' are {_form_sentence(settings, template)}{how}; {_trained_sentence(settings)}{beside}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -313,12 +314,14 @@ def _unwritten(settings: PreProcess, rows: Sequence[Row], template: str) -> list
     return [key for key in dict.fromkeys(keys) if str(key).lower() in _TELLING | _CALLS | _OF_TURNS]
 
 
-def _form_sentence(settings: PreProcess) -> str:
+def _form_sentence(settings: PreProcess, template: str | None) -> str:
     if settings.form is not None:
         return f"of the form '{settings.form}'"
+    if isinstance(settings.chat_template, str):
+        return f"chats in {_where(settings)}, written by a template of the config"
     if settings.chat_template:
-        of_whom = "a template of the config" if isinstance(settings.chat_template, str) else "the model's chat template"
-        return f"chats in {_where(settings)}, written by {of_whom}"
+        by_model = "" if template == "" else ", written by the model's chat template"
+        return f"chats in {_where(settings)}{by_model}"
     if settings.prompt_col:
         return f"pairs of {_where(settings)}"
     if issubclass(_kind(settings), Pair):

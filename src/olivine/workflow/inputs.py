@@ -98,7 +98,7 @@ def look_at_data(plan: Plan, model: Model, workshop: Workshop) -> Plan:
     told = {config.name: _look_at(config, plan, workshop) for config in configs}
     if not told:
         return plan
-    template = read_chat_template(model)
+    template = read_chat_template(model) or ""
     for config in configs:
         for doubt in doubts(config, template, told[config.name]["sample"]):
             workshop.warn(f"rows:{config.name}", doubt)

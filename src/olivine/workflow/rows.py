@@ -137,8 +137,8 @@ def _check_data(draft: Draft, config: DataConfig) -> None:
             f"the rows of '{config.name}' may be others than at the last run: a run looks at them first, and takes "
             "from the cache what was made of the same ones; a commit of the hub as 'revision' keeps them"
         )
-    if config.pre_process_data_config.chat_template is True and draft.template:
-        _check_template(draft, draft.template)
+    if config.pre_process_data_config.chat_template is True and draft.template is not None:
+        _check_template(draft, config, draft.template)
     looked = data.look(config)
     if looked.left_out is not None:
         draft.translated.append(looked.left_out)
@@ -150,14 +150,32 @@ def _check_data(draft: Draft, config: DataConfig) -> None:
         )
 
 
-def _check_template(draft: Draft, template: str) -> None:
+def _check_template(draft: Draft, config: DataConfig, template: str) -> None:
     """A model's chat template that rows are to go through."""
+    if not template:
+        _tell_no_template(draft, config)
+        return
     if (fault := syntax_fault(template)) is None:
         return
     fix = "Mend it in the model's folder, or write a Jinja template as chat_template."
     message = f"the model's chat template cannot be read: {fault}."
     if not any(problem.message == message for problem in draft.problems):  # one template for all data
         draft.problem("missing-model", ("input_model", "model_path"), message, fix)
+
+
+def _tell_no_template(draft: Draft, config: DataConfig) -> None:
+    """Chats for a model that has no template to write them by; code of the model's own may bring one."""
+    if draft.workflow.input_model.load_kwargs.trust_remote_code:
+        return
+    index, key = index_of(draft, config), ("pre_process_data_config", "chat_template")
+    is_written = draft.workflow.data_configs[index].pre_process_data_config.chat_template is True
+    settings = config.pre_process_data_config
+    column, instead = settings.message_col, "or a text_template of columns that hold text"
+    if settings.prompt_col is not None:
+        column, instead = settings.prompt_col, "or leave it out"
+    message = f"the rows of '{config.name}' are chats ('{column}'), and the model has no chat template to write them by."
+    fix = f"Write a Jinja template as chat_template, {instead}."
+    draft.problem("invalid-value", ("data_configs", index, *(key if is_written else ())), message, fix)
 
 
 def _data_key(config: DataConfig, problem: Problem) -> tuple[str | int, ...]:

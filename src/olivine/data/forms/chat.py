@@ -281,8 +281,8 @@ class Chat(Form):
     ) -> str:
         if not self._source:
             raise Unsupported(
-                "'chat_template: true' needs a tokenizer with a chat template, and this model has none; "
-                "write a Jinja template as chat_template, or use text_template"
+                "the rows are chats, and the model has no chat template to write them by; write a Jinja template as "
+                "chat_template, or a text_template of columns that hold text"
             )
         try:
             try:
