@@ -471,6 +471,28 @@ def test_rows_that_were_trained_on_are_said_to_be(planned):
     assert "that were trained on" in " ".join(planned().translated)
 
 
+def test_rows_are_held_out_only_where_something_is_trained_on_others(planned, tmp_path):
+    def change(*, data=None, trains=True, **lora):
+        def apply(config):
+            other = config["data_configs"][0] | {"name": "others"}
+            config["data_configs"].append(other)
+            config["quality"] = {"data_config": data} if data else {}
+            config["passes"]["lora"].update(lora)
+            if not trains:
+                del config["passes"]["lora"], config["passes"]["merge"]
+
+        return planned(apply)
+
+    assert change(eval_dataset_size=4).scores_held_out
+    assert change(eval_data_config="others").scores_held_out
+    assert change(data="others").scores_held_out
+    assert not change(data="rows").scores_held_out
+    assert not change().scores_held_out
+    nothing_trains = change(data="others", trains=False)
+    assert nothing_trains.score.part == "all"
+    assert not nothing_trains.scores_held_out
+
+
 def test_plan_touches_nothing_and_imports_no_framework(planned, tmp_path):
     planned()
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))

@@ -91,26 +91,33 @@ def _run(plan: "Plan", *, as_json: bool) -> int:
     except GoalMissed as error:
         screen.close()
         if isinstance(error.result, Result) and not as_json:
-            _print(error.result)
+            _print(error.result, plan)
         raise
     finally:
         screen.close()
     if as_json:
         print_json(result.to_json())
     else:
-        _print(result)
+        _print(result, plan)
     return 0
 
 
-def _print(result: "Result") -> None:
+def _rows_in_words(result: "Result", plan: "Plan") -> str:
+    """What the rows are that all models were scored on."""
+    if result.scores[0].get("on_text"):
+        return "passages of text (the config names no rows to score)"
+    if result.scores[0].get("made_up"):
+        return "made-up rows (the config names none to score)"
+    if result.trained_on:
+        return "training rows (trained on!)"
+    return "held-out rows" if plan.scores_held_out else "rows"
+
+
+def _print(result: "Result", plan: "Plan") -> None:
     from olivine.cli._screen import WIDTH, asked_table, note_on, score_table, table_notes
 
     if result.scores:
-        rows = "training rows (trained on!)" if result.trained_on else "held-out rows"
-        if result.scores[0].get("on_text"):
-            rows = "passages of text (the config names no rows to score)"
-        elif result.scores[0].get("made_up"):
-            rows = "made-up rows (the config names none to score)"
+        rows = _rows_in_words(result, plan)
         click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
         click.echo("\n".join(score_table(result.scores)) + "\n")
         notes = [*([note_on(result.scores)] if len(result.scores) > 1 else []), *table_notes(result.scores)]

@@ -205,7 +205,9 @@ def _sample(file: DataFile, changed_ns: int) -> list[Row]:  # noqa: ARG001 - a f
 
 
 def describe(config: DataConfig, template: str | None = "") -> str:
-    """The form of the rows and what of them is trained on, in a sentence. DataError where nothing tells it, or no such form is.
+    """The form of the rows and what of them is trained on, in a sentence.
+
+    DataError where nothing tells the form, or it names one that does not exist.
 
     Columns that are not read and hardly meant to be left out are told by `doubts`.
 
@@ -221,12 +223,13 @@ def describe(config: DataConfig, template: str | None = "") -> str:
     there = [] if is_told else _columns(sample_of(config) or ())
     if not is_told and not there:
         raise DataError(f"the form of '{config.name}' is not known: no row of it can be read")
+    form = _form_sentence(settings, template)
     how = "" if is_told else f" (told by its columns: {', '.join(there)})"
     if template is None and settings.prompt_col and not settings.chat_template:
         how = f", written by the chat template of a model that has one{how}"
     left_out = [column for column in unread(config, template or "") if str(column).lower() not in _TELLING]
     beside = f"; not read: {_some(left_out)}" if left_out else ""
-    return f"the rows of '{config.name}' are {_form_sentence(settings, template)}{how}; {_trained_sentence(settings)}{beside}"
+    return f"the rows of '{config.name}' are {form}{how}; {_trained_sentence(settings)}{beside}"
 
 
 def _some(names: Sequence[str]) -> str:
@@ -317,11 +320,10 @@ def _unwritten(settings: PreProcess, rows: Sequence[Row], template: str) -> list
 def _form_sentence(settings: PreProcess, template: str | None) -> str:
     if settings.form is not None:
         return f"of the form '{settings.form}'"
-    if isinstance(settings.chat_template, str):
-        return f"chats in {_where(settings)}, written by a template of the config"
     if settings.chat_template:
-        by_model = "" if template == "" else ", written by the model's chat template"
-        return f"chats in {_where(settings)}{by_model}"
+        of_model = ", written by the model's chat template" if template != "" else ""
+        of_config = ", written by a template of the config"
+        return f"chats in {_where(settings)}{of_config if isinstance(settings.chat_template, str) else of_model}"
     if settings.prompt_col:
         return f"pairs of {_where(settings)}"
     if issubclass(_kind(settings), Pair):

@@ -173,7 +173,9 @@ def _tell_no_template(draft: Draft, config: DataConfig) -> None:
     column, instead = settings.message_col, "or a text_template of columns that hold text"
     if settings.prompt_col is not None:
         column, instead = settings.prompt_col, "or leave it out"
-    message = f"the rows of '{config.name}' are chats ('{column}'), and the model has no chat template to write them by."
+    message = (
+        f"the rows of '{config.name}' are chats ('{column}'), and the model has no chat template to write them by."
+    )
     fix = f"Write a Jinja template as chat_template, {instead}."
     draft.problem("invalid-value", ("data_configs", index, *(key if is_written else ())), message, fix)
 

@@ -216,6 +216,14 @@ class Plan:
     remotes: tuple[Remote, ...] = field(default=(), repr=False, compare=False)
 
     @property
+    def scores_held_out(self) -> bool:
+        """Whether something is trained, and the scored rows are kept apart from what it is trained on."""
+        trained = [step.trains_on for step in self.steps if step.trains_on is not None]
+        if not trained or self.score is None or self.score.data is None:
+            return False
+        return self.score.part == "eval" or self.score.data.name not in {rows.data for rows in trained}
+
+    @property
     def awaits(self) -> tuple[Remote, ...]:
         """What has yet to come."""
         return tuple(remote for remote in self.remotes if not remote.is_here)
