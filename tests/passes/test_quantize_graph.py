@@ -115,6 +115,45 @@ def test_stored_weights_are_those_of_the_formula_and_the_graph_computes_with_the
     np.testing.assert_allclose(ran(result, x=x)[0], x @ expected, atol=tolerance)
 
 
+@pytest.mark.parametrize("flipped", [0, 1])
+@pytest.mark.parametrize("bias", [(), (48,), (1, 48), (3, 1), (3, 48)])
+def test_gemm_becomes_a_product_and_the_sum_of_its_bias(flipped, bias, tmp_path):
+    shape = (48, 64) if flipped else (64, 48)
+    stored = [weight("w", *shape), *([weight("b", *bias)] if bias else [])]
+    node = helper.make_node("Gemm", ["x", "w", *(["b"] if bias else [])], ["y"], transB=flipped)
+    path = write(tmp_path / "in", [node], [value("y", (3, 48))], stored, [value("x", (3, 64))])
+    result = quantize(path, tmp_path / "out")
+    kinds = [one.op_type for one in onnx.load(result).graph.node]
+    assert kinds == (["MatMulNBits", "Add"] if bias else ["MatMulNBits"])
+    matrix = numpy_helper.to_array(stored[0])
+    expected = rounded(matrix.T if flipped else matrix)
+    np.testing.assert_allclose(float_of(result)["y_product" if bias else "y"], expected, atol=1e-6)
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    added = numpy_helper.to_array(stored[1]) if bias else 0
+    np.testing.assert_allclose(ran(result, x=x)[0], x @ expected + added, atol=1e-4)
+
+
+def test_gemms_of_other_forms_stay_and_a_weight_is_quantized_for_those_who_read_it_alike(tmp_path):
+    def gemm(left, out, **attributes):
+        return helper.make_node("Gemm", [left, "w", "b"], [out], **attributes)
+
+    nodes = [
+        *(gemm("x", "a", transB=1), gemm("a", "c", transB=0), gemm("c", "d", transB=1)),
+        *(gemm("d", "e", alpha=0.5), gemm("e", "f", beta=2.0), gemm("f", "y", transA=1)),
+    ]
+    stored = [weight("w"), weight("b", WIDTH)]
+    outputs, inputs = [value("y", (WIDTH, WIDTH))], [value("x", (WIDTH, WIDTH))]
+    result = quantize(write(tmp_path / "in", nodes, outputs, stored, inputs), tmp_path / "out")
+    kinds = [node.op_type for node in onnx.load(result).graph.node]
+    assert kinds == ["MatMulNBits", "Add", "Gemm", "MatMulNBits", "Add", "Gemm", "Gemm", "Gemm"]
+    matrix, bias = map(numpy_helper.to_array, stored)
+    near = rounded(matrix.T)
+    x = np.random.default_rng(1).normal(size=(WIDTH, WIDTH)).astype(np.float32)
+    d = ((x @ near + bias) @ matrix + bias) @ near + bias
+    expected = (0.5 * d @ matrix + bias) @ matrix + 2 * bias
+    np.testing.assert_allclose(ran(result, x=x)[0], expected.T @ matrix + bias, rtol=1e-3, atol=1e-3)
+
+
 def branches(**extra):
     """An If whose branches use an outer weight, and one of them its own of a name that the other has for a value."""
     yes = helper.make_graph(

@@ -1,4 +1,4 @@
-"""Float MatMul and Gather nodes of a graph become their quantized operators, whose data is computed later.
+"""Float MatMul, Gemm and Gather nodes of a graph become their quantized operators, whose data is computed later.
 
 Names, order and attributes are those that ONNX Runtime's own quantizer gives, so that with the same rounding the files
 are the same byte for byte. A weight is known by its value, wherever it is used: in the bodies of If, Loop and Scan too,
@@ -132,7 +132,9 @@ class _Names:
 
 
 def matrices(model: ir.Model, excluded: Collection[str] = ()) -> dict[str, Matrix]:
-    """Every weight of a MatMul or an embedding's Gather that is a matrix of floats, by its name.
+    """Every weight of a MatMul, a Gemm or an embedding's Gather that is a matrix of floats, by its name.
+
+    Where some of its users read it as [N, K] and others as [K, N], it is quantized for those that come first.
 
     excluded: what nodes are called that go on using it as it is; a weight that only such nodes use is left out.
     """
@@ -144,38 +146,66 @@ def matrices(model: ir.Model, excluded: Collection[str] = ()) -> dict[str, Matri
             users.setdefault(str(value.name), []).append(node)
     by_name = {}
     for name, nodes in users.items():
-        is_product = nodes[0].op_type == "MatMul"
-        rows = _rows_of(model.graph.initializers[name], flipped=is_product)
-        if rows is not None:
-            alike = tuple(node for node in nodes if node.op_type == nodes[0].op_type)
-            by_name[name] = Matrix(label(alike[0]), name, rows, alike)
+        for use in dict.fromkeys(map(_use_of, nodes)):
+            rows = _rows_of(model.graph.initializers[name], use)
+            if rows is not None:
+                alike = tuple(node for node in nodes if _use_of(node) == use)
+                by_name[name] = Matrix(label(alike[0]), name, rows, alike)
+                break
     return by_name
+
+
+class _Use(NamedTuple):
+    """How a node reads its weight. flipped: as [K, N], not as [N, K]."""
+
+    is_product: bool
+    flipped: bool
+
+
+def _use_of(node: ir.Node) -> _Use:
+    if node.op_type == "Gemm":
+        return _Use(is_product=True, flipped=not _number(node, "transB", 0))
+    is_product = node.op_type == "MatMul"
+    return _Use(is_product, flipped=is_product)
+
+
+def _number(node: ir.Node, key: str, default: float) -> float:
+    """An attribute of a node that is a number."""
+    attribute = node.attributes.get(key)
+    return default if attribute is None else float(attribute.value)
+
+
+def _is_plain_gemm(node: ir.Node) -> bool:
+    """Whether a Gemm is A B + C, with B as it is or transposed: what torch makes of a linear layer."""
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
+    scaled = _number(node, "alpha", 1) != 1 or (has_bias and _number(node, "beta", 1) != 1)
+    return not scaled and not _number(node, "transA", 0) and "broadcast" not in node.attributes  # of opset 6
 
 
 def _weight_of(node: ir.Node) -> ir.Value | None:
     """The input of a node that may be a weight; None of a product of vectors, which its quantized form has not."""
-    place = {"MatMul": 1, "Gather": 0}.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-    if place is None or len(node.inputs) <= place:
+    place = {"MatMul": 1, "Gemm": 1, "Gather": 0}.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+    if place is None or len(node.inputs) <= place or (node.op_type == "Gemm" and not _is_plain_gemm(node)):
         return None
     given = node.inputs[0]
     is_vector = place == 1 and given is not None and given.shape is not None and given.shape.rank() == 1
     return None if is_vector else node.inputs[place]
 
 
-def _rows_of(value: ir.Value, *, flipped: bool) -> Rows | None:
-    """The matrix [N, K] of a parameter, or of a float weight [K, N] that a finished graph holds."""
+def _rows_of(value: ir.Value, use: _Use) -> Rows | None:
+    """The matrix [N, K] of a parameter, or of a float weight that the products of a finished graph read."""
     tensor = value.const_value
     lazy = lazy_weight_of(tensor)
     if lazy is not None:
-        return lazy.rows if lazy.rows is not None and lazy.flipped == flipped else None
-    if not flipped or tensor.dtype not in _TORCH or len(tensor.shape) != 2:
+        return lazy.rows if lazy.rows is not None and lazy.flipped == use.flipped else None
+    if not use.is_product or tensor.dtype not in _TORCH or len(tensor.shape) != 2:
         return None
-    width, n_rows = tensor.shape.numpy()
+    n_rows, width = reversed(tensor.shape.numpy()) if use.flipped else tensor.shape.numpy()
     dtype = _TORCH[tensor.dtype]
 
     def read() -> torch.Tensor:
         raw = torch.frombuffer(bytearray(tensor.tobytes()), dtype=dtype)
-        return raw.view(width, n_rows).T
+        return raw.view(width, n_rows).T if use.flipped else raw.view(n_rows, width)
 
     source = LazyTensor(str(value.name), (n_rows, width), str(dtype).removeprefix("torch."), read)
     return Rows((Piece(source, 0, n_rows, dtype),))
@@ -190,8 +220,8 @@ def quantize_graph(model: ir.Model, chosen: Iterable[tuple[Matrix, Choice]], acc
     for matrix, choice in chosen:
         stored = _Stored(model, matrix, choice, names)
         for node in matrix.users:
-            if node.op_type == "MatMul":
-                _replace_matmul(node, stored, accuracy_level, names)
+            if _use_of(node).is_product:
+                _replace_product(node, stored, accuracy_level, names)
             else:
                 _replace_gather(node, stored, names)
         if tied is not None and matrix.node == "/lm_head/MatMul":
@@ -201,7 +231,7 @@ def quantize_graph(model: ir.Model, chosen: Iterable[tuple[Matrix, Choice]], acc
     return jobs
 
 
-def _replace_matmul(node: ir.Node, stored: "_Stored", accuracy_level: int, names: _Names) -> None:
+def _replace_product(node: ir.Node, stored: "_Stored", accuracy_level: int, names: _Names) -> None:
     fmt = stored.choice.fmt
     attributes: dict[str, Any] = {
         "K": stored.matrix.width,
@@ -211,8 +241,23 @@ def _replace_matmul(node: ir.Node, stored: "_Stored", accuracy_level: int, names
     }
     if accuracy_level:
         attributes["accuracy_level"] = accuracy_level
+    if node.op_type == "Gemm" and len(node.inputs) > 2 and node.inputs[2] is not None:
+        node = _with_bias_apart(node, node.inputs[2], names)
     name = names.free(f"{label(node)}_Q{fmt.bits}")
     _replace(node, "MatMulNBits", name, [node.inputs[0], *stored.inputs()], attributes)
+
+
+def _with_bias_apart(node: ir.Node, bias: ir.Value, names: _Names) -> ir.Node:
+    """Put a product and an Add in the place of a Gemm; gives the product."""
+    output, graph = node.outputs[0], node.graph
+    if graph is None:
+        raise ValueError(f"'{label(node)}' stands in no graph")
+    product = ir.node("Gemm", inputs=node.inputs[:2], num_outputs=1, name=label(node))
+    result = product.outputs[0]
+    result.name, result.type, result.shape = names.free(f"{output.name}_product"), output.type, output.shape
+    graph.insert_before(node, product)
+    _replace(node, "Add", names.free(f"{label(node)}_bias"), [result, bias], {}, domain="")
+    return product
 
 
 def _replace_gather(node: ir.Node, stored: "_Stored", names: _Names) -> None:
@@ -251,13 +296,14 @@ def _replace(
     name: str,
     inputs: Sequence[ir.Value | None],
     attributes: Mapping[str, Any],
+    domain: str = "com.microsoft",
 ) -> None:
     """Put a node in the place of another, in whichever graph that stands; its result keeps its name."""
     output, graph = node.outputs[0], node.graph
     if graph is None:
         raise ValueError(f"'{label(node)}' stands in no graph")
     ordered = dict(sorted(attributes.items()))
-    new = ir.node(op_type, inputs=inputs, attributes=ordered, domain="com.microsoft", num_outputs=1, name=name)
+    new = ir.node(op_type, inputs=inputs, attributes=ordered, domain=domain, num_outputs=1, name=name)
     result = new.outputs[0]
     result.name, result.shape, result.type = output.name, output.shape, output.type
     graph.insert_after(node, new)

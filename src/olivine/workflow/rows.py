@@ -170,12 +170,10 @@ def _tell_no_template(draft: Draft, config: DataConfig) -> None:
     index, key = index_of(draft, config), ("pre_process_data_config", "chat_template")
     is_written = draft.workflow.data_configs[index].pre_process_data_config.chat_template is True
     settings = config.pre_process_data_config
-    column, instead = settings.message_col, "or a text_template of columns that hold text"
+    what, instead = f"are chats ('{settings.message_col}')", "or a text_template of columns that hold text"
     if settings.prompt_col is not None:
-        column, instead = settings.prompt_col, "or leave it out"
-    message = (
-        f"the rows of '{config.name}' are chats ('{column}'), and the model has no chat template to write them by."
-    )
+        what, instead = "are to be written as chats", "or leave it out"
+    message = f"the rows of '{config.name}' {what}, and the model has no chat template to write them by."
     fix = f"Write a Jinja template as chat_template, {instead}."
     draft.problem("invalid-value", ("data_configs", index, *(key if is_written else ())), message, fix)
 

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 class QuantizeOnnx(Pass):
     """Quantize the weights of an ONNX model's matrix products to 4 or 8 bits in blocks.
 
-    Float MatMul nodes become MatMulNBits, streamed a tensor at a time, in any graph: a decoder for onnxruntime-genai or
-    an encoder, a vision or an audio model, the bodies of If, Loop and Scan included. What belongs to the model beside
-    its graph is copied. The graph says nothing of what reaches a layer: with the text to measure it, ModelBuilder with
-    precision int4 is the better way to the same operators for a decoder.
+    Float MatMul and Gemm nodes become MatMulNBits, streamed a tensor at a time, in any graph: a decoder for
+    onnxruntime-genai or an encoder, a vision or an audio model, the bodies of If, Loop and Scan included. What belongs
+    to the model beside its graph is copied. The graph says nothing of what reaches a layer: with the text to measure
+    it, ModelBuilder with precision int4 is the better way to the same operators for a decoder.
     """
 
     class Params(PassParams):
@@ -181,8 +181,10 @@ def _why_none(graph: "ir.Model") -> str:
     if n_quantized:
         return f": {n_quantized} of its products are quantized already"
     if n_gemms:
-        return f": {n_gemms} of its products are Gemm, which stay as they are"
-    return " in a MatMul"
+        return (
+            f": {n_gemms} of its products are Gemm of another form (transA, alpha, beta) or without a constant matrix"
+        )
+    return " in a MatMul or a Gemm"
 
 
 def _copy_others(model: Model, target: Path) -> None:
