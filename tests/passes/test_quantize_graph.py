@@ -98,7 +98,11 @@ def float_of(path):
             codes = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1)
             codes = codes.reshape(n, -1, sizes["block_size"]).astype(np.float32)
             zeros = np.full(scales.shape, 2 ** (bits - 1), np.float32)
-            found[node.output[0]] = ((codes - zeros[..., None]) * scales[..., None]).reshape(n, k).T
+            if len(node.input) > 3:
+                packed = stored[node.input[3]]
+                both = packed if bits == 8 else np.stack([packed & 15, packed >> 4], -1).reshape(n, -1)
+                zeros = both[:, : scales.shape[1]].astype(np.float32)
+            found[node.output[0]] = ((codes - zeros[..., None]) * scales[..., None]).reshape(n, -1)[:, :k].T
     return found
 
 
@@ -266,13 +270,37 @@ def test_model_in_the_hubs_cache_is_links_and_is_read(tmp_path):
     np.testing.assert_allclose(float_of(result)["y"], rounded(numpy_helper.to_array(weight("w"))), atol=1e-6)
 
 
-def test_weights_that_no_block_divides_stay_and_are_told(tmp_path):
-    stored = [weight("w", 10, WIDTH), weight("v")]
+@pytest.mark.parametrize("width", [10, 16, 90])
+@pytest.mark.parametrize("params", [{}, {"is_symmetric": False}, {"algorithm": "search"}, {"accuracy_level": 4}])
+@pytest.mark.parametrize("bits", [4, 8])
+def test_last_block_of_a_row_is_filled_with_zeros(width, params, bits, tmp_path):
+    params = params | ({"accuracy_level": 4} if bits == 8 else {})
+    stored = [weight("w", width, 48), weight("b", 48)]
+    node = helper.make_node("Gemm", ["x", "w", "b"], ["y"])
+    path = write(tmp_path / "in", [node], [value("y", ("n", 48))], stored, [value("x", ("n", width))])
+    result = quantize(path, tmp_path / "out", bits=bits, **params)
+    matrix, bias = map(numpy_helper.to_array, stored)
+    near = float_of(result)["y_product"]
+    if not params.keys() & {"is_symmetric", "algorithm"}:
+        filled = np.pad(matrix, ((0, -width % 32), (0, 0)))
+        np.testing.assert_allclose(near, rounded(filled, bits)[:width], atol=1e-6)
+    assert np.abs(near - matrix).max() < np.abs(matrix).max() * 2.5 ** (2 - bits)
+    for n_rows in (1, 3):
+        x = np.random.default_rng(n_rows).normal(size=(n_rows, width)).astype(np.float32)
+        tolerance = 5e-2 if "accuracy_level" in params else 1e-4  # level 4 rounds the activations too
+        np.testing.assert_allclose(ran(result, x=x)[0], x @ near + bias, atol=tolerance)
+
+
+def test_weights_that_blocks_make_no_smaller_stay_and_are_told(tmp_path):
+    stored = [weight("w", 4, WIDTH), weight("v")]
     nodes = [product("x", "w", "a"), product("a", "v", "y")]
-    path = write(tmp_path / "in", nodes, [value("y")], stored, [value("x", ("n", 10))])
+    path = write(tmp_path / "in", nodes, [value("y")], stored, [value("x", ("n", 4))])
     report = Kept()
     quantize(path, tmp_path / "out", report)
-    assert report.warnings == ["1 of 2 weights stay as they are, 'w' first: no block size divides their 10 inputs"]
+    no_smaller = "blocks of 32 would make their 4 inputs no smaller"
+    assert report.warnings == [f"1 of 2 weights stay as they are, 'w' first: {no_smaller}"]
+    with pytest.raises(ModelError, match=f"no weight that is worth quantizing: {no_smaller}"):
+        quantize(path, tmp_path / "none", nodes_to_exclude=["y"])
 
 
 @st.composite

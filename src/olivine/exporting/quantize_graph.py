@@ -18,7 +18,7 @@ from onnx_ir.passes import common
 from olivine.errors import ModelError
 from olivine.exporting.lazy_weights import Piece, Rows
 from olivine.exporting.streaming import Job, Write, lazy_weight_of
-from olivine.kernels.blockwise import TILE, Blockwise, Format, importance_of, pack, quantize_rows
+from olivine.kernels.blockwise import TILE, Array, Blockwise, Format, importance_of, pack, quantize_rows
 from olivine.models.finite import NotFiniteError
 from olivine.models.tensors import LazyTensor
 
@@ -311,6 +311,11 @@ def _replace(
     graph.remove(node, safe=True)
 
 
+def n_blocks(width: int, group: int) -> int:
+    """Blocks of a row: MatMulNBits wants the last one whole, so that it is filled with zeros where it is not."""
+    return -(-width // group)
+
+
 class _Stored:
     """The initializers of one quantized matrix, declared by name, type and shape."""
 
@@ -318,8 +323,8 @@ class _Stored:
         self.matrix, self.choice = matrix, choice
         self._graph, self._free_names = model.graph, names
         fmt = choice.fmt
-        self._row_bytes = matrix.width * fmt.bits // 8
-        self._n_blocks = matrix.width // fmt.group
+        self._n_blocks = n_blocks(matrix.width, fmt.group)
+        self._row_bytes = self._n_blocks * fmt.group * fmt.bits // 8
         self._zero_bytes = (self._n_blocks * fmt.bits + 7) // 8
         self._float = model.graph.initializers[matrix.weight].const_value.dtype
         self._scale_type = ir.DataType.FLOAT16 if choice.half_scales else self._float
@@ -432,20 +437,27 @@ class QuantizeRows:
         if choice.given is not None:
             self._take_over(write, choice.given())
             return
-        importance = importance_of(choice.importance, matrix.width) if choice.search else None
+        importance = self._importance() if choice.search else None
         step = max(1, TILE // matrix.width)
         whole = None if self.tiled else matrix.rows.read(self.start, self.stop)
         work = _Buffers.of(min(step, self.stop - self.start), matrix.width, choice.fmt.group)
         for start in range(self.start, self.stop, step):
             stop = min(start + step, self.stop)
             part = work.first(stop - start)
+            inputs = part.weight[:, : matrix.width]  # what fills the last block stays zero
             if whole is None:
-                matrix.rows.read_into(part.weight, start, stop)
+                matrix.rows.read_into(inputs, start, stop)
             else:
-                part.weight.copy_(whole[start - self.start : stop - self.start])
+                inputs.copy_(whole[start - self.start : stop - self.start])
             if not bool(torch.isfinite(part.weight.sum())):
                 _refuse_unusable(matrix.rows, start, part.weight)
             self._quantize(write, start, part, importance)
+
+    def _importance(self) -> Array:
+        """That of every column of a row, the zeros that fill its last block included: these are right in any case."""
+        choice, width = self.stored.choice, self.stored.matrix.width
+        n_filled = n_blocks(width, choice.fmt.group) * choice.fmt.group - width
+        return np.pad(importance_of(choice.importance, width), (0, n_filled), constant_values=1)
 
     def _quantize(self, write: Write, start: int, part: "_Buffers", importance: Any) -> None:
         """Quantize the rows of `part` and write them."""
@@ -471,13 +483,13 @@ class _Buffers(NamedTuple):
 
     @classmethod
     def of(cls, n_rows: int, width: int, group: int) -> "_Buffers":
-        """For up to `n_rows` rows."""
-        n_blocks = width // group
+        """For up to `n_rows` rows, each of whole blocks."""
+        blocks = n_blocks(width, group)
         return cls(
-            torch.empty((n_rows, width), dtype=torch.float32),
-            torch.empty((n_rows, width), dtype=torch.uint8),
-            torch.empty((n_rows, n_blocks), dtype=torch.float32),
-            torch.empty((n_rows, n_blocks), dtype=torch.uint8),
+            torch.zeros((n_rows, blocks * group), dtype=torch.float32),
+            torch.empty((n_rows, blocks * group), dtype=torch.uint8),
+            torch.empty((n_rows, blocks), dtype=torch.float32),
+            torch.empty((n_rows, blocks), dtype=torch.uint8),
         )
 
     def first(self, n_rows: int) -> "_Buffers":

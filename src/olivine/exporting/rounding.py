@@ -27,7 +27,8 @@ class Settings:
     whole X'X / n [K, K], a head in 4 bits is rounded by GPTQ. head_bits: of the head
     (and of the embedding where it is tied to it). embedding_bits: of an embedding of its own, None to leave it alone.
     int8_share: share of the weights of all layers that are promoted to 8 bits, those with the largest error first.
-    half_scales: store scales in 16 bits. excluded: nodes that stay float.
+    half_scales: store scales in 16 bits. excluded: nodes that stay float. padded: a block size that does not divide the
+    inputs of a matrix fills its last block with zeros; else it is refused.
     """
 
     bits: int = 4
@@ -40,6 +41,7 @@ class Settings:
     int8_share: float = 0.0
     half_scales: bool = False
     excluded: frozenset[str] = frozenset()
+    padded: bool = False
 
     @property
     def format(self) -> Format:
@@ -69,7 +71,8 @@ def _matmul(settings: Settings, matrix: Matrix) -> Choice:
         search=settings.search,
         half_scales=settings.half_scales,
     )
-    _refuse_width(choice.fmt, matrix)
+    if not settings.padded:
+        _refuse_width(choice.fmt, matrix)
     if matrix.node == HEAD and settings.head_bits == 8:
         return _in_8_bits(settings, matrix, choice)
     if statistic is not None and statistic.dim() == 2 and settings.search and settings.bits == 4:

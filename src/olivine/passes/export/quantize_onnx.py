@@ -104,16 +104,18 @@ class QuantizeOnnx(Pass):
         path = graph_of(model)
         check_onnx(model)
         graph = quantize_graph.load_graph(path)
-        weights = self._fitting(quantize_graph.matrices(graph, self._excluded(graph, path)), context)
+        weights = quantize_graph.matrices(graph, self._excluded(graph, path))
+        if not weights:
+            raise ModelError(f"{path} has no float weight to quantize{_why_none(graph)}")
+        weights = self._worthwhile(weights, path, context)
         settings = Settings(
             bits=self.params.bits,
             group=self.params.block_size,
             symmetric=self.params.is_symmetric,
             search=self.params.algorithm in ("search", "k_quant"),
+            padded=True,
         )
         chosen = choices(settings, weights)
-        if not chosen:
-            raise ModelError(f"{path} has no float weight to quantize{_why_none(graph)}")
         pairs = [(weights[name], choice) for name, choice in chosen.items()]
         jobs = quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
         _copy_others(model, context.output)
@@ -141,18 +143,24 @@ class QuantizeOnnx(Pass):
         included = names if self.params.nodes_to_include is None else set(self.params.nodes_to_include)
         return (names - included) | set(self.params.nodes_to_exclude)
 
-    def _fitting(self, weights: Mapping[str, "Matrix"], context: Context) -> dict[str, "Matrix"]:
-        """Those whose inputs some block size divides; what is left out is told."""
-        from olivine.exporting.rounding import widest_group
+    def _worthwhile(self, weights: Mapping[str, "Matrix"], path: Path, context: Context) -> dict[str, "Matrix"]:
+        """Those that whole blocks make smaller; what is left out is told. ModelError when none is."""
+        small = [name for name, matrix in weights.items() if not self._is_smaller(matrix)]
+        if small:
+            widths = ", ".join(sorted({str(weights[name].width) for name in small}, key=int))
+            which = f"blocks of {self.params.block_size} would make their {widths} inputs no smaller"
+            if len(small) == len(weights):
+                raise ModelError(f"{path} has no weight that is worth quantizing: {which}")
+            context.report.warn(f"{len(small)} of {len(weights)} weights stay as they are, '{small[0]}' first: {which}")
+        return {name: matrix for name, matrix in weights.items() if name not in small}
 
-        odd = [name for name, matrix in weights.items() if widest_group(matrix.width, 256) is None]
-        if odd:
-            widths = ", ".join(sorted({str(weights[name].width) for name in odd}, key=int))
-            context.report.warn(
-                f"{len(odd)} of {len(weights)} weights stay as they are, '{odd[0]}' first: no block size divides their "
-                f"{widths} inputs"
-            )
-        return {name: matrix for name, matrix in weights.items() if name not in odd}
+    def _is_smaller(self, matrix: "Matrix") -> bool:
+        """Whether a row is stored in fewer bytes: its last block whole, and a scale of the weight's type a block."""
+        from olivine.exporting.quantize_graph import n_blocks
+
+        size: int = matrix.rows.pieces[0].dtype.itemsize
+        blocks = n_blocks(matrix.width, self.params.block_size)
+        return blocks * (self.params.block_size * self.params.bits / 8 + size) < matrix.width * size
 
     def _level(self, machine: Machine) -> int:
         given = self.params.accuracy_level
