@@ -485,6 +485,6 @@ def test_text_that_cannot_be_read_is_told(tokenizer, tmp_path):
     refused("latin.txt", b"\xff\xfe", "not UTF-8")
     refused("empty.txt", b"  \n", "no text of at least 2 tokens")
     refused(
-        "rows.jsonl", b'{"q": 1}\n', "has the columns q, which do not tell how a row becomes text; say it with text_t"
+        "rows.jsonl", b'{"q": 1}\n', "has the columns q, which do not tell how a row becomes text; write text_template"
     )
     refused("bad.jsonl", b'{"text": "a"}\n{\n', "bad.jsonl:2")

@@ -45,7 +45,7 @@ def test_rows_that_were_held_out_are_not_looked_at(tiny_llama, tmp_path):
 
 
 def test_too_few_rows_are_an_error_that_says_how_many_are_needed(tiny_llama, tmp_path):
-    with pytest.raises(DataError, match=r"data config 'mine' gives \d+ tokens, but calibration needs at least 512"):
+    with pytest.raises(DataError, match=r"data config 'mine' gives \d+ tokens, and to calibrate takes 512 at least"):
         calibration_tokens(Model("hf", tiny_llama), data=rows_of(tmp_path, 3))
 
 

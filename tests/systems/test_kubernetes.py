@@ -185,7 +185,8 @@ def test_manifests_of_a_dry_run_do_the_whole_workflow_when_they_are_applied(clus
     check(documents["cluster-worker"][0], "V1Job")
     cluster.apply(documents["cluster-run"])
     name = documents["cluster-run"][1]["metadata"]["name"]
-    assert _end_of(Kubernetes(Kubernetes.Params(**_given(cluster))), name) == "ended with exit code 0"
+    _end_of(Kubernetes(Kubernetes.Params(**_given(cluster))), name)
+    assert [one["type"] for one in cluster.jobs[name]["status"]["conditions"]] == ["Complete"]
     there = contents(disk / "out" / name / "model")
     places = {"output_dir": str(tmp_path / "here"), "cache_dir": str(tmp_path / "cache-here")}
     local = config | {"host": None, "systems": {}, **places}
@@ -235,8 +236,9 @@ def _take_away_at_checkpoint(cluster):
 
 
 def test_server_that_is_busy_broken_or_forgets_the_token_is_asked_again(cluster, system):
-    cluster.images["quick"] = images.that_prints(cluster.folder / "images" / "quick", ANSWER)
-    asked = system(image="quick")
+    slow = images.that_does(cluster.folder / "images" / "slow", f"sleep 1\ncat <<'END'\n{ANSWER}\nEND")  # is watched
+    cluster.images["slow"] = slow
+    asked = system(image="slow")
     assert not asked.is_prepared()
     cluster.expire_token()
     cluster.n_dropped_watches = 2
@@ -245,7 +247,7 @@ def test_server_that_is_busy_broken_or_forgets_the_token_is_asked_again(cluster,
     assert not cluster.faults
     assert cluster.n_dropped_watches < 2
     cluster.oldest = cluster.version + 1000  # no version is known any more
-    assert system(image="quick", python="python", env={"ANOTHER": "1"}).probe().n_cores == 4
+    assert system(image="slow", python="python", env={"ANOTHER": "1"}).probe().n_cores == 4
 
 
 def test_server_that_stays_broken_is_named_in_one_sentence(cluster, system):

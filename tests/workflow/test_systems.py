@@ -113,6 +113,7 @@ READ_OTHERWISE = {
     *(
         ("Workflow", "environment"),
         ("Workflow", "search_strategy"),
+        ("PassConfig", "disable_search"),
         ("LocalSettings", "hf_token"),
         ("System", "config"),
     ),

@@ -19,14 +19,17 @@ class Toleration(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    key: str | None = None
-    operator: Literal["Equal", "Exists"] = "Equal"
-    value: Text | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+    key: str | None = Field(None, description="of the taint; else every key, with Exists")
+    operator: Literal["Equal", "Exists"] = Field("Equal", description="whether the value counts")
+    value: Text | None = Field(None, description="of the taint, with Equal")
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = Field(
+        None, description="of the taint; else every effect"
+    )
     toleration_seconds: int | None = Field(
         None,
         validation_alias=AliasChoices("tolerationSeconds", "toleration_seconds"),
         serialization_alias="tolerationSeconds",
+        description="how long a pod stays after a NoExecute taint came",
     )
 
 

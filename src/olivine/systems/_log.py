@@ -1,10 +1,13 @@
 """What a worker keeps of what it said and printed, so that nothing is lost while nobody listens."""
 
+import io
 import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from olivine.messages import Events
 
@@ -90,5 +93,23 @@ def print_to(path: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = _printed(1), _printed(2)
+
+
+class _Lossy(io.FileIO):
+    """Where a job prints: what the log has no room for (the disk is full) is lost, and stops nothing.
+
+    The write that the result needs fails by itself, and its error still reaches the parent.
+    """
+
+    def write(self, data: Any) -> int:
+        """As that of FileIO; always all of it."""
+        with suppress(OSError):
+            super().write(data)
+        return len(data)
+
+
+def _printed(descriptor: int) -> io.TextIOWrapper:
+    """A stream of text to a `_Lossy` file, line by line."""
+    buffer = io.BufferedWriter(_Lossy(descriptor, "w", closefd=False))
+    return io.TextIOWrapper(buffer, encoding="utf-8", errors="backslashreplace", line_buffering=True)
