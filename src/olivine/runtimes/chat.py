@@ -47,7 +47,7 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
         raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
     if paths.is_file(folder / "config.json"):
         return _TorchChat(folder)
-    if any(folder.glob("*.onnx")):
+    if paths.is_folder(folder) and any(folder.glob("*.onnx")):
         raise ModelError(f"{folder} holds an ONNX graph without a genai_config.json, which writes no text")
     inner = folder / "model"
     hint = f"; did you mean {inner}?" if paths.is_folder(inner) else ""
