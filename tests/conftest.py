@@ -11,6 +11,7 @@ os.environ |= {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
 os.environ.pop("COLUMNS", None)  # of the terminal that the suite runs in: lines would be broken at it
+os.unsetenv("COLUMNS")  # readline puts it where os.environ does not see it and programs that are started do
 
 import hypothesis
 import pytest
@@ -28,8 +29,10 @@ hypothesis.settings.load_profile("suite")
 
 
 def pytest_configure():
-    """A suite that was started in the background inherits an ignored SIGINT; so would the programs that it interrupts."""
+    """A suite in the background, or under nohup, inherits ignored signals; so would the programs that it ends."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    if os.name == "posix":
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")

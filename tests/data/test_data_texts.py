@@ -196,7 +196,9 @@ def test_example_of_a_chat_whose_finished_turn_is_written_in_another_way(there):
 
 
 def test_model_without_chat_template_is_refused_with_what_to_do(there):
-    with pytest.raises(Unsupported, match="the model has no chat template to write them by; write a Jinja template as chat_template"):
+    with pytest.raises(
+        Unsupported, match="the model has no chat template to write them by; write a Jinja template as chat_template"
+    ):
         text_of(there, {"messages": CHAT}, word_tokenizer(), chat_template=True)
 
 

@@ -31,17 +31,7 @@ def hanging(fakes, tiny_llama, tmp_path):
     return tmp_path / "config.json", pid_file
 
 
-@pytest.fixture
-def heard():
-    """Signals mean what they mean by default in what is started: a suite that runs under nohup ignores SIGHUP."""
-    before = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="sends signals")
-@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGHUP", 129), ("SIGINT", 130)])
 def test_signal_ends_a_run_in_order(hanging, tmp_path, name, code):
     """As docker stop and a closed terminal send them; the second of two does not cut the tidying up in two."""
