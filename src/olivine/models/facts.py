@@ -84,6 +84,12 @@ class ModelFacts:
         return self.decoder
 
     @property
+    def n_in_layers(self) -> int:
+        """Weights of a decoder outside of its embedding and, where it has one of its own, its head."""
+        decoder = self.as_decoder
+        return max(0, self.n_parameters - decoder.embedding_size * (1 if decoder.tied_embeddings else 2))
+
+    @property
     def in_words(self) -> str:
         """E.g. "a text encoder for text-classification with 3 labels (BertForSequenceClassification)"."""
         use = f" for {self.task}" if self.task and self.kind != "graph" else ""

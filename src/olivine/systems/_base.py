@@ -4,13 +4,15 @@ One system is one file; its name is the file's, its help the first line of the c
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
+from olivine.errors import Interrupted, StepFailed
 from olivine.paths import of_user
 from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
@@ -56,9 +58,29 @@ class Worker(ABC):
     def kill(self) -> None:
         """End the worker and everything it started, now."""
 
-    def hang_up(self) -> bool:
-        """End the line to a worker that calls again, as a network does; False where there is no line."""
+    @property
+    def has_line(self) -> bool:
+        """Whether it is heard over a line that may break and is taken up again where it broke."""
         return False
+
+    def hang_up(self) -> None:  # noqa: B027 - most workers have no line
+        """End the line, as a network does; the worker calls again."""
+
+    @contextmanager
+    def _gone_unless_fit(self, job: Job) -> Iterator[None]:
+        """Kill the worker when the job leaves it unfit for the next one; Ctrl-C becomes Interrupted."""
+        try:
+            yield
+        except StepFailed as failure:
+            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
+                self.kill()
+            raise
+        except KeyboardInterrupt as stop:
+            self.kill()
+            raise Interrupted.by(stop, f" in step '{job.step}'") from None
+        except BaseException:  # the listener failed: the worker is at work on something that nobody waits for
+            self.kill()
+            raise
 
 
 @dataclass(frozen=True)

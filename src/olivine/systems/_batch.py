@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from olivine.errors import Interrupted, OlivineError, StepFailed
+from olivine.errors import OlivineError, StepFailed
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.systems._base import System, Worker
@@ -110,18 +110,9 @@ class BatchWorker(Worker):
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
         try:
-            self._followed = place = self._attached(job) or self._given(job)
-            return self._result(place, job, listen)
-        except KeyboardInterrupt as stop:
-            self.kill()
-            raise Interrupted.by(stop, f" in step '{job.step}'") from None
-        except StepFailed as failure:
-            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
-                self.kill()
-            raise
-        except BaseException:  # the listener failed: nobody waits for the job
-            self.kill()
-            raise
+            with self._gone_unless_fit(job):
+                self._followed = place = self._attached(job) or self._given(job)
+                return self._result(place, job, listen)
         finally:
             self._followed = None
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from olivine.errors import Interrupted, StepFailed
+from olivine.errors import StepFailed
 from olivine.messages import events_in
 from olivine.systems._base import Worker
 from olivine.systems._line import TOKEN, Door, Line, new_token
@@ -61,18 +61,9 @@ class ConnectedWorker(Worker):
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
         try:
-            self._send(job)
-            return self._result(job, listen)
-        except StepFailed as failure:
-            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
-                self.kill()
-            raise
-        except KeyboardInterrupt as stop:
-            self.kill()
-            raise Interrupted.by(stop, f" in step '{job.step}'") from None
-        except BaseException:  # the listener failed: the worker is at work on something that nobody waits for
-            self.kill()
-            raise
+            with self._gone_unless_fit(job):
+                self._send(job)
+                return self._result(job, listen)
         finally:
             self._at_work = None
 
@@ -96,7 +87,12 @@ class ConnectedWorker(Worker):
         if line is not None:
             line.close()
 
-    def hang_up(self) -> bool:
+    @property
+    def has_line(self) -> bool:
+        """See Worker."""
+        return True
+
+    def hang_up(self) -> None:
         """See Worker."""
         with self._changing:
             line, reader = self._line, self._reader
@@ -106,7 +102,6 @@ class ConnectedWorker(Worker):
             self._silent_since = time.monotonic()
         if reader is not None and reader is not threading.current_thread():
             reader.join()
-        return line is not None
 
     def _send(self, job: Job) -> None:
         if self._started is None or self._started.ended() is not None:

@@ -57,9 +57,14 @@ class Elsewhere(Worker):
         """See Worker."""
         self._worker.kill()
 
-    def hang_up(self) -> bool:
+    @property
+    def has_line(self) -> bool:
         """See Worker."""
-        return self._worker.hang_up()
+        return self._worker.has_line
+
+    def hang_up(self) -> None:
+        """See Worker."""
+        self._worker.hang_up()
 
     def _fetch(self, files: Mapping[str, str], job: Job) -> None:
         for name, hashed in files.items():

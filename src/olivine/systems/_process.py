@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from olivine import lazy, memory
-from olivine.errors import Interrupted, StepFailed
+from olivine.errors import StepFailed
 from olivine.messages import Heard, ending
 from olivine.systems._base import Worker
 from olivine.systems._protocol import Job, Listener, answer
@@ -49,20 +49,10 @@ class WorkerProcess(Worker):
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
         kills = memory.kernel_kills()
-        try:
+        with self._gone_unless_fit(job):
             for fields in self._send(job).until(self._is_gone):
                 if (result := answer(fields, job, listen)) is not None:
                     return result
-        except StepFailed as failure:
-            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
-                self.kill()
-            raise
-        except KeyboardInterrupt as stop:
-            self.kill()
-            raise Interrupted.by(stop, f" in step '{job.step}'") from None
-        except BaseException:  # the listener failed: the worker is at work on something that nobody waits for
-            self.kill()
-            raise
         raise self._died(job, memory_ran_out=memory.kernel_kills() > kills)
 
     def close(self) -> None:

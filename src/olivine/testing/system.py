@@ -169,13 +169,15 @@ class SystemContract:
 
     def test_line_that_breaks_is_taken_up_where_it_broke(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
         """No event is lost, none comes twice, and the job goes on meanwhile."""
+        if not worker.has_line:
+            pytest.skip("this system's workers have no line that could break")
         model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
         heard: list[str] = []
 
         def listen(event: str, told: Mapping[str, Any]) -> None:  # noqa: ARG001
             heard.append(event)
-            if event == "started" and not worker.hang_up():
-                pytest.skip("this system's workers have no line that could break")
+            if event == "started":
+                worker.hang_up()
 
         assert worker.run(job("materialize", model=model), listen)["model"]["format"] == "hf"
         assert heard == ["started"]

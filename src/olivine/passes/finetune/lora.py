@@ -118,9 +118,7 @@ class Lora(Training):
         dora = self.params.use_dora
         fused, saved = self._fuses(facts), 0
         if self.params.base_precision == "fp8" and machine.device == "cuda":
-            decoder = facts.as_decoder
-            n_embedded = decoder.embedding_size * (1 if decoder.tied_embeddings else 2)
-            saved = max(0, facts.n_parameters - n_embedded)  # a byte of two
+            saved = facts.n_in_layers  # a byte of two
         return _adapters.estimate(
             self.params,
             facts,

@@ -55,11 +55,8 @@ class Qlora(Lora):
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
         """LoRA's, with the weights of the layers in 4 bits and one of them unpacked."""
         size = 2 if machine.device == "cuda" else 4
-        n_packed = max(
-            0, facts.n_parameters - facts.as_decoder.embedding_size * (1 if facts.as_decoder.tied_embeddings else 2)
-        )
         magnitude = (1 + 4 / BLOCKS) if self.params.double_quant else 4
-        saved = int(n_packed * (size - 0.5 - magnitude / BLOCK))
+        saved = int(facts.n_in_layers * (size - 0.5 - magnitude / BLOCK))
         dora = self.params.use_dora
         return _adapters.estimate(
             self.params,
