@@ -53,7 +53,7 @@ class Cluster:
     @property
     def namespace(self) -> str:
         """The one that the context names, else "default"."""
-        with suppress(Exception):
+        with suppress(*_unreadable()):  # a client that is asked for says so
             contexts, current = kubernetes.config.list_kube_config_contexts(self._file)
             named = next((one for one in contexts if one["name"] == self._context), current)
             return str(named["context"].get("namespace") or "default")
@@ -150,9 +150,14 @@ class Cluster:
                 kubernetes.config.load_incluster_config(settings)
             else:
                 kubernetes.config.load_kube_config(self._file, self._context, settings, persist_config=False)
-        except (kubernetes.config.ConfigException, yaml.YAMLError, OSError) as error:
+        except _unreadable() as error:
             raise RequestError(f"the kubeconfig '{self._file}' does not lead to a cluster: {_plain(error)}") from None
         return kubernetes.client.ApiClient(settings)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What reading a kubeconfig raises: it is not there, is no YAML, or lacks what it names."""
+    return kubernetes.config.ConfigException, yaml.YAMLError, OSError
 
 
 def _events(stream: Any) -> Iterator[Mapping[str, Any]]:

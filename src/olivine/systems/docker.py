@@ -254,7 +254,7 @@ class Docker(Batch):
         """Wait a moment for a container that was told to end, and remove it."""
         with self._asking(), suppress(docker.errors.NotFound):
             container = self._engine.containers.get(identity)
-            with suppress(Exception):  # whatever the client raises when the time is over: it is killed then
+            with suppress(docker.errors.DockerException, OSError):  # the time is over, or it has gone
                 container.wait(timeout=_END_SECONDS)
             container.remove(force=True)
 
