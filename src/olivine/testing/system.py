@@ -19,7 +19,7 @@ from olivine.testing._plugin import check_help, check_params
 from olivine.testing.tiny import tiny_checkpoint, write_rows
 from olivine.work import Machine
 from olivine.workflow.keys import score_params
-from olivine.workflow.steps import ScoreRows
+from olivine.workflow.steps import ScoreRows, Script
 
 SECRET = "a secret of this environment"  # noqa: S105 - what must not be found
 
@@ -117,14 +117,9 @@ class SystemContract:
     def test_events_come_in_order(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
         """A worker says first that it has started, and progress goes forward to its end."""
         model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
-        load = {"data_name": "json", "data_files": str(write_rows(tmp_path / "rows.jsonl"))}
-        text = {"text_template": "{phrase} {tone}", "max_seq_len": 64}
-        config = DataConfig(name="rows", load_dataset_config=load, pre_process_data_config=text)
-        rows = score_params(ScoreRows(config, "all", None, 0, "tone", 100))
         heard: list[tuple[str, Mapping[str, Any]]] = []
         result = worker.run(
-            job("score", model=model, params={**rows, "previous": None}),
-            lambda event, told: heard.append((event, told)),
+            job("score", model=model, params=scoring(tmp_path)), lambda event, told: heard.append((event, told))
         )
         done = [told["done"] for event, told in heard if event == "progress"]
         assert [event for event, _ in heard].index("started") == 0
@@ -154,7 +149,6 @@ class SystemContract:
 
     def test_cancelled_job_is_cancelled(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
         """Ctrl-C ends what is at work, and the next job gets another worker."""
-        model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
         started: list[Mapping[str, Any]] = []
 
         def stop(event: str, told: Mapping[str, Any]) -> None:
@@ -163,8 +157,9 @@ class SystemContract:
                 raise KeyboardInterrupt
 
         with pytest.raises(Interrupted, match="in step 'try'"):
-            worker.run(job("materialize", model=model), stop)
+            worker.run(job("score", **endless(tmp_path)), stop)
         assert not self.is_there(started[0])
+        model = Model("hf", tiny_checkpoint(tmp_path / "other")).to_json()
         assert worker.run(job("materialize", model=model), _ignore)["model"]["format"] == "hf"
 
     def test_line_that_breaks_is_taken_up_where_it_broke(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
@@ -186,20 +181,38 @@ class SystemContract:
         self, worker: Worker, job: MakeJob, tmp_path: Path
     ) -> None:
         """Nothing waits for what does not come."""
-        model = damaged_model(tmp_path / "model").to_json()
 
         def listen(event: str, told: Mapping[str, Any]) -> None:
             if event == "started":
                 self.end(told)
 
-        made = job("materialize", model=model)
+        made = job("score", **endless(tmp_path))
         with pytest.raises(StepFailed, match="its worker ") as ended:
             worker.run(made, listen)
         assert (ended.value.step, str(ended.value.log)) == (made.step, made.log)
         heard: list[str] = []
+        model = damaged_model(tmp_path / "damaged").to_json()
         with pytest.raises(StepFailed, match=r"model\.safetensors"):
             worker.run(job("materialize", model=model), lambda event, _: heard.append(event))
         assert heard == ["started"]
+
+
+def scoring(folder: Path, *scripts: Script) -> dict[str, Any]:
+    """The params of a job that scores a model on eight rows, which are written to the folder."""
+    load = {"data_name": "json", "data_files": str(write_rows(folder / "rows.jsonl"))}
+    text = {"text_template": "{phrase} {tone}", "max_seq_len": 64}
+    config = DataConfig(name="rows", load_dataset_config=load, pre_process_data_config=text)
+    rows = ScoreRows(config, "all", None, 0, "tone", 100, scripts=scripts)
+    return {**score_params(rows), "previous": None}
+
+
+def endless(folder: Path) -> dict[str, Any]:
+    """The fields of a job that scores a model for as long as its worker lives: whatever ends it does so in time."""
+    path = folder / "endless.py"
+    path.write_text("import time\n\n\ndef wait(*_):\n    while True:\n        time.sleep(1)\n", encoding="utf-8")
+    script = Script("wait", path, None, "wait", on_outputs=False, kwargs={}, numbers=())
+    model = Model("hf", tiny_checkpoint(folder / "model")).to_json()
+    return {"model": model, "params": scoring(folder, script), "files": (str(path),)}
 
 
 def run_here(job: Job, listen: Listener) -> dict[str, Any]:
