@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 COMMANDS = {
     "run": "Run a workflow: exit 0 only when the promised model exists and keeps its goals.",
     "plan": "Show what would run, what it needs and every problem; touches nothing.",
+    "finetune": "Fine-tune a model on your rows, and measure what it gained on rows that were held out.",
+    "quantize": "Quantize a checkpoint or an ONNX model, and measure what it costs.",
+    "export": "Export a model to ONNX, quantized on the way where the precision says so, and measure what it costs.",
+    "bench": "Measure the speed, memory and size of a model, as people run it.",
     "data": "Look at what training would see: samples, lengths, what is cut, doubled or shared.",
     "migrate": "Rewrite an old config in today's form and say what changed meaning.",
     "passes": "List the passes, or the params of one.",

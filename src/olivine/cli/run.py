@@ -47,7 +47,7 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: boo
         return _write_manifests(plan, as_json=as_json)
     if detach:
         return _detach(plan, config, overrides, offline=offline, as_json=as_json)
-    return _run(plan, as_json=as_json)
+    return run_and_show(plan, as_json=as_json)
 
 
 def _write_manifests(plan: "Plan", *, as_json: bool) -> int:
@@ -77,7 +77,8 @@ def _detach(plan: "Plan", config: Path, overrides: tuple[str, ...], *, offline: 
     return 0
 
 
-def _run(plan: "Plan", *, as_json: bool) -> int:
+def run_and_show(plan: "Plan", *, as_json: bool) -> int:
+    """Run a plan without problems, with a screen of its own, and print what it gave; GoalMissed as `engine.run`."""
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
     from olivine.workflow.engine import Result, run

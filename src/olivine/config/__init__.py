@@ -13,7 +13,7 @@ from olivine.config.read import Document, read
 if TYPE_CHECKING:
     from olivine.config.dialects import Note
     from olivine.config.explain import explain_params, where
-    from olivine.config.loading import Loaded, changed, json_schema, load, migrate
+    from olivine.config.loading import Loaded, changed, json_schema, load, load_document, migrate
     from olivine.config.schema import DataConfig, Workflow
     from olivine.config.unserved import unsupported
 
@@ -26,6 +26,7 @@ _HOMES = {
     "explain_params": "explain",
     "json_schema": "loading",
     "load": "loading",
+    "load_document": "loading",
     "migrate": "loading",
     "unsupported": "unserved",
     "where": "explain",
@@ -41,6 +42,7 @@ __all__ = [
     "explain_params",
     "json_schema",
     "load",
+    "load_document",
     "migrate",
     "read",
     "unsupported",

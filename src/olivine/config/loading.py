@@ -43,7 +43,12 @@ def load(path: Path, overrides: Sequence[str] = (), user: Path | None = None) ->
     user: the user's own file, which defines systems that the config only names; else the one that `user_file` finds.
     Raises ConfigError only when the file cannot be read as a mapping.
     """
-    document = read(Path(path)).copy()
+    return load_document(read(Path(path)), overrides, user)
+
+
+def load_document(document: Document, overrides: Sequence[str] = (), user: Path | None = None) -> Loaded:
+    """The same of a config that is no file: its parts say where they come from, relative names start from its path."""
+    document = document.copy()
     problems = [*override(document.root, overrides), *_misspelt_sections(document.root)]
     if (own := user or user_file()) is not None:
         problems += complete(document.root, own)

@@ -235,7 +235,7 @@ class Execution:
         task = Task(
             f"time:{seam.name}",
             key,
-            "Time it beside the input model",
+            "Time it beside the input model" if len(models) > 1 else "Time it",
             params=timing_params(self.plan.asked) or {},
             parent=seam.step,
             parent_key=self.keys.models[seam.step],

@@ -130,6 +130,8 @@ def _make_plan(
         hosts=hosts.used,
         asked=asked,
         remotes=settled.remotes,
+        facts=draft.facts,
+        form=draft.model.format if draft.model else meant_format(draft),
     )
     are_known = all(host.is_known for host in plan.hosts.values())
     return replace(plan, cached=cached(plan)) if are_known and not plan.problems else plan
@@ -209,8 +211,9 @@ def _plan_steps(draft: Draft) -> None:
     links = Chain(machine, draft.facts, form, host=main.name, versions=main.probe.versions)
     base = draft.model.base.format if draft.model and draft.model.base else None
     draft.chain = links.begun(passes.find(first.type) if first else None, configs, base)
-    if not configs:
-        draft.problem("invalid-value", ("passes",), "there is no pass to run.", "Name at least one under 'passes'.")
+    if not configs and draft.workflow.evaluator is None:
+        fix = "Name at least one under 'passes', or an evaluator that measures the input model."
+        draft.problem("invalid-value", ("passes",), "there is no pass to run.", fix)
     for name, config in configs.items():
         if (reserved := name_problem(name)) is not None:
             draft.problem("invalid-value", ("passes", name), reserved, "Choose another name.")

@@ -361,7 +361,8 @@ def _text_rows(draft: Draft) -> ScoreRows | None:
     """Passages that come with olivine, where the config names no rows: models are compared on them, not graded."""
     if draft.problems and _names_rows(draft):  # a training step that cannot be planned has rows of its own
         return None
-    if not any(step.produces != UNCHANGED and not step.implicit for step in draft.steps):
+    is_made = any(step.produces != UNCHANGED and not step.implicit for step in draft.steps)
+    if not is_made and (draft.workflow.passes or draft.workflow.evaluator is None):
         return None
     rows = ScoreRows(DataConfig.model_validate(PASSAGES), "all", None, 0, "", 16, on_text=True, metrics=_metrics(draft))
     if scoring_bytes(draft, rows) > draft.machine.memory_bytes:

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
-from olivine.models import Model
+from olivine.models import Format, Model
+from olivine.models.facts import ModelFacts
 from olivine.passes import CalibrationRows, TrainingRows
 from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
@@ -188,7 +189,8 @@ class Plan:
     translated: what a dialect made of old keys, and what the plan chose where the config is silent; one sentence each.
     machine, versions: of the workflow's host. hosts: the systems where something runs, by name.
     search: what is searched; the plan is then that of the first trial, and its problems are those of all.
-    asked: the numbers that the config's evaluator asks for.
+    asked: the numbers that the config's evaluator asks for. facts, form: of the input model and its files; None where
+    the model is not here and nothing is known of it.
     remotes: what the config names elsewhere, whether it has come or not.
     """
 
@@ -214,6 +216,8 @@ class Plan:
     search: Search | None = field(default=None, repr=False, compare=False)
     asked: tuple[Asked, ...] = ()
     remotes: tuple[Remote, ...] = field(default=(), repr=False, compare=False)
+    facts: ModelFacts | None = field(default=None, repr=False, compare=False)
+    form: Format | None = None
 
     @property
     def scores_held_out(self) -> bool:

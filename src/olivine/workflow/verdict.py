@@ -169,8 +169,12 @@ def _chance(keep: Keep, scores: Mapping[str, Any]) -> str:
 
 
 def table_of(plan: Plan, scored: Sequence[Scored]) -> list[dict[str, Any]]:
-    """What the evaluator of a plan asks for and what came of it, see `rows_of`."""
-    return rows_of(plan.asked, scored, result=_result(plan), trained=_trained(plan))
+    """What the evaluator of a plan asks for and what came of it, see `rows_of`.
+
+    Where no pass is run, the input model is the result, and is compared with nothing.
+    """
+    rows = rows_of(plan.asked, scored, result=_result(plan), trained=_trained(plan))
+    return rows if plan.steps else [{**row, "baseline": None} for row in rows]
 
 
 def rows_of(
