@@ -94,7 +94,7 @@ def test_model_is_compared_with_the_one_before_it(tmp_path):
     path = text_classifier(tmp_path / "a" / "model.onnx")
     base = scored(path, tmp_path / "base")
     size = path.stat().st_size
-    assert base == {"scores": {"n_rows": 4, "made_up": True, "size_bytes": size}, "samples": []}
+    assert base == {"scores": {"n_rows": 4, "made_up": True, "size_bytes": size}, "samples": [], "answers": []}
     other = changed(path, tmp_path / "b.onnx", "classes", lambda classes: classes * np.float32(1.5))
     same = scored(path, tmp_path / "same", previous=str(tmp_path / "base"))["scores"]
     assert (same["cosine"], same["largest_difference"], same["top1_agreement"]) == (pytest.approx(1), 0, 1)
@@ -144,6 +144,7 @@ def test_labelled_rows_give_an_accuracy_and_answers(tmp_path):
     assert result["scores"]["label_accuracy"] == pytest.approx(5 / 6)
     assert "made_up" not in result["scores"]
     assert result["samples"][1] == dict.fromkeys(("expected", "generated"), f"class {classes[1]}") | {"prompt": "row 2"}
+    assert [answer["right"] for answer in result["answers"]] == [False, *[True] * 5]
     rows[3]["label"] = "d"
     with pytest.raises(DataError, match=r"rows\.jsonl:4: 'label' is 'd', which is no class; the model's are a, b, c"):
         scored(path, tmp_path / "wrong", data=rows_of(tmp_path / "rows.jsonl", rows), target="label", max_rows=100)

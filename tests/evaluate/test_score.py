@@ -92,6 +92,9 @@ def test_scores_equal_the_obvious_evaluation(fixture, request, rows, tmp_path):
         # a text may end within a character, which further tokens would finish
         written = sample["generated"].rstrip("\N{REPLACEMENT CHARACTER}")
         assert tokenizer.decode(tokens, skip_special_tokens=True).startswith(written)
+    answers = result["answers"]
+    assert sum(answer["right"] for answer in answers) / len(answers) == result["scores"]["label_accuracy"]
+    assert [answer["text"] for answer in answers[:8]] == [sample["generated"] for sample in result["samples"]]
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def test_result_lies_in_output_dir_with_config_and_journal(fakes, tmp_path):
     assert workflow["passes"]["two"]["text"] == "b"
     assert workflow["environment"]["olivine"]
     events = [event.kind for event in read_journal(tmp_path / "out")]
-    assert events == ["run_started", *["step_started", "step_done"] * 3, "run_done"]
+    assert events == ["run_started", *["step_started", "step_done"] * 3, "delivered", "run_done"]
     assert [step["name"] for step in result.steps] == ["one", "two", "three"]
     assert all(step["peak_memory_bytes"] > 10_000_000 for step in result.steps)
 

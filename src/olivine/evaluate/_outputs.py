@@ -28,6 +28,7 @@ else:
 
 OUTPUTS_FILE, NAMES_FILE = "outputs.npz", "outputs.json"
 N_SAMPLES = 8
+N_ANSWERS = 1000  # that can be shown beside those of other models
 _SCORES = ("logits", "prob", "score")  # in names of outputs whose last dimension are classes
 
 Outputs = Mapping[str, Any]
@@ -61,7 +62,8 @@ def score_outputs(
     scores: dict[str, Any] = {"n_rows": len(rows), **({} if params.get("data") else {"made_up": True}), **numbers}
     if broken := _broken(outputs):
         scores["degenerate"] = broken
-    return {"scores": named(scores), "samples": _samples(evidence)}
+    told = _classes(evidence)
+    return {"scores": named(scores), "samples": [_sample(row) for row in told[:N_SAMPLES]], "answers": told}
 
 
 def named(scores: Mapping[str, Any]) -> dict[str, Any]:
@@ -169,16 +171,17 @@ def _kept(folder: Path) -> list[dict[str, Any]] | None:
         ]
 
 
-def _samples(evidence: OutputEvidence) -> list[dict[str, str]]:
+def _classes(evidence: OutputEvidence) -> list[dict[str, Any]]:
     """Classes of the first rows, where they have labels."""
     if not evidence.scores:
         return []
-    pairs = list(zip(evidence.labels, evidence.outputs, strict=False))[:N_SAMPLES]
+    pairs = list(zip(evidence.labels, evidence.outputs, strict=False))[:N_ANSWERS]
+    ranked = [(label, int(row[evidence.scores[0]].reshape(-1).argmax())) for label, row in pairs]
     return [
-        {
-            "prompt": f"row {number}",
-            "expected": f"class {label}",
-            "generated": f"class {int(row[evidence.scores[0]].reshape(-1).argmax())}",
-        }
-        for number, (label, row) in enumerate(pairs, 1)
+        {"prompt": f"row {number}", "expected": f"class {label}", "text": f"class {best}", "right": label == best}
+        for number, (label, best) in enumerate(ranked, 1)
     ]
+
+
+def _sample(row: Mapping[str, Any]) -> dict[str, str]:
+    return {"prompt": row["prompt"], "expected": row["expected"], "generated": row["text"]}

@@ -18,6 +18,7 @@ from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._outputs import evenly, named, score_outputs
 from olivine.evaluate._rows import Question, passages, questions
+from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
 from olivine.models.gguf import readable
@@ -37,6 +38,7 @@ MAX_BATCH = 16  # rows answered at once
 LOGIT_BYTES = 512 * 2**20  # of the logits of a batch
 PASSAGE_TOKENS, PASSAGE_NEW = 128, 16  # tokens of a passage that are read, tokens that are written after its prompt
 N_SAMPLES = 8
+N_ANSWERS, MAX_SHOWN = 1000, 600  # that can be shown beside those of other models; characters of a text of them
 MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 
 
@@ -76,7 +78,8 @@ def score(
 
     params: data (a DataConfig), part, eval_size, seed, target, max_rows, on_text (the rows are passages that are gone
     on with, and no labels), metrics (params by name), previous (folder of the model one seam before). Returns
-    {"scores": name -> number, "samples": first rows with what was expected and generated}. answers: what answers in the
+    {"scores": name -> number, "samples": first rows with what was expected and generated, "answers": the same of many
+    rows, in short, and whether each is right}. answers: what answers in the
     place of the model. kept_bytes: of log-probabilities, at most. A model that does not write text is measured by its
     outputs, see `score_outputs`.
     """
@@ -127,7 +130,8 @@ def score(
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem
-    return {"scores": named(scores), "samples": _samples(rows, generated)}
+    told = _answers(rows, readings, on_text=on_text, metrics=params.get("metrics") or {})
+    return {"scores": named(scores), "samples": _samples(rows, generated), "answers": told}
 
 
 def check_rows(params: Mapping[str, Any], tokenizer: Any, context: int, report: Reporter) -> None:
@@ -286,3 +290,26 @@ def _samples(rows: Sequence[Question], generated: Sequence[str]) -> list[dict[st
         {"prompt": row.example.prompt, "expected": row.example.label, "generated": text}
         for row, text in list(zip(rows, generated, strict=True))[:N_SAMPLES]
     ]
+
+
+def _answers(
+    rows: Sequence[Question], readings: Sequence[_Reading], *, on_text: bool, metrics: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What is shown beside the answers of other models; of passages that are gone on with, none is right or wrong."""
+    ignore_case = bool(metrics.get("label_accuracy", {}).get("ignore_case", True))
+    return [
+        {
+            "prompt": shortened(row.example.prompt, from_end=True),
+            "expected": shortened(row.example.label),
+            "text": shortened(reading.text),
+            "right": None if on_text else matches(row.example.label, reading.answer, ignore_case=ignore_case),
+        }
+        for row, reading in list(zip(rows, readings, strict=True))[:N_ANSWERS]
+    ]
+
+
+def shortened(text: str, *, from_end: bool = False) -> str:
+    """A text as it is shown; of a prompt that is too long its end, which is what was asked."""
+    if len(text) <= MAX_SHOWN:
+        return text
+    return f"…{text[-MAX_SHOWN:]}" if from_end else f"{text[:MAX_SHOWN]}…"

@@ -10,6 +10,9 @@ from typing import Any
 from olivine import __version__
 from olivine.config.nodes import plain
 from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
+from olivine.models import Model
+from olivine.models.contents import contents
+from olivine.models.licence import licence_of
 from olivine.passes import UNCHANGED
 from olivine.paths import exists
 from olivine.store.entries import Cache
@@ -19,12 +22,14 @@ from olivine.systems.local import Local
 from olivine.work import Estimate
 from olivine.workflow.deliver import Delivery, write_whole
 from olivine.workflow.events import (
+    Delivered,
     Event,
     Listener,
     RunDone,
     RunFailed,
     RunInterrupted,
     RunStarted,
+    Sampled,
     Scored,
     StepDone,
     Warned,
@@ -36,6 +41,7 @@ from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.names import name_problem
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
+from olivine.workflow.samples import side_by_side
 from olivine.workflow.steps import Plan
 from olivine.workflow.survey import first_look
 from olivine.workflow.tune import tune
@@ -44,6 +50,7 @@ from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
+N_TENSORS = 60  # kinds of tensors of a result that its event names
 
 
 @dataclass(frozen=True)
@@ -121,9 +128,14 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
             plan, search, n_before = chosen.plan, chosen.record, len(history)
         execution = Execution(plan, model, workshop)
         prove(execution.plan, model, execution.keys.models, workshop)
-        samples = _climb(execution)
+        scores = [score for score in climb(execution) if score is not None]
         scored = execution.timed([event for event in history[n_before:] if isinstance(event, Scored)])
+        if rows := side_by_side({score.event.model: score.answers for score in scores}):
+            workshop.tell(Sampled(rows=rows))
         delivered = _deliver(execution)
+        if delivered is not None:
+            workshop.tell(_described(plan, model, delivered))
+        samples = scores[-1].samples if scores else []
         result = _summary(execution.plan, history[n_before:], scored, samples, delivered, search)
         workshop.tell(RunDone(**result.to_json()))
     return result
@@ -155,7 +167,15 @@ def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[t
     store.prepare()
     try:
         known = versions(plan), _of_hosts(plan)
-        tell(RunStarted(workflow=_asked(plan), versions=known[0], hosts=known[1], translated=plan.translated))
+        tell(
+            RunStarted(
+                workflow=_asked(plan),
+                versions=known[0],
+                hosts=known[1],
+                machine=_machine(plan),
+                translated=plan.translated,
+            )
+        )
         with store, workers:
             yield Workshop(plan.output_dir, store, workers, tell), history
     except BaseException as error:
@@ -173,6 +193,15 @@ def _asked(plan: Plan) -> Mapping[str, Any]:
         return plan.workflow
     asked: dict[str, Any] = plain(plan.source.document.root)
     return asked
+
+
+def _machine(plan: Plan) -> dict[str, Any]:
+    """What the workflow's host has, as far as a reader of the results needs it."""
+    machine = plan.machine
+    names = ("device", "execution_provider", "n_cores", "memory_bytes", "n_devices", "device_memory_bytes")
+    host = plan.hosts.get(plan.steps[0].host if plan.steps else None)
+    gpus = list(host.probe.gpu_names) if host is not None and machine.device != "cpu" else []
+    return {name: getattr(machine, name) for name in names} | {"gpu_names": gpus}
 
 
 def _one_at_a_time(*listeners: Listener) -> Listener:
@@ -218,15 +247,6 @@ def _refuse(plan: Plan) -> None:
     refuse_overlaps(plan)
 
 
-def _climb(execution: Execution) -> list[dict[str, str]]:
-    """Make every step and score each seam when it is there; gives what the last model answered."""
-    samples: list[dict[str, str]] = []
-    for score in climb(execution):
-        if score is not None:
-            samples = score.samples
-    return samples
-
-
 def _deliver(execution: Execution) -> Path | None:
     """Put the result, the adapter and the resolved config into the output folder; gives the folder of the model."""
     plan, workshop = execution.plan, execution.workshop
@@ -244,6 +264,14 @@ def _deliver(execution: Execution) -> Path | None:
         workshop.store.hold()
         delivery.deliver(results)
     return plan.output_dir / "model"
+
+
+def _described(plan: Plan, model: Model, delivered: Path) -> Delivered:
+    """What lies in the folder of the result, and what it was made from."""
+    named = plan.workflow.get("input_model", {})
+    base = named.get("model_path") if isinstance(named, Mapping) else None
+    held = [tensors.to_json() for tensors in contents(delivered)[:N_TENSORS]]
+    return Delivered(model=str(delivered), base=base, licence=licence_of(model.path), tensors=held)
 
 
 def _summary(

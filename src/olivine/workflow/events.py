@@ -60,13 +60,14 @@ class RunStarted(Event):
 
     workflow: the config. versions: of the libraries that decide results, on the workflow's host. hosts: the same of the
     other systems, by name. translated: what was made of old keys, and
-    chosen where the config is silent.
+    chosen where the config is silent. machine: what the workflow's host has.
     """
 
     kind = "run_started"
     workflow: Mapping[str, Any]
     versions: Mapping[str, str]
     hosts: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    machine: Mapping[str, Any] = field(default_factory=dict)
     translated: Sequence[str] = ()
 
 
@@ -232,6 +233,33 @@ class Scored(Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampled(Event):
+    """What all models of a run answered to some of the rows, beside each other; those that came out wrong stand first.
+
+    rows: of each "prompt", "expected", and "answers" by the model's name: "text", and "right": whether it is what was
+    expected, None where nothing is.
+    """
+
+    kind = "samples"
+    rows: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivered(Event):
+    """The result lies in the output folder.
+
+    model: its folder there. base: the input model as the config names it. licence: of the base, as its own files say;
+    None where they do not. tensors: what the files of the result hold, see `olivine.models.contents.contents`.
+    """
+
+    kind = "delivered"
+    model: str
+    base: str | None = None
+    licence: str | None = None
+    tensors: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchStarted(Event):
     """A search begins.
 
@@ -377,6 +405,8 @@ KINDS: Mapping[str, type[Event]] = {
         Warned,
         Scored,
         Timed,
+        Sampled,
+        Delivered,
         SearchStarted,
         TrialStarted,
         TrialDone,

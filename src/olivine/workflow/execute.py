@@ -55,6 +55,11 @@ class Score:
         """Some of its answers."""
         return list(self.entry.result["samples"])
 
+    @property
+    def answers(self) -> list[dict[str, Any]]:
+        """Those that can be shown beside the answers of other models; none of an entry that an earlier version made."""
+        return list(self.entry.result.get("answers", ()))
+
 
 class Execution:
     """A plan, its input model that is here, and all that comes of them.

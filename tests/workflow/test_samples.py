@@ -1,0 +1,28 @@
+"""Which rows are shown beside each other."""
+
+from olivine.workflow.samples import side_by_side
+
+
+def answers(*rights, prompt="row {}"):
+    return [
+        {"prompt": prompt.format(n), "expected": "joy", "text": "joy" if r else "fear", "right": r}
+        for n, r in enumerate(rights)
+    ]
+
+
+def test_rows_that_were_lost_on_the_way_come_first_and_right_ones_last():
+    given = {"base": answers(False, True, True, False), "int4": answers(True, True, False, False)}
+    rows = side_by_side(given)
+    assert [row["prompt"] for row in rows] == ["row 2", "row 3", "row 0", "row 1"]
+    assert rows[0]["answers"] == {"base": {"text": "joy", "right": True}, "int4": {"text": "fear", "right": False}}
+    assert len(side_by_side(given, 2)) == 2
+
+
+def test_row_that_stands_twice_in_the_data_stays_two_rows():
+    given = {"base": answers(True, False, prompt="same"), "int4": answers(False, False, prompt="same")}
+    assert [row["answers"]["base"]["right"] for row in side_by_side(given)] == [True, False]
+
+
+def test_rows_without_an_expectation_keep_their_order():
+    assert [row["prompt"] for row in side_by_side({"base": answers(None, None)})] == ["row 0", "row 1"]
+    assert side_by_side({}) == []
