@@ -287,7 +287,7 @@ def written_text(source: Path) -> Path:
     if path.with_suffix(".txt").is_file():
         return path
     model = Model("hf", source)
-    texts = load_tokenizer(model).batch_decode(calibration_tokens(model), skip_special_tokens=True)
+    texts = load_tokenizer(model).batch_decode(calibration_tokens(model, text="own"), skip_special_tokens=True)
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     path.with_suffix(".txt").write_text("\n".join(texts))
     return path

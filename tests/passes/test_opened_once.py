@@ -46,7 +46,7 @@ def counted():
 
 @pytest.fixture
 def built(tiny_llama, tmp_path):
-    """What was opened to build the model in int4 with its own text, to check the folder, and the folder."""
+    """What was opened to build the model in int4, to check the folder, and the folder."""
     context = Context(tmp_path / "built", tmp_path / "scratch", MACHINE, Silent())
     context.output.mkdir()
     context.scratch.mkdir()

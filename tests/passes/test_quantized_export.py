@@ -95,7 +95,7 @@ TOKENS = torch.randint(0, VOCABULARY, (16, 64), generator=torch.Generator().manu
 
 
 def built(folder, tmp_path, **params):
-    """The quantized graph that the pass makes of a checkpoint, calibrated with the model's own text."""
+    """The quantized graph that the pass makes of a checkpoint, calibrated with general text."""
     from test_build import build
 
     return stored(build(Model("hf", folder), tmp_path, calibration_tokens=512, **params))

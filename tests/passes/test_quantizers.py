@@ -179,7 +179,7 @@ def test_tokens_and_importances_survive_a_killed_run(tiny_llama, tmp_path):
     params = CalibratedParams(calibration_tokens=512)
     tokens = quantize.tokens(opened, params, context)
     measured = quantize.importances(opened, tokens, context)
-    assert context.report.facts["calibration"] == {"tokens": 512, "source": "text that the model wrote"}
+    assert context.report.facts["calibration"] == {"tokens": 512, "source": "general text"}
     gone = Opened(Model("hf", tmp_path / "gone"))  # nothing can be computed from it any more
     assert torch.equal(quantize.tokens(gone, params, context), tokens)
     again = quantize.importances(gone, tokens, context)
@@ -197,7 +197,7 @@ def test_too_little_data_of_an_earlier_step_is_made_up_for_and_said(tiny_llama, 
     context = context_of(tmp_path, {"mine": data})
     params = CalibratedParams(calibration_tokens=512, data_config="mine", calibration_may_be_short=True)
     assert quantize.tokens(Opened(Model("hf", tiny_llama)), params, context).numel() == 512
-    assert "calibrated with text that the model wrote: data config 'mine' gives" in context.report.warnings[0]
+    assert "calibrated with general text: data config 'mine' gives" in context.report.warnings[0]
 
 
 @pytest.mark.parametrize("name", NAMES)

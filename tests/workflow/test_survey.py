@@ -84,7 +84,7 @@ def test_data_that_only_calibrates_says_which_step_takes_more_and_what_to_do(the
     code, told = refused(capsys, "run")
     assert code == 2
     assert "step 'kq' calibrates on 'rows': 'rows' gives " in told
-    assert "Add rows, or remove 'data_config' of that step: the model then writes its own text." in told
+    assert "Add rows, or remove 'data_config' of that step: general text is then used." in told
 
 
 def test_too_little_to_calibrate_with_after_a_training_is_told_before_it_and_its_rows_are_looked_at_once(
@@ -98,7 +98,7 @@ def test_too_little_to_calibrate_with_after_a_training_is_told_before_it_and_its
     run(plan, heard.append)
     told = [event for event in read_journal(there / "out") if event.kind == "warning"]
     assert told[0].step == "data"
-    assert "step 'kq' calibrates on text that the model writes itself: 'rows' gives " in told[0].message
+    assert "step 'kq' does not calibrate on the rows of the training: 'rows' gives " in told[0].message
     kinds = [(event.kind, getattr(event, "step", "")) for event in heard]
     assert kinds.index(("step_done", "data")) < kinds.index(("run_started", ""))
     again = make_plan(load(there / "config.json"))

@@ -69,7 +69,7 @@ def find_folds(
     importances: dict[str, torch.Tensor] = {}
     for layer in stream:
         statistics = layer.run("diagonal")
-        of_layer = _LayerFolds(layer, stream.source, fmt, device)
+        of_layer = _LayerFolds(layer, stream.source, fmt)
         for statistic in statistics:
             of_layer.add(statistic)
         if not of_layer.hold(tolerance):
@@ -90,21 +90,23 @@ def find_folds(
 class _LayerFolds:
     """The folds of one layer. scales: float32 [n_inputs], by the first weight that reads the input."""
 
-    def __init__(self, layer: Layer, source: Weights, fmt: "Format", device: str) -> None:
-        self._layer, self._source, self._fmt, self._device = layer, source, fmt, device
+    def __init__(self, layer: Layer, source: Weights, fmt: "Format") -> None:
+        self._layer, self._source, self._fmt = layer, source, fmt
         self.folds: dict[str, Fold] = {}
         self.scales: dict[str, torch.Tensor] = {}
 
     def add(self, statistic: Statistic) -> None:
         """Choose the scales of an input, if what makes it can take their inverse."""
-        from olivine.kernels.awq import Fold, channel_scales
+        from olivine.kernels.awq import ROWS, Fold, channel_scales
 
         if any(self._layer.linear(name).in_features % self._fmt.group for name in statistic.names):
             return
         maker = self._norm(statistic.source) if statistic.source else self._weight_before(statistic.names)
         if maker is None:
             return
-        weight = torch.cat([self._source[name].read().to(self._device).float() for name in statistic.names])
+        weights = [self._layer.parameter(name).data for name in statistic.names]
+        every = -(-sum(len(weight) for weight in weights) // ROWS)  # a few rows say it as well as all of them
+        weight = torch.cat([weight[::every].float() for weight in weights])
         scales = channel_scales(weight, statistic.values, self._fmt, source=maker.channels)
         self.scales[statistic.names[0]] = scales
 

@@ -28,6 +28,8 @@ else:
 
 # Tokens in one forward pass: enough to fill the matrix units, few enough that attention and the MLP stay small.
 BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
+# Rows of the embedding that are read at once.
+ROWS = 4096
 # From this many weights on, products dominate and bfloat16 pays where the processor has it.
 BF16_FROM = 1_000_000_000
 
@@ -85,13 +87,18 @@ class LayerStream:
         The decoder's own forward computes it, with layers that give what the last one gave: norms and scalings after
         the layers differ from model to model.
         """
+        from olivine.kernels.blockwise import all_finite
+
         tail = [name for name, _ in self._decoder.named_children() if name not in ("layers", "embed_tokens")]
         for name in tail:
             self._fill(getattr(self._decoder, name), f"{self.prefix.removesuffix('layers')}{name}.")
         fill_buffers(self._decoder, self.device)
         for hidden in self._final:
             with torch.inference_mode(), _replaced(self.layers, _giving(hidden)):
-                yield self._decoder(inputs_embeds=hidden, use_cache=False).last_hidden_state
+                output = self._decoder(inputs_embeds=hidden, use_cache=False).last_hidden_state
+            if not all_finite(output):
+                raise NotFiniteError("what the decoder gives is not finite: its last norm is damaged, or overflows")
+            yield output
 
     def head(self, kind: Kind = "diagonal") -> Statistic:
         """The statistic of the head's input; only after all layers were run."""
@@ -103,7 +110,8 @@ class LayerStream:
     def _embedded(self) -> tuple[list["torch.Tensor"], list[list["_Call"]]]:
         """The input of the first layer for every batch, and how the model calls each layer for it."""
         embedding = self._module.get_input_embeddings()
-        self._fill(embedding, f"{self.prefix.removesuffix('layers')}embed_tokens.")
+        empty = embedding.weight.detach()
+        numbers = self._fill_rows(embedding, f"{self.prefix.removesuffix('layers')}embed_tokens.weight")
         fill_buffers(self._decoder, self.device)
         inputs: list[torch.Tensor] = []
         calls: list[list[_Call]] = []
@@ -117,12 +125,36 @@ class LayerStream:
                 return hidden
 
             with _replaced(self.layers, keep), _identity(self._decoder):
-                self._decoder(input_ids=batch.to(self.device), use_cache=False)
+                self._decoder(input_ids=numbers[batch].to(self.device), use_cache=False)
             # masks and positions depend on the shape alone: batches of one shape share them
             same = next((i for i, other in enumerate(self._batches) if other.shape == batch.shape), len(calls))
             calls.append(calls[same] if same < len(calls) else recorded)
-        embedding.to("meta")
+        assign(embedding, "weight", empty)
         return inputs, calls
+
+    def _fill_rows(self, embedding: Any, name: str) -> "torch.Tensor":
+        """Read the rows of those words alone that occur: a vocabulary may be larger than any layer.
+
+        Gives the number of each word among the rows that were read, int64 [n_words].
+        """
+        self._check(name, embedding.weight.shape)
+        words = torch.cat([batch.flatten() for batch in self._batches]).unique()
+        if int(words[-1]) >= embedding.weight.shape[0]:
+            raise ModelError(
+                f"the tokenizer of {self._path} has the token {int(words[-1])}, and the model no such word"
+            )
+        rows = torch.empty((len(words), embedding.weight.shape[1]), dtype=embedding.weight.dtype)
+        tensor = self.source[name]
+        for first in range(0, tensor.shape[0], ROWS):
+            inside = (words >= first) & (words < first + ROWS)
+            if bool(inside.any()):
+                part = tensor.rows(first, min(first + ROWS, tensor.shape[0]))
+                rows[inside] = part[words[inside] - first].to(rows.dtype)
+        embedding.padding_idx = None  # a number among all words
+        assign(embedding, "weight", rows.to(self.device))
+        numbers = torch.zeros(tensor.shape[0], dtype=torch.int64)
+        numbers[words] = torch.arange(len(words))
+        return numbers
 
     def _fill(self, module: Any, prefix: str) -> None:
         """Read the weights of a module whose names begin with `prefix`; each must be there, in its shape."""
@@ -131,13 +163,17 @@ class LayerStream:
         if missing:
             raise ModelError(f"{self._path} lacks the weights {', '.join(missing[:5])}{' ...' * (len(missing) > 5)}")
         for name, empty in expected.items():
+            self._check(prefix + name, empty.shape)
             tensor = self.source[prefix + name].read()
-            if tensor.shape != empty.shape:
-                raise ModelError(
-                    f"{self._path}: '{prefix}{name}' is {list(tensor.shape)}, but the config asks for "
-                    f"{list(empty.shape)}"
-                )
             assign(module, name, tensor.to(device=self.device, dtype=empty.dtype))
+
+    def _check(self, name: str, shape: Any) -> None:
+        """Raise ModelError unless the weight is there, in its shape."""
+        if name not in self.source:
+            raise ModelError(f"{self._path} lacks the weights {name}")
+        stored = self.source[name].shape
+        if tuple(stored) != tuple(shape):
+            raise ModelError(f"{self._path}: '{name}' is {list(stored)}, but the config asks for {list(shape)}")
 
 
 @dataclass(frozen=True)

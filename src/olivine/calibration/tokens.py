@@ -1,12 +1,13 @@
-"""Calibration tokens that are read: of the user's own rows, or of a text file."""
+"""Calibration tokens that are read: of the user's own rows, of a text file, or of the text that comes with olivine."""
 
 import random
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from olivine import lazy, paths
+from olivine.calibration.general import general_tokens
 from olivine.config.schema import DataConfig
 from olivine.data import Encoder, answered, read_rows, resolved, split, template_of, texts
 from olivine.errors import DataError
@@ -19,7 +20,14 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
+# What to calibrate with where no data is: pages that come with olivine, text that the model writes, or a file.
+Text = Literal["general", "own"] | Path
+GENERAL: Final = "general"
+OWN: Final = "own"
+
 N_TOKENS = 8192
+# Products of a weight and a token that pass through a model on two cores in a minute or two.
+N_PRODUCTS = 16e12
 LENGTH = 512
 # Below this, most inputs of a wide layer were hardly ever seen, and their importance is noise.
 FEWEST = 512
@@ -31,15 +39,29 @@ class TooFewTokens(DataError):  # noqa: N818 - reads as a sentence: raise TooFew
     def __init__(self, source: str, n_tokens: int) -> None:
         self.counted = f"{source} gives {n_tokens:,} tokens, and to calibrate takes {FEWEST} at least"
         super().__init__(
-            f"{self.counted}; add text to it, or name none to calibrate with: the model then writes its own"
+            f"{self.counted}; add text to it, or name none to calibrate with: olivine then takes text that it brings"
         )
+
+
+def tokens_for(n_parameters: int) -> int:
+    """How many tokens to calibrate a model of that size with: all of 8,192 up to two billion weights, then fewer.
+
+    The size alone decides: the same model gives the same codes on any machine.
+    """
+    steps = int(N_PRODUCTS / max(1, n_parameters) / FEWEST)
+    return min(N_TOKENS, max(FEWEST, steps * FEWEST))
+
+
+def in_words(text: Text) -> str:
+    """Whose text that is, as it is told to the user."""
+    return {GENERAL: "general text", OWN: "text that the model wrote"}.get(str(text), str(text))
 
 
 def read_tokens(
     opened: Opened,
     *,
     data: DataConfig | None = None,
-    text: Path | None = None,
+    text: Text = "general",
     held_out: float | None = None,
     n_tokens: int = N_TOKENS,
     length: int | None = None,
@@ -48,14 +70,18 @@ def read_tokens(
     """Rows of tokens, int64 [n_rows, length], all full, about `n_tokens` in all, of the data or else of the text.
 
     data: the user's rows, as the data config turns them into text; drawn in an order that the seed decides. held_out: a
-    share or count of rows that were split off to evaluate on, and are not looked at. text: a text file, from its start.
-    Raises TooFewTokens when they give less than 512 tokens.
+    share or count of rows that were split off to evaluate on, and are not looked at. text: a text file, or the general
+    text, from its start; "own" is not read but written, see `runtimes.own_text`. Raises TooFewTokens when they give
+    less than 512 tokens.
     """
     tokenizer = opened.tokenizer
-    pieces = _of_rows(data, tokenizer, seed, held_out) if data is not None else _of_file(text, tokenizer)
+    if data is not None:
+        pieces = _of_rows(data, tokenizer, seed, held_out)
+    else:
+        pieces = general_tokens(tokenizer) if text == GENERAL else _of_file(Path(text), tokenizer)
     ids = _first(pieces, max(n_tokens, FEWEST))
     if len(ids) < FEWEST:
-        raise TooFewTokens(f"data config '{data.name}'" if data is not None else str(text), len(ids))
+        raise TooFewTokens(f"data config '{data.name}'" if data is not None else in_words(text), len(ids))
     size = min(length or LENGTH, len(ids), context_length(opened.model))
     n_rows = len(ids) // size
     return torch.tensor(ids[: n_rows * size]).view(n_rows, size)
@@ -71,8 +97,8 @@ def _of_rows(data: DataConfig, tokenizer: Any, seed: int, held_out: float | None
     return (tokens.ids for tokens in encoder.encode(every))
 
 
-def _of_file(path: Path | None, tokenizer: Any) -> Iterator["array[int]"]:
-    if path is None or not paths.is_file(path):
+def _of_file(path: Path, tokenizer: Any) -> Iterator["array[int]"]:
+    if not paths.is_file(path):
         raise DataError(f"{path}: there is no such text file to calibrate with")
     try:
         text = path.read_text(encoding="utf-8")

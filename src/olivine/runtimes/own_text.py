@@ -1,10 +1,9 @@
-"""Tokens to calibrate with: read of the user's rows or a text, else written by the model, offline and from a seed."""
+"""Tokens to calibrate with: read of the user's rows or a text, or written by the model, offline and from a seed."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.calibration.tokens import FEWEST, N_TOKENS, context_length, read_tokens
+from olivine.calibration.tokens import FEWEST, N_TOKENS, OWN, Text, context_length, read_tokens
 from olivine.config.schema import DataConfig
 from olivine.jinja import BY_TEMPLATES
 from olivine.kernels.precision import cpu_computes_in_bf16
@@ -33,7 +32,7 @@ def calibration_tokens(
     *,
     opened: Opened | None = None,
     data: DataConfig | None = None,
-    text: Path | None = None,
+    text: Text = "general",
     held_out: float | None = None,
     n_tokens: int = N_TOKENS,
     length: int | None = None,
@@ -43,12 +42,12 @@ def calibration_tokens(
 ) -> "torch.Tensor":
     """Rows of tokens, int64 [n_rows, length], to calibrate with, all full, about `n_tokens` in all.
 
-    data, text, held_out: see `read_tokens`. With neither data nor text, the model writes the tokens: half of its rows
-    begin like any text, half like a question of a user, where it has a chat template. opened: the model, where it is
-    opened already. Raises DataError when data or text give less than 512 tokens.
+    data, held_out: see `read_tokens`. text: what is read where there is no data; with "own" the model writes the
+    tokens: half of its rows begin like any text, half like a question of a user, where it has a chat template. opened:
+    the model, where it is opened already. Raises DataError when data or text give less than 512 tokens.
     """
     opened = opened or Opened(model)
-    if data is not None or text is not None:
+    if data is not None or text != OWN:
         return read_tokens(opened, data=data, text=text, held_out=held_out, n_tokens=n_tokens, length=length, seed=seed)
     size = min(length or WRITTEN_LENGTH, context_length(model))
     n_rows = -(-min(max(n_tokens, FEWEST), WRITTEN_TOKENS) // size)

@@ -89,9 +89,9 @@ class Survey:
         if not use["may_be_short"]:
             raise TooFewToCalibrateError(
                 f"step '{use['step']}' calibrates on '{rows.config.name}': {few}",
-                f"Add rows, or remove '{use['param']}' of that step: the model then writes its own text.",
+                f"Add rows, or remove '{use['param']}' of that step: general text is then used.",
             )
-        yield f"step '{use['step']}' calibrates on text that the model writes itself: {few}"
+        yield f"step '{use['step']}' does not calibrate on the rows of the training: {few}"
 
     def _score(self, use: Mapping[str, Any]) -> Iterator[str]:
         """As rows are scored. params: those of a score job, without `data`."""

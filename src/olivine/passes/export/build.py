@@ -2,16 +2,13 @@
 
 import json
 import math
-import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from olivine import calibration
-from olivine.calibration.tokens import TooFewTokens
+from olivine.calibration.tokens import FEWEST, GENERAL, OWN, Text, TooFewTokens, in_words, tokens_for
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
 from olivine.exporting import builder_options, limits
@@ -80,8 +77,6 @@ NOT_EXPORTED = {
 
 FRAMEWORKS = 0.9e9  # bytes of torch, transformers, the builder and the runtime
 BYTES_WHOLE = 8.0  # a weight, where the builder holds the model: read, and as it is written
-OWN_TEXT, GENERAL_TEXT = "text that the model wrote", "general text"
-GENERAL = Path(calibration.__file__).with_name("general.txt")
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.13, "int4": 0.63}
 DEFAULT_MAX_LENGTH = 4096
 # the builder dropped the prefix `int4_` in 0.18; both spellings are one param
@@ -178,16 +173,26 @@ class Build(Pass):
             None, ge=0, le=1, description="share of the layers' weights in 8 bits, those with the largest error first"
         )
         calibration_data_config: str | None = Field(
-            None, description="data to weigh the inputs by; else the training data of an earlier step, else own text"
+            None,
+            description="data to weigh the inputs by; else the training data of an earlier step, else calibration_text",
+        )
+        calibration_text: Text = Field(
+            GENERAL,
+            description="without data: general (pages that come with olivine), own (what the model writes, for which "
+            "all of it is in memory), or a text file",
         )
         calibration_held_out: float | None = Field(
             None, gt=0, description="rows of it that are left out, as eval_dataset_size of the training step"
         )
         calibration_may_be_short: bool = Field(
-            False, description="with too little of that data, calibrate with text of the model's own, and say so"
+            False, description="with too little of that data, calibrate with calibration_text, and say so"
         )
         calibration_seed: int = Field(0, description="of the split and of the text that the model writes")
-        calibration_tokens: int = Field(8192, ge=512, description="tokens to calibrate with")
+        calibration_tokens: int | None = Field(
+            None,
+            ge=FEWEST,
+            description="tokens to calibrate with; 8,192, or fewer for more than two billion weights",
+        )
         exclude_embeds: bool = Field(False, description="leave the embedding out: the graph takes inputs_embeds")
         exclude_lm_head: bool = Field(False, description="leave the head out: the graph gives hidden states")
         enable_cuda_graph: bool = Field(False, description="prepare for CUDA graphs")
@@ -223,7 +228,7 @@ class Build(Pass):
             return values
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
-    version: ClassVar[int] = 5
+    version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
     is_usual_way: ClassVar[bool] = True
@@ -381,6 +386,12 @@ class Build(Pass):
         name = self.params.calibration_data_config
         return [name] if name is not None and self.searches else []
 
+    def files(self) -> list[Path]:
+        """The text file that calibrates, where one does."""
+        text = self.params.calibration_text
+        named = self.searches and self.params.calibration_data_config is None and isinstance(text, Path)
+        return [text] if named and isinstance(text, Path) else []
+
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """Frameworks, a tensor and its copy a worker; to calibrate, one layer and the activations of all tokens."""
         decoder = facts.as_decoder
@@ -394,34 +405,39 @@ class Build(Pass):
             memory = FRAMEWORKS + BYTES_WHOLE * facts.n_parameters
         elif self.searches:
             layer = (facts.n_parameters - embedding) / max(1, decoder.n_layers) * 4
-            activations = 2 * self.params.calibration_tokens * decoder.hidden_size * 4
+            activations = 2 * self._n_tokens(facts.n_parameters) * decoder.hidden_size * 4
             memory = max(memory, FRAMEWORKS + layer + activations + 12 * embedding)
-            if self._text_of(facts, machine) == OWN_TEXT:
-                writes = _own_text_bytes(facts, machine)
-                memory = max(memory, FRAMEWORKS + (writes if machine.device == "cpu" else 0))
-                on_device = writes if machine.device != "cpu" else 0
+            if self._writes_own_text:
+                on_cpu = machine.device == "cpu"
+                writes = own_text_bytes(facts, in_bf16=not on_cpu or machine.multiplies_bf16)
+                memory = max(memory, FRAMEWORKS + (writes if on_cpu else 0))
+                on_device = 0 if on_cpu else writes
         return Estimate(memory_bytes=int(memory), device_memory_bytes=int(on_device), disk_bytes=int(size))
 
     def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
-        """What the default calibration costs, and a length that is cut."""
-        instead = "name calibration_data_config or int4_algo_config: default to avoid it"
-        source = self._text_of(facts, machine) if self.searches and self._streams(facts.config) else None
-        if source == OWN_TEXT:
-            yield (
-                f"calibrates on {WRITTEN_TOKENS:,} tokens that the model writes itself, with the whole model in "
-                f"memory; {instead}"
-            )
-        elif source == GENERAL_TEXT:
-            yield (
-                "calibrates on a few pages of general text, since the whole model, which would write its own, does not "
-                f"fit in memory; {instead}"
-            )
+        """What is calibrated on where nobody says it, what own text costs, and a length that is cut."""
+        params = self.params
+        if self.searches and self._streams(facts.config) and params.calibration_data_config is None:
+            if self._writes_own_text:
+                yield (
+                    f"calibrates on {WRITTEN_TOKENS:,} tokens that the model writes itself, with the whole model in "
+                    "memory; leave calibration_text out to avoid it"
+                )
+            elif params.calibration_text == GENERAL:
+                yield (
+                    "calibrates on general text that comes with olivine; rows like those that the model will see are "
+                    "better: name them in calibration_data_config"
+                )
         asked, context = self._search().get("max_length"), facts.as_decoder.context_length
         if asked is not None and 0 < context < asked:
             yield f"max_length {asked} is more than the {context} tokens that the model reads: {context} is written"
 
-    def _text_of(self, facts: ModelFacts, machine: Machine) -> str | None:
-        return _text_without_data(facts, machine) if self.params.calibration_data_config is None else None
+    @property
+    def _writes_own_text(self) -> bool:
+        return self.params.calibration_data_config is None and self.params.calibration_text == OWN
+
+    def _n_tokens(self, n_parameters: int) -> int:
+        return self.params.calibration_tokens or tokens_for(n_parameters)
 
     def claim(self) -> Mapping[str, Any]:
         """That the graph is the model: the options that shape it, and what keeps a part of it from being proven."""
@@ -564,7 +580,7 @@ class Build(Pass):
         return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
     def _calibrated(self, opened: Opened, context: Context) -> "Folding | None":
-        """The mean square of every input, from the user's rows or from text that the model writes itself.
+        """The mean square of every input, from the user's rows, or from `calibration_text`.
 
         Strong inputs are also weakened where a norm or the layer before can make up for it (AWQ, Lin et al. 2023,
         arXiv:2306.00978). In a checkpoint whose layers are quantized already nothing is folded, as their codes are
@@ -610,16 +626,15 @@ class Build(Pass):
         """Tokens to calibrate with, and whose text they are, in words."""
         from olivine.runtimes.own_text import calibration_tokens
 
-        without_data = _text_without_data(_facts_of(opened), context.machine)
-        general = data is None and without_data == GENERAL_TEXT
-        source = f"data config '{data.name}'" if data is not None else without_data
+        n_parameters = sum(math.prod(tensor.shape) for tensor in opened.weights.values())
+        source = f"data config '{data.name}'" if data is not None else in_words(self.params.calibration_text)
         return source, calibration_tokens(
             opened.model,
             opened=opened,
             data=data,
-            text=GENERAL if general else None,
+            text=self.params.calibration_text,
             held_out=self.params.calibration_held_out if data is not None else None,
-            n_tokens=self.params.calibration_tokens,
+            n_tokens=self._n_tokens(n_parameters),
             seed=self.params.calibration_seed,
             device=context.machine.device,
         )
@@ -661,24 +676,6 @@ class Build(Pass):
         if self.params.max_length is not None:
             search["max_length"] = self.params.max_length
         return search
-
-
-def _text_without_data(facts: ModelFacts, machine: Machine) -> str:
-    """What is calibrated on without data: text of the model's own where the whole model fits in memory."""
-    on_cpu = machine.device == "cpu"
-    room = machine.memory_bytes if on_cpu else machine.device_memory_bytes or sys.maxsize
-    needed = _own_text_bytes(facts, machine) + (FRAMEWORKS if on_cpu else 0)
-    return OWN_TEXT if needed <= room else GENERAL_TEXT
-
-
-def _facts_of(opened: Opened) -> ModelFacts:
-    """Of what the model's weights are, be they computed when read."""
-    n_parameters = sum(math.prod(tensor.shape) for tensor in opened.weights.values())
-    return replace(read_facts(opened.model.path), n_parameters=n_parameters)
-
-
-def _own_text_bytes(facts: ModelFacts, machine: Machine) -> float:
-    return own_text_bytes(facts, in_bf16=machine.device != "cpu" or machine.multiplies_bf16)
 
 
 def _as_list(value: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from olivine.calibration.tokens import TooFewTokens
+from olivine.calibration.tokens import TooFewTokens, in_words
 from olivine.config.schema import DataConfig
 from olivine.models.kept import keep, kept
 from olivine.models.opened import Opened
@@ -42,9 +42,9 @@ def _draw(opened: Opened, params: CalibratedParams, context: Context, data: Data
     except TooFewTokens as error:
         if data is None or not params.calibration_may_be_short:
             raise
-        context.report.warn(f"calibrated with text that the model wrote: {error.counted}")
+        context.report.warn(f"calibrated with {in_words(params.calibration_text)}: {error.counted}")
         return _draw(opened, params, context, None)
-    source = f"data config '{data.name}'" if data else str(params.calibration_text or "text that the model wrote")
+    source = f"data config '{data.name}'" if data else in_words(params.calibration_text)
     context.report.record(calibration={"tokens": drawn.numel(), "source": source})
     return drawn
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from olivine.calibration import eight_bits
-from olivine.calibration.tokens import FEWEST, N_TOKENS
+from olivine.calibration.tokens import FEWEST, GENERAL, N_TOKENS, OWN, Text
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
@@ -127,16 +127,20 @@ class CalibratedParams(QuantizerParams):
     """What a pass takes that has to see what reaches each layer."""
 
     data_config: str | None = Field(
-        None, description="data to calibrate with; else the training data of an earlier step, else the model's own text"
+        None, description="data to calibrate with; else the training data of an earlier step, else calibration_text"
     )
-    calibration_text: Path | None = Field(None, description="a text file to calibrate with")
+    calibration_text: Text = Field(
+        GENERAL,
+        description="without data: general (pages that come with olivine), own (what the model writes, for which "
+        "all of it is in memory), or a text file",
+    )
     calibration_tokens: int = Field(N_TOKENS, ge=FEWEST, description="tokens to calibrate with")
     calibration_seed: int = Field(0, description="of the split, the order of rows, and the text that the model writes")
     calibration_held_out: float | None = Field(
         None, gt=0, description="rows of the data that are left out, as eval_dataset_size of the training step"
     )
     calibration_may_be_short: bool = Field(
-        False, description="with too little of that data, calibrate with text of the model's own, and say so"
+        False, description="with too little of that data, calibrate with calibration_text, and say so"
     )
     int8_share: float = Field(
         0.0, ge=0, le=1, description="share of the weights that go up to 8 bits, those with the largest error first"
@@ -173,7 +177,7 @@ class CalibratedParams(QuantizerParams):
 
     def files(self) -> list[Path]:
         """The text file that calibrates, where one is named."""
-        return [self.calibration_text] if self.calibration_text else []
+        return [self.calibration_text] if isinstance(self.calibration_text, Path) else []
 
     def estimate(self, facts: ModelFacts, *, hessians: bool, machine: Machine) -> Estimate:
         """One layer, its statistics, and the activations of all tokens before and after it; the result on the disk.
@@ -187,8 +191,8 @@ class CalibratedParams(QuantizerParams):
         activations = 3 * self.calibration_tokens * decoder.hidden_size * FLOAT_BYTES
         # four inputs a layer: that of q, k and v; of o; of gate and up; of down
         hessian = max(decoder.hidden_size, decoder.intermediate_size) ** 2 * FLOAT_BYTES
-        given = self.data_config or self.calibration_text
-        written = 0 if given else own_text_bytes(facts, in_bf16=on_cuda or machine.multiplies_bf16)
+        writes = self.data_config is None and self.calibration_text == OWN
+        written = own_text_bytes(facts, in_bf16=on_cuda or machine.multiplies_bf16) if writes else 0
         measured = 2 * layer + activations + (4 * hessian if hessians else 0) + FLOAT_BYTES * embedding_size(facts)
         needed = max(measured, written)
         return Estimate(

@@ -18,8 +18,8 @@ class Kquant(Quantizer):
 
     1. Errors count by what reaches a weight: the mean square of each input over calibration tokens. Without that, a
     search hardly beats plain rounding, so this pass calibrates where llama.cpp's k-quants guess. 2. Tokens are the
-    user's rows, a text file, or what the model writes. 3. One layer and the activations are in memory at a time. 4. The
-    result is a checkpoint in the compressed-tensors form `pack-quantized`.
+    user's rows, a text file, pages that come with olivine, or what the model writes. 3. One layer and the activations
+    are in memory at a time. 4. The result is a checkpoint in the compressed-tensors form `pack-quantized`.
     """
 
     Params: ClassVar[type[CalibratedParams]] = CalibratedParams
