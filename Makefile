@@ -19,7 +19,7 @@ demo: $(VENV)/demo
 	$(BIN)/olivine chat $(DEMO)/tone/model --raw --prompt-file examples/tone/question.txt
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test-azureml: $(AZUREML)/dev
 	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml_resources.py
