@@ -1,11 +1,13 @@
 """A plan finds everything that keeps a workflow from running, at once, and touches nothing."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +16,7 @@ from olivine.errors import PROBLEM_KINDS, ConfigError
 from olivine.systems import SystemParams
 from olivine.systems.local import Local
 from olivine.workflow.plan import make_plan
+from olivine.workflow.room import total
 from olivine.workflow.words import lines, to_json
 from tiny import write_rows
 
@@ -561,3 +564,28 @@ def test_folder_where_a_file_of_the_run_goes_is_a_problem(planned, tmp_path, nam
     (tmp_path / "out" / name).mkdir(parents=True)
     (problem,) = planned().problems
     assert f"{name}' is {kind}, but a file goes there" in problem.message
+
+
+@pytest.mark.parametrize("scored", [True, False])
+def test_memory_in_all_is_that_of_the_largest_line(planned, scored):
+    def change(config):
+        config["quality"] = config.get("quality", {}) | {"enabled": scored}
+
+    plan = planned(change)
+    text = "\n".join(lines(plan))
+    told = re.findall(r": to run; memory ([\d.]+ \w+)", text)
+    in_all = re.search(r"needs about ([\d.]+ \w+) of memory", text)[1]
+    parts = [step.estimate.memory_bytes for step in plan.steps] + [plan.scoring_bytes]
+    assert plan.estimate.memory_bytes == max(parts)
+    assert in_all in told
+    assert (plan.scoring_bytes > 0) is ("scores of base, " in text) is scored
+
+
+def test_what_is_cached_needs_nothing(planned):
+    plan = planned()
+    draft = SimpleNamespace(steps=plan.steps, remotes=(), download_bytes=0)
+    everything = {step.name for step in plan.steps}
+    assert total(draft, 0, everything).memory_bytes == 0
+    assert total(draft, 5, everything).memory_bytes == 5
+    assert total(draft, 0, {"lora"}).disk_bytes < total(draft, 0).disk_bytes
+    assert total(draft, 0, everything).disk_bytes == plan.steps[-1].estimate.disk_bytes  # it is delivered

@@ -28,11 +28,11 @@ from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
 from olivine.workflow.hosts import Hosts, here
-from olivine.workflow.keys import cached
+from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
 from olivine.workflow.resources import Remote, settle
-from olivine.workflow.room import check_folder, check_room, total
+from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
 from olivine.workflow.search_plan import plan_search
 from olivine.workflow.source import meant_format, plan_model
@@ -107,7 +107,8 @@ def _make_plan(
         draft.problem("invalid-value", (key,), message, fix)
     for message, fix in in_the_way(output_dir):
         draft.problem("invalid-value", ("output_dir",), message, fix)
-    estimate = total(draft, score)
+    scoring = scoring_bytes(draft, score)
+    estimate = total(draft, scoring)
     check_room(draft, estimate)
     plan = Plan(
         steps=tuple(draft.steps),
@@ -132,9 +133,13 @@ def _make_plan(
         remotes=settled.remotes,
         facts=draft.facts,
         form=draft.model.format if draft.model else meant_format(draft),
+        scoring_bytes=scoring,
     )
-    are_known = all(host.is_known for host in plan.hosts.values())
-    return replace(plan, cached=cached(plan)) if are_known and not plan.problems else plan
+    if plan.problems or not all(host.is_known for host in plan.hosts.values()):
+        return plan
+    done = cached(plan)
+    scoring = 0 if all(f"score:{seam.name}" in done for seam in seams(plan)) else scoring
+    return replace(plan, cached=done, scoring_bytes=scoring, estimate=total(draft, scoring, done))
 
 
 def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, hosts: Hosts, *, offline: bool) -> Draft:

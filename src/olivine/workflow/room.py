@@ -3,6 +3,7 @@
 import errno
 import os
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from olivine.evaluate import batch_bytes
@@ -81,16 +82,18 @@ def scoring_bytes(draft: Draft, score: ScoreRows | None) -> int:
     return int(libraries + max(checkpoint, exported))
 
 
-def total(draft: Draft, score: ScoreRows | None) -> Estimate:
-    """What the whole plan needs: of memory what its largest part does, of disk what all steps write."""
-    estimates = [step.estimate for step in draft.steps]
-    scoring = scoring_bytes(draft, score)
+def total(draft: Draft, scoring: int, cached: Collection[str] = ()) -> Estimate:
+    """What is needed of memory by the largest part of what will run, and of disk by all steps that write.
+
+    scoring: bytes of memory, 0 where nothing will be scored. cached: steps that will not run.
+    """
+    estimates = [step.estimate for step in draft.steps if step.name not in cached]
+    delivered = draft.steps[-1].estimate.disk_bytes if draft.steps else 0  # lies beside the cache
     n_brought = sum(remote.n_bytes for remote in draft.remotes)
     return Estimate(
         memory_bytes=max([scoring, *(estimate.memory_bytes for estimate in estimates)]),
         device_memory_bytes=max((estimate.device_memory_bytes for estimate in estimates), default=0),
-        # the result is delivered beside the cache
-        disk_bytes=sum(e.disk_bytes for e in estimates) + (estimates[-1].disk_bytes if estimates else 0) + n_brought,
+        disk_bytes=sum(estimate.disk_bytes for estimate in estimates) + delivered + n_brought,
         download_bytes=draft.download_bytes + n_brought,
     )
 

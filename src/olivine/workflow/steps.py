@@ -191,7 +191,8 @@ class Plan:
     search: what is searched; the plan is then that of the first trial, and its problems are those of all.
     asked: the numbers that the config's evaluator asks for. facts, form: of the input model and its files; None where
     the model is not here and nothing is known of it.
-    remotes: what the config names elsewhere, whether it has come or not.
+    remotes: what the config names elsewhere, whether it has come or not. scoring_bytes: memory that the scores take
+    which are not in the cache.
     """
 
     steps: tuple[Step, ...]
@@ -218,6 +219,7 @@ class Plan:
     remotes: tuple[Remote, ...] = field(default=(), repr=False, compare=False)
     facts: ModelFacts | None = field(default=None, repr=False, compare=False)
     form: Format | None = None
+    scoring_bytes: int = 0
 
     @property
     def scores_held_out(self) -> bool:

@@ -96,7 +96,7 @@ def lines(plan: Plan) -> list[str]:
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
     name = plan.model_address or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
-    text += [*_search_lines(plan), *_step_lines(plan), *_asked_lines(plan), *_needs(plan)]
+    text += [*_search_lines(plan), *_step_lines(plan), *_scores_line(plan), *_asked_lines(plan), *_needs(plan)]
     return text + [f"note: {note}" for note in notes(plan)]
 
 
@@ -161,6 +161,13 @@ def _step_line(plan: Plan, step: Step) -> str:
     is_known = state == "to run" and plan.n_parameters
     there = f" on '{step.host}'" if step.host is not None else ""
     return f"step {step.name} ({step.pass_name}){there}: {state}{asked if is_known else ''}"
+
+
+def _scores_line(plan: Plan) -> Iterator[str]:
+    """What scoring takes, which may be more than any step."""
+    missing = [seam.name for seam in seams(plan) if f"score:{seam.name}" not in plan.cached]
+    if missing and plan.scoring_bytes and plan.n_parameters and not _unplanned(plan):
+        yield f"scores of {', '.join(missing)}: to run; memory {size(plan.scoring_bytes)}"
 
 
 def size(n_bytes: float) -> str:
