@@ -30,7 +30,7 @@ LAYERS = (
     ("passes",),
     ("systems",),
     ("workflow",),
-    ("testing",),
+    ("api", "testing"),
     ("cli",),
     ("__main__",),
 )

@@ -1,5 +1,6 @@
 """Every example config plans and runs; the published ones with nothing but their paths changed."""
 
+import ast
 import json
 import shutil
 import subprocess
@@ -92,6 +93,36 @@ def test_search_config_plans_four_trials_that_share_training_and_merge(tmp_path,
     assert plan.problems == ()
     assert (plan.search.n_valid, plan.search.refused) == (4, {})
     assert (plan.search.n_steps, plan.search.n_own) == (3 * 4 + 3, 2 + 3 + 4)
+
+
+def shown(cell, names):
+    """Run the code of a cell; what a notebook shows of its last line, as HTML where it has some."""
+    tree = ast.parse("".join(cell["source"]))
+    last = ast.Expression(tree.body.pop().value) if isinstance(tree.body[-1], ast.Expr) else None
+    exec(compile(tree, "cell", "exec"), names)
+    value = eval(compile(last, "cell", "eval"), names) if last is not None else None
+    return value._repr_html_() if hasattr(value, "_repr_html_") else repr(value)
+
+
+def test_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
+    shutil.copytree(EXAMPLES / "tone", tmp_path / "tone")
+    for name in ("train.jsonl", "heldout.jsonl"):
+        lines = (tmp_path / "tone" / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (tmp_path / "tone" / name).write_text("".join(lines[:16]), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
+    settings, *others = (cell for cell in notebook["cells"] if cell["cell_type"] == "code")
+    names = {}
+    shown(settings, names)
+    assert {"MODEL", "STEPS", "FOLDER"} <= names.keys()
+    names |= {"MODEL": str(tiny_model(tmp_path / "model", "smollm")), "STEPS": 2}
+    screens = [shown(cell, names) for cell in others]
+    assert screens[0] == "Workflow(olive-config.json: lora -> merge -> builder)"
+    assert "<th>builder</th>" in screens[1]
+    assert "<caption>every model on the same 16 rows</caption>" in screens[2]
+    assert screens[4] in ("'done'", "'goal missed'")
+    assert "<th>size bytes</th>" in screens[5]
+    assert all(not cell.get("outputs") for cell in notebook["cells"])
 
 
 def rows_of(name):

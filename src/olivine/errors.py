@@ -77,6 +77,10 @@ class OlivineError(Exception):
 
     exit_code = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows of it in a notebook: the sentence, without the lines of our code."""
+        return [f"{type(self).__name__}: {self}"]
+
 
 class RequestError(OlivineError):
     """The request was wrong; nothing was started and nothing was written."""

@@ -1,49 +1,13 @@
 """One job for a worker outside of a workflow, with a screen of its own."""
 
-import os
-import tempfile
-from pathlib import Path
+from contextlib import closing
 from typing import Any
 
 from olivine.cli._screen import Screen
-from olivine.errors import Interrupted, RequestError, StepFailed
-from olivine.systems import Job, SystemParams
-from olivine.systems.local import Local
-from olivine.workflow.events import Noted, Progress, StepStarted, Warned
+from olivine.workflow import alone
 
 
 def run_alone(step: str, description: str, **fields: Any) -> dict[str, Any]:
-    """The result of a job; what it writes goes to a folder that is gone afterwards.
-
-    fields: of Job. RequestError when the job refuses what is asked of it: nothing was kept. The log of a job that fails
-    otherwise stays, as the error names it.
-    """
-    screen = Screen()
-
-    def listen(event: str, told: Any) -> None:
-        if event == "progress":
-            screen(Progress(step=step, done=told["done"], total=told["total"], metrics=told["metrics"]))
-        elif event == "note":
-            screen(Noted(step=step, message=told["message"]))
-        elif event == "warning":
-            screen(Warned(step=step, message=told["message"]))
-
-    opened, log = tempfile.mkstemp(prefix=f"olivine-{step}-", suffix=".log")
-    os.close(opened)
-    with tempfile.TemporaryDirectory() as folder, Local(SystemParams()).worker() as worker:
-        job = Job(step=step, output=Path(folder), scratch=Path(folder) / "scratch", log=log, **fields)
-        screen(StepStarted(step=step, description=description))
-        try:
-            result: dict[str, Any] = worker.run(job, listen)
-        except Interrupted:
-            Path(log).unlink(missing_ok=True)
-            raise
-        except StepFailed as failure:
-            if not failure.is_refused:
-                raise
-            Path(log).unlink(missing_ok=True)
-            raise RequestError(failure.cause) from failure
-        finally:
-            screen.close()
-    Path(log).unlink(missing_ok=True)
-    return result
+    """The result of a job, see `olivine.workflow.alone`; what it tells is drawn."""
+    with closing(Screen()) as screen:
+        return alone.run_alone(step, description, screen, **fields)

@@ -1,7 +1,7 @@
 """`olivine evaluate`."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,7 @@ import click
 from olivine.cli._common import config_options, json_option, print_json, read_plan, say
 
 if TYPE_CHECKING:
-    from olivine.models import Model
-    from olivine.workflow.steps import Plan, ScoreRows
-
-_NO_MODEL = ("missing-model", "network")  # problems of a plan that leave it without its input model
+    from olivine.workflow.steps import ScoreRows
 
 
 @click.command("evaluate")
@@ -27,39 +24,20 @@ def command(model_dir: Path, config: Path, overrides: tuple[str, ...], offline: 
     GGUF file. The rows are those on which `olivine run` would score every seam, the numbers those that the config's
     evaluator asks for beside. Exit code 1 when the model's output is broken, or misses a threshold of the evaluator.
     """
-    from olivine.errors import ConfigError
-    from olivine.workflow.steps import timing_params
+    from olivine.cli._screen import Screen
+    from olivine.workflow.measure import rows_to_score, score_model
 
     plan = read_plan(config, overrides, offline=offline)
-    rows = plan.score
-    if rows is None:
-        raise click.UsageError("the config names no rows to score; set quality.data_config")
-    if blocking := [problem for problem in plan.problems if problem.kind in ("missing-data", "missing-file")]:
-        raise ConfigError(blocking)
-    result = _score(plan, rows, _model(model_dir, plan))
-    if (timing := timing_params(plan.asked)) is not None:
-        result["scores"] |= _times(plan, timing, _model(model_dir, plan))
-    table = _asked(plan, result["scores"])
+    rows = rows_to_score(plan)
+    with closing(Screen()) as screen:
+        result = score_model(plan, model_dir, screen)
+    table = result.get("measured", [])
     if as_json:
-        print_json({**result, **({"measured": table} if table else {})})
+        print_json(result)
     else:
         _print(model_dir, rows, result["scores"])
         _print_asked(table)
     return _verdict(result["scores"], table)
-
-
-def _asked(plan: "Plan", scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the evaluator asks for, as far as one model alone tells it: no distances, no goals but thresholds."""
-    from olivine.workflow.events import Scored
-    from olivine.workflow.verdict import rows_of
-
-    asked = [
-        replace(one, goal=None if one.goal and one.goal.is_relative else one.goal)
-        for one in plan.asked
-        if not one.compares
-    ]
-    one = Scored(model="model", scores=scores, size_bytes=scores.get("size_bytes"))
-    return [{**row, "baseline": None} for row in rows_of(asked, [one], result="model")]
 
 
 def _print_asked(table: list[dict[str, Any]]) -> None:
@@ -104,59 +82,3 @@ def _verdict(scores: Mapping[str, Any], table: list[dict[str, Any]]) -> int:
     for name in missed:
         say(f"olivine: {name} misses its goal", err=True, fg="red")
     return 1 if "degenerate" in scores or missed else 0
-
-
-def _model(folder: Path, plan: "Plan") -> "Model":
-    """The model in the folder; an adapter there adapts the config's input model."""
-    from olivine.errors import ConfigError
-    from olivine.evaluate.parity import open_model
-
-    base = plan.input_model
-    if base is not None and base.format == "onnx" and base.packaging == "plain":
-        return _graph(folder)
-    is_adapter = (folder / "adapter_config.json").is_file()
-    if is_adapter and base is None and (no_base := [one for one in plan.problems if one.kind in _NO_MODEL]):
-        raise ConfigError(no_base)
-    if is_adapter and (base is None or base.format not in ("hf", "gguf")):
-        raise click.UsageError(
-            f"{folder} is an adapter; input_model must be the local Hugging Face folder or GGUF file that it adapts"
-        )
-    model = open_model(folder, base.path if base else None)
-    if model.format == "onnx":
-        return replace(model, attributes={"execution_provider": plan.machine.execution_provider})
-    return replace(model, base=base) if model.format == "adapter" else model
-
-
-def _graph(path: Path) -> "Model":
-    """The graph at the path: the config's models are measured by their outputs."""
-    from olivine.models.onnx_files import check_onnx, onnx_model
-
-    model = onnx_model(path.absolute())
-    if model.packaging != "plain":
-        raise click.UsageError(f"{path} writes text, and the config's input model is a graph that does not")
-    check_onnx(model)
-    return model
-
-
-def _times(plan: "Plan", params: Mapping[str, Any], model: "Model") -> dict[str, Any]:
-    """What is timed of the model, where nothing else is at work."""
-    from olivine.cli._alone import run_alone
-
-    machine, models = asdict(plan.machine), {"model": model.to_json()}
-    timed = run_alone("evaluate", str(model.path), kind="time", params=params, models=models, machine=machine)
-    numbers: dict[str, Any] = timed["numbers"]["model"]
-    return numbers
-
-
-def _score(plan: "Plan", rows: "ScoreRows", model: "Model") -> dict[str, Any]:
-    from olivine.cli._alone import run_alone
-    from olivine.workflow.keys import score_params
-
-    return run_alone(
-        "evaluate",
-        str(model.path),
-        kind="score",
-        params=score_params(rows) | {"previous": None},
-        model=model.to_json(),
-        machine=asdict(plan.machine),
-    )

@@ -2,17 +2,14 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from olivine.cli._common import json_option, print_json, say
 
-if TYPE_CHECKING:
-    from olivine.models import Model
-
-MACHINE = {"execution_provider": "", "memory_bytes": 0, "disk_bytes": 0, "n_cores": 1}  # only the device counts here
 WIDTH = 80  # of a terminal
 _COLOURS = {"excellent": "green", "good": "green", "usable": "yellow", "poor": "red", "degenerate": "red"}
 
@@ -50,18 +47,19 @@ def command(reference: Path, candidate: Path, base: Path | None, as_json: bool, 
     tokenizer. Exit code 1 when the candidate is past a limit or its output is degenerate, 2 when the two cannot be
     compared.
     """
-    from olivine.evaluate.parity import open_model
+    from olivine.cli._screen import Screen
+    from olivine.workflow.compare import compare_models
 
     _check_data(options)  # what is wrong with names and rows is told before anything starts
-    open_model(reference, base)
-    facts = _compare(reference, base, open_model(candidate, base), options)
+    with closing(Screen()) as screen:
+        record = compare_models(reference, candidate, screen, base=base, data=options["data"], **_params(options))
     if as_json:
-        print_json(facts["parity"] | {"missed": facts["missed"]})
+        print_json(record)
     else:
-        _show(facts["parity"])
-    for sentence in facts["missed"]:
+        _show(record)
+    for sentence in record["missed"]:
         say(f"olivine: {sentence}", err=True, fg="red")
-    return 1 if facts["missed"] else 0
+    return 1 if record["missed"] else 0
 
 
 def _check_data(options: Mapping[str, Any]) -> None:
@@ -86,32 +84,10 @@ def _as_option(match: re.Match[str]) -> str:
     return f"write --{match[1].replace('_', '-')}"
 
 
-def _params(reference: Path, base: Path | None, options: Mapping[str, Any]) -> dict[str, Any]:
+def _params(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options as params of the pass that does the work."""
-    return {
-        "reference": str(reference.absolute()),
-        "base": str(base.absolute()) if base else None,
-        "text": str(options["data"].absolute()) if options["data"] else None,
-        **{key: options[key] for key in ("text_template", "encoding", "sep")},
-        "speed": not options["no_speed"],
-        "split": not options["no_split"],
-        **{key: options[key] for key in ("max_kld", "min_top1", "n_tokens", "length", "seed", "dtype")},
-    }
-
-
-def _compare(reference: Path, base: Path | None, candidate: "Model", options: Mapping[str, Any]) -> dict[str, Any]:
-    from olivine.cli._alone import run_alone
-
-    facts: dict[str, Any] = run_alone(
-        "parity",
-        f"{candidate.path} with {reference}",
-        kind="pass",
-        name="parity_check",
-        params=_params(reference, base, options),
-        model=candidate.to_json(),
-        machine=MACHINE | {"device": options["device"]},
-    )["facts"]
-    return facts
+    keys = ("text_template", "encoding", "sep", "max_kld", "min_top1", "n_tokens", "length", "seed", "dtype", "device")
+    return {key: options[key] for key in keys} | {"speed": not options["no_speed"], "split": not options["no_split"]}
 
 
 def _show(found: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from olivine.config.read import Document, read
+from olivine.config.read import Document, document_of, read
 
 if TYPE_CHECKING:
     from olivine.config.dialects import Note
@@ -39,6 +39,7 @@ __all__ = [
     "Note",
     "Workflow",
     "changed",
+    "document_of",
     "explain_params",
     "json_schema",
     "load",

@@ -1,6 +1,7 @@
 """Mappings and lists that remember where in the file each of their parts stands, through every translation."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import PurePath
 from typing import Any, NamedTuple, Self
 
 
@@ -102,6 +103,27 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     return value
+
+
+def keyed(value: Any, key: str, source: str) -> Any:
+    """Ordinary mappings and lists as ones of which each part stands at its path, as "passes.lora.r".
+
+    key: of the value itself, empty for the whole, whose place is `source`.
+    """
+    place = Place(key or source, 0, 0)
+    if isinstance(value, Mapping):
+        new = Object(place)
+        for name, item in value.items():
+            inner = f"{key}.{name}" if key else str(name)
+            new.put(str(name), keyed(item, inner, source), Place(inner, 0, 0))
+        return new
+    if isinstance(value, list | tuple):
+        array = Array(place)
+        for index, item in enumerate(value):
+            inner = f"{key}[{index}]"
+            array.add(keyed(item, inner, source), Place(inner, 0, 0))
+        return array
+    return str(value) if isinstance(value, PurePath) else value
 
 
 def typed(value: Any, place: Place) -> Any:

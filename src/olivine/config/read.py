@@ -1,13 +1,13 @@
 """The one place that opens config files: JSON or YAML to a `Document` that knows the line of every key and value."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from olivine import paths
 from olivine.config.json_text import SyntaxFault, parse_json
-from olivine.config.nodes import Array, Object, copy
+from olivine.config.nodes import Array, Object, copy, keyed
 from olivine.errors import ConfigError, Problem, ProblemKind
 
 MAX_BYTES = 10 * 1024 * 1024
@@ -89,6 +89,14 @@ def read(path: Path) -> Document:
         expected = "a config is a mapping with keys such as 'input_model' and 'passes'"
         _refuse(path, f"{expected}, but this is {_kind(root)}{_named_as_data(path)}")
     return Document(path, root)
+
+
+def document_of(config: Mapping[str, Any], folder: Path | None = None) -> Document:
+    """A config that a program made: what is wrong in it is told by the key, as "passes.lora.r".
+
+    folder: from which relative data files start; else the current one.
+    """
+    return Document((folder or Path.cwd()) / "config", keyed(config, "", "the config"))
 
 
 def _parse(path: Path, text: str) -> Any:

@@ -5,7 +5,7 @@ from olivine.systems._base import FilePath, Manifests, System, SystemParams, Wor
 from olivine.systems._batch import Batch, BatchWorker
 from olivine.systems._connected import ConnectedWorker, Started
 from olivine.systems._elsewhere import opened
-from olivine.systems._environment import ENVIRONMENT
+from olivine.systems._environment import ENVIRONMENT, OFFLINE
 from olivine.systems._probe import CPU, CUDA, PROBE, PROVIDERS, Importable, Installed, Probe, ask, read_answer
 from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._protocol import Job, JobKind, Listener
@@ -17,6 +17,7 @@ __all__ = [
     "CPU",
     "CUDA",
     "ENVIRONMENT",
+    "OFFLINE",
     "PROBE",
     "PROVIDERS",
     "WORKER",

@@ -30,7 +30,7 @@ FilePath = Annotated[str, AfterValidator(_beside)]
 class SystemParams(BaseModel):
     """Settings of a system: the config's check, the JSON schema and the docs derive from this class."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class Worker(ABC):
