@@ -171,6 +171,7 @@ def score_params(rows: ScoreRows) -> dict[str, Any]:
         "target": rows.target,
         "max_rows": rows.max_rows,
         "on_text": rows.on_text,
+        **({"on_outputs": True} if rows.on_outputs else {}),
         "metrics": dict(rows.metrics),
         **({"scripts": [script.to_json() for script in rows.scripts]} if rows.scripts else {}),
     }

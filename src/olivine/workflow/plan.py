@@ -263,8 +263,12 @@ def _plugin(draft: Draft, name: str, config: PassConfig, probe: Probe) -> type[P
         draft.problem("missing-extra", path, f"the pass {why}.", fix)
     elif plugin is None and config.type.lower() in OLIVE_PASSES:
         have = ", ".join(passes.classes)
-        makes_onnx = config.type.lower() in ("onnxconversion", "optimumconversion")
-        hint = "ModelBuilder makes the ONNX model." if makes_onnx else f"There are: {have}."
+        makes_onnx = config.type.lower() == "optimumconversion"
+        hint = (
+            "ModelBuilder makes the ONNX model of a decoder, OnnxConversion that of any other."
+            if makes_onnx
+            else f"There are: {have}."
+        )
         draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", hint)
     elif plugin is None:
         nearest = passes.nearest(config.type)
