@@ -1,5 +1,6 @@
 # make demo   the main job on a real model: environment, install, result table, the model in plain onnxruntime-genai
-# make test   the whole test suite, in an environment of its own making
+# make test   the test suite, in an environment of its own making, but for the tests that take long
+# make test-slow   those: kills at random moments, writes that fail, several processes, whole workflows elsewhere
 # make test-azureml   the tests that talk to AzureML through its SDKs, in an environment that lies on top of that one
 # make lint   ruff and mypy
 
@@ -9,8 +10,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO := .demo
 AZUREML := .venv-azureml
+TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-azureml lint format wheel-test clean
+.PHONY: demo test test-slow test-azureml lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -19,7 +21,10 @@ demo: $(VENV)/demo
 	$(BIN)/olivine chat $(DEMO)/tone/model --raw --prompt-file examples/tone/question.txt
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(TEST) -m "not slow"
+
+test-slow: $(VENV)/dev
+	$(TEST) -m slow
 
 test-azureml: $(AZUREML)/dev
 	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml_resources.py

@@ -80,6 +80,7 @@ def test_plan_prints_json_and_exits_with_2_on_problems(tiny_llama, tmp_path):
     assert {problem["kind"] for problem in json.loads(bad.stdout)["problems"]} == {"missing-model"}
 
 
+@pytest.mark.slow
 def test_plan_proves_the_export_when_asked_to(tiny_llama, tmp_path):
     path = config(tmp_path, tiny_llama)
     done = run("plan", "--config", path, "--prove")
@@ -158,6 +159,7 @@ def test_export_without_any_rows_is_compared_with_its_source_on_text(tiny_llama,
     assert re.search(r"\| builder \|\s+[\d.]+ \|\s+0\.0000 \| +100\.0% \|", done.stdout)
 
 
+@pytest.mark.slow
 def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     path = config(
         tmp_path,

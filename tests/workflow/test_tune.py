@@ -113,6 +113,7 @@ def test_failing_trial_is_recorded_and_never_the_end(searched, tmp_path, how, ca
     assert outcome(tmp_path).n_failed == 1
 
 
+@pytest.mark.slow
 def test_hanging_trial_is_ended_after_its_time(searched, tmp_path):
     result = run(searched({"one": {"type": "fail", "how": ["hang", "note"]}}, max_trial_time=15))
     hung, good = trials(tmp_path)
