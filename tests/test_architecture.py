@@ -30,6 +30,7 @@ LAYERS = (
     ("passes",),
     ("systems",),
     ("workflow",),
+    ("report",),
     ("api", "testing"),
     ("cli",),
     ("__main__",),

@@ -123,6 +123,11 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     names = {file.name for file in (tmp_path / "out" / "model").iterdir()}
     assert {"genai_config.json", "tokenizer.json", "model.onnx"} <= names
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "The model is made" in report
+    headings = ("Every model on the same rows", "What the models answer", "Training", "What takes the room", "Repeat it")
+    assert all(f">{heading}</h2>" in report for heading in headings)
+    assert len(report.encode()) < 300_000
 
     again = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True, check=False)
     assert all(step["cached"] for step in json.loads(again.stdout)["steps"])
@@ -169,6 +174,7 @@ def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     done = run("run", "--config", path)
     assert done.exit_code == 0, done.stderr
     assert "trained on!" in done.stdout  # no rows were held out
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
     assert f"in Python: peft.AutoPeftModelForCausalLM.from_pretrained('{tmp_path / 'out' / 'model'}')" in done.stdout
     assert re.search(r"lora \(step 1 of 1\): .*\nall in [\d.]+ s\n", done.stderr, re.DOTALL)
     assert "all of it is in the cache" in run("plan", path).stdout

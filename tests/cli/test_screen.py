@@ -6,8 +6,10 @@ import sys
 
 import pytest
 
-from olivine.cli._screen import Screen, duration, score_table, table_notes
+from olivine.cli._screen import Screen, score_table
+from olivine.workflow.columns import table_notes
 from olivine.workflow.events import Noted, Progress, RunDone, RunStarted, StepDone, StepStarted
+from olivine.workflow.units import duration
 
 
 class Terminal(io.StringIO):

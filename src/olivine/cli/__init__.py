@@ -31,6 +31,7 @@ COMMANDS = {
     "schema": "Print the JSON schema of the config, for an editor's completion.",
     "evaluate": "Score a model on the rows of a config.",
     "parity": "Compare a model with the one it was made from, token by token.",
+    "report": "Draw the page of a run again, or compare several runs on one page.",
     "chat": "Talk to a model that was built.",
     "jobs": "Look after runs that were started with --detach.",
     "cache": "See what is stored, free space, check every byte.",

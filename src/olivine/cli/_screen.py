@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from olivine.cli._common import say
+from olivine.workflow.columns import COLUMNS, cell
 from olivine.workflow.events import (
     Event,
     Noted,
     Progress,
     RowsRead,
     RunDone,
+    RunStarted,
     SearchDone,
     StepDone,
     StepStarted,
@@ -21,7 +23,7 @@ from olivine.workflow.events import (
     TrialStarted,
     Warned,
 )
-from olivine.workflow.units import distance, in_unit, readable_bytes
+from olivine.workflow.units import distance, duration, in_unit, readable_bytes
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bars
@@ -41,10 +43,13 @@ class Screen:
         self._progress: Bars | None = None
         self._bars: dict[str, TaskID] = {}
         self._steps, self._started = list(steps), time.monotonic()
+        self.has_begun = False  # whether a run writes its journal by now
 
     def __call__(self, event: Event) -> None:
         """Draw an event; those that a person need not see draw nothing."""
         match event:
+            case RunStarted():
+                self.has_begun = True
             case StepStarted():
                 self._start(event.step, event.description)
             case Progress():
@@ -178,14 +183,6 @@ def _cost(event: StepDone) -> str:
     return text
 
 
-def duration(seconds: float) -> str:
-    """A time as a person tells it."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
 # how a number of the progress is written, by its name
 _METRICS = {
     "loss": "loss {:.3f}",
@@ -204,31 +201,8 @@ def _metric(name: str, value: Any) -> str:
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
-# column of the table -> key of a score, and how it is written; perplexity only says once more what the loss does
-COLUMNS = (
-    ("accuracy", "label_accuracy", "{:.1%}"),
-    ("change", "change", "{:+.1%}"),
-    ("loss", "loss", "{:.3f}"),
-    ("KL", "kl", "{:.4f}"),
-    ("same top", "top1_agreement", "{:.1%}"),
-    ("cosine", "cosine", "{:.4f}"),
-    ("largest diff.", "largest_difference", "{:.3g}"),
-    ("size", "size_bytes", "{}"),
-)
 WIDTH = 80  # of a terminal
 _N_NEAR = 5  # trials that are told when none meets the goals
-NOTE = (
-    "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
-    "above 0.15 look at the answers. Same top: how often both put the same token first."
-)
-NOTE_ON_OUTPUTS = (
-    "Cosine, largest diff.: of the outputs to those of the model before. Same top: how often both rank one class first."
-)
-
-
-def note_on(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What the columns of a table of several models mean."""
-    return NOTE_ON_OUTPUTS if any("cosine" in row for row in rows) else NOTE
 
 
 def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -237,8 +211,8 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     A column without a number is left out, and a name that is too long is cut.
     """
     rows = list(rows)
-    columns = [column for column in COLUMNS if any(_cell(row, *column[1:]) for row in rows)]
-    cells = [[title for title, _, _ in columns], *([_cell(row, *column[1:]) for column in columns] for row in rows)]
+    columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
+    cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     names = ["model", *(str(row["model"]) for row in rows)]
     room = min(max(len(name) for name in names), WIDTH - 4 - sum(width + 3 for width in widths))
@@ -252,52 +226,6 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _cut(name: str, room: int) -> str:
     return name.ljust(room) if len(name) <= room else f"{name[: room - 1]}…"
-
-
-def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the table does not say of the models and the rows that were scored, one line each."""
-    rows = list(rows)
-    return [*_chance(rows), *_of_plugins(rows), *_told(rows)]
-
-
-def _of_plugins(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The numbers of metrics that the table has no column for, a line each."""
-    numbers: dict[str, list[str]] = {}
-    for row in rows:
-        for name in row.get("of_plugins", ()):
-            value = row.get(name)
-            numbers.setdefault(name, []).append(f"{row['model']} {'none' if value is None else f'{value:.4g}'}")
-    return [f"{name}: {', '.join(values)}" for name, values in numbers.items()]
-
-
-def _chance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """How much of an accuracy may be chance: the largest standard error of the table, so that one line serves all."""
-    known = [(row["label_accuracy_standard_error"], row["n_rows"]) for row in rows if _has_error(row)]
-    if not known:
-        return []
-    error, n_rows = max(known)
-    return [f"Accuracy: ± {100 * error:.1f} points ({n_rows} rows), one standard error."]
-
-
-def _has_error(row: Mapping[str, Any]) -> bool:
-    return row.get("label_accuracy_standard_error") is not None
-
-
-def _told(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    told = (
-        ("n_left_out", "{} rows are longer than the model reads, and left out"),
-        ("n_empty", "{} answers are empty"),
-        ("token_ids_only", "asked in token ids: onnxruntime-genai reads no tokenizer of it"),
-        ("n_other_tokens", "{} prompts have other tokens in onnxruntime-genai"),
-    )
-    return [f"{row['model']}: {text.format(row[key])}" for row in rows for key, text in told if row.get(key)]
-
-
-def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
-    value = 0.0 - row["drop"] if key == "change" and "drop" in row else row.get(key)
-    if value is None:
-        return "none" if key in row.get("no_number", ()) else ""
-    return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 
 def asked_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -96,11 +96,27 @@ def run_and_show(plan: "Plan", *, as_json: bool) -> int:
         raise
     finally:
         screen.close()
+        if screen.has_begun:
+            _draw(plan.output_dir)
     if as_json:
         print_json(result.to_json())
     else:
         _print(result, plan)
     return 0
+
+
+def _draw(output_dir: Path) -> None:
+    """Write the report of the run, however it ended; where that cannot be, the run is what it is without it."""
+    from olivine.cli._common import say
+    from olivine.errors import RequestError
+    from olivine.report import REPORT, last_run, write_report
+
+    try:
+        write_report([last_run(output_dir)], output_dir / REPORT)
+    except RequestError as error:
+        say(f"! {error}", err=True, fg="yellow")
+    except OSError as error:
+        say(f"! the report is not written: {error.strerror or error}: {output_dir / REPORT}", err=True, fg="yellow")
 
 
 def _rows_in_words(result: "Result", plan: "Plan") -> str:
@@ -115,7 +131,9 @@ def _rows_in_words(result: "Result", plan: "Plan") -> str:
 
 
 def _print(result: "Result", plan: "Plan") -> None:
-    from olivine.cli._screen import WIDTH, asked_table, note_on, score_table, table_notes
+    from olivine.cli._screen import WIDTH, asked_table, score_table
+    from olivine.report import REPORT
+    from olivine.workflow.columns import note_on, table_notes
 
     if result.scores:
         rows = _rows_in_words(result, plan)
@@ -131,6 +149,7 @@ def _print(result: "Result", plan: "Plan") -> None:
         click.echo(f"  in Python: {_loaded_by(result.model)}")
         if not _is_adapter(result.model) and _graph_in(result.model) is None:
             click.echo(f"  to try it: olivine chat {shlex.quote(str(result.model))}")
+    click.echo(f"report: {result.output_dir / REPORT}")
 
 
 def _loaded_by(folder: Path) -> str:
