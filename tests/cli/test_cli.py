@@ -125,7 +125,13 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
     report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "The model is made" in report
-    headings = ("Every model on the same rows", "What the models answer", "Training", "What takes the room", "Repeat it")
+    headings = (
+        "Every model on the same rows",
+        "What the models answer",
+        "Training",
+        "What takes the room",
+        "Repeat it",
+    )
     assert all(f">{heading}</h2>" in report for heading in headings)
     assert len(report.encode()) < 300_000
 
