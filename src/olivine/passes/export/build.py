@@ -228,6 +228,7 @@ class Build(Pass):
             return values
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
+    example: ClassVar[Mapping[str, Any]] = {"precision": "int4"}
     version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
