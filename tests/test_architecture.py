@@ -15,7 +15,15 @@ from sources import Sources
 
 ROOT = Path(olivine.__file__).parent
 # Modules that only a running pass imports.
-RUNNING = {"trainer.py", "reports.py", "rounding.py", "lazy_weights.py", "quantize_graph.py", "streaming.py"}
+RUNNING = {
+    "trainer.py",
+    "reports.py",
+    "rounding.py",
+    "mixed.py",
+    "lazy_weights.py",
+    "quantize_graph.py",
+    "streaming.py",
+}
 # From the lowest up. A module imports from lower layers and from its own package alone.
 LAYERS = (
     ("allowance", "errors", "jinja", "memory", "paths", "patterns", "registry", "telemetry"),
