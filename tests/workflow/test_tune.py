@@ -121,6 +121,14 @@ def test_hanging_trial_is_ended_after_its_time(searched, tmp_path):
     assert result.search["chosen"] == good.trial
 
 
+def test_trial_at_work_when_the_time_of_a_search_is_over_is_ended(searched, tmp_path):
+    passes = {"one": {"type": "fail", "how": ["note", "hang", "warn"]}}
+    result = run(searched(passes, max_time=15, end_at_max_time=True))
+    good, hung = trials(tmp_path)  # and no third is begun
+    assert "(max_time)" in hung.cause
+    assert result.search["chosen"] == good.trial
+
+
 def test_all_trials_failing_is_an_error_that_says_why(searched, tmp_path):
     with pytest.raises(StepFailed, match=r"no trial gave a model.*flux capacitor") as caught:
         run(searched({"one": {"type": "fail", "how": ["raise", "exit"]}}))

@@ -24,6 +24,7 @@ COMMANDS = {
     "init": "Write a first config, from your rows and five answers.",
     "run": "Run a workflow: exit 0 only when the promised model exists and keeps its goals.",
     "plan": "Show what would run, what it needs and every problem; touches nothing.",
+    "optimize": "Find the cheapest way to a model that meets your goals on this machine, measured on what ships.",
     "finetune": "Fine-tune a model on your rows, and measure what it gained on rows that were held out.",
     "quantize": "Quantize a checkpoint or an ONNX model, and measure what it costs.",
     "export": "Export a model to ONNX, quantized on the way where the precision says so, and measure what it costs.",

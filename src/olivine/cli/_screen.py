@@ -112,7 +112,7 @@ def _tell_search(event: TrialStarted | TrialDone | SearchDone) -> None:
     match event:
         case TrialStarted():
             of = f" of {event.n_trials}" if event.n_trials is not None else ""
-            say(f"trial {event.trial}{of}: {_point(event.point)}", err=True, bold=True)
+            say(f"trial {event.trial}{of}: {event.name or _point(event.point)}", err=True, bold=True)
         case TrialDone():
             say(f"trial {event.trial}: {_outcome(event)}", err=True, fg=None if event.values else "yellow")
         case SearchDone():

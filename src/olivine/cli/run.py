@@ -18,6 +18,7 @@ from olivine.cli._common import (
 
 if TYPE_CHECKING:
     from olivine.workflow.engine import Result
+    from olivine.workflow.events import Event, Listener
     from olivine.workflow.steps import Plan
 
 
@@ -77,8 +78,11 @@ def _detach(plan: "Plan", config: Path, overrides: tuple[str, ...], *, offline: 
     return 0
 
 
-def run_and_show(plan: "Plan", *, as_json: bool) -> int:
-    """Run a plan without problems, with a screen of its own, and print what it gave; GoalMissed as `engine.run`."""
+def run_and_show(plan: "Plan", *, as_json: bool, listen: "Listener | None" = None) -> int:
+    """Run a plan without problems, with a screen of its own, and print what it gave; GoalMissed as `engine.run`.
+
+    listen: hears every event as well.
+    """
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
     from olivine.workflow.engine import Result, run
@@ -87,8 +91,14 @@ def run_and_show(plan: "Plan", *, as_json: bool) -> int:
     screen = Screen([step.name for step in plan.steps])
     for note in notes(plan):
         screen.note(note)
+
+    def tell(event: "Event") -> None:
+        screen(event)
+        if listen is not None:
+            listen(event)
+
     try:
-        result = run(plan, screen)
+        result = run(plan, tell)
     except GoalMissed as error:
         screen.close()
         if isinstance(error.result, Result) and not as_json:

@@ -303,6 +303,7 @@ class PassConfig(Section):
         False, description="search only what is listed, not the values that the pass has itself"
     )
     alternatives: list[Any] = Field(default_factory=list, description="other passes in its place, which a search tries")
+    label: str | None = Field(None, description="what a search calls it among alternatives; else its type")
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")
     clean_run_cache: Any = _unserved("Remove it: a step runs again when anything it depends on changed.", default=False)
 
@@ -403,6 +404,7 @@ class SearchStrategy(Section):
     stop_when_goals_met: bool = Field(False, description="end with the first trial that meets every goal")
     max_iter: int | None = Field(None, gt=0, description="trials at most, as max_samples")
     max_time: float | None = Field(None, gt=0, description="seconds after which no trial is begun")
+    end_at_max_time: bool = Field(False, description="a trial that is at work after max_time is ended, and failed")
     max_trial_time: float | None = Field(
         None, gt=0, description="seconds that a trial may take; one that takes longer is ended and counts as failed"
     )
