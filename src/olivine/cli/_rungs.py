@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine.cli._common import say
-from olivine.cli._screen import duration
+from olivine.workflow.units import distance, duration, in_unit
 
 if TYPE_CHECKING:
     from olivine.workflow.events import Event, TrialDone
@@ -40,8 +40,6 @@ class Rungs:
 
     def _bought(self, values: Mapping[str, float]) -> str:
         """By how much each number differs from that of the rung before."""
-        from olivine.workflow.units import distance
-
         known = [one for one in self._asked if one.number in values and one.number in self._before]
         changes = ((one, values[one.number] - self._before[one.number]) for one in known)
         return ", ".join(
@@ -52,7 +50,6 @@ class Rungs:
 
     @staticmethod
     def _number(one: "Asked", values: Mapping[str, float]) -> str:
-        from olivine.workflow.units import in_unit
 
         return in_unit(values[one.number], one.unit) if one.number in values else ""
 
