@@ -25,6 +25,7 @@ from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow.asked import check_asked, plan_asked, scripts_of, with_params
 from olivine.workflow.chain import Chain, Spec, bridge
+from olivine.workflow.conflicts import conflicts
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
 from olivine.workflow.hosts import Hosts, here
@@ -41,10 +42,6 @@ from olivine.workflow.steps import Host, Plan, ScoreRows
 # For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
 # told before the model is fetched, and beside the problem that it is missing.
 STAND_IN = ModelFacts("LlamaForCausalLM", 0, DecoderFacts(hidden_size=0, n_layers=0, vocab_size=0))
-EXCLUDE_EACH_OTHER = (
-    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
-    ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
-)
 
 
 def make_plan(
@@ -355,14 +352,8 @@ def _placed(draft: Draft, name: str, plugin: type[Pass], problem: Problem) -> Pr
 def _packages(host: Host) -> Iterator[Problem]:
     """Packages of a host that exclude each other, and versions outside of what was tested."""
     probe, there = host.probe, "" if host.name is None else f" on {host}"
-    for group in EXCLUDE_EACH_OTHER:
-        found = [name for name in group if probe.version(name) != "none"]
-        if len(found) > 1:
-            keep = found[0]
-            fix = f"Run: pip uninstall -y {' '.join(found)}; pip install {keep}."
-            yield Problem(
-                "missing-extra", "", f"{' and '.join(found)} are both installed{there} and break each other.", fix
-            )
+    for conflict in conflicts(probe.version, has_nvidia=probe.has_nvidia):
+        yield Problem("missing-extra", "", f"{conflict.message(there)}.", f"{conflict.fix}.")
     version, wanted = probe.version("transformers"), lazy.supported("transformers")
     if version == "none":
         python = sys.executable if host.name is None else "python"
