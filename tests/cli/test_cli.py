@@ -102,6 +102,16 @@ def test_run_of_a_wrong_config_does_nothing_and_says_every_problem(tiny_llama, t
     assert not (tmp_path / "cache").exists()
 
 
+def test_stream_of_a_run_that_is_refused_is_a_line_with_its_problems(tiny_llama, tmp_path):
+    done = run("run", "--config", config(tmp_path, tiny_llama, pases={}), "--json-stream")
+    (line,) = done.stdout.splitlines()
+    end = json.loads(line)
+    assert (end["event"], end["code"], done.exit_code) == ("exit", 2, 2)
+    assert "pases" in end["problems"][0]["where"] + end["problems"][0]["message"]
+    assert run("run", "--config", "nowhere.json", "--json-stream").stdout.count("\n") == 1
+    assert run("run", "--config", "nowhere.json", "--json-stream", "--json").exit_code == 2
+
+
 def test_missing_config_is_one_sentence(capsys):
     assert exit_code(["run", "--config", "nowhere.json"]) == 2
     error = capsys.readouterr().err
@@ -135,9 +145,14 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     assert all(f">{heading}</h2>" in report for heading in headings)
     assert len(report.encode()) < 300_000
 
-    again = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True, check=False)
-    assert all(step["cached"] for step in json.loads(again.stdout)["steps"])
-    assert json.loads(again.stdout)["scores"] == result["scores"]
+    streamed = [*command, "run", "--config", path, "--json-stream"]
+    again = subprocess.run(streamed, capture_output=True, text=True, check=False)
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert events[0]["event"] == "run_started"
+    assert [one["event"] for one in events[-2:]] == ["run_done", "exit"]
+    assert events[-1]["code"] == again.returncode == 0
+    assert all(step["cached"] for step in events[-2]["steps"])
+    assert events[-2]["scores"] == result["scores"]
 
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "out" / "model", moved)

@@ -15,6 +15,7 @@ import click
 
 if TYPE_CHECKING:
     from olivine.errors import OlivineError, Problem
+    from olivine.workflow.events import Event
     from olivine.workflow.steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -83,6 +84,51 @@ def json_option(function: Command) -> Command:
 
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
     return cast("Command", option(told))
+
+
+def stream_option(function: Command) -> Command:
+    """--json-stream: the command gets `stream`, a listener that prints events, or None.
+
+    The last line says how the command ended, whatever ended it: {"event": "exit", "code": 0}, with the "problems" of a
+    wrong request, or the "error".
+    """
+
+    @functools.wraps(function)
+    def told(*, json_stream: bool, **others: Any) -> Any:
+        from olivine.errors import OlivineError, RequestError
+
+        if not json_stream:
+            return function(stream=None, **others)
+        try:
+            code = function(stream=_print_event, **others)
+        except OlivineError as error:
+            problems = [one.to_json() for one in error.problems()] if isinstance(error, RequestError) else None
+            why = {"error": str(error)} if problems is None else {"problems": problems}
+            _print_line({"event": "exit", "code": error.exit_code, **why})
+            raise
+        _print_line({"event": "exit", "code": code})
+        return code
+
+    option = click.option(
+        "--json-stream", is_flag=True, help="Print every event as a line of JSON as it happens, progress included."
+    )
+    return cast("Command", option(told))
+
+
+def _print_event(event: "Event") -> None:
+    import time
+
+    record = event.to_json() | {"time": round(time.time(), 3)}
+    _print_line({key: value for key, value in record.items() if key != "run"})
+
+
+def _print_line(value: object) -> None:
+    """A JSON document on a line of its own, as strict as that of `print_json`, and at once."""
+    from olivine.workflow.journal import hide_secrets
+
+    text = json.dumps(hide_secrets(value), ensure_ascii=False, allow_nan=False)
+    click.echo(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    sys.stdout.flush()
 
 
 def read_plan(config: Path, overrides: Iterable[str], *, offline: bool) -> "Plan":

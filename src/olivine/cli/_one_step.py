@@ -74,7 +74,7 @@ class Request:
         if self.save_config is not None:
             _save(config_text(loaded, self.save_config.absolute().parent), self.save_config)
         if not self.dry_run:
-            return run_and_show(plan, as_json=self.as_json, listen=listen)
+            return run_and_show(plan, shows="json" if self.as_json else "text", listen=listen)
         if self.as_json:
             from olivine.config.nodes import plain
             from olivine.workflow.words import to_json

@@ -1,5 +1,6 @@
 """What a person sees while a workflow runs and when it is done."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,8 +17,10 @@ from olivine.workflow.events import (
     RowsRead,
     RunDone,
     RunStarted,
+    Scored,
     SearchDone,
     StepDone,
+    StepFailed,
     StepStarted,
     TrialDone,
     TrialStarted,
@@ -26,22 +29,21 @@ from olivine.workflow.events import (
 from olivine.workflow.units import distance, duration, in_unit, readable_bytes
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from olivine.cli._board import Board, State
 
 
 class Screen:
-    """A listener that draws events: a line for each step, and a bar below it where the terminal can draw one.
+    """A listener that draws events: as a list of steps that moves where the terminal can draw one, else as lines.
 
-    Everything goes to standard error; standard output carries the result only. Steps that are at work at once have a
-    bar each.
+    Everything goes to standard error; standard output carries the result only.
 
-    steps: names of the workflow's own, in their order: each is told as "step 2 of 4".
+    steps: names of the workflow's own, in their order: a line tells each as "step 2 of 4". progress: whether a list may
+    move; without it there are lines in a terminal too.
     """
 
-    def __init__(self, steps: Sequence[str] = ()) -> None:
-        self._progress: Bars | None = None
-        self._bars: dict[str, TaskID] = {}
+    def __init__(self, steps: Sequence[str] = (), *, progress: bool = True) -> None:
+        self._board: Board | None = None
+        self._may_move = progress
         self._steps, self._started = list(steps), time.monotonic()
         self.has_begun = False  # whether a run writes its journal by now
 
@@ -50,74 +52,93 @@ class Screen:
         match event:
             case RunStarted():
                 self.has_begun = True
-            case StepStarted():
-                self._start(event.step, event.description)
-            case Progress():
-                self._move(event)
-            case StepDone():
-                self._end(event.step, ", ".join(filter(None, [event.summary, _cost(event)])))
             case TrialStarted() | TrialDone() | SearchDone():
-                _tell_search(event)
+                self._search(event)
             case RunDone():
+                self.close()
                 say(f"all in {duration(time.monotonic() - self._started)}", err=True, dim=True)
             case Noted():
-                say(f"{event.step}: {event.message}", err=True, dim=True)
-            case RowsRead():
-                self._end(event.step, f"{event.n_rows:,} rows")
+                self._say(f"{event.step}: {event.message}", "dim")
             case Warned():
                 about = f"{event.step}: " if event.step else ""
-                say(f"! {about}{event.message}", err=True, fg="yellow")
+                self._say(f"! {about}{event.message}", "yellow")
+            case _:
+                self._step(event)
+
+    def _step(self, event: Event) -> None:
+        match event:
+            case StepStarted():
+                self._start(event.step, event.description)
+            case Progress() if self._board is not None:
+                self._board.move(event.step, event.done, event.total, event.metrics)
+            case StepDone():
+                self._end(event.step, [event.summary, *_cost(event)], "cached" if event.is_cached else "done")
+            case StepFailed() if self._board is not None:  # the command itself says why, as the last thing
+                self._board.end(event.step, "failed", "failed")
+            case Scored() if self._board is not None and event.step is not None and event.size_bytes:
+                self._board.add(event.step, readable_bytes(event.size_bytes))
+            case RowsRead():
+                self._end(event.step, [f"{event.n_rows:,} rows"], "done")
 
     def note(self, message: str) -> None:
         """What was made of the config, before anything runs."""
-        say(f"note: {message}", err=True, dim=True)
+        self._say(f"note: {message}", "dim")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress, self._bars = None, {}
+        if self._board is not None:
+            self._board.close(tells_stopped=self.has_begun)
+        self._board = None
 
     def _start(self, step: str, description: str) -> None:
-        self._remove(step)
+        if self._board is None and self._may_move and _can_move():
+            from olivine.cli._board import Board
+
+            self._board = Board(self._steps, _metric)
+        if self._board is not None:
+            self._board.start(step, description)
+            return
         place = f" (step {self._steps.index(step) + 1} of {len(self._steps)})" if step in self._steps else ""
         say(f"{step}{place}: {description} ...", err=True)
-        if not sys.stderr.isatty():
+
+    def _end(self, step: str, outcome: Sequence[str], state: "State") -> None:
+        if self._board is not None:
+            self._board.end(step, state, *outcome[1:], *outcome[:1])  # what it cost stands in columns
             return
-        if self._progress is None:
-            self._progress = _bars()
-            self._progress.start()
-        self._bars[step] = self._progress.add_task(step, total=None, metrics="")
-
-    def _move(self, event: Progress) -> None:
-        if self._progress is not None and event.step in self._bars:
-            told = {key: value for key, value in event.metrics.items() if key != "seconds_left"}  # beside the bar
-            text = "  ".join(_metric(key, value) for key, value in told.items())
-            self._progress.update(self._bars[event.step], completed=event.done, total=event.total, metrics=text)
-
-    def _end(self, step: str, outcome: str) -> None:
-        self._remove(step)
         click.secho("✓", fg="green", nl=False, err=True)
-        say(f" {step}: {outcome}", err=True)
+        say(f" {step}: {', '.join(filter(None, outcome))}", err=True)
 
-    def _remove(self, step: str) -> None:
-        if self._progress is not None and step in self._bars:
-            self._progress.remove_task(self._bars.pop(step))
-        if not self._bars:
-            self.close()
+    def _search(self, event: TrialStarted | TrialDone | SearchDone) -> None:
+        if self._board is not None and isinstance(event, TrialStarted):
+            self._board.begin_again()
+        for line, style in _of_search(event):
+            self._say(line, style)
+
+    def _say(self, text: str, style: str = "") -> None:
+        """A sentence: above the list where there is one. style: of those that click and rich both know."""
+        if self._board is not None:
+            self._board.say(text, style)
+            return
+        look: dict[str, Any] = {"bold": True} if style == "bold" else {"dim": True} if style == "dim" else {}
+        say(text, err=True, **(look or {"fg": style or None}))
 
 
-def _tell_search(event: TrialStarted | TrialDone | SearchDone) -> None:
-    """A line for the begin and the end of a trial, and some for what all came to."""
+def _can_move() -> bool:
+    """Whether standard error is a terminal that draws in place."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def _of_search(event: TrialStarted | TrialDone | SearchDone) -> Iterator[tuple[str, str]]:
+    """A line for the begin and the end of a trial, and some for what all came to; each with its style."""
     match event:
         case TrialStarted():
             of = f" of {event.n_trials}" if event.n_trials is not None else ""
-            say(f"trial {event.trial}{of}: {event.name or _point(event.point)}", err=True, bold=True)
+            yield f"trial {event.trial}{of}: {_point(event.point)}", "bold"
         case TrialDone():
-            say(f"trial {event.trial}: {_outcome(event)}", err=True, fg=None if event.values else "yellow")
+            yield f"trial {event.trial}: {_outcome(event)}", "" if event.values else "yellow"
         case SearchDone():
             for line in _search_lines(event):
-                say(line, err=True, bold=True)
+                yield line, "bold"
 
 
 def _search_lines(event: SearchDone) -> Iterator[str]:
@@ -153,34 +174,18 @@ def _outcome(event: TrialDone) -> str:
     return f"{', '.join(numbers)}{goal}, {duration(event.seconds)}"
 
 
-def _bars() -> "Bars":
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.table import Column
-
-    # the numbers come last and are cut where the terminal is narrow; bar, share and time never are
-    columns = (
-        BarColumn(bar_width=16),
-        TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-    )
-    return Bars(*columns, console=Console(stderr=True), transient=True, expand=True)
-
-
-def _cost(event: StepDone) -> str:
+def _cost(event: StepDone) -> Iterator[str]:
     """What a step took, and what its pass says of it."""
     if event.is_cached:
-        return "cached"
-    text = duration(event.seconds)
+        yield "cached"
+        return
+    yield duration(event.seconds)
     if event.peak_memory_bytes is not None:
-        text += f", peak memory {event.peak_memory_bytes / 1e9:.1f} GB"
+        yield f"peak memory {event.peak_memory_bytes / 1e9:.1f} GB"
     if "n_trained_parameters" in event.facts:
-        text += f", {event.facts['n_trained_parameters']:,} parameters trained"
+        yield f"{event.facts['n_trained_parameters']:,} parameters trained"
     if "summary" in event.facts:
-        text += f", {event.facts['summary']}"
-    return text
+        yield str(event.facts["summary"])
 
 
 # how a number of the progress is written, by its name
