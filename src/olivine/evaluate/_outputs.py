@@ -41,7 +41,8 @@ def score_outputs(
 ) -> dict[str, Any]:
     """Measure a model on rows of its inputs, and keep its outputs for the next seam, `kept_bytes` at most.
 
-    params: as of `score`; without data, max_rows rows are made up. Returns the same as `score`.
+    params: as of `score`; without data, max_rows rows are made up, with open sizes as `sizes` names
+    them. Returns the same as `score`.
     """
     rows, labels = _inputs(model, params)
     session = open_session(model, machine.execution_provider, machine.device)
@@ -89,7 +90,8 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
     if signature is None:
         raise ModelError(f"it is not known what {facts.in_words} takes: nothing can be asked of it")
     if params.get("data") is None:
-        return _same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"]), []
+        sizes = params.get("sizes") or {}
+        return _same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"], sizes), []
     config = DataConfig.model_validate(params["data"])
     rows = pick_any(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
     if not len(rows):

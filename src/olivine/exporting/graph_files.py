@@ -1,5 +1,6 @@
 """ONNX graphs from files and to files, for what changes them: weights stay where they lie until they are written."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +48,25 @@ def open_graph(path: Path) -> "ir.Model":
 def initializers(model: "ir.Model") -> "list[ir.Value]":
     """The stored values of a graph and of those in it."""
     return [value for graph in model.graphs() for value in graph.initializers.values() if value.const_value is not None]
+
+
+def operators(model: "ir.Model") -> Counter[str]:
+    """How many nodes of each operator a graph and those in it have."""
+    return Counter(str(node.op_type) for graph in model.graphs() for node in graph)
+
+
+def name_outer_outputs(model: "ir.Model") -> None:
+    """Put an Identity where an inner graph gives a value of an outer one: onnxruntime takes no other form."""
+    for graph in model.graph.subgraphs():
+        for place, value in enumerate(graph.outputs):
+            producer = value.producer()
+            own = value in graph.inputs if producer is None else producer.graph is graph
+            if not own and str(value.name) not in graph.initializers:
+                same = ir.node("Identity", inputs=[value], num_outputs=1)
+                same.outputs[0].name = f"{graph.name or 'inner'}_{place}_{value.name}"
+                same.outputs[0].type, same.outputs[0].shape = value.type, value.shape
+                graph.append(same)
+                graph.outputs[place] = same.outputs[0]
 
 
 def _where_it_lies(tensor: Any, folder: Path) -> Any:

@@ -172,6 +172,7 @@ def score_params(rows: ScoreRows) -> dict[str, Any]:
         "max_rows": rows.max_rows,
         "on_text": rows.on_text,
         **({"on_outputs": True} if rows.on_outputs else {}),
+        **({"sizes": dict(rows.sizes)} if rows.sizes else {}),
         "metrics": dict(rows.metrics),
         **({"scripts": [script.to_json() for script in rows.scripts]} if rows.scripts else {}),
     }

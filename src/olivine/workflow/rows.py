@@ -11,6 +11,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, RequestError
 from olivine.jinja import syntax_fault
 from olivine.models.inspect import TOKENIZERS
+from olivine.models.interface import text_signature
 from olivine.models.signature import is_derived
 from olivine.passes import UNCHANGED, Pass, passes
 from olivine.paths import is_file
@@ -276,11 +277,24 @@ def _output_rows(draft: Draft) -> ScoreRows:
             "the config names no rows to score (quality.data_config): the outputs of every model are compared with "
             f"those before it on {n_rows} made-up rows"
         )
-        return ScoreRows(None, "all", None, 0, "", n_rows, on_outputs=True, metrics=metrics)
+        return ScoreRows(None, "all", None, 0, "", n_rows, on_outputs=True, sizes=_fixed_sizes(draft), metrics=metrics)
     aim = f", and its largest score should be that of '{target}'" if target else ""
     draft.translated.append(f"every model is scored on the rows of '{config.name}'{aim}")
     n_most = quality.max_samples
     return ScoreRows(config, "all", None, 0, target, n_most, on_outputs=True, metrics=metrics)
+
+
+def _fixed_sizes(draft: Draft) -> dict[str, int]:
+    """Sizes that are open in the input model and fixed in the last one, by their names."""
+    last = draft.chain.facts.signature if draft.chain.facts is not None else None
+    first = draft.facts.signature if draft.facts is not None else None
+    if draft.facts is not None and draft.facts.decoder is not None:
+        first = text_signature(draft.facts.decoder.vocab_size)
+    if first is None or last is None:
+        return {}
+    shapes = {spec.name: spec.shape or () for spec in last.inputs}
+    pairs = [pair for spec in first.inputs for pair in zip(spec.shape or (), shapes.get(spec.name, ()), strict=False)]
+    return {size: fixed for size, fixed in pairs if isinstance(size, str) and isinstance(fixed, int)}
 
 
 def _checked_target(draft: Draft, config: DataConfig) -> str:

@@ -111,7 +111,8 @@ class ScoreRows:
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
     on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
-    on_outputs: models are measured by their outputs, not by the text that they write.
+    on_outputs: models are measured by their outputs, not by the text that they write. sizes: of made-up rows, by name:
+    those that a later step fixes.
     data: None where rows of the inputs of a graph are made up, by `seed`: they too only compare.
     metrics: params by name, see quality.metrics. scripts: users' own metrics. host, versions: where it is measured, as
     of a Step; machine: what is there, None for the plan's.
@@ -125,6 +126,7 @@ class ScoreRows:
     max_rows: int
     on_text: bool = False
     on_outputs: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scripts: tuple[Script, ...] = ()
     host: str | None = None
