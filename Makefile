@@ -30,7 +30,7 @@ test-slow: $(VENV)/dev
 	$(TEST) -m slow
 
 test-azureml: $(AZUREML)/dev
-	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml_resources.py
+	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml*.py
 
 test-browser: $(BROWSER)/dev
 	AXE=$(BROWSER)/package/axe.min.js $(BROWSER)/bin/python -m pytest tests/report/test_browser.py

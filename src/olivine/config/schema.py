@@ -86,7 +86,7 @@ class AzureMLClient(Section):
         None, ge=0, description="seconds between two tries, doubled each time"
     )
     default_auth_params: dict[str, Any] | None = Field(None, description="of azure-identity")
-    keyvault_name: str | None = Field(None, description="where secrets lie")
+    keyvault_name: str | None = Field(None, description="where secrets lie; else the key vault of the workspace")
 
 
 class AzureMLModel(Section):
@@ -344,39 +344,45 @@ class LocalSettings(Section):
 
 
 class AzureMLDocker(Section):
-    """The image of an AzureML environment."""
+    """What an environment of AzureML is made of; olivine goes into it."""
 
-    base_image: str | None = None
-    conda_file_path: str | dict[str, Any] | None = None
-    dockerfile: str | None = None
-    build_context_path: str | None = None
-    name: str | None = None
-    version: str | int | None = None
+    base_image: str | None = Field(None, description="image that it is made on")
+    conda_file_path: str | dict[str, Any] | None = Field(
+        None, description="file with the packages of conda and pip that go into it, or what stands in one"
+    )
+    build_context_path: str | None = Field(None, description="folder that an image is built of, in place of base_image")
+    dockerfile: str | None = Field(None, description="file in it that says how; else Dockerfile")
+    name: str | None = Field(None, description="of the environment that is made; else olivine")
+    version: str | int | None = Field(None, description="how its version begins; the rest is a hash of its content")
 
 
 class AzureMLEnvironment(Section):
-    """A registered AzureML environment."""
+    """An environment that is registered in AzureML and has olivine in it."""
 
-    name: str
-    version: str | int | None = None
-    label: str | None = None
+    name: str = Field(description="of an environment of the workspace, or azureml://registries/... of a registry")
+    version: str | int | None = Field(None, description="else that of the label")
+    label: str | None = Field(None, description="else latest")
 
 
 class AzureMLSettings(Section):
     """Settings of an AzureML system: a compute by name and its environment."""
 
-    aml_compute: str
-    azureml_client_config: AzureMLClient | None = None
-    aml_docker_config: AzureMLDocker | None = None
-    aml_environment_config: AzureMLEnvironment | None = None
-    instance_count: int = Field(1, gt=0)
-    resources: dict[str, Any] | None = None
-    tags: dict[str, Any] | None = None
-    datastores: str = "workspaceblobstore"
-    is_dev: bool = False
-    hf_token: bool = False
-    olive_managed_env: bool = False
-    requirements_file: str | None = None
+    aml_compute: str = Field(description="name of a compute of the workspace: a cluster, an instance, or one of Arc")
+    azureml_client_config: AzureMLClient | None = Field(None, description="the workspace; else that of the workflow")
+    aml_docker_config: AzureMLDocker | None = Field(None, description="what its environment is made of")
+    aml_environment_config: AzureMLEnvironment | None = Field(None, description="a registered one in its place")
+    instance_count: int = Field(1, gt=0, description="1: a worker has one node, with all of its GPUs")
+    resources: dict[str, Any] | None = Field(
+        None, description="of the job: instance_type of a compute of Arc, shm_size, docker_args, properties"
+    )
+    tags: dict[str, Any] | None = Field(None, description="of its jobs")
+    datastores: str = Field("workspaceblobstore", description="the datastore of blobs where files go")
+    is_dev: bool = Field(False, description="accepted; an environment always gets the olivine that runs here")
+    hf_token: bool = Field(
+        False, description="let the node read the secret hf-token of the key vault as HF_TOKEN, by its own identity"
+    )
+    olive_managed_env: bool = Field(False, description="accepted; olivine is put into every environment that is made")
+    requirements_file: str | None = Field(None, description="what else is installed into an environment that is made")
 
 
 SYSTEM_SETTINGS: Mapping[str, type[Section] | None] = {
