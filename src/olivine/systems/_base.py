@@ -19,12 +19,11 @@ from olivine.systems._protocol import Job, Listener
 from olivine.work import Estimate
 
 
-def beside(path: str, info: ValidationInfo) -> str:
-    """The path in full; a relative one lies beside the config."""
+def _beside(path: str, info: ValidationInfo) -> str:
     return str(Path((info.context or {}).get("folder", ""), of_user(path)).absolute())
 
 
-FilePath = Annotated[str, AfterValidator(beside)]
+FilePath = Annotated[str, AfterValidator(_beside)]
 """A file or folder of this machine; a relative one is looked for beside the config."""
 
 

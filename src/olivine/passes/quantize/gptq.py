@@ -1,7 +1,6 @@
 """GPTQ: second-order rounding against calibration data (Frantar et al. 2022, arXiv:2210.17323)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -35,7 +34,6 @@ class Gptq(Quantizer):
         true_sequential: bool = Field(False, description="within a layer, too, calibrate on quantized weights; slower")
 
     aliases: ClassVar[tuple[str, ...]] = ("Gptq", "GptqQuantizer", "GptqModel", "AutoGPTQQuantizer")
-    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 128, "data_config": "rows"}
     version: ClassVar[int] = 2
     hessians: ClassVar[bool] = True
     params: Params

@@ -1,7 +1,6 @@
 """KQuant: scales and zero points searched for the least error, each input weighted by its importance."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
@@ -25,7 +24,6 @@ class Kquant(Quantizer):
 
     Params: ClassVar[type[CalibratedParams]] = CalibratedParams
     aliases: ClassVar[tuple[str, ...]] = ("KQuant",)
-    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 32}
     version: ClassVar[int] = 2
     params: CalibratedParams
 

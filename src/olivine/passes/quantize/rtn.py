@@ -1,7 +1,6 @@
 """Rtn: round every weight to the nearest code."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from olivine.models import Model
 from olivine.models.weights import weights
@@ -19,7 +18,6 @@ class Rtn(Quantizer):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("Rtn",)
-    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 32}
 
     def run(self, model: Model, context: Context) -> Model:
         """Round tensor by tensor into the quantized checkpoint."""

@@ -1,1 +1,0 @@
-"""Passes that make an ONNX graph, or another graph of one."""
