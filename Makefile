@@ -1,6 +1,8 @@
 # make demo   the main job on a real model: environment, install, result table, the model in plain onnxruntime-genai
-# make test   the whole test suite, in an environment of its own making
+# make test   the test suite, in an environment of its own making, but for the tests that take long
+# make test-slow   those: kills at random moments, writes that fail, several processes, whole workflows elsewhere
 # make test-azureml   the tests that talk to AzureML through its SDKs, in an environment that lies on top of that one
+# make test-browser   the report in Chromium (chromium, chromedriver and npm are there), in one more such environment
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -9,8 +11,11 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt
 DEMO := .demo
 AZUREML := .venv-azureml
+BROWSER := .venv-browser
+AXE_VERSION := 4.14.1
+TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-azureml lint format wheel-test clean
+.PHONY: demo test test-slow test-azureml test-browser lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -19,10 +24,16 @@ demo: $(VENV)/demo
 	$(BIN)/olivine chat $(DEMO)/tone/model --raw --prompt-file examples/tone/question.txt
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(TEST) -m "not slow"
+
+test-slow: $(VENV)/dev
+	$(TEST) -m slow
 
 test-azureml: $(AZUREML)/dev
-	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml_resources.py
+	$(AZUREML)/bin/python -m pytest tests/systems/test_azureml*.py
+
+test-browser: $(BROWSER)/dev
+	AXE=$(BROWSER)/package/axe.min.js $(BROWSER)/bin/python -m pytest tests/report/test_browser.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -57,5 +68,16 @@ $(AZUREML)/dev: $(VENV)/dev constraints-azureml.txt
 	  --constraint constraints-azureml.txt --editable '.[azureml]' trustme
 	touch $@
 
+# axe-core is the checker of accessibility: one script
+$(BROWSER)/dev: $(VENV)/dev
+	test -x $(BROWSER)/bin/python || $(BIN)/python -m venv $(BROWSER)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(BROWSER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(BROWSER)/bin/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	$(BROWSER)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt selenium
+	npm pack --silent --pack-destination $(BROWSER) axe-core@$(AXE_VERSION)
+	tar -xzf $(BROWSER)/axe-core-$(AXE_VERSION).tgz -C $(BROWSER)
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(AZUREML) $(DEMO) build dist
+	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(DEMO) build dist

@@ -64,6 +64,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.asked.append(path)
         if self.server.answer is not None:
             self._send(*self.server.answer, {"Content-Type": "application/json"})
+        elif path == "/api/models":
+            self._send(200, b"[]", {"Content-Type": "application/json"})
+        elif path == "/api/whoami-v2":
+            is_known = self.headers.get("Authorization") == "Bearer hf_known"
+            self._send(200 if is_known else 401, b'{"name": "someone"}', {"Content-Type": "application/json"})
         elif asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?", path):
             self._model(*asked.groups())
         elif asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)", path):

@@ -66,6 +66,7 @@ def test_every_plugin_of_the_page_has_an_entry_point_and_a_test(garden):
         assert f"from garden.{module} import" in tests
 
 
+@pytest.mark.slow
 def test_examples_keep_their_contracts(garden):
     said = ran(garden, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_garden.py")
     assert " passed" in said

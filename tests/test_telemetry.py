@@ -28,6 +28,7 @@ def at_home(tmp_path):
     return call
 
 
+@pytest.mark.slow
 def test_run_doctor_and_chat_leave_no_device_id_and_no_events_in_home(at_home, tiny_llama, tmp_path):
     config = {
         "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},

@@ -80,6 +80,7 @@ def test_plan_prints_json_and_exits_with_2_on_problems(tiny_llama, tmp_path):
     assert {problem["kind"] for problem in json.loads(bad.stdout)["problems"]} == {"missing-model"}
 
 
+@pytest.mark.slow
 def test_plan_proves_the_export_when_asked_to(tiny_llama, tmp_path):
     path = config(tmp_path, tiny_llama)
     done = run("plan", "--config", path, "--prove")
@@ -99,6 +100,16 @@ def test_run_of_a_wrong_config_does_nothing_and_says_every_problem(tiny_llama, t
     assert "Did you mean 'rows'?" in done.stderr
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "cache").exists()
+
+
+def test_stream_of_a_run_that_is_refused_is_a_line_with_its_problems(tiny_llama, tmp_path):
+    done = run("run", "--config", config(tmp_path, tiny_llama, pases={}), "--json-stream")
+    (line,) = done.stdout.splitlines()
+    end = json.loads(line)
+    assert (end["event"], end["code"], done.exit_code) == ("exit", 2, 2)
+    assert "pases" in end["problems"][0]["where"] + end["problems"][0]["message"]
+    assert run("run", "--config", "nowhere.json", "--json-stream").stdout.count("\n") == 1
+    assert run("run", "--config", "nowhere.json", "--json-stream", "--json").exit_code == 2
 
 
 def test_missing_config_is_one_sentence(capsys):
@@ -122,10 +133,26 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     names = {file.name for file in (tmp_path / "out" / "model").iterdir()}
     assert {"genai_config.json", "tokenizer.json", "model.onnx"} <= names
     assert (tmp_path / "out" / "adapter" / "adapter_config.json").is_file()
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "The model is made" in report
+    headings = (
+        "Every model on the same rows",
+        "What the models answer",
+        "Training",
+        "What takes the room",
+        "Repeat it",
+    )
+    assert all(f">{heading}</h2>" in report for heading in headings)
+    assert len(report.encode()) < 300_000
 
-    again = subprocess.run([*command, "run", "--config", path, "--json"], capture_output=True, text=True, check=False)
-    assert all(step["cached"] for step in json.loads(again.stdout)["steps"])
-    assert json.loads(again.stdout)["scores"] == result["scores"]
+    streamed = [*command, "run", "--config", path, "--json-stream"]
+    again = subprocess.run(streamed, capture_output=True, text=True, check=False)
+    events = [json.loads(line) for line in again.stdout.splitlines()]
+    assert events[0]["event"] == "run_started"
+    assert [one["event"] for one in events[-2:]] == ["run_done", "exit"]
+    assert events[-1]["code"] == again.returncode == 0
+    assert all(step["cached"] for step in events[-2]["steps"])
+    assert events[-2]["scores"] == result["scores"]
 
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "out" / "model", moved)
@@ -158,6 +185,7 @@ def test_export_without_any_rows_is_compared_with_its_source_on_text(tiny_llama,
     assert re.search(r"\| builder \|\s+[\d.]+ \|\s+0\.0000 \| +100\.0% \|", done.stdout)
 
 
+@pytest.mark.slow
 def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     path = config(
         tmp_path,
@@ -167,6 +195,7 @@ def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     done = run("run", "--config", path)
     assert done.exit_code == 0, done.stderr
     assert "trained on!" in done.stdout  # no rows were held out
+    assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
     assert f"in Python: peft.AutoPeftModelForCausalLM.from_pretrained('{tmp_path / 'out' / 'model'}')" in done.stdout
     assert re.search(r"lora \(step 1 of 1\): .*\nall in [\d.]+ s\n", done.stderr, re.DOTALL)
     assert "all of it is in the cache" in run("plan", path).stdout

@@ -66,6 +66,7 @@ def test_broken_model_ends_with_1_and_says_why(value, what, tiny_llama, tmp_path
         assert scores["no_number"] == ["loss", "perplexity"]
 
 
+@pytest.mark.slow
 def test_gguf_file_and_adapter_of_one_are_scored_as_what_they_were_made_from(tiny_llama, tmp_path, capsys):
     import gguf
 

@@ -40,6 +40,7 @@ def _until(holds):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_detached_run_is_followed_to_its_end_and_its_result_fetched(config, tmp_path, capsys):
     assert exit_code(["run", config(), "--detach"]) == 0
     run = find(None)
@@ -57,6 +58,7 @@ def test_detached_run_is_followed_to_its_end_and_its_result_fetched(config, tmp_
     assert exit_code(["jobs", "cancel"]) == 2
 
 
+@pytest.mark.slow
 def test_run_that_was_lost_with_its_machine_goes_on(config, tmp_path, capsys):
     exit_code(["run", config(), "--detach"])
     run = find(None)

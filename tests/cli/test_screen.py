@@ -5,41 +5,188 @@ import re
 import sys
 
 import pytest
+from rich.console import Console, Group
 
-from olivine.cli._screen import Screen, duration, score_table, table_notes
-from olivine.workflow.events import Noted, Progress, RunDone, RunStarted, StepDone, StepStarted
+from olivine.cli._board import Board, sparkline
+from olivine.cli._screen import Screen, _metric, score_table
+from olivine.workflow.columns import table_notes
+from olivine.workflow.events import (
+    Noted,
+    Progress,
+    RunDone,
+    RunStarted,
+    Scored,
+    StepDone,
+    StepFailed,
+    StepStarted,
+    TrialDone,
+    TrialStarted,
+    Warned,
+)
+from olivine.workflow.units import duration
 
 
 class Terminal(io.StringIO):
+    encoding = "utf-8"
+
     def isatty(self):
         return True
 
+    @property
+    def shown(self):
+        """All that was ever drawn, without what moves the cursor or sets a colour."""
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.getvalue())
 
-@pytest.mark.parametrize("width", [80, 120])
-def test_bar_share_and_numbers_fit_into_a_terminal(width, monkeypatch):
+
+def as_terminal(monkeypatch):
+    """Standard error as a terminal of 80 columns and 24 lines."""
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("LINES", "24")
     monkeypatch.setenv("TERM", "xterm")
-    screen = Screen()
-    description = "Fine-tune with LoRA: " + "a sentence that is longer than the terminal is wide " * 3
-    screen(StepStarted(step="lora", description=description))
-    metrics = {
-        "loss": 1.23456,
-        "tokens_per_second": 12345,
-        "share_of_peak": 0.42,
-        "memory_gb": 21.337,
-        "seconds_left": 9,
-    }
-    screen(Progress(step="lora", done=45, total=100, metrics=metrics))
-    screen._progress.refresh()
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    return terminal
+
+
+def board(width=80, height=24, names=("lora", "merge", "build"), encoding="utf-8"):
+    """A board at a clock of its own, and what it looks like on a console of that size."""
+    now = [100.0]
+    board = Board(names, _metric, clock=lambda: now[0])
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    console = Console(file=file, width=width, height=height, force_terminal=True, color_system=None)
+
+    def look(**more):
+        with console.capture() as capture:
+            console.print(Group(*board.lines(console, **more)))
+        return capture.get().splitlines()
+
+    return board, now, look
+
+
+METRICS = {"loss": 1.23456, "tokens_per_second": 12345, "share_of_peak": 0.42, "memory_gb": 21.337}
+
+
+def test_board_shows_the_state_of_every_step_and_the_progress_of_those_at_work():
+    shown, now, look = board(width=120)
+    shown.end("lora", "cached", "cached")
+    shown.add("lora", "23 MB")
+    shown.start("build", "Export")
+    for step, loss in enumerate((4.0, 3.0, 2.0, 1.23456), 1):
+        now[0] += 10
+        shown.move("build", step * 10, 100, METRICS | {"loss": loss})
+    shown.close()
+    assert look() == ["✓ lora   cached  23 MB", "· merge", "- build"]
+    shown.start("build", "Export")
+    shown.move("build", 10, 100, METRICS)
+    now[0] += 30
+    shown.move("build", 40, 100, METRICS)
+    lines = look()
+    assert re.fullmatch(r". build  30.0 s  Export", lines[2])
+    assert lines[3] == ("  ━━━━━━━━────────────  40 %  1:00 left  loss 1.235  ▁▁  12,345 tok/s  42% of peak  21.3 GB")
+    shown.close()
+
+
+@pytest.mark.parametrize("width", [20, 40, 80, 200])
+def test_no_line_is_wider_than_the_terminal_and_share_and_time_are_never_cut(width):
+    shown, _, look = board(width, names=("a-name-that-nobody-would-want-to-read-twice", "b"))
+    shown.start("b", "a sentence that is longer than the terminal is wide " * 5)
+    shown.move("b", 45, 100, METRICS | {"seconds_left": 7})
+    lines = look()
+    assert all(len(line) <= width for line in lines)
+    assert (" 45 %  0:07 left" in lines[2]) == (width >= 40)
+    assert " 45 %" in "".join(lines) or width < 20
+    shown.close()
+
+
+def test_long_list_keeps_what_is_at_work_in_sight():
+    shown, _, look = board(height=10, names=[f"step{n}" for n in range(40)])
+    for n in range(25):
+        shown.end(f"step{n}", "done", "1.0 s")
+    shown.start("step25", "Work")
+    lines = look()
+    assert len(lines) == 8
+    assert "lines above" in lines[0]
+    assert any("step25" in line for line in lines)
+    shown.close()
+    assert len(look(is_last=True)) == 25 + 1
+
+
+def test_steps_join_the_list_where_they_belong():
+    shown, _, look = board()
+    for name in ("data", "score:base", "lora", "score:lora", "materialize:lora", "prove"):
+        shown.end(name, "done")
+    names = [line.split()[1] for line in look()]
+    assert names == ["data", "score:base", "lora", "score:lora", "materialize:lora", "prove", "merge", "build"]
+
+
+def test_console_that_knows_no_unicode_gets_plain_characters():
+    shown, _, look = board(encoding="cp1252", width=60)
+    shown.end("lora", "done", "1.0 s")
+    shown.start("merge", "Merge")
+    shown.move("merge", 1, 2, METRICS)
+    shown.move("merge", 2, 2, METRICS)
+    assert "".join(look()).isascii()
+    shown.close()
+
+
+@pytest.mark.parametrize(("values", "line"), [([1, 2, 3, 4, 5, 6, 7, 8], "▁▂▃▄▅▆▇█"), ([2, 2], "▁▁")])
+def test_sparkline_rises_with_its_values(values, line):
+    assert sparkline(values) == line
+    assert len(sparkline(range(1000))) == 16
+
+
+def test_board_stays_when_the_run_is_done_and_warnings_stand_above_it(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    screen = Screen(["lora", "merge"])
+    screen(RunStarted(workflow={}, versions={}))
+    screen(StepStarted(step="lora", description="Fine-tune with LoRA"))
+    screen(Progress(step="lora", done=45, total=100, metrics=METRICS))
+    screen(Warned(step="lora", message="half of the answers are empty"))
     screen(StepDone(step="lora", seconds=1.0))
-    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
-    assert "45 %" in shown
-    assert "loss 1.235  12,345 tok/s  42% of peak  21.3 GB" in shown
-    assert "…" not in shown
-    assert shown.splitlines()[0].startswith("lora: Fine-tune with LoRA")
-    assert "✓ lora: 1.0 s" in shown
+    screen(Scored(model="lora", step="lora", size_bytes=23_000_000))
+    screen(StepStarted(step="merge", description="Merge"))
+    screen(StepFailed(step="merge", cause="no room"))
+    screen.close()
+    assert "! lora: half of the answers are empty" in terminal.shown
+    assert terminal.shown.splitlines()[-2:] == ["✓ lora   1.0 s  23 MB", "✗ merge  failed"]
+    assert terminal.getvalue().rstrip().endswith("\x1b[?25h")  # the cursor is back
+
+
+def test_no_color_is_honoured_by_the_board(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    screen = Screen()
+    screen(StepStarted(step="lora", description="Fine-tune"))
+    screen(StepDone(step="lora", seconds=1.0))
+    screen.close()
+    assert "✓ lora" in terminal.shown
+    assert not re.search(r"\x1b\[(3|9|4)\dm|\x1b\[\d+;3\dm", terminal.getvalue())
+
+
+@pytest.mark.parametrize("dumb", [True, False])
+def test_dumb_terminal_and_no_progress_get_lines(dumb, monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    if dumb:
+        monkeypatch.setenv("TERM", "dumb")
+    screen = Screen(progress=dumb)
+    screen(StepStarted(step="lora", description="Fine-tune"))
+    screen(Progress(step="lora", done=45, total=100, metrics=METRICS))
+    screen(StepDone(step="lora", seconds=1.0))
+    assert terminal.shown == "lora: Fine-tune ...\n✓ lora: 1.0 s\n"
+
+
+def test_trial_begins_with_every_step_waiting(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    screen = Screen(["lora"])
+    screen(StepStarted(step="lora", description="Fine-tune"))
+    screen(StepDone(step="lora", seconds=1.0))
+    screen(TrialDone(trial=1, point={"r": 8}, outcome="measured", values={"loss": 0.5}, seconds=2.0))
+    screen(TrialStarted(trial=2, point={"r": 16}, n_trials=4))
+    screen.close()
+    assert "trial 1: loss 0.500, 2.0 s" in terminal.shown
+    assert "trial 2 of 4: r 16" in terminal.shown
+    assert terminal.shown.splitlines()[-1] != "✓ lora  1.0 s"
 
 
 def test_log_file_gets_a_line_for_each_step_and_no_bar(monkeypatch, capsys):

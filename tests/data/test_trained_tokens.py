@@ -55,6 +55,15 @@ def test_prompt_is_masked_by_default_and_the_end_token_is_trained(there):
     assert found["labels"] == [X, X, X, ID["joy"], E]
 
 
+@pytest.mark.parametrize("template", [PLAIN, MARKED])
+def test_call_that_the_template_does_not_write_is_not_trained_as_an_empty_turn(there, template):
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
+    chat = [CHAT[0], call, {"role": "tool", "content": "c"}, CHAT[1]]
+    assert trained_text(there, chat, template, train_on="assistant") == ["joy</s>"]
+    with pytest.raises(DataError, match="no token of any row is to be trained"):
+        rows(there, [{"messages": chat[:2]}], word_tokenizer(chat_template=template))
+
+
 def test_everything_is_trained_when_the_config_says_so(there):
     (found,) = rows(there, [{"prompt": "a b ", "completion": "joy"}], train_on="all")
     assert found["labels"] == found["input_ids"] == [S, *ids("a b joy"), E]

@@ -9,9 +9,10 @@ from onnx import TensorProto, helper, numpy_helper
 from graphs import N_TOKENS, logits_of, save, text_classifier, value, weight
 from olivine.errors import DataError, ModelError
 from olivine.evaluate import OutputEvidence, check_metrics, measured, score
-from olivine.evaluate._inputs import fitted, made_up, of_row
+from olivine.evaluate._inputs import of_row
 from olivine.models.onnx_files import onnx_model
 from olivine.models.onnx_header import OnnxHeader
+from olivine.models.sample_inputs import fitted, made_up
 from olivine.models.signature import Signature, TensorSpec
 from olivine.work import Machine, Silent
 

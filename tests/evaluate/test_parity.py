@@ -164,6 +164,7 @@ def test_graph_with_a_pruned_head_is_read_token_by_token(tiny_llama, exported, t
     assert found.summary.n_positions == len(WINDOWS[0]) - 1
 
 
+@pytest.mark.slow
 def test_adapter_is_compared_with_its_base(tiny_llama, tmp_path):
     adapter = open_model(tiny_adapter(tiny_llama, tmp_path / "adapter"))  # its record names the base
     assert adapter.base.path == tiny_llama
@@ -174,6 +175,7 @@ def test_adapter_is_compared_with_its_base(tiny_llama, tmp_path):
     assert found.candidate.bits_per_weight > found.reference.bits_per_weight
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["LoHaConfig", "LoKrConfig"])
 def test_adapter_of_another_method_is_the_model_that_peft_runs(method, tiny_llama, tmp_path):
     adapter = tiny_adapter(tiny_llama, tmp_path / "adapter", method=method)
@@ -242,6 +244,7 @@ def test_model_whose_head_is_zero_is_named_flat(exported, tiny_llama, tmp_path):
     assert "reference itself is degenerate" in next(remarks(both, None))
 
 
+@pytest.mark.slow
 def test_model_with_nan_is_named_and_misses_every_limit(exported, tiny_llama, tmp_path):
     spoilt = broken(tiny_llama, tmp_path / "nan", lambda tensors: tensors["lm_head.weight"].fill_(float("nan")))
     found = compare(exported, spoilt, WINDOWS, QUICK)

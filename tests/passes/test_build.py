@@ -212,8 +212,10 @@ def test_a_quantized_embedding_does_not_keep_the_layers_from_being_calibrated(ti
         step = Build(Build.Params(calibration_tokens=512))
         opened.weights = stored
         found = step._calibrated(opened, context)
-        assert bool(found.folds) is (part == "embedding")  # into codes that are taken over nothing can be folded
-        assert found.importances["lm_head.weight"].dim() == (1 if part == "embedding" else 2)
+        assert bool(found.folding.folds) is (
+            part == "embedding"
+        )  # into codes that are taken over nothing can be folded
+        assert found.folding.importances["lm_head.weight"].dim() == (1 if part == "embedding" else 2)
 
 
 WEIGHTS = ("model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.q_proj.bias", "model.norm.weight")

@@ -38,6 +38,7 @@ def plan_of(folder, model, **check):
     return make_plan(load(path))
 
 
+@pytest.mark.slow
 def test_missed_gate_fails_the_run_and_keeps_the_model_and_the_report(tiny_llama, tmp_path):
     message = r"'check': the mean KL divergence is 0\.\d+ nat, but at most 1e-06"
     with pytest.raises(GoalMissed, match=message) as missed:
@@ -135,6 +136,7 @@ def command(capfd, *arguments):
 FAST = ("--tokens", 80, "--length", 40, "--no-speed", "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_command_prints_json_or_tables_and_exits_with_1_past_a_limit(tiny_llama, llama_adapter, capfd):
     done = command(capfd, tiny_llama, llama_adapter, *FAST, "--max-kld", 0.001, "--min-top1", 1, "--json")
     assert done.exit_code == 1
@@ -178,6 +180,7 @@ def test_data_that_cannot_be_read_is_a_wrong_request_and_starts_nothing(
     assert "log:" not in refused.stderr
 
 
+@pytest.mark.slow
 def test_encoding_and_separator_are_options_of_the_command(tiny_llama, llama_adapter, tmp_path, capfd):
     (tmp_path / "rows.csv").write_bytes("question;answer\nwie heißt du;Käthe\n".encode("cp1252"))
     reading = ("--data", tmp_path / "rows.csv", "--encoding", "cp1252", "--sep", ";")
@@ -218,6 +221,7 @@ def test_text_of_a_step_that_cannot_be_read_is_told_while_planning(tiny_llama, t
     assert plan_of(tmp_path, tiny_llama, text=str(tmp_path / "rows.csv"), sep=";").problems == ()
 
 
+@pytest.mark.slow
 def test_command_fails_for_a_broken_model_without_any_limit(tiny_llama, tmp_path, capfd):
     shutil.copytree(tiny_llama, tmp_path / "flat")
     tensors = load_file(tmp_path / "flat" / "model.safetensors")

@@ -13,6 +13,11 @@ class TestSequential(SamplerContract):
     budget = 184
 
 
+class TestLadder(SamplerContract):
+    sampler = samplers.classes["ladder"]
+    budget = 184
+
+
 class TestRandom(SamplerContract):
     sampler = samplers.classes["random"]
 

@@ -24,8 +24,6 @@ azureml = pytest.importorskip("fakes.azureml", reason="needs trustme: make test-
 
 PUBLISHED = Path(__file__).parent.parent / "config" / "published"
 ROWS = "".join(json.dumps({"Question": f"What is {n}?", "Best Answer": f"It is {n}."}) + "\n" for n in range(12))
-MARK = "flavors:\n  hftransformersv2:\n    model_data: data\n    task_type: text-generation\n"
-PARTS = {"model.safetensors": "model", "config.json": "config", "generation_config.json": "config"}
 
 
 @pytest.fixture
@@ -44,16 +42,9 @@ def azure(tmp_path, monkeypatch):
 @pytest.fixture
 def registered(azure, tiny_phi3):
     """The registry has a tiny Phi-3 in MLflow form."""
-    put_mlflow(azure, tiny_phi3, "registryaccount", "models", "some/11/mlflow_model_folder")
+    azureml.put_mlflow(azure, tiny_phi3, "registryaccount", "models", "some/11/mlflow_model_folder")
     azure.registry_models["microsoft/Phi-3-mini-4k-instruct", "11"] = "some/11/mlflow_model_folder"
     return azure
-
-
-def put_mlflow(azure, model, account, container, prefix):
-    azure.put(account, container, f"{prefix}/MLmodel", MARK)
-    for path in model.iterdir():
-        part = PARTS.get(path.name, "tokenizer")
-        azure.put(account, container, f"{prefix}/data/{part}/{path.name}", path.read_bytes())
 
 
 def published(azure):

@@ -126,6 +126,7 @@ def test_what_a_far_worker_prints_stands_in_the_log_of_the_job(job, tmp_path):
     assert "Traceback" in broken.log_path.read_text()
 
 
+@pytest.mark.slow
 def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_path):
     """By another process, at any time: while it runs, and when it is done."""
     (tmp_path / "there").mkdir()

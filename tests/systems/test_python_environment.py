@@ -113,6 +113,7 @@ def offline_pip(monkeypatch):
     return {"PYTHONPATH": sysconfig.get_paths()["purelib"]}
 
 
+@pytest.mark.slow
 def test_environment_is_made_of_requirements_before_the_first_step(offline_pip, tmp_path, tiny_llama):
     """The plan touches nothing; the run makes it once, and knows then what it has."""
     write_rows(tmp_path / "rows.jsonl")

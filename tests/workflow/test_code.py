@@ -83,6 +83,7 @@ def test_planning_reads_sources_and_imports_nothing(plugin):
     assert not [module for module in sys.modules if module.startswith(name)]
 
 
+@pytest.mark.slow
 def test_nothing_is_at_work_in_a_pass_that_its_digest_does_not_hold(tiny_llama, tmp_path):
     """The modules of ours that a worker has loaded when it trained an adapter."""
     rows = {

@@ -29,6 +29,7 @@ def _write_rows(file, rows):
     file.write_text("".join(json.dumps({"phrase": phrase, "tone": tone}) + "\n" for phrase, tone in rows * 2))
 
 
+@pytest.mark.slow
 def test_workflow_elsewhere_gives_the_bytes_of_one_here_and_sends_what_is_new(
     fakes, tmp_path, tiny_llama, llama_adapter
 ):

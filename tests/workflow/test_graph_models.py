@@ -83,7 +83,7 @@ def test_labelled_rows_hold_a_graph_to_its_accuracy(graph, tmp_path):
     plan = planned(tmp_path, graph.parent, DATA_CONFIGS=data, QUALITY=quality)
     assert not plan.problems
     assert (
-        "every graph is scored on the rows of 'mine', and its largest score should be that of 'label'"
+        "every model is scored on the rows of 'mine', and its largest score should be that of 'label'"
         in plan.translated
     )
     base, small = run(plan).scores

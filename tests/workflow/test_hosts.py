@@ -106,6 +106,7 @@ def test_host_of_one_pass_runs_that_pass_alone(config, tmp_path):
     assert (tmp_path / "out" / "model" / "config.json").is_file()
 
 
+@pytest.mark.slow
 def test_target_is_where_models_are_measured(config, tmp_path):
     """The steps run here; what each model scores is found out there, from files that went by content."""
     load = {"data_name": "json", "data_files": str(tmp_path / "rows.jsonl")}

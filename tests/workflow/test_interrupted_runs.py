@@ -57,6 +57,7 @@ def _unfinished(plan):
     return list((plan.cache_dir / "building").iterdir()) + list(plan.output_dir.glob("*.partial"))
 
 
+@pytest.mark.slow
 def test_worker_killed_at_twenty_random_moments_then_same_bytes(fakes, tmp_path):
     """Every run goes on from where the one before was killed."""
     begun, moments = tmp_path / "begun", random.Random(0)

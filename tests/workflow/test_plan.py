@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from olivine import lazy
 from olivine.config import load
 from olivine.errors import PROBLEM_KINDS, ConfigError
 from olivine.systems import SystemParams
@@ -175,12 +176,12 @@ def test_unknown_pass_names_the_nearest(planned):
     assert "Did you mean 'MergeAdapterWeights'?" in problem.fix
 
 
-@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OnnxConversion", "SpinQuant", "slicegpt"])
+@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OptimumConversion", "SpinQuant", "slicegpt"])
 def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
     problem = next(problem for problem in plan.problems if problem.kind == "unsupported")
     assert name in problem.message
-    assert ("ModelBuilder makes the ONNX model" in problem.fix) == (name == "OnnxConversion")
+    assert ("ModelBuilder makes the ONNX model" in problem.fix) == (name == "OptimumConversion")
 
 
 def test_unknown_training_argument_is_named_with_its_line(planned, tmp_path):
@@ -515,12 +516,13 @@ def test_config_that_says_nothing_usable_is_an_error_with_all_problems(tmp_path)
         make_plan(load(tmp_path / "config.json"))
 
 
-def test_azureml_form_of_2024_is_unsupported_by_name_and_nothing_else_is_wrong_with_it():
+@pytest.mark.skipif(lazy.installed_here("adlfs"), reason="the extra azureml is here")
+def test_azureml_form_of_2024_needs_the_extra_and_nothing_of_it_is_wrong():
     plan = make_plan(load(PUBLISHED / "azureml-2024.json"))
     kinds = {problem.kind for problem in plan.problems}
-    assert "unsupported" in kinds
-    assert not kinds & {"unknown-key", "unknown-pass", "invalid-value"}
-    assert "AzureML" in str(plan.problems)
+    assert "missing-extra" in kinds
+    assert not kinds & {"unknown-key", "unknown-pass", "invalid-value", "unsupported"}
+    assert "olivine[azureml]" in str(plan.problems)
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a file system that takes no files")

@@ -87,6 +87,7 @@ def test_data_that_only_calibrates_says_which_step_takes_more_and_what_to_do(the
     assert "Add rows, or remove 'data_config' of that step: general text is then used." in told
 
 
+@pytest.mark.slow
 def test_too_little_to_calibrate_with_after_a_training_is_told_before_it_and_its_rows_are_looked_at_once(
     there, tiny_llama
 ):

@@ -104,10 +104,8 @@ SOURCE = Path(olivine.__file__).parent
 # refused as a whole where one of their keys is set, or settings of what is refused as a whole
 REFUSED = {
     *schema.RESOURCE_SETTINGS.values(),
-    schema.SYSTEM_SETTINGS["AzureML"],
     *(schema.SearchStrategy, schema.Goal, schema.SubType, schema.Metric, schema.Evaluator),
-    schema.IoConfig,  # taken as a whole into the record of the model
-    *(schema.AzureMLClient, schema.AzureMLDocker, schema.AzureMLEnvironment, schema.Resource),
+    *(schema.AzureMLClient, schema.Resource),
 }
 # for people, or a table of names that is looked into as a whole
 READ_OTHERWISE = {
@@ -116,8 +114,8 @@ READ_OTHERWISE = {
         ("Workflow", "search_strategy"),
         ("PassConfig", "disable_search"),
         ("LocalSettings", "hf_token"),
+        ("AzureMLSettings", "is_dev"),
         ("System", "config"),
-        ("LoadKwargs", "attn_implementation"),
     ),
 }
 

@@ -113,10 +113,19 @@ def test_failing_trial_is_recorded_and_never_the_end(searched, tmp_path, how, ca
     assert outcome(tmp_path).n_failed == 1
 
 
+@pytest.mark.slow
 def test_hanging_trial_is_ended_after_its_time(searched, tmp_path):
     result = run(searched({"one": {"type": "fail", "how": ["hang", "note"]}}, max_trial_time=15))
     hung, good = trials(tmp_path)
     assert "max_trial_time" in hung.cause
+    assert result.search["chosen"] == good.trial
+
+
+def test_trial_at_work_when_the_time_of_a_search_is_over_is_ended(searched, tmp_path):
+    passes = {"one": {"type": "fail", "how": ["note", "hang", "warn"]}}
+    result = run(searched(passes, max_time=15, end_at_max_time=True))
+    good, hung = trials(tmp_path)  # and no third is begun
+    assert "(max_time)" in hung.cause
     assert result.search["chosen"] == good.trial
 
 

@@ -1,6 +1,22 @@
-"""AzureML by its own SDK: workspaces and registries, credentials, and the files that lie in their stores."""
+"""AzureML by its own SDK: workspaces and registries, credentials, jobs, and the files that lie in their stores."""
 
 from olivine.azureml._client import Access, Refused, workspace_settings
-from olivine.azureml._reference import Malformed, Reference, reference
+from olivine.azureml._files import Address
+from olivine.azureml._reference import Malformed, Reference, client_of, reference
+from olivine.azureml._workspace import Command, Compute, Ended, Environment, Workspace
 
-__all__ = ["Access", "Malformed", "Reference", "Refused", "reference", "workspace_settings"]
+__all__ = [
+    "Access",
+    "Address",
+    "Command",
+    "Compute",
+    "Ended",
+    "Environment",
+    "Malformed",
+    "Reference",
+    "Refused",
+    "Workspace",
+    "client_of",
+    "reference",
+    "workspace_settings",
+]

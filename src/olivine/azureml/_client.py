@@ -134,8 +134,11 @@ class Access:
         }
 
     @contextmanager
-    def in_sentences(self, what: str, kind: ProblemKind = "missing-file") -> Iterator[None]:
-        """What AzureML refuses as a sentence. what: is asked for; kind: of the problem when there is no such thing."""
+    def in_sentences(self, what: str, kind: ProblemKind = "missing-file", may: str = "read") -> Iterator[None]:
+        """What AzureML refuses as a sentence.
+
+        what: is asked for. kind: of the problem when there is no such thing. may: the verb for what is done with it.
+        """
         from azure.core.exceptions import (
             AzureError,
             ClientAuthenticationError,
@@ -152,16 +155,16 @@ class Access:
         except HttpResponseError as error:
             if isinstance(error, ClientAuthenticationError) and error.status_code is None:
                 raise Refused(_no_credentials(error), "network") from None
-            raise self._refused(error, what, kind) from None
+            raise self._refused(error, what, kind, may) from None
         except AzureError as error:
             raise Refused(f"AzureML does not give {what}: {_line(error)}") from None
 
-    def _refused(self, error: Any, what: str, kind: ProblemKind) -> Refused:
+    def _refused(self, error: Any, what: str, kind: ProblemKind, may: str) -> Refused:
         code = str(getattr(error, "error_code", None) or getattr(error.error, "code", "") or "")
         if error.status_code == 401:
             return Refused(f"the token for {what} has expired or is not taken; log in again ('az login')", "network")
         if error.status_code == 403:
-            return Refused(f"these credentials may not read {what}: ask for a role that may", "network")
+            return Refused(f"these credentials may not {may} {what}: ask for a role that may", "network")
         if code in _REFUSALS:
             return Refused(_REFUSALS[code].format(**self.settings.model_dump()))
         if error.status_code == 404:
@@ -187,11 +190,19 @@ def _line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """The SDK logs what it raises as well."""
-    logger = logging.getLogger("azure")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
+    """The SDK logs what it raises as well, and more; some of its modules by loggers with a level of their own."""
+    loggers = [logging.getLogger("azure"), *(logging.getLogger(name) for name in _talkative())]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(before)
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
+
+
+def _talkative() -> list[str]:
+    known = dict(logging.root.manager.loggerDict)
+    own = (name for name, one in known.items() if isinstance(one, logging.Logger) and one.level)
+    return [name for name in own if name.startswith("azure.")]

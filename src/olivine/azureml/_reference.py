@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from olivine.config.schema import (
     AzureMLJobOutput,
     AzureMLModel,
     Resource,
+    Workflow,
 )
 
 _URL = re.compile(
@@ -66,6 +68,21 @@ def reference(resource: Resource, client: AzureMLClient | None, folder: Path) ->
     if isinstance(settings, AzureMLJobOutput):
         return _job_output(settings, workspace)
     return _workspace_model(settings, workspace)
+
+
+def client_of(workflow: Workflow) -> AzureMLClient | None:
+    """The workspace of a workflow: the one that it names, else the only one that what it names in AzureML lies in."""
+    if workflow.azureml_client is not None:
+        return workflow.azureml_client
+    files = (config.load_dataset_config.data_files for config in workflow.data_configs)
+    clients: list[AzureMLClient] = []
+    for resource in (workflow.input_model.model_path, *files):
+        if not isinstance(resource, Resource):
+            continue
+        with suppress(KeyError, ValidationError):
+            settings: Any = RESOURCE_SETTINGS[resource.type].model_validate(dict(resource.config))
+            clients += [settings.azureml_client] if settings.azureml_client not in (None, *clients) else []
+    return clients[0] if len(clients) == 1 else None
 
 
 def _registry_model(settings: AzureMLModel, client: AzureMLClient | None) -> Reference:
@@ -185,24 +202,29 @@ def _at(access: Access, url: str) -> Place:
     if parts is None:
         raise Refused(f"'{url}' is no place in a datastore")
     name = parts["datastore"]
-    with access.in_sentences(f"datastore '{name}' in the workspace '{access.settings.workspace_name}'"):
-        store = _store(access, name)
+    store = store_of(access, name)
     container = getattr(store, "container_name", None) or getattr(store, "filesystem", None)
     if container is None:
         raise Refused(f"the datastore '{name}' is a {type(store).__name__}, which is not read: use one of blobs")
     address = f"{store.protocol or 'https'}://{store.account_name}.blob.{store.endpoint or 'core.windows.net'}"
-    own = getattr(store.credentials, "account_key", None) or getattr(store.credentials, "sas_token", None)
-    return Place(f"{address}/{container}", parts["path"] or "", own or access.credential)
+    account_key, signature = secret_of(store)
+    return Place(f"{address}/{container}", parts["path"] or "", account_key or signature or access.credential)
 
 
-def _store(access: Access, name: str) -> Any:
+def store_of(access: Access, name: str) -> Any:
     """A datastore, with the key or signature that it keeps where these credentials may see it."""
     from azure.core.exceptions import HttpResponseError
 
-    stores = access.workspace.datastores
-    try:
-        return stores.get(name, include_secrets=True)
-    except HttpResponseError as error:
-        if error.status_code != 403:
-            raise
-        return stores.get(name)
+    with access.in_sentences(f"datastore '{name}' in the workspace '{access.settings.workspace_name}'"):
+        stores = access.workspace.datastores
+        try:
+            return stores.get(name, include_secrets=True)
+        except HttpResponseError as error:
+            if error.status_code != 403:
+                raise
+            return stores.get(name)
+
+
+def secret_of(store: Any) -> tuple[str | None, str | None]:
+    """The key and the signature of a datastore; both are None where it is opened by who asks."""
+    return getattr(store.credentials, "account_key", None), getattr(store.credentials, "sas_token", None)

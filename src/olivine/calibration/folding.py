@@ -68,23 +68,33 @@ def find_folds(
     folds: dict[str, Fold] = {}
     importances: dict[str, torch.Tensor] = {}
     for layer in stream:
-        statistics = layer.run("diagonal")
-        of_layer = _LayerFolds(layer, stream.source, fmt)
-        for statistic in statistics:
-            of_layer.add(statistic)
-        if not of_layer.hold(tolerance):
-            of_layer.scales.clear()
-            of_layer.folds.clear()
-            if report is not None:
-                report.warn(f"{layer.name} gives something else when scales are folded into it; it is left as it is")
-        folds |= of_layer.folds
-        for statistic in statistics:
-            scales = of_layer.scales.get(statistic.names[0])
-            # the input is x / s now, and its mean square that of x by s^2
-            values = statistic.values if scales is None else statistic.values / scales.square()
-            importances |= dict.fromkeys(statistic.names, values.cpu())
+        of_layer, measured = _folded(layer, stream.source, fmt, tolerance, report)
+        folds |= of_layer
+        importances |= measured
     head = stream.head()
     return Folding(folds, importances | {head.names[0]: head.values.cpu()})
+
+
+def _folded(
+    layer: Layer, source: Weights, fmt: "Format", tolerance: float | None, report: Reporter | None
+) -> "tuple[dict[str, Fold], dict[str, torch.Tensor]]":
+    """The folds of one layer, and the importances after them; nothing else of the layer outlives this."""
+    statistics = layer.run("diagonal")
+    of_layer = _LayerFolds(layer, source, fmt)
+    for statistic in statistics:
+        of_layer.add(statistic)
+    if not of_layer.hold(tolerance):
+        of_layer.scales.clear()
+        of_layer.folds.clear()
+        if report is not None:
+            report.warn(f"{layer.name} gives something else when scales are folded into it; it is left as it is")
+    importances: dict[str, torch.Tensor] = {}
+    for statistic in statistics:
+        scales = of_layer.scales.get(statistic.names[0])
+        # the input is x / s now, and its mean square that of x by s^2
+        values = statistic.values if scales is None else statistic.values / scales.square()
+        importances |= dict.fromkeys(statistic.names, values.cpu())
+    return of_layer.folds, importances
 
 
 class _LayerFolds:

@@ -66,20 +66,44 @@ class LayerStream:
         n_rows = max(1, (batch_tokens or BATCH_TOKENS[device.partition(":")[0]]) // tokens.shape[1])
         self._batches: list[torch.Tensor] = list(tokens.split(n_rows))
         self.n_tokens = tokens.numel()
+        self.embedding_name = f"{self.prefix.removesuffix('layers')}embed_tokens.weight"
+        self.embedding_scale = 1.0  # what a word's row is multiplied by, known once the stream is iterated
 
     def __iter__(self) -> Iterator["Layer"]:
-        with torch.inference_mode():
-            inputs, calls = self._embedded()
-        for index, module in enumerate(self.layers):
-            name = f"{self.prefix}.{index}"
-            self._fill(module, f"{name}.")
-            layer = Layer(name, module, inputs, [of_batch[index] for of_batch in calls])
+        with torch.no_grad():
+            inputs, self._calls = self._embedded()
+        for index in range(len(self.layers)):
+            layer = self.layer(index, inputs)
             yield layer
             inputs = layer.outputs()
-            module.to("meta")
+            self.release(index)
             if self._report is not None:
                 self._report.progress(index + 1, len(self.layers))
         self._final = inputs
+
+    def layer(self, index: int, inputs: "list[torch.Tensor]") -> "Layer":
+        """A layer with its weights, on its inputs; once the stream has been iterated, any of them in any order."""
+        name = f"{self.prefix}.{index}"
+        self._fill(self.layers[index], f"{name}.")
+        return Layer(name, self.layers[index], inputs, [of_batch[index] for of_batch in self._calls])
+
+    def release(self, index: int) -> None:
+        """Let the weights of a layer go."""
+        self.layers[index].to("meta")
+
+    def tail(self) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
+        """What the last layer gave and what the decoder makes of it, batch by batch, to be differentiated."""
+        self._fill_tail()
+        for inputs in self._final:
+            hidden = inputs.clone().requires_grad_()
+            with torch.enable_grad(), _replaced(self.layers, _giving(hidden)):
+                output = self._decoder(inputs_embeds=hidden, use_cache=False).last_hidden_state
+            yield hidden, output
+
+    @property
+    def config(self) -> Any:
+        """What transformers made the model of."""
+        return self._module.config
 
     def final(self) -> Iterator["torch.Tensor"]:
         """What the decoder gives the head, batch by batch: [n_rows, length, n_inputs]; only after all layers were run.
@@ -89,16 +113,20 @@ class LayerStream:
         """
         from olivine.kernels.blockwise import all_finite
 
-        tail = [name for name, _ in self._decoder.named_children() if name not in ("layers", "embed_tokens")]
-        for name in tail:
-            self._fill(getattr(self._decoder, name), f"{self.prefix.removesuffix('layers')}{name}.")
-        fill_buffers(self._decoder, self.device)
+        self._fill_tail()
         for hidden in self._final:
             with torch.inference_mode(), _replaced(self.layers, _giving(hidden)):
                 output = self._decoder(inputs_embeds=hidden, use_cache=False).last_hidden_state
             if not all_finite(output):
                 raise NotFiniteError("what the decoder gives is not finite: its last norm is damaged, or overflows")
             yield output
+
+    def _fill_tail(self) -> None:
+        """Read what comes after the layers."""
+        for name, child in self._decoder.named_children():
+            if name not in ("layers", "embed_tokens"):
+                self._fill(child, f"{self.prefix.removesuffix('layers')}{name}.")
+        fill_buffers(self._decoder, self.device)
 
     def head(self, kind: Kind = "diagonal") -> Statistic:
         """The statistic of the head's input; only after all layers were run."""
@@ -111,7 +139,7 @@ class LayerStream:
         """The input of the first layer for every batch, and how the model calls each layer for it."""
         embedding = self._module.get_input_embeddings()
         empty = embedding.weight.detach()
-        numbers = self._fill_rows(embedding, f"{self.prefix.removesuffix('layers')}embed_tokens.weight")
+        numbers = self._fill_rows(embedding, self.embedding_name)
         fill_buffers(self._decoder, self.device)
         inputs: list[torch.Tensor] = []
         calls: list[list[_Call]] = []
@@ -129,6 +157,8 @@ class LayerStream:
             # masks and positions depend on the shape alone: batches of one shape share them
             same = next((i for i, other in enumerate(self._batches) if other.shape == batch.shape), len(calls))
             calls.append(calls[same] if same < len(calls) else recorded)
+        raw = embedding.weight[numbers[self._batches[0]].to(self.device)]
+        self.embedding_scale = float(inputs[0].float().norm() / raw.float().norm().clamp(min=1e-30))
         assign(embedding, "weight", empty)
         return inputs, calls
 

@@ -14,13 +14,17 @@ import click
 from olivine import __version__
 
 if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
     from olivine.errors import OlivineError
 
 # name -> what it does, in one line; the command is `command` in olivine.cli.<name>, and its help begins with the same
 # line
 COMMANDS = {
+    "init": "Write a first config, from your rows and five answers.",
     "run": "Run a workflow: exit 0 only when the promised model exists and keeps its goals.",
     "plan": "Show what would run, what it needs and every problem; touches nothing.",
+    "optimize": "Find the cheapest way to a model that meets your goals on this machine, measured on what ships.",
     "finetune": "Fine-tune a model on your rows, and measure what it gained on rows that were held out.",
     "quantize": "Quantize a checkpoint or an ONNX model, and measure what it costs.",
     "export": "Export a model to ONNX, quantized on the way where the precision says so, and measure what it costs.",
@@ -31,9 +35,11 @@ COMMANDS = {
     "schema": "Print the JSON schema of the config, for an editor's completion.",
     "evaluate": "Score a model on the rows of a config.",
     "parity": "Compare a model with the one it was made from, token by token.",
+    "report": "Draw the page of a run again, or compare several runs on one page.",
     "chat": "Talk to a model that was built.",
     "jobs": "Look after runs that were started with --detach.",
     "cache": "See what is stored, free space, check every byte.",
+    "completion": "Print what makes a shell complete the commands, their options and the names of passes.",
     "doctor": "Look at the machine and the packages, and say how to fix what is broken.",
 }
 
@@ -60,6 +66,17 @@ class _LazyGroup(click.Group):
             hint = f" Did you mean '{close[0]}'?" if close else ""
             ctx.fail(f"no command '{args[0]}'.{hint}")
         return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """Commands that begin so, without importing one."""
+        from click.shell_completion import CompletionItem
+
+        fitting = [
+            CompletionItem(name, help=text.rstrip("."))
+            for name, text in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return [*fitting, *click.Command.shell_complete(self, ctx, incomplete)]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -93,7 +110,7 @@ def exit_code(arguments: Sequence[str] | None = None) -> int:
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        result = olivine.main(args=arguments, standalone_mode=False)
+        result = olivine.main(args=arguments, standalone_mode=False, complete_var="_OLIVINE_COMPLETE")
     except click.ClickException as error:
         return _tell_usage(error, as_json="--json" in arguments)
     except (click.Abort, KeyboardInterrupt) as stop:

@@ -15,33 +15,22 @@ import click
 
 if TYPE_CHECKING:
     from olivine.errors import OlivineError, Problem
+    from olivine.workflow.events import Event
     from olivine.workflow.steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def config_options(function: Command) -> Command:
-    """The config, as an argument or as --config; --set, --offline, and which scripts of a config may run."""
+    """The config, as an argument or as --config; --set and --offline."""
 
     @functools.wraps(function)
-    def with_config(
-        config: Path | None, config_file: Path | None, *, trust: bool, no_scripts: bool, **others: Any
-    ) -> Any:
-        if trust and no_scripts:
-            raise click.UsageError("--trust and --no-scripts contradict each other")
-        if trust or no_scripts:  # the plan asks the environment, wherever it is made
-            os.environ["OLIVINE_SCRIPTS"] = "all" if trust else "none"
+    def with_config(config: Path | None, config_file: Path | None, **others: Any) -> Any:
         return function(config=one_file(config, config_file), **others)
 
     command = click.option(
         "--offline", is_flag=True, help="Use the network for nothing; what is not here is a problem of the plan."
     )(with_config)
-    command = click.option(
-        "--trust", is_flag=True, help="Let scripts run that the config names and that lie outside of its folder."
-    )(command)
-    command = click.option(
-        "--no-scripts", is_flag=True, help="Run no script of the config; one that it names is refused."
-    )(command)
     command = click.option(
         "--set",
         "overrides",
@@ -95,6 +84,51 @@ def json_option(function: Command) -> Command:
 
     option = click.option("--json", "as_json", is_flag=True, help="Print JSON for a program instead of text.")
     return cast("Command", option(told))
+
+
+def stream_option(function: Command) -> Command:
+    """--json-stream: the command gets `stream`, a listener that prints events, or None.
+
+    The last line says how the command ended, whatever ended it: {"event": "exit", "code": 0}, with the "problems" of a
+    wrong request, or the "error".
+    """
+
+    @functools.wraps(function)
+    def told(*, json_stream: bool, **others: Any) -> Any:
+        from olivine.errors import OlivineError, RequestError
+
+        if not json_stream:
+            return function(stream=None, **others)
+        try:
+            code = function(stream=_print_event, **others)
+        except OlivineError as error:
+            problems = [one.to_json() for one in error.problems()] if isinstance(error, RequestError) else None
+            why = {"error": str(error)} if problems is None else {"problems": problems}
+            _print_line({"event": "exit", "code": error.exit_code, **why})
+            raise
+        _print_line({"event": "exit", "code": code})
+        return code
+
+    option = click.option(
+        "--json-stream", is_flag=True, help="Print every event as a line of JSON as it happens, progress included."
+    )
+    return cast("Command", option(told))
+
+
+def _print_event(event: "Event") -> None:
+    import time
+
+    record = event.to_json() | {"time": round(time.time(), 3)}
+    _print_line({key: value for key, value in record.items() if key != "run"})
+
+
+def _print_line(value: object) -> None:
+    """A JSON document on a line of its own, as strict as that of `print_json`, and at once."""
+    from olivine.workflow.journal import hide_secrets
+
+    text = json.dumps(hide_secrets(value), ensure_ascii=False, allow_nan=False)
+    click.echo(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    sys.stdout.flush()
 
 
 def read_plan(config: Path, overrides: Iterable[str], *, offline: bool) -> "Plan":

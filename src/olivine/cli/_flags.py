@@ -39,6 +39,13 @@ class Flags:
             self._root.put(_DATA_CONFIGS, Array(place), place)
         self._root[_DATA_CONFIGS].add(typed(dict(config), place), place)
 
+    def update(self, sections: Mapping[str, Any], flags: Mapping[tuple[str, ...], str]) -> None:
+        """Set whole sections. flags: which flag a part of them comes from, by its place."""
+        for key, section in sections.items():
+            self.put((key,), section)
+        for path, flag in flags.items():
+            self._root.places[path[0]] = Place(flag, 0, 0)
+
     def loaded(self, overrides: Iterable[str] = ()) -> "Loaded":
         """The config, read as one of a file in the current folder is."""
         from olivine.config import Document, load_document

@@ -13,6 +13,7 @@ from olivine.cli._flags import Flags, config_text
 
 if TYPE_CHECKING:
     from olivine.config import Loaded
+    from olivine.workflow.events import Listener
     from olivine.workflow.steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -21,7 +22,6 @@ SETTINGS: Mapping[str, Any] = {"token_normalize_func": lambda name: name.replace
 
 ROWS = "rows"  # name of the data config of --data
 _SYSTEM = "local"
-_PROVIDERS = {"npu": "QNNExecutionProvider"}  # of a device, where none is named and the CPU is not meant
 _MODEL = (
     ("-t", "--task", ("task",), "What the model is for, by the hub's names; else as its config.json says."),
     ("-a", "--adapter-path", ("adapter_path",), "A PEFT adapter to start with."),
@@ -31,9 +31,13 @@ _MODEL = (
 
 @dataclass(frozen=True)
 class Request:
-    """What a one-step command was asked for beside its own flags. flags: the config in the making, of that model."""
+    """What a one-step command was asked for beside its own flags. flags: the config in the making, of that model.
+
+    names_machine: whether a device or an execution provider is named.
+    """
 
     model: str
+    names_machine: bool
     flags: Flags
     overrides: tuple[str, ...]
     save_config: Path | None
@@ -51,14 +55,17 @@ class Request:
 
         return make_plan(loaded, offline=self.offline)
 
-    def carry_out(self) -> int:
-        """Plan the config; tell it, or save it; and run it, unless only the plan is wanted."""
+    def carry_out(self, listen: "Listener | None" = None, *, tells_config: bool = True) -> int:
+        """Plan the config; tell it, or save it; and run it, unless only the plan is wanted. listen: hears every event.
+
+        tells_config: whether the config is printed where it is run.
+        """
         from olivine.cli.run import run_and_show
 
         loaded = self.flags.loaded(self.overrides)
         plan = self.plan_of(loaded)
         if not self.as_json:
-            self._show(loaded, plan)
+            self._show(loaded, plan, tells_config=tells_config or self.dry_run)
         if plan.problems:
             if self.as_json:
                 print_refused(plan.problems)
@@ -67,7 +74,7 @@ class Request:
         if self.save_config is not None:
             _save(config_text(loaded, self.save_config.absolute().parent), self.save_config)
         if not self.dry_run:
-            return run_and_show(plan, as_json=self.as_json)
+            return run_and_show(plan, shows="json" if self.as_json else "text", listen=listen)
         if self.as_json:
             from olivine.config.nodes import plain
             from olivine.workflow.words import to_json
@@ -75,11 +82,11 @@ class Request:
             print_json(to_json(plan) | {"config": plain(loaded.document.root)})
         return 0
 
-    def _show(self, loaded: "Loaded", plan: "Plan") -> None:
+    def _show(self, loaded: "Loaded", plan: "Plan", *, tells_config: bool) -> None:
         """The config, unless a file gets it, and what it would do, where that is all that is wanted."""
         from olivine.workflow.words import lines
 
-        if self.save_config is None:
+        if self.save_config is None and tells_config:
             click.echo(config_text(loaded), nl=False)
         if self.dry_run:
             for line in lines(plan):
@@ -123,10 +130,12 @@ def one_step_options(function: Command) -> Command:
                 flags.put(("input_model", *path), value, flag)
         if trust_remote_code:
             flags.put(("input_model", "load_kwargs", "trust_remote_code"), True, "--trust-remote-code")
-        _put_machine(flags, device, provider)
+        put_machine(flags, device, provider)
         flags.put(("passes",), {})
         flags.put(("output_dir",), output, "--output" if output is not None else "")
-        return function(request=Request(model, flags, overrides, save_config, dry_run, offline, as_json), **others)
+        is_named = device is not None or provider is not None
+        request = Request(model, is_named, flags, overrides, save_config, dry_run, offline, as_json)
+        return function(request=request, **others)
 
     command: Any = json_option(with_request)
     for option in (
@@ -162,16 +171,16 @@ def one_step_options(function: Command) -> Command:
     return cast("Command", command)
 
 
-def _put_machine(flags: Flags, device: str | None, provider: str | None) -> None:
+def put_machine(flags: Flags, device: str | None, provider: str | None) -> None:
     """The accelerator that flags ask for, as that of the one system of the config; none where none is."""
     if device is None and provider is None:
         return
     place = ("systems", _SYSTEM)
-    flags.put((*place, "type"), "LocalSystem")
-    named = provider_name(provider) if provider is not None else _PROVIDERS.get(device or "")
+    flag = "--device" if device is not None else "--provider"
+    flags.put((*place, "type"), "LocalSystem", flag)
     accelerator = {"device": device} if device is not None else {}
-    providers = {"execution_providers": [named]} if named is not None else {}
-    flags.put((*place, "accelerators"), [accelerator | providers], "--device" if device is not None else "--provider")
+    providers = {"execution_providers": [provider_name(provider)]} if provider is not None else {}
+    flags.put((*place, "accelerators"), [accelerator | providers], flag)
     for role in ("host", "target"):
         flags.put((role,), _SYSTEM)
 

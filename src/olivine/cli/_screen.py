@@ -1,5 +1,6 @@
 """What a person sees while a workflow runs and when it is done."""
 
+import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -8,111 +9,136 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from olivine.cli._common import say
+from olivine.workflow.columns import COLUMNS, cell
 from olivine.workflow.events import (
     Event,
     Noted,
     Progress,
     RowsRead,
     RunDone,
+    RunStarted,
+    Scored,
     SearchDone,
     StepDone,
+    StepFailed,
     StepStarted,
     TrialDone,
     TrialStarted,
     Warned,
 )
-from olivine.workflow.units import distance, in_unit, readable_bytes
+from olivine.workflow.units import distance, duration, in_unit, readable_bytes
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bars
-    from rich.progress import TaskID
+    from olivine.cli._board import Board, State
 
 
 class Screen:
-    """A listener that draws events: a line for each step, and a bar below it where the terminal can draw one.
+    """A listener that draws events: as a list of steps that moves where the terminal can draw one, else as lines.
 
-    Everything goes to standard error; standard output carries the result only. Steps that are at work at once have a
-    bar each.
+    Everything goes to standard error; standard output carries the result only.
 
-    steps: names of the workflow's own, in their order: each is told as "step 2 of 4".
+    steps: names of the workflow's own, in their order: a line tells each as "step 2 of 4". progress: whether a list may
+    move; without it there are lines in a terminal too.
     """
 
-    def __init__(self, steps: Sequence[str] = ()) -> None:
-        self._progress: Bars | None = None
-        self._bars: dict[str, TaskID] = {}
+    def __init__(self, steps: Sequence[str] = (), *, progress: bool = True) -> None:
+        self._board: Board | None = None
+        self._may_move = progress
         self._steps, self._started = list(steps), time.monotonic()
+        self.has_begun = False  # whether a run writes its journal by now
 
     def __call__(self, event: Event) -> None:
         """Draw an event; those that a person need not see draw nothing."""
         match event:
-            case StepStarted():
-                self._start(event.step, event.description)
-            case Progress():
-                self._move(event)
-            case StepDone():
-                self._end(event.step, ", ".join(filter(None, [event.summary, _cost(event)])))
+            case RunStarted():
+                self.has_begun = True
             case TrialStarted() | TrialDone() | SearchDone():
-                _tell_search(event)
+                self._search(event)
             case RunDone():
+                self.close()
                 say(f"all in {duration(time.monotonic() - self._started)}", err=True, dim=True)
             case Noted():
-                say(f"{event.step}: {event.message}", err=True, dim=True)
-            case RowsRead():
-                self._end(event.step, f"{event.n_rows:,} rows")
+                self._say(f"{event.step}: {event.message}", "dim")
             case Warned():
                 about = f"{event.step}: " if event.step else ""
-                say(f"! {about}{event.message}", err=True, fg="yellow")
+                self._say(f"! {about}{event.message}", "yellow")
+            case _:
+                self._step(event)
+
+    def _step(self, event: Event) -> None:
+        match event:
+            case StepStarted():
+                self._start(event.step, event.description)
+            case Progress() if self._board is not None:
+                self._board.move(event.step, event.done, event.total, event.metrics)
+            case StepDone():
+                self._end(event.step, [event.summary, *_cost(event)], "cached" if event.is_cached else "done")
+            case StepFailed() if self._board is not None:  # the command itself says why, as the last thing
+                self._board.end(event.step, "failed", "failed")
+            case Scored() if self._board is not None and event.step is not None and event.size_bytes:
+                self._board.add(event.step, readable_bytes(event.size_bytes))
+            case RowsRead():
+                self._end(event.step, [f"{event.n_rows:,} rows"], "done")
 
     def note(self, message: str) -> None:
         """What was made of the config, before anything runs."""
-        say(f"note: {message}", err=True, dim=True)
+        self._say(f"note: {message}", "dim")
 
     def close(self) -> None:
         """Leave the terminal as it was."""
-        if self._progress is not None:
-            self._progress.stop()
-        self._progress, self._bars = None, {}
+        if self._board is not None:
+            self._board.close(tells_stopped=self.has_begun)
+        self._board = None
 
     def _start(self, step: str, description: str) -> None:
-        self._remove(step)
+        if self._board is None and self._may_move and _can_move():
+            from olivine.cli._board import Board
+
+            self._board = Board(self._steps, _metric)
+        if self._board is not None:
+            self._board.start(step, description)
+            return
         place = f" (step {self._steps.index(step) + 1} of {len(self._steps)})" if step in self._steps else ""
         say(f"{step}{place}: {description} ...", err=True)
-        if not sys.stderr.isatty():
+
+    def _end(self, step: str, outcome: Sequence[str], state: "State") -> None:
+        if self._board is not None:
+            self._board.end(step, state, *outcome[1:], *outcome[:1])  # what it cost stands in columns
             return
-        if self._progress is None:
-            self._progress = _bars()
-            self._progress.start()
-        self._bars[step] = self._progress.add_task(step, total=None, metrics="")
-
-    def _move(self, event: Progress) -> None:
-        if self._progress is not None and event.step in self._bars:
-            told = {key: value for key, value in event.metrics.items() if key != "seconds_left"}  # beside the bar
-            text = "  ".join(_metric(key, value) for key, value in told.items())
-            self._progress.update(self._bars[event.step], completed=event.done, total=event.total, metrics=text)
-
-    def _end(self, step: str, outcome: str) -> None:
-        self._remove(step)
         click.secho("✓", fg="green", nl=False, err=True)
-        say(f" {step}: {outcome}", err=True)
+        say(f" {step}: {', '.join(filter(None, outcome))}", err=True)
 
-    def _remove(self, step: str) -> None:
-        if self._progress is not None and step in self._bars:
-            self._progress.remove_task(self._bars.pop(step))
-        if not self._bars:
-            self.close()
+    def _search(self, event: TrialStarted | TrialDone | SearchDone) -> None:
+        if self._board is not None and isinstance(event, TrialStarted):
+            self._board.begin_again()
+        for line, style in _of_search(event):
+            self._say(line, style)
+
+    def _say(self, text: str, style: str = "") -> None:
+        """A sentence: above the list where there is one. style: of those that click and rich both know."""
+        if self._board is not None:
+            self._board.say(text, style)
+            return
+        look: dict[str, Any] = {"bold": True} if style == "bold" else {"dim": True} if style == "dim" else {}
+        say(text, err=True, **(look or {"fg": style or None}))
 
 
-def _tell_search(event: TrialStarted | TrialDone | SearchDone) -> None:
-    """A line for the begin and the end of a trial, and some for what all came to."""
+def _can_move() -> bool:
+    """Whether standard error is a terminal that draws in place."""
+    return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("dumb", "unknown")
+
+
+def _of_search(event: TrialStarted | TrialDone | SearchDone) -> Iterator[tuple[str, str]]:
+    """A line for the begin and the end of a trial, and some for what all came to; each with its style."""
     match event:
         case TrialStarted():
             of = f" of {event.n_trials}" if event.n_trials is not None else ""
-            say(f"trial {event.trial}{of}: {_point(event.point)}", err=True, bold=True)
+            yield f"trial {event.trial}{of}: {_point(event.point)}", "bold"
         case TrialDone():
-            say(f"trial {event.trial}: {_outcome(event)}", err=True, fg=None if event.values else "yellow")
+            yield f"trial {event.trial}: {_outcome(event)}", "" if event.values else "yellow"
         case SearchDone():
             for line in _search_lines(event):
-                say(line, err=True, bold=True)
+                yield line, "bold"
 
 
 def _search_lines(event: SearchDone) -> Iterator[str]:
@@ -148,42 +174,18 @@ def _outcome(event: TrialDone) -> str:
     return f"{', '.join(numbers)}{goal}, {duration(event.seconds)}"
 
 
-def _bars() -> "Bars":
-    from rich.console import Console
-    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bars
-    from rich.table import Column
-
-    # the numbers come last and are cut where the terminal is narrow; bar, share and time never are
-    columns = (
-        BarColumn(bar_width=16),
-        TextColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True)),
-        TimeRemainingColumn(table_column=Column(no_wrap=True)),
-        TextColumn("{task.fields[metrics]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
-    )
-    return Bars(*columns, console=Console(stderr=True), transient=True, expand=True)
-
-
-def _cost(event: StepDone) -> str:
+def _cost(event: StepDone) -> Iterator[str]:
     """What a step took, and what its pass says of it."""
     if event.is_cached:
-        return "cached"
-    text = duration(event.seconds)
+        yield "cached"
+        return
+    yield duration(event.seconds)
     if event.peak_memory_bytes is not None:
-        text += f", peak memory {event.peak_memory_bytes / 1e9:.1f} GB"
+        yield f"peak memory {event.peak_memory_bytes / 1e9:.1f} GB"
     if "n_trained_parameters" in event.facts:
-        text += f", {event.facts['n_trained_parameters']:,} parameters trained"
+        yield f"{event.facts['n_trained_parameters']:,} parameters trained"
     if "summary" in event.facts:
-        text += f", {event.facts['summary']}"
-    return text
-
-
-def duration(seconds: float) -> str:
-    """A time as a person tells it."""
-    if seconds < 100:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+        yield str(event.facts["summary"])
 
 
 # how a number of the progress is written, by its name
@@ -204,31 +206,8 @@ def _metric(name: str, value: Any) -> str:
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
-# column of the table -> key of a score, and how it is written; perplexity only says once more what the loss does
-COLUMNS = (
-    ("accuracy", "label_accuracy", "{:.1%}"),
-    ("change", "change", "{:+.1%}"),
-    ("loss", "loss", "{:.3f}"),
-    ("KL", "kl", "{:.4f}"),
-    ("same top", "top1_agreement", "{:.1%}"),
-    ("cosine", "cosine", "{:.4f}"),
-    ("largest diff.", "largest_difference", "{:.3g}"),
-    ("size", "size_bytes", "{}"),
-)
 WIDTH = 80  # of a terminal
 _N_NEAR = 5  # trials that are told when none meets the goals
-NOTE = (
-    "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
-    "above 0.15 look at the answers. Same top: how often both put the same token first."
-)
-NOTE_ON_OUTPUTS = (
-    "Cosine, largest diff.: of the outputs to those of the model before. Same top: how often both rank one class first."
-)
-
-
-def note_on(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What the columns of a table of several models mean."""
-    return NOTE_ON_OUTPUTS if any("cosine" in row for row in rows) else NOTE
 
 
 def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -237,8 +216,8 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     A column without a number is left out, and a name that is too long is cut.
     """
     rows = list(rows)
-    columns = [column for column in COLUMNS if any(_cell(row, *column[1:]) for row in rows)]
-    cells = [[title for title, _, _ in columns], *([_cell(row, *column[1:]) for column in columns] for row in rows)]
+    columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
+    cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
     widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     names = ["model", *(str(row["model"]) for row in rows)]
     room = min(max(len(name) for name in names), WIDTH - 4 - sum(width + 3 for width in widths))
@@ -252,52 +231,6 @@ def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
 
 def _cut(name: str, room: int) -> str:
     return name.ljust(room) if len(name) <= room else f"{name[: room - 1]}…"
-
-
-def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """What the table does not say of the models and the rows that were scored, one line each."""
-    rows = list(rows)
-    return [*_chance(rows), *_of_plugins(rows), *_told(rows)]
-
-
-def _of_plugins(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The numbers of metrics that the table has no column for, a line each."""
-    numbers: dict[str, list[str]] = {}
-    for row in rows:
-        for name in row.get("of_plugins", ()):
-            value = row.get(name)
-            numbers.setdefault(name, []).append(f"{row['model']} {'none' if value is None else f'{value:.4g}'}")
-    return [f"{name}: {', '.join(values)}" for name, values in numbers.items()]
-
-
-def _chance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """How much of an accuracy may be chance: the largest standard error of the table, so that one line serves all."""
-    known = [(row["label_accuracy_standard_error"], row["n_rows"]) for row in rows if _has_error(row)]
-    if not known:
-        return []
-    error, n_rows = max(known)
-    return [f"Accuracy: ± {100 * error:.1f} points ({n_rows} rows), one standard error."]
-
-
-def _has_error(row: Mapping[str, Any]) -> bool:
-    return row.get("label_accuracy_standard_error") is not None
-
-
-def _told(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    told = (
-        ("n_left_out", "{} rows are longer than the model reads, and left out"),
-        ("n_empty", "{} answers are empty"),
-        ("token_ids_only", "asked in token ids: onnxruntime-genai reads no tokenizer of it"),
-        ("n_other_tokens", "{} prompts have other tokens in onnxruntime-genai"),
-    )
-    return [f"{row['model']}: {text.format(row[key])}" for row in rows for key, text in told if row.get(key)]
-
-
-def _cell(row: Mapping[str, Any], key: str, form: str) -> str:
-    value = 0.0 - row["drop"] if key == "change" and "drop" in row else row.get(key)
-    if value is None:
-        return "none" if key in row.get("no_number", ()) else ""
-    return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 
 def asked_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:

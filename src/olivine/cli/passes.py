@@ -12,8 +12,16 @@ if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
 
+def _names(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """Names of passes that begin so, for the completion of a shell."""
+    from olivine.passes import passes
+
+    known = [spelling for name, plugin in passes.classes.items() for spelling in (*plugin.aliases, name)]
+    return [name for name in known if name.lower().startswith(incomplete.lower())]
+
+
 @click.command("passes")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=_names)
 @json_option
 def command(name: str | None, as_json: bool) -> int:
     """List the passes, or the params of one.
@@ -62,6 +70,7 @@ def _show_one(name: str, *, as_json: bool) -> int:
                 "help": plugin.__doc__,
                 "accepts": sorted(plugin.accepts),
                 "produces": plugin.produces,
+                "example": dict(plugin.example),
                 "params": schema,
             }
         )
@@ -69,6 +78,8 @@ def _show_one(name: str, *, as_json: bool) -> int:
     _show_text(inspect.cleandoc(plugin.__doc__ or ""))
     names = " or ".join(f'"{one}"' for one in (*plugin.aliases, plugin.name))
     say(f'\n"type": {names}\ntakes {" or ".join(sorted(plugin.accepts))}, gives {plugin.produces}')
+    if plugin.example:
+        say(f"for example {json.dumps({'type': next(iter(plugin.aliases), plugin.name), **plugin.example})}")
     click.echo("\nparams:")
     for key, field in plugin.Params.model_fields.items():
         default = "required" if field.is_required() else f"default {_as_written(field)}"

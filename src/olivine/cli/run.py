@@ -2,7 +2,7 @@
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -14,11 +14,15 @@ from olivine.cli._common import (
     print_problems,
     print_refused,
     read_plan,
+    stream_option,
 )
 
 if TYPE_CHECKING:
     from olivine.workflow.engine import Result
+    from olivine.workflow.events import Event, Listener
     from olivine.workflow.steps import Plan
+
+Shown = Literal["text", "json", "nothing"]
 
 
 @click.command("run")
@@ -28,8 +32,19 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Write the manifests for Kubernetes into the output folder; send nothing."
 )
+@click.option("--no-progress", is_flag=True, help="Tell steps as lines in a terminal too, as in a log.")
 @json_option
-def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: bool, dry_run: bool, as_json: bool) -> int:
+@stream_option
+def command(
+    config: Path,
+    overrides: tuple[str, ...],
+    offline: bool,
+    detach: bool,
+    dry_run: bool,
+    no_progress: bool,
+    as_json: bool,
+    stream: "Listener | None",
+) -> int:
     """Run a workflow: exit 0 only when the promised model exists and keeps its goals.
 
     Exit code 1 when a step failed or a goal was missed, 2 when the config cannot run here, 130 after Ctrl-C. With
@@ -37,8 +52,14 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: boo
     """
     if detach and dry_run:
         raise click.UsageError("--detach leaves a run at work, and --dry-run starts none: choose one.")
+    if stream is not None and (as_json or detach or dry_run):
+        raise click.UsageError("--json-stream follows a run here: leave out --json, --detach and --dry-run.")
+    from olivine.errors import ConfigError
+
     plan = read_plan(config, overrides, offline=offline)
     if plan.problems:
+        if stream is not None:
+            raise ConfigError(plan.problems)
         if as_json:
             print_refused(plan.problems)
         print_problems(plan.problems)
@@ -47,7 +68,8 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, detach: boo
         return _write_manifests(plan, as_json=as_json)
     if detach:
         return _detach(plan, config, overrides, offline=offline, as_json=as_json)
-    return run_and_show(plan, as_json=as_json)
+    shows: Shown = "nothing" if stream is not None else "json" if as_json else "text"
+    return run_and_show(plan, shows=shows, listen=stream, progress=not no_progress and stream is None)
 
 
 def _write_manifests(plan: "Plan", *, as_json: bool) -> int:
@@ -77,30 +99,57 @@ def _detach(plan: "Plan", config: Path, overrides: tuple[str, ...], *, offline: 
     return 0
 
 
-def run_and_show(plan: "Plan", *, as_json: bool) -> int:
-    """Run a plan without problems, with a screen of its own, and print what it gave; GoalMissed as `engine.run`."""
+def run_and_show(
+    plan: "Plan", *, shows: Shown = "text", listen: "Listener | None" = None, progress: bool = True
+) -> int:
+    """Run a plan without problems, with a screen of its own, and print what it gave; GoalMissed as `engine.run`.
+
+    shows: what is printed of the result. listen: hears every event as well. progress: whether the screen may move.
+    """
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
     from olivine.workflow.engine import Result, run
     from olivine.workflow.words import notes
 
-    screen = Screen([step.name for step in plan.steps])
+    screen = Screen([step.name for step in plan.steps], progress=progress)
     for note in notes(plan):
         screen.note(note)
+
+    def tell(event: "Event") -> None:
+        screen(event)
+        if listen is not None:
+            listen(event)
+
     try:
-        result = run(plan, screen)
+        result = run(plan, tell)
     except GoalMissed as error:
         screen.close()
-        if isinstance(error.result, Result) and not as_json:
+        if isinstance(error.result, Result) and shows == "text":
             _print(error.result, plan)
         raise
     finally:
         screen.close()
-    if as_json:
+        if screen.has_begun:
+            _draw(plan.output_dir)
+    if shows == "json":
         print_json(result.to_json())
-    else:
+    elif shows == "text":
         _print(result, plan)
     return 0
+
+
+def _draw(output_dir: Path) -> None:
+    """Write the report of the run, however it ended; where that cannot be, the run is what it is without it."""
+    from olivine.cli._common import say
+    from olivine.errors import RequestError
+    from olivine.report import REPORT, last_run, write_report
+
+    try:
+        write_report([last_run(output_dir)], output_dir / REPORT)
+    except RequestError as error:
+        say(f"! {error}", err=True, fg="yellow")
+    except OSError as error:
+        say(f"! the report is not written: {error.strerror or error}: {output_dir / REPORT}", err=True, fg="yellow")
 
 
 def _rows_in_words(result: "Result", plan: "Plan") -> str:
@@ -115,7 +164,9 @@ def _rows_in_words(result: "Result", plan: "Plan") -> str:
 
 
 def _print(result: "Result", plan: "Plan") -> None:
-    from olivine.cli._screen import WIDTH, asked_table, note_on, score_table, table_notes
+    from olivine.cli._screen import WIDTH, asked_table, score_table
+    from olivine.report import REPORT
+    from olivine.workflow.columns import note_on, table_notes
 
     if result.scores:
         rows = _rows_in_words(result, plan)
@@ -131,6 +182,7 @@ def _print(result: "Result", plan: "Plan") -> None:
         click.echo(f"  in Python: {_loaded_by(result.model)}")
         if not _is_adapter(result.model) and _graph_in(result.model) is None:
             click.echo(f"  to try it: olivine chat {shlex.quote(str(result.model))}")
+    click.echo(f"report: {result.output_dir / REPORT}")
 
 
 def _loaded_by(folder: Path) -> str:

@@ -276,7 +276,7 @@ def doubts(config: DataConfig, template: str = "", sample: Sequence[Row] | None 
             yield f"the column '{column}' of '{config.name}' is not read{why}"
     settings = resolved(config, rows, template).pre_process_data_config
     for key in _unwritten(settings, rows, template):
-        why = ": a turn that only calls tools is trained as an empty one" if key in _CALLS else ""
+        why = ": a turn that only calls tools is not trained on" if key in _CALLS else ""
         yield (
             f"the chat template does not write '{key}' of the messages in '{settings.message_col}' of "
             f"'{config.name}', so the model never sees it{why}; write a chat_template that does, or leave it out"

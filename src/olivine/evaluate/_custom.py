@@ -1,7 +1,10 @@
 """Numbers of a user's own script, which a config names and so allows to run."""
 
+import importlib.util
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +14,9 @@ from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.onnx_files import graph_of
 from olivine.runtimes.session import OnnxSession
-from olivine.user_scripts import ScriptError, UserScript
 from olivine.work import Machine
 
-OF_2023 = ("data_dir", "batch_size")  # arguments that functions had beside their kwargs
+_MODULE = "olivine_user_script"
 
 
 class ScriptModel:
@@ -62,27 +64,47 @@ def _arguments(
 
 def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
     """What the function gives. What it prints is in the log."""
-    folder = script["script_dir"]
-    code = UserScript(Path(script["user_script"]), Path(folder) if folder else None)
     try:
-        with code.opened() as at_work:
-            return at_work.function(script["function"])(*_of_2023(arguments, script), **_kwargs(script))
-    except ScriptError as error:
-        raise OlivineError(str(error)) from error
-
-
-def _of_2023(arguments: tuple[Any, ...], script: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The arguments, with data_dir and batch_size after the first one, where a config gives them."""
-    given = [key for key in OF_2023 if key in script["kwargs"]]
-    return (arguments[0], *(script["kwargs"].get(key) for key in OF_2023), *arguments[1:]) if given else arguments
-
-
-def _kwargs(script: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in script["kwargs"].items() if key not in OF_2023}
+        with _importable(script):
+            return _function(script)(*arguments, **script["kwargs"])
+    except (Exception, SystemExit) as error:
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        raise OlivineError(f"{_place(script)} failed: {said}") from error
 
 
 def _place(script: Mapping[str, Any]) -> str:
     return f"{script['function']} of {script['user_script']}"
+
+
+@contextmanager
+def _importable(script: Mapping[str, Any]) -> Iterator[None]:
+    """While the script is at work, it imports what lies in its script_dir; nothing of that stays."""
+    folders = [str(script["script_dir"])] if script["script_dir"] else []
+    before = set(sys.modules)
+    sys.path[:0] = folders
+    try:
+        yield
+    finally:
+        for folder in folders:
+            sys.path.remove(folder)
+        for name in set(sys.modules) - before:
+            origin = getattr(sys.modules[name], "__file__", None) or ""
+            if any(Path(origin).is_relative_to(folder) for folder in folders if origin):
+                del sys.modules[name]
+
+
+def _function(script: Mapping[str, Any]) -> Callable[..., Any]:
+    spec = importlib.util.spec_from_file_location(_MODULE, script["user_script"])
+    if spec is None or spec.loader is None:
+        raise ImportError("Python does not import this kind of file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[_MODULE] = module
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        del sys.modules[_MODULE]
+    function: Callable[..., Any] = getattr(module, script["function"])
+    return function
 
 
 def _checked(script: Mapping[str, Any], given: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Score a model by its outputs: any graph, on rows of its inputs."""
+"""Score a model by its outputs: any graph, and any checkpoint, on rows of its inputs."""
 
 import json
 import math
@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import Rows, is_scripted, pick_any, position, text_columns
-from olivine.errors import DataError
+from olivine.data import Rows, pick_any, text_columns
+from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
-from olivine.evaluate._inputs import Inputs, Tokenize, fitted, made_up, of_row
+from olivine.evaluate._inputs import Tokenize, fits, of_row
 from olivine.evaluate._metrics import measured
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
+from olivine.models.interface import facts_of, signature_of
 from olivine.models.loading import load_tokenizer
-from olivine.models.onnx_files import graph_of, onnx_facts, told_signature
-from olivine.models.signature import Signature
-from olivine.runtimes.session import OnnxSession
+from olivine.models.sample_inputs import Inputs, dtype_of, made_up
+from olivine.models.signature import Signature, TensorSpec
+from olivine.runtimes.module import open_session
 from olivine.work import Machine, Reporter
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 else:
     np = lazy.module("numpy")
 
-OUTPUTS_FILE, NAMES_FILE = "outputs.npz", "outputs.json"
+OUTPUTS, INPUTS = "outputs", "inputs"  # files that are kept for the next seam: NAME.npz, NAME.json
 N_SAMPLES = 8
 N_ANSWERS = 1000  # that can be shown beside those of other models
 _SCORES = ("logits", "prob", "score")  # in names of outputs whose last dimension are classes
@@ -38,21 +39,24 @@ Outputs = Mapping[str, Any]
 def score_outputs(
     model: Model, params: Mapping[str, Any], output: Path, machine: Machine, report: Reporter, *, kept_bytes: int
 ) -> dict[str, Any]:
-    """Measure a graph on rows of its inputs, and keep its outputs for the next seam, `kept_bytes` at most.
+    """Measure a model on rows of its inputs, and keep its outputs for the next seam, `kept_bytes` at most.
 
-    params: as of `score`; without data, max_rows rows are made up. Returns the same as `score`.
+    params: as of `score`; without data, max_rows rows are made up, with open sizes as `sizes` names
+    them. Returns the same as `score`.
     """
     rows, labels = _inputs(model, params)
-    session = OnnxSession(graph_of(model), machine.execution_provider)
+    session = open_session(model, machine.execution_provider, machine.device)
     outputs = []
     for number, row in enumerate(rows, 1):
         outputs.append(_numbers(session.run(row)))
         report.progress(number, len(rows))
-    _keep(outputs, output, kept_bytes)
+    _keep(outputs, output / OUTPUTS, kept_bytes)
+    if not params.get("data"):
+        _keep(rows, output / INPUTS, kept_bytes)
     previous = params.get("previous")
     evidence = OutputEvidence(
         outputs=outputs,
-        previous=_kept(Path(previous)) if previous else None,
+        previous=_kept(Path(previous) / OUTPUTS) if previous else None,
         scores=_scores(outputs, is_classifier=bool(labels)),
         labels=labels,
     )
@@ -82,30 +86,34 @@ def evenly(values: Sequence[int], n_most: int) -> list[int]:
 
 def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list[int]]:
     """Inputs of every row, and the class of each where they have labels."""
-    facts = onnx_facts(model)
-    signature = facts.signature
+    facts, signature = facts_of(model), signature_of(model)
     if signature is None:
-        raise TypeError("an ONNX graph has a signature")
+        raise ModelError(f"it is not known what {facts.in_words} takes: nothing can be asked of it")
     if params.get("data") is None:
-        return made_up(fitted(signature, told_signature(model)), params["max_rows"], params["seed"]), []
+        sizes = params.get("sizes") or {}
+        return _same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"], sizes), []
     config = DataConfig.model_validate(params["data"])
     rows = pick_any(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    tokenize = None if is_scripted(config) else _tokenizer(model, config, rows)
-    given = [by_name(signature, rows[index]) for index in range(len(rows))]
-    inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
+    tokenize = _tokenizer(model, config, rows)
+    inputs = [of_row(signature, rows[index], rows.where(index), tokenize) for index in range(len(rows))]
     target = params.get("target")
-    if is_scripted(config) and not any(target in row for row in given):  # only its rows tell whether it has labels
-        target = None
     numbers = {name: number for number, name in enumerate(facts.labels)}
     return inputs, [_class(rows, index, target, numbers) for index in range(len(rows))] if target else []
 
 
-def by_name(signature: Signature, row: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The row with the names of the inputs in the place of their positions, where a script gave only these."""
-    names = {position(number): spec.name for number, spec in enumerate(signature.inputs)}
-    return {names.get(name, name): value for name, value in row.items()}
+def _same_rows(signature: Signature, params: Mapping[str, Any]) -> list[Inputs] | None:
+    """The made-up rows of the seam before, as this model takes them; None where it takes others."""
+    previous = params.get("previous")
+    rows = _kept(Path(previous) / INPUTS) if previous else None
+    if rows is None or any(not _takes(spec, row.get(spec.name)) for row in rows for spec in signature.inputs):
+        return None
+    return [{spec.name: row[spec.name].astype(dtype_of(spec)) for spec in signature.inputs} for row in rows]
+
+
+def _takes(spec: TensorSpec, array: Any) -> bool:
+    return array is not None and (spec.shape is None or fits(array.shape, spec.shape))
 
 
 def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
@@ -117,9 +125,7 @@ def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
     longest = min(config.pre_process_data_config.max_seq_len, tokenizer.model_max_length)
 
     def tokenize(row: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
-        padding = "max_length" if config.pre_process_data_config.pad_to_max_len else False
-        texts = (str(row[column]) for column in columns)
-        return dict(tokenizer(*texts, truncation=True, max_length=longest, padding=padding))
+        return dict(tokenizer(*(str(row[column]) for column in columns), truncation=True, max_length=longest))
 
     return tokenize
 
@@ -158,26 +164,26 @@ def _broken(outputs: Sequence[Outputs]) -> str | None:
     return None
 
 
-def _keep(outputs: Sequence[Outputs], folder: Path, n_bytes: int) -> None:
-    """Write the outputs of the first rows, as many as fit; of the first row in any case."""
+def _keep(rows: Sequence[Outputs], path: Path, n_bytes: int) -> None:
+    """Write the arrays of the first rows, as many as fit; of the first row in any case."""
     names: list[list[str]] = []
     arrays: dict[str, Any] = {}
-    for number, row in enumerate(outputs):
+    for number, row in enumerate(rows):
         n_bytes -= sum(array.nbytes for array in row.values())
         if n_bytes < 0 and number:
             break
         names.append(list(row))
         arrays |= {f"{number}-{place}": array for place, array in enumerate(row.values())}
-    np.savez(folder / OUTPUTS_FILE, **arrays)
-    (folder / NAMES_FILE).write_text(json.dumps(names) + "\n", encoding="utf-8")
+    np.savez(path.with_suffix(".npz"), **arrays)
+    path.with_suffix(".json").write_text(json.dumps(names) + "\n", encoding="utf-8")
 
 
-def _kept(folder: Path) -> list[dict[str, Any]] | None:
+def _kept(path: Path) -> list[dict[str, Any]] | None:
     """What `_keep` has written; None of a model that was measured by its text."""
-    if not (folder / NAMES_FILE).is_file():
+    if not path.with_suffix(".json").is_file():
         return None
-    names = json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
-    with np.load(folder / OUTPUTS_FILE) as arrays:
+    names = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    with np.load(path.with_suffix(".npz")) as arrays:
         return [
             {name: arrays[f"{number}-{place}"] for place, name in enumerate(row)} for number, row in enumerate(names)
         ]

@@ -77,13 +77,13 @@ def score(
     """Measure `model` on the rows that `params` describes and keep what the next seam compares with in `output`.
 
     params: data (a DataConfig), part, eval_size, seed, target, max_rows, on_text (the rows are passages that are gone
-    on with, and no labels), metrics (params by name), previous (folder of the model one seam before). Returns
-    {"scores": name -> number, "samples": first rows with what was expected and generated, "answers": the same of many
-    rows, in short, and whether each is right}. answers: what answers in the
-    place of the model. kept_bytes: of log-probabilities, at most. A model that does not write text is measured by its
-    outputs, see `score_outputs`.
+    on with, and no labels), on_outputs (the model is measured by its outputs, whatever it is), metrics (params by
+    name), previous (folder of the model one seam before). Returns {"scores": name -> number, "samples": first rows with
+    what was expected and generated, "answers": the same of many rows, in short, and whether each is right}. answers:
+    what answers in the place of the model. kept_bytes: of log-probabilities, at most. A model that does not write text
+    is measured by its outputs, see `score_outputs`.
     """
-    if model.format == "onnx" and model.packaging == "plain":
+    if params.get("on_outputs") or (model.format == "onnx" and model.packaging == "plain"):
         return score_outputs(model, params, output, machine, report, kept_bytes=kept_bytes)
     config = DataConfig.model_validate(params["data"])
     artifact = Artifact(bytes_on_disk(model))

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.evaluate._base import TimingParams, Timings
-from olivine.evaluate._inputs import fitted, made_up
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._rounds import in_turns, spread
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
 from olivine.models.gguf import readable
-from olivine.models.onnx_files import onnx_facts, told_signature
+from olivine.models.interface import facts_of, signature_of
+from olivine.models.sample_inputs import made_up
 from olivine.models.signature import Signature
 from olivine.runtimes.process import RuntimeProcess
 from olivine.runtimes.requests import Asked
@@ -122,10 +122,10 @@ def _folder(output: Path, name: str) -> Path:
 
 def _asked(model: Model, settings: TimingParams, machine: Machine, folder: Path) -> Asked:
     """What is asked of a model; the inputs of a graph are written to the folder."""
-    if model.format != "onnx" or model.packaging != "plain":
+    if model.packaging == "genai" or (model.format != "onnx" and facts_of(model).kind == "decoder"):
         return Asked(settings.prompt_tokens, settings.new_tokens, _SEED)
-    signature = onnx_facts(model).signature or Signature((), ())
-    rows = made_up(fitted(signature, told_signature(model)), settings.batch_size, _SEED)
+    signature = signature_of(model) or Signature((), ())
+    rows = made_up(signature, settings.batch_size, _SEED)
     joined: dict[str, Any] = {
         spec.name: np.concatenate([row[spec.name] for row in rows])
         if spec.shape and not isinstance(spec.shape[0], int)

@@ -316,6 +316,13 @@ def n_blocks(width: int, group: int) -> int:
     return -(-width // group)
 
 
+def stored_bytes(matrix: Matrix, choice: Choice) -> int:
+    """What a matrix takes in a file: codes, scales (in the CPU's type where not in 16 bits) and zero points."""
+    fmt, blocks = choice.fmt, n_blocks(matrix.width, choice.fmt.group)
+    zeros = 0 if fmt.symmetric else (blocks * fmt.bits + 7) // 8
+    return matrix.n_rows * (blocks * fmt.group * fmt.bits // 8 + blocks * (2 if choice.half_scales else 4) + zeros)
+
+
 class _Stored:
     """The initializers of one quantized matrix, declared by name, type and shape."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from olivine.errors import ModelError, Unsupported
+from olivine.exporting.mixed import Goal, mixed
 from olivine.exporting.quantize_graph import Choice, Matrix
 from olivine.kernels.blockwise import GROUPS, Blockwise, Format, quantize
 from olivine.kernels.gptq import gptq
@@ -28,7 +29,8 @@ class Settings:
     (and of the embedding where it is tied to it). embedding_bits: of an embedding of its own, None to leave it alone.
     int8_share: share of the weights of all layers that are promoted to 8 bits, those with the largest error first.
     half_scales: store scales in 16 bits. excluded: nodes that stay float. padded: a block size that does not divide the
-    inputs of a matrix fills its last block with zeros; else it is refused.
+    inputs of a matrix fills its last block with zeros; else it is refused. mixed: what chooses bits and group of each
+    matrix that is multiplied, in place of `bits`, `group` and `int8_share`.
     """
 
     bits: int = 4
@@ -42,6 +44,7 @@ class Settings:
     half_scales: bool = False
     excluded: frozenset[str] = frozenset()
     padded: bool = False
+    mixed: Goal | None = None
 
     @property
     def format(self) -> Format:
@@ -57,9 +60,20 @@ def choices(settings: Settings, matrices: Mapping[str, Matrix]) -> Mapping[str, 
         choice = taken or (_embedding(settings, matrix) if matrix.node == EMBEDDING else _matmul(settings, matrix))
         if choice is not None:
             chosen[name] = choice
+    if settings.mixed is not None:
+        return chosen | mixed(settings.mixed, matrices, _free(matrices, chosen))
     for name in _promoted(settings, matrices, chosen):
         chosen[name] = _in_8_bits(settings, matrices[name], chosen[name])
     return chosen
+
+
+def _free(matrices: Mapping[str, Matrix], chosen: Mapping[str, Choice]) -> dict[str, Choice]:
+    """The choices that may still change: not those of codes that are taken over, of lookups, of a head in 8 bits."""
+    return {
+        name: choice
+        for name, choice in chosen.items()
+        if choice.fmt.bits == 4 and choice.given is None and matrices[name].node != EMBEDDING
+    }
 
 
 def _matmul(settings: Settings, matrix: Matrix) -> Choice:
@@ -71,7 +85,7 @@ def _matmul(settings: Settings, matrix: Matrix) -> Choice:
         search=settings.search,
         half_scales=settings.half_scales,
     )
-    if not settings.padded:
+    if not settings.padded and settings.mixed is None:
         _refuse_width(choice.fmt, matrix)
     if matrix.node == HEAD and settings.head_bits == 8:
         return _in_8_bits(settings, matrix, choice)

@@ -51,6 +51,29 @@ def sketch(name: str, revision: str | None, folder: Path, *, trusted: bool) -> i
     return sum(file.n_bytes for file in files)
 
 
+def reach() -> tuple[str, str]:
+    """Where the hub is, and the user that its token tells, or nothing; Unreachable when there is no answer."""
+    from huggingface_hub import errors, get_token
+    from huggingface_hub.constants import ENDPOINT
+    from huggingface_hub.utils import (  # type: ignore[attr-defined] # lazily exported
+        build_hf_headers,
+        get_session,
+        hf_raise_for_status,
+    )
+
+    place = _endpoint() or ENDPOINT
+    asked = f"{place}/api/whoami-v2" if get_token() else f"{place}/api/models?limit=1"
+    with _in_sentences(place, None):
+        response = get_session().get(asked, headers=build_hf_headers(), timeout=SECONDS)
+        try:
+            hf_raise_for_status(response)
+        except errors.HfHubHTTPError:
+            if response.status_code in (401, 403):
+                raise Unreachable("it does not know the token (HF_TOKEN, or 'hf auth login')") from None
+            raise
+        return place, str(response.json()["name"]) if get_token() else ""
+
+
 @contextlib.contextmanager
 def _in_sentences(name: str, revision: str | None) -> Iterator[None]:
     """The hub's refusals as sentences of ours."""

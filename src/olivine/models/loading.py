@@ -9,6 +9,7 @@ from olivine.models._deltas import HEAD, embedding_of
 from olivine.models._model import Model
 from olivine.models.adapter import has_fused_layers, merged_weights, n_tokens_of, trained_base, unties
 from olivine.models.config import load_config
+from olivine.models.inspect import read_facts
 from olivine.models.tensors import LazyTensor, Weights
 from olivine.models.weights import weights
 
@@ -52,6 +53,76 @@ def load_causal_lm(
     if model.format == "adapter":
         return _load_adapter(model, dtype, device)
     return _load_checkpoint(model, dtype, device, each_layer, own)
+
+
+def load_module(model: Model, *, device: str = "cpu", attention: str | None = None) -> Any:
+    """Any model of transformers in float32 and eval mode: with the head of its task, and without a cache.
+
+    attention: transformers' name of the one to compute with; None for its default. Raises ModelError for weights that
+    are missing or pickled.
+    """
+    if model.format == "adapter" or model.base is not None or read_facts(model.path).kind == "decoder":
+        module = load_causal_lm(model, device=device)
+    else:
+        module = _load_other(model).to(device).eval()
+    for config in (module.config, module.config.get_text_config()):
+        config.use_cache = False
+    if attention is not None and hasattr(module, "set_attn_implementation"):
+        module.set_attn_implementation(attention)
+    return module
+
+
+def _load_other(model: Model) -> Any:
+    """A model that is no decoder, by the class that its config names, or by the one of another task."""
+    import transformers
+
+    facts = read_facts(model.path)
+    named = getattr(transformers, facts.architecture, None) if model.task in ("", facts.task) else None
+    kind = named or getattr(transformers, AUTO_CLASSES.get(model.task, "AutoModel"))
+    config = load_config(model.path, trust_remote_code=model.trust_remote_code)
+    torch.manual_seed(0)  # of a pooler that the checkpoint lacks
+    try:
+        module, told = kind.from_pretrained(
+            model.path,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=model.trust_remote_code,
+            output_loading_info=True,
+        )
+    except (OSError, ValueError, RuntimeError, KeyError) as error:
+        raise ModelError(f"{model.path}: transformers cannot load it: {' '.join(str(error).split())[:300]}") from error
+    missing = sorted(name for name in told["missing_keys"] if "pooler" not in name)
+    if missing:
+        raise ModelError(
+            f"{model.path} lacks the weights {', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''} of a model "
+            f"for {model.task or facts.task}"
+        )
+    return module
+
+
+AUTO_CLASSES = {
+    "text-classification": "AutoModelForSequenceClassification",
+    "sentiment-analysis": "AutoModelForSequenceClassification",
+    "zero-shot-classification": "AutoModelForSequenceClassification",
+    "token-classification": "AutoModelForTokenClassification",
+    "ner": "AutoModelForTokenClassification",
+    "question-answering": "AutoModelForQuestionAnswering",
+    "multiple-choice": "AutoModelForMultipleChoice",
+    "fill-mask": "AutoModelForMaskedLM",
+    "image-classification": "AutoModelForImageClassification",
+    "object-detection": "AutoModelForObjectDetection",
+    "image-segmentation": "AutoModelForSemanticSegmentation",
+    "depth-estimation": "AutoModelForDepthEstimation",
+    "audio-classification": "AutoModelForAudioClassification",
+    "audio-frame-classification": "AutoModelForAudioFrameClassification",
+    "audio-xvector": "AutoModelForAudioXVector",
+    "summarization": "AutoModelForSeq2SeqLM",
+    "translation": "AutoModelForSeq2SeqLM",
+    "text2text-generation": "AutoModelForSeq2SeqLM",
+}
+"""transformers' class for a task that is not that of the checkpoint; those without a head of their own: AutoModel."""
 
 
 def _load_adapter(model: Model, dtype: str, device: str) -> Any:

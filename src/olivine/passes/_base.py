@@ -88,7 +88,8 @@ class Pass(ABC):
     Params: the typed params. accepts: the formats of the input model. produces: the format of the result, or UNCHANGED
     for a pass that looks at its input model and gives it back: the step after it goes on from there.
     kinds: of models that it works on; where it is not said, decoders alone. ANY_KIND: all of them.
-    aliases: names of the pass in configs of Olive. version: raised when the same
+    aliases: names of the pass in configs of Olive. example: params as a config writes them, for editor and docs; its
+    data config is called rows. version: raised when the same
     params give another result by anything but the code, which keys hold by itself.
     libraries: distributions whose versions decide the result (they are part of the cache key).
     modules: importable modules that `run` needs, each with the extra that brings it.
@@ -102,6 +103,7 @@ class Pass(ABC):
 
     name: ClassVar[str]
     aliases: ClassVar[tuple[str, ...]] = ()
+    example: ClassVar[Mapping[str, Any]] = {}
     version: ClassVar[int] = 1
     Params: ClassVar[type[PassParams]] = PassParams
     accepts: ClassVar[frozenset[str]]

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.onnx_files import graph_of
 from olivine.runtimes._base import Runtime, timed
 from olivine.runtimes.genai import GenaiRuntime
+from olivine.runtimes.module import ModuleSession, open_session
 from olivine.runtimes.session import OnnxSession
 from olivine.runtimes.torch import TorchRuntime, default_device
 
@@ -28,7 +28,7 @@ class Asked:
     """What is asked for: `n_new` tokens after the first one that follows a prompt, or the outputs for a file of inputs.
 
     seed: of the tokens of the prompt, of which there are `n_prompt`. inputs: an .npz with an array for each input of a
-    graph. provider: that runs a graph which is no folder of onnxruntime-genai.
+    model that is no decoder. provider: that runs a graph which is no folder of onnxruntime-genai.
     """
 
     n_prompt: int
@@ -43,8 +43,8 @@ def open_requests(model: Model, device: str | None, dtype: str, asked: Asked) ->
 
     Seconds of a decoder are until the first token, and from each to the one after it; of any other graph there is one.
     """
-    if model.format == "onnx" and model.packaging == "plain":
-        return _runs(OnnxSession(graph_of(model), asked.provider), asked), 0
+    if asked.inputs is not None:
+        return _runs(open_session(model, asked.provider, device or default_device()), asked), 0
     if model.format == "onnx":
         genai = GenaiRuntime(model.path)
         prompt = _prompt(int(genai.config["model"]["vocab_size"]), genai.context_length, asked)
@@ -83,7 +83,7 @@ def _folder_writes(runtime: GenaiRuntime, prompt: Sequence[int], n_new: int) -> 
     return request
 
 
-def _runs(session: OnnxSession, asked: Asked) -> Request:
+def _runs(session: OnnxSession | ModuleSession, asked: Asked) -> Request:
     with np.load(Path(asked.inputs or "")) as arrays:
         inputs = dict(arrays)
     return lambda: [timed(lambda: session.run(inputs))[0]]

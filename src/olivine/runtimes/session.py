@@ -28,6 +28,11 @@ class OnnxSession:
         except Exception as error:
             raise ModelError(f"onnxruntime does not load {graph}: {_last_word(error)}") from error
 
+    @property
+    def input_names(self) -> list[str]:
+        """What the graph takes; an exporter leaves out what nothing depends on."""
+        return [value.name for value in self._session.get_inputs()]
+
     def run(self, inputs: Mapping[str, Any]) -> "dict[str, npt.NDArray[Any]]":
         """All outputs by their names, in the order of the graph; ModelError when the graph does not take the inputs."""
         names = [value.name for value in self._session.get_outputs()]

@@ -6,9 +6,23 @@ from olivine.systems._batch import Batch, BatchWorker
 from olivine.systems._connected import ConnectedWorker, Started
 from olivine.systems._elsewhere import opened
 from olivine.systems._environment import ENVIRONMENT, OFFLINE
-from olivine.systems._probe import CPU, CUDA, DML, PROBE, PROVIDERS, Importable, Installed, Probe, ask, read_answer
+from olivine.systems._probe import (
+    CPU,
+    CUDA,
+    PROBE,
+    PROVIDERS,
+    Importable,
+    Installed,
+    Probe,
+    ask,
+    driver_version,
+    nvidia_gpus,
+    processor_features,
+    read_answer,
+)
 from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._protocol import Job, JobKind, Listener
+from olivine.systems._try_provider import TRY_PROVIDER
 from olivine.systems._wheel import build_wheel
 
 systems: Registry[System] = Registry("olivine.systems", System, group="olivine.systems")  # type: ignore[type-abstract]
@@ -16,11 +30,11 @@ systems: Registry[System] = Registry("olivine.systems", System, group="olivine.s
 __all__ = [
     "CPU",
     "CUDA",
-    "DML",
     "ENVIRONMENT",
     "OFFLINE",
     "PROBE",
     "PROVIDERS",
+    "TRY_PROVIDER",
     "WORKER",
     "Batch",
     "BatchWorker",
@@ -40,7 +54,10 @@ __all__ = [
     "WorkerProcess",
     "ask",
     "build_wheel",
+    "driver_version",
+    "nvidia_gpus",
     "opened",
+    "processor_features",
     "read_answer",
     "systems",
 ]

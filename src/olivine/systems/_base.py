@@ -19,11 +19,12 @@ from olivine.systems._protocol import Job, Listener
 from olivine.work import Estimate
 
 
-def _beside(path: str, info: ValidationInfo) -> str:
+def beside(path: str, info: ValidationInfo) -> str:
+    """The path in full; a relative one lies beside the config."""
     return str(Path((info.context or {}).get("folder", ""), of_user(path)).absolute())
 
 
-FilePath = Annotated[str, AfterValidator(_beside)]
+FilePath = Annotated[str, AfterValidator(beside)]
 """A file or folder of this machine; a relative one is looked for beside the config."""
 
 

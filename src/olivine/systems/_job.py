@@ -26,6 +26,7 @@ from olivine.store.transfer import Files
 from olivine.systems._environment import OFFLINE
 from olivine.systems._log import print_to
 from olivine.systems._parcel import named, result_files, unpacked
+from olivine.systems._probe import probe
 from olivine.systems._protocol import Job
 from olivine.systems._scratch import resumable
 from olivine.systems._survey import survey
@@ -212,6 +213,10 @@ def _fetch(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one si
     return {"model": Model("hf", folder, trust_remote_code=trusted).to_json()}
 
 
+def _probe(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
+    return {"probe": probe(store=job.scratch).to_json()}
+
+
 def _model(job: Job) -> Model:
     if job.model is None:
         raise ValueError(f"a job of kind '{job.kind}' needs a model")
@@ -227,4 +232,5 @@ KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
     "prove": _prove,
     "rows": _rows,
     "survey": survey,
+    "probe": _probe,
 }

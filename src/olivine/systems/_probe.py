@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import os
 import pkgutil
+import platform
 import shutil
 import subprocess
 import sys
@@ -20,9 +21,7 @@ from olivine.errors import OlivineError
 PROBE = ("-P", "-m", "olivine.systems._probe")
 PATIENCE_SECONDS = 120.0  # for the answer: an interpreter on a slow network disk takes its time
 
-CPU: str = "CPUExecutionProvider"
-CUDA: str = "CUDAExecutionProvider"
-DML: str = "DmlExecutionProvider"
+CPU, CUDA, DML = "CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider"
 # execution provider -> distributions that bring it, and the extra to install
 PROVIDERS: Mapping[str, tuple[tuple[str, ...], str]] = {
     CPU: (("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"), "cpu"),
@@ -208,6 +207,43 @@ def multiplies_bf16(root: Path = allowance.ROOT) -> bool:
     lines = told.read_text(encoding="utf-8", errors="replace").splitlines()
     flags = next((line for line in lines if line.startswith("flags")), "")
     return not {"avx512_bf16", "amx_tile"}.isdisjoint(flags.split())
+
+
+# what the kernel calls a feature of a processor -> what people call it
+_FEATURES = {
+    "avx": "AVX",
+    "avx2": "AVX2",
+    "avx512f": "AVX-512",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "amx_int8": "AMX int8",
+    "amx_bf16": "AMX bf16",
+    "asimd": "NEON",
+    "asimddp": "dot products",
+    "sve": "SVE",
+    "i8mm": "int8 matrices",
+    "bf16": "bf16",
+}
+
+
+def processor_features(root: Path = allowance.ROOT) -> list[str]:
+    """The processor's model, and those of its instructions that decide how fast models run; as Linux tells."""
+    told = root / "proc/cpuinfo"
+    if not told.is_file():
+        return [platform.processor()] if platform.processor() else []
+    facts: dict[str, str] = {}
+    for line in told.read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        facts.setdefault(key.strip().lower(), value.strip())
+    flags = (facts.get("flags") or facts.get("features") or "").split()
+    model = facts.get("model name")
+    return [*([model] if model else []), *(name for flag, name in _FEATURES.items() if flag in flags)]
+
+
+def driver_version() -> str | None:
+    """Of NVIDIA's driver, as its tool says; None where it does not."""
+    return next((line.strip() for line in _driver_says("--query-gpu=driver_version", "--format=csv,noheader")), None)
 
 
 def _driver_says(*arguments: str) -> list[str]:

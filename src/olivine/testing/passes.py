@@ -51,6 +51,10 @@ class PassDeclaration:
         assert set(plugin.spellings.values()) <= set(plugin.Params.model_fields)
         assert not set(plugin.not_accepted) & plugin.accepts
 
+    def test_example_can_be_written_in_a_config(self) -> None:
+        """Editor and docs show it."""
+        assert self.plugin.Params.model_validate({**self.params, **self.plugin.example})
+
     def test_module_imports_no_framework(self) -> None:
         """A plan reads every pass, in a process that is to start in an instant."""
         code = f"import sys; sys.path[:] = {sys.path!r}; import {self.plugin.__module__}; print(*sys.modules)"

@@ -100,7 +100,7 @@ class Search:
     settings: of the sampler. n_trials: how many are run at most; None where only time ends it. n_looked_at: points that
     were planned, n_valid of them can run; those that cannot are in `refused`, by the first reason, counted. n_steps: of
     all those trials, of which n_own are distinct, and are made once. disk_bytes: what these write. n_parallel: how many
-    trials run at once.
+    trials run at once. rungs: names of the points that can run, where the config lists points.
     """
 
     choices: Choices
@@ -115,6 +115,7 @@ class Search:
     n_own: int
     disk_bytes: int
     n_parallel: int = 1
+    rungs: tuple[str, ...] = ()
 
 
 def _choices(document: Document, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:
@@ -131,10 +132,10 @@ def _choices(document: Document, *, has_own: bool) -> Iterator[tuple[str, Dimens
 
 
 def labels(alternatives: Sequence[Any]) -> list[str]:
-    """What each alternative is called: its type, with a number from the second of a type on."""
+    """What each alternative is called: its label or type, with a number from the second of a name on."""
     given: list[str] = []
     for item in alternatives:
-        label = WITHOUT if item is None else str(item.get("type", "unknown"))
+        label = WITHOUT if item is None else str(item.get("label") or item.get("type", "unknown"))
         n_before = sum(other.split("#")[0] == label for other in given)
         given.append(f"{label}#{n_before + 1}" if n_before else label)
     return given

@@ -152,11 +152,15 @@ class Delivery:
 
 def write_whole(path: Path, value: Any) -> None:
     """Write a JSON file so that a reader sees the old one or the new one, never a part."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old one or the new one, never a part."""
     fresh = path.with_name(f".{path.name}-{uuid.uuid4().hex}.partial")
-    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         # a lone surrogate has no bytes in UTF-8: it is written as JSON's escape
-        fresh.write_text(text, encoding="utf-8", errors="backslashreplace")
+        fresh.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")
         sync_file(fresh)
         fresh.replace(path)
     finally:

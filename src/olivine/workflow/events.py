@@ -278,12 +278,17 @@ class SearchStarted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialStarted(Event):
-    """A trial begins. trial: its number, from 1. point: the value of each dimension. n_trials: see SearchStarted."""
+    """A trial begins.
+
+    trial: its number, from 1. point: the value of each dimension. n_trials: see SearchStarted. name: of the point,
+    where the config lists points by names.
+    """
 
     kind = "trial_started"
     trial: int
     point: Mapping[str, Any]
     n_trials: int | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +298,7 @@ class TrialDone(Event):
     outcome: "measured"; "cut" when it missed a goal on its size, and was not scored; "failed", with the cause.
     key: of the model that it makes, by which a search that goes on knows it. values: of the objectives. missed: the
     goals that it misses, as sentences. steps: where its model comes from: "step", "key", "cached". seconds: what it
-    took. log: the file of what a failed step printed.
+    took. log: the file of what a failed step printed. name: as in TrialStarted.
     """
 
     kind = "trial_done"
@@ -307,6 +312,14 @@ class TrialDone(Event):
     seconds: float = 0.0
     cause: str = ""
     log: str | None = None
+    name: str = ""
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The trial in `Result.search`."""
+        names = ("trial", "name", "point", "outcome", "values", "missed", "seconds", "cause")
+        told = {name: getattr(self, name) for name in names if getattr(self, name) not in ("", None)}
+        return told | {"missed": list(self.missed)}
 
 
 @dataclass(frozen=True, kw_only=True)

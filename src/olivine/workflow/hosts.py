@@ -6,6 +6,7 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from olivine import __version__, lazy
+from olivine.azureml import client_of
 from olivine.config import Loaded, explain_params
 from olivine.config.schema import System as SystemConfig
 from olivine.config.schema import Workflow, provider_device
@@ -88,7 +89,7 @@ class Hosts:
                 self._problem(name, "missing-extra", f"{lazy.missing_sentence(module, extra)}.", "", "type")
                 return None
         try:
-            context = {"folder": self._loaded.document.folder}
+            context = {"folder": self._loaded.document.folder, "azureml_client": client_of(self._workflow)}
             return plugin(plugin.Params.model_validate(dict(config.config), context=context))
         except ValidationError as error:
             offered = [*plugin.Params.model_fields, *(key for key in SystemConfig.model_fields if key != "config")]

@@ -25,13 +25,13 @@ from olivine.workflow import accelerators
 from olivine.workflow._known_passes import OLIVE_PASSES
 from olivine.workflow.asked import check_asked, plan_asked, scripts_of, with_params
 from olivine.workflow.chain import Chain, Spec, bridge
+from olivine.workflow.conflicts import conflicts
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
 from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
-from olivine.workflow.packing import check_packing, packed_names
 from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
@@ -42,10 +42,6 @@ from olivine.workflow.steps import Host, Plan, ScoreRows
 # For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
 # told before the model is fetched, and beside the problem that it is missing.
 STAND_IN = ModelFacts("LlamaForCausalLM", 0, DecoderFacts(hidden_size=0, n_layers=0, vocab_size=0))
-EXCLUDE_EACH_OTHER = (
-    ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
-    ("onnxruntime-genai", "onnxruntime-genai-cuda", "onnxruntime-genai-directml"),
-)
 
 
 def make_plan(
@@ -95,7 +91,6 @@ def _make_plan(
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         check_folder(draft, folder, key)
-    check_packing(draft)
     asked = plan_asked(draft)
     _plan_steps(draft)
     no_begin_token(draft)
@@ -107,7 +102,7 @@ def _make_plan(
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
         draft.problem("invalid-value", (key,), message, fix)
-    for message, fix in in_the_way(output_dir, packed_names(draft.workflow)):
+    for message, fix in in_the_way(output_dir):
         draft.problem("invalid-value", ("output_dir",), message, fix)
     scoring = scoring_bytes(draft, score)
     estimate = total(draft, scoring)
@@ -263,8 +258,15 @@ def _plugin(draft: Draft, name: str, config: PassConfig, probe: Probe) -> type[P
     if plugin is None and (why := passes.why_missing(config.type)) is not None:
         fix = "Install a version of its package that fits."
         draft.problem("missing-extra", path, f"the pass {why}.", fix)
-    elif plugin is None and (instead := OLIVE_PASSES.get(config.type.lower())) is not None:
-        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", instead)
+    elif plugin is None and config.type.lower() in OLIVE_PASSES:
+        have = ", ".join(passes.classes)
+        makes_onnx = config.type.lower() == "optimumconversion"
+        hint = (
+            "ModelBuilder makes the ONNX model of a decoder, OnnxConversion that of any other."
+            if makes_onnx
+            else f"There are: {have}."
+        )
+        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", hint)
     elif plugin is None:
         nearest = passes.nearest(config.type)
         hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.classes)}."
@@ -350,14 +352,8 @@ def _placed(draft: Draft, name: str, plugin: type[Pass], problem: Problem) -> Pr
 def _packages(host: Host) -> Iterator[Problem]:
     """Packages of a host that exclude each other, and versions outside of what was tested."""
     probe, there = host.probe, "" if host.name is None else f" on {host}"
-    for group in EXCLUDE_EACH_OTHER:
-        found = [name for name in group if probe.version(name) != "none"]
-        if len(found) > 1:
-            keep = found[0]
-            fix = f"Run: pip uninstall -y {' '.join(found)}; pip install {keep}."
-            yield Problem(
-                "missing-extra", "", f"{' and '.join(found)} are both installed{there} and break each other.", fix
-            )
+    for conflict in conflicts(probe.version, has_nvidia=probe.has_nvidia):
+        yield Problem("missing-extra", "", f"{conflict.message(there)}.", f"{conflict.fix}.")
     version, wanted = probe.version("transformers"), lazy.supported("transformers")
     if version == "none":
         python = sys.executable if host.name is None else "python"

@@ -15,7 +15,9 @@ from olivine.workflow.steps import Plan
 
 NESTED = {PassConfig: "params", System: "config"}  # sections whose keys of their own stand beside the others in a file
 FOUND_OUT = frozenset({"content", "folder", "environment"})  # by each run itself
-OPEN = frozenset({"alternatives", "disable_search"})  # what a search chooses of; nothing is open in what was resolved
+OPEN = frozenset(
+    {"alternatives", "disable_search", "label"}
+)  # what a search chooses of; nothing is open in what was resolved
 
 
 def resolved(plan: Plan) -> dict[str, Any]:

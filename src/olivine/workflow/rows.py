@@ -10,14 +10,13 @@ from olivine import data
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, RequestError
 from olivine.jinja import syntax_fault
-from olivine.models import Model
 from olivine.models.inspect import TOKENIZERS
+from olivine.models.interface import text_signature
 from olivine.models.signature import is_derived
 from olivine.passes import UNCHANGED, Pass, passes
 from olivine.paths import is_file
 from olivine.workflow.draft import Draft
 from olivine.workflow.room import scoring_bytes
-from olivine.workflow.scripts import check_data_script
 from olivine.workflow.steps import ScoreRows, Step
 from olivine.workflow.verdict import drop_allowed
 
@@ -47,34 +46,12 @@ def data_of(draft: Draft, name: str, step: Pass) -> dict[str, DataConfig]:
             key = next(((key,) for key, value in params.items() if value == wanted), ())
             no_such_data(draft, wanted, ("passes", name, *key))
             continue
-        if _feeds_a_graph(draft):
-            used[wanted] = config
-            _check_files(draft, config)
-            continue
         used[wanted] = data.for_model(config, draft.template)
         if step.trains_on() is not None:
             used[wanted] = _within_context(draft, used[wanted])
             _tell_data(draft, config)
         _check_data(draft, used[wanted])
     return used
-
-
-def _feeds_a_graph(draft: Draft) -> bool:
-    """Whether the rows of a pass are inputs of a model that writes no text."""
-    facts = draft.chain.facts
-    return facts is not None and facts.decoder is None
-
-
-def _check_files(draft: Draft, config: DataConfig) -> bool:
-    """That the files of rows are there, whatever these hold; False where they are not, which is told."""
-    index, count = index_of(draft, config), len(draft.problems)
-    if data.is_scripted(config):
-        return check_data_script(draft, config, ("data_configs", index))
-    for problem in data.check(config):
-        if problem.kind in ("missing-file", "network"):
-            key = _data_key(config, problem)
-            draft.problems.append(replace(problem, where=draft.where("data_configs", index, *key), key=()))
-    return len(draft.problems) == count
 
 
 def _within_context(draft: Draft, config: DataConfig) -> DataConfig:
@@ -155,11 +132,6 @@ def no_such_data(draft: Draft, name: str, path: tuple[str | int, ...]) -> None:
 
 def _check_data(draft: Draft, config: DataConfig) -> None:
     index = index_of(draft, config)
-    if data.is_scripted(config) or data.is_made_up(config):
-        message = f"the rows of '{config.name}' are inputs of a graph, and text is wanted of them."
-        fix = "Write the text into a JSON, CSV or Parquet file, and name that as data_files."
-        draft.problem("unsupported", ("data_configs", index), message, fix)
-        return
     if data.may_move(config):
         draft.translated.append(
             f"the rows of '{config.name}' may be others than at the last run: a run looks at them first, and takes "
@@ -233,9 +205,16 @@ def plan_score(draft: Draft) -> ScoreRows | None:
             message = "max_drop is set, but enabled: false scores nothing."
             draft.problem("invalid-value", ("quality", "max_drop"), message, "Remove one of the two.")
         return None
-    if draft.model is not None and draft.model.format == "onnx" and draft.model.packaging == "plain":
-        return _output_rows(draft, draft.model)
-    return _asked_rows(draft)
+    return _output_rows(draft) if _gives_outputs(draft) else _asked_rows(draft)
+
+
+def _gives_outputs(draft: Draft) -> bool:
+    """Whether models are measured by their outputs: no decoder, or one of which a plain graph is made untrained."""
+    facts, last = draft.facts, draft.chain.facts
+    if facts is None:
+        return draft.model is not None and draft.model.format == "onnx" and draft.model.packaging == "plain"
+    is_graph = last is not None and last.kind == "graph"
+    return facts.kind != "decoder" or (is_graph and not any(step.trains for step in draft.steps))
 
 
 def _asked_rows(draft: Draft) -> ScoreRows | None:
@@ -279,15 +258,15 @@ def _asked_rows(draft: Draft) -> ScoreRows | None:
     return ScoreRows(config, part, size, seed, target, n_most, metrics=_metrics(draft))  # type: ignore[arg-type]
 
 
-def _output_rows(draft: Draft, model: Model) -> ScoreRows:
-    """On which rows graphs are compared: those of quality.data_config, or some that are made up."""
+def _output_rows(draft: Draft) -> ScoreRows:
+    """On which rows models are compared by their outputs: those of quality.data_config, or some that are made up."""
     from olivine.evaluate import OutputEvidence
 
     quality, metrics = draft.workflow.quality, _metrics(draft, OutputEvidence)
     config = draft.workflow.data(quality.data_config) if quality.data_config is not None else None
     if quality.data_config is not None and config is None:
         no_such_data(draft, quality.data_config, ("quality", "data_config"))
-    target = _checked_target(draft, model, config) if config is not None else ""
+    target = _checked_target(draft, config) if config is not None else ""
     for key in ("max_drop", "target"):
         if getattr(quality, key) is not None and not target:
             fix = "Name rows that have a label in quality.data_config, and its column in quality.target."
@@ -295,30 +274,44 @@ def _output_rows(draft: Draft, model: Model) -> ScoreRows:
     if config is None:
         n_rows = min(N_MADE_UP, quality.max_samples)
         draft.translated.append(
-            "the config names no rows to score (quality.data_config): the outputs of every graph are compared with "
+            "the config names no rows to score (quality.data_config): the outputs of every model are compared with "
             f"those before it on {n_rows} made-up rows"
         )
-        return ScoreRows(None, "all", None, 0, "", n_rows, metrics=metrics)
+        return ScoreRows(None, "all", None, 0, "", n_rows, on_outputs=True, sizes=_fixed_sizes(draft), metrics=metrics)
     aim = f", and its largest score should be that of '{target}'" if target else ""
-    draft.translated.append(f"every graph is scored on the rows of '{config.name}'{aim}")
-    return ScoreRows(config, "all", None, 0, target, quality.max_samples, metrics=metrics)
+    draft.translated.append(f"every model is scored on the rows of '{config.name}'{aim}")
+    n_most = quality.max_samples
+    return ScoreRows(config, "all", None, 0, target, n_most, on_outputs=True, metrics=metrics)
 
 
-def _checked_target(draft: Draft, model: Model, config: DataConfig) -> str:
+def _fixed_sizes(draft: Draft) -> dict[str, int]:
+    """Sizes that are open in the input model and fixed in the last one, by their names."""
+    last = draft.chain.facts.signature if draft.chain.facts is not None else None
+    first = draft.facts.signature if draft.facts is not None else None
+    if draft.facts is not None and draft.facts.decoder is not None:
+        first = text_signature(draft.facts.decoder.vocab_size)
+    if first is None or last is None:
+        return {}
+    shapes = {spec.name: spec.shape or () for spec in last.inputs}
+    pairs = [pair for spec in first.inputs for pair in zip(spec.shape or (), shapes.get(spec.name, ()), strict=False)]
+    return {size: fixed for size, fixed in pairs if isinstance(size, str) and isinstance(fixed, int)}
+
+
+def _checked_target(draft: Draft, config: DataConfig) -> str:
     """The column of the label, empty where there is none; what the first rows lack of a graph's inputs is told."""
-    index, target = index_of(draft, config), draft.workflow.quality.target or config.pre_process_data_config.label_col
-    if data.is_scripted(config):
-        _check_files(draft, config)
-        return target or "label"
-    is_here = _check_files(draft, config)
+    index, target = index_of(draft, config), draft.workflow.quality.target
+    missing = [problem for problem in data.check(config) if problem.kind in ("missing-file", "network")]
+    for problem in missing:
+        key = _data_key(config, problem)
+        draft.problems.append(replace(problem, where=draft.where("data_configs", index, *key), key=()))
     try:
         columns = list(dict.fromkeys(column for row in data.sample_of(config) or [] for column in row))
     except DataError as error:
         draft.problem("missing-data", ("data_configs", index), f"{error}.")
         columns = []
-    if not is_here or not columns:  # or rows that only a worker reads
+    if missing or not columns:  # or rows that only a worker reads
         return target or ""
-    _check_inputs(draft, model, config, columns)
+    _check_inputs(draft, config, columns)
     if target is not None and target not in columns:
         close = difflib.get_close_matches(target, columns, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
@@ -326,12 +319,13 @@ def _checked_target(draft: Draft, model: Model, config: DataConfig) -> str:
     return target or next((name for name in ("label", "labels") if name in columns), "")
 
 
-def _check_inputs(draft: Draft, model: Model, config: DataConfig, columns: Sequence[str]) -> None:
-    """That rows with these columns give every input of a graph: by name, or as text where a tokenizer is."""
+def _check_inputs(draft: Draft, config: DataConfig, columns: Sequence[str]) -> None:
+    """That rows with these columns give every input of a model: by name, or as text where a tokenizer is."""
+    model = draft.model
     signature = draft.facts.signature if draft.facts is not None else None
-    if signature is None or (
-        data.text_columns(config, columns) and any(is_file(model.path / name) for name in TOKENIZERS)
-    ):
+    if signature is None or model is None:
+        return
+    if data.text_columns(config, columns) and any(is_file(model.path / name) for name in TOKENIZERS):
         return
     lacking = [spec.name for spec in signature.inputs if spec.name not in columns and not is_derived(spec.name)]
     if lacking:

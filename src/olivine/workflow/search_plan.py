@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from olivine import lazy
 from olivine.config import Loaded, explain_params
 from olivine.config.schema import SearchStrategy
-from olivine.errors import Problem
+from olivine.errors import Problem, RequestError
 from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, samplers
 from olivine.search.space import key_of, shares
 from olivine.workflow.choices import Choices, Search
@@ -39,12 +39,16 @@ def plan_search(loaded: Loaded, strategy: SearchStrategy, planner: Planner, n: i
         return plan if plan.problems else _with(plan, [nothing])
     told, sampler, settings = _sampler(loaded, strategy)
     problems = [*loaded.problems, *told]  # plans of points do not know of the search
-    look = _Look(choices, planner)
+    listed = sampler.listed(settings)
+    look = _Look(choices, planner, listed)
+    if (wrong := _not_in_space(loaded, strategy, choices, listed)) is not None:
+        return _with(planner(choices.settled(choices.space.point_at(shares(0)))), [*problems, wrong])
     look.at(n)
     first = next((look.plans[key] for key in look.points if not look.plans[key].problems), None)
     if first is None:
         return _with(next(iter(look.plans.values())), problems)
-    problems += [*look.dead_values(), *_stops(loaded, strategy, settings, first, choices)]
+    dead = [] if listed else look.dead_values()  # a rung that cannot run is left out
+    problems += [*dead, *_stops(loaded, strategy, settings, first, choices)]
     return _with(replace(first, search=look.outcome(strategy, sampler, settings)), problems)
 
 
@@ -78,6 +82,22 @@ def _sampler(loaded: Loaded, strategy: SearchStrategy) -> tuple[list[Problem], t
         )
 
 
+def _not_in_space(
+    loaded: Loaded, strategy: SearchStrategy, choices: Choices, listed: Mapping[str, Point]
+) -> Problem | None:
+    """What is wrong with the points that a config lists one by one; None: nothing."""
+    where = loaded.document.where((_SECTION, "sampler_config"))
+    if listed and strategy.execution_order != "joint":
+        message = "a point that is listed chooses for all passes at once."
+        return Problem("invalid-value", where, message, "Write execution_order: joint, or leave it out.")
+    for name, point in listed.items():
+        try:
+            choices.space.check(point)
+        except RequestError as error:
+            return Problem("invalid-value", where, f"the rung '{name}' is no point of the search: {error}.")
+    return None
+
+
 def _stops(
     loaded: Loaded, strategy: SearchStrategy, settings: SamplerParams, plan: Plan, choices: Choices
 ) -> Iterator[Problem]:
@@ -99,16 +119,24 @@ def _stops(
 
 @dataclass
 class _Look:
-    """Plans of points: of all, or, where they are many, of those that show every value, and some more."""
+    """Plans of points: of all, or, where they are many, of those that show every value, and some more.
+
+    listed: the points that the config names; no others are then looked at.
+    """
 
     choices: Choices
     planner: Planner
+    listed: Mapping[str, Point] = field(default_factory=dict)
     points: dict[str, Point] = field(default_factory=dict)
     plans: dict[str, Plan] = field(default_factory=dict)
 
     def at(self, n: int) -> None:
         """Plan `n` points at most, and in any case one with each value."""
         space = self.choices.space
+        if self.listed:
+            for point in self.listed.values():
+                self._plan(point)
+            return
         if space.size is not None and space.size <= n:
             for point in space.points():
                 self._plan(point)
@@ -154,12 +182,13 @@ class _Look:
             n_own=len(own),
             disk_bytes=sum(step.estimate.disk_bytes for step in own.values()),
             n_parallel=_n_parallel(plans, strategy.max_parallel),
+            rungs=tuple(name for name, point in self.listed.items() if not self.plans[key_of(point)].problems),
         )
 
     @property
     def _is_all(self) -> bool:
         """Whether every point was planned."""
-        return self.choices.space.size == len(self.plans)
+        return bool(self.listed) or self.choices.space.size == len(self.plans)
 
     def _plan(self, point: Point) -> None:
         key = key_of(point)

@@ -13,7 +13,6 @@ from olivine.models.facts import ModelFacts
 from olivine.passes import CalibrationRows, TrainingRows
 from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
-from olivine.user_scripts import UserScript
 from olivine.work import Estimate, Machine
 from olivine.workflow.choices import Search
 from olivine.workflow.resources import Remote
@@ -89,7 +88,9 @@ class Script:
     @property
     def files(self) -> list[Path]:
         """The files whose bytes decide its numbers: modules of its folder, and of the packages in it."""
-        return UserScript(self.path, self.folder).files
+        patterns = ("*.py", "[!.]*/*.py") if self.folder is not None else ()
+        others = sorted(path for pattern in patterns for path in (self.folder or self.path).glob(pattern))
+        return [self.path, *(path for path in others if path != self.path)]
 
     def to_json(self) -> dict[str, Any]:
         """As `olivine.evaluate` takes it."""
@@ -110,6 +111,8 @@ class ScoreRows:
 
     part: "eval" the split-off share, "all" the whole data set, "train" rows that were trained on (the table says so).
     on_text: the rows are passages of plain text, which ask for nothing: models are only compared on them.
+    on_outputs: models are measured by their outputs, not by the text that they write. sizes: of made-up rows, by name:
+    those that a later step fixes.
     data: None where rows of the inputs of a graph are made up, by `seed`: they too only compare.
     metrics: params by name, see quality.metrics. scripts: users' own metrics. host, versions: where it is measured, as
     of a Step; machine: what is there, None for the plan's.
@@ -122,6 +125,8 @@ class ScoreRows:
     target: str
     max_rows: int
     on_text: bool = False
+    on_outputs: bool = False
+    sizes: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scripts: tuple[Script, ...] = ()
     host: str | None = None

@@ -22,6 +22,7 @@ from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
 from olivine.passes import UNCHANGED
 from olivine.search import Goal, Objective, Point, Sampler, Trial, pareto
+from olivine.search.space import key_of
 from olivine.workflow.choices import Choices, Search
 from olivine.workflow.events import (
     Event,
@@ -42,7 +43,7 @@ from olivine.workflow.names import FileNames
 from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import prove
 from olivine.workflow.steps import Asked, Plan
-from olivine.workflow.verdict import checks_missed, drop_allowed, keeps, missed, missed_goals, table_of
+from olivine.workflow.verdict import checks_missed, drop_allowed, goals, keeps, missed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
 
@@ -77,28 +78,30 @@ class Chosen:
     plan: Plan
     attempt: TrialDone
     outcome: SearchDone
+    trials: Sequence[TrialDone] = ()
 
     @property
     def record(self) -> dict[str, Any]:
         """The search in `Result.search`."""
         counts = {name: getattr(self.outcome, name) for name in ("n_trials", "n_failed", "n_refused")}
         told = {"chosen": self.attempt.trial, "point": dict(self.attempt.point), "front": list(self.outcome.front)}
-        return told | counts | {"near_misses": [dict(one) for one in self.outcome.near_misses]}
+        near = {"near_misses": [dict(one) for one in self.outcome.near_misses]}
+        return told | counts | near | {"trials": [one.record for one in self.trials]}
 
 
 def tune(plan: Plan, search: Search, model: Model, workshop: Workshop) -> Chosen:
     """Search, and choose. StepFailed when no trial gave a model."""
-    listener = _Once(workshop.tell)
+    listener, begin = _Once(workshop.tell), time.monotonic()
     baseline = _baseline(plan, model, replace(workshop, tell=listener))
     wanted = _wanted(plan, baseline)
     workshop.tell(_started(search, wanted))
-    trials = _Trials(plan, search, model, workshop, listener, wanted)
+    trials = _Trials(plan, search, model, workshop, listener, wanted, begin)
     attempts, outcome = _searched(search, trials)
     workshop.tell(outcome)
     if outcome.chosen is None:
         raise StepFailed("search", _all_failed(attempts, outcome.n_refused))
     attempt = next(one for one in attempts if one.done.trial == outcome.chosen)
-    return Chosen(attempt.plan, attempt.done, outcome)
+    return Chosen(attempt.plan, attempt.done, outcome, trials.done)
 
 
 def _searched(search: Search, trials: "_Trials") -> tuple[list[Attempt], SearchDone]:
@@ -187,15 +190,27 @@ def _started(search: Search, wanted: _Wanted) -> SearchStarted:
 
 
 class _Trials:
-    """The trials of a search, some at a time; they are told in the order in which they were asked for."""
+    """The trials of a search, some at a time; they are told in the order in which they were asked for.
+
+    begin: of the search, by the monotonic clock.
+    """
 
     def __init__(
-        self, plan: Plan, search: Search, model: Model, workshop: Workshop, listener: "_Once", wanted: _Wanted
+        self,
+        plan: Plan,
+        search: Search,
+        model: Model,
+        workshop: Workshop,
+        listener: "_Once",
+        wanted: _Wanted,
+        begin: float,
     ) -> None:
         self._plan, self._search, self._model, self._workshop = plan, search, model, workshop
         self._listener, self._wanted = listener, wanted
-        self._failed_before, self._begin = _failed_before(workshop), time.monotonic()
+        self._failed_before, self._begin = _failed_before(workshop), begin
         self._n_trials, self._n_failed, self._n_refused = 0, 0, 0
+        self._names = {key_of(point): name for name, point in search.sampler.listed(search.settings).items()}
+        self.done: list[TrialDone] = []
         self._is_stopped = threading.Event()
 
     def all(self, choices: Choices) -> list[Attempt]:
@@ -212,6 +227,7 @@ class _Trials:
                 sampler.tell(Trial(point, attempt.done.values if attempt.is_measured else None))
                 self._n_failed += not attempt.is_measured
             attempts += made
+            self.done += [one.done for one in made]
         return attempts
 
     def _asked(self, sampler: Sampler, choices: Choices, n: int) -> list[tuple[Point, Plan]]:
@@ -278,7 +294,8 @@ class _Trials:
         return make_plan(settled, offline=self._plan.machine.offline, fetched=fetched, asked=self._plan.hosts)
 
     def _attempt(self, number: int, point: Point, plan: Plan) -> Attempt:
-        self._workshop.tell(TrialStarted(trial=number, point=point, n_trials=self._search.n_trials))
+        name, n_trials = self._names.get(key_of(point), ""), self._search.n_trials
+        self._workshop.tell(TrialStarted(trial=number, point=point, n_trials=n_trials, name=name))
         course, begin = _Course(plan), time.monotonic()
         listen = _both(course.heard.append, self._listener)
         workshop = replace(self._workshop, tell=listen, logs=_TrialNames(number))
@@ -297,14 +314,14 @@ class _Trials:
             if isinstance(event, StepDone)
         ]
         seconds = round(time.monotonic() - begin, 2)
-        done = TrialDone(trial=number, point=point, key=course.key, steps=steps, seconds=seconds, **told)
+        done = TrialDone(trial=number, point=point, key=course.key, steps=steps, seconds=seconds, name=name, **told)
         self._workshop.tell(done)
         return Attempt(done, course.plan)
 
     def _followed(self, course: "_Course", workshop: Workshop) -> dict[str, Any]:
         """Fields of the event of a trial whose plan is followed to its end."""
-        limit = self._search.strategy.max_trial_time
-        with _limited(workshop.workers, limit) as is_over:
+        limit = self._limit()
+        with _limited(workshop.workers, limit.seconds if limit is not None else None) as is_over:
             try:
                 course.plan = look_at_data(course.plan, self._model, workshop)
                 execution = Execution(course.plan, self._model, workshop)
@@ -318,16 +335,24 @@ class _Trials:
                     if is_over.is_set() or self._is_stopped.is_set():
                         break
             except StepFailed as error:
-                if not is_over.is_set():
+                if not is_over.is_set() or limit is None:
                     raise
-                raise StepFailed(
-                    error.step, f"it took longer than {limit:g} seconds (max_trial_time)", error.log
-                ) from None
+                raise StepFailed(error.step, f"it {limit.in_words}", error.log) from None
         if self._is_stopped.is_set():
             raise Interrupted("interrupted in a search")
-        if is_over.is_set():
-            raise StepFailed("search", f"the trial took longer than {limit:g} seconds (max_trial_time)")
+        if is_over.is_set() and limit is not None:
+            raise StepFailed("search", f"the trial {limit.in_words}")
         return _measured(course, execution)
+
+    def _limit(self) -> "_Limit | None":
+        """The time that a trial which begins now may take; None: any."""
+        strategy, limits = self._search.strategy, []
+        if strategy.max_trial_time is not None:
+            limits.append(_Limit(strategy.max_trial_time, f"{strategy.max_trial_time:g} seconds (max_trial_time)"))
+        if strategy.end_at_max_time and strategy.max_time is not None:
+            left = max(0.0, strategy.max_time - (time.monotonic() - self._begin))
+            limits.append(_Limit(left, f"was left of the {strategy.max_time:g} seconds of the search (max_time)"))
+        return min(limits, key=lambda limit: limit.seconds, default=None)
 
     def _cut(self, execution: Execution, is_over: threading.Event) -> dict[str, Any] | None:
         """Fields of the event of a trial that misses a goal on its size, before anything of it is scored."""
@@ -347,6 +372,19 @@ class _Trials:
         return {"outcome": "cut", "values": {"size_bytes": float(size)}, "missed": sentences}
 
 
+@dataclass(frozen=True)
+class _Limit:
+    """A time that a trial may take. setting: how long, and which key of the config says so."""
+
+    seconds: float
+    setting: str
+
+    @property
+    def in_words(self) -> str:
+        """What a trial did that went on for longer."""
+        return f"took longer than {self.setting}"
+
+
 @dataclass
 class _Course:
     """What is known of a trial that is at work. key: of the model that it makes."""
@@ -359,7 +397,9 @@ class _Course:
 def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
     """Fields of the event of a trial that has its model."""
     plan = course.plan
-    scored = execution.timed([event for event in course.heard if isinstance(event, Scored)])
+    scored = [event for event in course.heard if isinstance(event, Scored)]
+    if not _misses_already(plan, scored):
+        scored = execution.timed(scored)
     steps = [event.record for event in course.heard if isinstance(event, StepDone)]
     checks = [*checks_missed(steps), *missed(scored, [])]
     values: dict[str, float] = {"broken": float(len(checks))}
@@ -374,6 +414,14 @@ def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
         values["drop"] = round(max(drops), _ROUNDING)
     sentences = [*checks, *missed_goals(plan, scored)]
     return {"outcome": "measured", "values": values, "missed": list(dict.fromkeys(sentences))}
+
+
+def _misses_already(plan: Plan, scored: Sequence[Scored]) -> bool:
+    """Whether a goal is missed before anything is timed: times take a minute, and could not mend that."""
+    untimed = [one for one in plan.asked if not one.timed]
+    trained = [step.name for step in plan.steps if step.trains]
+    kept = [*goals(plan.quality.max_drop), *keeps(untimed)]
+    return bool(scored) and any(missed(scored, kept, trained=trained))
 
 
 def _size(model: Model) -> int | None:

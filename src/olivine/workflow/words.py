@@ -53,6 +53,7 @@ def _search_json(search: Search) -> dict[str, Any]:
         "size": space.size,
         "sampler": search.sampler.name,
         **{name: getattr(search, name) for name in names},
+        **({"rungs": list(search.rungs)} if search.rungs else {}),
     }
 
 
@@ -60,6 +61,10 @@ def _search_lines(plan: Plan) -> Iterator[str]:
     """What is searched, how much of it can run, and what trials have in common; then follow steps of the first."""
     search = plan.search
     if search is None:
+        return
+    if search.rungs:
+        yield from _rung_lines(search)
+        yield "the first of them:"
         return
     space = search.choices.space
     for name, one in space.dimensions.items():
@@ -79,6 +84,18 @@ def _search_lines(plan: Plan) -> Iterator[str]:
     if search.strategy.max_parallel > 1:
         yield f"{search.n_parallel} trials at once, of {search.strategy.max_parallel} that are asked for"
     yield "the first trial:"
+
+
+def _rung_lines(search: Search) -> Iterator[str]:
+    """The points that the config lists, in their order, and those that cannot run."""
+    yield f"tries in this order: {', '.join(search.rungs)}"
+    if search.n_valid < search.n_looked_at:
+        yield f"{search.n_looked_at - search.n_valid} of {search.n_looked_at} cannot run and are left out:"
+        yield from (f"  {n:,}: {reason}" for reason, n in search.refused.items())
+    if search.strategy.stop_when_goals_met:
+        yield "ends with the first that meets every goal"
+    if search.strategy.max_time is not None:
+        yield f"ends after {search.strategy.max_time:g} seconds"
 
 
 def _in_words(n_parameters: int) -> str:

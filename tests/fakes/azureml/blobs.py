@@ -1,40 +1,89 @@
-"""Blob storage: containers are folders. Listing in pages, reading by range, conditions, signatures and keys."""
+"""Blob storage: containers are folders. Listing in pages, by range, conditions, blocks, signatures and keys."""
 
 import base64
 import hashlib
 import re
+import uuid
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 HOST = re.compile(r"(?P<account>[a-z0-9]+)\.blob\.core\.windows\.net")
-SIGNATURE = "sv=2024-11-04&sr=c&sp=rl&sig=c2lnbmF0dXJl"
+READS = "sv=2024-11-04&sr=c&sp=rl&sig=cmVhZHM="
+SIGNATURE = "sv=2024-11-04&sr=c&sp=racwdl&sig=c2lnbmF0dXJl"
 KEY = base64.b64encode(b"the key of the account").decode()
 N_A_PAGE = 3
 _DATE = "Thu, 01 Jan 2026 00:00:00 GMT"
+_ROLE = "Storage Blob Data Contributor"
 
 
 def answer(request):
     account = HOST.fullmatch(request.host)["account"]
     container, _, name = request.path.strip("/").partition("/")
     folder = request.azure.folder / account / container
-    if not _may_read(request, account):
-        _refuse(request, 403, "AuthenticationFailed")
+    writes = request.method in ("PUT", "DELETE")
+    if why := _refusal(request, account, writes):
+        _refuse(request, 403, why)
     elif not folder.is_dir():
         _refuse(request, 404, "ContainerNotFound")
     elif not name and request.query.get("comp") == "list" and request.query.get("restype") == "container":
         _list(request, folder)
-    elif name and request.method in ("GET", "HEAD") and (folder / name).is_file():
-        _send(request, folder / name)
+    elif name and request.method == "PUT":
+        _put(request, folder, name)
+    elif name and request.method in ("GET", "HEAD", "DELETE") and (folder / name).is_file():
+        if request.method == "DELETE":
+            (folder / name).unlink()
+            request.reply(202, b"")
+        else:
+            _send(request, folder / name)
     else:
         _refuse(request, 404, "BlobNotFound")
 
 
-def _may_read(request, account):
+def _refusal(request, account, writes):
+    """Why the request may not be done, if so."""
     given = request.headers.get("Authorization") or ""
     if given.startswith("SharedKey "):
-        return given.startswith(f"SharedKey {account}:") and bool(request.headers.get("x-ms-date"))
+        is_right = given.startswith(f"SharedKey {account}:") and request.headers.get("x-ms-date")
+        return None if is_right else "AuthenticationFailed"
     if given.startswith("Bearer "):
-        return request.azure.tokens.get(given.removeprefix("Bearer ")) == "https://storage.azure.com"
-    return request.query.get("sig") == "c2lnbmF0dXJl"
+        token = given.removeprefix("Bearer ")
+        if request.azure.tokens.get(token) != "https://storage.azure.com":
+            return "AuthenticationFailed"
+        roles = request.azure.node_roles if token in request.azure.of_nodes else request.azure.user_roles
+        return None if _ROLE in roles else "AuthorizationPermissionMismatch"
+    if request.query.get("sig") not in ("c2lnbmF0dXJl", "cmVhZHM="):
+        return "AuthenticationFailed"
+    return "AuthorizationPermissionMismatch" if writes and "w" not in request.query["sp"] else None
+
+
+def _put(request, folder, name):
+    """A whole blob, a block of one, or the list that makes one of blocks; a blob is there when it is whole."""
+    blocks = request.azure.blocks
+    if request.query.get("comp") == "block":
+        blocks[folder / name, request.query["blockid"]] = request.body
+        request.reply(201, b"", {"x-ms-request-server-encrypted": "true"})
+        return
+    if request.query.get("comp") == "blocklist":
+        names = [one.text for one in ET.fromstring(request.body)]
+        if any((folder / name, one) not in blocks for one in names):
+            _refuse(request, 400, "InvalidBlockList")
+            return
+        content = b"".join(blocks.pop((folder / name, one)) for one in names)
+    elif "comp" in request.query or request.headers.get("x-ms-blob-type") != "BlockBlob":
+        _refuse(request, 400, "InvalidHeaderValue")
+        return
+    else:
+        content = request.body
+    if request.headers.get("If-None-Match") == "*" and (folder / name).is_file():
+        _refuse(request, 409, "BlobAlreadyExists")
+        return
+    partial = request.azure.folder / "partial" / uuid.uuid4().hex
+    partial.parent.mkdir(exist_ok=True)
+    partial.write_bytes(content)
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    partial.replace(folder / name)
+    request.azure.n_received += len(content)
+    request.reply(201, b"", {"ETag": f'"{_tag(content)}"', "Last-Modified": _DATE})
 
 
 def _refuse(request, status, code):
@@ -52,15 +101,30 @@ def _md5(content):
 
 def _list(request, folder):
     start, after = request.query.get("prefix", ""), request.query.get("marker", "")
+    delimiter = request.query.get("delimiter")
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    names = [name for name in names if name.startswith(start) and name > after]
+    names = [name for name in names if name.startswith(start)]
+    if delimiter:  # what lies deeper is one entry
+        names = sorted({_until(name, len(start), delimiter) for name in names})
+    names = [name for name in names if name > after]
     page, more = names[:N_A_PAGE], names[N_A_PAGE:]
-    text = "".join(_entry(folder, name) for name in page)
+    text = "".join(_prefix(name) if delimiter and name.endswith(delimiter) else _entry(folder, name) for name in page)
     marker = f"<NextMarker>{escape(page[-1])}</NextMarker>" if more else "<NextMarker />"
-    text = (
-        f'<?xml version="1.0" encoding="utf-8"?><EnumerationResults><Blobs>{text}</Blobs>{marker}</EnumerationResults>'
-    )
+    asked = "".join(f"<{key}>{escape(value)}</{key}>" for key, value in (("Prefix", start), ("Marker", after)) if value)
+    asked += f"<MaxResults>{N_A_PAGE}</MaxResults>" + (f"<Delimiter>{delimiter}</Delimiter>" if delimiter else "")
+    where = f'ServiceEndpoint="https://{request.host}/" ContainerName="{folder.name}"'
+    text = f"<EnumerationResults {where}>{asked}<Blobs>{text}</Blobs>{marker}</EnumerationResults>"
+    text = f'<?xml version="1.0" encoding="utf-8"?>{text}'
     request.reply(200, text.encode(), {"Content-Type": "application/xml"})
+
+
+def _until(name, start, delimiter):
+    end = name.find(delimiter, start)
+    return name if end < 0 else name[: end + 1]
+
+
+def _prefix(name):
+    return f"<BlobPrefix><Name>{escape(name)}</Name></BlobPrefix>"
 
 
 def _entry(folder, name):

@@ -4,6 +4,8 @@ import re
 import uuid
 from urllib.parse import parse_qs
 
+import jwt
+
 from . import server
 
 HOST = re.compile(r"login\.microsoft(online)?\.com")
@@ -49,7 +51,15 @@ def _token(request):
         said = "AADSTS7000215: Invalid client secret provided."
         request.reply(401, {"error": "invalid_client", "error_description": said})
         return
-    token = uuid.uuid4().hex
+    token = jwt.encode({"tid": server.TENANT, "jti": uuid.uuid4().hex}, "of this cloud, 32 bytes at least")
     scope = next(word for word in given["scope"].split() if word.startswith("https://"))
     request.azure.tokens[token] = re.sub(r"/+\.default$", "", scope)
-    request.reply(200, {"token_type": "Bearer", "expires_in": 3599, "ext_expires_in": 3599, "access_token": token})
+    request.reply(
+        200,
+        {
+            "token_type": "Bearer",
+            "expires_in": request.azure.token_seconds,
+            "ext_expires_in": request.azure.token_seconds,
+            "access_token": token,
+        },
+    )

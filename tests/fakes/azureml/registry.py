@@ -2,7 +2,7 @@
 
 import re
 
-from . import blobs
+from . import blobs, runs
 
 HOST = re.compile(r"[a-z]+\.api\.azureml\.ms")
 ACCOUNT, CONTAINER = "registryaccount", "models"
@@ -13,9 +13,23 @@ _ASSET = re.compile(
     r"/(?P<kind>models|datarefs)/(?P<name>.+)/versions/(?P<version>[^/]+)"
 )
 
+_MARK = "flavors:\n  hftransformersv2:\n    model_data: data\n    task_type: text-generation\n"
+_PARTS = {"model.safetensors": "model", "config.json": "config", "generation_config.json": "config"}
+
+
+def put_mlflow(azure, model, account, container, prefix):
+    """The folder of a model as MLflow keeps it."""
+    azure.put(account, container, f"{prefix}/MLmodel", _MARK)
+    for path in model.iterdir():
+        part = _PARTS.get(path.name, "tokenizer")
+        azure.put(account, container, f"{prefix}/data/{part}/{path.name}", path.read_bytes())
+
 
 def answer(request):
     azure = request.azure
+    if request.path.startswith(("/discovery", "/history/")):
+        runs.answer(request)
+        return
     if not request.bearer("https://management.azure.com"):
         return
     if request.path == f"/registrymanagement/v1.0/registries/{azure.registry}/discovery":
@@ -53,6 +67,6 @@ def _reference(request, parts, uri):
     if request.json() != {"assetId": asset, "blobUri": uri}:
         request.error(400, "UserError", f"wrong reference: {request.body!r}")
         return
-    signed = f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}?{blobs.SIGNATURE}"
+    signed = f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}?{blobs.READS}"
     credential = {"credentialType": "SAS", "sasUri": signed}
     request.reply(200, {"blobReferenceForConsumption": {"blobUri": uri, "credential": credential}})

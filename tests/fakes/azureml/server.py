@@ -3,7 +3,9 @@
 import json
 import re
 import ssl
+import sys
 import threading
+import traceback
 import uuid
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +14,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import trustme
 
-from . import arm, blobs, login, registry
+from . import arm, blobs, login, nodes, registry, vault
 
 TENANT, CLIENT, SECRET = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222", "s3cret"
 
@@ -34,7 +36,10 @@ class Azure(ThreadingHTTPServer):
 
     folder: holds `ACCOUNT/CONTAINER/...`, the blobs. models: (name, version) to an address; registry_models: to a path
     in the registry's own container. asked: method, host and path of every request; n_sent: bytes of blobs that went out.
-    tokens: those that are taken, by the scope that they are for.
+    tokens: those that are taken, by the scope that they are for; of_nodes: those that a node's identity was given.
+
+    Of jobs: computes by name, images that there are by name, folders with a `bin`; user_roles and node_roles: what
+    these credentials and a node's identity may do with blobs and vaults; vaults: names and values of secrets.
     """
 
     daemon_threads = True
@@ -46,28 +51,47 @@ class Azure(ThreadingHTTPServer):
             uuid.uuid4()
         )  # each is a cloud of its own: nothing that was kept of another serves here
         self.folder, self.asked, self.n_sent, self.faults, self.tokens = Path(folder), [], 0, [], {}
-        self.models, self.registry_models, self.jobs = {}, {}, {}
+        self.models, self.registry_models, self.jobs, self.sent = {}, {}, {}, {}
         self.datastores = {"workspaceblobstore": ("storeaccount", "azureml-blobstore", "Sas")}
+        self.computes = {"cluster": amlcompute("STANDARD_DS3_V2"), "gpus": amlcompute("STANDARD_NC24ADS_A100_V4")}
+        self.sizes = {"STANDARD_DS3_V2": 0, "STANDARD_NC24ADS_A100_V4": 1}
+        self.images, self.environments, self.runs, self._built = {}, {}, {}, {}
+        self.has_no_nodes, self.n_built, self.n_received, self.read_by_nodes = False, 0, 0, 0
+        self.user_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
+        self.node_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
+        self.vault, self.vaults = "own-vault", {"own-vault": {}}
+        self.of_nodes, self.blocks, self.token_seconds = set(), {}, 3599
+        self.identity, self.msi_secret = str(uuid.uuid4()), uuid.uuid4().hex
         self.forbidden = set()  # patterns of paths that these credentials may not see
         self.authority = trustme.CA()
-        self._contexts, self._lock = {}, threading.Lock()
+        self._contexts, self._lock, self._building = {}, threading.Lock(), threading.Lock()
 
     def __enter__(self):
-        self._bundle = self.folder / "authority.pem"
-        self.authority.cert_pem.write_to_path(self._bundle)
+        self.bundle = self.folder / "authority.pem"
+        self.authority.cert_pem.write_to_path(self.bundle)
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
         return self
 
     def __exit__(self, *_):
+        for run in self.runs.values():
+            run.cancel()
+            run.join()
         self.shutdown()
         self.server_close()
 
-    def environment(self):
+    def trust(self):
         """What a process is given to believe this cloud."""
         return {
             "HTTPS_PROXY": f"http://127.0.0.1:{self.server_address[1]}",
             "NO_PROXY": "",
-            "REQUESTS_CA_BUNDLE": str(self._bundle),
+            "REQUESTS_CA_BUNDLE": str(self.bundle),
+            "SSL_CERT_FILE": str(self.bundle),
+        }
+
+    def environment(self):
+        """What a process of its user is given."""
+        return {
+            **self.trust(),
             "AZURE_TENANT_ID": TENANT,
             "AZURE_CLIENT_ID": CLIENT,
             "AZURE_CLIENT_SECRET": SECRET,
@@ -96,6 +120,27 @@ class Azure(ThreadingHTTPServer):
             f"/datastores/{store}/paths/{path}"
         )
 
+    def image_of(self, identity):
+        """The image of an environment, built when it is first needed."""
+        with self._building:
+            if identity not in self._built:
+                folder = nodes.image_folder(self, identity)
+                self._built[identity] = nodes.build(self, self.environments[identity], folder)
+            return self._built[identity]
+
+    def blob_folder(self, url):
+        """The folder of an address of blobs."""
+        parts = urlsplit(url)
+        return self.folder / parts.netloc.partition(".")[0] / parts.path.strip("/")
+
+    def mounted(self, uri):
+        """Where a node sees an input: the folder or file of a datastore, or of a model."""
+        if (found := re.fullmatch(r"azureml://.*/datastores/([^/]+)/paths/(.*)", uri)) is not None:
+            account, container, _ = self.datastores[found[1]]
+            return self.folder / account / container / found[2]
+        found = re.fullmatch(r"azureml://registries/[^/]+/models/(.+)/versions/(.+)", uri)
+        return self.folder / registry.ACCOUNT / registry.CONTAINER / self.registry_models[found[1], found[2]]
+
     def context(self, host):
         """TLS as that host."""
         with self._lock:
@@ -115,7 +160,21 @@ class Azure(ThreadingHTTPServer):
         return None
 
     def handle_error(self, *_):
-        pass  # a client that went away is no news
+        if not isinstance(sys.exception(), OSError):  # a client that went away is no news
+            traceback.print_exc()
+
+
+def amlcompute(size, state="Succeeded"):
+    """A cluster of machines of that size."""
+    cluster = {"vmSize": size, "vmPriority": "Dedicated", "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1}}
+    return {"computeType": "AmlCompute", "provisioningState": state, "properties": cluster}
+
+
+def arc(**gpus):
+    """A cluster of Kubernetes that is attached. gpus: of each of its instance types."""
+    types = {name: {"resources": {"limits": {"nvidia.com/gpu": n} if n else {"cpu": "4"}}} for name, n in gpus.items()}
+    settings = {"namespace": "default", "defaultInstanceType": next(iter(gpus)), "instanceTypes": types}
+    return {"computeType": "Kubernetes", "provisioningState": "Succeeded", "properties": settings}
 
 
 class Request:
@@ -173,6 +232,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_CONNECT(self):
         self.host = self.path.partition(":")[0]
+        if (vaulted := vault.HOST.fullmatch(self.host)) is not None and vaulted["vault"] not in self.server.vaults:
+            self.send_error(502, "there is no such host")
+            return
         self.send_response(200, "Connection established")
         self.end_headers()
         self.connection = self.server.context(self.host).wrap_socket(self.connection, server_side=True)
@@ -192,7 +254,10 @@ class _Handler(BaseHTTPRequestHandler):
             request.reply(fault.status, {"error": {"code": str(fault.status), "message": "on purpose"}}, fault.headers)
             return
         request.fault = fault
-        for service in (login, arm, registry, blobs):
+        if not self.host and request.path == nodes.MSI_PATH:
+            nodes.token(request)
+            return
+        for service in (login, arm, registry, blobs, vault):
             if service.HOST.fullmatch(self.host):
                 service.answer(request)
                 return
@@ -202,4 +267,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_HEAD(self):
+        self.do_GET()
+
+    def do_PUT(self):
+        self.do_GET()
+
+    def do_DELETE(self):
         self.do_GET()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 from olivine.config.dialects import (
     data_forms,
-    data_tasks,
     data_text,
     engine_section,
     engine_switches,
@@ -37,7 +36,6 @@ DIALECTS: tuple[Callable[[Object], Findings], ...] = (
     resources.translate,
     string_accelerators.translate,
     data_forms.translate,
-    data_tasks.translate,
     data_text.translate,
     pass_forms.translate,
     lora_names.translate,

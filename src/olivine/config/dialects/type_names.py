@@ -16,11 +16,7 @@ _SYSTEMS = {
     "isolatedortsystem": "IsolatedORT",
 }
 _MODELS = {"hfmodel": "HfModel", "pytorchmodel": "PyTorchModel", "onnxmodel": "ONNXModel"}
-_DATA = {
-    "huggingfacecontainer": "HuggingfaceContainer",
-    "datacontainer": "DataContainer",
-    "dummydatacontainer": "DummyDataContainer",
-}
+_DATA = {"huggingfacecontainer": "HuggingfaceContainer", "datacontainer": "DataContainer"}
 
 
 def translate(config: Object) -> Findings:

@@ -136,7 +136,7 @@ class Chat(Form):
         1. A template that marks what the assistant writes (`{% generation %}`) says itself where that is. 2. Otherwise
         a turn is what rendering with it adds to rendering without it. 3. Where a template writes earlier turns in
         another way once later ones follow, the turn is where its content stands. A "completion" is the last turn alone.
-        A turn that is empty or has a `weight` of 0 is none of them.
+        A turn that is empty, that has a `weight` of 0, or of which the template writes nothing is none of them.
         """
         chat = self._conversation(row)
         learnt = chat.learnt(chat.turns() if train_on == "assistant" else chat.spoken()[-1:])
@@ -144,7 +144,7 @@ class Chat(Form):
             return Text(self._whole(chat), spans=())
         if self._has_marks:
             text, marked = self._render_marked(chat)
-            spans = _of_turns(marked, chat.turns(), learnt)
+            spans = [span for span in _of_turns(marked, chat.turns(), learnt) if text[slice(*span)].strip()]
         else:
             text = self._whole(chat)
             spans = list(self._by_rendering(chat, learnt, text))
@@ -156,7 +156,8 @@ class Chat(Form):
             is_last = turn == len(chat.messages) - 1
             after = text if is_last else self._render(chat.messages[: turn + 1], chat.beside)
             if text.startswith(after) and after.startswith(before):
-                yield len(before), len(after)
+                if _writes_calls(after[len(before) :], chat.messages[turn]):
+                    yield len(before), len(after)
             else:
                 yield self._answer(chat, turn, text)
 
@@ -194,8 +195,7 @@ class Chat(Form):
         after = text if turn == len(chat.messages) - 1 else self._render(chat.messages[: turn + 1], chat.beside)
         stop = _n_common(text, after)
         written = text[start:stop].rstrip()
-        names = [call.get("function", call).get("name") for call in chat.messages[turn]["tool_calls"]]
-        if not all(isinstance(name, str) and name in written for name in names):
+        if not _writes_calls(written, chat.messages[turn]):
             raise DataError(f"the chat template does not write '{self.target}[{turn}].tool_calls'")
         return start, start + len(written.removesuffix(self._turn_end).rstrip() if self._turn_end else written)
 
@@ -235,16 +235,20 @@ class Chat(Form):
     def _render_marked(self, chat: Conversation) -> tuple[str, list[Span]]:
         """The chat, and the characters that the template marks as written by the assistant."""
         try:
-            (text,), (spans,) = chat_template_utils.render_jinja_template(
-                conversations=[[dict(message) for message in chat.messages]],
-                chat_template=self._tokenizer.get_chat_template(self._template, chat.beside.get("tools")),
-                return_assistant_tokens_mask=True,
-                **self._tokenizer.special_tokens_map,
-                **chat.beside,
-            )
+            text, spans = self._written_marked(self._texts(chat.messages), chat.beside)
         except (jinja2.TemplateError, *BY_TEMPLATES) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text), spans
+
+    def _written_marked(self, messages: list[Message], variables: Mapping[str, Any]) -> tuple[str, list[Span]]:
+        (text,), (spans,) = chat_template_utils.render_jinja_template(
+            conversations=[[dict(message) for message in messages]],
+            chat_template=self._tokenizer.get_chat_template(self._template, variables.get("tools")),
+            return_assistant_tokens_mask=True,
+            **self._tokenizer.special_tokens_map,
+            **variables,
+        )
+        return text, spans
 
     def _whole(self, chat: Conversation) -> str:
         return self._render(chat.messages, chat.beside)
@@ -286,15 +290,31 @@ class Chat(Form):
             )
         try:
             try:
-                text = self._written(messages, variables, add_generation_prompt=add_generation_prompt)
+                text = self._written(self._texts(messages), variables, add_generation_prompt=add_generation_prompt)
             except (jinja2.TemplateError, *BY_TEMPLATES):  # not every template knows a turn of calls without content
                 if all(message.get("content") is not None for message in messages):
                     raise
-                whole = [message | {"content": message.get("content") or ""} for message in messages]
-                text = self._written(whole, variables, add_generation_prompt=add_generation_prompt)
+                text = self._written(_with_text(messages), variables, add_generation_prompt=add_generation_prompt)
         except (jinja2.TemplateError, *BY_TEMPLATES) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text)
+
+    def _texts(self, messages: list[Message]) -> list[Message]:
+        """The messages as the template takes them."""
+        return _with_text(messages) if self._writes_none else messages
+
+    @cached_property
+    def _writes_none(self) -> bool:
+        """Whether the template writes the word None for the content of a turn that has none."""
+        call = {"type": "function", "function": {"name": "f", "arguments": {}}}
+        turn: Message = {"role": "assistant", "content": None, "tool_calls": [call]}
+        chat: list[Message] = [{"role": "user", "content": "a"}, turn]
+        try:
+            if self._has_marks:
+                return "None" in self._written_marked(chat, {})[0]
+            return "None" in self._written(chat, {}, add_generation_prompt=False)
+        except (jinja2.TemplateError, *BY_TEMPLATES):
+            return False
 
     def _written(self, messages: list[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
@@ -336,6 +356,17 @@ def _of_turns(marked: list[Span], turns: list[int], learnt: list[int]) -> list[S
         what = "turns are empty or have a weight of 0" if len(learnt) > 1 else "the last turn alone is trained on"
         raise DataError(f"{what}, and the chat template marks other parts than turns")
     return [span for turn, span in zip(turns, marked, strict=True) if turn in learnt]
+
+
+def _with_text(messages: list[Message]) -> list[Message]:
+    return [message | {"content": message.get("content") or ""} for message in messages]
+
+
+def _writes_calls(written: str, message: Message) -> bool:
+    """Whether the text of a turn names what it calls. One that has words is known by them."""
+    calls = () if message["content"] else message.get("tool_calls") or ()
+    names = [call.get("function", call).get("name") for call in calls]
+    return all(isinstance(name, str) and name in written for name in names)
 
 
 def _n_common(left: str, right: str) -> int:

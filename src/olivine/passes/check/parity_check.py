@@ -97,6 +97,7 @@ class ParityCheck(Pass):
             return self
 
     aliases: ClassVar[tuple[str, ...]] = ("ParityCheck", "OnnxDiscrepancyCheck")
+    example: ClassVar[Mapping[str, Any]] = {"max_kld": 0.05}
     accepts: ClassVar[frozenset[str]] = frozenset({"hf", "adapter", "onnx", "gguf"})
     produces: ClassVar[str] = UNCHANGED
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")

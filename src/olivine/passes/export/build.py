@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +25,7 @@ from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     from olivine.calibration.folding import Folding
+    from olivine.exporting.mixed import Goal
     from olivine.exporting.rounding import Settings
 
 # Architectures whose export was proven to be the model, row for row in tests/passes/test_architectures.py.
@@ -156,18 +158,30 @@ class Build(Pass):
                 "k_quant_last",
                 "k_quant_mixed",
                 "k_quant_linear",
+                "mixed",
             ]
             | None
         ) = Field(
             None,
             description="search (int4's default, and what k_quant now means), default or rtn (round to nearest as the "
-            "builder does); _last keeps the head in 8 bits, _mixed also the layers with the largest error",
+            "builder does); _last keeps the head in 8 bits, _mixed also the layers with the largest error; mixed "
+            "chooses bits and group of each matrix by what they do to the model, see mixed_bits",
         )
         int4_op_types_to_quantize: list[str] | None = Field(None, description="MatMul, Gather (the embedding)")
         int4_is_symmetric: bool | None = Field(None, description="false stores a zero point for every block")
         head_bits: Literal[4, 8] | None = Field(None, description="of the head, and of an embedding that is tied to it")
         embedding_bits: Literal[4, 8] | None = Field(
             None, description="of an embedding of its own; 8 on CPUs with int4_algo_config search, else it stays float"
+        )
+        mixed_bits: float | None = Field(
+            None,
+            gt=4,
+            lt=9,
+            description="bits a weight on the whole, scales and zero points included, that mixed has to "
+            "give; by default those of search in its groups",
+        )
+        mixed_divergence: float | None = Field(
+            None, gt=0, description="nats a token that it may add, as it predicts, with as few bits as possible"
         )
         int8_share: float | None = Field(
             None, ge=0, le=1, description="share of the layers' weights in 8 bits, those with the largest error first"
@@ -228,6 +242,7 @@ class Build(Pass):
             return values
 
     aliases: ClassVar[tuple[str, ...]] = ("ModelBuilder",)
+    example: ClassVar[Mapping[str, Any]] = {"precision": "int4"}
     version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "onnx"
@@ -260,6 +275,7 @@ class Build(Pass):
         yield from self._check_window(facts)
         yield from self._check_block_size(facts)
         yield from self._check_runs_fast(machine)
+        yield from self._check_mixed(facts)
         if self._shares_embedding and not facts.as_decoder.tied_embeddings:
             message = (
                 "shared_embeddings: true gives the head the embedding's weights, but this model has a head of its own"
@@ -277,6 +293,24 @@ class Build(Pass):
         )
         for why, fix in refusals:
             yield Problem("unsupported", self.name, f"{why}.", fix, ("precision",))
+
+    def _check_mixed(self, facts: ModelFacts) -> Iterator[Problem]:
+        """Goals of a choice that is not made, or that exclude each other."""
+        given = [key for key in ("mixed_bits", "mixed_divergence") if getattr(self.params, key) is not None]
+        if given and not self._is_mixed:
+            fix = "Set int4_algo_config to mixed, or remove it."
+            yield Problem(
+                "invalid-value", self.name, f"{given[0]} is a goal of int4_algo_config mixed.", fix, (given[0],)
+            )
+        if self._is_mixed and not self._streams(facts.config):
+            message = (
+                "int4_algo_config mixed needs a graph that olivine quantizes: no experts, no use_qdq, and no options "
+            )
+            message += "that the builder alone knows."
+            yield Problem("unsupported", self.name, message, "Use search.", ("int4_algo_config",))
+        elif len(given) > 1:
+            message = "mixed_bits and mixed_divergence are two goals: the one asks for a size, the other finds it."
+            yield Problem("invalid-value", self.name, message, "Remove one of them.", (given[1],))
 
     def _activations(self, provider: str) -> str:
         """What the graph computes in: fp32, fp16 or bf16."""
@@ -343,7 +377,13 @@ class Build(Pass):
     def searches(self) -> bool:
         """Whether scales are searched, which takes calibration text."""
         algo = self.params.int4_algo_config
-        return self.params.precision == "int4" and (algo is None or algo == "search" or algo.startswith("k_quant"))
+        return self.params.precision == "int4" and (
+            algo in (None, "search", "mixed") or str(algo).startswith("k_quant")
+        )
+
+    @property
+    def _is_mixed(self) -> bool:
+        return self.params.precision == "int4" and self.params.int4_algo_config == "mixed"
 
     @property
     def _head_bits(self) -> int | None:
@@ -504,9 +544,11 @@ class Build(Pass):
         self._refuse(model, context.machine)
         genai_graph.prepare(model)
         streamed = self._streams(read_config(model.path))
-        folding = self._calibrated(opened, context) if streamed and self.searches else None
-        settings = self._settings(context, folding) if streamed else None
-        source = folding.apply(opened.weights) if folding is not None else None
+        calibrated = self._calibrated(opened, context) if streamed and self.searches else None
+        source = calibrated.folding.apply(opened.weights) if calibrated is not None else None
+        settings = self._settings(context, calibrated.folding if calibrated is not None else None) if streamed else None
+        if settings is not None and calibrated is not None and self._is_mixed:
+            settings = replace(settings, mixed=self._goal(opened, calibrated, context))
         target = genai_graph.Target(self.params.precision, provider, self.options(streamed=streamed))
         genai_graph.build(opened, context.output, context.scratch, target, settings, context.report.progress, source)
         if not self.params.metadata_only and settings is None:
@@ -579,7 +621,7 @@ class Build(Pass):
         # experts are packed by the builder while it makes the graph
         return not any(config.get(key) for key in ("num_experts", "num_local_experts", "n_routed_experts"))
 
-    def _calibrated(self, opened: Opened, context: Context) -> "Folding | None":
+    def _calibrated(self, opened: Opened, context: Context) -> "_Calibrated | None":
         """The mean square of every input, from the user's rows, or from `calibration_text`.
 
         Strong inputs are also weakened where a norm or the layer before can make up for it (AWQ, Lin et al. 2023,
@@ -607,9 +649,35 @@ class Build(Pass):
         context.report.record(calibration={"tokens": tokens.numel(), "source": source})
         if taken_over:
             device, report = context.machine.device, context.report
-            return Folding({}, importances(model, tokens, device=device, report=report, source=own, head="full"))
-        fmt = Format(4, self._block_size or 32, self._symmetric(context.machine))
-        return find_folds(model, tokens, fmt, device=context.machine.device, report=context.report, source=own)
+            measured = importances(model, tokens, device=device, report=report, source=own, head="full")
+            return _Calibrated(tokens, Folding({}, measured))
+        fmt, device = Format(4, self._block_size or 32, self._symmetric(context.machine)), context.machine.device
+        folding = find_folds(model, tokens, fmt, device=device, report=context.report, source=own)
+        return _Calibrated(tokens, folding)
+
+    def _goal(self, opened: Opened, calibrated: "_Calibrated", context: Context) -> "Goal":
+        """What `mixed` is held to, with what it predicts by."""
+        from olivine.calibration.sensitivity import sensitivity
+        from olivine.exporting.mixed import Goal
+
+        report, source = context.report, calibrated.folding.apply(opened.weights)
+        known = sensitivity(
+            opened.model,
+            calibrated.tokens,
+            context.scratch,
+            device=context.machine.device,
+            report=report,
+            source=source,
+        )
+        group, symmetric = self._block_size or 32, self._symmetric(context.machine)
+        scale_bits = 16 if context.machine.execution_provider == CPU else 32
+        of_search = 4 + (scale_bits + (0 if symmetric else 4)) / group
+        return Goal(
+            known,
+            self.params.mixed_bits or of_search,
+            self.params.mixed_divergence,
+            lambda facts: report.record(mixed=facts),
+        )
 
     def _left_to_search(self, opened: Opened) -> bool:
         """Whether a checkpoint with quantized layers holds floats whose scales are searched: of a head, of a layer."""
@@ -676,6 +744,14 @@ class Build(Pass):
         if self.params.max_length is not None:
             search["max_length"] = self.params.max_length
         return search
+
+
+@dataclass(frozen=True)
+class _Calibrated:
+    """The tokens that were calibrated with, int64 [n_rows, length], and what they say of scales."""
+
+    tokens: Any
+    folding: "Folding"
 
 
 def _as_list(value: Any) -> list[str]:

@@ -65,6 +65,7 @@ class QuantizeOnnx(Pass):
         "OnnxKQuantQuantization",
         "OnnxMatMul4Quantizer",
     )
+    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "block_size": 32}
     accepts: ClassVar[frozenset[str]] = frozenset({"onnx"})
     produces: ClassVar[str] = "onnx"
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND

@@ -1,6 +1,7 @@
 """DoRA: LoRA that also trains the magnitude of each output (Liu et al. 2024, arXiv:2402.09353)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -19,5 +20,6 @@ class Dora(Lora):
         use_dora: bool = Field(True, description="train magnitudes; false makes it LoRA")
 
     aliases: ClassVar[tuple[str, ...]] = ("DoRA",)
+    example: ClassVar[Mapping[str, Any]] = {"r": 8, "train_data_config": "rows", "eval_dataset_size": 0.2}
     is_usual_way: ClassVar[bool] = False
     params: Params

@@ -50,6 +50,11 @@ class FullFinetune(Training):
         )
 
     aliases: ClassVar[tuple[str, ...]] = ("FullFinetune",)
+    example: ClassVar[Mapping[str, Any]] = {
+        "train_data_config": "rows",
+        "eval_dataset_size": 0.2,
+        "training_args": {"num_train_epochs": 1, "learning_rate": 1e-5},
+    }
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
     when_too_large: ClassVar[str] = "Use LoRA, which trains a small part of the weights, or a larger machine."

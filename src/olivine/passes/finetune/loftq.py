@@ -1,6 +1,7 @@
 """LoftQ: QLoRA that starts at what the 4 bits of the base have lost (Li et al. 2023, arXiv:2310.08659)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -24,5 +25,6 @@ class Loftq(Qlora):
         double_quant: bool = Field(False, description="store the magnitudes of blocks in 8 bits as well")
 
     aliases: ClassVar[tuple[str, ...]] = ("LoftQ",)
+    example: ClassVar[Mapping[str, Any]] = {"r": 16, "train_data_config": "rows", "eval_dataset_size": 0.2}
     is_usual_way: ClassVar[bool] = False
     params: Params

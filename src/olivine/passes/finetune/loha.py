@@ -18,6 +18,7 @@ class Loha(Lycoris):
         """Names are those of Olive's LoHa pass."""
 
     aliases: ClassVar[tuple[str, ...]] = ("LoHa",)
+    example: ClassVar[Mapping[str, Any]] = {"r": 8, "train_data_config": "rows", "eval_dataset_size": 0.2}
     factors: ClassVar[int] = 4
     params: Params
 

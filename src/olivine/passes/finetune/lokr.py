@@ -28,6 +28,7 @@ class Lokr(Lycoris):
         rank_dropout_scale: bool = Field(False, description="scale up the rows that rank_dropout leaves")
 
     aliases: ClassVar[tuple[str, ...]] = ("LoKr",)
+    example: ClassVar[Mapping[str, Any]] = {"r": 8, "train_data_config": "rows", "eval_dataset_size": 0.2}
     factors: ClassVar[int] = 1
     params: Params
 

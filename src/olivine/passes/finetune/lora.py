@@ -64,6 +64,13 @@ class Lora(Training):
         )
 
     aliases: ClassVar[tuple[str, ...]] = ("LoRA",)
+    example: ClassVar[Mapping[str, Any]] = {
+        "r": 16,
+        "alpha": 32,
+        "train_data_config": "rows",
+        "eval_dataset_size": 0.2,
+        "training_args": {"num_train_epochs": 3, "learning_rate": 2e-4},
+    }
     is_usual_way: ClassVar[bool] = True
     version: ClassVar[int] = 2
     params: Params

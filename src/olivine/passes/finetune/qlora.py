@@ -39,6 +39,7 @@ class Qlora(Lora):
         save_quant_config: bool = Field(True, description="accepted; the adapter's record always says it")
 
     aliases: ClassVar[tuple[str, ...]] = ("QLoRA",)
+    example: ClassVar[Mapping[str, Any]] = {"r": 16, "train_data_config": "rows", "eval_dataset_size": 0.2}
     is_usual_way: ClassVar[bool] = False
     params: Params
 

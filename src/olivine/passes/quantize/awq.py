@@ -42,6 +42,7 @@ class Awq(Quantizer):
             return plain
 
     aliases: ClassVar[tuple[str, ...]] = ("AutoAWQQuantizer",)
+    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 128, "data_config": "rows"}
     version: ClassVar[int] = 2
     params: Params
 

@@ -1,6 +1,7 @@
 """GPTQ: second-order rounding against calibration data (Frantar et al. 2022, arXiv:2210.17323)."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -34,6 +35,7 @@ class Gptq(Quantizer):
         true_sequential: bool = Field(False, description="within a layer, too, calibrate on quantized weights; slower")
 
     aliases: ClassVar[tuple[str, ...]] = ("Gptq", "GptqQuantizer", "GptqModel", "AutoGPTQQuantizer")
+    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 128, "data_config": "rows"}
     version: ClassVar[int] = 2
     hessians: ClassVar[bool] = True
     params: Params

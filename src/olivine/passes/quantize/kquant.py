@@ -1,6 +1,7 @@
 """KQuant: scales and zero points searched for the least error, each input weighted by its importance."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
@@ -24,6 +25,7 @@ class Kquant(Quantizer):
 
     Params: ClassVar[type[CalibratedParams]] = CalibratedParams
     aliases: ClassVar[tuple[str, ...]] = ("KQuant",)
+    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 32}
     version: ClassVar[int] = 2
     params: CalibratedParams
 

@@ -1,6 +1,7 @@
 """Rtn: round every weight to the nearest code."""
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from olivine.models import Model
 from olivine.models.weights import weights
@@ -18,6 +19,7 @@ class Rtn(Quantizer):
     """
 
     aliases: ClassVar[tuple[str, ...]] = ("Rtn",)
+    example: ClassVar[Mapping[str, Any]] = {"bits": 4, "group_size": 32}
 
     def run(self, model: Model, context: Context) -> Model:
         """Round tensor by tensor into the quantized checkpoint."""

@@ -61,6 +61,7 @@ class SelectiveMixedPrecision(Pass):
             return {**values, "algorithm": eight_bits.OLDER.get(algorithm, algorithm)} if algorithm else values
 
     aliases: ClassVar[tuple[str, ...]] = ("SelectiveMixedPrecision",)
+    example: ClassVar[Mapping[str, Any]] = {"algorithm": "k_quant_mixed"}
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = UNCHANGED
     libraries: ClassVar[tuple[str, ...]] = ()

@@ -66,6 +66,11 @@ class Sampler(ABC):
         for trial in trials:
             self.tell(trial)
 
+    @classmethod
+    def listed(cls, params: SamplerParams) -> Mapping[str, Point]:  # noqa: ARG003
+        """The points that params name one by one, by their names, in their order; empty where they name none."""
+        return {}
+
     @property
     def pending(self) -> Sequence[Point]:
         """Points that were asked for and not told of yet."""

@@ -1,0 +1,149 @@
+"""`olivine init`."""
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+import click
+
+from olivine.cli._common import print_problems, say
+
+if TYPE_CHECKING:
+    from olivine.workflow.starter import Columns, Wishes
+
+_SCHEMA = "olive-schema.json"
+
+
+@click.command("init")
+@click.argument("rows", required=False, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--model", "-m", help="To start from: a folder, a .gguf file or a name on the hub.")
+@click.option("--prompt-col", help="Column of what is asked; else the rows tell.")
+@click.option("--answer-col", help="Column of what is answered; else the rows tell.")
+@click.option("--text-template", help="A row as text, in place of two columns, such as '{question} {answer}'.")
+@click.option("--sep", help="Character between the cells of a CSV file.")
+@click.option("--encoding", help="Of the rows, such as cp1252; else UTF-8.")
+@click.option("--method", type=click.Choice(["lora", "qlora", "full", "none"]), help="How it is tuned; else lora.")
+@click.option("--ship", type=click.Choice(["int4", "fp16", "fp32", "folder"]), help="What comes out; else int4 ONNX.")
+@click.option("--device", type=click.Choice(["cpu", "gpu"]), help="Where it runs; else a GPU where there is one.")
+@click.option("--max-drop", type=click.FloatRange(0, 100), help="Accuracy that a step may lose, in points; else 3.")
+@click.option("--output", "-o", type=click.Path(path_type=Path), help="The file; else olive-config.yaml.")
+@click.option("--editor", is_flag=True, help=f"Also write {_SCHEMA} beside it, from which an editor completes.")
+@click.option("--yes", "-y", is_flag=True, help="Ask nothing: what is not said is taken as it is usual.")
+@click.option("--force", is_flag=True, help="Write over a file that is there.")
+def command(rows: Path | None, output: Path | None, editor: bool, yes: bool, force: bool, **options: Any) -> int:
+    """Write a first config, from your rows and five answers.
+
+    ROWS is a file of rows: JSON, JSONL, CSV or Parquet. What the options do not say is asked where there is a
+    terminal, and else taken as it is usual. The config is YAML with comments, or plain JSON where the file is named so.
+    """
+    target = output or Path("olive-config.yaml")
+    _refuse_to_overwrite([target, *([target.parent / _SCHEMA] if editor else [])], force=force)
+    ask = _asks if sys.stdin.isatty() and not yes else _takes
+    wishes, columns = _wishes(rows, options, ask)
+    folder = target.parent.absolute()
+    target.write_text(_text(wishes, columns, target, folder, editor=editor), encoding="utf-8")
+    if editor:
+        from olivine.cli.schema import config_schema
+
+        schema = json.dumps(config_schema(), indent=2, ensure_ascii=False)
+        (target.parent / _SCHEMA).write_text(f"{schema}\n", encoding="utf-8")
+    _tell(target, has_rows=wishes.rows is not None)
+    return 0
+
+
+Ask = Callable[..., Any]
+
+
+def _asks(question: str, default: Any = None, kind: Any = None) -> Any:
+    return click.prompt(question, default=default, type=kind, err=True)
+
+
+def _takes(question: str, default: Any = None, kind: Any = None) -> Any:  # noqa: ARG001 - as `_asks`
+    return default
+
+
+def _refuse_to_overwrite(files: list[Path], *, force: bool) -> None:
+    from olivine.errors import RequestError
+
+    for path in files:
+        if not path.parent.is_dir():
+            raise RequestError(f"there is no folder '{path.parent}' for '{path.name}'")
+        if path.exists() and not force:
+            raise RequestError(f"'{path}' is there already; name another file with --output, or write --force")
+
+
+def _wishes(rows: Path | None, options: dict[str, Any], ask: Ask) -> tuple["Wishes", "Columns | None"]:
+    """What the config is to say, by options and answers, and what a look at the rows told."""
+    from olivine.workflow.starter import MODEL, Ship, Wishes, rows_in
+
+    said = {key: value for key, value in options.items() if value is not None}
+    model = said.pop("model", None) or ask("Model to start from (a folder, .gguf file or hub name)", MODEL)
+    method = said.pop("method", "lora")
+    if rows is None and method != "none":
+        near = rows_in(Path.cwd())
+        answer = ask("File of your rows (JSONL, JSON, CSV, Parquet)", str(near) if near else None)
+        if answer is None:
+            raise click.UsageError("no rows are named: write their file, or --method none to train nothing")
+        rows = Path(answer)
+    wishes, columns = Wishes(model=model, rows=rows, method=method, **said), None
+    if rows is not None:
+        wishes, columns = _with_columns(wishes, ask)
+    ship = said.get("ship") or ask("What should come out", "int4", click.Choice(get_args(Ship)))
+    device = said.get("device") or ask("Where will it run", _usual_device(), click.Choice(["cpu", "gpu"]))
+    if (method, ship) == ("none", "folder"):
+        raise click.UsageError("nothing would be done: with --method none, --ship int4, fp16 or fp32")
+    drop = said.get("max_drop")
+    drop = ask("Points of accuracy that a step may lose", 3.0, float) if drop is None else drop
+    return replace(wishes, ship=ship, device=device, max_drop=drop), columns
+
+
+def _with_columns(wishes: "Wishes", ask: Ask) -> tuple["Wishes", "Columns"]:
+    """The wishes with the columns that are asked and answered, where neither rows nor options tell them."""
+    from olivine.errors import ConfigError
+    from olivine.workflow.starter import look, problems_of_rows
+
+    columns = look(wishes)
+    named = (wishes.prompt_col, wishes.answer_col, wishes.text_template)
+    say(columns.sentence or f"columns: {', '.join(columns.names)}", err=True, dim=True)
+    if not columns.is_told and named == (None, None, None):
+        pair = columns.pair
+        if pair is None:
+            raise click.UsageError(f"the rows have the column {columns.names[0]} alone; write a --text-template")
+        asked = ask("Column of what is asked", pair[0], click.Choice(columns.names))
+        answered = ask("Column of what is answered", pair[1], click.Choice(columns.names))
+        wishes = replace(wishes, prompt_col=asked, answer_col=answered)
+    if problems := problems_of_rows(wishes):
+        raise ConfigError(problems)
+    return wishes, columns
+
+
+def _usual_device() -> str:
+    from olivine.systems import SystemParams
+    from olivine.systems.local import Local
+
+    return "gpu" if Local(SystemParams()).probe().has_nvidia else "cpu"
+
+
+def _text(wishes: "Wishes", columns: "Columns | None", target: Path, folder: Path, *, editor: bool) -> str:
+    from olivine.workflow.starter import commented, content
+
+    if target.suffix.lower() == ".json":
+        named = {"$schema": _SCHEMA} if editor else {}
+        return json.dumps(named | content(wishes, folder), indent=2, ensure_ascii=False) + "\n"
+    return commented(wishes, folder, columns.sentence if columns else "", _SCHEMA if editor else None)
+
+
+def _tell(target: Path, *, has_rows: bool) -> None:
+    """Where it is, what is still wrong with it here, and what to type next."""
+    from olivine.cli._common import read_plan
+
+    say(f"{target} is written.", err=True, fg="green")
+    problems = read_plan(target, (), offline=False).problems
+    if problems:
+        say("It cannot run here yet:", err=True)
+        print_problems(problems)
+    rows = f"  olivine data {target}     # the rows as the model will see them\n" if has_rows else ""
+    click.echo(f"{rows}  olivine plan {target}     # what would run, and what it needs\n  olivine run {target}")

@@ -1,1 +1,0 @@
-"""Data sets that scripts derive theirs from."""

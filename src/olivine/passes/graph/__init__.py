@@ -1,0 +1,1 @@
+"""Passes that make an ONNX graph, or another graph of one."""

@@ -1,0 +1,144 @@
+"""Export a checkpoint to an ONNX graph with torch's exporters."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from olivine.config.schema import DataConfig
+from olivine.errors import Problem, Unsupported
+from olivine.exporting.graph_files import open_graph, save_graph
+from olivine.models import ONNX_FILE, Model
+from olivine.models.facts import Kind, ModelFacts
+from olivine.models.interface import signature_of, text_signature
+from olivine.models.loading import load_module
+from olivine.models.materialize import copy_companions
+from olivine.models.onnx_files import graph_of
+from olivine.models.signature import Signature
+from olivine.passes._base import ANY_KIND, Pass
+from olivine.passes.graph._graph import SavingParams
+from olivine.runtimes.session import OnnxSession
+from olivine.work import Context, Estimate, Machine
+
+if TYPE_CHECKING:
+    from olivine.exporting.torch_export import Exporter
+
+OPSETS = {None: (9, 23), False: (9, 20), True: (18, 23)}  # least and newest, by use_dynamo_exporter
+NEWEST_TRACED = 20
+
+
+class Convert(Pass):
+    """Export a checkpoint to an ONNX graph: any encoder, vision, audio, encoder-decoder or text model.
+
+    Inputs and their open sizes follow from the model's task, outputs from what it gives. The graph is run beside the
+    checkpoint at two sizes of everything that is open: one that computes something else is no result. Attention is the
+    plain one, which onnxruntime's fusions know; a decoder is exported without a cache (ModelBuilder has one).
+    """
+
+    class Params(SavingParams):
+        """Names are those of Olive's OnnxConversion."""
+
+        target_opset: int = Field(20, description="version of ONNX's operators in the result")
+        use_dynamo_exporter: bool | None = Field(
+            None, description="true: torch.export; false: the tracing exporter; else tracing, and the other if it fails"
+        )
+        dynamic: bool = Field(True, description="false: every size is fixed, and batches hold one row")
+        torch_dtype: Literal["float32", "float16", "bfloat16"] | None = Field(
+            None, description="of the weights; float32 where it is left out"
+        )
+        device: Literal["cpu", "cuda", "gpu"] | None = Field(None, description="where the export runs; here the CPU")
+        parallel_jobs: int | None = Field(None, description="models of one part have nothing to do at once")
+        merge_adapter_weights: bool = Field(True, description="an adapter is merged by MergeAdapterWeights before it")
+        save_metadata_for_token_generation: bool = Field(False, description="config and tokenizer lie beside the graph")
+        optimize: bool = Field(True, description="fold constants while exporting")
+
+        @field_validator("torch_dtype", mode="before")
+        @classmethod
+        def _plain_name(cls, value: Any) -> Any:
+            return value.removeprefix("torch.") if isinstance(value, str) else value
+
+    aliases: ClassVar[tuple[str, ...]] = ("OnnxConversion",)
+    accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
+    produces: ClassVar[str] = "onnx"
+    kinds: ClassVar[frozenset[Kind]] = ANY_KIND
+    libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+    modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu"}
+    params: Params
+
+    def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
+        """Opsets that the exporter does not write, and models of which it is not known what they take."""
+        least, newest = OPSETS[self.params.use_dynamo_exporter]
+        opset, key = self.params.target_opset, ("target_opset",)
+        if not least <= opset <= newest:
+            which = {None: "torch", False: "the tracing exporter", True: "the exporter torch.export"}
+            message = f"{which[self.params.use_dynamo_exporter]} writes opsets {least} to {newest}, not {opset}."
+            yield Problem("invalid-value", self.name, message, f"Choose one of them, such as {min(newest, 20)}.", key)
+        if facts.decoder is None and facts.signature is None:
+            message = f"it is not known what {facts.in_words} takes as inputs."
+            yield Problem("unsupported", self.name, message, "Export it by its own tool, and name the ONNX file.")
+
+    def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
+        """The exporters of torch, the weights in torch, in the graph, and as they are written."""
+        weights = 4 * facts.n_parameters
+        disk = weights if self.params.torch_dtype in (None, "float32") else weights // 2
+        return Estimate(memory_bytes=int(1.0e9 + 2.2 * weights), disk_bytes=disk)
+
+    def forecast(self, facts: ModelFacts) -> ModelFacts:
+        """A graph with the inputs of the model."""
+        signature = facts.signature or (text_signature(facts.decoder.vocab_size) if facts.decoder else None)
+        return _as_graph(facts, signature, 4.0 if self.params.torch_dtype in (None, "float32") else 2.0)
+
+    def run(self, model: Model, context: Context) -> Model:
+        """Export into the scratch folder, compare, and write the graph with what belongs to it."""
+        import torch
+
+        from olivine.exporting.torch_export import Request, export
+
+        signature = signature_of(model)
+        if signature is None:
+            raise Unsupported(f"it is not known what the model {model.path} takes as inputs")
+        dtype = self.params.torch_dtype or "float32"
+        module = load_module(model, attention="eager").to(getattr(torch, dtype))
+        request = Request(module, signature, None, self.params.target_opset, self.params.dynamic, dtype)
+        exported = export(request, context.scratch, self._exporters(), context.report.note)
+        graph = open_graph(exported.path)
+        opset = graph.opset_imports.get("", 0)
+        if opset != self.params.target_opset:
+            raise Unsupported(f"the exporter wrote opset {opset} where {self.params.target_opset} was asked for")
+        copy_companions(model.path, context.output)
+        save_graph(graph, context.output / "model.onnx", self.params.saving)
+        n_nodes = sum(1 for _ in graph.graph.all_nodes())
+        context.report.record(
+            exporter=exported.exporter,
+            opset=opset,
+            n_nodes=n_nodes,
+            largest_difference=exported.difference,
+            summary=f"{n_nodes} nodes of opset {opset} by {exported.exporter}; outputs differ by "
+            f"{exported.difference:.1g} of the largest",
+        )
+        return Model("onnx", context.output, task=model.task, attributes={ONNX_FILE: "model.onnx"})
+
+    def _exporters(self) -> "list[Exporter]":
+        """Those to try, in order."""
+        if self.params.use_dynamo_exporter is not None:
+            return ["dynamo" if self.params.use_dynamo_exporter else "torchscript"]
+        opset = self.params.target_opset
+        known: list[tuple[Exporter, bool]] = [("torchscript", opset <= NEWEST_TRACED), ("dynamo", opset >= 18)]
+        return [name for name, fits in known if fits]
+
+    def ensures(self, model: Model) -> None:
+        """The result loads in onnxruntime."""
+        OnnxSession(graph_of(model))
+
+
+def _as_graph(facts: ModelFacts, signature: Signature | None, bytes_per_weight: float) -> ModelFacts:
+    return replace(
+        facts,
+        kind="graph",
+        decoder=None,
+        signature=signature,
+        bytes_per_weight=bytes_per_weight,
+        weight_bytes=int(bytes_per_weight * facts.n_parameters),
+        shapes={},
+    )

@@ -1,0 +1,44 @@
+"""What a node of AzureML starts: a worker, with the secrets that the node's own identity may read.
+
+    python -m olivine.systems._azureml_node [--secret VARIABLE=VAULT/NAME] WORKER_ARGUMENTS
+
+A secret goes from the key vault into the environment of this process, and nowhere else.
+"""
+
+import os
+import sys
+
+from olivine.systems._worker import main as work
+
+
+def main(arguments: list[str]) -> int:
+    """Read the secret and do the jobs."""
+    # of an identity that a user has assigned to the compute, which azure-identity has to be told
+    if (client := os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")) and not os.environ.get("AZURE_CLIENT_ID"):
+        os.environ["AZURE_CLIENT_ID"] = client
+    if arguments[:1] == ["--secret"]:
+        variable, _, place = arguments[1].partition("=")
+        vault, _, name = place.partition("/")
+        os.environ[variable] = _secret(vault, name)
+        arguments = arguments[2:]
+    return work(arguments)
+
+
+def _secret(vault: str, name: str) -> str:
+    from azure.core.exceptions import AzureError
+    from azure.identity import DefaultAzureCredential
+    from azure.keyvault.secrets import SecretClient
+
+    try:
+        value = SecretClient(f"https://{vault}.vault.azure.net", DefaultAzureCredential()).get_secret(name).value
+    except AzureError as error:
+        why = " ".join(str(error).split())[:200]
+        raise SystemExit(
+            f"the identity of this node cannot read the secret '{name}' of the key vault '{vault}': "
+            f"give it the role Key Vault Secrets User ({why})"
+        ) from None
+    return str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

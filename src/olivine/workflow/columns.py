@@ -1,0 +1,77 @@
+"""The table of the seams: which scores it shows, how they are written, and what it does not say of them."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from olivine.workflow.units import readable_bytes
+
+# column of the table -> key of a score, and how it is written; perplexity only says once more what the loss does
+COLUMNS = (
+    ("accuracy", "label_accuracy", "{:.1%}"),
+    ("change", "change", "{:+.1%}"),
+    ("loss", "loss", "{:.3f}"),
+    ("KL", "kl", "{:.4f}"),
+    ("same top", "top1_agreement", "{:.1%}"),
+    ("cosine", "cosine", "{:.4f}"),
+    ("largest diff.", "largest_difference", "{:.3g}"),
+    ("size", "size_bytes", "{}"),
+)
+NOTE = (
+    "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
+    "above 0.15 look at the answers. Same top: how often both put the same token first."
+)
+NOTE_ON_OUTPUTS = (
+    "Cosine, largest diff.: of the outputs to those of the model before. Same top: how often both rank one class first."
+)
+
+
+def note_on(rows: Iterable[Mapping[str, Any]]) -> str:
+    """What the columns of a table of several models mean."""
+    return NOTE_ON_OUTPUTS if any("cosine" in row for row in rows) else NOTE
+
+
+def cell(row: Mapping[str, Any], key: str, form: str) -> str:
+    """A score as the table shows it; empty where there is none."""
+    value = 0.0 - row["drop"] if key == "change" and row.get("drop") is not None else row.get(key)
+    if value is None:
+        return "none" if key in row.get("no_number", ()) else ""
+    return readable_bytes(value) if key == "size_bytes" else form.format(value)
+
+
+def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What the table does not say of the models and the rows that were scored, one line each."""
+    rows = list(rows)
+    return [*_chance(rows), *_of_plugins(rows), *_told(rows)]
+
+
+def _of_plugins(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The numbers of metrics that the table has no column for, a line each."""
+    numbers: dict[str, list[str]] = {}
+    for row in rows:
+        for name in row.get("of_plugins", ()):
+            value = row.get(name)
+            numbers.setdefault(name, []).append(f"{row['model']} {'none' if value is None else f'{value:.4g}'}")
+    return [f"{name}: {', '.join(values)}" for name, values in numbers.items()]
+
+
+def _chance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """How much of an accuracy may be chance: the largest standard error of the table, so that one line serves all."""
+    known = [(row["label_accuracy_standard_error"], row["n_rows"]) for row in rows if _has_error(row)]
+    if not known:
+        return []
+    error, n_rows = max(known)
+    return [f"Accuracy: ± {100 * error:.1f} points ({n_rows} rows), one standard error."]
+
+
+def _has_error(row: Mapping[str, Any]) -> bool:
+    return row.get("label_accuracy_standard_error") is not None
+
+
+def _told(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    told = (
+        ("n_left_out", "{} rows are longer than the model reads, and left out"),
+        ("n_empty", "{} answers are empty"),
+        ("token_ids_only", "asked in token ids: onnxruntime-genai reads no tokenizer of it"),
+        ("n_other_tokens", "{} prompts have other tokens in onnxruntime-genai"),
+    )
+    return [f"{row['model']}: {text.format(row[key])}" for row in rows for key, text in told if row.get(key)]
