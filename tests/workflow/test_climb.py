@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from encoders import tiny_encoder
 from graphs import text_classifier
 from olivine.config import load
-from olivine.errors import GoalMissed
+from olivine.errors import GoalMissed, RequestError
 from olivine.search import Goal, Objective, Space, samplers
 from olivine.search.space import Categorical, Trial
 from olivine.workflow.climb import Aim, ladder
@@ -208,3 +209,18 @@ def test_label_is_what_a_search_calls_an_alternative(planned, tiny_llama):
     plan = planned(content)
     assert plan.problems == ()
     assert list(plan.search.choices.space.dimensions["quantize"].choices) == ["plain", "eight", "kquant"]
+
+
+def test_encoder_is_exported_on_the_way_and_its_weights_rounded(planned, tmp_path):
+    model = tiny_encoder(tmp_path / "bert")
+    plan = planned({"input_model": {"model_path": str(model)}}, Aim(max_drop=0.01))
+    assert plan.problems == ()
+    assert [step.pass_name for step in plan.steps] == ["convert", "quantize_onnx"]
+    assert (plan.search.rungs[0], plan.search.rungs[-1]) == ("rtn-32", "fp32")
+    assert plan.search.n_own == plan.search.n_valid  # the export is shared, and a rung of its own
+
+
+def test_precision_that_nothing_gives_is_refused_in_a_sentence(planned, tmp_path):
+    graph = text_classifier(tmp_path / "classifier.onnx")
+    with pytest.raises(RequestError, match="nothing here makes a model in bf16 of an ONNX graph"):
+        planned({"input_model": {"model_path": str(graph)}}, Aim(0.01, precision="bf16"))

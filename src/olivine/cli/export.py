@@ -17,12 +17,11 @@ _CALIBRATION = "calibration_data_config"
 
 
 def _exporters() -> dict[str, type[Pass]]:
-    """The usual passes from a checkpoint to an ONNX model."""
-    return {
-        name: plugin
-        for name, plugin in passes.classes.items()
-        if plugin.is_usual_way and "hf" in plugin.accepts and plugin.produces == "onnx"
+    """The passes from a checkpoint to an ONNX model, the usual ones first."""
+    plugins = {
+        name: plugin for name, plugin in passes.classes.items() if "hf" in plugin.accepts and plugin.produces == "onnx"
     }
+    return dict(sorted(plugins.items(), key=lambda pair: not pair[1].is_usual_way))
 
 
 @click.command("export", context_settings=SETTINGS)
@@ -32,9 +31,9 @@ def _exporters() -> dict[str, type[Pass]]:
 def command(request: Request, rows: Rows, params: "Mapping[str, Said]") -> int:
     """Export a model to ONNX, quantized on the way where the precision says so, and measure what it costs.
 
-    A decoder becomes a folder for onnxruntime-genai. The rows of --data calibrate, and every model is scored on them;
-    without rows, models are compared on passages of text. The config of this one step is printed, and then run as
-    olivine run does.
+    A decoder becomes a folder for onnxruntime-genai, any other model a graph for onnxruntime. The rows of --data
+    calibrate, and every model is scored on them; without rows, models are compared on text, or on made-up inputs. The
+    config of this one step is printed, and then run as olivine run does.
     """
     facts = request.plan().facts
     kind = facts.kind if facts is not None else "decoder"

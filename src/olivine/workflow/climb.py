@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from olivine.errors import RequestError
 from olivine.models.facts import ModelFacts
 from olivine.passes import Pass, passes
 from olivine.systems import CPU
@@ -68,8 +69,13 @@ class Ladder:
 
 
 def ladder(plan: Plan, aim: Aim) -> Ladder:
-    """The passes, evaluator and search for the input model of a plan, which has no passes and names the scored rows."""
+    """The passes, evaluator and search for the input model of a plan, which has no passes and names the scored rows.
+
+    Raises RequestError where nothing gives the precision that is asked for.
+    """
     rungs = list(_rungs(plan, aim))
+    if not rungs:
+        raise RequestError(f"nothing here makes a model in {aim.precision} of {_in_words(plan)}")
     slots = list(dict.fromkeys(name for rung in rungs for name in rung.steps))
     slots.sort(key=_SLOTS.index)
     metrics, note = _metrics(plan, aim)
@@ -172,6 +178,10 @@ def _one(kind: str, sub_type: str, goal: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": kind, "type": kind, "sub_types": [{"name": sub_type, "priority": 1, "goal": dict(goal)}]}
 
 
+def _in_words(plan: Plan) -> str:
+    return plan.facts.in_words if plan.facts is not None else "that model"
+
+
 def _is_graph(plan: Plan) -> bool:
     """Whether the result is a graph that gives numbers, not a model that writes text."""
     if plan.input_model is not None and plan.input_model.format == "onnx":
@@ -181,24 +191,23 @@ def _is_graph(plan: Plan) -> bool:
 
 def _rungs(plan: Plan, aim: Aim) -> Iterator[Rung]:
     """What there is for the kind of model, in the order in which it is tried."""
-    asked = [aim.precision] if aim.precision is not None else _usual(plan)
+    exporter = _exporter(plan.facts) if plan.form != "onnx" else None
+    asked = [aim.precision] if aim.precision is not None else _usual(plan, is_exported=exporter is not None)
     before = {"merge": {"type": "merge", "label": "merge"}} if plan.form == "adapter" else {}
-    if plan.form == "onnx":
-        rungs = _of_graphs(plan.facts, asked)
-    elif (exporter := _exporter(plan.facts)) is not None:
+    if exporter is not None:
         before = {**before, "export": {"type": exporter.name, "label": "export"}}
-        rungs = _of_graphs(plan.facts, asked)
-    else:
-        rungs = _of_decoders(plan, asked)
+    is_graph = plan.form == "onnx" or exporter is not None
+    rungs = _of_graphs(plan.facts, asked, is_exported=exporter is not None) if is_graph else _of_decoders(plan, asked)
     for rung in rungs:
         yield Rung(rung.name, {**before, **rung.steps}, rung.bits, rung.effort, rung.size)
 
 
-def _usual(plan: Plan) -> list[str]:
-    """The precisions that are tried where none is asked for, by what the result runs on."""
-    is_decoder = plan.form != "onnx" and (plan.facts is None or plan.facts.kind == "decoder")
-    whole = ["fp16"] if plan.machine.execution_provider != CPU and is_decoder else []
-    return ["int4", "int8", *whole]
+def _usual(plan: Plan, *, is_exported: bool) -> list[str]:
+    """The precisions that are tried where none is asked for, by what there is and what the result runs on."""
+    if is_exported:
+        return ["int4", "int8", "fp32"]
+    is_on_gpu = plan.machine.execution_provider != CPU and plan.form != "onnx"
+    return ["int4", "int8", *(["fp16"] if is_on_gpu else [])]
 
 
 def _exporter(facts: ModelFacts | None) -> type[Pass] | None:
@@ -232,8 +241,8 @@ def _of_decoders(plan: Plan, asked: Sequence[str]) -> Iterator[Rung]:
             yield sizes.rung(precision, _built(precision, precision=precision), _BITS[precision], _MORE_BITS)
 
 
-def _of_graphs(facts: ModelFacts | None, asked: Sequence[str]) -> Iterator[Rung]:
-    """What is made of the weights of a graph."""
+def _of_graphs(facts: ModelFacts | None, asked: Sequence[str], *, is_exported: bool) -> Iterator[Rung]:
+    """What is made of the weights of a graph. is_exported: it is made on the way, and may ship as it is."""
     n = facts.n_parameters if facts is not None else 0
 
     def rung(name: str, effort: int, group: int, bits: int, **params: Any) -> Rung:
@@ -250,6 +259,8 @@ def _of_graphs(facts: ModelFacts | None, asked: Sequence[str]) -> Iterator[Rung]
             yield rung(f"search-{wide}", _SEARCH, wide, 4, algorithm="search", is_symmetric=False)
     if "int8" in asked:
         yield rung("int8", _MORE_BITS, 32, 8, algorithm="RTN")
+    if "fp32" in asked and is_exported:
+        yield Rung("fp32", {}, 32, _MORE_BITS, 4.0 * n or None)
 
 
 @dataclass(frozen=True)
