@@ -42,6 +42,9 @@ def sentence(message: object) -> str:
     return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
+STILL_AT_WORK = ", and is still at work"  # how a cause ends that leaves its process busy
+
+
 @dataclass(frozen=True, order=True)
 class Problem:
     """One thing that keeps a workflow from running.

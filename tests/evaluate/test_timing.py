@@ -2,7 +2,11 @@
 
 import itertools
 import math
+import os
+import subprocess
+import sys
 import time
+from functools import partial
 
 import numpy as np
 import pytest
@@ -127,3 +131,57 @@ def test_session_that_sleeps_is_slower(tmp_path):
     results = in_turns({"fast": request, "slow": sleeps}, sum, TimingParams(max_requests=12))
     n_slower = sum(slow > fast for fast, slow in zip(results["fast"], results["slow"], strict=True))
     assert n_slower > len(results["fast"]) / 2
+
+
+@pytest.fixture
+def neighbours():
+    """Processes that keep every core busy until the test is over."""
+    started = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(os.cpu_count() or 1)]
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_slower_graph_is_measured_slower_20_times_of_20(tmp_path):
+    assert n_slower(tmp_path) == 20
+
+
+def test_slower_graph_is_measured_slower_20_times_of_20_beside_busy_neighbours(tmp_path, neighbours):
+    assert n_slower(tmp_path) == 20
+    assert all(process.poll() is None for process in neighbours)
+
+
+def n_slower(folder):
+    """How often of 20 a graph of twice as many products is the slower one, each time by the median of 24 requests in turns."""
+    requests = {}
+    for name, n_products in (("base", 6), ("slow", 12)):
+        session = one_thread(products(folder / f"{name}.onnx", n_products))
+        requests[name] = partial(lambda session: timed(lambda: session.run(None, {"x": _ROWS}))[0], session)
+    measures = (in_turns(requests, float, TimingParams(max_requests=24)) for _ in range(20))
+    return sum(np.median(times["slow"]) > np.median(times["base"]) for times in measures)
+
+
+def one_thread(path):
+    """A session that waits for no thread of its own: beside busy neighbours, that is a wait for these."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+_ROWS = np.ones((64, 256), dtype=np.float32)
+
+
+def products(path, n):
+    """A graph of so many matrix products."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.eye(256, dtype=np.float32) * 0.5, "w")
+    nodes = [helper.make_node("MatMul", ["x" if not i else f"y{i - 1}", "w"], [f"y{i}"]) for i in range(n)]
+    ends = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [64, 256]) for name in ("x", f"y{n - 1}")]
+    graph = helper.make_graph(nodes, "products", ends[:1], ends[1:], [weight])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path

@@ -4,6 +4,7 @@ import json
 import re
 
 import numpy as np
+import psutil
 import pytest
 
 from graphs import N_TOKENS, logits_of, text_classifier
@@ -159,6 +160,7 @@ def test_times_and_memory_stand_beside_those_of_the_input_model(graph, tmp_path,
 
 
 SCRIPT = """
+import time
 print("said by the script")
 from helper import longest
 
@@ -173,7 +175,7 @@ def size(model, device, execution_providers):
     return len(open(model.model_path + "/classifier.onnx", "rb").read())
 
 def bad(outputs, targets, how):
-    return {"exit": exit, "raise": lambda: {}["gone"], "nothing": lambda: None, "other": lambda: {"a": 1},
+    return {"hang": lambda: time.sleep(600), "exit": exit, "raise": lambda: {}["gone"], "nothing": lambda: None, "other": lambda: {"a": 1},
             "text": lambda: "3", "nan": lambda: float("nan"), "pair": lambda: (1, 2)}[how]()
 """
 
@@ -224,9 +226,22 @@ def test_script_that_fails_at_work_is_one_sentence(graph, tmp_path, script, how,
     evidence = OutputEvidence([{"logits": np.ones((1, 3))}], None, ["logits"], [1])
     places = {"user_script": str(tmp_path / "mine.py"), "script_dir": str(tmp_path / "lib")}
     one = {"name": "own", "function": "bad", "on_outputs": True, "kwargs": {"how": how}, "numbers": ["x"], **places}
+    one["max_seconds"] = 60
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
     with pytest.raises(OlivineError, match=re.escape(f"bad of {tmp_path / 'mine.py'} {says}")):
         custom_numbers([one], onnx_model(graph), evidence, machine)
+
+
+def test_script_that_hangs_is_ended_with_its_process(graph, tmp_path, script, capsys):
+    settings = script | {"metric_func": "bad", "metric_func_kwargs": {"how": "hang"}, "max_seconds": 3}
+    path = config_of(tmp_path, graph, [custom(settings, "x")])
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    assert exit_code(["run", "--config", str(path)]) == 1
+    told = " ".join(capsys.readouterr().err.split())
+    assert "took longer than 3 seconds (max_seconds in its user_config), and is still at work" in told
+    assert {child.pid for child in psutil.Process().children(recursive=True)} <= before
+    (problem,) = problems(tmp_path, graph, [custom(settings | {"max_seconds": -1}, "x")])
+    assert "max_seconds of 'own' must be a number above 0, but is -1." in problem
 
 
 def test_script_that_raises_ends_the_run_with_1(graph, tmp_path, script, capsys):

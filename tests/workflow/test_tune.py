@@ -5,16 +5,18 @@ import shutil
 import signal
 import threading
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from graphs import text_classifier
 from olivine.config import load
 from olivine.errors import GoalMissed, Interrupted, StepFailed
+from olivine.search.objectives import GoalKind
 from olivine.systems import Worker
 from olivine.workflow.choices import Choices
 from olivine.workflow.engine import run
-from olivine.workflow.events import SearchDone, StepStarted, TrialDone
+from olivine.workflow.events import Scored, SearchDone, StepStarted, TrialDone, Warned
 from olivine.workflow.journal import read_journal
 from olivine.workflow.plan import make_plan
 from olivine.workflow.words import lines
@@ -403,6 +405,87 @@ def test_goal_that_no_trial_meets_ends_with_the_nearest(graph_search, tmp_path):
     assert [one["trial"] for one in near] == [2, 1]
     assert near[0]["shortfall"] < near[1]["shortfall"]
     assert (tmp_path / "out" / "model").is_dir()
+
+
+def of_all_types(on_size, on_script):
+    """Metrics with a goal of each type: on the size, of which less is better, and on what a script says of it, more."""
+    kinds = ("threshold", "min-improvement", "percent-min-improvement")
+    own_kinds = ("max-degradation", "percent-max-degradation")
+    sized = [
+        {"name": "bytes", "goal": {"type": kind, "value": value}} for kind, value in zip(kinds, on_size, strict=True)
+    ]
+    scripted = [
+        {"name": "n", "higher_is_better": True, "goal": {"type": kind, "value": value}}
+        for kind, value in zip(own_kinds, on_script, strict=True)
+    ]
+    script = {"user_script": "sizes.py", "evaluate_func": "of"}
+    return [
+        {"name": "bytes", "type": "size_on_disk", "sub_types": sized},
+        {"name": "own", "type": "custom", "user_config": script, "sub_types": scripted},
+    ]
+
+
+@pytest.fixture
+def sizes_script(tmp_path):
+    (tmp_path / "sizes.py").write_text(
+        "import os\n\n\ndef of(model, device, providers):\n"
+        "    path = model.model_path\n"
+        "    files = [path] if os.path.isfile(path) else [os.path.join(path, name) for name in os.listdir(path)]\n"
+        "    return {'n': sum(os.path.getsize(one) for one in files if one.endswith('.onnx'))}\n"
+    )
+
+
+@pytest.mark.usefixtures("sizes_script")
+def test_goals_of_each_type_are_met_in_a_search(graph_search, tmp_path):
+    wide = of_all_types((10**9, 100, 1), (10**9, 99))
+    result = run(graph_search(None, *wide))
+    assert {row["goal"]["type"] for row in result.measured if row["goal"]} == set(get_args(GoalKind))
+    assert {row["is_met"] for row in result.measured if row["goal"]} == {True}
+    assert [one.missed for one in trials(tmp_path) if one.trial == result.search["chosen"]] == [()]
+
+
+@pytest.mark.usefixtures("sizes_script")
+def test_goals_of_each_type_are_missed_in_a_search(graph_search, tmp_path):
+    narrow = of_all_types((1, 10**9, 99), (0, 0))
+    with pytest.raises(GoalMissed) as missed:
+        run(graph_search(None, *narrow))
+    on_size = outcome(tmp_path).near_misses[0]["missed"]
+    assert len(on_size) == 3  # of what is too large, nothing else is looked at
+    measured = [row for row in missed.value.result.measured if row["goal"]]
+    assert {row["goal"]["type"] for row in measured} == set(get_args(GoalKind))
+    assert {row["is_met"] for row in measured} == {False}
+    assert min(row["margin"] for row in measured) < 0
+
+
+def test_trial_that_surely_misses_its_accuracy_is_given_up_after_a_few_rows(graph_search, tmp_path):
+    rows = [{"input_ids": [number % 40, 2, 3, 4, 5], "label": number % 3} for number in range(160)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    accuracy = {"name": "more", "type": "accuracy", "data_config": "mine", "goal": {"type": "threshold", "value": 0.95}}
+    with pytest.raises(GoalMissed):
+        run(graph_search(None, accuracy))
+    given_up = trials(tmp_path)
+    assert [one.outcome for one in given_up] == ["cut", "cut"]
+    assert "on 32 of 160 rows" in given_up[0].missed[0]
+    assert "1.0% at most are given up" in given_up[0].missed[0]
+    scored = [event for event in read_journal(tmp_path / "out", last_run=True) if isinstance(event, Scored)]
+    assert {(event.model, event.scores["n_rows"]) for event in scored} == {("base", 160), ("small", 160)}  # that ships
+
+
+def test_results_of_trials_stay_within_their_bytes(searched, tmp_path):
+    result = run(searched({"one": {"type": "write", "n_files": 1, "n_bytes": [3000, 1000, 2000]}}, max_cost_bytes=3500))
+    assert [one.point["one.n_bytes"] for one in trials(tmp_path)] == [3000, 1000]
+    assert outcome(tmp_path).n_refused == 1
+    assert result.search["point"] == {"one.n_bytes": 1000}
+    warned = [event.message for event in read_journal(tmp_path / "out") if isinstance(event, Warned)]
+    assert "trials are left out that would take all results above the 3,500 bytes of max_cost_bytes" in warned
+
+
+def test_first_trial_that_is_too_large_is_a_problem_of_the_plan(graph_search, tmp_path):
+    config = json.loads((graph_search() and tmp_path / "config.json").read_text())
+    config["search_strategy"]["max_cost_bytes"] = 10
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (problem,) = make_plan(load(tmp_path / "config.json")).problems
+    assert "max_cost_bytes is 10, and the first trial alone may write" in problem.message
 
 
 def test_trials_that_run_at_once_give_what_they_give_alone(searched, tmp_path):

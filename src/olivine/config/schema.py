@@ -414,6 +414,16 @@ class SearchStrategy(Section):
     max_trial_time: float | None = Field(
         None, gt=0, description="seconds that a trial may take; one that takes longer is ended and counts as failed"
     )
+    max_cost_bytes: int | None = Field(
+        None, gt=0, description="bytes that the results of all trials may take together; what needs more is left out"
+    )
+    early_stop_error: float = Field(
+        0.01,
+        ge=0,
+        lt=0.5,
+        description="a trial is given up after a few rows where no more than this share of those that would meet their "
+        "goal on the accuracy is lost by it; 0: all rows are scored",
+    )
     max_parallel: int = Field(1, gt=0, description="trials that run at once, where cores and memory have room for them")
     include_pass_params: bool = Field(
         True, description="search params that are not set and have values to be searched of their own, too"

@@ -3,12 +3,13 @@
 import importlib.util
 import math
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from olivine.errors import OlivineError
+from olivine.errors import STILL_AT_WORK, OlivineError
 from olivine.evaluate._base import Evidence, OutputEvidence
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
@@ -42,8 +43,8 @@ def custom_numbers(
     """What every script says of a model, by "METRIC.NUMBER".
 
     scripts: name (of the metric), user_script, script_dir, function, on_outputs (whether the function gets what the
-    model gave, and what it should have, in place of the model), kwargs, numbers (that it must give). Raises
-    OlivineError, with the script's own words, for one that does not.
+    model gave, and what it should have, in place of the model), kwargs, numbers (that it must give), max_seconds (that
+    it may take). Raises OlivineError, with the script's own words, for one that does not.
     """
     numbers: dict[str, float] = {}
     for script in scripts:
@@ -63,13 +64,30 @@ def _arguments(
 
 
 def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
-    """What the function gives. What it prints is in the log."""
-    try:
-        with _importable(script):
-            return _function(script)(*arguments, **script["kwargs"])
-    except (Exception, SystemExit) as error:
-        said = " ".join(f"{type(error).__name__}: {error}".split())
-        raise OlivineError(f"{_place(script)} failed: {said}") from error
+    """What the function gives within its time. What it prints is in the log.
+
+    It works in a thread of its own: one that hangs cannot be ended, and the process of the job goes with it.
+    """
+    ended: list[Any] = []
+    failed: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            with _importable(script):
+                ended.append(_function(script)(*arguments, **script["kwargs"]))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - of a user: whatever it raises is told
+            failed.append(error)
+
+    thread = threading.Thread(target=call, daemon=True, name="user script")
+    thread.start()
+    thread.join(script["max_seconds"])
+    if failed:
+        said = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
+        raise OlivineError(f"{_place(script)} failed: {said}") from failed[0]
+    if not ended:
+        limit = f"{script['max_seconds']:g} seconds (max_seconds in its user_config)"
+        raise OlivineError(f"{_place(script)} took longer than {limit}{STILL_AT_WORK}")
+    return ended[0]
 
 
 def _place(script: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +85,12 @@ def evenly(values: Sequence[int], n_most: int) -> list[int]:
     return [values[i * len(values) // n_most] for i in range(n_most)]
 
 
+def rows_of(values: Sequence[int], params: Mapping[str, Any]) -> list[int]:
+    """The rows to score: max_rows at most, spread evenly; n_few of these, drawn at random, where that is given."""
+    kept, n_few = evenly(values, params["max_rows"]), params.get("n_few")
+    return kept if n_few is None or n_few >= len(kept) else sorted(random.Random(n_few).sample(kept, n_few))  # noqa: S311
+
+
 def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list[int]]:
     """Inputs of every row, and the class of each where they have labels."""
     facts, signature = facts_of(model), signature_of(model)
@@ -93,7 +100,7 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
         sizes = params.get("sizes") or {}
         return _same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"], sizes), []
     config = DataConfig.model_validate(params["data"])
-    rows = pick_any(config, lambda n_rows: evenly(range(n_rows), params["max_rows"]))
+    rows = pick_any(config, lambda n_rows: rows_of(range(n_rows), params))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
     tokenize = _tokenizer(model, config, rows)

@@ -16,7 +16,7 @@ from olivine.evaluate._base import Artifact, Evidence
 from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import measured
-from olivine.evaluate._outputs import evenly, named, score_outputs
+from olivine.evaluate._outputs import evenly, named, rows_of, score_outputs
 from olivine.evaluate._rows import Question, passages, questions
 from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
@@ -149,7 +149,7 @@ def _questions(
         if params["part"] != "all" and params.get("eval_size"):
             train, held_out = split(n_rows, params["eval_size"], params["seed"])
             indices = held_out if params["part"] == "eval" else train
-        return evenly(indices, params["max_rows"])
+        return rows_of(indices, params)
 
     rows = pick_rows(config, choose, template_of(tokenizer))
     if not len(rows):

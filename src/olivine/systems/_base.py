@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 
-from olivine.errors import Interrupted, StepFailed
+from olivine.errors import STILL_AT_WORK, Interrupted, StepFailed
 from olivine.paths import of_user
 from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
@@ -73,7 +73,8 @@ class Worker(ABC):
         try:
             yield
         except StepFailed as failure:
-            if failure.cause.startswith("out of memory"):  # what it holds would fail the next job too
+            # what it holds, or what goes on in it, would stand in the way of the next job
+            if failure.cause.startswith("out of memory") or failure.cause.endswith(STILL_AT_WORK):
                 self.kill()
             raise
         except KeyboardInterrupt as stop:

@@ -204,8 +204,9 @@ def _kind(draft: Draft) -> "type[Evidence | OutputEvidence]":
     """What kind of evidence the models of the config give."""
     from olivine.evaluate import Evidence, OutputEvidence
 
-    model = draft.model
-    return OutputEvidence if model is not None and model.format == "onnx" and model.packaging == "plain" else Evidence
+    model, facts = draft.model, draft.facts
+    is_graph = model is not None and model.format == "onnx" and model.packaging == "plain"
+    return OutputEvidence if is_graph or (facts is not None and facts.kind != "decoder") else Evidence
 
 
 def _goal(draft: Draft, wish: _Wish, number: Any) -> Goal | None:

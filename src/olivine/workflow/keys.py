@@ -175,6 +175,7 @@ def score_params(rows: ScoreRows) -> dict[str, Any]:
         **({"sizes": dict(rows.sizes)} if rows.sizes else {}),
         "metrics": dict(rows.metrics),
         **({"scripts": [script.to_json() for script in rows.scripts]} if rows.scripts else {}),
+        **({"n_few": rows.n_few} if rows.n_few is not None else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import difflib
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from olivine.config import schema
 from olivine.paths import is_file, is_folder, of_user
 from olivine.workflow.draft import Draft
-from olivine.workflow.steps import Script
+from olivine.workflow.steps import SCRIPT_SECONDS, Script
 
 _KEYS = {"evaluate_func": "evaluate_func_kwargs", "metric_func": "metric_func_kwargs"}
-_KNOWN = ("user_script", "script_dir", *_KEYS, *_KEYS.values(), "need_inference")
+_KNOWN = ("user_script", "script_dir", *_KEYS, *_KEYS.values(), "need_inference", "max_seconds")
 
 Where = tuple[str | int, ...]
 
@@ -39,9 +40,20 @@ def plan_script(draft: Draft, metric: schema.Metric, path: Where) -> Script | No
     for problem in _wrong(script, folder, settings[key], kwargs):
         draft.problem(*problem[:1], here, *problem[1:])
         return None
-    numbers = tuple(one.name for one in metric.sub_types) or (metric.name,)
+    seconds = settings.get("max_seconds", SCRIPT_SECONDS)
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        message = f"max_seconds of '{metric.name}' must be a number above 0, but is {seconds!r}."
+        draft.problem("invalid-value", (*here, "max_seconds"), message)
+        return None
     return Script(
-        metric.name, script, folder, settings[key], on_outputs=key == "metric_func", kwargs=kwargs, numbers=numbers
+        metric.name,
+        script,
+        folder,
+        settings[key],
+        on_outputs=key == "metric_func",
+        kwargs=kwargs,
+        numbers=tuple(one.name for one in metric.sub_types) or (metric.name,),
+        max_seconds=float(seconds),
     )
 
 

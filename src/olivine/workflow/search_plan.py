@@ -107,6 +107,11 @@ def _stops(
         message = "'stop_when_goals_met' waits for goals, and the config sets none."
         where = loaded.document.where((_SECTION, "stop_when_goals_met"))
         yield Problem("invalid-value", where, message, "Set quality.max_drop or goals of the evaluator, or remove it.")
+    needed, most = sum(step.estimate.disk_bytes for step in plan.steps), strategy.max_cost_bytes
+    if most is not None and needed > most:
+        message = f"max_cost_bytes is {most:,}, and the first trial alone may write {needed:,} bytes."
+        where = loaded.document.where((_SECTION, "max_cost_bytes"))
+        yield Problem("invalid-value", where, message, "Raise it, or leave it out.")
     if (
         choices.space.size is None
         and settings.max_samples is None

@@ -17,6 +17,8 @@ from olivine.work import Estimate, Machine
 from olivine.workflow.choices import Search
 from olivine.workflow.resources import Remote
 
+SCRIPT_SECONDS = 3600.0  # that a user's own metric may take, where the config does not say
+
 
 @dataclass(frozen=True)
 class Host:
@@ -74,7 +76,7 @@ class Script:
     """A user's own metric: a function of a file.
 
     name: of the metric. folder: whose modules it may import. on_outputs: it gets what a model gave and should have
-    given, in place of the model. numbers: that it must give.
+    given, in place of the model. numbers: that it must give. max_seconds: that it may take.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Script:
     on_outputs: bool
     kwargs: Mapping[str, Any]
     numbers: tuple[str, ...]
+    max_seconds: float = SCRIPT_SECONDS
 
     @property
     def files(self) -> list[Path]:
@@ -102,6 +105,7 @@ class Script:
             "on_outputs": self.on_outputs,
             "kwargs": dict(self.kwargs),
             "numbers": list(self.numbers),
+            "max_seconds": self.max_seconds,
         }
 
 
@@ -114,8 +118,9 @@ class ScoreRows:
     on_outputs: models are measured by their outputs, not by the text that they write. sizes: of made-up rows, by name:
     those that a later step fixes.
     data: None where rows of the inputs of a graph are made up, by `seed`: they too only compare.
-    metrics: params by name, see quality.metrics. scripts: users' own metrics. host, versions: where it is measured, as
-    of a Step; machine: what is there, None for the plan's.
+    metrics: params by name, see quality.metrics. scripts: users' own metrics. n_few: so many of the rows, drawn at
+    random, in place of all. host, versions: where it is measured, as of a Step; machine: what is there, None for the
+    plan's.
     """
 
     data: DataConfig | None
@@ -129,6 +134,7 @@ class ScoreRows:
     sizes: Mapping[str, int] = field(default_factory=dict)
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scripts: tuple[Script, ...] = ()
+    n_few: int | None = None
     host: str | None = None
     machine: Machine | None = None
     versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)

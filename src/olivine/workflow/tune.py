@@ -36,18 +36,21 @@ from olivine.workflow.events import (
     Warned,
 )
 from olivine.workflow.execute import Execution, climb
+from olivine.workflow.few_rows import looks
 from olivine.workflow.inputs import look_at_data
 from olivine.workflow.journal import read_journal
 from olivine.workflow.keys import seams
 from olivine.workflow.names import FileNames
 from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import prove
+from olivine.workflow.search_plan import identities
 from olivine.workflow.steps import Asked, Plan
 from olivine.workflow.verdict import checks_missed, drop_allowed, goals, keeps, missed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
 
 _QUALITY = (("label_accuracy", True), ("loss", False), ("cosine", True))  # the first that is measured; higher is better
+_ACCURACY = "label_accuracy"
 _ROUNDING = 6  # digits of a drop: accuracies are shares of rows, whose differences are not exact
 _N_CAUSES = 3  # that a person is told when every trial failed
 _N_REFUSED = 1000  # points in a row that cannot run; then the search is at its end
@@ -211,6 +214,7 @@ class _Trials:
         self._n_trials, self._n_failed, self._n_refused = 0, 0, 0
         self._names = {key_of(point): name for name, point in search.sampler.listed(search.settings).items()}
         self.done: list[TrialDone] = []
+        self._bytes: dict[str, int] = {}  # of the results of steps, by what tells steps apart
         self._is_stopped = threading.Event()
 
     def all(self, choices: Choices) -> list[Attempt]:
@@ -226,6 +230,7 @@ class _Trials:
             for (point, _), attempt in zip(asked, made, strict=True):
                 sampler.tell(Trial(point, attempt.done.values if attempt.is_measured else None))
                 self._n_failed += not attempt.is_measured
+                self._count_bytes(attempt)
             attempts += made
             self.done += [one.done for one in made]
         return attempts
@@ -236,13 +241,34 @@ class _Trials:
         n_in_a_row = 0
         while len(asked) < n and n_in_a_row < _N_REFUSED and (point := sampler.ask()) is not None:
             plan = self._planned(choices, point)
-            if plan.problems:
+            if plan.problems or not self._is_affordable(plan):
                 sampler.tell(Trial(point, None))
                 self._n_refused, n_in_a_row = self._n_refused + 1, n_in_a_row + 1
                 continue
             n_in_a_row = 0
             asked.append((point, plan))
         return asked
+
+    def _is_affordable(self, plan: Plan) -> bool:
+        """Whether what the trials write stays within max_cost_bytes with this one; takes its share where it does."""
+        most = self._search.strategy.max_cost_bytes
+        needed = {identity: step.estimate.disk_bytes for identity, step in identities(plan.steps)} | self._bytes
+        if most is not None and sum(needed.values()) > most:
+            message = f"trials are left out that would take all results above the {most:,} bytes of max_cost_bytes"
+            self._listener(Warned(step="search", message=message))
+            return False
+        self._bytes = needed
+        return True
+
+    def _count_bytes(self, attempt: Attempt) -> None:
+        """Put the bytes that results take in the place of those that were foreseen."""
+        keys = {str(one["step"]): str(one["key"]) for one in attempt.done.steps}
+        for identity, step in identities(attempt.plan.steps):
+            entry = self._workshop.store.peek(keys[step.name]) if step.name in keys else None
+            if entry is not None:
+                self._bytes[identity] = entry.size_bytes
+            elif not attempt.is_measured:  # it was not made
+                self._bytes[identity] = 0
 
     def _n_at_once(self, n_done: int) -> int:
         return min([self._search.n_parallel, *(limit - n_done for limit in self._limits)])
@@ -329,7 +355,7 @@ class _Trials:
                 if course.key in self._failed_before:
                     return self._failed_before[course.key]
                 prove(course.plan, self._model, execution.keys.models, workshop)
-                if (cut := self._cut(execution, is_over)) is not None:
+                if (cut := self._cut(execution, is_over) or self._given_up(execution, is_over)) is not None:
                     return cut
                 for _ in climb(execution):
                     if is_over.is_set() or self._is_stopped.is_set():
@@ -370,6 +396,45 @@ class _Trials:
         if size is None or not sentences:
             return None
         return {"outcome": "cut", "values": {"size_bytes": float(size)}, "missed": sentences}
+
+    def _given_up(self, execution: Execution, is_over: threading.Event) -> dict[str, Any] | None:
+        """Fields of the event of a trial that surely misses a goal on its accuracy, by a few of the rows."""
+        plan, baseline = execution.plan, self._wanted.baseline
+        goals_on_it = [one for one in plan.asked if one.number == _ACCURACY and one.goal is not None]
+        if not goals_on_it or baseline is None or plan.score is None or baseline.scores.get(_ACCURACY) is None:
+            return None
+        error, n_rows = self._search.strategy.early_stop_error, baseline.scores["n_rows"]
+        least = max(_bound(one, baseline.scores[_ACCURACY]) for one in goals_on_it)
+        for look in looks(n_rows, error):
+            for step in plan.steps:
+                if is_over.is_set() or self._is_stopped.is_set():
+                    return None
+                last = execution.result(step)
+            accuracy = self._on_few(execution, look.n_few)
+            if accuracy is not None and look.stops(accuracy, least):
+                sentence = (
+                    f"label accuracy is {accuracy:.1%} on {look.n_few} of {n_rows} rows, and "
+                    f"{goals_on_it[0].setting} asks for {least:.1%} on all: of models that have it, {error:.1%} at "
+                    "most are given up so early"
+                )
+                size = _size(last)
+                sizes = {"size_bytes": float(size)} if size is not None else {}
+                return {"outcome": "cut", "values": {_ACCURACY: accuracy, **sizes}, "missed": [sentence]}
+        return None
+
+    def _on_few(self, execution: Execution, n_few: int) -> float | None:
+        """The accuracy of what ships on so many rows; nothing of that is told."""
+        plan = execution.plan
+        if plan.score is None:
+            return None
+        few = replace(plan, score=replace(plan.score, n_few=n_few))
+        score = Execution(few, self._model, replace(self._workshop, tell=lambda _event: None)).score(seams(few)[-1])
+        return score.event.scores.get(_ACCURACY) if score is not None else None
+
+
+def _bound(asked: Asked, baseline: float) -> float:
+    """The accuracy that a goal asks for."""
+    return asked.goal.bound(higher_is_better=True, baseline=baseline) if asked.goal is not None else 0.0
 
 
 @dataclass(frozen=True)
