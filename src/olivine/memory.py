@@ -30,6 +30,21 @@ def peak_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def give_back() -> None:
+    """Return what lies free in the heap to the system, where the C library can do that (glibc).
+
+    It keeps the holes between blocks that are in use: a walk through the layers of a model of half a gigabyte ended
+    with 400 MB of them.
+    """
+    if sys.platform != "linux":
+        return
+    import ctypes
+
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def kernel_kills() -> int:
     """How many processes the kernel has ended because memory ran out, since it started; 0 where it does not say."""
     try:

@@ -41,7 +41,7 @@ def few():
         name: Choice(Format(4, 32, symmetric=False), importance=inputs[name], search=True, half_scales=True)
         for name in weights
     }
-    return weights, matrices, chosen, Sensitivity(outputs, torch.zeros(128))
+    return weights, matrices, chosen, Sensitivity(outputs, {}, torch.zeros(128))
 
 
 def damage(weight, choice, outputs):
@@ -102,7 +102,7 @@ def test_rows_of_a_large_matrix_are_sampled_in_stretches_that_stand_for_all():
     weight, outputs = torch.randn((5000, 64), generator=chance), torch.rand(5000, generator=chance)
     choice = Choice(Format(4, 32, symmetric=False), importance=torch.ones(64), search=True)
     told = []
-    known = Sensitivity({"large.weight": outputs}, torch.zeros(64))
+    known = Sensitivity({"large.weight": outputs}, {}, torch.zeros(64))
     taken = mixed(Goal(known, 4.7, None, told.append), {"large": matrix("large.weight", weight)}, {"large": choice})
     assert told[0]["predicted_divergence"] == pytest.approx(damage(weight, taken["large"], outputs), rel=0.1)
 
@@ -144,6 +144,7 @@ def test_without_a_goal_the_size_is_that_of_search(tmp_path):
         ({"mixed_bits": 5}, "mixed_bits is a goal of int4_algo_config mixed"),
         ({"int4_algo_config": "mixed", "mixed_bits": 5, "mixed_divergence": 0.1}, "are two goals"),
         ({"int4_algo_config": "mixed", "use_qdq": True}, "mixed needs a graph that olivine quantizes"),
+        ({"int4_algo_config": "best", "use_qdq": True}, "best needs a graph that olivine quantizes"),
     ],
 )
 def test_goals_without_a_choice_are_told_by_the_plan(params, told, tiny_llama):

@@ -11,6 +11,7 @@ from olivine.calibration.layer_stream import Layer, LayerStream
 from olivine.calibration.statistics import Statistic
 from olivine.errors import ModelError
 from olivine.models.kept import is_whole, keep
+from olivine.models.tensors import LazyTensor
 
 if TYPE_CHECKING:
     import torch
@@ -29,12 +30,14 @@ class Sweep:
     """How GPTQ goes over a layer.
 
     damping: share of the mean diagonal added to a Hessian. act_order: visit columns by falling importance.
-    true_sequential: within a layer, too, every input is that which quantized weights make.
+    true_sequential: within a layer, too, every input is that which quantized weights make. n_refinements: how often
+    codes and scales are mended in turn after the sweep, see `kernels.refine`.
     """
 
     damping: float = 0.01
     act_order: bool = True
     true_sequential: bool = False
+    n_refinements: int = 0
 
 
 def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep, folder: Path) -> Quantized:
@@ -49,7 +52,7 @@ def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Swe
         file = folder / f"{layer.name}.safetensors"
         if not is_whole(file):
             _save(file, dict(_quantized(layer, stream, formats, sweep)))
-        of_layer = _load(file)
+        of_layer = load_layer(file)
         for name, read in of_layer.items():
             _replace(layer, name, read())
         layer.run()
@@ -58,8 +61,35 @@ def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Swe
         file = folder / "head.safetensors"
         if not is_whole(file):
             _save(file, dict(_group(stream.head("full"), stream, formats, sweep)))
-        readers |= _load(file)
+        readers |= load_layer(file)
     return readers
+
+
+def quantized_matrix(
+    name: str,
+    tensor: LazyTensor,
+    hessian: "Callable[[], torch.Tensor]",
+    fmt: "Format",
+    sweep: Sweep,
+    folder: Path,
+    device: str,
+) -> Quantized:
+    """One matrix of no layer, under `name`, by what `hessian` gives when it is not in `folder` already."""
+    file = folder / f"{name}.safetensors"
+    if not is_whole(file):
+        values, weight = hessian(), tensor.read().to(device, torch.float32)
+        try:
+            _save(file, {name: _rounded(weight, values, fmt, sweep)})
+        except ValueError as error:
+            raise ModelError(f"'{tensor.name}' cannot be quantized: {error}") from error
+    return load_layer(file)
+
+
+def _rounded(weight: "torch.Tensor", hessian: "torch.Tensor", fmt: "Format", sweep: Sweep) -> "Blockwise":
+    from olivine.kernels.gptq import factor, gptq
+
+    shared = factor(hessian, damping=sweep.damping, act_order=sweep.act_order)
+    return _refiner(hessian, sweep)(weight, gptq(weight, shared, fmt, half_scales=True))
 
 
 def _quantized(
@@ -87,19 +117,38 @@ def _group(
     names = [name for name in statistic.names if name in formats]
     try:
         shared = factor(statistic.values, damping=sweep.damping, act_order=sweep.act_order)
+        refined = _refiner(statistic.values, sweep)
         for fmt in dict.fromkeys(formats[name] for name in names):
             together = [name for name in names if formats[name] == fmt]
-            yield from zip(together, _stacked(together, stream, shared, fmt), strict=True)
+            yield from zip(together, _stacked(together, stream, shared, fmt, refined), strict=True)
     except ValueError as error:
         raise ModelError(f"{', '.join(names)} cannot be quantized: {error}") from error
 
 
-def _stacked(names: list[str], stream: LayerStream, shared: "Factor", fmt: "Format") -> "Iterator[Blockwise]":
+def _refiner(hessian: "torch.Tensor", sweep: Sweep) -> "Callable[[torch.Tensor, Blockwise], Blockwise]":
+    from olivine.kernels.refine import refine
+
+    def refined(weight: "torch.Tensor", blocks: "Blockwise") -> "Blockwise":
+        if not sweep.n_refinements:
+            return blocks
+        return refine(weight, hessian, blocks, n_rounds=sweep.n_refinements, damping=sweep.damping, half_scales=True)
+
+    return refined
+
+
+def _stacked(
+    names: list[str],
+    stream: LayerStream,
+    shared: "Factor",
+    fmt: "Format",
+    refined: "Callable[[torch.Tensor, Blockwise], Blockwise]",
+) -> "Iterator[Blockwise]":
     """The weights one above the other in one sweep (rows do not depend on each other), cut apart again."""
     from olivine.kernels.gptq import gptq
 
     parts = [stream.source[name].read().to(stream.device, torch.float32) for name in names]
-    blocks = gptq(torch.cat(parts), shared, fmt, half_scales=True)
+    weight = torch.cat(parts)
+    blocks = refined(weight, gptq(weight, shared, fmt, half_scales=True))
     first = 0
     for part in parts:
         yield blocks.rows(first, first + len(part))
@@ -124,7 +173,8 @@ def _save(file: Path, weights: "Mapping[str, Blockwise]") -> None:
     keep(file, tensors, formats)
 
 
-def _load(file: Path) -> "dict[str, Callable[[], Blockwise]]":
+def load_layer(file: Path) -> "dict[str, Callable[[], Blockwise]]":
+    """What was kept in a file of `gptq_layers`, each weight read when it is asked for."""
     from safetensors import safe_open
 
     with safe_open(str(file), framework="pt") as handle:

@@ -14,6 +14,7 @@ from olivine.calibration.decoder import HEAD, decoder_layers, is_norm, skeleton
 from olivine.calibration.statistics import Collector, Kind, Statistic, Total
 from olivine.errors import ModelError
 from olivine.kernels.precision import cpu_computes_in_bf16
+from olivine.memory import give_back
 from olivine.models import Model
 from olivine.models.finite import NotFiniteError
 from olivine.models.loading import assign, fill_buffers
@@ -88,8 +89,9 @@ class LayerStream:
         return Layer(name, self.layers[index], inputs, [of_batch[index] for of_batch in self._calls])
 
     def release(self, index: int) -> None:
-        """Let the weights of a layer go."""
+        """Let the weights of a layer go, and what was freed beside them."""
         self.layers[index].to("meta")
+        give_back()
 
     def tail(self) -> "Iterator[tuple[torch.Tensor, torch.Tensor]]":
         """What the last layer gave and what the decoder makes of it, batch by batch, to be differentiated."""

@@ -39,10 +39,12 @@ class Sensitivity:
     """The diagonal of the Fisher information, per token.
 
     outputs: G float32 [n_rows] of each linear layer by its weight's name, the head's under "lm_head.weight".
-    embedding: float32 [hidden_size], of a word's row as it is stored.
+    hidden: float32 [hidden_size] of what each layer gives, by the layer's name. embedding: float32 [hidden_size], of a
+    word's row as it is stored.
     """
 
     outputs: "dict[str, torch.Tensor]"
+    hidden: "dict[str, torch.Tensor]"
     embedding: "torch.Tensor"
 
 
@@ -70,17 +72,24 @@ def sensitivity(
         keep(files[-1], {str(batch): hidden for batch, hidden in enumerate(layer.inputs)})
     chance = torch.Generator(device).manual_seed(seed)
     outputs, gradients = _of_head(stream, chance, None if drawn is None else drawn[:n_rows].flatten())
+    hidden: dict[str, torch.Tensor] = {}
     for index, file in reversed(list(enumerate(files))):
         inputs = kept(file)
         layer = stream.layer(index, [inputs[str(batch)] for batch in range(len(inputs))])
+        hidden[layer.name] = _mean_square(gradients, stream.n_tokens)
         of_layer, gradients = _of_layer(layer, gradients)
         outputs |= {name: total / stream.n_tokens for name, total in of_layer.items()}
         stream.release(index)
         file.unlink()
         if report is not None:
             report.progress(len(files) - index, len(files))
-    squares = torch.stack([gradient.float().square().sum(dim=(0, 1)) for gradient in gradients]).sum(dim=0)
-    return Sensitivity(outputs, squares.cpu() / stream.n_tokens * stream.embedding_scale**2)
+    return Sensitivity(outputs, hidden, _mean_square(gradients, stream.n_tokens) * stream.embedding_scale**2)
+
+
+def _mean_square(gradients: "list[torch.Tensor]", n_tokens: int) -> "torch.Tensor":
+    """Of each channel, [hidden_size], over the tokens of all batches."""
+    squares = [gradient.float().square().sum(dim=(0, 1)) for gradient in gradients]
+    return torch.stack(squares).sum(dim=0).cpu() / n_tokens
 
 
 def _of_layer(layer: Layer, gradients: "list[torch.Tensor]") -> "tuple[dict[str, torch.Tensor], list[torch.Tensor]]":

@@ -30,7 +30,8 @@ class Settings:
     int8_share: share of the weights of all layers that are promoted to 8 bits, those with the largest error first.
     half_scales: store scales in 16 bits. excluded: nodes that stay float. padded: a block size that does not divide the
     inputs of a matrix fills its last block with zeros; else it is refused. mixed: what chooses bits and group of each
-    matrix that is multiplied, in place of `bits`, `group` and `int8_share`.
+    matrix that is multiplied, in place of `bits`, `group` and `int8_share`. given: codes that were found for tensors of
+    the checkpoint, by name, all in `format`.
     """
 
     bits: int = 4
@@ -45,6 +46,7 @@ class Settings:
     excluded: frozenset[str] = frozenset()
     padded: bool = False
     mixed: Goal | None = None
+    given: Mapping[str, Callable[[], Blockwise]] | None = None
 
     @property
     def format(self) -> Format:
@@ -56,7 +58,7 @@ def choices(settings: Settings, matrices: Mapping[str, Matrix]) -> Mapping[str, 
     """The choice of every matrix that is quantized, by its name."""
     chosen = {}
     for name, matrix in matrices.items():
-        taken = _taken_over(settings, matrix)
+        taken = _taken_over(settings, matrix) or _given(settings, matrix)
         choice = taken or (_embedding(settings, matrix) if matrix.node == EMBEDDING else _matmul(settings, matrix))
         if choice is not None:
             chosen[name] = choice
@@ -182,6 +184,16 @@ def _taken_over(settings: Settings, matrix: Matrix) -> Choice | None:
         )
     exact = all(isinstance(reader, StoredBlocks) and reader.half_scales for reader in readers)
     return Choice(fmt, given=_joined(matrix, readers, fmt), half_scales=settings.half_scales and exact)
+
+
+def _given(settings: Settings, matrix: Matrix) -> Choice | None:
+    """Codes that were found beforehand for all pieces of the matrix. A tied head has the embedding's name."""
+    known = settings.given or {}
+    names = [HEAD_WEIGHT] if matrix.node == HEAD else matrix.rows.names
+    if matrix.node == EMBEDDING or not all(name in known for name in names):
+        return None
+    readers = [known[name] for name in names]
+    return Choice(settings.format, given=_joined(matrix, readers, settings.format), half_scales=settings.half_scales)
 
 
 def _format_of(reader: Callable[[], Blockwise]) -> Format:

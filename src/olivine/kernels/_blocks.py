@@ -331,3 +331,38 @@ def sweep_columns(
             factor = upper[k, later]
             for row in range(n_rows):
                 columns[later, row] -= factor * errors[k, row]
+
+
+@fast
+def descend_columns(
+    hessian: Floats,
+    groups: Numbers,
+    highest: np.float32,
+    slope: Floats,
+    scale: Floats,
+    codes: Codes,
+    moved: Floats,
+) -> None:
+    """Move the code of each of n columns to where the error of the whole row is least, the others being as they are.
+
+    All arrays hold the weight's columns as their rows. hessian H: [n, n], of these columns. groups: [n], the row of
+    each one's scales. slope: [n, n_rows], H d for the errors d of whole rows; kept up to date for these columns. scale
+    s: [n_groups, n_rows]. Written: codes [n, n_rows], and moved [n, n_rows], the change of the weights.
+    """
+    n_columns, n_rows = codes.shape
+    for k in range(n_columns):
+        curve = hessian[k, k]
+        group = groups[k]
+        for row in range(n_rows):
+            step = scale[group, row]
+            # d'H d changes by 2 c s (H d)_k + c^2 s^2 H_kk with c codes: least at c = -(H d)_k / (s H_kk), rounded
+            per_code = step * curve
+            aim = slope[k, row] / per_code if per_code != np.float32(0.0) else np.float32(0.0)
+            before = np.float32(codes[k, row])
+            after = min(max(np.floor(before - aim + np.float32(0.5)), np.float32(0.0)), highest)
+            codes[k, row] = np.uint8(np.int32(after))
+            moved[k, row] = (after - before) * step
+        for other in range(n_columns):
+            factor = hessian[k, other]
+            for row in range(n_rows):
+                slope[other, row] += factor * moved[k, row]

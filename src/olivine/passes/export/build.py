@@ -25,6 +25,7 @@ from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     from olivine.calibration.folding import Folding
+    from olivine.calibration.gptq_layers import Quantized
     from olivine.exporting.mixed import Goal
     from olivine.exporting.rounding import Settings
 
@@ -159,13 +160,15 @@ class Build(Pass):
                 "k_quant_mixed",
                 "k_quant_linear",
                 "mixed",
+                "best",
             ]
             | None
         ) = Field(
             None,
             description="search (int4's default, and what k_quant now means), default or rtn (round to nearest as the "
             "builder does); _last keeps the head in 8 bits, _mixed also the layers with the largest error; mixed "
-            "chooses bits and group of each matrix by what they do to the model, see mixed_bits",
+            "chooses bits and group of each matrix by what they do to the model, see mixed_bits; best rounds by GPTQ "
+            "and mends codes and scales in turn, head included: minutes",
         )
         int4_op_types_to_quantize: list[str] | None = Field(None, description="MatMul, Gather (the embedding)")
         int4_is_symmetric: bool | None = Field(None, description="false stores a zero point for every block")
@@ -302,13 +305,12 @@ class Build(Pass):
             yield Problem(
                 "invalid-value", self.name, f"{given[0]} is a goal of int4_algo_config mixed.", fix, (given[0],)
             )
-        if self._is_mixed and not self._streams(facts.config):
-            message = (
-                "int4_algo_config mixed needs a graph that olivine quantizes: no experts, no use_qdq, and no options "
-            )
-            message += "that the builder alone knows."
+        algo = self.params.int4_algo_config
+        if algo in ("mixed", "best") and self.params.precision == "int4" and not self._streams(facts.config):
+            message = f"int4_algo_config {algo} needs a graph that olivine quantizes: no experts, no use_qdq, and no "
+            message += "options that the builder alone knows."
             yield Problem("unsupported", self.name, message, "Use search.", ("int4_algo_config",))
-        elif len(given) > 1:
+        elif len(given) > 1 and self._is_mixed:
             message = "mixed_bits and mixed_divergence are two goals: the one asks for a size, the other finds it."
             yield Problem("invalid-value", self.name, message, "Remove one of them.", (given[1],))
 
@@ -378,7 +380,7 @@ class Build(Pass):
         """Whether scales are searched, which takes calibration text."""
         algo = self.params.int4_algo_config
         return self.params.precision == "int4" and (
-            algo in (None, "search", "mixed") or str(algo).startswith("k_quant")
+            algo in (None, "search", "mixed", "best") or str(algo).startswith("k_quant")
         )
 
     @property
@@ -546,7 +548,7 @@ class Build(Pass):
         streamed = self._streams(read_config(model.path))
         calibrated = self._calibrated(opened, context) if streamed and self.searches else None
         source = calibrated.folding.apply(opened.weights) if calibrated is not None else None
-        settings = self._settings(context, calibrated.folding if calibrated is not None else None) if streamed else None
+        settings = self._settings(context, calibrated) if streamed else None
         if settings is not None and calibrated is not None and self._is_mixed:
             settings = replace(settings, mixed=self._goal(opened, calibrated, context))
         target = genai_graph.Target(self.params.precision, provider, self.options(streamed=streamed))
@@ -578,7 +580,7 @@ class Build(Pass):
         for problem in self.check(read_facts(model.path), machine, {}):
             raise Unsupported(f"{problem.message} {problem.fix}".strip())
 
-    def _settings(self, context: Context, folding: "Folding | None") -> "Settings":
+    def _settings(self, context: Context, calibrated: "_Calibrated | None") -> "Settings":
         """How the matrices are quantized."""
         from olivine.exporting import rounding
 
@@ -588,7 +590,8 @@ class Build(Pass):
             group=self.params.int4_block_size or 32,
             symmetric=self._symmetric(context.machine),
             search=self.searches,
-            importance=folding.importances if folding is not None else None,
+            importance=calibrated.folding.importances if calibrated is not None else None,
+            given=calibrated.codes if calibrated is not None else None,
             head_bits=self._head_bits,
             embedding_bits=self._embedding_bits(context.machine),
             int8_share=self._int8_share,
@@ -631,6 +634,7 @@ class Build(Pass):
         """
         from olivine.calibration.folding import Folding, find_folds
         from olivine.calibration.importances import importances
+        from olivine.calibration.refined import refined
         from olivine.kernels.blockwise import Format
 
         model, own = opened.model, opened.weights
@@ -652,6 +656,18 @@ class Build(Pass):
             measured = importances(model, tokens, device=device, report=report, source=own, head="full")
             return _Calibrated(tokens, Folding({}, measured))
         fmt, device = Format(4, self._block_size or 32, self._symmetric(context.machine)), context.machine.device
+        if self.params.int4_algo_config == "best":
+            codes = refined(
+                model,
+                tokens,
+                fmt,
+                context.scratch / "codes",
+                head=not self.params.exclude_lm_head and self._head_bits is None,
+                device=device,
+                report=context.report,
+                source=own,
+            )
+            return _Calibrated(tokens, Folding({}, {}), codes)
         folding = find_folds(model, tokens, fmt, device=device, report=context.report, source=own)
         return _Calibrated(tokens, folding)
 
@@ -748,10 +764,11 @@ class Build(Pass):
 
 @dataclass(frozen=True)
 class _Calibrated:
-    """The tokens that were calibrated with, int64 [n_rows, length], and what they say of scales."""
+    """The tokens that were calibrated with, int64 [n_rows, length], and what they say of scales, or of codes."""
 
     tokens: Any
     folding: "Folding"
+    codes: "Quantized | None" = None
 
 
 def _as_list(value: Any) -> list[str]:
