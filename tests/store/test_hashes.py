@@ -1,7 +1,10 @@
 import os
+import subprocess
+import sys
 import time
 
 import pytest
+from blake3 import blake3
 
 from olivine.store.hashes import Hashes, Unremembered, digest, hash_file
 
@@ -104,3 +107,30 @@ def test_compact_memory_forgets_files_that_are_gone(tmp_path):
     files[0].unlink()
     Hashes(tmp_path).compact()
     assert len((tmp_path / "hashes.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.mark.parametrize("n_bytes", [0, 1, 9, 10, 11, 20, 21, 1000])
+def test_hash_in_pieces_is_that_of_the_whole(n_bytes, tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(bytes(range(256)) * 4)
+    os.truncate(file, n_bytes)
+    assert hash_file(file, large_bytes=10) == blake3(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_a_large_file_takes_no_memory(tmp_path):
+    """A file of 800 MB, all of it a hole, hashed by a process that may have 300 MB more than it starts with."""
+    file = tmp_path / "large"
+    with file.open("wb") as stream:
+        stream.truncate(800 * 2**20)
+    program = f"""
+import resource, sys
+from pathlib import Path
+from olivine.store.hashes import hash_file
+hash_file(Path(sys.executable))  # threads and libraries are there
+pages = int(Path("/proc/self/statm").read_text().split()[0])
+limit = pages * resource.getpagesize() + 300 * 2**20
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+hash_file(Path({str(file)!r}))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,32 @@ def digest(value: Any) -> str:
 
 
 def hash_file(path: Path, large_bytes: int = _LARGE_BYTES) -> str:
-    """blake3 of a file's bytes, in constant memory; files of `large_bytes` and more on all cores."""
+    """blake3 of a file's bytes; one of `large_bytes` and more in pieces of that size, on all cores.
+
+    It is read, not mapped: the pages of a mapping count as this process's memory. The next piece is read while one is
+    hashed.
+    """
+    from concurrent.futures import ThreadPoolExecutor
+
+    if path.stat().st_size < large_bytes:
+        return str(blake3(path.read_bytes()).hexdigest())
     hasher = blake3(max_threads=blake3.AUTO)
-    if path.stat().st_size >= large_bytes:
-        hasher.update_mmap(path)
-    else:
-        hasher.update(path.read_bytes())
+    with path.open("rb", buffering=0) as stream, ThreadPoolExecutor(1) as reader:
+        piece, other = (memoryview(bytearray(large_bytes)) for _ in range(2))
+        coming = reader.submit(_fill, stream, piece)
+        while n_bytes := coming.result():
+            coming = reader.submit(_fill, stream, other)
+            hasher.update(piece[:n_bytes])
+            piece, other = other, piece
     return str(hasher.hexdigest())
+
+
+def _fill(stream: FileIO, piece: memoryview) -> int:
+    """Read until the piece is full, or the file ends; gives how many bytes it has."""
+    filled = 0
+    while filled < len(piece) and (n_bytes := stream.readinto(piece[filled:])):
+        filled += n_bytes
+    return filled
 
 
 @dataclass(frozen=True)
