@@ -6,7 +6,7 @@ from olivine.evaluate._base import Artifact, Evidence, Metric, MetricParams, Num
 from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
-from olivine.evaluate._outputs import rows_of
+from olivine.evaluate._outputs import inputs_of, rows_of
 from olivine.evaluate._rounds import in_turns
 from olivine.evaluate._rows import Question, passages
 from olivine.evaluate._score import KEPT_FILE, batch_bytes, check_rows, score
@@ -33,6 +33,7 @@ __all__ = [
     "custom_numbers",
     "degenerate",
     "in_turns",
+    "inputs_of",
     "known_answer",
     "measured",
     "metric_modules",

@@ -110,6 +110,12 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
     return inputs, [_class(rows, index, target, numbers) for index in range(len(rows))] if target else []
 
 
+def inputs_of(model: Model, config: DataConfig | None, n_most: int, seed: int = 0) -> list[Inputs]:
+    """Inputs of a model: of the rows of a data config, `n_most` at most, or made up where there is none."""
+    data = config.model_dump(mode="json") if config is not None else None
+    return _inputs(model, {"data": data, "max_rows": n_most, "seed": seed})[0]
+
+
 def _same_rows(signature: Signature, params: Mapping[str, Any]) -> list[Inputs] | None:
     """The made-up rows of the seam before, as this model takes them; None where it takes others."""
     previous = params.get("previous")

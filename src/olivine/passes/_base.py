@@ -95,6 +95,7 @@ class Pass(ABC):
     modules: importable modules that `run` needs, each with the extra that brings it.
     spreads: whether it uses all of `Machine.n_devices`, or one of them.
     spellings: other names of params, each with the field that it is; a problem is then put at the name that is written.
+    reads_inputs: whether the rows that its params name are inputs of the model, rather than text to write.
     when_too_large: what to do when the step needs more memory than there is.
     is_usual_way: whether it is the pass that one takes to come from the format that it accepts to that which it gives.
     not_accepted: why a model of another format has no place before the pass, and what to do, by format; {name} is the
@@ -113,6 +114,7 @@ class Pass(ABC):
     modules: ClassVar[Mapping[str, str]] = {}
     spreads: ClassVar[bool] = False
     spellings: ClassVar[Mapping[str, str]] = {}
+    reads_inputs: ClassVar[bool] = False
     when_too_large: ClassVar[str] = "Use a larger machine."
     is_usual_way: ClassVar[bool] = False
     not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {}

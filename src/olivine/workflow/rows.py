@@ -46,6 +46,10 @@ def data_of(draft: Draft, name: str, step: Pass) -> dict[str, DataConfig]:
             key = next(((key,) for key, value in params.items() if value == wanted), ())
             no_such_data(draft, wanted, ("passes", name, *key))
             continue
+        if step.reads_inputs:
+            used[wanted] = config
+            _check_files(draft, config)
+            continue
         used[wanted] = data.for_model(config, draft.template)
         if step.trains_on() is not None:
             used[wanted] = _within_context(draft, used[wanted])
@@ -300,10 +304,7 @@ def _fixed_sizes(draft: Draft) -> dict[str, int]:
 def _checked_target(draft: Draft, config: DataConfig) -> str:
     """The column of the label, empty where there is none; what the first rows lack of a graph's inputs is told."""
     index, target = index_of(draft, config), draft.workflow.quality.target
-    missing = [problem for problem in data.check(config) if problem.kind in ("missing-file", "network")]
-    for problem in missing:
-        key = _data_key(config, problem)
-        draft.problems.append(replace(problem, where=draft.where("data_configs", index, *key), key=()))
+    missing = _check_files(draft, config)
     try:
         columns = list(dict.fromkeys(column for row in data.sample_of(config) or [] for column in row))
     except DataError as error:
@@ -317,6 +318,15 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
         draft.problem("invalid-value", ("quality", "target"), f"the rows have no column '{target}'.", hint)
     return target or next((name for name in ("label", "labels") if name in columns), "")
+
+
+def _check_files(draft: Draft, config: DataConfig) -> bool:
+    """Tell of files that are not there; True where some are missing."""
+    missing = [problem for problem in data.check(config) if problem.kind in ("missing-file", "network")]
+    for problem in missing:
+        place = draft.where("data_configs", index_of(draft, config), *_data_key(config, problem))
+        draft.problems.append(replace(problem, where=place, key=()))
+    return bool(missing)
 
 
 def _check_inputs(draft: Draft, config: DataConfig, columns: Sequence[str]) -> None:

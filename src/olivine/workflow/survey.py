@@ -83,7 +83,7 @@ def _uses(plan: Plan) -> list[dict[str, Any]]:
         uses += of_step
         are_made &= not of_step or step.name in plan.cached
     rows = plan.score
-    if rows is not None and rows.data is not None and not rows.on_text:
+    if rows is not None and rows.data is not None and not rows.on_text and not rows.on_outputs:
         params = {key: value for key, value in score_params(rows).items() if key != "data"}
         uses.append({"kind": "score", "step": "score", "data": rows.data, "params": params})
         are_made &= all(f"score:{seam.name}" in plan.cached for seam in seams(plan))

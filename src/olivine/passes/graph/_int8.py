@@ -1,0 +1,234 @@
+"""What the passes to integers have in common: their params, and the climb from as asked to as it holds."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from olivine.config.schema import DataConfig
+from olivine.errors import ModelError
+from olivine.exporting.eight_bit_graph import MENDS, Recipe, Rung, climb, prepared
+from olivine.exporting.graph_files import open_graph
+from olivine.models import Model
+from olivine.models.facts import ModelFacts
+from olivine.models.onnx_files import graph_of
+from olivine.passes.graph._graph import Counts, GraphPass, SavingParams
+from olivine.runtimes.session import OnnxSession
+from olivine.work import Context, Machine
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+WEIGHT_TYPES = Literal["QInt8", "QUInt8", "QInt16", "QUInt16", "QInt4", "QUInt4"]
+N_TIMED = 9  # runs of a row whose median is the price
+
+
+class Int8Params(SavingParams):
+    """Names are those of Olive's OnnxQuantization, OnnxStaticQuantization and OnnxDynamicQuantization."""
+
+    weight_type: WEIGHT_TYPES = Field("QInt8", description="of weights; Olive also calls it precision")
+    op_types_to_quantize: list[str] | None = Field(None, description="operators; else all that onnxruntime knows")
+    op_types_to_exclude: list[str] = Field(default_factory=list, description="operators that stay in float")
+    nodes_to_quantize: list[str] | None = Field(None, description="nodes by name; else all")
+    nodes_to_exclude: list[str] = Field(default_factory=list, description="nodes that stay in float")
+    per_channel: bool = Field(False, description="a scale for every row of a weight")
+    reduce_range: bool = Field(False, description="weights in 7 bits, for processors whose sums of 8 bits saturate")
+    quant_preprocess: bool = Field(True, description="fold constants and infer shapes before")
+    extra_options: dict[str, Any] = Field(default_factory=dict, description="of onnxruntime.quantization")
+    data_config: str | None = Field(None, description="rows to calibrate and compare on; else some that are made up")
+    max_samples: int = Field(64, ge=1, description="rows that are used at most")
+    min_cosine: float = Field(
+        0.95, ge=0, le=1, description="of outputs to those before; below it the step mends, and fails in the end"
+    )
+    mend: bool = Field(True, description="change what was asked for where the outputs are further away than that")
+
+    @field_validator("weight_type", mode="before")
+    @classmethod
+    def _type(cls, value: Any) -> Any:
+        return plain_type(value)
+
+    @field_validator(
+        "op_types_to_quantize", "nodes_to_quantize", "op_types_to_exclude", "nodes_to_exclude", mode="before"
+    )
+    @classmethod
+    def _one_is_a_list(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_names(cls, values: Any) -> Any:
+        """Olive's newest configs say precision for the type of weights."""
+        if isinstance(values, Mapping) and "precision" in values and "weight_type" not in values:
+            values = dict(values)
+            values["weight_type"] = values.pop("precision")
+        return values
+
+
+def plain_type(value: Any) -> Any:
+    """The name of a type as onnxruntime.quantization has it: int8 is QInt8."""
+    names = {
+        "int8": "QInt8",
+        "uint8": "QUInt8",
+        "int16": "QInt16",
+        "uint16": "QUInt16",
+        "int4": "QInt4",
+        "uint4": "QUInt4",
+    }
+    return names.get(value.lower(), value) if isinstance(value, str) else value
+
+
+class Int8Pass(GraphPass):
+    """A pass from a float graph to one that computes in integers, held against the float one on rows of its inputs."""
+
+    Params: ClassVar[type[Int8Params]] = Int8Params
+    nothing: ClassVar[str] = "no node of the graph could be quantized"
+    growth: ClassVar[float] = 0.4
+    copies: ClassVar[float] = 4.0
+    reads_inputs: ClassVar[bool] = True
+    params: Int8Params
+
+    def recipe(self) -> Recipe:
+        """What the params ask for."""
+        raise NotImplementedError
+
+    def data_names(self) -> list[str]:
+        """The rows that calibrate, where some are named."""
+        return [self.params.data_config] if self.params.data_config is not None else []
+
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """That made-up rows tell little of the ranges of real ones."""
+        if self.params.data_config is None and self.recipe().mode == "static":
+            yield "calibrated on made-up rows: name rows of your own as data_config, whose ranges are those that count"
+
+    def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":
+        """Quantize as asked, compare, mend; the rungs and their prices are recorded."""
+        rows = _rows(model, self.params, context)
+        path, n_masks = prepared(open_graph(graph_of(model)), context.scratch, preprocess=self.params.quant_preprocess)
+        provider = context.machine.execution_provider
+        before = OnnxSession(graph_of(model), provider)
+        expected = [before.run(row) for row in rows]
+        asked = self._without_types(self.recipe(), path)
+        mends = MENDS if self.params.mend else ()
+        rungs = climb(
+            path,
+            context.scratch,
+            asked,
+            rows,
+            self.params.min_cosine,
+            lambda one: _cosine(one, provider, rows, expected),
+            mends,
+        )
+        self._tell(rungs, n_masks, before, provider, rows, context)
+        best = max(rungs, key=lambda rung: rung.cosine) if rungs[-1].cosine < self.params.min_cosine else rungs[-1]
+        if best.cosine < self.params.min_cosine:
+            raise ModelError(
+                f"quantized, the outputs have a cosine of {best.cosine:.4g} to those before at best ({best.name}), and "
+                f"min_cosine asks for {self.params.min_cosine}: leave more nodes out (nodes_to_exclude), name rows of "
+                "your own (data_config), or lower it"
+            )
+        graph = open_graph(best.path)
+        return graph, _integers(graph)
+
+    def _without_types(self, recipe: Recipe, path: Path) -> Recipe:
+        """The recipe with the nodes of excluded operators by name."""
+        from dataclasses import replace
+
+        types = self.params.op_types_to_exclude
+        if not types:
+            return recipe
+        names = [str(node.name) for node in open_graph(path).graph.all_nodes() if node.op_type in types]
+        return replace(recipe, excluded=(*recipe.excluded, *names))
+
+    def _tell(
+        self,
+        rungs: Sequence[Rung],
+        n_masks: int,
+        before: OnnxSession,
+        provider: str,
+        rows: Sequence[Any],
+        context: Context,
+    ) -> None:
+        base = _seconds(before, rows[0])
+        told = [
+            {
+                "recipe": rung.name,
+                "cosine": round(rung.cosine, 5),
+                "bytes": rung.n_bytes,
+                "times_as_long": round(_seconds(OnnxSession(rung.path, provider), rows[0]) / base, 2),
+            }
+            for rung in rungs
+        ]
+        context.report.record(rungs=told, n_masks_mended=n_masks)
+        if n_masks:
+            context.report.note(
+                f"{n_masks} mask constants below -1e30 were replaced by -10000, which a softmax takes alike"
+            )
+        if len(rungs) > 1:
+            steps = "; then ".join(
+                f"{one['recipe']}: cosine {one['cosine']:.3f}, {one['times_as_long']:g} times as long as before"
+                for one in told
+            )
+            context.report.warn(f"as asked, the outputs were too far from those before, so it was mended: {steps}")
+
+
+def _rows(model: Model, params: Int8Params, context: Context) -> list[Any]:
+    """Inputs of the named rows, or made-up ones; texts are padded to one length."""
+    from olivine.evaluate import inputs_of
+
+    config = context.data.get(params.data_config) if params.data_config else None
+    return padded(inputs_of(model, config, params.max_samples if config else min(16, params.max_samples)))
+
+
+def padded(rows: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """The rows with ids and masks of one length: what onnxruntime's histograms want."""
+    import numpy as np
+
+    widths: dict[str, int] = {}
+    for row in rows:
+        for name, array in row.items():
+            if array.ndim == 2 and array.dtype.kind in "iu":
+                widths[name] = max(widths.get(name, 0), array.shape[1])
+    return [
+        {
+            name: np.pad(array, ((0, 0), (0, widths[name] - array.shape[1]))) if name in widths else array
+            for name, array in row.items()
+        }
+        for row in rows
+    ]
+
+
+def _cosine(path: Path, provider: str, rows: Sequence[Any], expected: Sequence[Mapping[str, Any]]) -> float:
+    from olivine.evaluate import OutputEvidence, measured
+
+    session = OnnxSession(path, provider)
+    numbers = measured({}, OutputEvidence([session.run(row) for row in rows], expected))
+    return float(numbers.get("cosine", 0.0))
+
+
+def _seconds(session: OnnxSession, row: Any) -> float:
+    taken = []
+    for _ in range(N_TIMED):
+        started = time.perf_counter()
+        session.run(row)
+        taken.append(time.perf_counter() - started)
+    return max(median(taken), 1e-9)
+
+
+def _integers(graph: "ir.Model") -> dict[str, int]:
+    """Nodes that compute in integers, or weights that are stored so, by operator."""
+    from olivine.exporting.graph_files import operators
+
+    kinds = (
+        "QLinear",
+        "Integer",
+        "DynamicQuantize",
+        "QAttention",
+        "QGemm",
+        "QEmbed",
+        "QuantizeLinear",
+        "DequantizeLinear",
+    )
+    return {name: n for name, n in operators(graph).items() if any(kind in name for kind in kinds)}
