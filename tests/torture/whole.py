@@ -114,7 +114,11 @@ class Workflow:
     def stored(self) -> set[str]:
         """Names of all that lies in the cache; whether a hash was worth remembering depends on the clock."""
         names = {path.relative_to(self.cache).as_posix() for path in self.cache.rglob("*")}
-        return {name for name in names if name != "hashes.jsonl" and not name.startswith(f"scratch/{TOKENS}")}
+        return {
+            name
+            for name in names
+            if name not in ("hashes.jsonl", "durations.jsonl") and not name.startswith(f"scratch/{TOKENS}")
+        }
 
     def check_done(self, undisturbed: "Workflow") -> None:
         """The bytes of an undisturbed run, and nothing that it does not leave."""

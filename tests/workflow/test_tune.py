@@ -480,6 +480,19 @@ def test_results_of_trials_stay_within_their_bytes(searched, tmp_path):
     assert "trials are left out that would take all results above the 3,500 bytes of max_cost_bytes" in warned
 
 
+def test_plan_foresees_what_a_search_takes_by_what_its_steps_took(searched):
+    plan = searched({"one": {"type": "write", "pause_seconds": 0.2, "n_bytes": [10, 20]}})
+    assert plan.search.seconds is None
+    assert "how long it takes is not known: none of its steps ran here before" in lines(plan)
+    run(plan)
+    assert searched({"one": {"type": "write", "pause_seconds": 0.2, "n_bytes": [10, 20]}}).search.seconds == 0
+    more = searched({"one": [{"type": "write", "pause_seconds": 0.2, "n_bytes": [30, 40, 50]}, {"type": "scale"}]})
+    assert more.search.seconds >= 3 * 2 * 0.2
+    assert any("which never ran here" in line for line in lines(more)) == bool(more.search.unknown)
+    capped = searched({"one": {"type": "write", "pause_seconds": 0.2, "n_bytes": [30, 40, 50]}}, max_time=0.5)
+    assert "takes about 0.5 s at most by what such steps took here before" in lines(capped)
+
+
 def test_first_trial_that_is_too_large_is_a_problem_of_the_plan(graph_search, tmp_path):
     config = json.loads((graph_search() and tmp_path / "config.json").read_text())
     config["search_strategy"]["max_cost_bytes"] = 10

@@ -101,6 +101,7 @@ class Search:
     were planned, n_valid of them can run; those that cannot are in `refused`, by the first reason, counted. n_steps: of
     all those trials, of which n_own are distinct, and are made once. disk_bytes: what these write. n_parallel: how many
     trials run at once. rungs: names of the points that can run, where the config lists points.
+    seconds: that all trials take by what such steps took before, without those of `unknown`; None: nothing is known.
     """
 
     choices: Choices
@@ -116,6 +117,8 @@ class Search:
     disk_bytes: int
     n_parallel: int = 1
     rungs: tuple[str, ...] = ()
+    seconds: float | None = None
+    unknown: tuple[str, ...] = ()
 
 
 def _choices(document: Document, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:

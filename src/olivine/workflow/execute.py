@@ -23,6 +23,7 @@ from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
 from olivine.store.packing import pack, unpack
 from olivine.work import Machine
+from olivine.workflow.durations import note_duration
 from olivine.workflow.events import Scored, Timed
 from olivine.workflow.keys import (
     Seam,
@@ -164,11 +165,18 @@ class Execution:
                 files = tuple(map(str, step.files))
                 fields = {"name": step.pass_name, "data": data, "models": models, "files": files}
                 result = self.workshop.do("pass", task, content, step.machine, model, **fields)
+            self._note(step.pass_name, step.params, step.host, result)
             return {**result, "model": _inside(step, pack(result["model"], content, model.to_json()))}
 
         entry = self.workshop.obtain(task, make)
         self._entries[step.name] = entry
         self._models[step.name] = Model.from_json(unpack(entry.result["model"], entry.content, model.to_json()))
+
+    def _note(self, kind: str, params: Mapping[str, Any], host: str | None, result: Mapping[str, Any]) -> None:
+        """Remember what a job here took."""
+        if host is None and "seconds" in result:
+            folder, n_parameters = self.workshop.store.folder, self.plan.n_parameters
+            note_duration(folder, kind, params, n_parameters, float(result["seconds"]))
 
     def _model_of(self, name: str | None) -> Model:
         return self.model if name is None else self.result(self._steps[name])
@@ -207,7 +215,9 @@ class Execution:
             with self._unedited(task, again):
                 machine = self._machine_for(model, rows)
                 files = tuple(str(path) for script in rows.scripts for path in script.files)
-                return self.workshop.do("score", task, content, machine, model, params=params, files=files)
+                result = self.workshop.do("score", task, content, machine, model, params=params, files=files)
+            self._note(f"score {model.format}", {}, rows.host, result)
+            return result
 
         try:
             entry = self.workshop.obtain(task, make)

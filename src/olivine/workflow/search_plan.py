@@ -12,12 +12,15 @@ from olivine import lazy
 from olivine.config import Loaded, explain_params
 from olivine.config.schema import SearchStrategy
 from olivine.errors import Problem, RequestError
+from olivine.passes import UNCHANGED
 from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, samplers
 from olivine.search.space import key_of, shares
 from olivine.workflow.choices import Choices, Search
-from olivine.workflow.steps import Plan, Step
+from olivine.workflow.durations import Durations
+from olivine.workflow.steps import Plan, Step, timing_params
 
 N_LOOKED_AT = 100  # points of a larger space that are planned before it is searched
+TIMING_SECONDS = 60.0  # of requests at most, where the config does not say
 _N_TRIES = 8  # points beside which a value is planned, until one can run
 _SECTION = "search_strategy"
 
@@ -174,6 +177,7 @@ class _Look:
                 reason = plan.problems[0].message
                 refused[reason] = refused.get(reason, 0) + 1
         own = {identity: step for plan in plans for identity, step in identities(plan.steps)}
+        seconds, unknown = _duration(plans)
         return Search(
             choices=self.choices,
             strategy=strategy,
@@ -187,6 +191,8 @@ class _Look:
             n_own=len(own),
             disk_bytes=sum(step.estimate.disk_bytes for step in own.values()),
             n_parallel=_n_parallel(plans, strategy.max_parallel),
+            seconds=seconds,
+            unknown=unknown,
             rungs=tuple(name for name, point in self.listed.items() if not self.plans[key_of(point)].problems),
         )
 
@@ -212,6 +218,30 @@ class _Look:
             if space.is_active(other, changed):
                 changed[other] = asked.get(other, point.get(other, dimension.at(0.0)))
         return changed
+
+
+def _duration(plans: Sequence[Plan]) -> tuple[float | None, tuple[str, ...]]:
+    """Seconds that the steps and scores of all plans take, each once, by what such took before; and what is not known.
+
+    What is in the cache takes none. Times are taken of every plan, for as long as their params allow.
+    """
+    if not plans:
+        return None, ()
+    known, told = Durations.of(plans[0].cache_dir), dict[str, tuple[str, float | None]]()
+    for plan in plans:
+        for identity, step in identities(plan.steps):
+            if step.name not in plan.cached:
+                told[identity] = step.pass_name, known.seconds(step.pass_name, step.params, plan.n_parameters)
+            if plan.score is not None and step.produces != UNCHANGED and f"score:{step.name}" not in plan.cached:
+                kind = f"score {step.produces}"
+                told[f"score {identity}"] = kind, known.seconds(kind, {}, plan.n_parameters)
+        if (timing := timing_params(plan.asked)) is not None and not any(
+            name.startswith("time:") for name in plan.cached
+        ):
+            told[f"time {len(told)}"] = "times", float(timing["settings"].get("max_seconds", TIMING_SECONDS))
+    unknown = tuple(dict.fromkeys(kind for kind, seconds in told.values() if seconds is None))
+    foreseen = [seconds for _, seconds in told.values() if seconds is not None]
+    return (sum(foreseen) if foreseen or not told else None), unknown
 
 
 def _n_parallel(plans: Sequence[Plan], asked: int) -> int:

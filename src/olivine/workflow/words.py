@@ -7,6 +7,7 @@ from olivine.config.explain import shown
 from olivine.workflow.choices import Search
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan, Step
+from olivine.workflow.units import duration
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -53,6 +54,8 @@ def _search_json(search: Search) -> dict[str, Any]:
         "size": space.size,
         "sampler": search.sampler.name,
         **{name: getattr(search, name) for name in names},
+        "seconds": search.seconds,
+        "seconds_unknown": list(search.unknown),
         **({"rungs": list(search.rungs)} if search.rungs else {}),
     }
 
@@ -64,6 +67,7 @@ def _search_lines(plan: Plan) -> Iterator[str]:
         return
     if search.rungs:
         yield from _rung_lines(search)
+        yield from _time_lines(search)
         yield "the first of them:"
         return
     space = search.choices.space
@@ -81,9 +85,23 @@ def _search_lines(plan: Plan) -> Iterator[str]:
             f"{search.n_valid:,} trials{looked} have {search.n_steps:,} steps, of which {search.n_own:,} differ and "
             f"run once each; together they write {size(search.disk_bytes)} at most"
         )
+    yield from _time_lines(search)
     if search.strategy.max_parallel > 1:
         yield f"{search.n_parallel} trials at once, of {search.strategy.max_parallel} that are asked for"
     yield "the first trial:"
+
+
+def _time_lines(search: Search) -> Iterator[str]:
+    """What all of it takes, by what such steps took here before."""
+    if search.seconds is None:
+        yield "how long it takes is not known: none of its steps ran here before"
+        return
+    n_more = search.n_valid if search.n_trials is None else search.n_trials
+    share = min(1.0, n_more / search.n_valid) if search.n_looked_at == search.choices.space.size else 1.0
+    seconds = min(search.seconds * share, search.strategy.max_time or search.seconds)
+    without = f", without {', '.join(search.unknown)}, which never ran here" if search.unknown else ""
+    looked = "" if search.rungs or search.n_looked_at == search.choices.space.size else ", of those that were planned"
+    yield f"takes about {duration(seconds)} at most by what such steps took here before{without}{looked}"
 
 
 def _rung_lines(search: Search) -> Iterator[str]:
