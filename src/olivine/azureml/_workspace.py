@@ -115,7 +115,7 @@ class Workspace:
                 compute = self._client.compute.get(name)
             except ResourceNotFoundError:
                 raise self._without_compute(name) from None
-            if str(compute.provisioning_state).lower() == "failed":
+            if _word(compute.provisioning_state).lower() == "failed":
                 raise Refused(f"the compute '{name}' was not made: {compute.provisioning_errors or 'see the studio'}")
             return Compute(name, str(compute.type), self._n_gpus(compute, instance_type))
 
@@ -174,7 +174,7 @@ class Workspace:
                 status = self._client.jobs.get(name).status
             except ResourceNotFoundError:
                 return None
-        return str(getattr(status, "value", status))
+        return _word(status)
 
     def cancel(self, name: str) -> None:
         """End a job, whether it waits or runs; nothing when it has ended."""
@@ -202,6 +202,11 @@ class Workspace:
     @property
     def _client(self) -> Any:
         return self._access.workspace
+
+
+def _word(value: Any) -> str:
+    """What the service says, whether the SDK has a name for it or not."""
+    return str(getattr(value, "value", value))
 
 
 def _job_of(command: Command) -> Any:

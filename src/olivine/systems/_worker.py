@@ -121,6 +121,9 @@ def _batch(given: Mapping[str, str], store: Files) -> int:
     """Do the jobs that are left for the worker of that name, and say its events where they came from."""
     far = store.far if isinstance(store, Mirror) else RemoteFiles(str(store.folder))
     name, patience_seconds = given["--batch"], float(given.get("--patience", _PATIENCE_SECONDS))
+    far.read(
+        f"jobs/{name}/end"
+    )  # where files cannot be reached, that is said to who started this: nobody else hears it
     log, events, printed = _kept(store, name)
     publisher = threading.Thread(target=publish, args=(log, far, name), name="pieces")
     publisher.start()

@@ -1,6 +1,7 @@
 """A compute of AzureML: its worker is a command job, and files go by a datastore of the workspace."""
 
 import json
+import re
 import shlex
 import tempfile
 import time
@@ -27,6 +28,7 @@ _NODE = ("python", "-P", "-m", "olivine.systems._azureml_node")
 _STORE = "olivine-store"  # below the folder that a command begins in, which lies on the node's own disk
 _SECRET = "hf-token"  # noqa: S105 - the name of a secret
 _EXIT = "olivine: exit code "
+_OF_SHELL = re.compile(rf"{_EXIT}|(/bin/)?(ba)?sh: line \d+: ")  # says how the worker ended, not what it said
 _ENDED = ("Completed", "Failed", "Canceled")
 _WAITS = {
     "NotStarted": "the job waits to be looked at",
@@ -130,7 +132,8 @@ class AzureML(Batch):
         vault = self._settings.keyvault_name or self._workspace.vault()
         if not vault:
             raise Refused(
-                f"'hf_token' is set, but the {self._workspace.name} has no key vault: name one, keyvault_name"
+                f"'hf_token' is set, but the {self._workspace.name} has no key vault: name one as keyvault_name of "
+                "azureml_client"
             )
         return vault
 
@@ -296,7 +299,7 @@ class AzureML(Batch):
         how = self._workspace.how_it_ended(identity)
         lines = [line.strip() for line in how.log.splitlines() if line.strip()]
         code = next((line.removeprefix(_EXIT) for line in reversed(lines) if line.startswith(_EXIT)), "")
-        printed = [line for line in lines if not line.startswith(_EXIT)]
+        printed = [line for line in lines if not _OF_SHELL.match(line)]
         if not code.isdigit():  # the command never ran, or its node went away
             return f"was ended by AzureML: {how.error or f'see the job {identity} in the studio'}"
         ended = ending(int(code) if int(code) <= 128 else 128 - int(code))

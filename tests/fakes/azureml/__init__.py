@@ -8,8 +8,8 @@ request that the real service would refuse (no token, a wrong scope, an unknown 
 refused with the real shapes, and every request is kept in `asked`.
 """
 
-from .nodes import believe, image_that, plain_image
+from .nodes import believe, image_that, image_with, plain_image
 from .registry import put_mlflow
 from .server import Azure, Fault, amlcompute, arc
 
-__all__ = ["Azure", "Fault", "amlcompute", "arc", "believe", "image_that", "plain_image", "put_mlflow"]
+__all__ = ["Azure", "Fault", "amlcompute", "arc", "believe", "image_that", "image_with", "plain_image", "put_mlflow"]

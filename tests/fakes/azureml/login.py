@@ -1,6 +1,7 @@
 """Tokens for a client with a secret."""
 
 import re
+import time
 import uuid
 from urllib.parse import parse_qs
 
@@ -53,6 +54,7 @@ def _token(request):
         return
     token = jwt.encode({"tid": server.TENANT, "jti": uuid.uuid4().hex}, "of this cloud, 32 bytes at least")
     scope = next(word for word in given["scope"].split() if word.startswith("https://"))
+    request.azure.expires[token] = time.time() + request.azure.token_seconds
     request.azure.tokens[token] = re.sub(r"/+\.default$", "", scope)
     request.reply(
         200,

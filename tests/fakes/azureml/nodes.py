@@ -14,6 +14,8 @@ from pathlib import Path
 
 import yaml
 
+import olivine
+
 from . import runs
 
 MSI_PATH = "/msi/token"
@@ -206,6 +208,19 @@ def token(request):
 
 def image_folder(azure, identity):
     return azure.folder / "images" / re.sub(r"\W", "-", Path(identity).name + identity[-60:])
+
+
+def image_with(folder, version):
+    """An image that has the olivine of these tests under another version."""
+    package = folder / "lib" / "olivine"
+    package.mkdir(parents=True)
+    sources = Path(olivine.__file__).parent
+    for path in sources.iterdir():
+        if path.name not in ("__init__.py", "__pycache__"):
+            (package / path.name).symlink_to(path)
+    text = (sources / "__init__.py").read_text().replace(olivine.__version__, version)
+    (package / "__init__.py").write_text(text)
+    return image_that(folder, f'PYTHONPATH="{package.parent}" exec "{sys.executable}" "$@"')
 
 
 def plain_image(folder):

@@ -1,10 +1,12 @@
 """The proxy, its certificates, and what can go wrong on purpose."""
 
 import json
+import math
 import re
 import ssl
 import sys
 import threading
+import time
 import traceback
 import uuid
 from dataclasses import dataclass, field
@@ -60,7 +62,7 @@ class Azure(ThreadingHTTPServer):
         self.user_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.node_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.vault, self.vaults = "own-vault", {"own-vault": {}}
-        self.of_nodes, self.blocks, self.token_seconds = set(), {}, 3599
+        self.of_nodes, self.blocks, self.expires, self.token_seconds = set(), {}, {}, 3599
         self.identity, self.msi_secret = str(uuid.uuid4()), uuid.uuid4().hex
         self.forbidden = set()  # patterns of paths that these credentials may not see
         self.authority = trustme.CA()
@@ -119,6 +121,13 @@ class Azure(ThreadingHTTPServer):
             f"azureml://subscriptions/{self.subscription}/resourcegroups/{self.group}/workspaces/{self.workspace}"
             f"/datastores/{store}/paths/{path}"
         )
+
+    def register(self, name, image, version="1"):
+        """An environment of that name that is an image."""
+        near = f"/subscriptions/{self.subscription}/resourceGroups/{self.group}/providers"
+        near += f"/Microsoft.MachineLearningServices/workspaces/{self.workspace}"
+        self.images[name] = image
+        self.environments[f"{near}/environments/{name}/versions/{version}"] = {"image": name}
 
     def image_of(self, identity):
         """The image of an environment, built when it is first needed."""
@@ -194,7 +203,7 @@ class Request:
     def bearer(self, scope):
         """Whether the token is one for that scope; else the request is refused, as the real services do."""
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
-        if token and self.azure.tokens.get(token) == scope:
+        if token and self.azure.tokens.get(token) == scope and time.time() < self.azure.expires.get(token, math.inf):
             return True
         self.error(
             401, "InvalidAuthenticationToken" if token else "AuthenticationFailed", "The access token is invalid."
