@@ -140,10 +140,10 @@ def search_events(n_trials, seed=3):
     yield SearchDone(chosen=max(best)[2], front=front, n_trials=n_trials, n_failed=n_trials // 17)
 
 
-def of_steps():
-    score = iter(score_rows())
+def of_steps(form):
+    score, data = iter(score_rows()), {"data": {"name": "tone", "pre_process_data_config": form}}
     yield StepStarted(step="score:base", key="k-score:base", description="Measure on the scored rows")
-    yield StepDone(step="score:base", key="k-score:base", seconds=24.0, peak_memory_bytes=1_300_000_000)
+    yield StepDone(step="score:base", key="k-score:base", params=data, seconds=24.0, peak_memory_bytes=1_300_000_000)
     yield next(score)
     for name, kind, parent, seconds in STEPS:
         of = {"step": name, "key": f"k-{name}", "pass_name": kind, "parent": parent}
@@ -155,7 +155,9 @@ def of_steps():
         yield next(score)
 
 
-def ordinary(output_dir, *, n_trials=0, missed=(), measured=(), warning="half of the answers are empty", **changed):
+def ordinary(
+    output_dir, *, n_trials=0, missed=(), measured=(), warning="half of the answers are empty", form=None, **changed
+):
     """The events of a run that came to its end, seconds apart."""
     yield RunStarted(
         workflow=workflow(output_dir, **changed), versions=VERSIONS, machine=MACHINE, translated=("a note",)
@@ -163,7 +165,7 @@ def ordinary(output_dir, *, n_trials=0, missed=(), measured=(), warning="half of
     yield Warned(step="lora", message=warning)
     if n_trials:
         yield from search_events(n_trials)
-    yield from of_steps()
+    yield from of_steps(form or {})
     yield sampled()
     yield Delivered(
         model=str(output_dir / "model"),

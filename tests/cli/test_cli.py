@@ -144,6 +144,12 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     )
     assert all(f">{heading}</h2>" in report for heading in headings)
     assert len(report.encode()) < 300_000
+    plain = subprocess.run(
+        [sys.executable, tmp_path / "out" / "run.py", "day"], capture_output=True, text=True, check=False
+    )
+    assert plain.returncode == 0, plain.stderr
+    assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"] == result["scores"]
+    assert "| builder |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
     streamed = [*command, "run", "--config", path, "--json-stream"]
     again = subprocess.run(streamed, capture_output=True, text=True, check=False)

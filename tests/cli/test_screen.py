@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console, Group
 
 from olivine.cli._board import Board, sparkline
-from olivine.cli._screen import Screen, _metric, score_table
-from olivine.workflow.columns import table_notes
+from olivine.cli._screen import Screen, _metric
+from olivine.workflow.columns import score_table, table_notes
 from olivine.workflow.events import (
     Noted,
     Progress,

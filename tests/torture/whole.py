@@ -33,7 +33,15 @@ REAL = {
     "builder": {"type": "ModelBuilder", "precision": "int4"},
 }
 TOKENS = "tokens-"  # in `scratch`: rows as tokens, for every step that reads them
-OURS = {".delivered.json", "adapter", "journal.jsonl", "logs", "model", "workflow.json"}  # of an output folder
+HANDED_OVER = {".handed-over.json", "README.md", "metrics.json", "report.html", "run.py"}
+OURS = {
+    ".delivered.json",
+    "adapter",
+    "journal.jsonl",
+    "logs",
+    "model",
+    "workflow.json",
+} | HANDED_OVER  # of an output folder
 
 
 class Workflow:

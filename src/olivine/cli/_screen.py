@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from olivine.cli._common import say
-from olivine.workflow.columns import COLUMNS, cell
+from olivine.workflow.columns import COLUMNS
 from olivine.workflow.events import (
     Event,
     Noted,
@@ -206,31 +206,7 @@ def _metric(name: str, value: Any) -> str:
     return f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}"
 
 
-WIDTH = 80  # of a terminal
 _N_NEAR = 5  # trials that are told when none meets the goals
-
-
-def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The seams as lines of a Markdown table, at most 80 wide: it can be pasted into a README.
-
-    A column without a number is left out, and a name that is too long is cut.
-    """
-    rows = list(rows)
-    columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
-    cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-    names = ["model", *(str(row["model"]) for row in rows)]
-    room = min(max(len(name) for name in names), WIDTH - 4 - sum(width + 3 for width in widths))
-    written = [
-        f"| {' | '.join([_cut(name, room), *(text.rjust(w) for text, w in zip(line, widths, strict=True))])} |"
-        for name, line in zip(names, cells, strict=True)
-    ]
-    rule = f"|{'-' * (room + 2)}|{''.join('-' * (width + 1) + ':|' for width in widths)}"
-    return [written[0], rule, *written[1:]]
-
-
-def _cut(name: str, room: int) -> str:
-    return name.ljust(room) if len(name) <= room else f"{name[: room - 1]}…"
 
 
 def asked_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -49,8 +49,7 @@ def _print_asked(table: list[dict[str, Any]]) -> None:
 
 def _print(model_dir: Path, rows: "ScoreRows", scores: Mapping[str, Any]) -> None:
     """The model as a line of the table that a run prints, and what it was scored on."""
-    from olivine.cli._screen import score_table
-    from olivine.workflow.columns import table_notes
+    from olivine.workflow.columns import score_table, table_notes
 
     name = model_dir.resolve().name
     say(f"{model_dir} on {scores['n_rows']} {_in_words(rows)}:\n")

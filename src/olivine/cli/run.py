@@ -108,6 +108,7 @@ def run_and_show(
     """
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
+    from olivine.report.handover import hand_over
     from olivine.workflow.engine import Result, run
     from olivine.workflow.words import notes
 
@@ -130,7 +131,7 @@ def run_and_show(
     finally:
         screen.close()
         if screen.has_begun:
-            _draw(plan.output_dir)
+            hand_over(plan.output_dir, _warn)
     if shows == "json":
         print_json(result.to_json())
     elif shows == "text":
@@ -138,18 +139,10 @@ def run_and_show(
     return 0
 
 
-def _draw(output_dir: Path) -> None:
-    """Write the report of the run, however it ended; where that cannot be, the run is what it is without it."""
+def _warn(sentence: str) -> None:
     from olivine.cli._common import say
-    from olivine.errors import RequestError
-    from olivine.report import REPORT, last_run, write_report
 
-    try:
-        write_report([last_run(output_dir)], output_dir / REPORT)
-    except RequestError as error:
-        say(f"! {error}", err=True, fg="yellow")
-    except OSError as error:
-        say(f"! the report is not written: {error.strerror or error}: {output_dir / REPORT}", err=True, fg="yellow")
+    say(f"! {sentence}", err=True, fg="yellow")
 
 
 def _rows_in_words(result: "Result", plan: "Plan") -> str:
@@ -164,9 +157,9 @@ def _rows_in_words(result: "Result", plan: "Plan") -> str:
 
 
 def _print(result: "Result", plan: "Plan") -> None:
-    from olivine.cli._screen import WIDTH, asked_table, score_table
+    from olivine.cli._screen import asked_table
     from olivine.report import REPORT
-    from olivine.workflow.columns import note_on, table_notes
+    from olivine.workflow.columns import WIDTH, note_on, score_table, table_notes
 
     if result.scores:
         rows = _rows_in_words(result, plan)

@@ -16,6 +16,7 @@ COLUMNS = (
     ("largest diff.", "largest_difference", "{:.3g}"),
     ("size", "size_bytes", "{}"),
 )
+WIDTH = 80  # of a terminal
 NOTE = (
     "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
     "above 0.15 look at the answers. Same top: how often both put the same token first."
@@ -36,6 +37,29 @@ def cell(row: Mapping[str, Any], key: str, form: str) -> str:
     if value is None:
         return "none" if key in row.get("no_number", ()) else ""
     return readable_bytes(value) if key == "size_bytes" else form.format(value)
+
+
+def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The seams as lines of a Markdown table, at most 80 wide: it can be pasted into a README.
+
+    A column without a number is left out, and a name that is too long is cut.
+    """
+    rows = list(rows)
+    columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
+    cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
+    names = ["model", *(str(row["model"]) for row in rows)]
+    room = min(max(len(name) for name in names), WIDTH - 4 - sum(width + 3 for width in widths))
+    written = [
+        f"| {' | '.join([_cut(name, room), *(text.rjust(w) for text, w in zip(line, widths, strict=True))])} |"
+        for name, line in zip(names, cells, strict=True)
+    ]
+    rule = f"|{'-' * (room + 2)}|{''.join('-' * (width + 1) + ':|' for width in widths)}"
+    return [written[0], rule, *written[1:]]
+
+
+def _cut(name: str, room: int) -> str:
+    return name.ljust(room) if len(name) <= room else f"{name[: room - 1]}…"
 
 
 def table_notes(rows: Iterable[Mapping[str, Any]]) -> list[str]:

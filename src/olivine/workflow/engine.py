@@ -14,7 +14,7 @@ from olivine.models import Model
 from olivine.models.contents import contents
 from olivine.models.licence import licence_of
 from olivine.passes import UNCHANGED
-from olivine.paths import exists
+from olivine.paths import exists, of_user
 from olivine.store.entries import Cache
 from olivine.store.files import usable_folder
 from olivine.systems import System, SystemParams
@@ -269,7 +269,8 @@ def _deliver(execution: Execution) -> Path | None:
 def _described(plan: Plan, model: Model, delivered: Path) -> Delivered:
     """What lies in the folder of the result, and what it was made from."""
     named = plan.workflow.get("input_model", {})
-    base = named.get("model_path") if isinstance(named, Mapping) else None
+    given = named.get("model_path") if isinstance(named, Mapping) else None
+    base = str(given) if isinstance(given, str) and not exists(of_user(given)) else model.path.name
     held = [tensors.to_json() for tensors in contents(delivered)[:N_TENSORS]]
     return Delivered(model=str(delivered), base=base, licence=licence_of(model.path), tensors=held)
 

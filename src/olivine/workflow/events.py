@@ -248,8 +248,9 @@ class Sampled(Event):
 class Delivered(Event):
     """The result lies in the output folder.
 
-    model: its folder there. base: the input model as the config names it. licence: of the base, as its own files say;
-    None where they do not. tensors: what the files of the result hold, see `olivine.models.contents.contents`.
+    model: its folder there. base: the input model: its name on the hub, or that of its file or folder. licence: of the
+    base, as its own files say; None where they do not. tensors: what the files of the result hold, see
+    `olivine.models.contents.contents`.
     """
 
     kind = "delivered"

@@ -1,0 +1,168 @@
+"""What lies beside a model: its card, a script that runs it, its numbers."""
+
+import ast
+import json
+
+import pytest
+from huggingface_hub import ModelCard
+
+import journals
+from olivine.report.handover import hand_over
+
+CHAT, TEXT = {"text_template": None, "chat_template": True}, {"text_template": "{phrase} {tone}", "chat_template": None}
+
+
+def delivered(folder, files=("genai_config.json", "chat_template.jinja"), run="1" * 12, **more):
+    """An output folder with a journal and a model; gives what was warned of."""
+    journals.write(folder, journals.ordinary(folder, **more), run=run)
+    (folder / "model").mkdir(exist_ok=True)
+    for name in files:
+        (folder / "model" / name).write_text("{}")
+    warned = []
+    hand_over(folder, warned.append)
+    return warned
+
+
+def test_card_is_one_that_the_hub_reads(tmp_path):
+    assert delivered(tmp_path / "tone") == []
+    card = ModelCard.load(tmp_path / "tone" / "README.md")
+    data = card.data
+    assert (data.base_model, data.license) == ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")
+    assert (data.library_name, data.pipeline_tag, data.base_model_relation) == (
+        "onnxruntime-genai",
+        "text-generation",
+        "finetune",
+    )
+    first = data.eval_results[0]
+    assert (first.metric_type, first.metric_value, first.metric_name) == ("accuracy", 0.862, "label accuracy, build")
+    assert len(data.eval_results) == 4 + 4 + 3
+    assert "| build |    86.2% |" in card.text
+    assert "4,884,480 parameters trained" in card.text
+
+
+def test_base_that_lies_on_a_disk_is_named_and_no_repository(tmp_path):
+    journals.write(tmp_path, journals.ordinary(tmp_path))
+    text = (tmp_path / "journal.jsonl").read_text()
+    changed = text.replace(
+        '"base": "HuggingFaceTB/SmolLM2-135M-Instruct", "licence": "apache-2.0"',
+        '"base": "phi.gguf", "licence": "phi terms"',
+    )
+    assert changed != text
+    (tmp_path / "journal.jsonl").write_text(changed)
+    (tmp_path / "model").mkdir()
+    hand_over(tmp_path, lambda _: None)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.base_model is None
+    assert (card.data.license, card.data.license_name) == ("other", "phi terms")
+    assert "Made from `phi.gguf`" in card.text
+    assert not (tmp_path / "run.py").exists()  # a Hugging Face folder is not run by onnxruntime-genai
+
+
+def test_markup_in_what_is_quoted_of_data_is_text_in_the_card(tmp_path):
+    delivered(tmp_path, warning="e.g. <img src=x> [a](b) `c`\n# d")
+    assert r"\<img src=x\> \[a\](b) \`c\` \# d" in (tmp_path / "README.md").read_text()
+
+
+def test_numbers_are_there_for_machines(tmp_path):
+    delivered(tmp_path, missed=("the loss is too high",))
+    told = json.loads((tmp_path / "metrics.json").read_text())
+    assert told["status"] == "goal missed"
+    assert told["missed"] == ["the loss is too high"]
+    assert [row["model"] for row in told["scores"]] == ["base", "lora", "merge", "build"]
+    assert [step["step"] for step in told["steps"]] == ["lora", "merge", "build"]
+
+
+@pytest.mark.parametrize(
+    ("form", "files", "is_chat"),
+    [
+        (CHAT, ("genai_config.json", "chat_template.jinja"), True),
+        (TEXT, ("genai_config.json", "chat_template.jinja"), False),
+        (CHAT, ("genai_config.json",), False),
+    ],
+)
+def test_script_asks_as_the_model_was_trained_and_needs_the_runtime_alone(form, files, is_chat, tmp_path):
+    delivered(tmp_path, files, form=form)
+    source = (tmp_path / "run.py").read_text()
+    tree = ast.parse(source)
+    imported = {name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names}
+    assert imported == {"sys", "onnxruntime_genai", *(["json"] if is_chat else [])}
+    assert ("apply_chat_template" in source) == is_chat
+
+
+def test_what_a_user_changed_or_had_there_stays_and_is_told(tmp_path):
+    (tmp_path / "README.md").write_text("# my project")
+    (warning,) = delivered(tmp_path)
+    assert "README.md' is not as olivine wrote it, and stays as it is" in warning
+    assert (tmp_path / "README.md").read_text() == "# my project"
+    (tmp_path / "README.md").unlink()
+    assert delivered(tmp_path, run="2") == []
+    card = (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text(card + "my words")
+    assert delivered(tmp_path, run="3") != []
+    assert (tmp_path / "README.md").read_text() == card + "my words"
+
+
+def test_files_of_an_earlier_run_are_replaced(tmp_path):
+    delivered(tmp_path)
+    before = (tmp_path / "metrics.json").read_text()
+    assert delivered(tmp_path, run="2", missed=("too slow",)) == []
+    assert (tmp_path / "metrics.json").read_text() != before
+    assert "too slow" in (tmp_path / "README.md").read_text()
+
+
+def test_run_that_was_killed_while_it_wrote_knows_its_own_files(tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    delivered(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("os.fsync", stop_at(4, killed))
+        delivered(tmp_path, run="2", missed=("too slow",))
+    assert (tmp_path / "metrics.json").read_text().count("too slow") == 1
+    assert (tmp_path / "README.md").read_text() == card
+    assert delivered(tmp_path, run="3", missed=("too slow",)) == []
+    assert "too slow" in (tmp_path / "README.md").read_text()
+
+
+def stop_at(n_calls, stop):
+    """A function that does nothing until it is called so often."""
+    calls = iter(range(1, n_calls))
+
+    def call(*arguments):
+        if next(calls, None) is None:
+            stop(*arguments)
+
+    return call
+
+
+def test_report_of_another_program_keeps_nothing_else_away(tmp_path):
+    (tmp_path / "report.html").write_text("<p>coverage</p>")
+    (warning,) = delivered(tmp_path)
+    assert "is not a report of olivine" in warning
+    assert (tmp_path / "README.md").is_file()
+
+
+def test_same_run_again_imports_nothing_of_the_hub(tmp_path, monkeypatch):
+    delivered(tmp_path)
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    assert delivered(tmp_path, run="2") == []
+
+
+def test_failed_run_leaves_a_report_and_what_was_there(tmp_path):
+    delivered(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    journals.write(tmp_path, journals.failing(tmp_path), run="9" * 12)
+    hand_over(tmp_path, lambda _: None)
+    assert (tmp_path / "README.md").read_text() == card
+    assert "The run failed" in (tmp_path / "report.html").read_text()
+
+
+def test_folder_that_takes_no_file_is_told_and_raises_nothing(tmp_path):
+    journals.write(tmp_path, journals.ordinary(tmp_path))
+    (tmp_path / "model").mkdir()
+    (tmp_path / ".handed-over.json").mkdir()
+    warned = []
+    hand_over(tmp_path, warned.append)
+    assert len(warned) == 1
+    assert "what goes with the model is not written" in warned[0]
