@@ -15,10 +15,11 @@ from olivine.config import Loaded, document_of, load_document, read
 from olivine.errors import GoalMissed, RequestError
 from olivine.evaluate.parity import TextFile
 from olivine.passes import passes
+from olivine.report.handover import handing_over
 from olivine.systems import OFFLINE
 from olivine.workflow import engine
 from olivine.workflow.compare import compare_models
-from olivine.workflow.events import Listener
+from olivine.workflow.events import Listener, Warned
 from olivine.workflow.measure import score_model
 from olivine.workflow.plan import make_plan
 
@@ -57,8 +58,10 @@ def run(
         raise RequestError("a plan is what it is: give overrides and 'on' to olivine.plan")
     made = config if isinstance(config, Plan) else plan(config, overrides, on=on, offline=offline)
     with _network(offline=offline):
+        tell = listen or Lines()
         try:
-            return Result.of(engine.run(made, listen or Lines()))
+            with handing_over(made.output_dir, tell, lambda why: tell(Warned(step="report", message=why))) as listener:
+                return Result.of(engine.run(made, listener))
         except GoalMissed as missed:
             if isinstance(missed.result, engine.Result):
                 missed.result = Result.of(missed.result)

@@ -108,7 +108,7 @@ def run_and_show(
     """
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
-    from olivine.report.handover import hand_over
+    from olivine.report.handover import handing_over
     from olivine.workflow.engine import Result, run
     from olivine.workflow.words import notes
 
@@ -122,7 +122,8 @@ def run_and_show(
             listen(event)
 
     try:
-        result = run(plan, tell)
+        with handing_over(plan.output_dir, tell, _warn) as listener:
+            result = run(plan, listener)
     except GoalMissed as error:
         screen.close()
         if isinstance(error.result, Result) and shows == "text":
@@ -130,8 +131,6 @@ def run_and_show(
         raise
     finally:
         screen.close()
-        if screen.has_begun:
-            hand_over(plan.output_dir, _warn)
     if shows == "json":
         print_json(result.to_json())
     elif shows == "text":

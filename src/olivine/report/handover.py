@@ -6,6 +6,7 @@ A file that a user has put there, or changed, stays as it is: `.handed-over.json
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,30 @@ from olivine.report.card import model_card
 from olivine.report.html import rendered
 from olivine.report.run import Run
 from olivine.workflow.deliver import write_text, write_whole
+from olivine.workflow.events import Event, Listener, RunStarted
 
 CARD, SCRIPT, METRICS = "README.md", "run.py", "metrics.json"
 RECORD = ".handed-over.json"
+
+
+@contextmanager
+def handing_over(output_dir: Path, listen: Listener, warn: Callable[[str], None]) -> Iterator[Listener]:
+    """A listener for a run, that passes on to `listen`; when the run ends, however it does, `hand_over` follows.
+
+    A run that has not begun, as its request was wrong, leaves nothing.
+    """
+    begun: list[Event] = []
+
+    def tell(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            begun.append(event)
+        listen(event)
+
+    try:
+        yield tell
+    finally:
+        if begun:
+            hand_over(output_dir, warn)
 
 
 def hand_over(output_dir: Path, warn: Callable[[str], None]) -> None:
