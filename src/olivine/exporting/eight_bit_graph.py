@@ -1,5 +1,6 @@
 """Integers in a graph by onnxruntime, and what makes it break: mask constants, and tensors with outliers."""
 
+import contextlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ else:
 Row = Mapping[str, Any]
 MASKED = -10000.0  # what stands for minus infinity before a softmax: exp of it is 0 in any type
 _INFINITE = 1e30
+_FLOAT = 1  # TensorProto.FLOAT
 _LARGE = 2**31 - 2**24  # bytes of weights above which nothing fits into one message
 _WITH_WEIGHTS = ("MatMul", "Gemm", "Conv", "ConvTranspose", "Gather", "Attention", "EmbedLayerNormalization", "LSTM")
 
@@ -64,8 +66,9 @@ def _preprocess(path: Path, ready: Path) -> bool:
 
     for skips_symbols in (False, True):
         try:
-            quant_pre_process(str(path), str(ready), skip_symbolic_shape=skips_symbols)
-        except Exception:  # noqa: BLE001, S112 - its symbolic part raises bare exceptions for operators that it does not know
+            with contextlib.chdir(ready.parent):  # its symbolic part leaves files in the current folder where it fails
+                quant_pre_process(str(path.absolute()), str(ready.absolute()), skip_symbolic_shape=skips_symbols)
+        except Exception:  # noqa: BLE001, S112 - the symbolic part raises bare exceptions for unknown operators
             continue
         return True
     return False
@@ -107,7 +110,7 @@ def quantized(path: Path, target: Path, recipe: Recipe, rows: Sequence[Row]) -> 
         "nodes_to_quantize": list(recipe.included) if recipe.included else None,
         "nodes_to_exclude": list(recipe.excluded),
         "use_external_data_format": _is_large(path),
-        "extra_options": dict(recipe.options),
+        "extra_options": {"DefaultTensorType": _FLOAT, **recipe.options},  # of what no shape is inferred
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -139,3 +139,12 @@ def test_config_of_2023_runs_on_rows_of_its_own(tmp_path):
     assert result.scores[-1]["cosine"] > 0.9
     facts = {step["name"]: step["facts"] for step in result.steps}
     assert facts["quantization"]["rungs"][-1]["cosine"] >= 0.95
+
+
+def test_nothing_is_left_in_the_current_folder(exported, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    fused, _ = changed("OrtTransformersOptimization", exported("bert"), tmp_path / "a")
+    for number, name in enumerate(("OnnxDynamicQuantization", "OnnxStaticQuantization", "OnnxFloatToFloat16")):
+        changed(name, fused, tmp_path / f"b{number}")
+    assert not list((tmp_path / "here").iterdir())
