@@ -50,6 +50,7 @@ class Machine:
     device_memory_bytes: of each GPU; 0 where there is none, or the driver does not say.
     multiplies_bf16: whether the processor computes in bfloat16 itself; else what runs on it is loaded as float32.
     compute_capability: NVIDIA's, of the GPU that has the least; 0 where there is none, or the driver does not say.
+    is_target_here: whether a model that is built for the execution provider can run where it is measured.
     """
 
     device: str
@@ -62,6 +63,7 @@ class Machine:
     device_memory_bytes: int = 0
     multiplies_bf16: bool = False
     compute_capability: float = 0.0
+    is_target_here: bool = True
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ def test_the_shown_problems_are_what_is_said(tmp_path):
     (example,) = re.findall(r"```json\n(.*?)```", text, flags=re.DOTALL)
     (shown,) = re.findall(r"```text\n(.*?)```", text, flags=re.DOTALL)
     wrong = example.replace('"data_files"', '"data_file"').replace('"max_seq_len": 128', '"max_seq_len": "long"')
-    wrong = wrong.replace('"output_dir"', '"plot_pareto_frontier": true,\n  "output_dir"')
+    wrong = wrong.replace('"output_dir"', '"workflow_host": "aml",\n  "output_dir"')
     path = tmp_path / "olive-config.json"
     path.write_text(wrong, encoding="utf-8")
     found = [str(problem).removeprefix(f"{tmp_path}/") for problem in load(path).problems]

@@ -128,6 +128,9 @@ def test_a_resolved_workflow_reads_as_itself(tmp_path):
         assert again.workflow == workflow
 
 
+TRAINED = {"lora": {"type": "LoRA", "train_data_config": "train"}}
+
+
 def refused(tmp_path: Path, **sections: Any) -> list[str]:
     loaded = load(written(tmp_path, GOOD | sections))
     assert {problem.kind for problem in loaded.problems} <= {"unsupported"}
@@ -161,20 +164,37 @@ def test_other_kinds_of_input_models_are_refused(tmp_path, kind):
     assert kind in message
 
 
-def test_a_model_with_its_own_loader_is_refused(tmp_path):
-    model = {"type": "PyTorchModel", "config": {"model_loader": "load", "model_script": "m.py", "model_path": "a"}}
-    messages = refused(tmp_path, input_model=model)
-    assert any("'model_loader'" in message for message in messages)
+def test_a_model_that_a_script_gives_is_read_and_needs_no_path(tmp_path):
+    model = {"type": "PyTorchModel", "config": {"model_loader": "load", "model_script": "m.py"}}
+    loaded = load(written(tmp_path, GOOD | {"input_model": model}))
+    assert loaded.problems == ()
+    assert loaded.workflow.input_model.model_script == str(tmp_path / "m.py")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"type": "PyTorchModel", "model_loader": "load"}, "there is no model_script."),
+        ({"type": "PyTorchModel", "model_script": "m.py", "model_loader": None}, "there is no model_loader."),
+        ({"type": "HfModel", "model_loader": "load", "model_script": "m.py"}, "'model_loader' gives the model"),
+        ({"type": "HfModel", "io_config": "io"}, "'io_config' names a function, and no model_script has it."),
+        ({"type": "PyTorchModel", "model_file_format": "PyTorch.TorchScript", "model_script": "m.py"}, "TorchScript"),
+    ],
+)
+def test_what_a_model_of_a_script_lacks_is_one_message(tmp_path, keys, said):
+    (message,) = refused(tmp_path, input_model={"model_path": "a", "load_kwargs": {}} | keys)
+    assert said in message
 
 
 def test_other_kinds_of_data_are_refused_without_a_cascade(tmp_path):
     data = {
         "name": "train",
-        "load_dataset_config": {"type": "dummy_dataset", "input_shapes": [[1, 2]]},
+        "load_dataset_config": {"type": "raw_dataset", "input_shapes": [[1, 2]]},
         "pre_process_data_config": {"type": "audio_classification_pre_process", "input_cols": ["a"]},
     }
-    messages = refused(tmp_path, data_configs=[data])
-    assert ["dummy_dataset" in messages[0], "audio_class" in messages[1], len(messages)] == [True, True, 2]
+    assert refused(tmp_path, data_configs=[data]) == []  # nothing reads it
+    (message,) = refused(tmp_path, data_configs=[data], passes=TRAINED)
+    assert "the data source 'raw_dataset' is not served." in message
 
 
 @pytest.mark.parametrize(
@@ -182,12 +202,14 @@ def test_other_kinds_of_data_are_refused_without_a_cascade(tmp_path):
     [
         ({"pre_process_data_config": {"text_formatting_func": "f"}}, "text_formatting_func"),
         ({"pre_process_data_config": {"padding_side": "left"}}, "padding_side"),
-        ({"dataloader_config": {"params": {"batch_size": 4}}}, "dataloader_config"),
-        ({"user_script": "u.py"}, "user_script"),
+        ({"dataloader_config": {"type": "mine", "params": {"batch_size": 4}}}, "mine"),
+        ({"post_process_data_config": {"type": "theirs"}}, "theirs"),
     ],
 )
-def test_wishes_of_a_data_config_that_are_not_served_are_refused(tmp_path, section, key):
-    (message,) = refused(tmp_path, data_configs=[{"name": "train"} | section])
+def test_wishes_of_a_data_config_that_are_not_served_are_refused_where_it_is_used(tmp_path, section, key):
+    data = [{"name": "train"} | section]
+    assert refused(tmp_path, data_configs=data) == []
+    (message,) = refused(tmp_path, data_configs=data, passes=TRAINED)
     assert f"'{key}' is not served" in message
 
 

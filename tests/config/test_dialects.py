@@ -367,30 +367,77 @@ def test_search_of_2024_has_todays_names(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    "key",
-    [
-        "clean_cache",
-        "clean_evaluation_cache",
-        "plot_pareto_frontier",
-        "no_artifacts",
-        "enable_shared_cache",
-    ],
-)
-def test_switches_that_are_off_are_dropped_and_those_that_are_on_refused(tmp_path, key):
-    assert key not in today(tmp_path, engine={key: False})
-    (problem,) = load(written(tmp_path, config(engine={key: True}))).problems
-    assert problem.kind == "unsupported"
-    assert f"'{key}'" in problem.message
-    assert problem.fix
+@pytest.mark.parametrize("key", ["clean_cache", "clean_evaluation_cache", "plot_pareto_frontier", "no_artifacts"])
+def test_switches_that_change_no_result_are_dropped_and_said(tmp_path, key):
+    for value in (False, True):
+        assert key not in today(tmp_path, engine={key: value})
+        assert any(f"'{key}' is dropped: " in note for note in notes(tmp_path, engine={key: value}))
+
+
+def test_shared_cache_is_refused_where_it_is_asked_for(tmp_path):
+    assert "enable_shared_cache" not in today(tmp_path, engine={"enable_shared_cache": False})
+    (problem,) = load(written(tmp_path, config(engine={"enable_shared_cache": True}))).problems
+    assert (problem.kind, "'enable_shared_cache'" in problem.message) == ("unsupported", True)
+
+
+def test_output_name_is_the_last_folder_of_the_output(tmp_path):
+    result = today(tmp_path, engine={"output_dir": "models", "output_name": "phi"})
+    assert (result["output_dir"], "output_name" in result) == ("models/phi", False)
+    assert today(tmp_path, output_name="phi")["output_dir"] == "outputs/phi"
+
+
+def test_output_that_is_called_like_a_graph_is_a_file(tmp_path):
+    result = today(tmp_path, output_dir="models/bert.onnx")
+    assert (result["output_dir"], result["output_file"]) == ("models", "bert.onnx")
+    assert today(tmp_path, output_dir="bert.onnx")["output_dir"] == "."
+
+
+def test_one_packaging_needs_no_list(tmp_path):
+    result = today(tmp_path, packaging_config={"type": "Zipfile", "name": "out"})
+    assert result["packaging_config"] == [{"type": "Zipfile", "name": "out"}]
+
+
+def test_cleaning_of_the_cache_leaves_its_folder(tmp_path):
+    given = {"cache_dir": "c", "clean_cache": True, "enable_shared_cache": False}
+    assert today(tmp_path, cache_config=given)["cache_dir"] == "c"
+
+
+def test_optimizer_that_chooses_passes_is_nothing_beside_passes(tmp_path):
+    assert "auto_optimizer_config" not in today(tmp_path, auto_optimizer_config={"opt_level": 0})
+
+
+@pytest.mark.parametrize("written_as", ["float16", "torch.float16", "fp16"])
+@pytest.mark.parametrize("key", ["torch_dtype", "dtype"])
+def test_type_that_a_model_is_loaded_in_has_one_name(tmp_path, key, written_as):
+    load_kwargs = {key: written_as, "attn_implementation": "eager", "device_map": "auto", "extra_args": {"token": "x"}}
+    result = today(tmp_path, input_model=MODEL | {"load_kwargs": load_kwargs})
+    assert result["input_model"]["load_kwargs"] == {"dtype": "float16", "attn_implementation": "eager"}
+
+
+def test_attention_of_another_package_is_that_of_torch(tmp_path):
+    model = MODEL | {"load_kwargs": {"attn_implementation": "flash_attention_2"}}
+    assert today(tmp_path, input_model=model)["input_model"]["load_kwargs"] == {"attn_implementation": "sdpa"}
+    assert any("'sdpa' here" in note for note in notes(tmp_path, input_model=model))
+
+
+def test_arguments_of_tokenizers_have_todays_names(tmp_path):
+    given = {"type": "Huggingface_Pre_Process", "input_cols": ["a", "b"], "label_cols": ["y"], "max_length": 16}
+    given |= {"padding": "max_length", "truncation": True, "kwargs": {"batch_size": 4}}
+    data = DATA | {"pre_process_data_config": given, "dataloader_config": {"batch_size": 4}}
+    (entry,) = today(tmp_path, data_configs=[data], passes={"b": {"type": "ModelBuilder"}})["data_configs"]
+    assert entry["pre_process_data_config"] == {
+        "type": "huggingface_pre_process",
+        "text_cols": ["a", "b"],
+        "label_col": "y",
+        "max_seq_len": 16,
+        "pad_to_max_len": True,
+    }
+    assert "dataloader_config" not in entry
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("auto_optimizer_config", {"opt_level": 0}),
-        ("packaging_config", [{"type": "Zipfile", "name": "out"}]),
-        ("output_name", "model"),
         ("workflow_host", "aml"),
         ("cache_config", {"cache_dir": "c", "account_name": "a"}),
         ("pass_flows", [["lora"], []]),

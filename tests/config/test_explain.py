@@ -43,7 +43,7 @@ def test_a_typo_a_wrong_type_and_an_obsolete_key_are_three_messages(tmp_path):
       "text_template": "{a}", "max_seq_len": "long"}
   }],
   "passes": {"lora": {"type": "LoRA", "train_data_config": "train"}},
-  "plot_pareto_frontier": true
+  "workflow_host": "aml"
 }"""
     assert problems(tmp_path, text) == [
         (
@@ -54,10 +54,7 @@ def test_a_typo_a_wrong_type_and_an_obsolete_key_are_three_messages(tmp_path):
             "invalid-value config.json:7: 'data_configs[0].pre_process_data_config.max_seq_len' must be a whole number, "
             'but is "long".'
         ),
-        (
-            "unsupported config.json:10: 'plot_pareto_frontier' is not served: true. "
-            "Remove it: there is no search to plot."
-        ),
+        ("unsupported config.json:10: 'workflow_host' is not served: \"aml\". Run olivine on that host itself."),
     ]
 
 
@@ -155,8 +152,10 @@ def test_execution_providers_are_known_by_name(tmp_path):
 
 def test_evaluators_are_checked(tmp_path):
     metric = {"name": "m", "type": "latency", "sub_types": [{"name": "avg", "gaol": {"type": "threshold", "value": 1}}]}
-    messages = problems(tmp_path, GOOD | {"evaluators": {"e": {"metrics": [metric]}}})
+    used = GOOD | {"evaluators": {"e": {"metrics": [metric]}}, "evaluator": "e"}
+    messages = problems(tmp_path, used)
     assert any("did you mean 'goal'?" in message for message in messages)
+    assert problems(tmp_path, used | {"evaluator": None}) == []  # nothing asks for it
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def custom(settings, *sub_types, **more):
     return {"name": "own", "type": "custom", "data_config": "mine", "user_config": settings, "sub_types": subs} | more
 
 
-def test_numbers_of_a_script_are_measured_and_held_to_goals(graph, tmp_path, script, capsys):
+def test_numbers_of_a_script_are_measured_and_held_to_goals(graph, tmp_path, script, capsys, monkeypatch):
     hits = {"name": "hits", "higher_is_better": True, "goal": goal("threshold", 29)}
     settings = script | {"metric_func": "share", "metric_func_kwargs": {"scale": 2}}
     weighs = custom(script | {"evaluate_func": "size"}, name="weighs", data_config=None)
@@ -204,6 +204,8 @@ def test_numbers_of_a_script_are_measured_and_held_to_goals(graph, tmp_path, scr
     assert (rows["own.hits"]["baseline"], rows["own.hits"]["value"], rows["own.hits"]["is_met"]) == (32, 30, True)
     assert rows["own.longest"]["value"] == 20
     assert rows["weighs.weighs"]["baseline"] == graph.stat().st_size
+    assert "lies outside of the folder" in make_plan(load(tmp_path / "out" / "workflow.json")).problems[0].message
+    monkeypatch.setenv("OLIVINE_SCRIPTS", "all")  # as --trust does
     again = make_plan(load(tmp_path / "out" / "workflow.json"))
     assert again.cached == {"small", "score:base", "score:small"}
     (tmp_path / "lib" / "helper.py").write_text("def longest(values):\n    return 7\n")

@@ -97,10 +97,11 @@ def test_training_alone_on_a_gpu_needs_no_runtime_there(asked):
     assert choice.problems == ()
 
 
-def test_directml_is_for_windows(asked):
-    (problem,) = asked(here={"device": "gpu", "execution_providers": [DIRECTML]}).problems
-    assert problem.kind == "hardware"
-    assert "Windows" in problem.message
+def test_model_for_directml_is_made_where_it_does_not_run(asked):
+    choice = asked(here={"device": "gpu", "execution_providers": [DIRECTML]})
+    assert choice.problems == ()
+    assert (choice.machine.device, choice.machine.execution_provider) == ("cpu", DIRECTML)
+    assert not choice.machine.is_target_here
 
 
 def test_preference_takes_the_first_provider_that_is_here(asked):
@@ -115,10 +116,34 @@ def test_preference_for_what_is_not_here_is_said_in_a_sentence(asked):
     assert any("so the CPU is used" in note for note in choice.notes)
 
 
-def test_provider_that_is_not_served_is_unsupported_by_name(asked):
-    (problem,) = asked(here={"device": "npu", "execution_providers": ["QNNExecutionProvider"]}).problems
-    assert problem.kind == "unsupported"
-    assert "QNNExecutionProvider" in problem.message
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("QNNExecutionProvider", CPU),
+        ("OpenVINOExecutionProvider", CPU),
+        ("WebGpuExecutionProvider", "WebGpuExecutionProvider"),
+        ("NvTensorRTRTXExecutionProvider", "NvTensorRTRTXExecutionProvider"),
+        ("TensorrtExecutionProvider", CUDA),
+        ("MIGraphXExecutionProvider", CUDA),
+    ],
+)
+def test_plan_for_a_provider_that_is_nowhere_here_says_what_is_not_checked(asked, name, form):
+    choice = asked(here={"execution_providers": [name]})
+    assert choice.problems == ()
+    assert (choice.machine.device, choice.machine.execution_provider) == ("cpu", form)
+    assert choice.machine.is_target_here is (form == CPU)
+    (note,) = choice.notes
+    assert note.startswith(f"'{name}' is not on this machine: ")
+    assert note.endswith("that it runs there is not checked")
+
+
+def test_gpu_that_only_the_result_is_for_needs_not_be_here(asked):
+    gpu = {"device": "gpu", "execution_providers": [CUDA]}
+    choice = asked(host="cpu", target="gpu", cpu={"device": "cpu"}, gpu=gpu)
+    assert choice.problems == ()
+    assert (choice.machine.device, choice.machine.execution_provider) == ("cpu", CUDA)
+    (problem,) = asked(host="gpu", target="gpu", gpu=gpu).problems
+    assert problem.kind == "hardware"
 
 
 def test_providers_of_another_make_are_not_here():

@@ -454,9 +454,11 @@ def test_old_list_of_providers_is_a_preference(planned):
     assert "so the CPU is used" in " ".join(plan.translated)
 
 
-def test_provider_that_is_not_served_is_one_problem(planned, only):
-    change = systems_are(host={"device": "npu", "execution_providers": ["QNNExecutionProvider"]})
-    assert "QNNExecutionProvider" in only(planned(change), "unsupported", '"systems"')
+def test_target_that_is_not_here_is_planned_for_and_said(planned):
+    plan = planned(systems_are(host={"device": "npu", "execution_providers": ["QNNExecutionProvider"]}))
+    assert plan.problems == ()
+    assert plan.machine.execution_provider == "CPUExecutionProvider"
+    assert "'QNNExecutionProvider' is not on this machine" in " ".join(plan.translated)
 
 
 def test_two_runtimes_at_once_are_named_with_the_fix(planned):
@@ -500,7 +502,7 @@ def test_folder_with_a_name_that_is_too_long(planned, only, key):
 
 def test_kinds_of_a_program_s_answer_are_the_closed_list(planned, tmp_path):
     def change(config):
-        config |= {"nonsense": 1, "clean_cache": True, "host": "nowhere"}
+        config |= {"nonsense": 1, "workflow_host": "far", "host": "nowhere"}
         config["input_model"]["model_path"] = "no/such/model"
         config["data_configs"][0]["load_dataset_config"]["data_files"] = str(tmp_path / "none.jsonl")
         config["passes"]["other"] = {"type": "Lorra"}

@@ -105,6 +105,7 @@ SOURCE = Path(olivine.__file__).parent
 REFUSED = {
     *schema.RESOURCE_SETTINGS.values(),
     *(schema.SearchStrategy, schema.Goal, schema.SubType, schema.Metric, schema.Evaluator),
+    schema.IoConfig,  # taken as a whole into the record of the model
     *(schema.AzureMLClient, schema.Resource),
 }
 # for people, or a table of names that is looked into as a whole
@@ -116,6 +117,7 @@ READ_OTHERWISE = {
         ("LocalSettings", "hf_token"),
         ("AzureMLSettings", "is_dev"),
         ("System", "config"),
+        ("LoadKwargs", "attn_implementation"),
     ),
 }
 

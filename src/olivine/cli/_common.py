@@ -22,15 +22,27 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def config_options(function: Command) -> Command:
-    """The config, as an argument or as --config; --set and --offline."""
+    """The config, as an argument or as --config; --set, --offline, and which scripts of a config may run."""
 
     @functools.wraps(function)
-    def with_config(config: Path | None, config_file: Path | None, **others: Any) -> Any:
+    def with_config(
+        config: Path | None, config_file: Path | None, *, trust: bool, no_scripts: bool, **others: Any
+    ) -> Any:
+        if trust and no_scripts:
+            raise click.UsageError("--trust and --no-scripts contradict each other")
+        if trust or no_scripts:  # the plan asks the environment, wherever it is made
+            os.environ["OLIVINE_SCRIPTS"] = "all" if trust else "none"
         return function(config=one_file(config, config_file), **others)
 
     command = click.option(
         "--offline", is_flag=True, help="Use the network for nothing; what is not here is a problem of the plan."
     )(with_config)
+    command = click.option(
+        "--trust", is_flag=True, help="Let scripts run that the config names and that lie outside of its folder."
+    )(command)
+    command = click.option(
+        "--no-scripts", is_flag=True, help="Run no script of the config; one that it names is refused."
+    )(command)
     command = click.option(
         "--set",
         "overrides",

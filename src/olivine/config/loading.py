@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from olivine.config._overrides import override
 from olivine.config.check import check, known_keys
 from olivine.config.dialects import Finding, Note, translate
@@ -16,7 +18,9 @@ from olivine.config.shape import shape
 from olivine.config.unserved import unsupported
 from olivine.config.user import complete, user_file
 from olivine.errors import ConfigError, Problem
+from olivine.paths import of_user
 
+_OF_DATA, _OF_MODEL = ("user_script", "script_dir"), ("model_script", "script_dir")  # keys that name scripts
 _SECTIONS = frozenset({"input_model", "systems", "data_configs", "passes", "engine"})
 
 
@@ -124,6 +128,17 @@ def _notes(findings: list[Finding]) -> tuple[Note, ...]:
 
 
 def _in_folder(workflow: Workflow, folder: Path) -> Workflow:
-    """Relative data files start from the folder of the config, unless it names another itself."""
-    data = [config.model_copy(update={"folder": config.folder or str(folder)}) for config in workflow.data_configs]
-    return workflow.model_copy(update={"data_configs": data})
+    """Relative data files and scripts start from the folder of the config, unless it names another itself."""
+    data = [
+        config.model_copy(update={"folder": config.folder or str(folder), **_placed(config, _OF_DATA, folder)})
+        for config in workflow.data_configs
+    ]
+    model = workflow.input_model
+    model = model.model_copy(update=_placed(model, _OF_MODEL, folder))
+    return workflow.model_copy(update={"data_configs": data, "input_model": model})
+
+
+def _placed(section: BaseModel, keys: Sequence[str], folder: Path) -> dict[str, str]:
+    """Whole paths of what a section names by these keys."""
+    given = {key: getattr(section, key) for key in keys}
+    return {key: str((folder / of_user(name)).absolute()) for key, name in given.items() if name is not None}

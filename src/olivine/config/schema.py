@@ -5,9 +5,18 @@ that is known but asks for something that olivine does not do is part of the sch
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 
@@ -130,14 +139,58 @@ class LoadKwargs(Section):
 
     trust_remote_code: bool = Field(False, description="let the model bring its own Python code")
     revision: str | None = Field(None, description="commit, tag or branch on the hub")
-    torch_dtype: Any = _unserved("Remove it: weights are read in the type that they are stored in.")
-    dtype: Any = _unserved("Remove it: weights are read in the type that they are stored in.")
-    device_map: Any = _unserved("Remove it: each pass chooses the device of its host.")
-    max_memory: Any = _unserved("Remove it: weights are streamed.")
-    attn_implementation: Any = _unserved("Remove it: each pass chooses its attention.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] | None = Field(
+        None, description="what a pass that loads the model as a whole, such as OnnxConversion, computes in"
+    )
+    attn_implementation: Literal["eager", "sdpa"] | None = Field(
+        None, description="attention that such a pass exports; eager is what OrtTransformersOptimization can fuse"
+    )
     quantization_method: Any = _unserved("Start from the unquantized model.")
     quantization_config: Any = _unserved("Start from the unquantized model.")
-    extra_args: Any = _unserved("Remove it, or name its keys in load_kwargs itself.")
+    subfolder: Any = _unserved("Name the folder itself as model_path.")
+    variant: Any = _unserved("Name a folder whose files have their usual names.")
+
+
+class IoConfig(Section):
+    """What goes into a model and comes out when it is exported, in the order of its inputs and outputs."""
+
+    input_names: list[str] | None = Field(None, description="names of the inputs; else as the task has them")
+    input_shapes: list[list[int]] | None = Field(None, description="of the example that is exported, an input each")
+    input_types: list[str] | None = Field(None, description="numpy's names, an input each; else float32")
+    output_names: list[str] | None = Field(None, description="names of the outputs; else as the model calls them")
+    output_shapes: list[list[int]] | None = Field(None, description="accepted; they follow from the model")
+    output_types: list[str] | None = Field(None, description="accepted; they follow from the model")
+    dynamic_axes: dict[str, dict[int, str] | list[int] | None] | None = Field(
+        None, description="for an input or output, the axes that stay open, each with the name of its size"
+    )
+    dynamic_shapes: dict[str, Any] | list[Any] | None = Field(
+        None, description="the same in the form of torch.export, by inputs"
+    )
+    string_to_int_dim_params: list[str] | None = Field(None, description="names of sizes that are numbers")
+    kv_cache: bool | dict[str, Any] = Field(False, description="give past keys and values as inputs and outputs too")
+
+    @field_validator("dynamic_axes", mode="before")
+    @classmethod
+    def _numbered(cls, value: Any) -> Any:
+        """JSON writes the numbers of axes as texts."""
+        if not isinstance(value, Mapping):
+            return value
+        return {name: _axes(axes) for name, axes in value.items()}
+
+    @model_validator(mode="after")
+    def _fit(self) -> Self:
+        """Shapes and types stand for the names, one each."""
+        for key in ("input_shapes", "input_types"):
+            given = getattr(self, key)
+            if given is not None and self.input_names is not None and len(given) != len(self.input_names):
+                raise ValueError(f"'{key}' has {len(given)} entries, but 'input_names' has {len(self.input_names)}")
+        return self
+
+
+def _axes(axes: Any) -> Any:
+    if not isinstance(axes, Mapping):
+        return axes
+    return {int(axis) if str(axis).isdecimal() else axis: size for axis, size in axes.items()}
 
 
 class InputModel(Section):
@@ -145,9 +198,12 @@ class InputModel(Section):
 
     type: str = Field(
         "HfModel",
-        description="HfModel: a Hugging Face folder, hub name or GGUF file; ONNXModel: an ONNX file, or its folder",
+        description="HfModel: a Hugging Face folder, hub name or GGUF file; ONNXModel: an ONNX file, or its folder; "
+        "PyTorchModel: what a function of your script gives",
     )
-    model_path: str | Resource = Field(description="folder, .gguf or .onnx file, hub name or resource")
+    model_path: str | Resource = Field(
+        description="folder, .gguf or .onnx file, hub name or resource; of a PyTorchModel what model_loader gets"
+    )
     onnx_file_name: str | None = Field(
         None, description="ONNXModel: which graph of the folder, where it holds several and none is model.onnx"
     )
@@ -159,29 +215,39 @@ class InputModel(Section):
     model_file_format: str | None = Field(
         None, description="PyTorch.MLflow: the model lies in an MLflow folder, which is also known without this"
     )
-    model_loader: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
-    model_script: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
-    script_dir: Any = _unserved("Save the model as a Hugging Face folder and name that as model_path.")
-    model_class: Any = _unserved("Remove it: the class follows from the model's config.json.")
-    components: Any = _unserved("Only decoder models of one part are built.")
+    model_loader: str | None = Field(None, description="PyTorchModel: function of model_script that gives the model")
+    model_script: str | None = Field(None, description="your script, from the folder of the config")
+    script_dir: str | None = Field(None, description="folder whose modules the script may import")
+    io_config: IoConfig | str | None = Field(
+        None,
+        description="names, shapes and open axes for OnnxConversion, or a function of the script that gives them",
+    )
+    dummy_inputs_func: str | None = Field(
+        None, description="function of the script that gives the example which OnnxConversion exports"
+    )
+    model_attributes: Any = _without_effect("The model's own files say what it is.", None, "accepted; its files tell")
+    inference_settings: Any = _without_effect(
+        "Graphs are measured as onnxruntime runs them by itself.", None, "accepted; graphs run as onnxruntime does it"
+    )
+    mlflow_transformer_model_cache_dir: Any = _without_effect(
+        "An MLflow folder is read where it lies.", None, "accepted; an MLflow folder is read where it lies"
+    )
+    components: Any = _unserved("Name one part as the model, or export it with ModelBuilder where that knows it.")
     dataset: Any = _unserved("Name the data in data_configs.")
-    feature: Any = _unserved("Remove it: the task is text generation.")
     generation_config: Any = _unserved("Remove it: the model's own generation_config.json is used.")
-    io_config: Any = _unserved("Remove it: inputs and outputs follow from the architecture.")
-    dummy_inputs_func: Any = _unserved("Remove it: inputs and outputs follow from the architecture.")
-    model_attributes: Any = _unserved("Remove it: the model's config.json says what it is.")
-    inference_settings: Any = _unserved("Remove it: a graph is run as onnxruntime does by itself.")
     use_ort_extensions: Any = _unserved("Export the model without custom operators.", default=False)
     external_initializers_file_name: Any = _unserved("Save the weights as external data of the ONNX file.")
     constant_inputs_file_name: Any = _unserved("Save the constants in the ONNX file.")
     generative: Any = _unserved("Name a folder with a genai_config.json; a graph alone writes no text.", default=False)
-    mlflow_transformer_model_cache_dir: Any = _unserved("Convert it to a Hugging Face folder and name that instead.")
 
 
 class LoadDataset(Section):
     """Where rows come from: the arguments of datasets.load_dataset."""
 
-    type: str = Field("huggingface_dataset", description="the only kind of source")
+    type: str = Field(
+        "huggingface_dataset",
+        description="huggingface_dataset; dummy_dataset: ones of input_shapes; or what your script registers",
+    )
     data_name: str = Field("json", description="json, csv, parquet, text, or a hub data set")
     subset: str | None = Field(None, description="configuration of a hub data set")
     data_dir: str | None = Field(None, description="folder of the files")
@@ -193,15 +259,36 @@ class LoadDataset(Section):
     encoding: str | None = Field(None, description="encoding of text files, such as cp1252 or cp932; else UTF-8")
     revision: str | None = Field(None, description="commit, tag or branch of a hub data set")
     trust_remote_code: bool = Field(False, description="let a hub data set bring its own Python code")
-    streaming: Any = _unserved("Remove it: rows are split before they are read on.", default=False)
-    user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
-    script_dir: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
+    input_shapes: list[list[int]] | None = Field(None, description="dummy_dataset: of one row, an input each")
+    input_names: list[str] | None = Field(None, description="dummy_dataset: names of the inputs")
+    input_types: list[str] | None = Field(None, description="dummy_dataset: numpy's names, an input each; else float32")
+    max_samples: int | None = Field(None, gt=0, description="dummy_dataset: how many rows; else 32")
+    params: Mapping[str, Any] = Field(default_factory=dict, description="arguments of what your script registers")
+    streaming: Any = _without_effect("Rows are read once and kept.", False, "accepted; rows are read once and kept")
+    col_filters: Any = _unserved("Filter the rows, and name the file of those that are left.")
+
+
+class Component(Section):
+    """A part of how rows come to a model, by its name: one of Olive's, or what your script registers or defines."""
+
+    type: str | None = Field(None, description="its name, or that of a function of the script")
+    params: Mapping[str, Any] = Field(default_factory=dict, description="its arguments")
 
 
 class PreProcess(Section):
     """How rows become text, and text becomes training samples."""
 
-    type: str = Field("text_generation_huggingface_pre_process", description="the only kind of pre-processing")
+    type: str = Field(
+        "text_generation_huggingface_pre_process",
+        description="text_generation_huggingface_pre_process; of models that write no text huggingface_pre_process, "
+        "tokenizer_pre_process or skip_pre_process; or what your script registers",
+    )
+    label_col: str | None = Field(None, description="column of the label, for a model that classifies; else label")
+    align_labels: Any = _without_effect(
+        "Labels that are names are always those of the model.", False, "accepted; names of labels are the model's"
+    )
+    labels_to_filter: list[str] = Field(default_factory=list, description="labels whose rows are left out")
+    params: Mapping[str, Any] = Field(default_factory=dict, description="arguments of what your script registers")
     form: str | None = Field(
         None, description="data form of a plugin by name, see docs/extending.md; else the other keys tell the form"
     )
@@ -268,10 +355,12 @@ class PreProcess(Section):
     text_formatting_func: Any = _unserved("Use text_template, or write the text into a column of the data file.")
     input_formatting_func: Any = _unserved("Use input_template, or write the text into a column of the data file.")
     output_formatting_func: Any = _unserved("Use output_template, or write the text into a column of the data file.")
-    user_script: Any = _unserved("Use text_template, or write the text into a column of the data file.")
-    script_dir: Any = _unserved("Use text_template, or write the text into a column of the data file.")
-    model_name: Any = _unserved("Remove it: the tokenizer is that of the input model.")
-    task: Any = _unserved("Remove it: the task is text generation.")
+    model_name: Any = _without_effect(
+        "The tokenizer is that of the input model.", None, "accepted; the tokenizer is that of the input model"
+    )
+    task: Any = _without_effect(
+        "What rows are for follows from the input model.", None, "accepted; the input model tells"
+    )
     trust_remote_code: Any = _unserved(
         "Write it under input_model.load_kwargs, for the model that is trusted.", default=False
     )
@@ -286,10 +375,10 @@ class DataConfig(Section):
     pre_process_data_config: PreProcess = Field(PreProcess(), description="how rows become text and samples")
     folder: str = Field("", description="folder of the config file; relative data files start from here")
     content: str = Field("", description="hash of the rows of a data set that is not here, as the run found them")
-    user_script: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
-    script_dir: Any = _unserved("Write the rows to a JSON, CSV or Parquet file and name that as data_files.")
-    post_process_data_config: Any = _unserved("Remove it: scores are computed from the generated text.")
-    dataloader_config: Any = _unserved("Set per_device_train_batch_size in the pass's training_args.")
+    user_script: str | None = Field(None, description="your script, from the folder of the config")
+    script_dir: str | None = Field(None, description="folder whose modules the script may import")
+    post_process_data_config: Component = Field(Component(), description="accepted; see docs/data.md")
+    dataloader_config: Component = Field(Component(), description="how rows become batches, where a script says so")
 
 
 class PassConfig(Section):
@@ -507,6 +596,19 @@ class Quality(Section):
     enabled: bool = Field(True, description="false: nothing is scored")
 
 
+class Packaging(Section):
+    """One form in which the result is packed."""
+
+    type: str = Field(description="Zipfile: output_dir/NAME.zip holds the folder of the model")
+    name: str = Field("OutputModels", description="of the archive, without its suffix")
+    config: dict[str, Any] | None = Field(None, description="accepted; settings of other packagings")
+    include_runtime_packages: bool = _without_effect(
+        "A runtime is installed, not packed.", True, "accepted; no runtime is packed"
+    )
+    include_sample_code: bool = _without_effect("No sample code is packed.", True, "accepted; no code is packed")
+    export_in_mlflow_format: Any = _unserved("Convert the folder of the model with mlflow.", default=False)
+
+
 class Workflow(Section):
     """A whole config."""
 
@@ -542,8 +644,11 @@ class Workflow(Section):
     builds: Any = _unserved("Write one config for each of them; they share the cache.")
     pass_flows: Any = _unserved("Write one config for each order of passes; they share the cache.")
     auto_optimizer_config: Any = _unserved("Write the passes that are wanted.")
-    packaging_config: Any = _unserved("Remove it: output_dir/model is complete and can be moved or zipped as it is.")
-    output_name: Any = _unserved("Use output_dir; the result lies in output_dir/model.")
+    packaging_config: list[Packaging] = Field(default_factory=list, description="archives of the result")
+    output_file: str | None = Field(
+        None, description="name that the graph of the result has in output_dir, as a file of its own; ends in .onnx"
+    )
+    output_name: Any = _unserved("Write it as the last folder of output_dir.")
     clean_cache: Any = _unserved("Run 'olivine cache gc', or name another cache_dir.", default=False)
     clean_evaluation_cache: Any = _unserved("Run 'olivine cache gc', or name another cache_dir.", default=False)
     cache_config: Any = _unserved("Use cache_dir.")

@@ -8,8 +8,16 @@ from olivine.config.schema import RESOURCE_SETTINGS, PassConfig, System
 
 _OWN_PASS_KEYS = frozenset(PassConfig.model_fields) - {"params"}
 _OWN_SYSTEM_KEYS = frozenset(System.model_fields) - {"config"}
+SCRIPTED = "PyTorchModel"
 LOAD_DATASET_TYPE = "huggingface_dataset"
+DUMMY_TYPE = "dummy_dataset"
 PRE_PROCESS_TYPE = "text_generation_huggingface_pre_process"
+LOADS = (LOAD_DATASET_TYPE, DUMMY_TYPE)
+PRE_PROCESSES = (
+    *(PRE_PROCESS_TYPE, "huggingface_pre_process", "tokenizer_pre_process"),
+    *("pre_process", "skip_pre_process"),
+)
+SECTIONS = ("load_dataset_config", "pre_process_data_config", "post_process_data_config", "dataloader_config")
 
 
 def shape(root: Mapping[str, Any]) -> dict[str, Any]:
@@ -21,8 +29,9 @@ def shape(root: Mapping[str, Any]) -> dict[str, Any]:
     config.pop("$schema", None)
     _each(config, "passes", _shape_pass)
     _each(config, "systems", _shape_system)
-    _each(config, "evaluators", _shape_evaluator)
+    _shape_evaluators(config)
     _resource(config.get("input_model"), "model_path")
+    _without_path(config.get("input_model"))
     entries = config.get("data_configs")
     for entry in entries if isinstance(entries, list) else []:
         _shape_data(entry)
@@ -58,11 +67,25 @@ def _shape_system(value: Any) -> Any:
     return _nested(value, _OWN_SYSTEM_KEYS, "config") if isinstance(value, dict) else value
 
 
-def _shape_evaluator(value: Any) -> Any:
-    """What is no list of metrics cannot be checked: only its type stays, and it is refused where it is used."""
-    if not isinstance(value, dict) or isinstance(value.get("metrics"), list):
-        return value
-    return {"type": value["type"]} if isinstance(value.get("type"), str) else {}
+def _shape_evaluators(config: dict[str, Any]) -> None:
+    """Of an evaluator that is not used, and of one that is no list of metrics, only the type stays.
+
+    What such a one says cannot be wrong, or is refused as a whole where it is used.
+    """
+    evaluators, passes = config.get("evaluators"), config.get("passes")
+    steps = passes.values() if isinstance(passes, dict) else ()
+    used = {str(step.get("evaluator")) for step in steps if isinstance(step, dict)} | {str(config.get("evaluator"))}
+    if not isinstance(evaluators, dict):
+        return
+    for name, value in evaluators.items():
+        if isinstance(value, dict) and (name not in used or not isinstance(value.get("metrics"), list)):
+            evaluators[name] = {"type": value["type"]} if isinstance(value.get("type"), str) else {}
+
+
+def _without_path(model: Any) -> None:
+    """A function that gives a model needs no files."""
+    if isinstance(model, dict) and model.get("type") == SCRIPTED and model.get("model_path") is None:
+        model["model_path"] = ""
 
 
 def _resource(section: Any, key: str) -> None:
@@ -76,12 +99,13 @@ def _resource(section: Any, key: str) -> None:
 
 
 def _shape_data(entry: Any) -> None:
-    """Params of a component that olivine does not know cannot be checked: only its type, which is refused, stays."""
+    """Params of components that only a script knows stand under `params`."""
     if not isinstance(entry, dict):
         return
-    load, pre = entry.get("load_dataset_config"), entry.get("pre_process_data_config")
-    _resource(load, "data_files")
-    if isinstance(load, dict) and load.get("type") not in (None, LOAD_DATASET_TYPE):
-        entry["load_dataset_config"] = {"type": load["type"]}
-    if isinstance(pre, dict) and pre.get("type") not in (None, PRE_PROCESS_TYPE):
-        entry["pre_process_data_config"] = {"type": pre["type"]}
+    _resource(entry.get("load_dataset_config"), "data_files")
+    known = {"load_dataset_config": (None, *LOADS), "pre_process_data_config": (None, *PRE_PROCESSES)}
+    for key in SECTIONS:
+        section = entry.get(key)
+        if isinstance(section, dict) and section.get("type") not in known.get(key, ()):
+            own = frozenset({"type", "params"})
+            entry[key] = _nested(section, own, "params") if "params" not in section else section

@@ -1,23 +1,27 @@
 """What a config asks for that olivine knows and does not do: refused by name, never skipped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
+from olivine.config.dialects.metric_forms import WITHOUT_ROWS
 from olivine.config.explain import Path, shown
 from olivine.config.read import Document
-from olivine.config.schema import Workflow
-from olivine.config.shape import LOAD_DATASET_TYPE, PRE_PROCESS_TYPE
+from olivine.config.schema import DataConfig, InputModel, Workflow
+from olivine.config.shape import LOADS, PRE_PROCESSES, SCRIPTED
 from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]
-_DATA_TYPES = ("HuggingfaceContainer", "DataContainer")
+_MODELS = ("HfModel", "ONNXModel", SCRIPTED)
+_OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
+_DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer")
 
 
 def unsupported(workflow: Workflow, document: Document) -> list[Problem]:
     """A problem of kind "unsupported", with file and line, for each known wish that is not served."""
-    wishes = [*_marked(workflow, ()), *_model(workflow), *_data(workflow), *_search(workflow), *_measures(workflow)]
+    others = workflow.model_copy(update={"data_configs": []})
+    wishes = [*_marked(others, ()), *_model(workflow), *_data(workflow), *_search(workflow), *_measures(workflow)]
     return [Problem("unsupported", document.where(path), message, advice) for path, message, advice in wishes]
 
 
@@ -58,28 +62,79 @@ def _inner(value: Any, path: Path) -> Iterator[tuple[Path, BaseModel]]:
 
 def _model(workflow: Workflow) -> Iterator[Wish]:
     model = workflow.input_model
-    if model.type not in ("HfModel", "ONNXModel"):
+    if model.type not in _MODELS:
+        what = "ONNX" if model.type.lower().startswith("onnx") else "PyTorch"
         message = f"input models of type '{model.type}' are not served."
-        fix = "Use HfModel (a Hugging Face folder, hub name or GGUF file), or ONNXModel (an ONNX file, or its folder)."
-        yield ("input_model", "type"), message, fix
-    if model.model_file_format not in (None, "PyTorch.MLflow"):
+        yield ("input_model", "type"), message, f"Convert the model to {what}, and use {' or '.join(_MODELS)}."
+        return
+    if model.model_file_format not in (None, "PyTorch.MLflow", "ONNX", *_OF_SCRIPTS):
         message = f"'model_file_format' is not served: {shown(model.model_file_format)}."
         fix = "Convert it to a Hugging Face folder and name that as model_path."
         yield ("input_model", "model_file_format"), message, fix
+    if model.type == SCRIPTED:
+        yield from _scripted(model)
+    elif model.model_loader is not None:
+        message = "'model_loader' gives the model of the type PyTorchModel."
+        yield ("input_model", "model_loader"), message, 'Write "type": "PyTorchModel", or remove it.'
+    functions = [key for key in ("io_config", "dummy_inputs_func") if isinstance(getattr(model, key), str)]
+    if functions and model.model_script is None:
+        message = f"'{functions[0]}' names a function, and no model_script has it."
+        yield ("input_model", functions[0]), message, "Name the script as model_script."
+
+
+def _scripted(model: InputModel) -> Iterator[Wish]:
+    """What a model that a function gives cannot do without."""
+    if model.model_file_format == "PyTorch.TorchScript":
+        message = "'model_file_format' is not served: a TorchScript file is a program, and it is not run."
+        yield ("input_model", "model_file_format"), message, "Write a model_loader that makes the model."
+    elif model.model_loader is None or model.model_script is None:
+        lacking = "model_loader" if model.model_loader is None else "model_script"
+        message = f"a PyTorchModel comes from the function model_loader of a model_script, and there is no {lacking}."
+        yield ("input_model", "type"), message, "Name both, or an HfModel."
 
 
 def _data(workflow: Workflow) -> Iterator[Wish]:
+    used = set(_used_data(workflow))
     for index, config in enumerate(workflow.data_configs):
-        path: Path = ("data_configs", index)
-        if config.type not in _DATA_TYPES:
-            yield (*path, "type"), f"data of type '{config.type}' is not served.", "Use HuggingfaceContainer."
-        load, pre = config.load_dataset_config, config.pre_process_data_config
-        if load.type != LOAD_DATASET_TYPE:
-            message = f"the data source '{load.type}' is not served."
-            yield (*path, "load_dataset_config", "type"), message, f"Use {LOAD_DATASET_TYPE}."
-        if pre.type != PRE_PROCESS_TYPE:
-            message = f"the pre-processing '{pre.type}' is not served."
-            yield (*path, "pre_process_data_config", "type"), message, f"Use {PRE_PROCESS_TYPE}."
+        if config.name in used:
+            yield from _marked(config, ("data_configs", index))
+            yield from _of_data(config, ("data_configs", index))
+
+
+def _used_data(workflow: Workflow) -> Iterator[str]:
+    """Names of data configs whose rows something reads; a metric of time or size makes its own."""
+    yield workflow.quality.data_config or ""
+    for step in workflow.passes.values():
+        yield from _texts([step.params, step.alternatives])
+    evaluator = workflow.evaluators.get(workflow.evaluator or "")
+    for metric in evaluator.metrics if evaluator is not None else ():
+        if metric.type not in WITHOUT_ROWS:
+            yield metric.data_config or ""
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    for item in value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ():
+        yield from _texts(item)
+
+
+def _of_data(config: DataConfig, path: Path) -> Iterator[Wish]:
+    if config.type not in _DATA_TYPES:
+        message = f"data of type '{config.type}' is not served."
+        yield (*path, "type"), message, f"Use {' or '.join(_DATA_TYPES)}."
+        return
+    sections = [
+        ("load_dataset_config", "the data source", config.load_dataset_config.type, LOADS),
+        ("pre_process_data_config", "the pre-processing", config.pre_process_data_config.type, PRE_PROCESSES),
+        ("dataloader_config", "the data loader", config.dataloader_config.type, ()),
+        ("post_process_data_config", "the post-processing", config.post_process_data_config.type, ()),
+    ]
+    for key, what, kind, served in sections:
+        if kind is not None and kind not in served and config.user_script is None:
+            fix = "Name the user_script that registers it" + (f", or use {' or '.join(served)}." if served else ".")
+            yield (*path, key, "type"), f"{what} '{kind}' is not served.", fix
+            return  # one want, one message
 
 
 def _search(workflow: Workflow) -> Iterator[Wish]:

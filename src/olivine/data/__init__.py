@@ -25,6 +25,7 @@ from olivine.data._plugins import check_names, plugin_modules
 from olivine.data._prepare import Prepared, prepare
 from olivine.data._rows import Rows, read_rows
 from olivine.data._samples import IGNORED, SampleSet, Statistics, samples
+from olivine.data._scripted import is_made_up, is_scripted, named_components, position
 from olivine.data._settings import within_context
 from olivine.data._sizes import RowSizes, row_sizes
 from olivine.data._split import split
@@ -58,12 +59,16 @@ __all__ = [
     "examine",
     "examples",
     "for_model",
+    "is_made_up",
+    "is_scripted",
     "locate",
     "look",
     "may_move",
+    "named_components",
     "pick_any",
     "pick_rows",
     "plugin_modules",
+    "position",
     "prepare",
     "read_rows",
     "resolved",

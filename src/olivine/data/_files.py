@@ -11,10 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 from olivine.config.schema import DataConfig, Resource
+from olivine.config.shape import LOAD_DATASET_TYPE
 from olivine.data._split import slices
 from olivine.data.sources import PLAIN, Item, Options, kinds, read
 from olivine.errors import DataError
 from olivine.paths import exists, is_file, is_folder, of_user
+from olivine.user_scripts import UserScript
 
 _SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -69,10 +71,15 @@ class Local:
 
 
 def data_files(config: DataConfig) -> list[Path]:
-    """The local files that the config reads, in order; none for a data set of the hub.
+    """The local files that the config reads, in order, a script's last; of a data set of the hub none.
 
     Names that no file has are left out: `check` reports them.
     """
+    script = UserScript.of(config.user_script, config.script_dir) if config.user_script is not None else None
+    return [*_files_of_rows(config), *(script.files if script is not None and is_file(script.path) else ())]
+
+
+def _files_of_rows(config: DataConfig) -> list[Path]:
     local = locate(config)
     if local is None:
         return []
@@ -81,8 +88,10 @@ def data_files(config: DataConfig) -> list[Path]:
 
 
 def locate(config: DataConfig) -> Local | None:
-    """The local files of every split, or None when the data has to be fetched."""
+    """The local files of every split, or None when the data has to be fetched, or comes of a script."""
     load = config.load_dataset_config
+    if load.type != LOAD_DATASET_TYPE:
+        return None
     folders = list(dict.fromkeys([Path(config.folder or ".").absolute(), Path.cwd()]))
     if isinstance(load.data_files, Resource):
         return None

@@ -1,15 +1,18 @@
 """The rows of a data config one after the other: none of them stays in memory, and each knows where it stands."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
 from olivine.config.schema import DataConfig, Resource
+from olivine.config.shape import LOAD_DATASET_TYPE
 from olivine.data import hub
 from olivine.data._answers import Unanswered
 from olivine.data._detect import resolved
 from olivine.data._files import DataFile, locate
 from olivine.data._rows import Rows, parts_of, remote, rows_of
+from olivine.data._scripted import LABEL, is_made_up, is_scripted, made_up_rows, scripted_rows
 from olivine.data.forms import Form, form_of
 from olivine.data.sources import Row, kinds, place, source_of
 from olivine.errors import DataError
@@ -98,9 +101,25 @@ def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]], templa
 
 def pick_any(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows:
     """The same of all rows, whatever they hold: a model that writes no text asks for no answer in them."""
+    if is_scripted(config) or is_made_up(config):
+        rows = made_up_rows(config) if is_made_up(config) else scripted_rows(config, choose, partial(_raw, config))
+        kept = [rows[index] for index in choose(len(rows))] if is_made_up(config) else rows
+        return Rows(kept, lambda index: f"data config '{config.name}': row {index + 1}")
+    left_out = set(config.pre_process_data_config.labels_to_filter)
+    column = config.pre_process_data_config.label_col or LABEL
     stream = RowStream(config)
-    chosen = set(choose(sum(1 for _ in stream)))
+    numbers = [number for number, placed in enumerate(stream) if placed.row.get(column) not in left_out]
+    chosen = {numbers[index] for index in choose(len(numbers))}
     return _kept(stream, [placed for index, placed in enumerate(stream) if index in chosen])
+
+
+def _raw(config: DataConfig) -> Any:
+    """The rows of the files or of the hub, as the data set of the library that scripts know."""
+    if locate(config) is None:
+        return remote(config)
+    from datasets import Dataset
+
+    return Dataset.from_list([dict(placed.row) for placed in RowStream(config)])
 
 
 def _kept(stream: RowStream, kept: Sequence[Placed]) -> Rows:
@@ -121,6 +140,8 @@ def _count_answered(config: DataConfig, stream: RowStream, form: Form) -> int:
 def may_move(config: DataConfig) -> bool:
     """Whether the config names data that is not here and may be other rows tomorrow."""
     load = config.load_dataset_config
+    if load.type != LOAD_DATASET_TYPE:
+        return False
     if locate(config) is not None or isinstance(load.data_files, Resource):
         return False
     return load.data_name in kinds() or not hub.is_commit(load.revision)

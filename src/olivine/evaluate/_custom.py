@@ -1,11 +1,8 @@
 """Numbers of a user's own script, which a config names and so allows to run."""
 
-import importlib.util
 import math
-import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,10 @@ from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.onnx_files import graph_of
 from olivine.runtimes.session import OnnxSession
+from olivine.user_scripts import UserScript
 from olivine.work import Machine
 
-_MODULE = "olivine_user_script"
+OF_2023 = ("data_dir", "batch_size")  # arguments that functions had beside their kwargs
 
 
 class ScriptModel:
@@ -68,13 +66,16 @@ def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
 
     It works in a thread of its own: one that hangs cannot be ended, and the process of the job goes with it.
     """
+    folder = script["script_dir"]
+    code = UserScript(Path(script["user_script"]), Path(folder) if folder else None)
     ended: list[Any] = []
     failed: list[BaseException] = []
 
     def call() -> None:
         try:
-            with _importable(script):
-                ended.append(_function(script)(*arguments, **script["kwargs"]))
+            with code.opened() as at_work:
+                function = at_work.function(script["function"])
+                ended.append(function(*_of_2023(arguments, script), **_kwargs(script)))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - of a user: whatever it raises is told
             failed.append(error)
 
@@ -82,47 +83,26 @@ def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
     thread.start()
     thread.join(script["max_seconds"])
     if failed:
-        said = " ".join(f"{type(failed[0]).__name__}: {failed[0]}".split())
-        raise OlivineError(f"{_place(script)} failed: {said}") from failed[0]
+        said = " ".join(str(failed[0]).split())
+        raise OlivineError(said) from failed[0]
     if not ended:
         limit = f"{script['max_seconds']:g} seconds (max_seconds in its user_config)"
         raise OlivineError(f"{_place(script)} took longer than {limit}{STILL_AT_WORK}")
     return ended[0]
 
 
+def _of_2023(arguments: tuple[Any, ...], script: Mapping[str, Any]) -> tuple[Any, ...]:
+    """The arguments, with data_dir and batch_size after the first one, where a config gives them."""
+    given = [key for key in OF_2023 if key in script["kwargs"]]
+    return (arguments[0], *(script["kwargs"].get(key) for key in OF_2023), *arguments[1:]) if given else arguments
+
+
+def _kwargs(script: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in script["kwargs"].items() if key not in OF_2023}
+
+
 def _place(script: Mapping[str, Any]) -> str:
     return f"{script['function']} of {script['user_script']}"
-
-
-@contextmanager
-def _importable(script: Mapping[str, Any]) -> Iterator[None]:
-    """While the script is at work, it imports what lies in its script_dir; nothing of that stays."""
-    folders = [str(script["script_dir"])] if script["script_dir"] else []
-    before = set(sys.modules)
-    sys.path[:0] = folders
-    try:
-        yield
-    finally:
-        for folder in folders:
-            sys.path.remove(folder)
-        for name in set(sys.modules) - before:
-            origin = getattr(sys.modules[name], "__file__", None) or ""
-            if any(Path(origin).is_relative_to(folder) for folder in folders if origin):
-                del sys.modules[name]
-
-
-def _function(script: Mapping[str, Any]) -> Callable[..., Any]:
-    spec = importlib.util.spec_from_file_location(_MODULE, script["user_script"])
-    if spec is None or spec.loader is None:
-        raise ImportError("Python does not import this kind of file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[_MODULE] = module
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        del sys.modules[_MODULE]
-    function: Callable[..., Any] = getattr(module, script["function"])
-    return function
 
 
 def _checked(script: Mapping[str, Any], given: Any) -> dict[str, float]:

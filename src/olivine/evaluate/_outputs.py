@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import Rows, pick_any, text_columns
+from olivine.data import Rows, is_scripted, pick_any, position, text_columns
 from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
@@ -103,9 +103,12 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
     rows = pick_any(config, lambda n_rows: rows_of(range(n_rows), params))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    tokenize = _tokenizer(model, config, rows)
-    inputs = [of_row(signature, rows[index], rows.where(index), tokenize) for index in range(len(rows))]
+    tokenize = None if is_scripted(config) else _tokenizer(model, config, rows)
+    given = [by_name(signature, rows[index]) for index in range(len(rows))]
+    inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
     target = params.get("target")
+    if is_scripted(config) and not any(target in row for row in given):  # only its rows tell whether it has labels
+        target = None
     numbers = {name: number for number, name in enumerate(facts.labels)}
     return inputs, [_class(rows, index, target, numbers) for index in range(len(rows))] if target else []
 
@@ -129,6 +132,12 @@ def _takes(spec: TensorSpec, array: Any) -> bool:
     return array is not None and (spec.shape is None or fits(array.shape, spec.shape))
 
 
+def by_name(signature: Signature, row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row with the names of the inputs in the place of their positions, where a script gave only these."""
+    names = {position(number): spec.name for number, spec in enumerate(signature.inputs)}
+    return {names.get(name, name): value for name, value in row.items()}
+
+
 def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
     """What makes token ids of the texts of a row, where there are texts, and a tokenizer beside the graph."""
     columns = text_columns(config, rows.columns())
@@ -138,7 +147,9 @@ def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
     longest = min(config.pre_process_data_config.max_seq_len, tokenizer.model_max_length)
 
     def tokenize(row: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
-        return dict(tokenizer(*(str(row[column]) for column in columns), truncation=True, max_length=longest))
+        padding = "max_length" if config.pre_process_data_config.pad_to_max_len else False
+        texts = (str(row[column]) for column in columns)
+        return dict(tokenizer(*texts, truncation=True, max_length=longest, padding=padding))
 
     return tokenize
 

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from olivine.paths import is_file
 
-Format = Literal["hf", "gguf", "adapter", "onnx"]
+Format = Literal["hf", "gguf", "adapter", "onnx", "script"]
 GENAI_CONFIG = "genai_config.json"
 ONNX_FILE = "onnx_file"  # the attribute of an ONNX model that names its graph where no genai_config.json does
 
@@ -17,14 +17,16 @@ class Model:
     """A model on disk; nothing of it is loaded.
 
     format: how its files lie: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a
-      graph in a folder, with its external data. `packaging` is another thing.
-    path: the folder, or the GGUF file.
+      graph in a folder, with its external data, "script" a file whose function gives a module of torch. `packaging` is
+      another thing.
+    path: the folder, or the GGUF file or script.
     base: what the weights come from when they do not lie in `path`. For an adapter, the model that it adapts. For an
       "hf" folder, None when the folder has its own safetensors; otherwise the folder holds only config and tokenizer,
       and its weights are computed when read: of an adapter (the merge of it and its base) or of a GGUF file.
     task: the task of the Hugging Face hub; empty for a graph of which it is not known.
     trust_remote_code: the config allowed this model to bring its own Python.
-    attributes: small facts that later steps need (precision, execution provider); JSON values.
+    attributes: small facts that later steps need (precision, execution provider), and what the config says of how the
+      input model is loaded and exported, see `olivine.models.scripted`; JSON values.
     """
 
     format: Format

@@ -10,8 +10,9 @@ from olivine.models.signature import Signature
 
 UNNAMED = "unknown"  # the architecture of a config.json that names none
 
-Kind = Literal["decoder", "encoder", "vision", "audio", "encoder-decoder", "image-text", "graph"]
-"""What a model reads and gives, by architecture; a graph is an ONNX model that only its signature tells of."""
+Kind = Literal["decoder", "encoder", "vision", "audio", "encoder-decoder", "image-text", "graph", "script"]
+"""What a model reads and gives, by architecture; a graph is an ONNX model that only its signature tells of, and a
+script gives a module of which nothing else is known."""
 
 _IN_WORDS: Mapping[Kind, str] = {
     "decoder": "a decoder",
@@ -21,6 +22,7 @@ _IN_WORDS: Mapping[Kind, str] = {
     "encoder-decoder": "an encoder-decoder",
     "image-text": "a model of images and texts",
     "graph": "an ONNX graph",
+    "script": "a module that a script gives",
 }
 
 

@@ -9,6 +9,7 @@ from olivine.systems._environment import ENVIRONMENT, OFFLINE
 from olivine.systems._probe import (
     CPU,
     CUDA,
+    DML,
     PROBE,
     PROVIDERS,
     Importable,
@@ -30,6 +31,7 @@ systems: Registry[System] = Registry("olivine.systems", System, group="olivine.s
 __all__ = [
     "CPU",
     "CUDA",
+    "DML",
     "ENVIRONMENT",
     "OFFLINE",
     "PROBE",

@@ -21,7 +21,9 @@ from olivine.errors import OlivineError
 PROBE = ("-P", "-m", "olivine.systems._probe")
 PATIENCE_SECONDS = 120.0  # for the answer: an interpreter on a slow network disk takes its time
 
-CPU, CUDA, DML = "CPUExecutionProvider", "CUDAExecutionProvider", "DmlExecutionProvider"
+CPU: str = "CPUExecutionProvider"
+CUDA: str = "CUDAExecutionProvider"
+DML: str = "DmlExecutionProvider"
 # execution provider -> distributions that bring it, and the extra to install
 PROVIDERS: Mapping[str, tuple[tuple[str, ...], str]] = {
     CPU: (("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"), "cpu"),

@@ -1,20 +1,109 @@
-"""Passes of Olive that olivine knows by name and does not have: such a config is right, and cannot run yet."""
+"""Passes of Olive that olivine does not have: a config that names one is right, and told what to use instead."""
 
-OLIVE_PASSES = frozenset(
-    """
-AddOliveMetadata AppendPrePostProcessingOps AutoClip CaptureSplitInfo
-ComposeOnnxModels EPContextBinaryGenerator ExtractAdapters
-GraphSurgeries HqqQuantizer IncDynamicQuantization IncQuantization IncStaticQuantization InputNCHWtoNHWC
-InsertBeamSearch MatMulNBitsToQDQ MixedPrecisionOverrides MoEExpertsDistributor
-NVModelOptQuantization OnnxBnb4Quantization
-OnnxFloat16ToFloat32 OnnxHqqQuantization
-OnnxOpVersionConversion
-OnnxScriptFusion OpenVINOConversion OpenVINOEncapsulation
-OpenVINOIoUpdate OpenVINOOptimumConversion OpenVINOQuantization OpenVINOQuantizationWithAccuracy OpenVINOReshape
-OpenVINOWeightCompression OptimumConversion OptimumMerging OrtMixedPrecision OrtPerfTuning OrtSessionParamsTuning
-PyTorchTensorParallel QNNContextBinaryGenerator QNNConversion QNNModelLibGenerator
-QuantizationAwareTraining QuarkQuantization QuaRot RotateBase SliceGPT SNPEConversion
-SNPEQuantization SNPEtoONNXConversion SparseGPT SpinQuant SplitModel StaticLLM TensorRTModelOptQuantization
-TorchTRTConversion TransformersOptimization VitisAIQuantization VitisGenerateModelLLM VitisQDQQuantizer
-    """.lower().split()
-)
+_INTERNAL = "Leave it out: it prepares what later passes of Olive need, and passes here find it out by themselves."
+_OPENVINO = "It needs openvino; OnnxConversion and OnnxStaticQuantization make a graph that its provider takes."
+_QNN = "It needs the QNN SDK of Qualcomm; OnnxStaticQuantization with QDQ makes a graph that QNN's provider takes."
+_SNPE = "It needs the SNPE SDK of Qualcomm; OnnxConversion and OnnxStaticQuantization make a graph for any provider."
+_VITIS = "It needs the tools of AMD; OnnxStaticQuantization with QDQ makes a graph that VitisAI's provider takes."
+_NVIDIA = "It needs nvidia-modelopt; OnnxBlockWiseRtnQuantization rounds the weights of a graph to 4 bits."
+_INC = "It needs neural-compressor; OnnxStaticQuantization and OnnxDynamicQuantization do the same."
+_OPTIMUM = "It needs optimum; ModelBuilder makes the graph of a decoder, and OnnxConversion that of any other model."
+_WEIGHTS = "Use Gptq, AutoAWQQuantizer or Rtn, which quantize a checkpoint, and ModelBuilder after it."
+_ROTATION = "Leave it out: AutoAWQQuantizer and Gptq keep a model's accuracy in 4 bits without rotating it."
+_PRUNING = "Nothing here prunes weights; Gptq or ModelBuilder with precision int4 make a model smaller."
+_SPLIT = "Nothing here splits models; ModelBuilder makes one graph, and onnxruntime-genai runs it as a whole."
+_BLOCKS = "Use OnnxBlockWiseRtnQuantization, or ModelBuilder with precision int4."
+_BEAMS = "ModelBuilder makes a model that onnxruntime-genai searches in, with num_beams under search."
+
+# name in lower case -> what to use in its place, a sentence
+OLIVE_PASSES = {
+    "addolivemetadata": "Leave it out: workflow.json and journal.jsonl tell how a model was made.",
+    "aimetquantization": "It needs aimet; OnnxStaticQuantization with QDQ makes such a graph.",
+    "appendprepostprocessingops": "Nothing here puts operators for images, sound or text into a graph; leave it out.",
+    "autoclip": _WEIGHTS,
+    "capturelayerannotations": _INTERNAL,
+    "capturesplitinfo": _SPLIT,
+    "composeonnxmodels": _SPLIT,
+    "dynamictofixedshape": "Export the model with fixed shapes: io_config without dynamic_axes.",
+    "epcontextbinarygenerator": "Compile the result where the execution provider is; its first session does so.",
+    "extractadapters": "Use MergeAdapterWeights: nothing here keeps an adapter apart from a graph.",
+    "genaimodelexporter": "Use ModelBuilder, as it is called today.",
+    "graphsurgeries": "Nothing here edits single nodes of a graph; leave it out.",
+    "hqqquantizer": _WEIGHTS,
+    "incdynamicquantization": _INC,
+    "incquantization": _INC,
+    "incstaticquantization": _INC,
+    "inputnchwtonhwc": "Nothing here changes the order of an image's axes; export the model as it is to be.",
+    "insertbeamsearch": _BEAMS,
+    "matmulnbitstoqdq": "Use ModelBuilder with use_qdq: true.",
+    "mixedprecisionoverrides": _INTERNAL,
+    "mobiusbuilder": "Use ModelBuilder.",
+    "moeexpertsdistributor": _SPLIT,
+    "nvmodeloptgraphsurgery": _NVIDIA,
+    "nvmodeloptquantization": _NVIDIA,
+    "onnxbnb4quantization": _BLOCKS,
+    "onnxconversion": "ModelBuilder makes the graph of a decoder.",
+    "onnxdiscrepancycheck": "Use ParityCheck, or quality.max_drop, which compare a model with the one before it.",
+    "onnxdynamicquantization": _BLOCKS,
+    "onnxfloat16tofloat32": "Export the model in fp32.",
+    "onnxfloattofloat16": "Use ModelBuilder with precision fp16.",
+    "onnxhqqquantization": _BLOCKS,
+    "onnxiodatatypeconverter": "Export the model with the types that are wanted.",
+    "onnxiofloat16tofloat32": "Export the model with the types that are wanted.",
+    "onnxmodeloptimizer": "Leave it out: onnxruntime optimizes a graph when it loads it.",
+    "onnxopversionconversion": "Export the model with the opset that is wanted.",
+    "onnxpeepholeoptimizer": "Leave it out: onnxruntime optimizes a graph when it loads it.",
+    "onnxquantization": _BLOCKS,
+    "onnxquantizationpreprocess": _INTERNAL,
+    "onnxscriptfusion": "Leave it out: onnxruntime optimizes a graph when it loads it.",
+    "onnxstaticquantization": _BLOCKS,
+    "onnxtransformersoptimization": "Leave it out: onnxruntime optimizes a graph when it loads it.",
+    "openvinoconversion": _OPENVINO,
+    "openvinoencapsulation": _OPENVINO,
+    "openvinoioupdate": _OPENVINO,
+    "openvinooptimumconversion": _OPENVINO,
+    "openvinoquantization": _OPENVINO,
+    "openvinoquantizationwithaccuracy": _OPENVINO,
+    "openvinoreshape": _OPENVINO,
+    "openvinoweightcompression": _OPENVINO,
+    "optimumconversion": _OPTIMUM,
+    "optimummerging": _OPTIMUM,
+    "ortmixedprecision": "Use OnnxFloatToFloat16, with op_block_list for what stays in 32 bits.",
+    "ortperftuning": "Leave it out: sessions are opened with the defaults of onnxruntime.",
+    "ortsessionparamstuning": "Leave it out: sessions are opened with the defaults of onnxruntime.",
+    "orttransformersoptimization": "Leave it out: onnxruntime optimizes a graph when it loads it.",
+    "poweroftwomethod": _VITIS,
+    "pytorchtensorparallel": _SPLIT,
+    "qairtencapsulation": _QNN,
+    "qairtgenaibuilder": _QNN,
+    "qairtmha2sha": _QNN,
+    "qairtpipelinepass": _QNN,
+    "qairtpreparation": _QNN,
+    "qnncontextbinarygenerator": _QNN,
+    "qnnconversion": _QNN,
+    "qnnmodellibgenerator": _QNN,
+    "qnnpreprocess": _QNN,
+    "quantizationawaretraining": "Fine-tune the model, and quantize it with a calibrating pass after it.",
+    "quarkquantization": "It needs amd-quark; Gptq, AutoAWQQuantizer or Rtn quantize a checkpoint.",
+    "quarot": _ROTATION,
+    "rotatebase": _ROTATION,
+    "sdlora": "Only language models are fine-tuned here, with LoRA and its kin.",
+    "slicegpt": _PRUNING,
+    "snpeconversion": _SNPE,
+    "snpequantization": _SNPE,
+    "snpetoonnxconversion": _SNPE,
+    "sparsegpt": _PRUNING,
+    "spinquant": _ROTATION,
+    "splitmodel": _SPLIT,
+    "staticllm": "ModelBuilder makes a model whose shapes are open; leave it out.",
+    "tensorrtmodeloptquantization": _NVIDIA,
+    "torchtrtconversion": "It needs torch-tensorrt; OnnxConversion makes a graph that TensorRT's provider takes.",
+    "transformersoptimization": "Leave it out: onnxruntime optimizes a graph when it loads it.",
+    "trtmatmultoconvtransform": _NVIDIA,
+    "vitisaiaddmetadata": _VITIS,
+    "vitisaiquantization": _VITIS,
+    "vitisgeneratemodelllm": _VITIS,
+    "vitisgeneratemodelsd": _VITIS,
+    "vitisqdqquantizer": _VITIS,
+    "vitisqopquantizer": _VITIS,
+}

@@ -110,8 +110,9 @@ def _accelerator(wanted: Wish) -> Iterator[Problem]:
         yield Problem("invalid-value", "", message, "Write 16000000000 or '16GB'.", (*path, "memory"))
     first = next(iter(accelerator.execution_providers), None)
     if wanted.device == "npu" and first in (None, "CPUExecutionProvider") and not accelerator.preference:
-        message = "the device 'npu' is not served."
-        yield Problem("unsupported", "", message, "Write cpu or gpu.", (*path, "device"))
+        message = "the device 'npu' is not served without its execution provider."
+        fix = "Name that under execution_providers, or write cpu."
+        yield Problem("unsupported", "", message, fix, (*path, "device"))
     if accelerator.device == "cpu" and first is not None and provider_device(first) == "gpu":
         message = f"'{first}' does not run on the device 'cpu'."
         yield Problem(

@@ -39,6 +39,7 @@ from olivine.workflow.folders import refuse_overlaps
 from olivine.workflow.inputs import bring_hosts, bring_model, bring_remotes, look_at_data, look_at_rows
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.names import name_problem
+from olivine.workflow.packing import pack
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
 from olivine.workflow.samples import side_by_side
@@ -263,6 +264,8 @@ def _deliver(execution: Execution) -> Path | None:
     if not delivery.is_done(results):
         workshop.store.hold()
         delivery.deliver(results)
+    if plan.source is not None and plan.source.workflow is not None:
+        pack(plan.source.workflow, plan.output_dir / "model", plan.output_dir, workshop.store.hashes, delivery.warn)
     return plan.output_dir / "model"
 
 

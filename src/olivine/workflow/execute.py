@@ -22,6 +22,7 @@ from olivine.passes import Pass, first_line, passes
 from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
 from olivine.store.packing import pack, unpack
+from olivine.systems import CPU
 from olivine.work import Machine
 from olivine.workflow.durations import note_duration
 from olivine.workflow.events import Scored, Timed
@@ -92,7 +93,7 @@ class Execution:
     def score(self, seam: Seam) -> Score | None:
         """What is measured of a model on the plan's rows; that of the model before comes first.
 
-        None where nothing is: a plan without rows, and a model of metadata only, which cannot answer.
+        None where nothing is: a plan without rows, and a model that cannot answer here.
         """
         if self.plan.score is None:
             return None
@@ -193,7 +194,7 @@ class Execution:
 
     def _measure(self, seam: Seam, rows: ScoreRows, previous: Score | None) -> Score | None:
         model = self._model_of(seam.step)
-        if model.attributes.get("metadata_only"):
+        if not self._can_answer(model, rows):
             return None
         model_key = self.keys.models[seam.step]
         task = Task(
@@ -239,7 +240,7 @@ class Execution:
         if key is None or rows is None:
             return list(scored)
         models = {seam.name: self._model_of(seam.step) for seam in (places[0], places[-1])}
-        if any(model.attributes.get("metadata_only") for model in models.values()):
+        if not all(self._can_answer(model, rows) for model in models.values()):
             return list(scored)
         event = self._time(places[-1], key, models, rows)
         self.workshop.tell(event)
@@ -267,7 +268,16 @@ class Execution:
     def _machine_for(self, model: Model, rows: ScoreRows) -> Machine:
         """Where models are measured, with the execution provider that a model was built for."""
         machine, provider = rows.machine or self.plan.machine, model.attributes.get("execution_provider")
+        if not machine.is_target_here and model.packaging == "plain":  # any graph runs on the processor as well
+            return replace(machine, execution_provider=CPU)
         return replace(machine, execution_provider=provider) if provider else machine
+
+    def _can_answer(self, model: Model, rows: ScoreRows) -> bool:
+        """Whether a model can be run where it is measured: one of metadata alone, or for another target, cannot."""
+        machine = rows.machine or self.plan.machine
+        is_elsewhere = model.packaging == "genai" and not machine.is_target_here
+        is_built = model.attributes.get("execution_provider", CPU) == machine.execution_provider
+        return not model.attributes.get("metadata_only") and not (is_elsewhere and is_built)
 
     def _scored(self, seam: Seam, model: Model, entry: Entry, previous: Score | None) -> Scored:
         scores: dict[str, Any] = dict(entry.result["scores"])

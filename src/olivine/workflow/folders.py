@@ -32,13 +32,16 @@ def overlaps(cache_dir: Path, output_dir: Path, used: Iterable[tuple[str, Path]]
             yield "output_dir", f"output_dir lies in '{folder}', which the cache cleans.", "Name another output_dir."
 
 
-def in_the_way(output_dir: Path) -> Iterator[tuple[str, str]]:
-    """Message and fix for every file where a folder of the result goes, and the other way round."""
+def in_the_way(output_dir: Path, others: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Message and fix for every file where a folder of the result goes, and the other way round.
+
+    others: names of more files that go there.
+    """
     for name in _FOLDERS:
         target = output_dir / name
         if paths.exists(target) and not paths.is_folder(target):
             yield f"'{target}' is a file, but a folder goes there.", "Move it away, or name another output_dir."
-    for name in _FILES:
+    for name in (*_FILES, *others):
         target = output_dir / name
         if paths.is_folder(target):
             yield f"'{target}' is a folder, but a file goes there.", "Move it away, or name another output_dir."

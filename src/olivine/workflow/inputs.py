@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_cod
 from olivine.workflow.moving import moving, with_rows
 from olivine.workflow.plan import make_plan
 from olivine.workflow.resources import bring
+from olivine.workflow.source import exporting
 from olivine.workflow.steps import Host, Plan
 from olivine.workflow.survey import STEP, survey
 from olivine.workflow.workshop import Task, Workshop
@@ -69,6 +71,8 @@ def bring_model(plan: Plan, workshop: Workshop) -> Model:
     if model is None:
         model = _fetch(plan, workshop)
     _check_fetched(plan, model)
+    if plan.hub_name is not None and plan.source is not None and plan.source.workflow is not None:
+        model = replace(model, attributes=exporting(plan.source.workflow))
     return model
 
 

@@ -15,6 +15,7 @@ from olivine.data import data_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
+from olivine.models.scripted import SCRIPT, script_files
 from olivine.passes import UNCHANGED, passes
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
@@ -39,12 +40,16 @@ def model_content(model: Model, hashes: Hashes) -> str:
         "path": {name: hashes.file(path) for name, path in sorted(deciding_files(model))},
         "base": model_content(model.base, hashes) if model.base else None,
     }
+    if (files := script_files(model)) != []:
+        told = {key: value for key, value in model.attributes[SCRIPT].items() if key not in ("path", "folder")}
+        told |= {"model_path": None, "files": [hashes.file(path) for path in files]}
+        record["attributes"] = {**model.attributes, SCRIPT: told}
     return digest(record)
 
 
 def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
     """What a data config reads: its settings without places, and the bytes of its files in the order of reading."""
-    settings = config.model_dump(mode="json", exclude={"folder", "name"})
+    settings = config.model_dump(mode="json", exclude={"folder", "name", "user_script", "script_dir"})
     files = data_files(config)
     if files:  # names decide how files are read and which split they are of; their place does not matter
         settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}

@@ -5,15 +5,32 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from olivine.config.schema import Workflow
+from olivine.config.schema import Accelerator, Workflow
 from olivine.errors import Problem
 from olivine.passes import passes
 from olivine.paths import free_disk_bytes
-from olivine.systems import CPU, CUDA, PROVIDERS, Probe
+from olivine.systems import CPU, CUDA, DML, PROVIDERS, Probe
 from olivine.work import Machine
 from olivine.workflow.accelerators import Wish, name_of, wish, wish_of
 
 HERE = "this machine"
+# Execution providers for which models are made where they are not, and the provider whose form of a graph they take:
+# what a model is built in, and measured on. The first four have forms of their own.
+FORMS = {
+    CUDA: CUDA,
+    DML: DML,
+    "WebGpuExecutionProvider": "WebGpuExecutionProvider",
+    "NvTensorRTRTXExecutionProvider": "NvTensorRTRTXExecutionProvider",
+    "TensorrtExecutionProvider": CUDA,
+    "MIGraphXExecutionProvider": CUDA,
+    "ROCMExecutionProvider": CUDA,
+    "JsExecutionProvider": CPU,
+    "QNNExecutionProvider": CPU,
+    "OpenVINOExecutionProvider": CPU,
+    "VitisAIExecutionProvider": CPU,
+    "CoreMLExecutionProvider": CPU,
+    "DnnlExecutionProvider": CPU,
+}
 
 
 @dataclass(frozen=True)
@@ -46,13 +63,15 @@ def choose(
     """
     own = wish_of(workflow, host if host is not None else name_of(workflow, "host"))
     wanted = wish(workflow, "target") or own
-    provider, notes, problems = _provider(wanted, where, target or probe, HERE if target else there)
+    is_target = workflow.target is not None and (host or workflow.host) != workflow.target
+    on_target, at_target = target or probe, HERE if target else there
+    provider, notes, problems = _provider(wanted, where, on_target, at_target, is_target=is_target)
     if not _runs_onnx(workflow):  # a training on the GPU needs no runtime for ONNX there
         problems = [problem for problem in problems if problem.kind != "missing-extra"]
-    if provider not in PROVIDERS:  # told once, by the problem
-        provider = CPU
     asked = own or (wanted if there == HERE else None)
-    device, more_notes, more_problems = _device(asked, where, probe, there)
+    device, more_notes, more_problems = _device(
+        asked, where, probe, there, is_target=is_target and (host or workflow.host) is None
+    )
     if not problems:  # a target that is not here says the same
         problems = more_problems
     n_devices, device_notes, device_problems = _devices(asked, device, where, probe, there)
@@ -71,6 +90,7 @@ def choose(
         device_memory_bytes=min(on_gpu or limit, limit or on_gpu) if device == "cuda" else 0,
         multiplies_bf16=probe.multiplies_bf16,
         compute_capability=probe.compute_capability if device == "cuda" else 0.0,
+        is_target_here=provider == CPU or provider in (target or probe).execution_providers,
     )
     return Choice(machine, tuple(notes), tuple(problems))
 
@@ -81,12 +101,17 @@ def _runs_onnx(workflow: Workflow) -> bool:
     return any(plugin is None or plugin.produces == "onnx" or "onnx" in plugin.accepts for plugin in plugins)
 
 
-def _device(host: Wish | None, where: str, probe: Probe, there: str) -> tuple[str, list[str], list[Problem]]:
-    """Where the passes run: on the GPU when the host asks for it, or when nothing is asked for and one is here."""
+def _device(
+    host: Wish | None, where: str, probe: Probe, there: str, *, is_target: bool
+) -> tuple[str, list[str], list[Problem]]:
+    """Where the passes run: on the GPU when the host asks for it, or when nothing is asked for and one is here.
+
+    is_target: what is asked for is for the result alone.
+    """
     if host is not None and host.device != "gpu":
         return "cpu", [], []
     asked = host.accelerator if host is not None else None
-    demanded = asked is not None and not asked.preference and "DmlExecutionProvider" not in asked.execution_providers
+    demanded = asked is not None and not asked.preference and not (is_target or _is_for_others(asked))
     if not probe.has_nvidia:
         return "cpu", [], list(_missing(CUDA, where, probe, there)) if demanded else []
     if probe.version("torch").endswith("+cpu"):
@@ -116,8 +141,13 @@ def _devices(
     return few, [], [Problem("hardware", where, message, f"Set it to {max(1, n_there)} at most.")]
 
 
-def _provider(wanted: Wish | None, where: str, probe: Probe, there: str) -> tuple[str, list[str], list[Problem]]:
-    """The execution provider of the result. The CPU is used where it is named first, or where nothing is demanded."""
+def _provider(
+    wanted: Wish | None, where: str, probe: Probe, there: str, *, is_target: bool
+) -> tuple[str, list[str], list[Problem]]:
+    """The execution provider of the result. The CPU is used where it is named first, or where nothing is demanded.
+
+    is_target: only the result is to run there, and no pass.
+    """
     names = list(wanted.accelerator.execution_providers) if wanted else []
     if wanted is None or (not names and wanted.device != "gpu"):
         return CPU, [], []
@@ -126,24 +156,43 @@ def _provider(wanted: Wish | None, where: str, probe: Probe, there: str) -> tupl
         return CPU, [], []
     other = [name for name in names if name != CPU]
     chosen = next((name for name in other if name in probe.execution_providers), None)
+    is_made_for = names[0] in FORMS and not _may_be_here(names[0], probe) and (is_target or names[0] != CUDA)
     if chosen is not None:
         passed_over = other[: other.index(chosen)]
         return chosen, [f"{', '.join(passed_over)} is not on {there}: {chosen} is used"] if passed_over else [], []
     if wanted.accelerator.preference:
         note = f"{', '.join(names)} is not on {there}; the old form named it as a preference, so the CPU is used"
         return CPU, [note], []
+    if is_made_for:
+        return FORMS[names[0]], [_not_here(names[0], there)], []
     return names[0], [], list(_missing(names[0], where, probe, there))
+
+
+def _is_for_others(accelerator: Accelerator) -> bool:
+    """Whether the first provider is one of devices that no pass runs on: of any but NVIDIA's."""
+    first = next(iter(accelerator.execution_providers), CUDA)
+    return first in FORMS and first != CUDA
+
+
+def _may_be_here(name: str, probe: Probe) -> bool:
+    """Whether the hardware of a provider is there, and only its package is missing."""
+    return probe.has_nvidia if name == CUDA else name == DML and probe.system == "nt"
+
+
+def _not_here(name: str, there: str) -> str:
+    """What a plan for a target that is not here leaves open."""
+    form = FORMS[name]
+    made = "for it" if form == name else f"in the form for {form}, which it takes"
+    measured = "any but a graph of onnxruntime-genai is measured on the CPU" if form != CPU else "measured on the CPU"
+    return f"'{name}' is not on {there}: the model is made {made}, and {measured}; that it runs there is not checked"
 
 
 def _missing(name: str, where: str, probe: Probe, there: str) -> Iterator[Problem]:
     fix = "Run this on a machine that has it, or ask for CPUExecutionProvider."
-    if name not in PROVIDERS:
-        yield Problem("unsupported", where, f"the execution provider '{name}' is not served.", fix)
+    if name not in PROVIDERS:  # told where the config is read
         return
     if name == CUDA and not probe.has_nvidia:
         yield Problem("hardware", where, f"'{name}' is asked for, but {there} has no NVIDIA GPU.", fix)
-    elif name == "DmlExecutionProvider" and probe.system != "nt":
-        yield Problem("hardware", where, f"'{name}' is asked for, but DirectML is on Windows only.", fix)
     else:
         extra = PROVIDERS[name][1]
         install = f"Run: pip uninstall onnxruntime onnxruntime-genai; pip install 'olivine[{extra}]'."

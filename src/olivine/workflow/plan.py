@@ -32,6 +32,7 @@ from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
+from olivine.workflow.packing import check_packing, packed_names
 from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
@@ -91,6 +92,7 @@ def _make_plan(
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         check_folder(draft, folder, key)
+    check_packing(draft)
     asked = plan_asked(draft)
     _plan_steps(draft)
     no_begin_token(draft)
@@ -102,7 +104,7 @@ def _make_plan(
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
         draft.problem("invalid-value", (key,), message, fix)
-    for message, fix in in_the_way(output_dir):
+    for message, fix in in_the_way(output_dir, packed_names(draft.workflow)):
         draft.problem("invalid-value", ("output_dir",), message, fix)
     scoring = scoring_bytes(draft, score)
     estimate = total(draft, scoring)
@@ -258,15 +260,8 @@ def _plugin(draft: Draft, name: str, config: PassConfig, probe: Probe) -> type[P
     if plugin is None and (why := passes.why_missing(config.type)) is not None:
         fix = "Install a version of its package that fits."
         draft.problem("missing-extra", path, f"the pass {why}.", fix)
-    elif plugin is None and config.type.lower() in OLIVE_PASSES:
-        have = ", ".join(passes.classes)
-        makes_onnx = config.type.lower() == "optimumconversion"
-        hint = (
-            "ModelBuilder makes the ONNX model of a decoder, OnnxConversion that of any other."
-            if makes_onnx
-            else f"There are: {have}."
-        )
-        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", hint)
+    elif plugin is None and (instead := OLIVE_PASSES.get(config.type.lower())) is not None:
+        draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", instead)
     elif plugin is None:
         nearest = passes.nearest(config.type)
         hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.classes)}."

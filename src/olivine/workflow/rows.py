@@ -17,6 +17,7 @@ from olivine.passes import UNCHANGED, Pass, passes
 from olivine.paths import is_file
 from olivine.workflow.draft import Draft
 from olivine.workflow.room import scoring_bytes
+from olivine.workflow.scripts import check_data_script
 from olivine.workflow.steps import ScoreRows, Step
 from olivine.workflow.verdict import drop_allowed
 
@@ -136,6 +137,11 @@ def no_such_data(draft: Draft, name: str, path: tuple[str | int, ...]) -> None:
 
 def _check_data(draft: Draft, config: DataConfig) -> None:
     index = index_of(draft, config)
+    if data.is_scripted(config) or data.is_made_up(config):
+        message = f"the rows of '{config.name}' are inputs of a graph, and text is wanted of them."
+        fix = "Write the text into a JSON, CSV or Parquet file, and name that as data_files."
+        draft.problem("unsupported", ("data_configs", index), message, fix)
+        return
     if data.may_move(config):
         draft.translated.append(
             f"the rows of '{config.name}' may be others than at the last run: a run looks at them first, and takes "
@@ -303,8 +309,10 @@ def _fixed_sizes(draft: Draft) -> dict[str, int]:
 
 def _checked_target(draft: Draft, config: DataConfig) -> str:
     """The column of the label, empty where there is none; what the first rows lack of a graph's inputs is told."""
-    index, target = index_of(draft, config), draft.workflow.quality.target
+    index, target = index_of(draft, config), draft.workflow.quality.target or config.pre_process_data_config.label_col
     missing = _check_files(draft, config)
+    if data.is_scripted(config):
+        return target or "label"
     try:
         columns = list(dict.fromkeys(column for row in data.sample_of(config) or [] for column in row))
     except DataError as error:
@@ -321,7 +329,9 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
 
 
 def _check_files(draft: Draft, config: DataConfig) -> bool:
-    """Tell of files that are not there; True where some are missing."""
+    """Tell of files that are not there, and of what a script lacks; True where something is missing."""
+    if data.is_scripted(config):
+        return not check_data_script(draft, config, ("data_configs", index_of(draft, config)))
     missing = [problem for problem in data.check(config) if problem.kind in ("missing-file", "network")]
     for problem in missing:
         place = draft.where("data_configs", index_of(draft, config), *_data_key(config, problem))

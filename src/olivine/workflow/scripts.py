@@ -1,19 +1,23 @@
-"""Scripts that a metric of the type `custom` names: read and parsed while planning, never run."""
+"""Scripts that a config names: parsed while planning, never run; what is named of them must be there."""
 
-import ast
 import difflib
 import math
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from olivine import data
 from olivine.config import schema
-from olivine.paths import is_file, is_folder, of_user
+from olivine.paths import is_file, is_folder, of_user, real
+from olivine.user_scripts import ScriptError, UserScript
 from olivine.workflow.draft import Draft
 from olivine.workflow.steps import SCRIPT_SECONDS, Script
 
 _KEYS = {"evaluate_func": "evaluate_func_kwargs", "metric_func": "metric_func_kwargs"}
-_KNOWN = ("user_script", "script_dir", *_KEYS, *_KEYS.values(), "need_inference", "max_seconds")
+_OF_2023 = ("data_dir", "batch_size")  # arguments that functions had beside their kwargs
+_KNOWN = ("user_script", "script_dir", *_KEYS, *_KEYS.values(), *_OF_2023, "need_inference", "max_seconds")
+CONSENT, ALL_SCRIPTS, NO_SCRIPTS = "OLIVINE_SCRIPTS", "all", "none"  # as --trust and --no-scripts set it
 
 Where = tuple[str | int, ...]
 
@@ -37,14 +41,18 @@ def plan_script(draft: Draft, metric: schema.Metric, path: Where) -> Script | No
     key = functions[0]
     script, kwargs = _placed(draft, settings["user_script"]), settings.get(_KEYS[key]) or {}
     folder = _placed(draft, settings["script_dir"]) if settings.get("script_dir") else None
-    for problem in _wrong(script, folder, settings[key], kwargs):
-        draft.problem(*problem[:1], here, *problem[1:])
+    if not isinstance(kwargs, dict):
+        message = f"the arguments of '{settings[key]}' are no mapping."
+        draft.problem("invalid-value", here, message, "Write them by their names.")
+        return None
+    if not check_script(draft, UserScript(script, folder), {key: settings[key]}, here):
         return None
     seconds = settings.get("max_seconds", SCRIPT_SECONDS)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         message = f"max_seconds of '{metric.name}' must be a number above 0, but is {seconds!r}."
         draft.problem("invalid-value", (*here, "max_seconds"), message)
         return None
+    kwargs = kwargs | {name: settings[name] for name in _OF_2023 if settings.get(name) is not None}
     return Script(
         metric.name,
         script,
@@ -62,40 +70,71 @@ def _placed(draft: Draft, name: Any) -> Path:
     return (draft.loaded.document.folder / of_user(str(name))).absolute()
 
 
-def _wrong(script: Path, folder: Path | None, function: Any, kwargs: Any) -> Iterator[tuple[str, str, str]]:
-    """What is wrong: kind of problem, sentence, fix."""
-    if not is_file(script):
-        yield "missing-file", f"the user_script '{script}' does not exist.", "Name it from the config's folder."
+def check_script(
+    draft: Draft, script: UserScript, functions: Mapping[str, str], path: Where, key: str = "user_script"
+) -> bool:
+    """Whether a script may run and has what the config names of it; what is wrong is told, once.
+
+    functions: names by the keys under which they stand. path: of the section that names the script as `key`.
+    """
+    told = list(_wrong(script, functions)) or list(_refused(draft, script))
+    for kind, at, message, fix in told[:1]:
+        draft.problem(kind, (*path, at or key), message, fix)
+    return not told
+
+
+def check_data_script(draft: Draft, config: schema.DataConfig, path: Where) -> bool:
+    """The same of the script of a data config: what it names is registered there, or a function that makes batches."""
+    script = UserScript.of(str(config.user_script), config.script_dir)
+    told = list(_wrong(script, {}) or ()) or list(_refused(draft, script))
+    for kind, _, message, fix in told[:1]:
+        draft.problem(kind, (*path, "user_script"), message, fix)
+    if told:
+        return False
+    for kind, name in data.named_components(config).items():
+        there = script.registered(kind)
+        functions = script.names() if kind == "dataloader" else []
+        if name not in there and name not in functions and "*" not in script.names():
+            hint = _hint(name, there, "It registers")
+            section = "dataloader_config" if kind == "dataloader" else f"{kind}_config"
+            message = f"{script.path} registers no {kind} '{name}'."
+            draft.problem("invalid-value", (*path, section, "type"), message, hint)
+            return False
+    return True
+
+
+def _refused(draft: Draft, script: UserScript) -> Iterator[tuple[str, str, str, str]]:
+    """Consent: a script beside its config runs, one that lies elsewhere with --trust, and none with --no-scripts."""
+    consent = os.environ.get(CONSENT, "")
+    if consent == NO_SCRIPTS:
+        yield "unsupported", "", f"the script '{script.path}' is named, and --no-scripts refuses it.", "Leave that out."
+    elif consent != ALL_SCRIPTS and not real(script.path).is_relative_to(real(draft.loaded.document.folder)):
+        message = f"the script '{script.path}' lies outside of the folder of the config."
+        yield "unsupported", "", message, "Move it there, or let --trust allow it."
+
+
+def _wrong(script: UserScript, functions: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
+    """What is wrong: kind of problem, key, sentence, fix."""
+    if not is_file(script.path):
+        message = f"the script '{script.path}' does not exist."
+        yield "missing-file", "", message, "Name it from the config's folder."
         return
-    if folder is not None and not is_folder(folder):
-        yield "missing-file", f"the script_dir '{folder}' does not exist.", "Name it from the config's folder."
-    if not isinstance(kwargs, dict):
-        yield "invalid-value", f"the arguments of '{function}' are no mapping.", "Write them by their names."
+    if script.folder is not None and not is_folder(script.folder):
+        message = f"the script_dir '{script.folder}' does not exist."
+        yield "missing-file", "script_dir", message, "Name it from the config's folder."
+        return
     try:
-        names = list(_names(ast.parse(script.read_bytes())))
-    except (SyntaxError, ValueError) as error:
-        line = f":{error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
-        said = error.msg if isinstance(error, SyntaxError) else str(error)
-        yield "invalid-value", f"{script}{line} is no Python: {said}.", "Mend it."
+        names = script.names()
+    except ScriptError as error:
+        kind = "missing-file" if "cannot be read" in str(error) else "invalid-value"
+        yield kind, "", f"{error}.", "Mend it." if kind == "invalid-value" else ""
         return
-    except OSError as error:
-        yield "missing-file", f"{script} cannot be read: {error.strerror}.", ""
-        return
-    if function not in names and "*" not in names:
-        near = difflib.get_close_matches(str(function), names, n=1)
-        hint = f"Did you mean '{near[0]}'?" if near else f"There is: {', '.join(names) or 'none'}."
-        yield "invalid-value", f"{script} has no function '{function}'.", hint
+    for key, function in functions.items():
+        if function not in names and "*" not in names:
+            message = f"{script.path} has no function '{function}'."
+            yield "invalid-value", key, message, _hint(function, names, "There is")
 
 
-def _names(module: ast.Module) -> Iterator[str]:
-    """What a module defines or imports at its top; "*" where that is not known."""
-    for node in module.body:
-        match node:
-            case ast.FunctionDef() | ast.ClassDef():
-                yield node.name
-            case ast.Import() | ast.ImportFrom():
-                yield from (one.asname or one.name for one in node.names)
-            case ast.Assign():
-                yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-            case ast.If() | ast.Try() | ast.With():
-                yield "*"
+def _hint(name: str, known: Sequence[str], what: str) -> str:
+    near = difflib.get_close_matches(str(name), known, n=1)
+    return f"Did you mean '{near[0]}'?" if near else f"{what}: {', '.join(known) or 'none'}."

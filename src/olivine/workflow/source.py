@@ -2,19 +2,28 @@
 
 import difflib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from olivine.config.schema import IoConfig, Workflow
+from olivine.config.shape import SCRIPTED
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
 from olivine.models import Format, Model, sources
 from olivine.models.chat_template import read_chat_template
+from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.models.kinds import TASKS
 from olivine.models.onnx_files import check_onnx, is_onnx, onnx_facts, onnx_model
+from olivine.models.scripted import IO_CONFIG, LOAD, SCRIPT
+from olivine.models.signature import Signature, Size, TensorSpec
 from olivine.paths import exists, hub_cache, of_user
 from olivine.runtimes import onnx_folder
+from olivine.user_scripts import UserScript
 from olivine.workflow.draft import Draft, short
 from olivine.workflow.resources import Remote
+from olivine.workflow.scripts import check_script
 
 
 def plan_model(draft: Draft, fetched: Path | None) -> None:
@@ -30,6 +39,9 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     if fetched is not None:
         _plan_local_model(draft, fetched)
         return
+    if given.type == SCRIPTED:
+        _plan_scripted(draft)
+        return
     path = of_user(given.model_path)
     if not given.model_path.strip() or not exists(path):
         _plan_absent_model(draft, given.model_path)
@@ -41,6 +53,8 @@ def meant_format(draft: Draft) -> Format:
     """How the files of an input model would lie that cannot be used, so that what follows is not told to be wrong."""
     given = draft.workflow.input_model
     is_graph = given.type == "ONNXModel" or is_onnx(of_user(str(given.model_path)))
+    if given.type == SCRIPTED:
+        return "script"
     return "onnx" if is_graph else "hf"
 
 
@@ -82,9 +96,81 @@ def _plan_local_model(draft: Draft, path: Path) -> None:
             "Remove it: the task is text-generation.",
         )
         draft.problem("unsupported", ("input_model", "task"), message, fix)
-    draft.model = Model("gguf" if path.is_file() else "hf", path, task=task, trust_remote_code=trusted)
+    form: Format = "gguf" if path.is_file() else "hf"
+    draft.model = Model(form, path, task=task, trust_remote_code=trusted, attributes=exporting(draft.workflow))
+    plan_model_script(draft)
     if given.adapter_path is not None:
         _plan_adapter(draft, of_user(given.adapter_path).absolute())
+
+
+def exporting(workflow: Workflow) -> dict[str, Any]:
+    """What the config says of how the input model is loaded and exported, as attributes of its record."""
+    given, attributes = workflow.input_model, {}
+    load = given.load_kwargs.model_dump(include={"dtype", "attn_implementation"}, exclude_none=True)
+    if load:
+        attributes[LOAD] = load
+    if isinstance(given.io_config, IoConfig):
+        attributes[IO_CONFIG] = given.io_config.model_dump(mode="json", exclude_defaults=True)
+    if given.model_script is not None:
+        names = {
+            "model_loader": given.model_loader,
+            "io_config": given.io_config if isinstance(given.io_config, str) else None,
+            "dummy_inputs_func": given.dummy_inputs_func,
+        }
+        script = UserScript.of(given.model_script, given.script_dir)
+        places = {"path": str(script.path), "folder": str(script.folder)}
+        attributes[SCRIPT] = places | {key: name for key, name in names.items() if name is not None}
+    return attributes
+
+
+def _plan_scripted(draft: Draft) -> None:
+    """A model that a function of a script gives: nothing of it is known but what the config says."""
+    given = draft.workflow.input_model
+    if given.model_script is None or given.model_loader is None:  # told where the config is read
+        return
+    if not plan_model_script(draft):
+        return
+    attributes = exporting(draft.workflow)
+    path = of_user(str(given.model_path))
+    if given.model_path:
+        attributes[SCRIPT]["model_path"] = str(path.absolute()) if exists(path) else str(given.model_path)
+    task = given.task if "task" in given.model_fields_set else ""
+    draft.model = Model("script", Path(given.model_script), task=task, attributes=attributes)
+    draft.facts = ModelFacts(given.model_loader, 0, kind="script", task=task, signature=_signature(given.io_config))
+    draft.translated.append(f"the model is what '{given.model_loader}' of {given.model_script} gives, in the worker")
+
+
+def _signature(given: IoConfig | str | None) -> Signature | None:
+    """What goes in, as far as the config says it."""
+    if not isinstance(given, IoConfig) or given.input_names is None:
+        return None
+    shapes: Sequence[Sequence[int] | None] = given.input_shapes or [None] * len(given.input_names)
+    types = given.input_types or ["float32"] * len(given.input_names)
+    axes = given.dynamic_axes or {}
+    inputs = [
+        TensorSpec(name, dtype, _sizes(shape, axes.get(name)))
+        for name, dtype, shape in zip(given.input_names, types, shapes, strict=True)
+    ]
+    return Signature(tuple(inputs), tuple(TensorSpec(name, "float32", None) for name in given.output_names or ()))
+
+
+def _sizes(shape: Sequence[int] | None, axes: Any) -> tuple[Size, ...] | None:
+    if shape is None:
+        return None
+    names = axes if isinstance(axes, Mapping) else {axis: f"size_{axis}" for axis in axes or ()}
+    return tuple(names.get(axis, size) for axis, size in enumerate(shape))
+
+
+def plan_model_script(draft: Draft) -> bool:
+    """Look at the script of the input model; False where something is wrong with it, which is told."""
+    given = draft.workflow.input_model
+    if given.model_script is None:
+        return True
+    functions = {"model_loader": given.model_loader, "dummy_inputs_func": given.dummy_inputs_func}
+    functions["io_config"] = given.io_config if isinstance(given.io_config, str) else None
+    named = {key: name for key, name in functions.items() if name is not None}
+    script = UserScript.of(given.model_script, given.script_dir)
+    return check_script(draft, script, named, ("input_model",), "model_script")
 
 
 def _plan_onnx(draft: Draft, path: Path) -> None:

@@ -13,6 +13,7 @@ from olivine.models.facts import ModelFacts
 from olivine.passes import CalibrationRows, TrainingRows
 from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
+from olivine.user_scripts import UserScript
 from olivine.work import Estimate, Machine
 from olivine.workflow.choices import Search
 from olivine.workflow.resources import Remote
@@ -91,9 +92,7 @@ class Script:
     @property
     def files(self) -> list[Path]:
         """The files whose bytes decide its numbers: modules of its folder, and of the packages in it."""
-        patterns = ("*.py", "[!.]*/*.py") if self.folder is not None else ()
-        others = sorted(path for pattern in patterns for path in (self.folder or self.path).glob(pattern))
-        return [self.path, *(path for path in others if path != self.path)]
+        return UserScript(self.path, self.folder).files
 
     def to_json(self) -> dict[str, Any]:
         """As `olivine.evaluate` takes it."""

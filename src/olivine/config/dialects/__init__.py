@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from olivine.config.dialects import (
     data_forms,
+    data_tasks,
     data_text,
     engine_section,
     engine_switches,
@@ -36,6 +37,7 @@ DIALECTS: tuple[Callable[[Object], Findings], ...] = (
     resources.translate,
     string_accelerators.translate,
     data_forms.translate,
+    data_tasks.translate,
     data_text.translate,
     pass_forms.translate,
     lora_names.translate,

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from olivine.config.dialects._edit import Findings, Note, drop, move, named
+from olivine.config.dialects._edit import Findings, Note, drop, move, named, put
 from olivine.config.nodes import Array, Object
 
 # The values with which a key asks for nothing; any other value is left for the schema, which refuses it with advice.
@@ -12,11 +12,27 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "clean_evaluation_cache": (None, False),
     "enable_shared_cache": (None, False),
     "no_artifacts": (None, False),
-    "output_name": (None,),
-    "packaging_config": (None,),
+    "output_name": (None, ""),
+    "packaging_config": (None, [], {}),
     "plot_pareto_frontier": (None, False),
     "workflow_host": (None,),
 }
+
+_STALE = "results are known by all that decides them, so none is stale; 'olivine cache gc' makes room."
+# Switches that are on and ask for what happens anyway, or for what has no place here.
+_ON = {
+    "clean_cache": f"'clean_cache' is dropped: {_STALE}",
+    "clean_evaluation_cache": f"'clean_evaluation_cache' is dropped: {_STALE}",
+    "no_artifacts": (
+        "'no_artifacts' is dropped: it left out the footprint files, of which there are none; the model is written."
+    ),
+    "plot_pareto_frontier": (
+        "'plot_pareto_frontier' is dropped: the journal tells which trials of a search are on the front."
+    ),
+}
+
+_CLEANING = ("clean_cache", "clean_evaluation_cache", "update_shared_cache")
+_OUTPUT_DIR = "outputs"  # where today's form has its result when it names no folder
 
 # Keys whose wish is met whatever their value.
 _MET = {
@@ -32,11 +48,18 @@ def translate(config: Object) -> Findings:
     for key, idle in _IDLE.items():
         if key in config and config[key] in idle:
             yield from drop(config, key, f"'{key}' is dropped: it asked for nothing.")
+    for key, message in _ON.items():
+        if config.get(key) is True:
+            yield from drop(config, key, message)
     for key, message in _MET.items():
         yield from drop(config, key, message)
     yield from _evaluate_input_model(config)
+    yield from _auto_optimizer(config)
     yield from _pass_flows(config)
     yield from _cache_config(config)
+    yield from _output_name(config)
+    yield from _output_file(config)
+    yield from _packaging(config)
     yield from _data_root(config)
 
 
@@ -46,6 +69,51 @@ def _evaluate_input_model(config: Object) -> Findings:
     if off:
         message += " To score nothing, write quality.enabled: false."
     yield from drop(config, "evaluate_input_model", message, warning=off)
+
+
+def _auto_optimizer(config: Object) -> Findings:
+    """It chose passes where the config named none, and was not looked at beside others."""
+    if config.get("passes"):
+        message = "'auto_optimizer_config' is dropped: it chose passes only where a config names none."
+        yield from drop(config, "auto_optimizer_config", message)
+
+
+def _output_name(config: Object) -> Findings:
+    """The result of a workflow, called by a name within a folder that others may share."""
+    name = config.get("output_name")
+    if not isinstance(name, str) or not name.strip():
+        return
+    folder = config.get("output_dir")
+    if folder is not None and not isinstance(folder, str):
+        return
+    below = f"{(folder or _OUTPUT_DIR).rstrip('/')}/{name}"
+    config.put("output_dir", below, config.places.get("output_dir", config.places["output_name"]))
+    message = f"'output_name' is dropped: it is the last folder of 'output_dir' now, which is '{below}'."
+    yield from drop(config, "output_name", message)
+
+
+def _output_file(config: Object) -> Findings:
+    """An `output_dir` that is called like a graph is the file that the graph is to be."""
+    path = config.get("output_dir")
+    if not isinstance(path, str) or not path.lower().endswith(".onnx"):
+        return
+    folder, _, name = path.replace("\\", "/").rpartition("/")
+    place = config.places["output_dir"]
+    config.put("output_dir", folder or ".", place)
+    yield from put(config, "output_file", name, place)
+    message = f"'output_dir' ends in .onnx and means a file: the graph is '{name}' in '{folder or '.'}'."
+    yield Note(str(place), "output_dir", "output_file", message)
+
+
+def _packaging(config: Object) -> Findings:
+    """One packaging may stand without a list round it."""
+    value = config.get("packaging_config")
+    if isinstance(value, Object):
+        place = config.places["packaging_config"]
+        listed = Array(place)
+        listed.add(value, place)
+        config.put("packaging_config", listed, place)
+        yield Note(str(place), "packaging_config", "packaging_config", "'packaging_config' is a list today.")
 
 
 def _pass_flows(config: Object) -> Findings:
@@ -72,8 +140,8 @@ def _cache_config(config: Object) -> Findings:
         if "cache_config" in config and config["cache_config"] is None:
             yield from drop(config, "cache_config", "'cache_config' is dropped: it asked for nothing.")
         return
-    idle = {key for key, value in cache.items() if value is None or value is False}
-    if set(cache) - idle == {"cache_dir"}:
+    idle = {key for key, value in cache.items() if value is None or value is False or key in _CLEANING}
+    if set(cache) - idle <= {"cache_dir"}:
         yield Note(config.where("cache_config"), "cache_config", "cache_dir", "'cache_config' is 'cache_dir' today.")
         yield from move(cache, "cache_dir", config)
         config.take("cache_config")

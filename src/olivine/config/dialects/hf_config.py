@@ -5,6 +5,16 @@ from olivine.config.nodes import Object
 from olivine.errors import Problem
 
 _LOADING = ("model_loading_args", "from_pretrained_args")
+# Arguments of loading that decide where and how fast a model is loaded, and nothing of what it is.
+_IDLE = (
+    *("device_map", "max_memory", "low_cpu_mem_usage", "offload_folder", "offload_state_dict", "use_safetensors"),
+    *("cache_dir", "local_files_only", "force_download", "resume_download", "proxies", "use_auth_token", "token"),
+    *("use_cache", "return_dict", "output_attentions", "output_hidden_states", "torchscript", "use_flash_attention_2"),
+    *("_attn_implementation", "ignore_mismatched_sizes"),
+)
+_DTYPES = {"fp32": "float32", "float": "float32", "fp16": "float16", "half": "float16", "bf16": "bfloat16"}
+# Attentions of other packages, whose maths is the one of torch: nothing of them comes into a graph.
+_FLASH = ("flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 def translate(config: Object) -> Findings:
@@ -20,11 +30,45 @@ def translate(config: Object) -> Findings:
         yield from _hf_config(model, hf_config)
     for old in _LOADING:
         yield from rename(model, old, "load_kwargs")
+    load = model.mapping("load_kwargs")
+    if load is not None:
+        yield from _load_kwargs(load)
+    elif "load_kwargs" in model and model["load_kwargs"] is None:
+        model.take("load_kwargs")
+    for key, why in _FOLLOW.items():
+        yield from drop(model, key, f"'{key}' is dropped: {why}.")
     if text_of(model, "type") == "pytorchmodel" and _is_hugging_face(model, had_hf_config=hf_config is not None):
         model["type"] = "HfModel"
         yield Note(
             model.where("type"), "PyTorchModel", "HfModel", "'PyTorchModel' from Hugging Face is 'HfModel' today."
         )
+
+
+_FOLLOW = {
+    "model_class": "the class follows from the model's config.json",
+    "feature": "what is exported follows from the task",
+}
+
+
+def _load_kwargs(load: Object) -> Findings:
+    """Today's names, and only what decides what the model is."""
+    yield from lift(load, "extra_args")
+    yield from rename(load, "torch_dtype", "dtype")
+    dtype = load.get("dtype")
+    if isinstance(dtype, str):
+        plain = dtype.lower().removeprefix("torch.")
+        load["dtype"] = _DTYPES.get(plain, plain)
+    if load.get("attn_implementation") in _FLASH:
+        message = (
+            f"'attn_implementation: {load['attn_implementation']}' is 'sdpa' here: it computes the same, and a graph "
+            "holds no kernels of other packages."
+        )
+        yield Note(load.where("attn_implementation"), "attn_implementation", "attn_implementation", message)
+        load["attn_implementation"] = "sdpa"
+    for key in [key for key in load if key in _IDLE]:
+        yield from drop(load, key, f"'{key}' of loading is dropped: it decides nothing of what the model is.")
+    for key in [key for key in load if load[key] is None or load[key] == {}]:
+        load.take(key)
 
 
 def _hf_config(model: Object, hf_config: Object) -> Findings:

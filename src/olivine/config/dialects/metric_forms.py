@@ -10,9 +10,10 @@ INLINE = "evaluator"  # the name of an evaluator that is written in place
 _FOLLOW = ("load_params", "num_classes", "num_labels", "result_key", "task", "validate_args")
 # Keys of user_config that say how rows come to the model, which the data config and the runtime know.
 _IDLE = ("batch_size", "input_names", "input_shapes", "input_types", "inference_settings", "io_bind", "run_kwargs")
+_OF_CUSTOM = ("batch_size", "data_dir")  # which functions of 2023 got
 _NOTHING = (None, "", False)
 # Metrics that read no rows: whatever Olive made rows with for them asks for nothing here.
-_WITHOUT_ROWS = ("latency", "throughput", "memory", "size_on_disk")
+WITHOUT_ROWS = ("latency", "throughput", "memory", "size_on_disk")
 
 
 def translate(config: Object) -> Findings:
@@ -85,8 +86,10 @@ def _user_config(metric: Object) -> Findings:
         return
     if metric.get("type") in ("latency", "throughput") and settings.get("batch_size") not in _NOTHING:
         yield from move(settings, "batch_size", section_of(metric, "metric_config", settings.places["batch_size"]))
-    without_rows = metric.get("type") in _WITHOUT_ROWS
-    for key in [key for key in settings if without_rows or key in _IDLE or settings[key] in _NOTHING]:
+    without_rows = metric.get("type") in WITHOUT_ROWS
+    kept = _OF_CUSTOM if metric.get("type") == "custom" else ()
+    idle = [key for key in settings if key not in kept and (without_rows or key in _IDLE)]
+    for key in [*idle, *(key for key in settings if key not in idle and settings[key] in _NOTHING)]:
         why = "it reads no rows" if without_rows else "how rows are run follows from the model"
         yield from drop(settings, key, f"'{key}' of a metric is dropped: {why}.")
     if not settings:

@@ -16,7 +16,11 @@ _SYSTEMS = {
     "isolatedortsystem": "IsolatedORT",
 }
 _MODELS = {"hfmodel": "HfModel", "pytorchmodel": "PyTorchModel", "onnxmodel": "ONNXModel"}
-_DATA = {"huggingfacecontainer": "HuggingfaceContainer", "datacontainer": "DataContainer"}
+_DATA = {
+    "huggingfacecontainer": "HuggingfaceContainer",
+    "datacontainer": "DataContainer",
+    "dummydatacontainer": "DummyDataContainer",
+}
 
 
 def translate(config: Object) -> Findings:

@@ -1,0 +1,1 @@
+"""Stands in for olive-ai, where that is not installed, while a user's script is at work."""

@@ -1,0 +1,1 @@
+"""Data sets that scripts derive theirs from."""

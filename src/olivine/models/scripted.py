@@ -1,0 +1,98 @@
+"""Models that a user's script has a part in: it gives the module itself, or says how it is exported.
+
+The record of such a model says it in its attributes, with the key `script`: path, folder, and the names of functions:
+`model_loader` (the module, from `model_path`), `io_config` and `dummy_inputs_func` (from the model as scripts get it).
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from olivine.errors import ModelError
+from olivine.models import Model
+from olivine.user_scripts import Opened, ScriptError, UserScript
+
+SCRIPT, IO_CONFIG, LOAD = "script", "io_config", "load"  # attributes of a model
+
+
+def script_of(model: Model) -> UserScript | None:
+    """The script that has a part in a model; None where none has."""
+    told = model.attributes.get(SCRIPT)
+    return UserScript(Path(told["path"]), Path(told["folder"])) if told is not None else None
+
+
+def script_files(model: Model) -> list[Path]:
+    """What a script reads that decides what the model is: its own code, and the files that its loader is given."""
+    script = script_of(model)
+    if script is None:
+        return []
+    given = Path(model.attributes[SCRIPT].get("model_path") or "")
+    inside = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() and given.parts else []
+    return [*script.files, *([given] if given.is_file() else inside)]
+
+
+class Handler:
+    """The model as functions of a script get it: where it lies, and what it is loaded with."""
+
+    def __init__(self, model: Model, load: Any) -> None:
+        told = model.attributes.get(SCRIPT, {})
+        self.model_path = str(told.get("model_path") or model.path)
+        self.task = model.task
+        self.model_attributes: dict[str, Any] = {}
+        self._load = load
+
+    def load_model(self, *_: Any, **__: Any) -> Any:
+        """The module."""
+        return self._load()
+
+
+@dataclass
+class Scripted:
+    """A model whose script is at work."""
+
+    model: Model
+    opened: Opened
+    _modules: list[Any] = field(default_factory=list)
+
+    def module(self) -> Any:
+        """What the loader gives: a module of torch, ready to be run. ModelError when it is something else."""
+        if not self._modules:
+            name = self._told("model_loader")
+            module = self.opened.function(str(name))(self.model.attributes[SCRIPT].get("model_path") or None)
+            if not hasattr(module, "named_parameters"):
+                raise ModelError(f"{name} of {self.opened.script.path} gave {type(module).__name__}, no torch module")
+            self._modules.append(module.eval())
+        return self._modules[0]
+
+    def io_config(self) -> Mapping[str, Any] | None:
+        """Names, shapes and open axes as the config or the script says them; None where neither does."""
+        name = self._told("io_config")
+        given: Mapping[str, Any] | None = self.model.attributes.get(IO_CONFIG)
+        return given if name is None else self.opened.function(name)(self._handler())
+
+    def example(self) -> Any:
+        """What the script has for an example of the inputs; None where it has none."""
+        name = self._told("dummy_inputs_func")
+        return self.opened.function(name)(self._handler()) if name is not None else None
+
+    def _told(self, key: str) -> str | None:
+        name = self.model.attributes[SCRIPT].get(key)
+        return str(name) if name is not None else None
+
+    def _handler(self) -> Handler:
+        return Handler(self.model, self.module)
+
+
+@contextmanager
+def opened(model: Model) -> Iterator[Scripted]:
+    """The model with its script at work; ModelError, in the script's own words, when that fails."""
+    script = script_of(model)
+    if script is None:
+        raise TypeError("no script has a part in this model")
+    try:
+        with script.opened() as at_work:
+            yield Scripted(model, at_work)
+    except ScriptError as error:
+        raise ModelError(str(error)) from error

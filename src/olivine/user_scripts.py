@@ -1,0 +1,173 @@
+"""Scripts of users: parsed while planning, never run there; a worker runs one, and takes it out again afterwards.
+
+Four scripts of five import `olive`, for its registry of data components or its model handlers. Where olive-ai is not
+installed, `olivine.compat` holds what they use of it, and is found under that name while a script is at work.
+"""
+
+import ast
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Self
+
+from olivine.errors import OlivineError
+
+COMPAT = Path(__file__).parent / "compat"
+# what registers a component -> where Olive's registry keeps it
+REGISTERS = {
+    "register_dataset": "load_dataset",
+    "register_pre_process": "pre_process_data",
+    "register_post_process": "post_process_data",
+    "register_dataloader": "dataloader",
+}
+_MODULE, _PEER, _REGISTRY = "olivine_user_script", "olive", "olive.data.registry"
+
+
+class ScriptError(OlivineError):
+    """A script that is no Python, lacks what the config names of it, or fails; the sentence says which."""
+
+
+@dataclass(frozen=True)
+class UserScript:
+    """A file of a user's own code. folder: whose modules it may import; None: no others."""
+
+    path: Path
+    folder: Path | None = None
+
+    @classmethod
+    def of(cls, path: str, folder: str | None) -> Self:
+        """The script of a config: without a folder, it imports what lies beside it."""
+        return cls(Path(path), Path(folder) if folder else Path(path).parent)
+
+    @property
+    def files(self) -> list[Path]:
+        """The files whose bytes decide what it does: modules of its folder, and of the packages in it."""
+        patterns = ("*.py", "[!.]*/*.py") if self.folder is not None else ()
+        others = sorted(path for pattern in patterns for path in (self.folder or self.path).glob(pattern))
+        return [self.path, *(path for path in others if path != self.path)]
+
+    @cached_property
+    def _parsed(self) -> ast.Module:
+        try:
+            return ast.parse(self.path.read_bytes())
+        except SyntaxError as error:
+            line = f":{error.lineno}" if error.lineno else ""
+            raise ScriptError(f"{self.path}{line} is no Python: {error.msg}") from None
+        except ValueError as error:
+            raise ScriptError(f"{self.path} is no Python: {error}") from None
+        except OSError as error:
+            raise ScriptError(f"{self.path} cannot be read: {error.strerror}") from None
+
+    def names(self) -> list[str]:
+        """What it defines or imports at its top; "*" where that is not known. ScriptError when it cannot be parsed."""
+        return list(_names(self._parsed))
+
+    def registered(self, kind: str) -> list[str]:
+        """Names under which its functions are registered as components of that kind, one of `REGISTERS`' values."""
+        found = []
+        for node in ast.walk(self._parsed):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found += [name for one in node.decorator_list for name in _registration(one, node.name, kind)]
+        return found
+
+    @contextmanager
+    def opened(self) -> Iterator["Opened"]:
+        """The script, run as a module; what it imported from its folder is gone afterwards. ScriptError when it fails.
+
+        What it prints is in the log.
+        """
+        folders = [str(self.folder)] if self.folder is not None else []
+        if importlib.util.find_spec(_PEER) is None:
+            folders.append(str(COMPAT))
+        before = set(sys.modules)
+        sys.path[:0] = folders
+        try:
+            with self._words(str(self.path)):
+                module = self._module()
+            yield Opened(self, module)
+        finally:
+            for folder in folders:
+                sys.path.remove(folder)
+            for name in set(sys.modules) - before:
+                origin = getattr(sys.modules[name], "__file__", None) or ""
+                if origin and any(Path(origin).is_relative_to(folder) for folder in folders):
+                    del sys.modules[name]
+            sys.modules.pop(_MODULE, None)
+
+    def _module(self) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(_MODULE, self.path)
+        if spec is None or spec.loader is None:
+            raise ImportError("Python does not import this kind of file")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[_MODULE] = module
+        spec.loader.exec_module(module)
+        return module
+
+    @contextmanager
+    def _words(self, place: str) -> Iterator[None]:
+        """What the script raises, in its own words."""
+        try:
+            yield
+        except ScriptError:
+            raise
+        except (Exception, SystemExit) as error:
+            said = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ScriptError(f"{place} failed: {said}") from error
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A script at work."""
+
+    script: UserScript
+    module: ModuleType
+
+    def function(self, name: str) -> Callable[..., Any]:
+        """The function of that name; ScriptError when there is none."""
+        function = getattr(self.module, name, None)
+        if not callable(function):
+            raise ScriptError(f"{self.script.path} has no function '{name}'")
+        return self._told(name, function)
+
+    def component(self, kind: str, name: str) -> Callable[..., Any] | None:
+        """The component of that kind that the script has registered under the name; None when there is none."""
+        registry = getattr(sys.modules.get(_REGISTRY), "Registry", None)
+        known: Mapping[str, Any] = registry._REGISTRY.get(kind, {}) if registry is not None else {}  # noqa: SLF001 - Olive's
+        function = known.get(name.lower())
+        return self._told(name, function) if function is not None else None
+
+    def _told(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **named: Any) -> Any:
+            with self.script._words(f"{name} of {self.script.path}"):  # noqa: SLF001 - one module
+                return function(*arguments, **named)
+
+        return call
+
+
+def _names(module: ast.Module) -> Iterator[str]:
+    for node in module.body:
+        match node:
+            case ast.FunctionDef() | ast.ClassDef():
+                yield node.name
+            case ast.Import() | ast.ImportFrom():
+                yield from (one.asname or one.name for one in node.names)
+            case ast.Assign():
+                yield from (target.id for target in node.targets if isinstance(target, ast.Name))
+            case ast.If() | ast.Try() | ast.With():
+                yield "*"
+
+
+def _registration(decorator: ast.expr, own: str, kind: str) -> Iterator[str]:
+    """The name that a decorator such as `@Registry.register_dataset("mine")` gives, where it is of that kind."""
+    call = decorator if isinstance(decorator, ast.Call) else None
+    function = call.func if call is not None else decorator
+    if not isinstance(function, ast.Attribute) or REGISTERS.get(function.attr) != kind:
+        return
+    given = [*(call.args if call is not None else ()), *(one.value for one in (call.keywords if call else ()))]
+    names = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
+    yield (names[0] if names else own).lower()

@@ -1,0 +1,118 @@
+"""Scripts of users: parsed without running, run with what they import of Olive, and gone afterwards."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from olivine.user_scripts import ScriptError, UserScript
+
+REGISTERING = """
+from olive.data.registry import Registry
+import beside
+
+print("at work")
+
+@Registry.register_dataset()
+def My_Rows(count):
+    return list(range(count)) + beside.MORE
+
+@Registry.register_pre_process("doubled")
+def other(rows):
+    return [2 * row for row in rows]
+
+def plain():
+    raise ValueError("no luck")
+"""
+
+
+@pytest.fixture
+def script(tmp_path):
+    (tmp_path / "mine.py").write_text(REGISTERING)
+    (tmp_path / "beside.py").write_text("MORE = [7]\n")
+    return UserScript.of(str(tmp_path / "mine.py"), None)
+
+
+def test_script_is_parsed_and_not_run(script, capsys):
+    assert script.names() == ["Registry", "beside", "My_Rows", "other", "plain"]
+    assert script.registered("load_dataset") == ["my_rows"]
+    assert script.registered("pre_process_data") == ["doubled"]
+    assert script.registered("dataloader") == []
+    assert capsys.readouterr().out == ""
+
+
+def test_script_registers_what_the_config_names_and_leaves_nothing_behind(script):
+    before, path = set(sys.modules), list(sys.path)
+    with script.opened() as opened:
+        rows = opened.component("load_dataset", "MY_ROWS")(2)
+        assert opened.component("pre_process_data", "doubled")(rows) == [0, 2, 14]
+        assert opened.component("load_dataset", "doubled") is None
+        assert sys.modules["olive"].__file__ is not None
+    assert {name for name in set(sys.modules) - before if name.split(".")[0] in ("olive", "beside")} == set()
+    assert sys.path == path
+
+
+def test_each_time_it_is_at_work_a_script_begins_anew(script):
+    for _ in range(2):
+        with script.opened() as opened:
+            registry = sys.modules["olive.data.registry"].Registry
+            assert list(registry._REGISTRY["load_dataset"]) == ["my_rows"]
+            assert opened.component("load_dataset", "my_rows")(0) == [7]
+
+
+def test_what_a_script_raises_is_told_in_its_own_words(script):
+    with script.opened() as opened, pytest.raises(ScriptError, match=r"plain of .*mine.py failed: ValueError: no luck"):
+        opened.function("plain")()
+    with script.opened() as opened, pytest.raises(ScriptError, match="has no function 'gone'"):
+        opened.function("gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import nowhere_to_be_found", "ModuleNotFoundError"),
+        ("raise SystemExit(3)", "SystemExit: 3"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_script_that_fails_when_it_is_read_is_named(tmp_path, text, said):
+    (tmp_path / "bad.py").write_text(text)
+    with pytest.raises(ScriptError, match=said), UserScript(tmp_path / "bad.py").opened():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"def (:", "bad.py:1 is no Python"), (b"a = '\x00'", "is no Python"), (None, "cannot be read")],
+)
+def test_file_that_is_no_script_is_told_while_planning(tmp_path, content, said):
+    path = tmp_path / "bad.py"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ScriptError, match=said):
+        UserScript(path).names()
+
+
+def test_files_that_decide_what_a_script_does_are_it_and_its_siblings(script):
+    assert [path.name for path in script.files] == ["mine.py", "beside.py"]
+    assert UserScript(script.path).files == [Path(script.path)]
+
+
+def test_handlers_and_data_sets_of_olive_can_be_imported(tmp_path):
+    names = {
+        "olive.model": "OliveModelHandler, PyTorchModelHandler, HfModelHandler, ONNXModelHandler, PyTorchModel",
+        "olive.constants": "Framework, ModelFileFormat",
+        "olive.hardware": "Device, AcceleratorSpec",
+        "olive.hardware.accelerator": "Device as D",
+        "olive.data.component.dataset": "BaseDataset, ClassificationDataset, DummyDataset",
+    }
+    lines = [f"from {module} import {imported}" for module, imported in names.items()]
+    lines.append("def rows():\n    return BaseDataset([({'x': 1}, 0)] * 3, max_samples=2)\n")
+    lines.append("def labelled():\n    return ClassificationDataset([{'x': 1, 'y': 5}], 'y')[0]\n")
+    lines.append("def dummies():\n    return DummyDataset([[1, 2]], ['x'], ['int64'], max_samples=4)\n")
+    (tmp_path / "imports.py").write_text("\n".join(lines))
+    with UserScript(tmp_path / "imports.py").opened() as opened:
+        assert list(opened.function("rows")()) == [({"x": 1}, 0)] * 2
+        assert opened.function("labelled")() == ({"x": 1}, 5)
+        dummies = opened.function("dummies")()
+        assert (len(dummies), dummies[3][0]["x"].shape) == (4, (1, 2))
