@@ -78,6 +78,7 @@ def test_run_gives_what_the_command_gives(config, capsys):
     assert result.to_pandas().loc["int4", "loss"] == result.scores[1]["loss"]
     assert "<th>int4</th>" in result._repr_html_()
     assert (result.model / "config.json").is_file()
+    assert {"report.html", "README.md", "metrics.json"} <= {file.name for file in result.model.parent.iterdir()}
     told = capsys.readouterr()
     assert told.out == ""
     assert "✓ int4" in told.err

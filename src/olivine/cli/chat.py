@@ -1,6 +1,11 @@
 """`olivine chat`."""
 
+import json
 import sys
+import textwrap
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,44 +14,132 @@ import click
 if TYPE_CHECKING:
     from olivine.runtimes.chat import Chat
 
+_NARROW = 60  # columns below which two answers stand one below the other
+
 
 @click.command("chat")
 @click.argument("model_dir", type=click.Path(path_type=Path))
 @click.option("--prompt", "-p", help="Answer this and leave; otherwise ask for one line after the other.")
 @click.option("--prompt-file", type=click.Path(path_type=Path, dir_okay=False), help="Like --prompt, from a file.")
+@click.option(
+    "--prompts",
+    "prompts_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Answer every line of a file; of JSON lines what stands in 'prompt'.",
+)
+@click.option(
+    "--compare",
+    "other_dir",
+    metavar="OTHER_DIR",
+    type=click.Path(path_type=Path),
+    help="Ask a second model the same, and show both answers side by side.",
+)
 @click.option("--system", help="What the system message of a chat says; without it there is none.")
 @click.option("--raw", is_flag=True, help="Continue the text as it stands, without the chat template.")
 @click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1))
 def command(
-    model_dir: Path, prompt: str | None, prompt_file: Path | None, system: str | None, raw: bool, max_new_tokens: int
+    model_dir: Path,
+    prompt: str | None,
+    prompt_file: Path | None,
+    prompts_file: Path | None,
+    other_dir: Path | None,
+    system: str | None,
+    raw: bool,
+    max_new_tokens: int,
 ) -> int:
     """Talk to a model that was built.
 
     MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers). A model
-    without a chat template continues a text: --raw.
+    without a chat template continues a text: --raw. How fast it answers is told on standard error.
     """
     from olivine.paths import is_file
-    from olivine.runtimes.chat import open_chat
 
-    if is_file(model_dir):
-        raise click.UsageError(f"{model_dir} is a file, and chat opens folders: name it as input_model and build one")
-    if prompt is not None and prompt_file is not None:
-        raise click.UsageError("--prompt and --prompt-file exclude each other")
-    if prompt_file is not None:
-        prompt = _read(prompt_file)
+    if any(folder is not None and is_file(folder) for folder in (model_dir, other_dir)):
+        file = model_dir if is_file(model_dir) else other_dir
+        raise click.UsageError(f"{file} is a file, and chat opens folders: name it as input_model and build one")
+    given = {"--prompt": prompt, "--prompt-file": prompt_file, "--prompts": prompts_file}
+    named = [name for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise click.UsageError(f"{' and '.join(named)} exclude each other")
     if raw and system is not None:
         raise click.UsageError("--raw continues a text, which has no --system message")
-    chat = open_chat(model_dir, lambda sentence: click.echo(f"olivine: {sentence}", err=True))
-    before = [{"role": "system", "content": system}] if system is not None else []
-    if prompt is None:
-        _converse(chat, before, raw=raw, max_new_tokens=max_new_tokens)
+    prompts = _prompts(prompt, prompt_file, prompts_file)
+    folders = [model_dir, *([other_dir] if other_dir is not None else [])]
+    talks = [_open(folder, system, raw=raw, max_new_tokens=max_new_tokens) for folder in folders]
+    if prompts is None:
+        _converse(talks)
     else:
-        _answer_once(chat, prompt if raw else [*before, _said(prompt)], max_new_tokens)
+        _answer_each(talks, prompts, tells_prompts=prompts_file is not None)
     return 0
+
+
+@dataclass
+class _Talk:
+    """A model that is asked. messages: what was said so far, where it is a chat."""
+
+    name: str
+    chat: "Chat"
+    raw: bool
+    max_new_tokens: int
+    before: list[dict[str, str]]
+    messages: list[dict[str, str]] = field(default_factory=list)
+
+    def ask(self, text: str, *, is_shown: bool) -> tuple[str, float]:
+        """The answer and the seconds it took; is_shown: each piece as it comes."""
+        question = text if self.raw else [*self.before, *self.messages, _said(text)]
+        began = time.monotonic()
+        answer = self.chat.answer(question, self.max_new_tokens, _write if is_shown else None)
+        seconds = time.monotonic() - began
+        if not self.raw:
+            self.messages += [_said(text), {"role": "assistant", "content": answer}]
+        return answer, seconds
+
+    def pace(self, seconds: float) -> str:
+        """How fast the last answer was, the reading of the prompt included."""
+        n_tokens = self.chat.n_written
+        return f"{n_tokens} token{'s' if n_tokens != 1 else ''}, {n_tokens / max(seconds, 1e-9):,.1f} tokens/s"
+
+    def forget(self) -> None:
+        """The next question is the first one."""
+        self.messages.clear()
+
+
+def _open(folder: Path, system: str | None, *, raw: bool, max_new_tokens: int) -> _Talk:
+    from olivine.runtimes.chat import open_chat
+
+    before = [{"role": "system", "content": system}] if system is not None else []
+    chat = open_chat(folder, lambda sentence: click.echo(f"olivine: {sentence}", err=True))
+    return _Talk(str(folder), chat, raw, max_new_tokens, before)
 
 
 def _said(text: str) -> dict[str, str]:
     return {"role": "user", "content": text}
+
+
+def _prompts(prompt: str | None, prompt_file: Path | None, prompts_file: Path | None) -> list[str] | None:
+    """What is asked, in order; None where a person asks."""
+    if prompts_file is not None:
+        return list(_lines(prompts_file))
+    text = _read(prompt_file) if prompt_file is not None else prompt
+    return [text] if text is not None else None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    """The prompts of a file: its lines, or of JSON lines the texts under `prompt`."""
+    for number, line in enumerate(_read(path).splitlines(), 1):
+        if not line.strip():
+            continue
+        if path.suffix.lower() not in (".jsonl", ".ndjson"):
+            yield line
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            raise click.UsageError(f"{path}:{number} is no JSON") from None
+        text = row.get("prompt") if isinstance(row, dict) else row
+        if not isinstance(text, str):
+            raise click.UsageError(f"{path}:{number} has no text under 'prompt'")
+        yield text
 
 
 def _read(path: Path) -> str:
@@ -63,21 +156,58 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _answer_once(chat: "Chat", question: str | list[dict[str, str]], max_new_tokens: int) -> None:
-    if isinstance(question, str):
-        _write(question)
-    chat.answer(question, max_new_tokens, _write)
-    click.echo()
+def _answer_each(talks: Sequence[_Talk], prompts: Sequence[str], *, tells_prompts: bool) -> None:
+    """Each prompt by itself: none is part of the chat of the one before."""
+    for prompt in prompts:
+        if tells_prompts:
+            click.secho(f"> {prompt}", bold=True)
+        elif talks[0].raw and len(talks) == 1:
+            _write(prompt)
+        _answer(talks, prompt)
+        for talk in talks:
+            talk.forget()
 
 
-def _converse(chat: "Chat", messages: list[dict[str, str]], *, raw: bool, max_new_tokens: int) -> None:
+def _converse(talks: Sequence[_Talk]) -> None:
     while (line := _ask()) is not None:
-        if raw:
-            chat.answer(line, max_new_tokens, _write)
-        else:
-            messages.append(_said(line))
-            messages.append({"role": "assistant", "content": chat.answer(messages, max_new_tokens, _write)})
+        _answer(talks, line)
+
+
+def _answer(talks: Sequence[_Talk], prompt: str) -> None:
+    """Write the answer as it comes; those of two models when both are there."""
+    if len(talks) == 1:
+        _, seconds = talks[0].ask(prompt, is_shown=True)
         click.echo()
+        click.secho(talks[0].pace(seconds), err=True, dim=True)
+        return
+    told = [talk.ask(prompt, is_shown=False) for talk in talks]
+    names = [f"{talk.name} ({talk.pace(seconds)})" for talk, (_, seconds) in zip(talks, told, strict=True)]
+    click.echo("\n".join(_side_by_side(names, [answer for answer, _ in told])))
+
+
+def _side_by_side(names: Sequence[str], texts: Sequence[str]) -> Iterator[str]:
+    """Two answers in columns, or one below the other where there is no room."""
+    from olivine.cli._common import columns
+
+    width = columns() or 100
+    if width < _NARROW:
+        for name, text in zip(names, texts, strict=True):
+            yield from (f"{name}:", text, "")
+        return
+    room = (width - 3) // 2
+    blocks = [[*_folded(name, room), "-" * room, *_folded(text, room)] for name, text in zip(names, texts, strict=True)]
+    heads = [block.index("-" * room) for block in blocks]
+    blocks = [[""] * (max(heads) - head) + block for head, block in zip(heads, blocks, strict=True)]
+    for place in range(max(map(len, blocks))):
+        left, right = (block[place] if place < len(block) else "" for block in blocks)
+        yield f"{left.ljust(room)} | {right}".rstrip()
+    yield ""
+    if len(set(texts)) == 1:
+        yield "both answer the same"
+
+
+def _folded(text: str, width: int) -> list[str]:
+    return [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width) or [""]]
 
 
 def _ask() -> str | None:

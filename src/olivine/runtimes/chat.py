@@ -15,12 +15,16 @@ from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.torch import TorchRuntime
 
+_UNFINISHED = "\N{REPLACEMENT CHARACTER}"
+
 Messages = Sequence[Mapping[str, str]]
 Listener = Callable[[str], None]
 
 
 class Chat(Protocol):
-    """A model in memory that answers one question after the other."""
+    """A model in memory that answers one question after the other. n_written: tokens of its last answer."""
+
+    n_written: int
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
         """The greedy answer; pieces of it go to `on_text` as they come.
@@ -63,6 +67,7 @@ class _GenaiChat:
         self._folder, self._tell = folder, tell
         self._renderer: Any = None  # transformers' tokenizer, where the runtime cannot render the template
         self._ends = frozenset(int(token) for token in self._tokenizer.eos_token_ids)
+        self.n_written = 0
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
         prompt = list(self._tokenizer.encode(self._text(question)))
@@ -77,7 +82,7 @@ class _GenaiChat:
             if on_text is not None:
                 on_text(pieces[-1])
 
-        self._runtime.generate(prompt, max_new_tokens, self._ends, keep)
+        self.n_written = len(self._runtime.generate(prompt, max_new_tokens, self._ends, keep))
         return "".join(pieces)
 
     def _text(self, question: Messages | str) -> str:
@@ -119,12 +124,31 @@ class _TorchChat:
         model = Model("hf", folder)
         self._tokenizer = load_tokenizer(model)
         self._runtime = TorchRuntime(model, "cpu", "auto")
+        self.n_written = 0
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
-        written = self._runtime.answer(self._ids(question), max_new_tokens, self._tokenizer.pad_token_id)
-        text: str = self._tokenizer.decode(written, skip_special_tokens=True)
+        tokens: list[int] = []
+        told = ""
+
+        def keep(token: int) -> None:
+            nonlocal told
+            tokens.append(token)
+            if on_text is None:
+                return
+            text = self._decoded(tokens)
+            if not text.endswith(_UNFINISHED):  # a character of several tokens
+                on_text(text[len(told) :])
+                told = text
+
+        written = self._runtime.answer(self._ids(question), max_new_tokens, self._tokenizer.pad_token_id, keep)
+        self.n_written = len(written)
+        text = self._decoded(written)
         if on_text is not None:
-            on_text(text)
+            on_text(text[len(told) :])
+        return text
+
+    def _decoded(self, tokens: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(tokens), skip_special_tokens=True)
         return text
 
     def _ids(self, question: Messages | str) -> list[int]:

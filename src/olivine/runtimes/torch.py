@@ -4,7 +4,7 @@ Logits of whole texts keep no cache and text is written anew, because no cache c
 a window, or the state of a convolution.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -67,8 +67,13 @@ class TorchRuntime(Runtime):
             for row, (text, start) in enumerate(zip(texts, starts, strict=True))
         ]
 
-    def answer(self, prompt: Tokens, max_new_tokens: int, pad: int | None) -> list[int]:
-        """What transformers writes greedily after the prompt, by the model's own generation config; ends included."""
+    def answer(
+        self, prompt: Tokens, max_new_tokens: int, pad: int | None, on_token: Callable[[int], None] | None = None
+    ) -> list[int]:
+        """What transformers writes greedily after the prompt, by the model's own generation config; ends included.
+
+        on_token: hears each token as it is written.
+        """
         with torch.inference_mode():
             written = self._module.generate(
                 input_ids=torch.tensor([list(prompt)], device=self.device),
@@ -76,6 +81,7 @@ class TorchRuntime(Runtime):
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
+                streamer=_Tokens(on_token) if on_token is not None else None,
             )
         return [int(token) for token in written[0, len(prompt) :]]
 
@@ -94,6 +100,22 @@ class TorchRuntime(Runtime):
             ids[index, columns] = torch.tensor(row)
             mask[index, columns] = 1
         return ids.to(self.device), mask.to(self.device)
+
+
+class _Tokens:
+    """What transformers' `generate` tells of its tokens: first the prompt, then one after the other."""
+
+    def __init__(self, on_token: Callable[[int], None]) -> None:
+        self._on_token, self._is_prompt = on_token, True
+
+    def put(self, tokens: Any) -> None:
+        """Tokens of the prompt, or the next one."""
+        if not self._is_prompt:
+            self._on_token(int(tokens.reshape(-1)[-1]))
+        self._is_prompt = False
+
+    def end(self) -> None:
+        """Nothing follows."""
 
 
 def default_device() -> str:
