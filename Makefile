@@ -3,6 +3,7 @@
 # make test-slow   those: kills at random moments, writes that fail, several processes, whole workflows elsewhere
 # make test-azureml   the tests that talk to AzureML through its SDKs, in an environment that lies on top of that one
 # make test-browser   the report in Chromium (chromium, chromedriver and npm are there), in one more such environment
+# make test-ray   the tests on a real Ray cluster of several nodes, in another such environment
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -12,10 +13,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet --constr
 DEMO := .demo
 AZUREML := .venv-azureml
 BROWSER := .venv-browser
+RAY := .venv-ray
 AXE_VERSION := 4.14.1
 TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-azureml test-browser lint format wheel-test clean
+.PHONY: demo test test-slow test-azureml test-browser test-ray lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -34,6 +36,10 @@ test-azureml: $(AZUREML)/dev
 
 test-browser: $(BROWSER)/dev
 	AXE=$(BROWSER)/package/axe.min.js $(BROWSER)/bin/python -m pytest tests/report/test_browser.py
+
+# the nodes' processes give way to all others, unless told not to
+test-ray: $(RAY)/dev
+	RAY_worker_niceness=0 $(RAY)/bin/python -m pytest tests/systems/test_ray.py
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -79,5 +85,13 @@ $(BROWSER)/dev: $(VENV)/dev
 	tar -xzf $(BROWSER)/axe-core-$(AXE_VERSION).tgz -C $(BROWSER)
 	touch $@
 
+$(RAY)/dev: $(VENV)/dev constraints-ray.txt
+	test -x $(RAY)/bin/python || $(BIN)/python -m venv $(RAY)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(RAY)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(RAY)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+	  --constraint constraints-ray.txt --editable '.[ray]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(DEMO) build dist
+	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(DEMO) build dist

@@ -207,6 +207,104 @@ def test_dry_run_says_which_files_a_pod_alone_would_lack(cluster, tmp_path, tiny
     assert "nothing of this config runs on one" in capfd.readouterr().err
 
 
+# The fields of KubeRay's resources (ray.io/v1) that may be set, as its CRDs have them; None: any value
+_RAY_CLUSTER = {
+    "rayVersion": str,
+    "enableInTreeAutoscaling": bool,
+    "autoscalerOptions": dict,
+    "suspend": bool,
+    "headGroupSpec": {
+        "serviceType": str,
+        "enableIngress": bool,
+        "rayStartParams": dict,
+        "template": "V1PodTemplateSpec",
+    },
+    "workerGroupSpecs": [
+        {
+            "groupName": str,
+            "replicas": int,
+            "minReplicas": int,
+            "maxReplicas": int,
+            "numOfHosts": int,
+            "rayStartParams": dict,
+            "template": "V1PodTemplateSpec",
+        }
+    ],
+}
+_RAY_JOB = {
+    "entrypoint": str,
+    "runtimeEnvYAML": str,
+    "submissionMode": str,
+    "shutdownAfterJobFinishes": bool,
+    "ttlSecondsAfterFinished": int,
+    "backoffLimit": int,
+    "activeDeadlineSeconds": int,
+    "rayClusterSpec": _RAY_CLUSTER,
+}
+
+
+def _check_ray(value, shape):
+    """Refuse what the operator would: unknown fields, other types, values of parameters that are no text."""
+    if isinstance(shape, str):
+        check(value, shape)
+    elif isinstance(shape, list):
+        for item in value:
+            _check_ray(item, shape[0])
+    elif isinstance(shape, dict):
+        assert set(value) <= set(shape), set(value) - set(shape)
+        for key, item in value.items():
+            _check_ray(item, shape[key])
+        assert all(isinstance(one, str) for one in value.get("rayStartParams", {}).values())
+    else:
+        assert type(value) is shape, value
+
+
+def test_dry_run_writes_a_ray_cluster_and_a_job_for_it(cluster, tmp_path, tiny_llama, capfd):
+    """As KubeRay's own resources have it; what the job runs is a workflow on that cluster, files by the claim."""
+    disk = cluster.claims["disk"]
+    model = shutil.copytree(tiny_llama, disk / "base")
+    ray = {"workers": 3, "version": "2.60.0"}
+    unknown = {"secrets", "image_pull_secrets", "service_account", "priority_class"}
+    full = {**_given(cluster), **{key: value for key, value in FULL.items() if key not in unknown}, "ray": ray}
+    cluster.nodes.append(node("big", labels={"gpu": "a100", "spot": "true"}, gpus=2))
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "systems": {"cluster": {"type": "Kubernetes", "config": full}},
+        "host": "cluster",
+        "passes": {"small": {"type": "rtn", "group_size": 16}},
+        "quality": {"enabled": False},
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    cluster.images["olivine:1"] = images.that_prints(cluster.folder / "images" / "quick", ANSWER)
+    assert exit_code(["run", "--config", str(path), "--dry-run"]) == 0
+    written = {
+        Path(line).stem: list(yaml.safe_load_all(Path(line).read_text()))
+        for line in capfd.readouterr().out.splitlines()
+    }
+    (made,) = written["cluster-raycluster"]
+    assert (made["apiVersion"], made["kind"]) == ("ray.io/v1", "RayCluster")
+    _check_ray(made["spec"], _RAY_CLUSTER)
+    (group,) = made["spec"]["workerGroupSpecs"]
+    assert (group["replicas"], made["spec"]["rayVersion"]) == (3, "2.60.0")
+    (worker,) = group["template"]["spec"]["containers"]
+    assert worker["resources"]["limits"]["nvidia.com/gpu"] == "2"
+    (head,) = made["spec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert "nvidia.com/gpu" not in head["resources"]["limits"]
+    config_map, job = written["cluster-rayjob"]
+    check(config_map, "V1ConfigMap")
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    _check_ray(job["spec"], _RAY_JOB)
+    inside = json.loads(config_map["data"]["workflow.json"])
+    assert inside["systems"]["pod"]["config"] == {"address": "auto", "files": "/olivine/ray", "gpus": 2}
+    assert inside["input_model"]["model_path"] == "/olivine/base"
+    assert job["spec"]["entrypoint"] == "python -P -m olivine run --config /etc/olivine/workflow.json"
+    (path.with_name("inside.json")).write_text(config_map["data"]["workflow.json"])
+    assert load(path.with_name("inside.json")).problems == ()
+
+
 def _config(folder, model, cluster, where):
     text = {"text_template": "{phrase} {tone}", "train_on": "completion", "max_seq_len": 64}
     data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}

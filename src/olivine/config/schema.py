@@ -480,6 +480,7 @@ SYSTEM_SETTINGS: Mapping[str, type[Section] | None] = {
     "PythonEnvironment": None,
     "IsolatedORT": None,
     "AzureML": AzureMLSettings,
+    "Ray": None,
 }
 """What stands in `System.config`, by the type of the system; None where a plan asks the system itself."""
 
@@ -513,7 +514,12 @@ class SearchStrategy(Section):
         description="a trial is given up after a few rows where no more than this share of those that would meet their "
         "goal on the accuracy is lost by it; 0: all rows are scored",
     )
-    max_parallel: int = Field(1, gt=0, description="trials that run at once, where cores and memory have room for them")
+    max_parallel: int | None = Field(
+        None,
+        gt=0,
+        description="trials that run at once, where cores and memory have room for them; else one on a machine, and on "
+        "a cluster as many as it has room for",
+    )
     include_pass_params: bool = Field(
         True, description="search params that are not set and have values to be searched of their own, too"
     )

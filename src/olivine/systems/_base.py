@@ -131,6 +131,10 @@ class System(ABC):
     def reserve(self, need: Estimate) -> None:  # noqa: B027 - most systems have what they have
         """Told before the first job what the jobs of a run need of it at most, for one that asks for room."""
 
+    def n_jobs(self, need: Estimate) -> int | None:  # noqa: ARG002
+        """How many jobs that need so much have room at once; None for one machine, which its probe describes."""
+        return None
+
     def manifests(self, name: str, workflow: Mapping[str, Any]) -> Manifests:  # noqa: ARG002
         """What a run of the workflow, resolved, would send; nothing is sent. Most systems are sent no documents.
 

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from olivine.errors import OlivineError, StepFailed
-from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.systems._base import System, Worker
 from olivine.systems._pieces import ENDINGS, Pieces, write_end, write_job
@@ -132,7 +131,7 @@ class BatchWorker(Worker):
 
     def _attached(self, job: Job) -> _Place | None:
         """Where the same job is, when it waits, runs or is done."""
-        content = self._far.read(f"jobs/{_title(job)}.json")
+        content = self._far.read(f"jobs/{job.title}.json")
         if content is None:
             return None
         with suppress(ValueError, TypeError, KeyError):  # of another version
@@ -152,11 +151,11 @@ class BatchWorker(Worker):
             self._own = place = replace(own, number=own.number + 1)
             write_job(self._far, place.name, place.number, job)
         else:
-            name = f"{_title(job)}-{uuid.uuid4().hex[:8]}"
+            name = f"{job.title}-{uuid.uuid4().hex[:8]}"
             write_job(self._far, name, 1, job)
             arguments = ["--batch", name, "--patience", str(self._system.patience_seconds)]
             self._own = place = _Place(name, self._system.submit(name, arguments), 1)
-        self._far.write(f"jobs/{_title(job)}.json", json.dumps(asdict(place)).encode())
+        self._far.write(f"jobs/{job.title}.json", json.dumps(asdict(place)).encode())
         return place
 
     def _result(self, place: _Place, job: Job, listen: Listener) -> dict[str, Any]:
@@ -192,10 +191,3 @@ class _Patience:
             return None
         self._since = time.monotonic()
         return told
-
-
-def _title(job: Job) -> str:
-    """What a job is called: the same for the same job, wherever and whenever it is submitted."""
-    record = job.to_json()
-    del record["machine"]  # how much disk is free there is no other job
-    return digest(record)[:24]

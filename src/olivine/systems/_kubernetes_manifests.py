@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 MOUNT = "/olivine"
-_CONFIG = "/etc/olivine"
+CONFIG = "/etc/olivine"
 _KEPT_SECONDS = 24 * 3600  # of a Job that has ended: to look at its pod and log
 _GRACE_SECONDS = 10
 _SIGTERM = 128 + 15
@@ -69,8 +69,8 @@ def workflow_job(
 ) -> list[dict[str, Any]]:
     """A workflow whose every place is one of the pod, with a Job that runs it there."""
     config = {"name": "config", "configMap": {"name": name}}
-    mount = {"name": "config", "mountPath": _CONFIG}
-    command = [python, "-P", "-m", "olivine", "run", "--config", f"{_CONFIG}/workflow.json"]
+    mount = {"name": "config", "mountPath": CONFIG}
+    command = [python, "-P", "-m", "olivine", "run", "--config", f"{CONFIG}/workflow.json"]
     whole = job(
         name,
         command,
@@ -78,20 +78,31 @@ def workflow_job(
         {**container, "volumeMounts": [*container["volumeMounts"], mount]},
         labels,
     )
+    return [config_map(name, workflow, labels), whole]
+
+
+def config_map(name: str, workflow: Mapping[str, Any], labels: Mapping[str, str]) -> dict[str, Any]:
+    """A workflow as an object of the cluster, which pods mount as a file."""
     data = {"workflow.json": json.dumps(workflow, indent=1)}
     metadata = {"name": name, "labels": dict(labels)}
-    return [{"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}, whole]
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-def moved(workflow: Mapping[str, Any], system: str, folder: str | None, name: str) -> tuple[dict[str, Any], list[str]]:
+def as_local(system: Mapping[str, Any]) -> dict[str, Any]:
+    """A system that is a pod, as the pod itself sees it."""
+    return {"type": "LocalSystem", "accelerators": system.get("accelerators", [])}
+
+
+def moved(
+    workflow: Mapping[str, Any], inner: Mapping[str, Any], folder: str | None, name: str
+) -> tuple[dict[str, Any], list[str]]:
     """A workflow as a pod runs it by itself, and the places of it that lie on this machine alone.
 
-    system: the name of the one that is a pod. folder: of this machine, that lies in the pod at MOUNT.
+    inner: the system where it runs, as the pod sees it. folder: of this machine, that lies in the pod at MOUNT.
     """
-    local = {"type": "LocalSystem", "accelerators": workflow["systems"][system].get("accelerators", [])}
     inside = {
         **{key: value for key, value in workflow.items() if key not in ("systems", "host", "target")},
-        "systems": {"pod": local},
+        "systems": {"pod": inner},
         "host": "pod",
         "target": "pod",
         "passes": {step: {**said, "host": "pod"} for step, said in workflow["passes"].items()},

@@ -33,6 +33,15 @@ class Toleration(BaseModel):
     )
 
 
+class RayNodes(BaseModel):
+    """A Ray cluster of such pods, for manifests of KubeRay."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    workers: int = Field(gt=0, description="nodes beside the head, each as a pod is described here")
+    version: str | None = Field(None, description="of Ray in the image, as KubeRay wants to know it")
+
+
 class KubernetesParams(SystemParams):
     """Which cluster, what its pods are made of, and where files go."""
 
@@ -66,6 +75,9 @@ class KubernetesParams(SystemParams):
     service_account: Name | None = Field(None, description="that the pods run as")
     priority_class: Name | None = Field(None, description="of the pods")
     labels: dict[str, Text] = Field(default_factory=dict, description="of Jobs and pods, for queues and quotas")
+    ray: RayNodes | None = Field(
+        None, description="let --dry-run also write a Ray cluster of such pods, for the operator KubeRay"
+    )
 
     @field_validator("env")
     @classmethod

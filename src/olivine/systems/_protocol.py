@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from olivine.errors import RequestError, StepFailed
+from olivine.store.hashes import digest
 from olivine.store.packing import OUTPUT
 
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -70,6 +71,13 @@ class Job:
     def has_places(self) -> bool:
         """Whether it names folders of one machine."""
         return str(self.output) != OUTPUT
+
+    @property
+    def title(self) -> str:
+        """What it is called where jobs are looked for: the same for the same job, wherever and whenever it is given."""
+        record = self.to_json()
+        del record["machine"]  # how much disk is free there is no other job
+        return digest(record)[:24]
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; the inverse of `from_json`."""

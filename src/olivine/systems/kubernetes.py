@@ -15,11 +15,12 @@ from olivine.messages import ending
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.store.transfer import Files
+from olivine.systems import _kubernetes_ray
 from olivine.systems._base import Manifests
 from olivine.systems._batch import Batch
 from olivine.systems._kubernetes import Absent, Cluster, Forbidden
 from olivine.systems._kubernetes_check import check
-from olivine.systems._kubernetes_manifests import MOUNT, environment, job, moved, workflow_job
+from olivine.systems._kubernetes_manifests import MOUNT, as_local, environment, job, moved, workflow_job
 from olivine.systems._kubernetes_params import KubernetesParams
 from olivine.systems._kubernetes_pods import has_ended, image_id, state_at_end, stuck, waits_for
 from olivine.systems._kubernetes_pods import told as told_of
@@ -176,18 +177,25 @@ class Kubernetes(Batch):
     def manifests(self, name: str, workflow: Mapping[str, Any]) -> Manifests:
         """See System: the Jobs of a run, and with a claim the whole workflow as one."""
         title = f"olivine-{digest(workflow)[:12]}"
-        jobs = {
+        jobs: dict[str, list[dict[str, Any]]] = {
             "probe": [self.probe_manifest(f"{title}-probe")],
             "worker": [self.worker_manifest(f"{title}-worker", ["--batch", title])],
         }
-        notes: list[str] = []
+        parts, notes = self._pod(self._need), list[str]()
+        if (nodes := self.params.ray) is not None:
+            jobs["raycluster"] = [_kubernetes_ray.cluster(f"{title}-ray", self.params, nodes, parts)]
         if self.params.volume_claim is not None:
-            inside, outside = moved(workflow, name, self.params.volume_folder, title)
+            system = workflow["systems"][name]
+            inside, outside = moved(workflow, as_local(system), self.params.volume_folder, title)
             if outside:
                 places = ", ".join(f"'{place}'" for place in dict.fromkeys(outside))
                 notes.append(f"the workflow is not written as a Job of its own: {places} lies outside of volume_folder")
             else:
-                jobs["run"] = workflow_job(title, self.params.python, inside, *self._pod(self._need))
+                jobs["run"] = workflow_job(title, self.params.python, inside, *parts)
+            if nodes is not None and not outside:
+                ray = _kubernetes_ray.as_ray(self.params, system, self._n_gpus)
+                spread, _ = moved(workflow, ray, self.params.volume_folder, f"{title}-rayjob")
+                jobs["rayjob"] = _kubernetes_ray.job(f"{title}-rayjob", spread, self.params, nodes, parts)
         where = {"namespace": self.params.namespace} if self.params.namespace else {}
         placed = {
             kind: [one | {"metadata": {**one["metadata"], **where}} for one in documents]

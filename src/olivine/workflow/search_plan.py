@@ -15,6 +15,7 @@ from olivine.errors import Problem, RequestError
 from olivine.passes import UNCHANGED
 from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, samplers
 from olivine.search.space import key_of, shares
+from olivine.work import Estimate
 from olivine.workflow.choices import Choices, Search
 from olivine.workflow.durations import Durations
 from olivine.workflow.steps import Plan, Step, timing_params
@@ -244,20 +245,39 @@ def _duration(plans: Sequence[Plan]) -> tuple[float | None, tuple[str, ...]]:
     return (sum(foreseen) if foreseen or not told else None), unknown
 
 
-def _n_parallel(plans: Sequence[Plan], asked: int) -> int:
-    """How many trials run at once: as many as are asked for, on processors alone, and as the machine has room for.
+def _n_parallel(plans: Sequence[Plan], asked: int | None) -> int:
+    """How many trials run at once: as many as are asked for, and as the systems that they run on have room for.
 
-    One where times are asked for: a neighbour at work on the same processors would stand in them.
+    Where nothing is asked for: one on a machine, and on a cluster as many as it has room for. One in any case where
+    times are asked for: a neighbour at work on the same processors would stand in them.
     """
     if any(number.timed for plan in plans for number in plan.asked):
         return 1
-    steps = [step for plan in plans for step in plan.steps]
-    if any(step.machine.device != "cpu" or step.machine.n_devices > 1 for step in steps):
+    need = Estimate(
+        memory_bytes=max((plan.estimate.memory_bytes for plan in plans), default=0),
+        device_memory_bytes=max((plan.estimate.device_memory_bytes for plan in plans), default=0),
+    )
+    systems = {name: host.system for plan in plans for name, host in plan.hosts.items()}
+    used = {step.host for plan in plans for step in plan.steps}
+    used |= {plan.score.host for plan in plans if plan.score is not None}
+    room = {name: systems[name].n_jobs(need) if name in systems else None for name in used}
+    of_clusters = [n for n in room.values() if n is not None]
+    if len(of_clusters) < len(room):  # some of it runs on a machine
+        of_clusters.append(_n_on_machine(plans, need, {name for name, n in room.items() if n is None}))
+        asked = asked or (1 if len(of_clusters) == 1 else None)
+    return max(1, min([*([asked] if asked is not None else []), *of_clusters], default=1))
+
+
+def _n_on_machine(plans: Sequence[Plan], need: Estimate, hosts: set[str | None]) -> int:
+    """How many trials have room on the machines of some hosts; each device serves one."""
+    machines = [step.machine for plan in plans for step in plan.steps if step.host in hosts]
+    machines += [
+        plan.score.machine or plan.machine for plan in plans if plan.score is not None and plan.score.host in hosts
+    ]
+    if any(machine.device != "cpu" or machine.n_devices > 1 for machine in machines):
         return 1  # one device: the others would wait, or fill its memory
-    machines = [plan.machine for plan in plans]
-    memory = max((plan.estimate.memory_bytes for plan in plans), default=0)
-    room = [one.memory_bytes // memory for one in machines if memory]
-    return max(1, min([asked, *room, *(one.n_cores for one in machines)]))
+    room = [machine.memory_bytes // need.memory_bytes for machine in machines if need.memory_bytes]
+    return min([*room, *(machine.n_cores for machine in machines)], default=1)
 
 
 def _n_trials(choices: Choices, strategy: SearchStrategy, settings: SamplerParams, n_valid: int | None) -> int | None:

@@ -86,8 +86,9 @@ def _search_lines(plan: Plan) -> Iterator[str]:
             f"run once each; together they write {size(search.disk_bytes)} at most"
         )
     yield from _time_lines(search)
-    if search.strategy.max_parallel > 1:
-        yield f"{search.n_parallel} trials at once, of {search.strategy.max_parallel} that are asked for"
+    asked = search.strategy.max_parallel
+    if search.n_parallel > 1 or (asked or 1) > 1:
+        yield f"{search.n_parallel} trials at once{f', of {asked} that are asked for' if asked is not None else ''}"
     yield "the first trial:"
 
 

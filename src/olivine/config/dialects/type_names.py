@@ -14,6 +14,8 @@ _SYSTEMS = {
     "pythonenvironmentsystem": "PythonEnvironment",
     "isolatedort": "IsolatedORT",
     "isolatedortsystem": "IsolatedORT",
+    "ray": "Ray",
+    "raysystem": "Ray",
 }
 _MODELS = {"hfmodel": "HfModel", "pytorchmodel": "PyTorchModel", "onnxmodel": "ONNXModel"}
 _DATA = {

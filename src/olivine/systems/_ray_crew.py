@@ -1,0 +1,140 @@
+"""The workers of one run on a Ray cluster: which of them does a job, and where another one is started."""
+
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from olivine.errors import OlivineError
+from olivine.systems._ray_bridge import Bridge
+from olivine.systems._ray_line import Lost
+
+_LOOK_SECONDS = 2.0
+_PATIENT_LOOKS = 5  # at a node that has the files, and no room
+
+Request = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A worker, by its name, and the node that it is on. is_own: nobody else gives it jobs."""
+
+    name: str
+    node: str
+    node_name: str
+    is_own: bool = True
+
+
+class Crew:
+    """Workers that are warm between jobs.
+
+    request: what one asks of a node, made of the nodes that there are; OlivineError when none has it. waits: whether
+    one is waited for that no node of now has room for.
+    """
+
+    def __init__(self, bridge: Bridge, request: Callable[[list[dict[str, Any]]], Request], *, waits: bool) -> None:
+        self.owner = uuid.uuid4().hex
+        self._bridge, self._request, self._waits = bridge, request, waits
+        self._lock = threading.Lock()
+        self._idle: list[Member] = []
+        self._at_work: set[Member] = set()
+
+    def take(self, hashes: Iterable[str], note: Callable[[str], None], is_over: Callable[[], bool]) -> Member:
+        """The worker that has most of the files, or another one where all are at work.
+
+        note: is told what is waited for. is_over: whether nobody waits any more; OlivineError then.
+        """
+        needed = sorted(hashes)
+        with self._lock:
+            held = self._bridge.ask("held", hashes=needed) if len(self._idle) > 1 else {}
+            best = max(reversed(self._idle), key=lambda one: held.get(one.node, 0), default=None)
+            if best is not None:
+                self._idle.remove(best)
+                self._at_work.add(best)
+                return best
+        member = self._started(needed, note, is_over)
+        self.joins(member)
+        return member
+
+    def joins(self, member: Member) -> None:
+        """A worker is at work that was started elsewhere."""
+        with self._lock:
+            self._at_work.add(member)
+
+    def rests(self, member: Member) -> None:
+        """A worker has nothing to do."""
+        with self._lock:
+            self._at_work.discard(member)
+            if member.is_own:
+                self._idle.append(member)
+
+    def leaves(self, member: Member) -> None:
+        """A worker is gone; what is left of it is ended."""
+        with self._lock:
+            self._at_work.discard(member)
+        self._bridge.ask("kill", name=member.name)
+
+    def close(self) -> bool:
+        """End those that have nothing to do; gives whether there are others."""
+        with self._lock:
+            idle, self._idle = self._idle, []
+            is_at_work = bool(self._at_work)
+        for member in idle:
+            self._bridge.ask("kill", name=member.name)
+        return is_at_work
+
+    def _started(self, hashes: list[str], note: Callable[[str], None], is_over: Callable[[], bool]) -> Member:
+        node = self._nearest(hashes)
+        while True:
+            name = f"worker-{uuid.uuid4().hex[:12]}"
+            request = self._request(self._bridge.ask("nodes"))
+            self._bridge.ask("start", name=name, owner=self.owner, request=request, node=node)
+            try:
+                place = self._place(name, request, note, is_over, n_looks=_PATIENT_LOOKS if node else None)
+            except Lost:  # its node went before it began
+                place = None
+            if place is not None:
+                return Member(name, place["id"], place["name"])
+            self._bridge.ask("kill", name=name)
+            node = None
+
+    def _place(
+        self, name: str, request: Request, note: Callable[[str], None], is_over: Callable[[], bool], n_looks: int | None
+    ) -> dict[str, str] | None:
+        """Where a worker has begun; None after so many looks."""
+        n = 0
+        while n_looks is None or n < n_looks:
+            place: dict[str, str] | None = self._bridge.ask("where", name=name, seconds=_LOOK_SECONDS)
+            if place is not None:
+                return place
+            n += 1
+            if is_over():
+                self._bridge.ask("kill", name=name)
+                raise OlivineError("was ended while it waited for a node")
+            if n == _PATIENT_LOOKS:
+                note(f"a worker waits for a node with room for {told(request)}")
+            if not self._waits:
+                self._request(self._bridge.ask("nodes"))  # a node that could have had it may be gone meanwhile
+        return None
+
+    def _nearest(self, hashes: list[str]) -> str | None:
+        """The node that has most of the files, unless workers of this run fill it."""
+        nodes = self._bridge.ask("nodes")
+        cpus = self._request(nodes)["num_cpus"]
+        with self._lock:
+            n_there = Counter(member.node for member in self._at_work)
+        has_room = {one["id"] for one in nodes if one["resources"].get("CPU", 0) >= cpus * (n_there[one["id"]] + 1)}
+        held = {node: size for node, size in self._bridge.ask("held", hashes=hashes).items() if node in has_room}
+        best = max(held, key=lambda node: held[node], default=None)
+        return best if best is not None and held[best] else None
+
+
+def told(request: Request) -> str:
+    """What a worker asks for, for a person."""
+    parts = [f"{request['num_cpus']:g} CPUs"]
+    parts += [f"{request['num_gpus']:g} GPUs"] if request.get("num_gpus") else []
+    parts += [f"{request['memory'] / 1e9:.1f} GB of memory"] if request.get("memory") else []
+    parts += [f"{amount:g} {name}" for name, amount in request.get("resources", {}).items()]
+    return ", ".join(parts)

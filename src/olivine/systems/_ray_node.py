@@ -1,0 +1,173 @@
+"""An actor on a node of a Ray cluster: it holds cores, memory and GPUs, and a worker process that does job after job.
+
+What a job reads comes from the files of the cluster into a store on the node's disk, and what it makes goes there
+before it is said that it is done: a node may go at any time. Who gave the job may go, too, and ask for it again later.
+"""
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.errors import OlivineError, StepFailed
+from olivine.messages import sentence
+from olivine.store.remote import Mirror
+from olivine.systems._probe import PROBE, ask
+from olivine.systems._process import WORKER, WorkerProcess
+from olivine.systems._protocol import Job
+from olivine.systems._ray_files import Patient, open_files
+from olivine.systems._scratch import resumable
+
+if TYPE_CHECKING:
+    import ray
+else:
+    ray = lazy.module("ray")
+
+_IDLE_SECONDS = 60.0  # without a job and without a call
+_ABSENT_SECONDS = 15.0  # an owner that has not called for so long is gone
+_LOOK_SECONDS = 1.0
+
+
+class NodeWorker(Patient):
+    """Does the jobs of its owner on the node where it is.
+
+    owner: who gives it jobs. folder: on the disk of each node; address: see `open_files`.
+    """
+
+    def __init__(self, owner: str, folder: str, address: str, idle_seconds: float = _IDLE_SECONDS) -> None:
+        self._changed = threading.Condition()
+        self._turn, self._is_at_work, self._events = "", False, list[dict[str, Any]]()
+        super().__init__(idle_seconds)
+        self._owner, self._owner_called = owner, time.monotonic()
+        self._node = node_name()
+        self._folder = Path(folder).expanduser().absolute() / self._node
+        self._store = Mirror(self._folder, open_files(address, folder))
+        self._log = self._folder / "logs" / f"{os.getpid()}.log"
+        self._log.parent.mkdir(parents=True, exist_ok=True)
+        self._command = [sys.executable, *WORKER, "--store", str(self._folder)]
+        self._process = WorkerProcess(self._command)
+
+    def where(self, secrets: Mapping[str, str]) -> dict[str, str]:
+        """The node that it is on. secrets: variables for its worker process; what an actor is made of, Ray keeps."""
+        self.called()
+        if secrets:
+            self._process = WorkerProcess(self._command, environment={**os.environ, **secrets})
+        return {"id": ray.get_runtime_context().get_node_id(), "name": self._node}
+
+    def probe(self) -> dict[str, Any]:
+        """What a worker here has."""
+        self.called()
+        return ask([sys.executable, *PROBE, "--store", str(self._folder)]).to_json()
+
+    def is_busy(self) -> bool:
+        """See Patient."""
+        return self._is_at_work
+
+    def run(self, owner: str, turn: str, title: str, job: str) -> None:
+        """Begin a job. turn: a name for this time; what was begun is not begun again. title: see `attached`."""
+        self._heard_of(owner)
+        with self._changed:
+            if self._turn == turn:
+                return
+            self._turn, self._is_at_work, self._events = turn, True, []
+            self._log.write_bytes(b"")
+        record = {"worker": ray.get_runtime_context().get_actor_name(), "turn": turn}
+        self._store.far.write(f"jobs/{title}.json", json.dumps(record).encode())
+        threading.Thread(target=self._work, args=(title, Job.from_json(json.loads(job))), daemon=True).start()
+
+    def heard(self, owner: str, turn: str, n_events: int, n_printed: int) -> dict[str, Any]:
+        """The events of a turn after so many, and what was printed after so many bytes; waits a moment for them."""
+        self._heard_of(owner)
+        until = time.monotonic() + _LOOK_SECONDS
+        with self._changed:
+            while self._turn == turn and len(self._events) <= n_events and (left := until - time.monotonic()) > 0:
+                self._changed.wait(left)
+            is_other, events = self._turn != turn, self._events[n_events:]
+        if is_other:
+            return {"is_other": True}
+        printed = self._printed(n_printed)
+        return {
+            "events": events,
+            "printed": printed.decode("utf-8", errors="replace"),
+            "n_printed": n_printed + len(printed),
+        }
+
+    def adopt(self, owner: str, turn: str) -> dict[str, bool]:
+        """Whether it is at that turn, and now the owner's: whose it was has not called for a while."""
+        with self._changed:
+            is_here = self._turn == turn and self._is_at_work
+            is_left = time.monotonic() - self._owner_called > _ABSENT_SECONDS
+            if is_here and is_left:
+                self._owner = owner
+        self._heard_of(owner)
+        return {"is_here": is_here, "is_own": is_here and self._owner == owner}
+
+    def end(self) -> None:
+        """End the worker process and all that it started."""
+        self._process.kill()
+
+    def _heard_of(self, owner: str) -> None:
+        self.called()
+        if owner == self._owner:
+            self._owner_called = time.monotonic()
+
+    def _work(self, title: str, job: Job) -> None:
+        scratch = self._folder / "scratch" / job.scratch.name
+        try:
+            scratch.mkdir(parents=True, exist_ok=True)
+            self._bring(job)
+            with resumable(scratch, self._store):
+                result = self._process.run(replace(job, log=str(self._log)), self._tell)
+            self._send(result, title)
+            self._tell("done", {"result": result})
+        except StepFailed as failure:
+            told = {"cause": failure.cause, "tail": failure.tail, "is_refused": failure.is_refused}
+            self._tell("failed", told)
+        except BaseException as error:  # noqa: BLE001 - the border of the node: whatever it was, the parent decides
+            self._tell("failed", {"cause": sentence(error), "tail": "", "is_refused": False})
+        finally:
+            self._is_at_work = False
+            self.called()
+
+    def _bring(self, job: Job) -> None:
+        """Fetch what the job reads and is not here yet."""
+        needed = {hashed for tree in job.trees.values() for hashed in tree.values()}
+        for hashed in sorted(self._store.missing(needed)):
+            self._store.far.get(hashed, self._store.path(hashed))
+
+    def _send(self, result: Mapping[str, Any], title: str) -> None:
+        """Send what was made, and say what came of the job and what lies here now, for whoever asks later."""
+        far = self._store.far
+        for hashed in sorted(far.missing(set(result["files"].values()))):
+            far.put(self._store.path(hashed), hashed)
+        far.write(f"jobs/{title}.json", json.dumps({"result": result}).encode())
+        with suppress(OSError, OlivineError):  # it only says where the next job had best go
+            files = (self._folder / "files").iterdir()
+            sizes = {path.name: path.stat().st_size for path in files if not path.name.startswith(".")}
+            far.write(f"nodes/{self._node}.json", json.dumps(sizes).encode())
+
+    def _tell(self, event: str, fields: Mapping[str, Any]) -> None:
+        with self._changed:
+            self._events.append({"event": event, **fields})
+            self._changed.notify_all()
+
+    def _printed(self, n_before: int) -> bytes:
+        if not self._log.is_file():  # the store was cleared: a log is not what a job fails by
+            return b""
+        with self._log.open("rb") as log:
+            log.seek(n_before)
+            return log.read()
+
+
+def node_name() -> str:
+    """What the node where this runs is called: by its folder there, what it has is found again when it comes back."""
+    here = ray.get_runtime_context().get_node_id()
+    name = next(str(node.get("NodeName") or here) for node in ray.nodes() if node["NodeID"] == here)
+    return "".join(letter if letter.isalnum() or letter in "-." else "-" for letter in name).lstrip(".") or here

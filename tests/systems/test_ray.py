@@ -1,0 +1,308 @@
+"""A real cluster of several nodes on this machine, each with a disk of its own; see `make test-ray`."""
+
+import json
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from olivine import __version__
+from olivine.cli import exit_code
+from olivine.config import load
+from olivine.errors import OlivineError, RequestError
+from olivine.models import Model
+from olivine.systems import Job, opened
+from olivine.systems.ray import Ray
+from olivine.testing.system import SystemContract, contents
+from olivine.testing.tiny import tiny_checkpoint
+from olivine.work import Estimate, Machine
+from olivine.workflow.engine import run
+from olivine.workflow.events import Noted, TrialDone
+from olivine.workflow.plan import make_plan
+from tiny import write_rows
+
+pytest.importorskip("ray", reason="make test-ray has an environment with Ray")
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray reads it; a busy machine would starve the nodes
+from ray.cluster_utils import Cluster
+
+CLIENT_PORT = 23861
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """A head without cores and two nodes of one core each; others come and go with tests."""
+    head = {"num_cpus": 0, "node_name": "head", "include_dashboard": False, "ray_client_server_port": CLIENT_PORT}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    for name in ("one", "two"):
+        cluster.add_node(num_cpus=1, node_name=name)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.fixture
+def system(cluster, tmp_path):
+    """A system of the cluster, with params of its own; what its workers keep goes with the test."""
+    made = []
+
+    def make(**params):
+        made.append(
+            Ray(Ray.Params.model_validate({"address": cluster.address, "store": str(tmp_path / "store")} | params))
+        )
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.bridge.close()
+
+
+class TestRay(SystemContract):
+    system = Ray
+
+    @pytest.fixture(autouse=True)
+    def _system(self, system):
+        self.given = system
+
+    def make(self, folder):
+        return self.given(store=str(folder))
+
+
+def test_client_of_a_cluster_has_files_events_and_a_line_that_breaks(system, tmp_path, job):
+    """From a machine that is no node of the cluster; files go by an address that both sides reach."""
+    heard = []
+    files = (tmp_path / "files").as_uri()
+    far = system(address=f"ray://127.0.0.1:{CLIENT_PORT}", files=files)
+    with opened(far, tmp_path / "cache") as worker:
+
+        def listen(event, told):
+            heard.append(event)
+            if event == "started":
+                worker.hang_up()
+
+        made = job()
+        assert worker.run(made, listen)["model"]["path"] == str(made.output)
+    assert heard == ["started"]
+    assert contents(made.output)
+    assert not (tmp_path / "store" / "files").exists()  # none went to the head node
+
+
+@pytest.fixture
+def job(tmp_path):
+    """Make a job that writes a model out, with a name of its own."""
+    model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
+    machine = Machine("cpu", "CPUExecutionProvider", 2**34, 2**36, 1, offline=True).__dict__
+    numbers = iter(range(100))
+
+    def make():
+        folder = tmp_path / f"job{next(numbers)}"
+        (folder / "output").mkdir(parents=True)
+        (folder / "scratch").mkdir()
+        return Job("materialize", folder.name, folder / "output", folder / "scratch", model=model, machine=machine)
+
+    return make
+
+
+def test_job_goes_to_the_node_that_has_its_files(system, tmp_path, job):
+    """Where there are two, and each has a worker that is idle."""
+    made = system()
+    nodes = {node["id"] for node in made.bridge.ask("nodes")}
+    with opened(made, tmp_path / "cache") as worker:
+        worker.run(job(), lambda *_: None)
+        hashes = [path.name for path in next((tmp_path / "store").glob("*/files")).iterdir()]
+        held = made.bridge.ask("held", hashes=hashes)
+        (near,) = (node for node, size in held.items() if size)
+        members = [made.crew.take(hashes, str, bool) for _ in range(2)]
+        assert members[0].node == near
+        assert {member.node for member in members} < nodes
+        for turn in (1, -1):
+            for member in members[::turn]:
+                made.crew.rests(member)
+            members = [made.crew.take(hashes, str, bool) for _ in range(2)]
+            assert members[0].node == near
+        for member in members:
+            made.crew.rests(member)
+
+
+def test_job_of_a_parent_that_went_away_is_followed_where_it_is(system, tmp_path, job):
+    """What it made is there for who asks again, though nobody heard it; nothing is done twice."""
+    made, first = job(), system()
+    with opened(first, tmp_path / "cache") as worker:
+        worker.run(made, lambda *_: None)
+    shutil.rmtree(made.output)
+    made.output.mkdir()
+    heard = []
+    with opened(system(), tmp_path / "cache") as worker:
+        worker.run(made, lambda event, told: heard.append(event))
+    assert heard == []
+    assert contents(made.output)
+
+
+@pytest.mark.slow
+def test_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster, tmp_path, tiny_llama):
+    """Training goes on from its last checkpoint on another node, and the int4 model is that of one machine."""
+    names = ("spot-1", "spot-2")
+    nodes = {name: cluster.add_node(num_cpus=1, node_name=name, resources={"spot": 1}) for name in names}
+    write_rows(tmp_path / "rows.jsonl", 32)
+    params = {"address": cluster.address, "store": str(tmp_path / "store"), "resources": {"spot": 1}}
+    plans = {where: make_plan(load(_config(tmp_path, tiny_llama, where, params))) for where in ("here", "cluster")}
+    assert [plan.problems for plan in plans.values()] == [(), ()]
+    here, events = run(plans["here"]), []
+    is_over = threading.Event()
+    killer = threading.Thread(target=_kill_at_checkpoint, args=(cluster, nodes, tmp_path / "store", is_over))
+    killer.start()
+    try:
+        there = run(plans["cluster"], events.append)
+    finally:
+        is_over.set()
+        killer.join()
+    assert contents(there.model) == contents(here.model) != {}
+    assert [row["loss"] for row in there.scores] == [row["loss"] for row in here.scores]
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert [note for note in notes if "is gone; another one goes on with the step" in note]
+    assert [note for note in notes if "going on from step" in note]
+    for node in nodes.values():
+        cluster.remove_node(node)
+
+
+def _kill_at_checkpoint(cluster, nodes, store, is_over):
+    """End the node that trains as soon as a checkpoint has been sent; nobody looks at its disk any more."""
+    while not any("sealed" in index.read_text() for index in store.glob("scratch/*.json")):
+        if is_over.wait(0.05):
+            return
+    (checkpoint, *_) = store.glob("spot-*/scratch/*/checkpoints/checkpoint-*/sealed.json")
+    name = checkpoint.relative_to(store).parts[0]
+    cluster.remove_node(nodes.pop(name), allow_graceful=False)
+
+
+def _config(folder, model, where, params):
+    text = {"text_template": "{phrase} {tone}", "train_on": "completion", "max_seq_len": 64}
+    data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}
+    arguments = {"max_steps": 600, "save_steps": 50, "per_device_train_batch_size": 4}
+    lora = {"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 8, "training_args": arguments}
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(model)},
+        "systems": {"cluster": {"type": "Ray", "config": params}},
+        "data_configs": [data],
+        "passes": {"lora": lora, "merge": {"type": "MergeAdapterWeights"}, "build": {"type": "ModelBuilder"}},
+        "cache_dir": str(folder / f"cache-{where}"),
+        "output_dir": str(folder / f"out-{where}"),
+    }
+    path = folder / f"{where}.json"
+    path.write_text(json.dumps(config | ({"host": "cluster"} if where == "cluster" else {}), indent=1))
+    return path
+
+
+@pytest.mark.slow
+def test_search_spreads_its_trials_over_the_nodes(cluster, tmp_path, tiny_llama):
+    """As many at once as there is room for, and the same outcome as one after the other here."""
+    write_rows(tmp_path / "rows.jsonl", 8)
+    params = {"address": cluster.address, "store": str(tmp_path / "store")}
+    told = {}
+    for where, n_at_once in (("here", 1), ("cluster", 2)):
+        path = _config(tmp_path, tiny_llama, where, params)
+        config = json.loads(path.read_text())
+        config["passes"] = {"small": {"type": "rtn", "bits": [4, 8], "group_size": [16, 32]}}
+        config["search_strategy"] = {"sampler": "sequential"}
+        path.write_text(json.dumps(config))
+        plan, events = make_plan(load(path)), []
+        assert (plan.problems, plan.search.n_parallel) == ((), n_at_once)
+        result = run(plan, events.append)
+        trials = sorted((one for one in events if isinstance(one, TrialDone)), key=lambda one: one.trial)
+        told[where] = (result.search, [(one.point, one.values, one.outcome) for one in trials], contents(result.model))
+    assert told["here"] == told["cluster"]
+    assert {path.name for path in (tmp_path / "store").iterdir()} >= {"one", "two"}
+
+
+def test_room_is_counted_in_cores_memory_and_gpus(cluster, system):
+    assert system().n_jobs(Estimate()) == 2
+    assert system(cpus=0.5).n_jobs(Estimate()) == 4
+    memory = min(node["resources"]["memory"] for node in system().bridge.ask("nodes"))
+    assert system(cpus=0.25).n_jobs(Estimate(memory_bytes=int(0.6 * memory))) == 2
+    assert system(cpus=64, autoscales=True).n_jobs(Estimate()) is None
+
+
+def test_workers_run_this_olivine_or_say_that_theirs_is_another(system, tmp_path, cluster):
+    """A wheel of what runs here goes to the nodes; where it should not, the release there counts."""
+    assert system().probe().olivine == __version__
+    other = _other_release(tmp_path / "other")
+    theirs = system(send_olivine=False, runtime_env={"env_vars": {"PYTHONPATH": str(other)}})
+    assert theirs.probe().olivine == "0.0.1"
+    ours = system(runtime_env={"env_vars": {"PYTHONPATH": str(other)}})
+    assert ours.probe().olivine == __version__
+
+
+def _other_release(folder):
+    import olivine
+
+    package = shutil.copytree(Path(olivine.__file__).parent, folder / "olivine")
+    start = package / "__init__.py"
+    start.write_text(start.read_text().replace(f'"{__version__}"', '"0.0.1"'))
+    return folder
+
+
+def test_nodes_that_lack_what_olivine_needs_are_told_of(system, tmp_path):
+    (tmp_path / "shadow").mkdir()
+    (tmp_path / "shadow" / "pydantic.py").write_text("raise ModuleNotFoundError(\"No module named 'pydantic'\")\n")
+    lacking = system(runtime_env={"env_vars": {"PYTHONPATH": str(tmp_path / "shadow")}})
+    with pytest.raises(OlivineError, match=r"No module named 'pydantic'.*install olivine"):
+        lacking.probe()
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"gpus": 1}, "a worker asks for 1 CPUs, 1 GPUs, but of the 3 nodes of the cluster the largest has 0 GPU"),
+        ({"cpus": 64}, "a worker asks for 64 CPUs, but .* the largest has 1 CPU"),
+        ({"memory": "900TB"}, "of memory, but .* the largest has"),
+        ({"resources": {"tpu": 4}}, "4 tpu, but .* the largest has 0 tpu"),
+    ],
+)
+def test_what_no_node_has_is_told_before_anything_is_sent(system, tmp_path, params, sentence):
+    with pytest.raises(RequestError, match=sentence):
+        system(**params).probe()
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("params", "sentence"),
+    [
+        ({"address": "127.0.0.1:1"}, "nobody answers at 127.0.0.1:1"),
+        ({"address": "ray://127.0.0.1:1"}, "nobody answers at ray://127.0.0.1:1"),
+        ({"runtime_env": {"py_modules": ["/nowhere"]}}, "/nowhere"),
+        ({"runtime_env": {"env_var": {}}}, "'runtime_env' of Ray has no 'env_var'; did you mean 'env_vars'"),
+    ],
+)
+def test_cluster_that_cannot_be_used_is_one_sentence(system, params, sentence):
+    with pytest.raises(OlivineError, match=sentence) as told:
+        system(**params).probe()
+    assert "\n" not in str(told.value)
+
+
+def test_secret_does_not_belong_into_a_config(system):
+    with pytest.raises(ValueError, match="'HF_TOKEN' does not belong into a config"):
+        system(runtime_env={"env_vars": {"HF_TOKEN": "hf_abc"}})
+
+
+def test_token_is_seen_by_workers_and_stands_in_no_file(system, tmp_path, job, monkeypatch):
+    with pytest.raises(RequestError, match="this environment has no HF_TOKEN"):
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        system(hf_token=True)
+    monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
+    seen = []
+    with opened(system(hf_token=True), tmp_path / "cache") as worker:
+        worker.run(job(), lambda event, told: seen.append(told.get("pid")))
+        environment = Path(f"/proc/{seen[0]}/environ").read_bytes()
+    assert b"HF_TOKEN=hf_of_nobody" in environment
+    written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
+    assert b"hf_of_nobody" not in written
+
+
+def test_command_ends_with_2_where_the_cluster_does_not_answer(tmp_path, tiny_llama, capfd):
+    write_rows(tmp_path / "rows.jsonl")
+    path = _config(tmp_path, tiny_llama, "cluster", {"address": "ray://127.0.0.1:1"})
+    assert exit_code(["run", "--config", str(path)]) == 2
+    told = " ".join(capfd.readouterr().err.split())
+    assert "the system 'cluster' gives no answer: nobody answers at ray://127.0.0.1:1" in told
+    assert "cluster.json:" in told
+    assert not (tmp_path / "out-cluster").exists()
