@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from olivine.workflow.plan import make_plan
 from tiny import write_rows
 
 pytest.importorskip("ray", reason="make test-ray has an environment with Ray")
-os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray reads it; a busy machine would starve the nodes
+os.environ |= {"RAY_worker_niceness": "0"}  # a busy machine would starve the nodes
 from ray.cluster_utils import Cluster
 
 CLIENT_PORT = 23861
@@ -68,7 +69,7 @@ class TestRay(SystemContract):
         return self.given(store=str(folder))
 
 
-def test_client_of_a_cluster_has_files_events_and_a_line_that_breaks(system, tmp_path, job):
+def test_client_of_a_cluster_has_files_events_and_a_line_that_breaks(system, tmp_path, plain_job):
     """From a machine that is no node of the cluster; files go by an address that both sides reach."""
     heard = []
     files = (tmp_path / "files").as_uri()
@@ -80,7 +81,7 @@ def test_client_of_a_cluster_has_files_events_and_a_line_that_breaks(system, tmp
             if event == "started":
                 worker.hang_up()
 
-        made = job()
+        made = plain_job()
         assert worker.run(made, listen)["model"]["path"] == str(made.output)
     assert heard == ["started"]
     assert contents(made.output)
@@ -88,7 +89,7 @@ def test_client_of_a_cluster_has_files_events_and_a_line_that_breaks(system, tmp
 
 
 @pytest.fixture
-def job(tmp_path):
+def plain_job(tmp_path):
     """Make a job that writes a model out, with a name of its own."""
     model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
     machine = Machine("cpu", "CPUExecutionProvider", 2**34, 2**36, 1, offline=True).__dict__
@@ -103,12 +104,12 @@ def job(tmp_path):
     return make
 
 
-def test_job_goes_to_the_node_that_has_its_files(system, tmp_path, job):
+def test_job_goes_to_the_node_that_has_its_files(system, tmp_path, plain_job):
     """Where there are two, and each has a worker that is idle."""
     made = system()
     nodes = {node["id"] for node in made.bridge.ask("nodes")}
     with opened(made, tmp_path / "cache") as worker:
-        worker.run(job(), lambda *_: None)
+        worker.run(plain_job(), lambda *_: None)
         hashes = [path.name for path in next((tmp_path / "store").glob("*/files")).iterdir()]
         held = made.bridge.ask("held", hashes=hashes)
         (near,) = (node for node, size in held.items() if size)
@@ -124,9 +125,9 @@ def test_job_goes_to_the_node_that_has_its_files(system, tmp_path, job):
             made.crew.rests(member)
 
 
-def test_job_of_a_parent_that_went_away_is_followed_where_it_is(system, tmp_path, job):
+def test_job_of_a_parent_that_went_away_is_followed_where_it_is(system, tmp_path, plain_job):
     """What it made is there for who asks again, though nobody heard it; nothing is done twice."""
-    made, first = job(), system()
+    made, first = plain_job(), system()
     with opened(first, tmp_path / "cache") as worker:
         worker.run(made, lambda *_: None)
     shutil.rmtree(made.output)
@@ -136,6 +137,42 @@ def test_job_of_a_parent_that_went_away_is_followed_where_it_is(system, tmp_path
         worker.run(made, lambda event, told: heard.append(event))
     assert heard == []
     assert contents(made.output)
+
+
+def test_job_at_work_is_followed_by_whoever_asks_for_it_too(system, tmp_path, job):
+    """From its beginning, in the worker where it is; the result is there for both."""
+    environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}  # has the fake passes
+    slow = job("write", n_files=10, pause_seconds=0.3)
+    again, heard = replace(slow, output=tmp_path / "again", log=str(tmp_path / "log-again")), []
+    again.output.mkdir()
+
+    def follow():
+        with opened(system(runtime_env=environment), tmp_path / "cache-again") as worker:
+            worker.run(again, lambda event, told: heard.append((event, told.get("pid"))))
+
+    other, pids = threading.Thread(target=follow), []
+
+    def listen(event, told):
+        pids.extend([told["pid"]] if event == "started" else [])
+        if event == "progress" and not other.ident:
+            other.start()
+
+    with opened(system(runtime_env=environment), tmp_path / "cache") as worker:
+        worker.run(slow, listen)
+    other.join()
+    assert heard[0] == ("started", pids[0])
+    assert contents(again.output) == contents(slow.output) != {}
+
+
+def test_worker_that_ended_while_it_had_nothing_to_do_is_replaced(system, tmp_path, plain_job):
+    """It gives back what it held when nobody calls for a minute, in which this machine may have work of its own."""
+    made, started = system(), []
+    with opened(made, tmp_path / "cache") as worker:
+        for _ in range(2):
+            worker.run(plain_job(), lambda event, told: started.append(told["pid"]))
+            (member,) = made.crew.idle
+            made.bridge.ask("kill", name=member.name)
+    assert len(set(started)) == 2
 
 
 @pytest.mark.slow
@@ -178,7 +215,7 @@ def _kill_at_checkpoint(cluster, nodes, store, is_over):
 def _config(folder, model, where, params):
     text = {"text_template": "{phrase} {tone}", "train_on": "completion", "max_seq_len": 64}
     data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}
-    arguments = {"max_steps": 600, "save_steps": 50, "per_device_train_batch_size": 4}
+    arguments = {"max_steps": 400, "save_steps": 40, "per_device_train_batch_size": 4}
     lora = {"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 8, "training_args": arguments}
     config = {
         "input_model": {"type": "HfModel", "model_path": str(model)},
@@ -209,7 +246,8 @@ def test_search_spreads_its_trials_over_the_nodes(cluster, tmp_path, tiny_llama)
         assert (plan.problems, plan.search.n_parallel) == ((), n_at_once)
         result = run(plan, events.append)
         trials = sorted((one for one in events if isinstance(one, TrialDone)), key=lambda one: one.trial)
-        told[where] = (result.search, [(one.point, one.values, one.outcome) for one in trials], contents(result.model))
+        search = {key: value for key, value in result.search.items() if key != "trials"}  # those have times
+        told[where] = (search, [(one.point, one.values, one.outcome) for one in trials], contents(result.model))
     assert told["here"] == told["cluster"]
     assert {path.name for path in (tmp_path / "store").iterdir()} >= {"one", "two"}
 
@@ -284,14 +322,14 @@ def test_secret_does_not_belong_into_a_config(system):
         system(runtime_env={"env_vars": {"HF_TOKEN": "hf_abc"}})
 
 
-def test_token_is_seen_by_workers_and_stands_in_no_file(system, tmp_path, job, monkeypatch):
+def test_token_is_seen_by_workers_and_stands_in_no_file(system, tmp_path, plain_job, monkeypatch):
     with pytest.raises(RequestError, match="this environment has no HF_TOKEN"):
         monkeypatch.delenv("HF_TOKEN", raising=False)
         system(hf_token=True)
     monkeypatch.setenv("HF_TOKEN", "hf_of_nobody")
     seen = []
     with opened(system(hf_token=True), tmp_path / "cache") as worker:
-        worker.run(job(), lambda event, told: seen.append(told.get("pid")))
+        worker.run(plain_job(), lambda event, told: seen.append(told.get("pid")))
         environment = Path(f"/proc/{seen[0]}/environ").read_bytes()
     assert b"HF_TOKEN=hf_of_nobody" in environment
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())

@@ -109,6 +109,14 @@ class Cluster:
             answer: dict[str, str] = ray.get(asked)
         return answer
 
+    def is_there(self, name: str) -> bool:
+        """Whether a worker waits for a job; it goes on waiting then."""
+        try:
+            self._call(name, "wait")
+        except Lost:
+            return False
+        return True
+
     def probe(self, name: str) -> dict[str, Any]:
         """What a worker has."""
         answer: dict[str, Any] = self._call(name, "probe", seconds=4 * _CALL_SECONDS)

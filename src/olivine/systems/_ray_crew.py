@@ -47,16 +47,29 @@ class Crew:
         note: is told what is waited for. is_over: whether nobody waits any more; OlivineError then.
         """
         needed = sorted(hashes)
+        while (idle := self._best(needed)) is not None:
+            if self._bridge.ask("is_there", name=idle.name):
+                return idle
+            self.leaves(idle)  # it had nothing to do for too long
+        member = self._started(needed, note, is_over)
+        self.joins(member)
+        return member
+
+    @property
+    def idle(self) -> tuple[Member, ...]:
+        """Those that have nothing to do."""
         with self._lock:
-            held = self._bridge.ask("held", hashes=needed) if len(self._idle) > 1 else {}
+            return tuple(self._idle)
+
+    def _best(self, hashes: list[str]) -> Member | None:
+        """The idle worker that has most of the files, now at work; of equals, the one that worked last."""
+        held = self._bridge.ask("held", hashes=hashes) if len(self.idle) > 1 else {}
+        with self._lock:
             best = max(reversed(self._idle), key=lambda one: held.get(one.node, 0), default=None)
             if best is not None:
                 self._idle.remove(best)
                 self._at_work.add(best)
-                return best
-        member = self._started(needed, note, is_over)
-        self.joins(member)
-        return member
+            return best
 
     def joins(self, member: Member) -> None:
         """A worker is at work that was started elsewhere."""

@@ -61,6 +61,10 @@ class NodeWorker(Patient):
             self._process = WorkerProcess(self._command, environment={**os.environ, **secrets})
         return {"id": ray.get_runtime_context().get_node_id(), "name": self._node}
 
+    def wait(self) -> None:
+        """A job is about to come."""
+        self.called()
+
     def probe(self) -> dict[str, Any]:
         """What a worker here has."""
         self.called()
