@@ -175,18 +175,26 @@ def test_worker_that_ended_while_it_had_nothing_to_do_is_replaced(system, tmp_pa
     assert len(set(started)) == 2
 
 
-@pytest.mark.slow
-def test_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster, tmp_path, tiny_llama):
-    """Training goes on from its last checkpoint on another node, and the int4 model is that of one machine."""
+@pytest.fixture
+def spot_nodes(cluster):
+    """Two nodes that are there for one test, by name."""
     names = ("spot-1", "spot-2")
     nodes = {name: cluster.add_node(num_cpus=1, node_name=name, resources={"spot": 1}) for name in names}
+    yield nodes
+    for node in nodes.values():
+        cluster.remove_node(node)
+
+
+@pytest.mark.slow
+def test_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster, spot_nodes, tmp_path, tiny_llama):
+    """Training goes on from its last checkpoint on another node, and the int4 model is that of one machine."""
     write_rows(tmp_path / "rows.jsonl", 32)
     params = {"address": cluster.address, "store": str(tmp_path / "store"), "resources": {"spot": 1}}
     plans = {where: make_plan(load(_config(tmp_path, tiny_llama, where, params))) for where in ("here", "cluster")}
     assert [plan.problems for plan in plans.values()] == [(), ()]
     here, events = run(plans["here"]), []
     is_over = threading.Event()
-    killer = threading.Thread(target=_kill_at_checkpoint, args=(cluster, nodes, tmp_path / "store", is_over))
+    killer = threading.Thread(target=_kill_at_checkpoint, args=(cluster, spot_nodes, tmp_path / "store", is_over))
     killer.start()
     try:
         there = run(plans["cluster"], events.append)
@@ -198,8 +206,6 @@ def test_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster, tmp_p
     notes = [event.message for event in events if isinstance(event, Noted)]
     assert [note for note in notes if "is gone; another one goes on with the step" in note]
     assert [note for note in notes if "going on from step" in note]
-    for node in nodes.values():
-        cluster.remove_node(node)
 
 
 def _kill_at_checkpoint(cluster, nodes, store, is_over):
@@ -215,7 +221,7 @@ def _kill_at_checkpoint(cluster, nodes, store, is_over):
 def _config(folder, model, where, params):
     text = {"text_template": "{phrase} {tone}", "train_on": "completion", "max_seq_len": 64}
     data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}
-    arguments = {"max_steps": 400, "save_steps": 40, "per_device_train_batch_size": 4}
+    arguments = {"max_steps": 600, "save_steps": 30, "per_device_train_batch_size": 4}
     lora = {"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 8, "training_args": arguments}
     config = {
         "input_model": {"type": "HfModel", "model_path": str(model)},

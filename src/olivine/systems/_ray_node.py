@@ -33,6 +33,7 @@ else:
 _IDLE_SECONDS = 60.0  # without a job and without a call
 _ABSENT_SECONDS = 15.0  # an owner that has not called for so long is gone
 _LOOK_SECONDS = 1.0
+_SCRATCH_SECONDS = 0.5  # between looks for checkpoints to be sent: the disk goes with the node
 
 
 class NodeWorker(Patient):
@@ -127,7 +128,7 @@ class NodeWorker(Patient):
         try:
             scratch.mkdir(parents=True, exist_ok=True)
             self._bring(job)
-            with resumable(scratch, self._store):
+            with resumable(scratch, self._store, _SCRATCH_SECONDS):
                 result = self._process.run(replace(job, log=str(self._log)), self._tell)
             self._send(result, title)
             self._tell("done", {"result": result})
