@@ -263,7 +263,9 @@ def test_room_is_counted_in_cores_memory_and_gpus(cluster, system):
     assert system(cpus=0.5).n_jobs(Estimate()) == 4
     memory = min(node["resources"]["memory"] for node in system().bridge.ask("nodes"))
     assert system(cpus=0.25).n_jobs(Estimate(memory_bytes=int(0.6 * memory))) == 2
-    assert system(cpus=64, autoscales=True).n_jobs(Estimate()) is None
+    assert system(workers=1).n_jobs(Estimate()) == 1
+    assert system(cpus=64, autoscales=True).n_jobs(Estimate()) == 1
+    assert system(cpus=64, autoscales=True, workers=8).n_jobs(Estimate()) == 8
 
 
 def test_workers_run_this_olivine_or_say_that_theirs_is_another(system, tmp_path, cluster):

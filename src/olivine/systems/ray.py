@@ -46,6 +46,9 @@ class Ray(System):
             None, gt=0, description="cores that a worker asks for; else those of the largest node, shared by its GPUs"
         )
         gpus: int | None = Field(None, ge=0, description="of a worker; else as many as the accelerators say")
+        workers: int | None = Field(
+            None, gt=0, description="at once, at most; else as many as there is room for on the nodes of now"
+        )
         memory: ByteSize | None = Field(None, description="of a worker, such as 16GB; else what the plan needs")
         resources: dict[str, float] = Field(
             default_factory=dict, description="others that a worker asks for, as nodes were started with"
@@ -144,12 +147,15 @@ class Ray(System):
         """See System: workers ask for it where the config does not say more."""
         self._need = need
 
-    def n_jobs(self, need: Estimate) -> int | None:
-        """See System: as many as the nodes have cores, memory and GPUs for."""
+    def n_jobs(self, need: Estimate) -> int:
+        """See System: as many as the nodes have cores, memory and GPUs for, or will have."""
         nodes = self.bridge.ask("nodes")
         asked = _amounts(self._request(nodes, need))
         room = [min(int(node["resources"].get(name, 0) // amount) for name, amount in asked.items()) for node in nodes]
-        return None if self.params.autoscales else max(1, sum(room))
+        most = self.params.workers
+        if self.params.autoscales and most is not None:
+            return most
+        return max(1, min(sum(room), most or sum(room)))
 
     def missing(self, hashes: Iterable[str]) -> set[str]:
         """See System."""
