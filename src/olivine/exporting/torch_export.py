@@ -8,7 +8,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -45,7 +45,8 @@ class Request:
     """What is to be exported.
 
     module: takes the inputs of `signature` by their names. outputs: their names in the order of the module's, None for
-    its own. is_dynamic: sizes that have a name stay open. dtype: of the module's weights.
+    its own. is_dynamic: sizes that have a name stay open. dtype: of the weights. sizes: of an example, by name;
+    beside it, the model is run with one more along the first dimension. output_axes: open dimensions of outputs.
     """
 
     module: Any
@@ -54,6 +55,8 @@ class Request:
     opset: int
     is_dynamic: bool = True
     dtype: str = "float32"
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    output_axes: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
 
 
 def export(request: Request, folder: Path, exporters: Sequence[Exporter], note: Callable[[str], None]) -> Exported:
@@ -81,6 +84,8 @@ def _samples(request: Request) -> Iterator[Mapping[str, Any]]:
     names = _open_sizes(request.signature) if request.is_dynamic else []
     for place in range(2 if names else 1):
         sizes = {name: _size(name, index, place) for index, name in enumerate(names)}
+        first = {spec.shape[0] for spec in request.signature.inputs if spec.shape}
+        sizes |= {name: size + (place if name in first else 0) for name, size in request.sizes.items()}
         (row,) = made_up(request.signature, 1, 0, sizes)
         dtype = getattr(torch, request.dtype)
         tensors = {name: torch.from_numpy(np.array(array)) for name, array in row.items()}
@@ -124,7 +129,8 @@ def _export(
     if exporter == "dynamo":
         given |= {"dynamic_shapes": (tuple(axes.get(name) for name in names),) if axes else None, "verbose": False}
     else:
-        given |= {"dynamic_axes": axes | _output_axes(request.signature, samples, expected)}
+        told = {name: dict(open_axes) for name, open_axes in request.output_axes.items() if name in outputs and axes}
+        given |= {"dynamic_axes": axes | _output_axes(request.signature, samples, expected) | told}
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of tracing: what it froze is seen in the second sample

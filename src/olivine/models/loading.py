@@ -1,6 +1,6 @@
 """A model in memory, ready to run: built empty, then filled tensor by tensor from `weights()`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -10,6 +10,8 @@ from olivine.models._model import Model
 from olivine.models.adapter import has_fused_layers, merged_weights, n_tokens_of, trained_base, unties
 from olivine.models.config import load_config
 from olivine.models.inspect import read_facts
+from olivine.models.io_config import examples
+from olivine.models.scripted import opened
 from olivine.models.tensors import LazyTensor, Weights
 from olivine.models.weights import weights
 
@@ -61,6 +63,8 @@ def load_module(model: Model, *, device: str = "cpu", attention: str | None = No
     attention: transformers' name of the one to compute with; None for its default. Raises ModelError for weights that
     are missing or pickled.
     """
+    if model.format == "script":
+        return load_scripted(model)
     if model.format == "adapter" or model.base is not None or read_facts(model.path).kind == "decoder":
         module = load_causal_lm(model, device=device)
     else:
@@ -70,6 +74,36 @@ def load_module(model: Model, *, device: str = "cpu", attention: str | None = No
     if attention is not None and hasattr(module, "set_attn_implementation"):
         module.set_attn_implementation(attention)
     return module
+
+
+def load_scripted(model: Model) -> Any:
+    """What the loader of a script gives, called as a module of transformers is: inputs by name, outputs by name."""
+    with opened(model) as scripted:
+        names = list((scripted.io_config() or {}).get("input_names") or examples(scripted.example(), ()))
+        outputs = list((scripted.io_config() or {}).get("output_names") or ())
+        return by_names(scripted.module(), names, outputs)
+
+
+def by_names(module: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+    """A module that takes its inputs in order, as one that takes them by name and gives a mapping.
+
+    outputs: names in the order of what it gives; what has none is called output_0 and so on.
+    """
+
+    class Named(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, return_dict: bool = True, **given: Any) -> dict[str, Any]:  # noqa: ARG002 - as transformers
+            told = self.module(*(given[name] for name in inputs or given))
+            if hasattr(told, "items"):
+                return dict(told.items())
+            values = list(told) if isinstance(told, tuple | list) else [told]
+            names = [*outputs, *(f"output_{number}" for number in range(len(outputs), len(values)))]
+            return dict(zip(names, values, strict=False))
+
+    return Named().eval()
 
 
 def _load_other(model: Model) -> Any:

@@ -2,7 +2,6 @@
 
 import difflib
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +13,11 @@ from olivine.models import Format, Model, sources
 from olivine.models.chat_template import read_chat_template
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
+from olivine.models.io_config import signature_by
 from olivine.models.kinds import TASKS
 from olivine.models.onnx_files import check_onnx, is_onnx, onnx_facts, onnx_model
 from olivine.models.scripted import IO_CONFIG, LOAD, SCRIPT
-from olivine.models.signature import Signature, Size, TensorSpec
+from olivine.models.signature import Signature
 from olivine.paths import exists, hub_cache, of_user
 from olivine.runtimes import onnx_folder
 from olivine.user_scripts import UserScript
@@ -98,9 +98,16 @@ def _plan_local_model(draft: Draft, path: Path) -> None:
         draft.problem("unsupported", ("input_model", "task"), message, fix)
     form: Format = "gguf" if path.is_file() else "hf"
     draft.model = Model(form, path, task=task, trust_remote_code=trusted, attributes=exporting(draft.workflow))
-    plan_model_script(draft)
+    _plan_interface(draft)
     if given.adapter_path is not None:
         _plan_adapter(draft, of_user(given.adapter_path).absolute())
+
+
+def _plan_interface(draft: Draft) -> None:
+    """What the config says of inputs and outputs, itself or by its script."""
+    plan_model_script(draft)
+    if draft.facts is not None and draft.facts.decoder is None:
+        draft.facts = replace(draft.facts, signature=_signature(draft, draft.facts.signature))
 
 
 def exporting(workflow: Workflow) -> dict[str, Any]:
@@ -136,29 +143,24 @@ def _plan_scripted(draft: Draft) -> None:
         attributes[SCRIPT]["model_path"] = str(path.absolute()) if exists(path) else str(given.model_path)
     task = given.task if "task" in given.model_fields_set else ""
     draft.model = Model("script", Path(given.model_script), task=task, attributes=attributes)
-    draft.facts = ModelFacts(given.model_loader, 0, kind="script", task=task, signature=_signature(given.io_config))
+    draft.facts = ModelFacts(given.model_loader, 0, kind="script", task=task, signature=_signature(draft, None))
+    if given.io_config is None and given.dummy_inputs_func is None:
+        message = f"nothing says what goes into the module that '{given.model_loader}' gives."
+        fix = "Write io_config with input_names and input_shapes, or dummy_inputs_func."
+        draft.problem("invalid-value", ("input_model", "model_loader"), message, fix)
     draft.translated.append(f"the model is what '{given.model_loader}' of {given.model_script} gives, in the worker")
 
 
-def _signature(given: IoConfig | str | None) -> Signature | None:
-    """What goes in, as far as the config says it."""
-    if not isinstance(given, IoConfig) or given.input_names is None:
-        return None
-    shapes: Sequence[Sequence[int] | None] = given.input_shapes or [None] * len(given.input_names)
-    types = given.input_types or ["float32"] * len(given.input_names)
-    axes = given.dynamic_axes or {}
-    inputs = [
-        TensorSpec(name, dtype, _sizes(shape, axes.get(name)))
-        for name, dtype, shape in zip(given.input_names, types, shapes, strict=True)
-    ]
-    return Signature(tuple(inputs), tuple(TensorSpec(name, "float32", None) for name in given.output_names or ()))
-
-
-def _sizes(shape: Sequence[int] | None, axes: Any) -> tuple[Size, ...] | None:
-    if shape is None:
-        return None
-    names = axes if isinstance(axes, Mapping) else {axis: f"size_{axis}" for axis in axes or ()}
-    return tuple(names.get(axis, size) for axis, size in enumerate(shape))
+def _signature(draft: Draft, base: Signature | None) -> Signature | None:
+    """What goes in and comes out, as the config says it; with a function of the script for that, only a run tells."""
+    given = draft.workflow.input_model.io_config
+    told = given.model_dump(mode="json", exclude_defaults=True) if isinstance(given, IoConfig) else None
+    try:
+        return signature_by(base, told)
+    except ModelError as error:
+        if draft.workflow.input_model.dummy_inputs_func is None:  # which tells it when it runs
+            draft.problem("invalid-value", ("input_model", "io_config"), f"{error}.")
+        return base
 
 
 def plan_model_script(draft: Draft) -> bool:

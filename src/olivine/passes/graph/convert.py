@@ -1,7 +1,7 @@
 """Export a checkpoint to an ONNX graph with torch's exporters."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -12,9 +12,11 @@ from olivine.exporting.graph_files import open_graph, save_graph
 from olivine.models import ONNX_FILE, Model
 from olivine.models.facts import Kind, ModelFacts
 from olivine.models.interface import signature_of, text_signature
+from olivine.models.io_config import examples, signature_by, sizes_by
 from olivine.models.loading import load_module
 from olivine.models.materialize import copy_companions
 from olivine.models.onnx_files import graph_of
+from olivine.models.scripted import IO_CONFIG, LOAD, opened, script_of
 from olivine.models.signature import Signature
 from olivine.passes._base import ANY_KIND, Pass
 from olivine.passes.graph._graph import SavingParams
@@ -59,7 +61,7 @@ class Convert(Pass):
             return value.removeprefix("torch.") if isinstance(value, str) else value
 
     aliases: ClassVar[tuple[str, ...]] = ("OnnxConversion",)
-    accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"hf", "script"})
     produces: ClassVar[str] = "onnx"
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -74,7 +76,7 @@ class Convert(Pass):
             which = {None: "torch", False: "the tracing exporter", True: "the exporter torch.export"}
             message = f"{which[self.params.use_dynamo_exporter]} writes opsets {least} to {newest}, not {opset}."
             yield Problem("invalid-value", self.name, message, f"Choose one of them, such as {min(newest, 20)}.", key)
-        if facts.decoder is None and facts.signature is None:
+        if facts.decoder is None and facts.signature is None and facts.kind != "script":
             message = f"it is not known what {facts.in_words} takes as inputs."
             yield Problem("unsupported", self.name, message, "Export it by its own tool, and name the ONNX file.")
 
@@ -95,18 +97,27 @@ class Convert(Pass):
 
         from olivine.exporting.torch_export import Request, export
 
-        signature = signature_of(model)
-        if signature is None:
-            raise Unsupported(f"it is not known what the model {model.path} takes as inputs")
-        dtype = self.params.torch_dtype or "float32"
-        module = load_module(model, attention="eager").to(getattr(torch, dtype))
-        request = Request(module, signature, None, self.params.target_opset, self.params.dynamic, dtype)
+        told = told_of(model, context.models.get("input"))
+        load = told.load
+        dtype = self.params.torch_dtype or load.get("dtype", "float32").replace("auto", "float32")
+        module = load_module(model, attention=load.get("attn_implementation", "eager")).to(getattr(torch, dtype))
+        request = Request(
+            module,
+            told.signature,
+            told.outputs,
+            self.params.target_opset,
+            self.params.dynamic,
+            dtype,
+            told.sizes,
+            told.output_axes,
+        )
         exported = export(request, context.scratch, self._exporters(), context.report.note)
         graph = open_graph(exported.path)
         opset = graph.opset_imports.get("", 0)
         if opset != self.params.target_opset:
             raise Unsupported(f"the exporter wrote opset {opset} where {self.params.target_opset} was asked for")
-        copy_companions(model.path, context.output)
+        if model.format != "script":
+            copy_companions(model.path, context.output)
         save_graph(graph, context.output / "model.onnx", self.params.saving)
         n_nodes = sum(1 for _ in graph.graph.all_nodes())
         context.report.record(
@@ -130,6 +141,36 @@ class Convert(Pass):
     def ensures(self, model: Model) -> None:
         """The result loads in onnxruntime."""
         OnnxSession(graph_of(model))
+
+
+@dataclass(frozen=True)
+class Told:
+    """What config, script and model say of an export together."""
+
+    signature: Signature
+    outputs: Sequence[str] | None
+    sizes: Mapping[str, int]
+    output_axes: Mapping[str, Mapping[int, str]]
+    load: Mapping[str, Any]
+
+
+def told_of(model: Model, given: Model | None) -> Told:
+    """How a model is exported. given: the input model of the workflow, to which the config's words belong."""
+    said = given if given is not None else model
+    io_config, example = said.attributes.get(IO_CONFIG), {}
+    if script_of(said) is not None:
+        with opened(said) as scripted:
+            io_config = scripted.io_config()
+            example = examples(scripted.example(), (io_config or {}).get("input_names") or ())
+    own = signature_of(replace(model, attributes={})) if model.format != "script" else None
+    signature = signature_by(own, io_config, example)
+    if signature is None or not signature.inputs:
+        raise Unsupported(f"it is not known what the model {model.path} takes as inputs")
+    io = io_config or {}
+    outputs = [str(name) for name in io.get("output_names") or ()] or None
+    axes = {name: axes for name, axes in (io.get("dynamic_axes") or {}).items() if name in (outputs or ())}
+    numbered = {name: {int(axis): str(size) for axis, size in one.items()} for name, one in axes.items() if one}
+    return Told(signature, outputs, sizes_by(signature, io, example), numbered, said.attributes.get(LOAD) or {})
 
 
 def _as_graph(facts: ModelFacts, signature: Signature | None, bytes_per_weight: float) -> ModelFacts:
