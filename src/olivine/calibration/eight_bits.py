@@ -74,8 +74,8 @@ def promoted(
 
     scores: dict[str, float] = {}
     sizes: dict[str, int] = {}
-    units = _units([name for name, fmt in formats.items() if fmt.bits == 4], importances)
-    for unit, names in units.items():
+    together = units([name for name, fmt in formats.items() if fmt.bits == 4], importances)
+    for unit, names in together.items():
         lost = power = 0.0
         for name in names:
             weight, importance = source[name].read().float(), importances[name]
@@ -83,17 +83,17 @@ def promoted(
             power += output_error(weight, importance)
             sizes[unit] = sizes.get(unit, 0) + weight.numel()
         scores[unit] = lost / power if power > 0 else 0.0
-    chosen = {name for unit in promote(scores, sizes, int(share * sum(sizes.values()))) for name in units[unit]}
+    chosen = {name for unit in promote(scores, sizes, int(share * sum(sizes.values()))) for name in together[unit]}
     return {name: Format(8, fmt.group, fmt.symmetric) if name in chosen else fmt for name, fmt in formats.items()}
 
 
-def _units(names: Sequence[str], importances: "Mapping[str, torch.Tensor]") -> dict[str, list[str]]:
+def units(names: Sequence[str], importances: "Mapping[str, torch.Tensor]") -> dict[str, list[str]]:
     """Weights that read one input, by the first of them."""
-    units: dict[str, list[str]] = {}
+    together: dict[str, list[str]] = {}
     for name in names:
-        alike = (first for first in units if _read_one_input(first, name, importances))
-        units.setdefault(next(alike, name), []).append(name)
-    return units
+        alike = (first for first in together if _read_one_input(first, name, importances))
+        together.setdefault(next(alike, name), []).append(name)
+    return together
 
 
 def _read_one_input(first: str, second: str, importances: "Mapping[str, torch.Tensor]") -> bool:

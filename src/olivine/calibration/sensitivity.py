@@ -38,13 +38,13 @@ WORDS = 8192  # rows of the head that are multiplied at once
 class Sensitivity:
     """The diagonal of the Fisher information, per token.
 
-    outputs: G float32 [n_rows] of each linear layer by its weight's name, the head's under "lm_head.weight".
-    hidden: float32 [hidden_size] of what each layer gives, by the layer's name. embedding: float32 [hidden_size], of a
-    word's row as it is stored.
+    outputs: G float32 [n_rows] of each linear layer by its weight's name, the head's under "lm_head.weight". inputs: A
+    float32 [n_inputs] alike, the mean squares of what each reads.
+    embedding: float32 [hidden_size], of a word's row as it is stored.
     """
 
     outputs: "dict[str, torch.Tensor]"
-    hidden: "dict[str, torch.Tensor]"
+    inputs: "dict[str, torch.Tensor]"
     embedding: "torch.Tensor"
 
 
@@ -66,24 +66,26 @@ def sensitivity(
     """
     n_rows = max(1, N_TOKENS // tokens.shape[1])
     stream = LayerStream(model, tokens[:n_rows], device=device, source=source)
-    files = []
+    files: list[Path] = []
+    inputs: dict[str, torch.Tensor] = {}
     for layer in stream:
+        for statistic in layer.run("diagonal"):
+            inputs |= dict.fromkeys(statistic.names, statistic.values.cpu())
         files.append(folder / f"{layer.name}.inputs.safetensors")
         keep(files[-1], {str(batch): hidden for batch, hidden in enumerate(layer.inputs)})
+    inputs[HEAD] = stream.head().values.cpu()
     chance = torch.Generator(device).manual_seed(seed)
     outputs, gradients = _of_head(stream, chance, None if drawn is None else drawn[:n_rows].flatten())
-    hidden: dict[str, torch.Tensor] = {}
     for index, file in reversed(list(enumerate(files))):
-        inputs = kept(file)
-        layer = stream.layer(index, [inputs[str(batch)] for batch in range(len(inputs))])
-        hidden[layer.name] = _mean_square(gradients, stream.n_tokens)
+        reached = kept(file)
+        layer = stream.layer(index, [reached[str(batch)] for batch in range(len(reached))])
         of_layer, gradients = _of_layer(layer, gradients)
         outputs |= {name: total / stream.n_tokens for name, total in of_layer.items()}
         stream.release(index)
         file.unlink()
         if report is not None:
             report.progress(len(files) - index, len(files))
-    return Sensitivity(outputs, hidden, _mean_square(gradients, stream.n_tokens) * stream.embedding_scale**2)
+    return Sensitivity(outputs, inputs, _mean_square(gradients, stream.n_tokens) * stream.embedding_scale**2)
 
 
 def _mean_square(gradients: "list[torch.Tensor]", n_tokens: int) -> "torch.Tensor":

@@ -1,7 +1,7 @@
 """Which matrix gets how many bits in which groups: the forms whose predicted divergences add up to the least.
 
-Every matrix is rounded in every form, on some of its rows; what that does to the model is predicted from the squared
-gradients of `calibration.sensitivity`; a knapsack (`kernels.allocation`) chooses. No rule knows the name of a matrix.
+Every matrix is rounded in every form; what that does to the model is predicted (`calibration.forms`), and a knapsack
+(`kernels.allocation`) chooses. No rule knows the name of a matrix.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,15 +10,12 @@ from typing import Any
 
 import torch
 
+from olivine.calibration.forms import damage, formats, n_bytes
 from olivine.calibration.sensitivity import Sensitivity
 from olivine.errors import Unsupported
-from olivine.exporting.quantize_graph import Choice, Matrix, stored_bytes
+from olivine.exporting.quantize_graph import Choice, Matrix
 from olivine.kernels.allocation import Form, least_bytes, least_damage
-from olivine.kernels.blockwise import Format, Method, quantize
 
-GROUPS_4, GROUPS_8 = (16, 32, 64, 128), (32, 128)
-# Rows that a form is tried on, in stretches that lie together so that they are read together.
-N_STRETCHES, STRETCH = 16, 64
 EMBEDDING = "embed_tokens.weight"
 
 
@@ -44,7 +41,7 @@ def mixed(goal: Goal, matrices: Mapping[str, Matrix], chosen: Mapping[str, Choic
     """
     choices = {name: _choices(matrices[name], choice) for name, choice in chosen.items()}
     forms = {
-        name: [Form(stored_bytes(matrices[name], one), _damage(goal, matrices[name], one)) for one in of_one]
+        name: [Form(n_bytes(matrices[name].shape, one.fmt), _damage(goal, matrices[name], one)) for one in of_one]
         for name, of_one in choices.items()
     }
     n_weights = sum(matrices[name].n_rows * matrices[name].width for name in chosen)
@@ -62,41 +59,23 @@ def mixed(goal: Goal, matrices: Mapping[str, Matrix], chosen: Mapping[str, Choic
 
 def _choices(matrix: Matrix, choice: Choice) -> list[Choice]:
     """Every form that a matrix may have; with 256 codes, rounding to nearest loses nothing that could be measured."""
-    formats = [
-        Format(bits, group, choice.fmt.symmetric)
-        for bits, groups in ((4, GROUPS_4), (8, GROUPS_8))
-        for group in groups
-        if matrix.width % group == 0
-    ]
-    return [replace(choice, fmt=fmt, search=choice.search and fmt.bits == 4) for fmt in formats] or [choice]
+    every = formats(matrix.width, symmetric=choice.fmt.symmetric)
+    return [replace(choice, fmt=fmt, search=choice.search and fmt.bits == 4) for fmt in every] or [choice]
 
 
 def _damage(goal: Goal, matrix: Matrix, choice: Choice) -> float:
-    """Nats a token: 1/2 sum_nk dW[n, k]^2 G[n] A[k], of some rows and scaled to all by their share of G.
-
-    A matrix that is the embedding too does its damage twice: a word's row is looked up as often as it is written.
-    """
-    rows = _some_rows(matrix)
-    weight = torch.cat([matrix.rows.read(int(part[0]), int(part[-1]) + 1) for part in rows]).float()
-    method: Method = "search" if choice.search else "rtn"
-    rounded = quantize(weight, choice.fmt, method, choice.importance, half_scales=choice.half_scales).dequantized()
-    squares = (rounded - weight).square()
-    inputs = choice.importance.float() if choice.importance is not None else torch.ones(matrix.width)
-    outputs = _of_outputs(goal.sensitivity, matrix)
-    of_rows = outputs[torch.cat(rows)]
-    share = float(outputs.sum() / of_rows.sum().clamp(min=1e-30))
-    damage = float(of_rows @ (squares @ inputs)) * share
-    if any(name.endswith(EMBEDDING) for name in matrix.rows.names):
-        damage += float((squares @ goal.sensitivity.embedding).mean())
-    return damage / 2
-
-
-def _some_rows(matrix: Matrix) -> list[torch.Tensor]:
-    """The numbers of rows in stretches over the whole matrix; all of them where they are few."""
-    if matrix.n_rows <= N_STRETCHES * STRETCH:
-        return [torch.arange(matrix.n_rows)]
-    step = matrix.n_rows // N_STRETCHES
-    return [torch.arange(first, first + STRETCH) for first in range(0, step * N_STRETCHES, step)]
+    """Nats a token. A matrix that is the embedding too does its damage twice."""
+    importance = choice.importance if choice.importance is not None else torch.ones(matrix.width)
+    is_embedding = any(name.endswith(EMBEDDING) for name in matrix.rows.names)
+    return damage(
+        matrix.rows.read,
+        choice.fmt,
+        importance,
+        _of_outputs(goal.sensitivity, matrix),
+        goal.sensitivity.embedding if is_embedding else None,
+        searched=choice.search,
+        half_scales=choice.half_scales,
+    )
 
 
 def _of_outputs(known: Sensitivity, matrix: Matrix) -> torch.Tensor:

@@ -64,6 +64,11 @@ class Matrix:
         """K: inputs, or the width of an embedding."""
         return self.rows.pieces[0].source.shape[1]
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """[N, K]"""
+        return self.n_rows, self.width
+
 
 def label(node: ir.Node) -> str:
     """What a node is called: by its name, or else by that of what it gives."""
@@ -314,13 +319,6 @@ def _replace(
 def n_blocks(width: int, group: int) -> int:
     """Blocks of a row: MatMulNBits wants the last one whole, so that it is filled with zeros where it is not."""
     return -(-width // group)
-
-
-def stored_bytes(matrix: Matrix, choice: Choice) -> int:
-    """What a matrix takes in a file: codes, scales (in the CPU's type where not in 16 bits) and zero points."""
-    fmt, blocks = choice.fmt, n_blocks(matrix.width, choice.fmt.group)
-    zeros = 0 if fmt.symmetric else (blocks * fmt.bits + 7) // 8
-    return matrix.n_rows * (blocks * fmt.group * fmt.bits // 8 + blocks * (2 if choice.half_scales else 4) + zeros)
 
 
 class _Stored:

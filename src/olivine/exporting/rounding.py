@@ -31,7 +31,7 @@ class Settings:
     half_scales: store scales in 16 bits. excluded: nodes that stay float. padded: a block size that does not divide the
     inputs of a matrix fills its last block with zeros; else it is refused. mixed: what chooses bits and group of each
     matrix that is multiplied, in place of `bits`, `group` and `int8_share`. given: codes that were found for tensors of
-    the checkpoint, by name, all in `format`.
+    the checkpoint, by name; those of one matrix in one format.
     """
 
     bits: int = 4
@@ -193,7 +193,8 @@ def _given(settings: Settings, matrix: Matrix) -> Choice | None:
     if matrix.node == EMBEDDING or not all(name in known for name in names):
         return None
     readers = [known[name] for name in names]
-    return Choice(settings.format, given=_joined(matrix, readers, settings.format), half_scales=settings.half_scales)
+    fmt = _format_of(readers[0])
+    return Choice(fmt, given=_joined(matrix, readers, fmt), half_scales=settings.half_scales)
 
 
 def _format_of(reader: Callable[[], Blockwise]) -> Format:
