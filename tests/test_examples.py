@@ -2,6 +2,7 @@
 
 import ast
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from olivine.cli import exit_code
 from olivine.config import load
 from olivine.workflow.plan import make_plan
 from tiny import tiny_model
@@ -93,6 +95,24 @@ def test_search_config_plans_four_trials_that_share_training_and_merge(tmp_path,
     assert plan.problems == ()
     assert (plan.search.n_valid, plan.search.refused) == (4, {})
     assert (plan.search.n_steps, plan.search.n_own) == (3 * 4 + 3, 2 + 3 + 4)
+
+
+def test_optimize_example_runs_as_it_is_typed_but_for_its_model(tmp_path, monkeypatch, tiny_llama, llama_adapter):
+    """Every command of the page, on a tiny model and few rows; a random model keeps no speed-up."""
+    text = (EXAMPLES / "optimize" / "README.md").read_text(encoding="utf-8")
+    optimize, run = (shlex.split(line)[1:] for line in text.splitlines() if line.startswith("    olivine "))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples" / "tone").mkdir(parents=True)
+    rows = (EXAMPLES / "tone" / "heldout.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)[:8]
+    (tmp_path / "examples" / "tone" / "heldout.jsonl").write_text("".join(rows), encoding="utf-8")
+    (tmp_path / ".demo" / "tone").mkdir(parents=True)
+    (tmp_path / ".demo" / "SmolLM2-135M-Instruct.Q4_1.gguf").symlink_to(tiny_llama)
+    (tmp_path / ".demo" / "tone" / "adapter").symlink_to(llama_adapter)
+    assert exit_code([*optimize, "--dry-run"]) == 0
+    speed = optimize.index("--min-speedup")
+    assert exit_code([*optimize[:speed], *optimize[speed + 2 :]]) == 0
+    assert (tmp_path / ".demo" / "optimized" / "model" / "genai_config.json").is_file()
+    assert exit_code(run) == 0
 
 
 def shown(cell, names):

@@ -38,7 +38,18 @@ def here(tmp_path, monkeypatch):
 
 def test_finetune_holds_a_tenth_of_the_rows_out_and_takes_arguments_of_transformers(tiny_llama, here):
     plan = planned(
-        *("finetune", "-m", tiny_llama, "-d", "rows.jsonl", "--text_template", TEMPLATE, "--lora_r", "4", "--merge"),
+        *(
+            "finetune",
+            "-m",
+            tiny_llama,
+            "-d",
+            "rows.jsonl",
+            "--text_template",
+            r"### Text: {phrase}\n### The tone is:\n{tone}",
+            "--lora_r",
+            "4",
+            "--merge",
+        ),
         *(
             "--learning-rate",
             "1e-3",

@@ -14,7 +14,11 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 # flag, its other names -> key of pre_process_data_config, help
 _TEXT = (
-    (("--text-template",), "text_template", "Text of a row, with its columns in braces: 'Q: {question} A: {answer}'."),
+    (
+        ("--text-template",),
+        "text_template",
+        "Text of a row, with its columns in braces: 'Q: {question}\\nA: {answer}'.",
+    ),
     (("--text-field", "--text-cols"), "text_cols", "Column that is the text; several with commas between."),
     (("--prompt-col",), "prompt_col", "Column of what a user says."),
     (("--answer-col",), "answer_col", "Column of the answer to it."),
@@ -77,6 +81,8 @@ def _read(key: str, text: str) -> Any:
     """The value of a flag; what is text stays text, whatever it looks like."""
     if key in ("max_seq_len", "max_samples"):
         return value_of(text)
+    if key == "text_template":  # as it is typed in a shell
+        return text.replace("\\n", "\n").replace("\\t", "\t")
     names = [part.strip() for part in text.split(",")]
     return names if key in ("text_cols", "prompt_col") and len(names) > 1 else text
 
