@@ -1,5 +1,6 @@
 """A hub on this machine that speaks the real one's protocol: what a model is made of, and its files by range."""
 
+import base64
 import json
 import re
 import threading
@@ -13,13 +14,18 @@ GATED = "someone/gated"
 
 
 class FakeHub(ThreadingHTTPServer):
-    """Serves folders as models by name. n_sent: bytes of files that went out; asked: the paths of all requests."""
+    """Serves folders as models by name, and takes uploads of who is known.
+
+    n_sent: bytes of files that went out; asked: the paths of all requests. pushed: files that came, by repository,
+    branch and name.
+    """
 
     daemon_threads = True
 
     def __init__(self, models):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.models, self.n_sent, self.asked = {name: Path(folder) for name, folder in models.items()}, 0, []
+        self.pushed, self.stored, self.created = {}, {}, {}
         self.answer = None  # a status and a body in place of every answer
 
     @property
@@ -58,6 +64,72 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         self._answer()
+
+    def do_POST(self):
+        body = self._body()
+        path = unquote(urlsplit(self.path).path)
+        self.server.asked.append(path)
+        if self.server.answer is not None:
+            self._tell(*self.server.answer)
+        elif path == "/api/validate-yaml":  # of a card
+            self._tell(200, {"errors": [], "warnings": []})
+        elif self.headers.get("Authorization") != "Bearer hf_known":
+            self._tell(401, b'{"error": "Invalid username or password."}')
+        elif path == "/api/repos/create":
+            asked = json.loads(body)
+            name = f"{asked['organization']}/{asked['name']}" if asked.get("organization") else asked["name"]
+            self.server.created[name] = asked.get("private") or asked.get("visibility") == "private"
+            self._tell(200, {"url": f"{self.server.url}/{name}", "name": name, "id": name})
+        elif re.fullmatch(r"/api/models/[^/]+/[^/]+/branch/[^/]+", path):
+            self._tell(200, {})
+        elif re.fullmatch(r"/api/models/[^/]+/[^/]+/preupload/[^/]+", path):
+            files = [
+                {"path": one["path"], "uploadMode": "lfs" if one["size"] > 1000 else "regular", "shouldIgnore": False}
+                for one in json.loads(body)["files"]
+            ]
+            self._tell(200, {"files": files})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            objects = [
+                {**one, "actions": {"upload": {"href": f"{self.server.url}/store/{one['oid']}"}}}
+                for one in json.loads(body)["objects"]
+            ]
+            self._tell(200, {"transfer": "basic", "objects": objects})
+        elif asked := re.fullmatch(r"/api/models/([^/]+/[^/]+)/commit/([^/]+)", path):
+            self._commit(*asked.groups(), body)
+        else:
+            self._tell(404, {})
+
+    def do_PUT(self):
+        self.server.stored[self.path.rpartition("/")[2]] = self._body()
+        self._tell(200, {})
+
+    def _commit(self, name, branch, body):
+        pushed = self.server.pushed.setdefault((name, branch), {})
+        for line in body.decode().splitlines():
+            one = json.loads(line)
+            if one["key"] == "file":
+                pushed[one["value"]["path"]] = base64.b64decode(one["value"]["content"])
+            elif one["key"] == "lfsFile":
+                pushed[one["value"]["path"]] = self.server.stored[one["value"]["oid"]]
+        self._tell(200, {"commitUrl": f"{self.server.url}/{name}/commit/{COMMIT}", "commitOid": COMMIT})
+
+    def _body(self):
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            pieces = []
+            while size := int(self.rfile.readline(), 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(pieces)
+        return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+
+    def _tell(self, status, content):
+        content = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def _answer(self):
         path = unquote(urlsplit(self.path).path)

@@ -36,6 +36,7 @@ COMMANDS = {
     "evaluate": "Score a model on the rows of a config.",
     "parity": "Compare a model with the one it was made from, token by token.",
     "report": "Draw the page of a run again, or compare several runs on one page.",
+    "push": "Upload what a run delivered to a repository of the Hugging Face hub.",
     "chat": "Talk to a model that was built.",
     "jobs": "Look after runs that were started with --detach.",
     "cache": "See what is stored, free space, check every byte.",

@@ -95,12 +95,12 @@ def _in_sentences(name: str, revision: str | None) -> Iterator[None]:
     except (ValueError, KeyError, TypeError) as error:  # an answer that is none of the hub's
         raise Unreachable(f"what came is not understood ({_reason(error)})") from None
     except Exception as error:
-        if _is_of_transport(error):
+        if is_of_transport(error):
             raise Unreachable(_reason(error)) from None
         raise
 
 
-def _is_of_transport(error: Exception) -> bool:
+def is_of_transport(error: Exception) -> bool:
     """Whether the HTTP client raised it; which package that is depends on the release of huggingface_hub."""
     return type(error).__module__.partition(".")[0].startswith("http")
 
