@@ -17,7 +17,9 @@ from olivine.config.dialects import (
     lora_names,
     metric_forms,
     pass_forms,
+    pass_params,
     resources,
+    script_data,
     search_names,
     string_accelerators,
     type_names,
@@ -40,6 +42,8 @@ DIALECTS: tuple[Callable[[Object], Findings], ...] = (
     data_tasks.translate,
     data_text.translate,
     pass_forms.translate,
+    pass_params.translate,
+    script_data.of_passes,
     lora_names.translate,
     search_names.translate,
 )

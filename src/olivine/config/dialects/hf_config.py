@@ -1,6 +1,7 @@
 """`PyTorchModel` with `hf_config`, until 2024-07; loading arguments under their names of 2023, 2024 and today."""
 
 from olivine.config.dialects._edit import Findings, Note, drop, lift, move, rename, text_of
+from olivine.config.dialects.script_data import of_dataset
 from olivine.config.nodes import Object
 from olivine.errors import Problem
 
@@ -30,6 +31,7 @@ def translate(config: Object) -> Findings:
         yield from _hf_config(model, hf_config)
     for old in _LOADING:
         yield from rename(model, old, "load_kwargs")
+    yield from of_dataset(config, model)
     load = model.mapping("load_kwargs")
     if load is not None:
         yield from _load_kwargs(load)

@@ -66,6 +66,8 @@ def _training_args(name: str, step: Object) -> Findings:
         return
     yield from lift(arguments, "extra_args")
     yield from rename(arguments, "evaluation_strategy", "eval_strategy")
+    message = "'output_dir' of training_args is dropped: checkpoints lie in the cache, and the result in output_dir."
+    yield from drop(arguments, "output_dir", message)
     if arguments.get("group_by_length") is True:
         message = "'group_by_length: true' is 'train_sampling_strategy: group_by_length' in today's transformers."
         yield Note(arguments.where("group_by_length"), "group_by_length", "train_sampling_strategy", message)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from olivine.config.dialects._edit import Findings, Note, drop, lift, move, named, section_of
+from olivine.config.dialects.script_data import rows_of
 from olivine.config.nodes import Array, Object
 
 INLINE = "evaluator"  # the name of an evaluator that is written in place
@@ -22,6 +23,7 @@ def translate(config: Object) -> Findings:
     yield from _of_passes(config)
     for name, metric in _metrics(config):
         yield from _data(config, name, metric)
+        yield from _rows_of_script(config, f"{name}_{metric.get('name', 'metric')}_data", metric)
         yield from _user_config(metric)
         sub_types = metric.get("sub_types")
         for section in [metric, *(sub_types if isinstance(sub_types, Array) else [])]:
@@ -78,6 +80,21 @@ def _data(config: Object, evaluator: str, metric: Object) -> Findings:
     yield Note(str(place), "data_config", "data_configs", f"The rows of the metric are '{name}' in 'data_configs'.")
 
 
+def _rows_of_script(config: Object, name: str, metric: Object) -> Findings:
+    """A function for the rows of a metric that is not the user's own; the answer is what the model gives."""
+    settings = metric.mapping("user_config")
+    if settings is None or metric.get("type") in ("custom", *WITHOUT_ROWS):
+        return
+    for key in ("post_processing_func", "post_func_kwargs", "post_processing_func_kwargs"):
+        message = f"'{key}' of a metric is dropped: the class is the largest score of the first output that has some."
+        yield from drop(settings, key, message, warning=bool(settings.get(key)))
+    if metric.get("data_config") is None and settings.get("dataloader_func") is not None:
+        yield from rows_of(config, settings, name, target=metric)
+    elif metric.get("data_config") is not None:
+        for key in ("dataloader_func", "dataloader_func_kwargs", "user_script", "script_dir", "data_dir"):
+            yield from drop(settings, key, f"'{key}' of a metric is dropped: its rows are those of its data_config.")
+
+
 def _user_config(metric: Object) -> Findings:
     settings = metric.mapping("user_config")
     if settings is None:
@@ -104,6 +121,8 @@ def _params(section: Object) -> Findings:
             section.take("metric_config")
         return
     yield from lift(settings, "compute_params")
+    if settings.get("top_k") == 1:
+        yield from drop(settings, "top_k", "'top_k: 1' of a metric is dropped: the best class is the answer.")
     if settings.get("task") == "binary" and section.get("name") in ("f1_score", "f1", "precision", "recall"):
         settings.put("average", "binary", settings.places["task"])
     for key in [key for key in settings if key in _FOLLOW]:

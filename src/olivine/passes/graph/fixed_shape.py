@@ -77,7 +77,7 @@ class FixedShape(GraphPass):
                 message = f"the input '{name}' cannot have the shape {shape}: it is {list(told)}."
                 yield Problem("invalid-value", self.name, message, "Change what is open.", ("input_shape",))
         for name in self.params.sizes:
-            if name not in named:
+            if named and name not in OF_OPTIMUM and name not in named:
                 told_names = ", ".join(sorted(named)) or "none"
                 message, fix = f"no input has an open size '{name}'.", f"There are: {told_names}."
                 yield Problem("invalid-value", self.name, message, fix, ("dim_param",))
@@ -118,12 +118,23 @@ class FixedShape(GraphPass):
 
     def _all_sizes(self, shapes: Mapping[str, "tuple[Size, ...]"]) -> dict[str, int]:
         """Sizes by name, those that a fixed input tells among them."""
-        sizes = dict(self.params.sizes)
+        named = {size for shape in shapes.values() for size in shape if isinstance(size, str)}
+        sizes = {name if name in named else OF_OPTIMUM.get(name, name): n for name, n in self.params.sizes.items()}
         for name, shape in self.params.shapes.items():
             for size, fixed in zip(shapes.get(name, ()), shape, strict=False):
                 if isinstance(size, str):
                     sizes.setdefault(size, fixed)
         return sizes
+
+
+# Names of sizes in graphs that optimum exports -> those here. Channels, heights and widths are mostly fixed.
+OF_OPTIMUM = {
+    "batch_size": "batch",
+    "sequence_length": "sequence",
+    "num_channels": "num_channels",
+    "height": "height",
+    "width": "width",
+}
 
 
 def _could_be(told: "tuple[Size, ...]", shape: list[int]) -> bool:
