@@ -71,11 +71,20 @@ def test_what_cannot_work_is_found_before_the_run(name, tiny_llama, tiny_tied):
         "group_size 128 does not divide the model's hidden_size 64. Use 16 or 32 or 64."
         in problems(name, tiny_llama, group_size=128)[0]
     )
-    assert "stores the embedding in 8 bits" in problems(name, tiny_llama, embeds=True)[0]
-    assert "head is its embedding" in problems(name, tiny_tied, lm_head=True)[0]
     assert not problems(name, tiny_llama, lm_head=True)
     for pattern in ("re:(", "re:x{99999999999}"):
         assert "is no regular expression" in problems(name, tiny_llama, modules_to_not_convert=[pattern])[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_a_checkpoint_keeps_in_floats_is_said_with_who_quantizes_it(name, tiny_llama, tiny_tied):
+    def notes(folder, **params):
+        plugin = passes.classes[name]
+        return " ".join(plugin(plugin.Params(**params)).notes(read_facts(folder), MACHINE, {}))
+
+    assert "ModelBuilder after it stores it in 8 bits" in notes(tiny_llama, embeds=True)
+    assert "head is its embedding" in notes(tiny_tied, lm_head=True)
+    assert notes(tiny_llama, lm_head=True) == ""
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,10 +1,10 @@
 """SelectiveMixedPrecision: the passes after it keep in 8 bits what it picks, and nothing else."""
 
 import pytest
-from test_quantizers import MACHINE
+from test_quantizers import MACHINE, context_of
 
 from olivine.models import Model
-from olivine.models.inspect import read_facts
+from olivine.models.inspect import read_config, read_facts
 from olivine.passes import passes
 from olivine.passes.quantize import formats as formats_of
 
@@ -43,8 +43,21 @@ def test_score_becomes_a_share(tiny_llama):
     scored = earlier(algorithm="snr", ratio=0.9)
     assert passes.classes["gptq"].inherited(scored) == {"int8_share": 0.1}
     rtn = passes.classes["rtn"]
-    problems = list(rtn(rtn.Params(**rtn.inherited(scored))).check(read_facts(tiny_llama), MACHINE, {}))
-    assert ["ranks weights" in str(problem) for problem in problems] == [True]
+    ranked = rtn(rtn.Params(**rtn.inherited(scored)))
+    assert ranked.params.int8_share == 0.1
+    assert list(ranked.check(read_facts(tiny_llama), MACHINE, {})) == []
+
+
+def test_plain_rounding_keeps_what_4_bits_damage_most_in_8(tiny_llama, tmp_path):
+    rtn = passes.classes["rtn"]
+    context = context_of(tmp_path)
+    params = rtn.inherited(earlier(algorithm="kld_gradient", ratio=0.7, group_size=32))
+    made = rtn(rtn.Params(**params, calibration_tokens=512)).run(Model("hf", tiny_llama), context)
+    groups = read_config(made.path)["quantization_config"]["config_groups"].values()
+    assert {group["weights"]["num_bits"] for group in groups} == {4, 8}
+    assert rtn.inherited([]) == {}
+    plain = rtn(rtn.Params(data_config="rows"))
+    assert (plain.data_names(), plain.calibrates_on()) == ([], None)  # nothing is ranked
 
 
 def test_export_after_it_keeps_the_head_in_8_bits():

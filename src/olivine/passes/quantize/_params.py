@@ -83,18 +83,17 @@ class QuantizerParams(PassParams):
         """What can be known to fail from the params of the step `name` and the model's facts alone."""
         yield from self._group_problems(name, facts)
         if self.mixed_precision not in (None, *eight_bits.BY_PLACE):
-            message = f"'{self.mixed_precision}' of SelectiveMixedPrecision ranks weights, which this pass does not."
-            fix = "Use kquant, awq or gptq, or a high_precision algorithm there."
-            yield Problem("unsupported", name, message, fix, ("mixed_precision",))
-        if self.embeds:
-            message = "embeds: true asks for a quantized embedding, which a checkpoint does not hold."
-            fix = "Remove it: ModelBuilder stores the embedding in 8 bits."
-            yield Problem("unsupported", name, message, fix, ("embeds",))
-        if self.lm_head and facts.as_decoder.tied_embeddings:
-            message = "lm_head: true asks for a quantized head, but this model's head is its embedding."
-            fix = "Remove it: ModelBuilder quantizes the two together."
-            yield Problem("unsupported", name, message, fix, ("lm_head",))
+            message = f"'{self.mixed_precision}' of SelectiveMixedPrecision ranks weights, and its ratio says how many."
+            yield Problem("invalid-value", name, message, "Set its ratio.", ("mixed_precision",))
         yield from self._pattern_problems(name)
+
+    def notes(self, facts: ModelFacts) -> Iterator[str]:
+        """What a checkpoint does not hold quantized, and who does it instead."""
+        is_tied = facts.as_decoder.tied_embeddings
+        if self.embeds:
+            yield "embeds: a checkpoint keeps its embedding as it is, and ModelBuilder after it stores it in 8 bits"
+        if self.lm_head and is_tied:
+            yield "lm_head: this model's head is its embedding; ModelBuilder after it quantizes the two together"
 
     def _group_problems(self, name: str, facts: ModelFacts) -> Iterator[Problem]:
         decoder = facts.as_decoder

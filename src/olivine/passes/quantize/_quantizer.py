@@ -47,6 +47,10 @@ class Quantizer(Pass):
         """Group size, patterns, and what a checkpoint cannot hold."""
         yield from self.params.problems(self.name, facts)
 
+    def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
+        """What a checkpoint does not hold quantized."""
+        yield from self.params.notes(facts)
+
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """What the params ask for, on the device where calibration runs."""
         return self.params.estimate(facts, hessians=self.hessians, machine=machine)
