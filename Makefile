@@ -4,6 +4,7 @@
 # make test-azureml   the tests that talk to AzureML through its SDKs, in an environment that lies on top of that one
 # make test-browser   the report in Chromium (chromium, chromedriver and npm are there), in one more such environment
 # make test-ray   the tests on a real Ray cluster of several nodes, in another such environment
+# make docs   the site of the documentation, in build/site, in an environment of its own; a link that leads nowhere fails
 # make lint   ruff and mypy
 
 PYTHON ?= python3
@@ -14,10 +15,11 @@ DEMO := .demo
 AZUREML := .venv-azureml
 BROWSER := .venv-browser
 RAY := .venv-ray
+DOCS := .venv-docs
 AXE_VERSION := 4.14.1
 TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-azureml test-browser test-ray lint format wheel-test clean
+.PHONY: demo docs test test-slow test-azureml test-browser test-ray lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -40,6 +42,9 @@ test-browser: $(BROWSER)/dev
 # the nodes' processes give way to all others, unless told not to
 test-ray: $(RAY)/dev
 	RAY_worker_niceness=0 $(RAY)/bin/python -m pytest tests/systems/test_ray.py
+
+docs: $(DOCS)/dev
+	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
@@ -93,5 +98,14 @@ $(RAY)/dev: $(VENV)/dev constraints-ray.txt
 	  --constraint constraints-ray.txt --editable '.[ray]'
 	touch $@
 
+# Sphinx and its theme; what the pages tell of the code they read in the sources, which see the packages of $(VENV)
+$(DOCS)/dev: $(VENV)/dev constraints-docs.txt
+	test -x $(DOCS)/bin/python || $(BIN)/python -m venv $(DOCS)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(DOCS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-docs.txt \
+	  furo myst-parser sphinx sphinx-click sphinx-intl
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(DEMO) build dist
+	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(DOCS) $(DEMO) build dist

@@ -3,10 +3,11 @@
 A registry looks into a package and its sub-packages for modules whose name has no leading underscore; each holds
 exactly one class derived from the registry's base. Names are matched in any case, and a class may list aliases.
 
-Names and aliases of our own win. A third party's plugin that does not load is missing with a reason, and harms only who
-asks for it.
+Names and aliases of our own win. A third party's plugin is imported when it is named, or when all are listed; one that
+does not load is missing with a reason, and harms only who asks for it.
 """
 
+import contextlib
 import difflib
 import importlib
 import importlib.metadata
@@ -43,6 +44,7 @@ class Registry(Generic[Plugin]):
 
     def __init__(self, package: str, base: type[Plugin], group: str) -> None:
         self._package, self._base, self._group = package, base, group
+        self._tried: dict[str, type[Plugin] | str] = {}  # of third parties, by name: the plugin, or why it is none
 
     @cached_property
     def own(self) -> dict[str, type[Plugin]]:
@@ -54,30 +56,67 @@ class Registry(Generic[Plugin]):
 
     @cached_property
     def classes(self) -> dict[str, type[Plugin]]:
-        """Every plugin by its plain name, sorted; importing one must not import a heavy library."""
-        return dict(sorted(self._load[0].items()))
+        """Every plugin by its plain name, sorted; importing one must not import a heavy library.
+
+        It imports what third parties offer: who knows the name asks `find`, who needs no class `names`.
+        """
+        offered = {name: plugin for name in self._offers if not isinstance(plugin := self._try(name), str)}
+        return dict(sorted({**self.own, **offered}.items()))
+
+    @property
+    def names(self) -> list[str]:
+        """Every plugin's plain name, sorted, those of third parties as they offer them."""
+        return sorted({*self.own, *self._offers})
 
     @cached_property
     def broken(self) -> dict[str, str]:
         """Third parties' plugins that are not served, by name: why, in a sentence."""
-        return self._load[1]
+        tried = {name: why for name in self._offers if isinstance(why := self._try(name), str)}
+        return {**tried, **self._refused}
 
     @cached_property
-    def _load(self) -> tuple[dict[str, type[Plugin]], dict[str, str]]:
-        classes, broken = dict(self.own), {}
-        taken = {spelling.lower() for name, plugin in classes.items() for spelling in _spellings(name, plugin)}
+    def _own_spellings(self) -> dict[str, type[Plugin]]:
+        """Our own by every name that they answer to, in lower case; a name goes before an alias."""
+        names = {name.lower(): plugin for name, plugin in self.own.items()}
+        for name, plugin in self.own.items():
+            for spelling in _spellings(name, plugin):
+                names.setdefault(spelling.lower(), plugin)
+        return names
+
+    @cached_property
+    def _entries(self) -> tuple[dict[str, importlib.metadata.EntryPoint], dict[str, str]]:
+        """What third parties offer by name, and why some of it is not taken; nothing is imported."""
+        offers: dict[str, importlib.metadata.EntryPoint] = {}
+        refused: dict[str, str] = {}
         for entry in _entry_points(tuple(sys.path)).select(group=self._group):
+            taken = {*self._own_spellings, *(name.lower() for name in offers)}
+            if entry.name.lower() in taken and not (entry.name in offers and offers[entry.name] == entry):
+                refused[entry.name] = _unserved(entry, ValueError("another plugin has that name"))
+            else:
+                offers[entry.name] = entry
+        return offers, refused
+
+    @property
+    def _offers(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return self._entries[0]
+
+    @property
+    def _refused(self) -> dict[str, str]:
+        return self._entries[1]
+
+    def _try(self, name: str) -> type[Plugin] | str:
+        """The plugin that a third party offers under that name, or why it is none; it is imported once."""
+        if name not in self._tried:
+            entry = self._offers[name]
             try:
-                if entry.name.lower() in taken:
-                    raise ValueError("another plugin has that name")  # noqa: TRY301 - told as the other reasons are
-                plugin = self._checked(entry.load())
-                plugin.name = entry.name  # type: ignore[attr-defined]
-                classes[entry.name] = plugin
-                taken.add(entry.name.lower())
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the code of a third party: whatever it raises, it is not here
-                reason = f"{type(error).__name__}: {error}".splitlines()[0]
-                broken[entry.name] = f"'{entry.name}' of {_origin(entry)} does not load ({reason})"
-        return classes, broken
+                plugin = self._checked(loaded(entry))
+                plugin.name = name  # type: ignore[attr-defined]
+                self._tried[name] = plugin
+            except PluginError as fault:
+                self._tried[name] = str(fault)
+            except TypeError as error:
+                self._tried[name] = _unserved(entry, error)
+        return self._tried[name]
 
     def _checked(self, plugin: object) -> type[Plugin]:
         """The plugin; TypeError when it is none."""
@@ -93,44 +132,57 @@ class Registry(Generic[Plugin]):
             raise TypeError(f"{plugin.__name__}.aliases is no tuple of names")
         return plugin
 
-    @cached_property
-    def _by_any_name(self) -> dict[str, type[Plugin]]:
-        names = {name.lower(): plugin for name, plugin in self.classes.items()}  # a name goes before an alias
-        for name, plugin in self._load[0].items():  # our own come first
-            for spelling in _spellings(name, plugin):
-                names.setdefault(spelling.lower(), plugin)
-        return names
-
     def find(self, name: str) -> type[Plugin] | None:
-        """The plugin of that name or alias, in any case; None when there is none."""
-        own = next((plugin for known, plugin in self.own.items() if name.lower() == known.lower()), None)
-        return own or self._by_any_name.get(name.lower())
+        """The plugin of that name or alias, in any case; None when there is none.
+
+        Of third parties' only the one of that name is imported; all of them where it can only be an alias.
+        """
+        if (own := self._own_spellings.get(name.lower())) is not None:
+            return own
+        if (offered := self._offered(name)) is not None:
+            plugin = self._try(offered)
+            return None if isinstance(plugin, str) else plugin
+        if self.why_missing(name) is not None:
+            return None
+        aliases = ((alias, one) for known, one in self.classes.items() for alias in _spellings(known, one))
+        return next((plugin for alias, plugin in aliases if alias.lower() == name.lower()), None)
+
+    def __getitem__(self, name: str) -> type[Plugin]:
+        """The plugin of a name that is known to be one's; KeyError where it is none."""
+        if (plugin := self.find(name)) is None:
+            raise KeyError(name)
+        return plugin
+
+    def _offered(self, name: str) -> str | None:
+        """The name as a third party spells it."""
+        return next((known for known in self._offers if known.lower() == name.lower()), None)
 
     def why_missing(self, name: str) -> str | None:
         """Why the plugin of that name is not here, when a third party offers it."""
-        return next((why for known, why in self.broken.items() if known.lower() == name.lower()), None)
+        if (offered := self._offered(name)) is not None:
+            plugin = self._try(offered)
+            return plugin if isinstance(plugin, str) else None
+        return next((why for known, why in self._refused.items() if known.lower() == name.lower()), None)
 
     def missing(self, name: str, kind: str) -> str:
         """What to say of a name that no plugin of that kind ("data form") has: why, or which one is meant."""
         if (why := self.why_missing(name)) is not None:
             return f"the {kind} {why}"
         near = self.nearest(name)
-        hint = f"did you mean '{near}'?" if near else f"there is: {', '.join(self.classes)}"
+        hint = f"did you mean '{near}'?" if near else f"there is: {', '.join(self.names)}"
         return f"there is no {kind} '{name}'; {hint}"
 
     def forget(self) -> None:
         """Look for plugins anew: what is installed has changed."""
-        for known in ("own", "classes", "broken", "_load", "_by_any_name"):
+        for known in ("own", "classes", "broken", "_own_spellings", "_entries"):
             self.__dict__.pop(known, None)
+        self._tried.clear()
         _entry_points.cache_clear()
 
     def nearest(self, name: str) -> str | None:
-        """The known name or alias most like `name`, for "did you mean"."""
-        spellings = {
-            spelling.lower(): spelling
-            for known, plugin in self.classes.items()
-            for spelling in _spellings(known, plugin)
-        }
+        """The known name most like `name`, or alias of ours, for "did you mean"; no third party's is imported."""
+        own = (spelling for known, plugin in self.own.items() for spelling in _spellings(known, plugin))
+        spellings = {spelling.lower(): spelling for spelling in (*self._offers, *own)}
         close = difflib.get_close_matches(name.lower(), spellings, n=1)
         return spellings[close[0]] if close else None
 
@@ -167,6 +219,49 @@ def _entry_points(path: tuple[str, ...]) -> Any:  # noqa: ARG001 - another path 
 def _spellings(name: str, plugin: type) -> tuple[str, ...]:
     """The name and the aliases of a plugin."""
     return (name, *getattr(plugin, "aliases", ()))
+
+
+class PluginError(Exception):
+    """A third party's plugin does not load; the message is a sentence that names its package."""
+
+
+def loaded(entry: importlib.metadata.EntryPoint) -> Any:
+    """What an entry point names; PluginError where its code fails, whatever it raises.
+
+    What it prints goes to standard error: standard output carries the result alone.
+    """
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            return entry.load()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # noqa: BLE001 - the code of a third party: SystemExit and a panic of Rust are none of ours
+        raise PluginError(_unserved(entry, error)) from None
+
+
+def offer(group: str, name: str) -> importlib.metadata.EntryPoint | None:
+    """The entry point of that name, in any case."""
+    entries = _entry_points(tuple(sys.path)).select(group=group)
+    return next((entry for entry in entries if entry.name.lower() == name.lower()), None)
+
+
+def offered(group: str) -> list[str]:
+    """The names of a group's entry points."""
+    return sorted({entry.name for entry in _entry_points(tuple(sys.path)).select(group=group)})
+
+
+def distributions_of(module: str) -> list[str]:
+    """The packages, with their versions, whose plugins lie where the module does: "olivine-garden 1.0"."""
+    top = module.partition(".")[0]
+    every = _entry_points(tuple(sys.path))
+    ours = (entry for group in every.groups if group.startswith("olivine.") for entry in every.select(group=group))
+    from_there = (entry for entry in ours if entry.module.partition(".")[0] == top and entry.dist is not None)
+    return sorted({f"{entry.dist.name} {entry.dist.version}" for entry in from_there if entry.dist is not None})
+
+
+def _unserved(entry: importlib.metadata.EntryPoint, error: BaseException) -> str:
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return f"'{entry.name}' of {_origin(entry)} does not load ({reason})"
 
 
 def _origin(entry: importlib.metadata.EntryPoint) -> str:

@@ -1,6 +1,7 @@
 """Passes of third parties: a broken one harms only who asks for it, and none takes a name of ours."""
 
 import json
+import sys
 
 import pytest
 
@@ -38,6 +39,7 @@ BROKEN = {
     "aliased": "third_party:Aliased",
     "raises": "third_party_raises:Thing",
     "exits": "third_party_exits:Thing",
+    "panics": "third_party_panics:Thing",
     "GPTQ": "third_party:Good",
     "MergeAdapterWeights": "third_party:Good",
 }
@@ -55,6 +57,7 @@ def third_party(tmp_path, monkeypatch):
     (tmp_path / "third_party.py").write_text(GOOD)
     (tmp_path / "third_party_raises.py").write_text("raise RuntimeError('two\\nlines')")
     (tmp_path / "third_party_exits.py").write_text("raise SystemExit(3)")
+    (tmp_path / "third_party_panics.py").write_text("class Panic(BaseException):\n    pass\nraise Panic('in Rust')")
     monkeypatch.syspath_prepend(tmp_path)
     passes.forget()
     yield
@@ -66,6 +69,27 @@ def test_broken_plugins_leave_the_others_as_they_were(third_party):
     assert passes.classes.keys() == {*ours, "good"}
     assert passes.broken.keys() == BROKEN.keys()
     assert all("\n" not in why and "'third-party' does not load" in why for why in passes.broken.values())
+
+
+def test_plugin_is_imported_by_who_names_it_alone(third_party, tiny_llama, tmp_path, capsys):
+    (tmp_path / "third_party.py").write_text(f"open({str(tmp_path / 'met')!r}, 'w').close()\nprint('hello')\n{GOOD}")
+    config = {
+        "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},
+        "passes": {"a": {"type": "rtn", "group_size": 32}, "b": {"type": "ModelBuilder"}},
+        "quality": {"enabled": False},
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    sys.modules.pop("third_party", None)
+    assert exit_code(["plan", "--config", str(tmp_path / "config.json")]) == 0
+    assert not (tmp_path / "met").exists()
+    capsys.readouterr()
+    assert exit_code(["passes", "good", "--json"]) == 0
+    assert (tmp_path / "met").exists()
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["name"] == "good"  # what it prints itself is not the answer
+    assert "hello" in printed.err
 
 
 def test_names_and_aliases_of_our_own_win(third_party):

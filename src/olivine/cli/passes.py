@@ -59,7 +59,7 @@ def _show_one(name: str, *, as_json: bool) -> int:
         raise click.UsageError(f"the pass {why}; install a version of its package that fits, or uninstall it")
     if plugin is None:
         nearest = passes.nearest(name)
-        hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.classes)}."
+        hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.names)}."
         raise click.UsageError(f"no pass '{name}'. {hint}")
     schema = plugin.Params.model_json_schema()
     if as_json:

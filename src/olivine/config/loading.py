@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from olivine.config._overrides import override
 from olivine.config.check import check, known_keys
-from olivine.config.dialects import Finding, Note, translate
+from olivine.config.dialects import DIALECT, Finding, Note, translate
 from olivine.config.explain import line_of, nearest, to_problems
 from olivine.config.nodes import Object, plain
 from olivine.config.read import Document, read
@@ -95,6 +95,7 @@ def json_schema() -> dict[str, Any]:
     schema = Workflow.model_json_schema()
     schema["$schema"] = "https://json-schema.org/draft/2020-12/schema"
     schema["properties"]["$schema"] = {"type": "string", "description": "where an editor finds this schema"}
+    schema["properties"][DIALECT] = {"type": "string", "description": "form of another package, see docs/extending.md"}
     definitions = schema["$defs"]
     definitions[SearchStrategy.__name__] = SearchStrategy.model_json_schema()
     arms = schema["properties"]["search_strategy"]["anyOf"]
@@ -113,6 +114,8 @@ def json_schema() -> dict[str, Any]:
 
 def _misspelt_sections(root: Object) -> Iterator[Problem]:
     """Read a misspelt section under its right name, so that what stands in it is translated and checked as well."""
+    if DIALECT in root:  # its sections have names of their own
+        return
     known = known_keys(Workflow, ())
     for key in [key for key in root if key not in known]:
         near = nearest(key, known)

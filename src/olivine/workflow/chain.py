@@ -92,7 +92,7 @@ class Chain:
             loads = "gguf"
         else:
             return self
-        plugin, name = passes.classes[loads], "gguf"
+        plugin, name = passes[loads], "gguf"
         while name in taken:
             name = f"load-{name}"
         return self.then(name, plugin(plugin.Params()), {}, implicit=True)

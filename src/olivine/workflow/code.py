@@ -14,6 +14,7 @@ from pathlib import Path
 from blake3 import blake3
 
 import olivine
+from olivine.registry import distributions_of
 
 _IMPORT = re.compile(
     r"^[ \t]*from[ \t]+(?P<module>\.*[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
@@ -32,13 +33,17 @@ RUNNER = "olivine.systems._job"
 
 @functools.cache
 def code_digest(module: str) -> str:
-    """The digest of a module's code; of the release alone when its sources are not here to be read."""
+    """The digest of a module's code; of the release alone when its sources are not here to be read.
+
+    Of a third party's, the version of its package counts too: not all of it is Python.
+    """
+    release = [] if module.partition(".")[0] == OURS else distributions_of(module)
     files = {name: path for name in _closure(module) if (path := _file(name)) is not None}
     if not files:
-        return f"{OURS} {olivine.__version__}"
+        return " ".join([*release, f"{OURS} {olivine.__version__}"])
     if (runner := _file(RUNNER)) is not None:
         files[RUNNER] = runner
-    hasher = blake3()
+    hasher = blake3("\n".join(release).encode())
     for name, path in sorted(files.items()):
         hasher.update(f"{name}\n".encode())
         hasher.update(blake3(_source(path).encode("utf-8", errors="surrogateescape")).digest())

@@ -264,7 +264,7 @@ def _plugin(draft: Draft, name: str, config: PassConfig, probe: Probe) -> type[P
         draft.problem("unsupported", path, f"the pass '{config.type}' is not built in olivine.", instead)
     elif plugin is None:
         nearest = passes.nearest(config.type)
-        hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.classes)}."
+        hint = f"Did you mean '{nearest}'?" if nearest else f"There are: {', '.join(passes.names)}."
         draft.problem("unknown-pass", path, f"there is no pass '{config.type}'.", hint)
     else:
         for module, extra in plugin.modules.items():

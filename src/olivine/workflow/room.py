@@ -140,7 +140,7 @@ def _check_memory(draft: Draft) -> None:
             message = f"step '{step.name}' needs about {size(needed)} of {what}, but 'memory' allows {size(there)}."
             draft.problem("hardware", (*asked.path, "memory"), message, "Allow more, or choose a smaller model.")
             return
-        draft.problem("hardware", ("passes", step.name), message, passes.classes[step.pass_name].when_too_large)
+        draft.problem("hardware", ("passes", step.name), message, passes[step.pass_name].when_too_large)
 
 
 def _asked(draft: Draft, step: Step) -> accelerators.Wish | None:

@@ -2,10 +2,14 @@
 
 A dialect is a function from a config to findings; it edits the copy that it is given, does nothing to what is already
 in today's form, and never drops or changes anything without a note.
+
+A dialect of another package is an entry point of the group `olivine.dialects`, a function of the same kind. It is asked
+only where a config names it under `dialect`, and before ours: what it makes of a config may be in any of our forms.
 """
 
 from collections.abc import Callable
 
+from olivine.config.dialects import _foreign as foreign
 from olivine.config.dialects import (
     data_forms,
     data_tasks,
@@ -27,6 +31,8 @@ from olivine.config.dialects import (
 from olivine.config.dialects._edit import Finding, Findings, Note
 from olivine.config.nodes import Object, copy
 from olivine.errors import Problem
+
+DIALECT = foreign.KEY
 
 # The order matters: layout before names, names before values.
 DIALECTS: tuple[Callable[[Object], Findings], ...] = (
@@ -52,10 +58,10 @@ DIALECTS: tuple[Callable[[Object], Findings], ...] = (
 def translate(config: Object) -> tuple[Object, list[Finding]]:
     """The config in today's form, and a note or problem for every translation; the input stays as it is."""
     config = copy(config)
-    findings: list[Finding] = []
+    findings: list[Finding] = list(foreign.translate(config))
     for dialect in DIALECTS:
         findings.extend(dialect(config))
     return config, findings
 
 
-__all__ = ["DIALECTS", "Finding", "Note", "Problem", "translate"]
+__all__ = ["DIALECT", "DIALECTS", "Finding", "Note", "Problem", "translate"]

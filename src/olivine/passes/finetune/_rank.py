@@ -56,7 +56,7 @@ def main(path: Path) -> None:
 
 
 def _run(job: Mapping[str, Any], rank: int, events: Events) -> Model:
-    plugin = passes.classes[job["name"]]
+    plugin = passes[job["name"]]
     context = Context(
         Path(job["output"]),
         Path(job["scratch"]),
