@@ -94,6 +94,7 @@ SEARCH = "ours: search (default), group 32"
 RUNGS = {
     SEARCH: [["ModelBuilder", {}]],
     "ours: best, group 32": [["ModelBuilder", {"int4_algo_config": "best"}]],
+    "ours: best, calibrated on own text": [["ModelBuilder", {"int4_algo_config": "best", "calibration_text": "own"}]],
     "ours: best, group 64": [["ModelBuilder", {"int4_algo_config": "best", "int4_block_size": 64}]],
     "ours: mixed, the size of search": [["ModelBuilder", {"int4_algo_config": "mixed"}]],
     "ours: mixed, the size of search in group 64": [

@@ -98,6 +98,12 @@ def test_goals_that_no_form_meets_are_told_with_what_can_be_met(few):
         mixed(Goal(known, 0, 1e-9), matrices, chosen)
 
 
+def test_a_matrix_that_is_no_layer_of_the_decoder_stays_as_it_is(few):
+    weights, matrices, chosen, known = few
+    left = Sensitivity({name: known.outputs[name] for name in ("m0.weight", "m1.weight")}, {}, known.embedding)
+    assert set(mixed(Goal(left, 4.625), matrices, chosen)) == set(weights) - {"m2.weight"}
+
+
 def test_rows_of_a_large_matrix_are_sampled_in_stretches_that_stand_for_all():
     chance = torch.Generator().manual_seed(0)
     weight, outputs = torch.randn((5000, 64), generator=chance), torch.rand(5000, generator=chance)

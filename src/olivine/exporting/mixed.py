@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from olivine.calibration.decoder import HEAD
 from olivine.calibration.forms import damage, formats, n_bytes
 from olivine.calibration.sensitivity import Sensitivity
 from olivine.errors import Unsupported
@@ -37,8 +38,10 @@ class Goal:
 def mixed(goal: Goal, matrices: Mapping[str, Matrix], chosen: Mapping[str, Choice]) -> dict[str, Choice]:
     """The choices in the forms that meet the goal; raises Unsupported when none do.
 
-    chosen: how each matrix would be stored otherwise; its importance, and whether scales have 16 bits, stay.
+    chosen: how each matrix would be stored otherwise; its importance, and whether scales have 16 bits, stay. A matrix
+    that is no linear layer of the decoder stays as it is.
     """
+    chosen = {name: choice for name, choice in chosen.items() if _is_known(goal.sensitivity, matrices[name])}
     choices = {name: _choices(matrices[name], choice) for name, choice in chosen.items()}
     forms = {
         name: [Form(n_bytes(matrices[name].shape, one.fmt), _damage(goal, matrices[name], one)) for one in of_one]
@@ -78,14 +81,19 @@ def _damage(goal: Goal, matrix: Matrix, choice: Choice) -> float:
     )
 
 
+def _is_known(known: Sensitivity, matrix: Matrix) -> bool:
+    return all(_name(piece.source.name) in known.outputs for piece in matrix.rows.pieces)
+
+
+def _name(name: str) -> str:
+    """A head that is the embedding goes by its own name."""
+    return HEAD if name.endswith(EMBEDDING) else name
+
+
 def _of_outputs(known: Sensitivity, matrix: Matrix) -> torch.Tensor:
-    """G of the matrix's rows: of its pieces, one below the other. A head that is the embedding goes by its own name."""
-    parts = []
-    for piece in matrix.rows.pieces:
-        name = piece.source.name
-        name = "lm_head.weight" if name.endswith(EMBEDDING) else name
-        parts.append(known.outputs[name][piece.start : piece.stop])
-    return torch.cat(parts)
+    """G of the matrix's rows: of its pieces, one below the other."""
+    pieces = matrix.rows.pieces
+    return torch.cat([known.outputs[_name(piece.source.name)][piece.start : piece.stop] for piece in pieces])
 
 
 def _unmet(goal: Goal, forms: Mapping[str, list[Form]], n_weights: int) -> str:
