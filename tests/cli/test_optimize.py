@@ -50,7 +50,7 @@ def test_what_is_wrong_is_said_before_anything_runs(graph, tmp_path, flags, said
 def test_dry_run_shows_the_rungs_and_their_goals(graph):
     done = run("optimize", "-m", graph, "--max-size", "9kB", "--budget", "1h30m", "--dry-run")
     assert done.exit_code == 0, done.stderr
-    assert "tries in this order: rtn-32, search-32, search-16, search-64, search-128, int8" in done.stdout
+    assert "tries in this order: rtn-32, search-32, search-16, search-64, search-128, dynamic-int8, int8" in done.stdout
     assert "ends after 5400 seconds" in done.stdout
     assert "measure size: goal threshold 9000" in done.stdout
     plan = json.loads(run("optimize", "-m", graph, "--dry-run", "--json").stdout)

@@ -53,10 +53,10 @@ def test_every_rung_for_a_decoder_can_run_and_the_cheapest_come_first(planned, t
     plan = planned(with_rows(tmp_path, tiny_llama), Aim(max_drop=0.01))
     assert plan.problems == ()
     assert plan.search.refused == {}
-    assert plan.search.rungs[:5] == ("rtn-32", "search-32", "mixed-32", "gptq-32", "gptq-mixed-32")
-    assert plan.search.rungs[-1] == "int8"
-    order = [name.rpartition("-")[0] for name in plan.search.rungs[5:-1] if not name.startswith("best")]
-    assert order == ["search", "gptq"]  # groups of 64 come after: 128 do not divide the layers of this model
+    first, down = plan.search.rungs[:6], plan.search.rungs[6:-2]
+    assert first == ("rtn-32", "search-32", "mixed-32", "gptq-32", "gptq-mixed-32", "best-32")
+    assert down == ("search-64", "mixed-64", "gptq-64", "best-64")  # 128 do not divide the layers of this model
+    assert plan.search.rungs[-2:] == ("6-bits", "int8")
     assert plan.search.n_trials == len(plan.search.rungs)
     (goal,) = [one for one in plan.asked if one.goal is not None]
     assert (goal.number, goal.goal) == ("label_accuracy", Goal("max-degradation", 0.01))
@@ -89,7 +89,7 @@ def test_groups_are_those_that_divide_the_layers(planned, tmp_path):
     model = tiny_model(tmp_path / "narrow", "llama", head_dim=16, hidden_size=48, intermediate_size=80)
     plan = planned({"input_model": {"model_path": str(model)}}, Aim(0.01, precision="int4"))
     assert plan.problems == ()
-    assert {name.rpartition("-")[2] for name in plan.search.rungs} == {"16"}
+    assert {name.rpartition("-")[2] for name in plan.search.rungs} == {"16", "bits"}
 
 
 def test_one_precision_alone_is_a_plain_run(planned, tiny_llama, tmp_path):

@@ -1,6 +1,6 @@
 """The ladder of `olivine optimize`: what can be done to a model on this machine, the cheapest first, as a plain search.
 
-    rtn ─> search ─> mixed ─> gptq ─> best ─> larger groups, back down in size ─> 8 bits ─> 16 bits
+    rtn ─> search ─> mixed ─> gptq ─> best ─> larger groups, back down in size ─> 6 bits ─> 8 bits ─> 16 bits
 
 A rung is a chain of passes, and what is known of its result beforehand. All rungs become the alternatives of a config
 whose sampler is `ladder`; the search measures what ships, and ends with the first rung that meets every goal.
@@ -9,8 +9,6 @@ whose sampler is `ladder`; the search measures what ships, and ends with the fir
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-
-from pydantic import ValidationError
 
 from olivine.errors import RequestError
 from olivine.models.facts import ModelFacts
@@ -24,8 +22,9 @@ EVALUATOR = "goals"
 _SMALLEST_GROUP = 16
 _SCALE, _ZERO_POINT = 32, 4  # bits of a group
 _MIXED_SHARE = 0.06  # of the weights, in 8 bits
+_BETWEEN = 6.0  # bits of a weight, some of them in 4 and some in 8
 _BITS = {"int4": 4, "int8": 8, "fp16": 16, "bf16": 16, "fp32": 32}
-_RTN, _SEARCH, _GPTQ, _BEST, _MORE_BITS = range(5)  # effort: what has more is no worse at as many bits
+_RTN, _SEARCH, _MIXED, _GPTQ, _BEST, _MORE_BITS = range(6)  # effort: what has more is no worse at as many bits
 
 
 @dataclass(frozen=True)
@@ -197,17 +196,15 @@ def _rungs(plan: Plan, aim: Aim) -> Iterator[Rung]:
     if exporter is not None:
         before = {**before, "export": {"type": exporter.name, "label": "export"}}
     is_graph = plan.form == "onnx" or exporter is not None
-    rungs = _of_graphs(plan.facts, asked, is_exported=exporter is not None) if is_graph else _of_decoders(plan, asked)
+    rungs = _of_graphs(plan, asked, is_exported=exporter is not None) if is_graph else _of_decoders(plan, asked)
     for rung in rungs:
         yield Rung(rung.name, {**before, **rung.steps}, rung.bits, rung.effort, rung.size)
 
 
 def _usual(plan: Plan, *, is_exported: bool) -> list[str]:
     """The precisions that are tried where none is asked for, by what there is and what the result runs on."""
-    if is_exported:
-        return ["int4", "int8", "fp32"]
-    is_on_gpu = plan.machine.execution_provider != CPU and plan.form != "onnx"
-    return ["int4", "int8", *(["fp16"] if is_on_gpu else [])]
+    whole = ["fp16"] if plan.machine.execution_provider != CPU else []
+    return ["int4", "int8", *whole, *(["fp32"] if is_exported else [])]
 
 
 def _exporter(facts: ModelFacts | None) -> type[Pass] | None:
@@ -223,27 +220,26 @@ def _of_decoders(plan: Plan, asked: Sequence[str]) -> Iterator[Rung]:
     sizes = _Sizes(plan)
     if "int4" in asked:
         group, *larger = _groups(plan.facts)
-        plain = {"precision": "int4", "int4_block_size": group}
-        bits, mixed = _bits(group), _bits(group) + 4 * _MIXED_SHARE
-        yield Rung(f"rtn-{group}", _built(f"rtn-{group}", **plain, int4_algo_config="default"), bits, _RTN)
-        yield sizes.rung(f"search-{group}", _searched(group), bits, _SEARCH)
-        yield sizes.rung(f"mixed-{group}", _built(f"mixed-{group}", **plain, **_mixed(plain)), mixed, _SEARCH)
+        bits, gptq_mixed = _bits(group), _bits(group) + 4 * _MIXED_SHARE
+        yield Rung(f"rtn-{group}", _int4("rtn", group, algorithm="default"), bits, _RTN)
+        yield sizes.rung(f"search-{group}", _int4("search", group), bits, _SEARCH)
+        yield sizes.rung(f"mixed-{group}", _int4("mixed", group), bits, _MIXED)
         yield sizes.rung(f"gptq-{group}", _rounded(group), bits, _GPTQ)
-        yield sizes.rung(f"gptq-mixed-{group}", _rounded(group, int8_share=_MIXED_SHARE), mixed, _GPTQ)
-        if _takes("build", **plain, int4_algo_config="best"):
-            yield sizes.rung(f"best-{group}", _built(f"best-{group}", **plain, int4_algo_config="best"), bits, _BEST)
-        for wide in larger:
-            yield sizes.rung(f"search-{wide}", _searched(wide), _bits(wide), _SEARCH)
-        for wide in larger:
-            yield sizes.rung(f"gptq-{wide}", _rounded(wide), _bits(wide), _GPTQ)
+        yield sizes.rung(f"gptq-mixed-{group}", _rounded(group, int8_share=_MIXED_SHARE), gptq_mixed, _GPTQ)
+        yield sizes.rung(f"best-{group}", _int4("best", group), bits, _BEST)
+        for name, effort in (("search", _SEARCH), ("mixed", _MIXED), ("gptq", _GPTQ), ("best", _BEST)):
+            for wide in larger:
+                steps = _rounded(wide) if name == "gptq" else _int4(name, wide)
+                yield sizes.rung(f"{name}-{wide}", steps, _bits(wide), effort)
+        yield sizes.rung("6-bits", _int4("6-bits", group, algorithm="mixed", mixed_bits=_BETWEEN), _BETWEEN, _MIXED)
     for precision in ("int8", "fp16", "bf16", "fp32"):
         if precision in asked:
             yield sizes.rung(precision, _built(precision, precision=precision), _BITS[precision], _MORE_BITS)
 
 
-def _of_graphs(facts: ModelFacts | None, asked: Sequence[str], *, is_exported: bool) -> Iterator[Rung]:
+def _of_graphs(plan: Plan, asked: Sequence[str], *, is_exported: bool) -> Iterator[Rung]:
     """What is made of the weights of a graph. is_exported: it is made on the way, and may ship as it is."""
-    n = facts.n_parameters if facts is not None else 0
+    n = plan.facts.n_parameters if plan.facts is not None else 0
 
     def rung(name: str, effort: int, group: int, bits: int, **params: Any) -> Rung:
         step = {"type": "quantize_onnx", "label": name, "bits": bits, "block_size": group, **params}
@@ -258,7 +254,13 @@ def _of_graphs(facts: ModelFacts | None, asked: Sequence[str], *, is_exported: b
         for wide in larger:
             yield rung(f"search-{wide}", _SEARCH, wide, 4, algorithm="search", is_symmetric=False)
     if "int8" in asked:
+        if plan.machine.execution_provider == CPU and _is_graph(plan):  # what reaches a product is rounded as well
+            step = {"type": "OnnxDynamicQuantization", "label": "dynamic-int8"}
+            yield Rung("dynamic-int8", {"quantize": step}, _BITS["int8"], _RTN, float(n) or None)
         yield rung("int8", _MORE_BITS, 32, 8, algorithm="RTN")
+    if "fp16" in asked and _is_graph(plan):
+        step = {"type": "OnnxFloatToFloat16", "label": "fp16"}
+        yield Rung("fp16", {"quantize": step}, _BITS["fp16"], _MORE_BITS, 2.0 * n or None)
     if "fp32" in asked and is_exported:
         yield Rung("fp32", {}, 32, _MORE_BITS, 4.0 * n or None)
 
@@ -284,8 +286,11 @@ def _bits(group: int) -> float:
     return 4 + (_SCALE + _ZERO_POINT) / group
 
 
-def _searched(group: int) -> dict[str, dict[str, Any]]:
-    return _built(f"search-{group}", precision="int4", int4_block_size=group, int4_algo_config="search")
+def _int4(name: str, group: int, algorithm: str = "", **params: Any) -> dict[str, dict[str, Any]]:
+    """What ModelBuilder rounds itself; `mixed` and `best` take the bytes that groups of that size would."""
+    label = name if params else f"{name}-{group}"
+    config = {"precision": "int4", "int4_block_size": group, "int4_algo_config": algorithm or name, **params}
+    return {"build": {"type": "ModelBuilder", "label": label, **config}}
 
 
 def _built(label: str, **params: Any) -> dict[str, dict[str, Any]]:
@@ -297,21 +302,6 @@ def _rounded(group: int, **params: Any) -> dict[str, dict[str, Any]]:
     name = f"gptq-mixed-{group}" if params else f"gptq-{group}"
     step = {"type": "gptq", "label": name, "bits": 4, "group_size": group, **params}
     return {"quantize": step, **_built("as-it-is", precision="int4")}
-
-
-def _mixed(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """How ModelBuilder puts what 4 bits damage most in 8: by bytes and damage where it can, else by damage alone."""
-    solved = {"int4_algo_config": "mixed"}
-    return solved if _takes("build", **plain, **solved) else {"int4_algo_config": "k_quant_mixed"}
-
-
-def _takes(name: str, **params: Any) -> bool:
-    """Whether a pass has such params."""
-    try:
-        passes.classes[name].Params.model_validate(params)
-    except ValidationError:
-        return False
-    return True
 
 
 def _groups(facts: ModelFacts | None) -> list[int]:
