@@ -129,3 +129,11 @@ def test_every_package_that_is_imported_is_declared():
     distributions["azure"] = ["azure-ai-ml"]  # of an extra that the environment of these tests lacks
     names = {name: {each.lower().replace("_", "-") for each in distributions.get(name, [name])} for name in imported}
     assert {name for name, of in names.items() if not of & declared} == set()
+
+
+def test_plan_imports_neither_the_report_nor_what_draws_the_screen(tmp_path):
+    config = tmp_path / "config.json"
+    config.write_text('{"input_model": {"model_path": "nowhere"}, "passes": {"lora": {"type": "lora"}}}')
+    loaded = modules_after(f"from olivine.cli import exit_code\nassert exit_code(['plan', {str(config)!r}]) == 2")
+    assert "olivine.workflow.plan" in loaded
+    assert not {name for name in loaded if name.startswith(("olivine.report", "rich", "markupsafe", "huggingface_hub"))}
