@@ -440,7 +440,6 @@ def test_arguments_of_tokenizers_have_todays_names(tmp_path):
     [
         ("workflow_host", "aml"),
         ("cache_config", {"cache_dir": "c", "account_name": "a"}),
-        ("pass_flows", [["lora"], []]),
         ("data_root", "azureml://datastores/x"),
         ("builds", {"a": {"pipeline": ["lora"]}}),
     ],
@@ -450,6 +449,22 @@ def test_wishes_to_the_old_engine_are_refused_with_what_to_use(tmp_path, key, va
     assert problem.kind == "unsupported"
     assert f"'{key}'" in problem.message
     assert problem.fix
+
+
+def test_several_flows_are_a_search(tmp_path):
+    passes = {"a": {"type": "LoRA"}, "b": {"type": "ModelBuilder"}}
+    result = today(tmp_path, passes=passes, pass_flows=[["a"], ["a", "b"]])
+    assert result["search_strategy"] == {"sampler": "sequential"}
+    assert result["pass_flows"] == [["a"], ["a", "b"]]
+    (problem,) = load(written(tmp_path, config(passes=passes, pass_flows=[["a"], ["c"]]))).problems
+    assert "'pass_flows' names the pass 'c', which 'passes' has not." in problem.message
+
+
+def test_optimizer_without_passes_is_refused_once(tmp_path):
+    content = {"input_model": MODEL, "auto_optimizer_config": {"opt_level": 0}}
+    (problem,) = load(written(tmp_path, content)).problems
+    assert "'auto_optimizer_config' is not served" in problem.message
+    assert "olivine optimize" in problem.fix
 
 
 def test_a_single_flow_is_the_order_of_the_passes(tmp_path):

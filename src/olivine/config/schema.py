@@ -648,8 +648,10 @@ class Workflow(Section):
     )
     workflow_host: Any = _unserved("Run olivine on that host itself.")
     builds: Any = _unserved("Write one config for each of them; they share the cache.")
-    pass_flows: Any = _unserved("Write one config for each order of passes; they share the cache.")
-    auto_optimizer_config: Any = _unserved("Write the passes that are wanted.")
+    pass_flows: list[list[str]] | None = Field(
+        None, description="orders of passes by their names, of which a search tries each"
+    )
+    auto_optimizer_config: Any = _unserved("Write the passes that are wanted, or run 'olivine optimize'.")
     packaging_config: list[Packaging] = Field(default_factory=list, description="archives of the result")
     output_file: str | None = Field(
         None, description="name that the graph of the result has in output_dir, as a file of its own; ends in .onnx"

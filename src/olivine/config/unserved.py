@@ -13,7 +13,7 @@ from olivine.config.shape import LOADS, PRE_PROCESSES, SCRIPTED
 from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]
-_MODELS = ("HfModel", "ONNXModel", SCRIPTED)
+MODELS = ("HfModel", "ONNXModel", SCRIPTED)
 _OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
 _DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer")
 
@@ -62,10 +62,10 @@ def _inner(value: Any, path: Path) -> Iterator[tuple[Path, BaseModel]]:
 
 def _model(workflow: Workflow) -> Iterator[Wish]:
     model = workflow.input_model
-    if model.type not in _MODELS:
+    if model.type not in MODELS:
         what = "ONNX" if model.type.lower().startswith("onnx") else "PyTorch"
         message = f"input models of type '{model.type}' are not served."
-        yield ("input_model", "type"), message, f"Convert the model to {what}, and use {' or '.join(_MODELS)}."
+        yield ("input_model", "type"), message, f"Convert the model to {what}, and use {' or '.join(MODELS)}."
         return
     if model.model_file_format not in (None, "PyTorch.MLflow", "ONNX", *_OF_SCRIPTS):
         message = f"'model_file_format' is not served: {shown(model.model_file_format)}."

@@ -19,6 +19,7 @@ from olivine.config.shape import is_alternatives
 from olivine.passes import Pass, passes
 from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, Space
 
+FLOWS = "pass_flows"  # the dimension of orders of passes
 WITHOUT = "none"  # the label of an alternative that is no pass
 _MANY = 1_000_000  # faults of params that a validator cannot even look at
 _OWN_KEYS = frozenset(PassConfig.model_fields) - {"params"}
@@ -80,6 +81,8 @@ class Choices:
         document, full = self.loaded.document.copy(), {**self.fixed, **point}
         document.root.take("search_strategy")
         configs: Object = document.root["passes"]
+        if FLOWS in document.root:
+            _order(configs, document.root.take(FLOWS)[0], full[FLOWS])
         names = list(configs)
         for name in names[names.index(self.until) :] if self.until is not None else ():
             configs.take(name)
@@ -88,7 +91,7 @@ class Choices:
                 _choose(configs, name, full[name])
         for name, value in full.items():
             site = self.sites[name]
-            if site.path:
+            if site.path and site.name in configs:
                 _put(configs[site.name], site.path, value, site.place_of(value))
         return changed(self.loaded, document)
 
@@ -123,15 +126,35 @@ class Search:
 
 def _choices(document: Document, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:
     configs: Mapping[str, Any] = document.root.mapping("passes") or {}
+    flows = document.root.get(FLOWS)
+    flows = flows if isinstance(flows, Array) else Array(document.root.place)
+    orders = list(dict.fromkeys(map(_order_name, flows)))
+    if orders:
+        yield FLOWS, Categorical(orders), Site(FLOWS, None, (), orders, flows.places[: len(orders)])
     for name, value in configs.items():
+        when = {FLOWS: tuple(dict.fromkeys(_order_name(flow) for flow in flows if name in flow))} if orders else {}
+        if when.get(FLOWS) == ():  # no flow has the pass
+            continue
         if isinstance(value, Array) and is_alternatives(value):
             names = labels(value)
-            yield name, Categorical(names), Site(name, None, (), names, value.places)
+            yield name, Categorical(names, when), Site(name, None, (), names, value.places)
             for label, item in zip(names, value, strict=True):
                 if item is not None:
-                    yield from _values(name, label, item, has_own=has_own)
+                    yield from _values(name, label, item, has_own=has_own, when=when | {name: (label,)})
         elif isinstance(value, Object):
-            yield from _values(name, None, value, has_own=has_own)
+            yield from _values(name, None, value, has_own=has_own, when=when)
+
+
+def _order_name(flow: Sequence[str]) -> str:
+    return " > ".join(map(str, flow))
+
+
+def _order(configs: Object, flows: Array, order: str) -> None:
+    """Leave the passes of one flow, in its order."""
+    flow = next(one for one in flows if _order_name(one) == order)
+    for name in [name for name in configs if name not in flow]:
+        configs.take(name)
+    configs.reorder(dict.fromkeys(flow))
 
 
 def labels(alternatives: Sequence[Any]) -> list[str]:
@@ -144,16 +167,17 @@ def labels(alternatives: Sequence[Any]) -> list[str]:
     return given
 
 
-def _values(name: str, label: str | None, config: Object, *, has_own: bool) -> Iterator[tuple[str, Dimension, Site]]:
+def _values(
+    name: str, label: str | None, config: Object, *, has_own: bool, when: Mapping[str, tuple[str, ...]]
+) -> Iterator[tuple[str, Dimension, Site]]:
     """A dimension for each list of a pass that stands where one value belongs, and each param with values of its own.
 
-    has_own: whether these are searched; where the pass says otherwise, they are not.
+    has_own: whether these are searched; where the pass says otherwise, they are not. when: the pass is one of a trial.
     """
     plugin = passes.find(str(config.get("type")))
     if plugin is None:
         return
     params = {key: value for key, value in plain(config).items() if key not in _OWN_KEYS}
-    when = {} if label is None else {name: (label,)}
     for path, listed in _lists(config):
         if path[0] in _OWN_KEYS or not _stands_for_one(plugin, params, path, plain(listed)):
             continue

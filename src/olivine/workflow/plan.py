@@ -215,7 +215,7 @@ def _plan_steps(draft: Draft) -> None:
     links = Chain(machine, draft.facts, form, host=main.name, versions=main.probe.versions)
     base = draft.model.base.format if draft.model and draft.model.base else None
     draft.chain = links.begun(passes.find(first.type) if first else None, configs, base)
-    if not configs and draft.workflow.evaluator is None:
+    if not configs and draft.workflow.evaluator is None and draft.workflow.auto_optimizer_config is None:
         fix = "Name at least one under 'passes', or an evaluator that measures the input model."
         draft.problem("invalid-value", ("passes",), "there is no pass to run.", fix)
     for name, config in configs.items():

@@ -8,6 +8,7 @@ from typing import Any
 
 from olivine.config.schema import IoConfig, Workflow
 from olivine.config.shape import SCRIPTED
+from olivine.config.unserved import MODELS
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
 from olivine.models import Format, Model, sources
 from olivine.models.chat_template import read_chat_template
@@ -34,7 +35,7 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     if remote is not None:
         _plan_remote_model(draft, remote)
         return
-    if not draft.has_model or not isinstance(given.model_path, str):
+    if not draft.has_model or not isinstance(given.model_path, str) or given.type not in MODELS:
         return
     if fetched is not None:
         _plan_local_model(draft, fetched)

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from olivine.config.dialects._edit import Findings, Note, drop, move, named, put
-from olivine.config.nodes import Array, Object
+from olivine.config.dialects._edit import Findings, Note, drop, invalid, move, named, put
+from olivine.config.nodes import Array, Object, typed
 
 # The values with which a key asks for nothing; any other value is left for the schema, which refuses it with advice.
 _IDLE: dict[str, tuple[Any, ...]] = {
@@ -76,6 +76,9 @@ def _auto_optimizer(config: Object) -> Findings:
     if config.get("passes"):
         message = "'auto_optimizer_config' is dropped: it chose passes only where a config names none."
         yield from drop(config, "auto_optimizer_config", message)
+    elif "auto_optimizer_config" in config:
+        place = config.places["auto_optimizer_config"]
+        config.put("passes", Object(place), place)  # the one thing that is wrong is told by the other key
 
 
 def _output_name(config: Object) -> Findings:
@@ -121,7 +124,10 @@ def _pass_flows(config: Object) -> Findings:
     flows, passes = config.get("pass_flows"), config.mapping("passes")
     if flows in (None, []):
         yield from drop(config, "pass_flows", "'pass_flows' is dropped: it asked for nothing.")
-    if not isinstance(flows, list) or len(flows) != 1 or passes is None:
+    if not isinstance(flows, list) or not flows or passes is None:
+        return
+    if len(flows) > 1:
+        yield from _alternatives(config, flows, passes)
         return
     flow = flows[0]
     if not isinstance(flow, list) or not all(isinstance(name, str) and name in passes for name in flow):
@@ -131,6 +137,25 @@ def _pass_flows(config: Object) -> Findings:
     message = f"'pass_flows' is dropped: the order of 'passes' is now {', '.join(flow)}"
     message += f", without {', '.join(left_out)}." if left_out else "."
     yield from drop(config, "pass_flows", message)
+
+
+def _alternatives(config: Object, flows: list[Any], passes: Object) -> Findings:
+    """Several flows are a search, which runs each and delivers the best."""
+    place = config.places["pass_flows"]
+    unknown = [name for flow in flows if isinstance(flow, list) for name in flow if name not in passes]
+    if unknown:
+        known = f"There are: {', '.join(passes)}."
+        yield invalid(str(place), f"'pass_flows' names the pass '{unknown[0]}', which 'passes' has not.", known)
+        config.take("pass_flows")
+    elif not config.get("search_strategy"):
+        config.put("search_strategy", typed({"sampler": "sequential"}, place), place)
+        message = "'pass_flows' are alternatives: a search runs each of them, and the best result is delivered."
+        yield Note(str(place), "pass_flows", "search_strategy", message)
+    search = config.mapping("search_strategy")
+    if search is not None and search.get("execution_order") == "pass-by-pass":
+        search["execution_order"] = "joint"
+        message = "'execution_order' is joint: 'pass_flows' are chosen at once, not pass by pass."
+        yield Note(search.where("execution_order"), "execution_order", "execution_order", message, warning=True)
 
 
 def _cache_config(config: Object) -> Findings:

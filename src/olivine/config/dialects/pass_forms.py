@@ -23,18 +23,25 @@ def translate(config: Object) -> Findings:
         names = ", ".join(f"'{name}'" for name in nested)
         message = f"The keys of 'config' stand beside 'type' today, in the passes {names}."
         yield Note(passes.where(nested[0]), "passes.*.config", "passes.*", message)
-    for _, step in named(config, "passes"):
+    last = list(passes)[-1] if passes else ""
+    for name, step in named(config, "passes"):
         yield from lift(step, "config")
         yield from lift(step, "params")
-        yield from _switches(step, is_searched=bool(config.get("search_strategy")))
+        yield from _switches(step, is_searched=bool(config.get("search_strategy")), is_last=name == last)
         yield from _default_words(step)
         yield from _search_parameters(step)
 
 
-def _switches(step: Object, *, is_searched: bool) -> Findings:
+def _switches(step: Object, *, is_searched: bool, is_last: bool) -> Findings:
     if not is_searched or step.get("disable_search") is not True:
         message = "'disable_search' is dropped: a pass is searched only where 'search_strategy' asks for it."
         yield from drop(step, "disable_search", message)
+    if step.get("clean_run_cache") is True:
+        message = "'clean_run_cache' is dropped: a step runs again when anything that it depends on has changed."
+        yield from drop(step, "clean_run_cache", message)
+    if is_last and isinstance(step.get("output_name"), str):
+        message = "'output_name' of the last pass is dropped: its result is the one in output_dir."
+        yield from drop(step, "output_name", message)
     for key in ("clean_run_cache", "output_name"):
         if key in step and step[key] in (None, False):
             yield from drop(step, key, f"'{key}' is dropped: it asked for nothing.")
