@@ -2,12 +2,21 @@
 
 from olivine.evaluate._answer import Answer, Answers, answers_of, known_answer
 from olivine.evaluate._bare import bare
-from olivine.evaluate._base import Artifact, Evidence, Metric, MetricParams, Number, OutputEvidence, Timings
+from olivine.evaluate._base import (
+    Artifact,
+    Evidence,
+    Metric,
+    MetricParams,
+    Number,
+    OutputEvidence,
+    TimingParams,
+    Timings,
+)
 from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
 from olivine.evaluate._outputs import inputs_of, rows_of
-from olivine.evaluate._rounds import in_turns
+from olivine.evaluate._rounds import in_turns, seconds_of, spread
 from olivine.evaluate._rows import Question, passages
 from olivine.evaluate._score import KEPT_FILE, batch_bytes, check_rows, score
 from olivine.evaluate._sub_types import number_of
@@ -24,6 +33,7 @@ __all__ = [
     "Number",
     "OutputEvidence",
     "Question",
+    "TimingParams",
     "Timings",
     "answers_of",
     "bare",
@@ -42,5 +52,7 @@ __all__ = [
     "passages",
     "rows_of",
     "score",
+    "seconds_of",
+    "spread",
     "time_models",
 ]

@@ -48,6 +48,13 @@ def _orders(names: Sequence[str]) -> Iterator[Sequence[str]]:
         yield names[::-1]
 
 
+def seconds_of(request: Callable[[], object]) -> float:
+    """How long a request takes."""
+    began = time.perf_counter()
+    request()
+    return time.perf_counter() - began
+
+
 def spread(values: Sequence[float]) -> float:
     """Half of the 95 % interval of the median, as a share of it; infinite where so few values tell none.
 

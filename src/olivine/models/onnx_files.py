@@ -27,6 +27,7 @@ _DOMAINS = frozenset(
         *("com.microsoft", "com.microsoft.nchwc", "com.microsoft.dml", "com.ms.internal.nhwc", "org.pytorch.aten"),
     }
 )
+SESSION_FILE = "session_options.json"  # beside a graph: how a session for it is opened
 _PARTS = ("encoder", "vision", "speech", "embedding")  # of a genai_config.json: models of several graphs
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError
+from olivine.models.json_files import is_file, read_object
+from olivine.models.onnx_files import SESSION_FILE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,12 +18,17 @@ else:
 
 
 class OnnxSession:
-    """A graph that is open. Raises ModelError, with the runtime's last word, when it does not load."""
+    """A graph that is open. Raises ModelError, with the runtime's last word, when it does not load.
 
-    def __init__(self, graph: Path, provider: str = "CPUExecutionProvider") -> None:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # models take turns on the cores
+    settings: of the session; None for those that lie beside the graph, if any do.
+    """
+
+    def __init__(
+        self, graph: Path, provider: str = "CPUExecutionProvider", settings: Mapping[str, Any] | None = None
+    ) -> None:
+        if settings is None and is_file(graph.parent / SESSION_FILE):
+            settings = read_object(graph.parent / SESSION_FILE)
+        options = _options(settings or {})
         self._graph = graph
         try:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
@@ -41,6 +48,22 @@ class OnnxSession:
         except Exception as error:
             shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in inputs.items())
             raise ModelError(f"{self._graph} does not run on {shapes}: {_last_word(error)}") from error
+
+
+def _options(settings: Mapping[str, Any]) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # models take turns on the cores
+    for key in ("intra_op_num_threads", "inter_op_num_threads"):
+        if type(settings.get(key)) is int:
+            setattr(options, key, settings[key])
+    if settings.get("execution_mode") is not None:
+        options.execution_mode = onnxruntime.ExecutionMode(settings["execution_mode"])
+    if settings.get("graph_optimization_level") is not None:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel(settings["graph_optimization_level"])
+    for key, value in (settings.get("config") or {}).items():
+        options.add_session_config_entry(str(key), str(value))
+    return options
 
 
 def _last_word(error: Exception) -> str:

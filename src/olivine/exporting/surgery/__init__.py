@@ -6,7 +6,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from olivine.exporting.surgery._base import Surgeon
+from olivine.exporting.surgery._base import (
+    Surgeon,
+    all_nodes,
+    constant_of,
+    forget_unused,
+    number,
+    put,
+    replace,
+    stored,
+)
 from olivine.exporting.surgery._names import RenameInputDims, RenameInputs, RenameOutputDims, RenameOutputs
 from olivine.exporting.surgery._nodes import (
     DeduplicateNodes,
@@ -62,4 +71,15 @@ def surgeon_of(record: Mapping[str, Any]) -> Surgeon:
         raise ValueError(f"surgeon {kind.__name__}: {where}: {fault['msg'].lower()}") from None
 
 
-__all__ = ["SURGEONS", "Surgeon", "surgeon_of"]
+__all__ = [
+    "SURGEONS",
+    "Surgeon",
+    "all_nodes",
+    "constant_of",
+    "forget_unused",
+    "number",
+    "put",
+    "replace",
+    "stored",
+    "surgeon_of",
+]
