@@ -5,6 +5,7 @@ They are made before each build, below docs/reference, and are no part of the re
 
 import inspect
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from olivine.passes import Pass, passes
 from olivine.systems import systems
 
 WORDS = {"object": "mapping", "string": "text", "integer": "whole number", "boolean": "true, false", "array": "list"}
+MODULE = re.compile(r"\b(?:[a-z_]\w*\.)+(?=[A-Z])")  # before the name of a type
 # sections of the config in the order in which one writes them, and what each is called
 SECTIONS = {
     "InputModel": "input_model",
@@ -148,16 +150,21 @@ def commands_page() -> Iterator[str]:
 
 
 def signature(name: str, value: Any) -> str:
-    """How it is called, with types in their short form."""
-    try:
-        told = str(inspect.signature(value))
-    except ValueError:
-        told = "(...)"
-    for long in ("collections.abc.", "typing.", "pathlib.", "olivine.api._workflow.", "olivine.api._results."):
-        told = told.replace(long, "")
+    """How it is called, with the names of types alone."""
     kind = "class" if inspect.isclass(value) else "def"
-    broken = told.replace(", ", ",\n    ") if len(told) > 90 else told
-    return f"{kind} {name}{broken}"
+    try:
+        told = inspect.signature(value)
+    except ValueError:
+        return f"{kind} {name}(...)"
+    parts = [str(one) for one in told.parameters.values()]
+    named = [place for place, one in enumerate(told.parameters.values()) if one.kind is one.KEYWORD_ONLY]
+    if named:
+        parts.insert(named[0], "*")
+    gives = "" if kind == "class" else f" -> {inspect.formatannotation(told.return_annotation)}"
+    line = f"{kind} {name}({', '.join(parts)}){gives}"
+    if len(line) > 100:
+        line = f"{kind} {name}(\n    {f',{chr(10)}    '.join(parts)},\n){gives}"
+    return MODULE.sub("", line)
 
 
 def keys(

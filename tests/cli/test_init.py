@@ -148,6 +148,7 @@ def test_schema_has_an_example_of_every_pass_that_people_write(capsys):
         for example in definitions[name].get("examples", ()):
             assert passes.find(example["type"]) is plugin
             assert example.keys() <= definitions[name]["properties"].keys()
+            assert plugin.Params.model_validate({key: value for key, value in example.items() if key != "type"})
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -61,6 +61,7 @@ class Convert(Pass):
             return value.removeprefix("torch.") if isinstance(value, str) else value
 
     aliases: ClassVar[tuple[str, ...]] = ("OnnxConversion",)
+    example: ClassVar[Mapping[str, Any]] = {"target_opset": 20}
     accepts: ClassVar[frozenset[str]] = frozenset({"hf", "script"})
     produces: ClassVar[str] = "onnx"
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, model_validator
 
@@ -59,6 +59,7 @@ class FixedShape(GraphPass):
             return dict(zip(self.input_name or (), self.input_shape or (), strict=True))
 
     aliases: ClassVar[tuple[str, ...]] = ("DynamicToFixedShape",)
+    example: ClassVar[Mapping[str, Any]] = {"dim_param": ["batch_size"], "dim_value": [1]}
     nothing: ClassVar[str] = "no size of the graph was open, or has one of these names"
     params: Params
 

@@ -1,5 +1,6 @@
 """Quantize weights and activations to integers, with ranges that rows have shown."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
@@ -51,6 +52,7 @@ class StaticQuantization(Int8Pass):
 
     Params = StaticParams
     aliases: ClassVar[tuple[str, ...]] = ("OnnxStaticQuantization",)
+    example: ClassVar[Mapping[str, Any]] = {"data_config": "rows"}
     params: StaticParams
 
     def recipe(self) -> Recipe:

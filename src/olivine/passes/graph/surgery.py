@@ -39,6 +39,7 @@ class Surgery(GraphPass):
             return [value] if isinstance(value, Mapping) else value
 
     aliases: ClassVar[tuple[str, ...]] = ("GraphSurgeries",)
+    example: ClassVar[Mapping[str, Any]] = {"surgeries": [{"surgeon": "RemoveQDQ"}]}
     nothing: ClassVar[str] = "no surgeon found a place in the graph"
     params: Params
 
