@@ -46,6 +46,10 @@ def test_every_page_is_reached_from_the_index():
     assert {page.stem for page in PAGES} - {"index", "README"} <= listed
 
 
+def test_no_page_has_a_name_that_the_site_writes_over():
+    assert not {page.stem for page in PAGES} & {"search", "genindex"}
+
+
 def test_passes_of_olive_that_the_page_names_are_found():
     page = (DOCS / "from-olive.md").read_text(encoding="utf-8").split("## Passes")[1].split("##")[0]
     names = re.findall(r"`(\w+)`", page.split("lists what")[0].replace("`olivine passes`", ""))
