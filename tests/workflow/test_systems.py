@@ -118,6 +118,7 @@ READ_OTHERWISE = {
         ("AzureMLSettings", "is_dev"),
         ("System", "config"),
         ("LoadKwargs", "attn_implementation"),
+        ("Workflow", "pass_flows"),  # of the document, by a search
     ),
 }
 

@@ -39,7 +39,6 @@ OLIVE_PASSES = {
     "nvmodeloptgraphsurgery": _NVIDIA,
     "nvmodeloptquantization": _NVIDIA,
     "onnxbnb4quantization": _BLOCKS,
-    "onnxdiscrepancycheck": "Use ParityCheck, or quality.max_drop, which compare a model with the one before it.",
     "onnxfloat16tofloat32": "Export the model in fp32.",
     "onnxhqqquantization": _BLOCKS,
     "onnxiofloat16tofloat32": "Export the model with the types that are wanted.",
