@@ -10,6 +10,7 @@ import journals
 from olivine.cli import exit_code
 from olivine.errors import RequestError
 from olivine.report import html_of, last_run, write_report
+from olivine.workflow.events import StepDone
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}</pre>"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -148,6 +149,45 @@ def test_search_of_a_thousand_trials_has_a_row_and_a_dot_for_each(tmp_path):
     assert html.count('class="dot ') == 1000 - n_failed
     assert html.count("the step ran out of memory") == n_failed
     assert len(html.encode()) < 1_500_000
+
+
+def test_number_that_is_none_is_drawn_as_such(tmp_path):
+    """NaN has no word in JSON: any score, loss or value of a trial may be null."""
+    journals.write(tmp_path, journals.ordinary(tmp_path, n_trials=4))
+    whole = [json.loads(line) for line in (tmp_path / "journal.jsonl").read_text().splitlines()]
+    for key in ("label_accuracy", "size_bytes", "loss", "kl", "kl_p99", "loss_curve", "drop"):
+        lines = [without(line, key) for line in whole]
+        assert lines != whole
+        (tmp_path / "journal.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+        Page(html_of([last_run(tmp_path)]))
+        Page(html_of([last_run(tmp_path)] * 2))
+
+
+def without(value, key):
+    """A record in which every number of that name is null; of a curve those of its first half."""
+    if isinstance(value, dict):
+        return {name: nothing(item) if name == key else without(item, key) for name, item in value.items()}
+    return [without(item, key) for item in value] if isinstance(value, list) else value
+
+
+def nothing(value):
+    if isinstance(value, list):
+        return [[step, None] for step, _ in value[:75]] + value[75:]
+    return None
+
+
+def test_check_that_makes_no_model_is_not_drawn_as_the_result(tmp_path):
+    def events():
+        for event in journals.ordinary(tmp_path):
+            yield event
+            if event.kind == "score" and event.model == "build":
+                yield StepDone(
+                    step="check", pass_name="parity_check", parent="build", facts={"parity": journals.parity_record()}
+                )
+
+    html = drawn(tmp_path, events())
+    assert '<text class="strong"' in html.partition('class="node result"')[2]
+    assert re.search(r'class="node result">.*?<text class="strong"[^>]*>(\w+)</text>', html)[1] == "build"
 
 
 def test_difference_to_the_last_run_names_what_changed_in_the_config(tmp_path):

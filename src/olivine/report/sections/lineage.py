@@ -35,7 +35,8 @@ def _nodes(run: Run) -> Iterator[svg.Node]:
     base = run.started.workflow.get("input_model", {})
     named = str(base.get("model_path", "")) if isinstance(base, Mapping) else ""
     yield svg.Node(INPUT, [named.rpartition("/")[2], *_numbers(scores.get("base", {}))], None, "input")
-    last = run.passes[-1].step
+    # a check gives its model back, and is not scored again
+    last = next((step.step for step in reversed(run.passes) if step.step in scores), run.passes[-1].step)
     for step in run.passes:
         state = "from the cache" if step.is_cached else duration(step.seconds)
         lines = [f"{step.pass_name}{_data(step)}", *_numbers(scores.get(step.step, {})), state]

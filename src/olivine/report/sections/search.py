@@ -62,7 +62,7 @@ def _plot(trials: Sequence[TrialDone], names: Sequence[str], kinds: dict[int, st
         return None
     others = [name for name in ("size_bytes", *names[1:], "loss") if name != names[0]]
     x, y = next((name for name in others if any(name in trial.values for trial in trials)), ""), names[0]
-    shown = [trial for trial in trials if x in trial.values and y in trial.values]
+    shown = [trial for trial in trials if all(isinstance(trial.values.get(name), (int, float)) for name in (x, y))]
     if len(shown) < 2:
         return None
     dots = [

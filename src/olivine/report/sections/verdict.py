@@ -93,8 +93,9 @@ def _goal(row: Mapping[str, Any]) -> Mapping[str, str]:
     """A number that the evaluator asks for."""
     unit = row["unit"]
     cells = {key: in_unit(row[key], unit) if row.get(key) is not None else "—" for key in ("baseline", "value")}
-    if row.get("bound") is None:
-        return {**cells, "name": row["name"], "goal": "", "margin": "", "kind": ""}
+    if row.get("bound") is None or row.get("margin") is None:
+        missed = "bad" if row.get("is_met") is False else ""
+        return {**cells, "name": row["name"], "goal": "", "margin": "", "kind": missed}
     sign = "-" if row["margin"] < 0 else "+"
     goal = f"{'≥' if row['higher_is_better'] else '≤'} {in_unit(row['bound'], unit)}"
     kind = "good" if row.get("is_met") else "bad"
