@@ -1,7 +1,7 @@
 """What one-step commands share: flags of model, output, machine and rows, and how the config that they make is run."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -13,7 +13,7 @@ from olivine.cli._flags import Flags, config_text
 
 if TYPE_CHECKING:
     from olivine.config import Loaded
-    from olivine.workflow.events import Listener
+    from olivine.workflow.events import Event
     from olivine.workflow.steps import Plan
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,8 +55,8 @@ class Request:
 
         return make_plan(loaded, offline=self.offline)
 
-    def carry_out(self, listen: "Listener | None" = None, *, tells_config: bool = True) -> int:
-        """Plan the config; tell it, or save it; and run it, unless only the plan is wanted. listen: hears every event.
+    def carry_out(self, told: "Callable[[Event], Iterable[str]] | None" = None, *, tells_config: bool = True) -> int:
+        """Plan the config; tell it, or save it; and run it, unless only the plan is wanted. told: as of run_and_show.
 
         tells_config: whether the config is printed where it is run.
         """
@@ -74,7 +74,7 @@ class Request:
         if self.save_config is not None:
             _save(config_text(loaded, self.save_config.absolute().parent), self.save_config)
         if not self.dry_run:
-            return run_and_show(plan, shows="json" if self.as_json else "text", listen=listen)
+            return run_and_show(plan, shows="json" if self.as_json else "text", told=told)
         if self.as_json:
             from olivine.config.nodes import plain
             from olivine.workflow.words import to_json

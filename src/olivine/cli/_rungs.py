@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from olivine.cli._common import say
 from olivine.workflow.units import distance, duration, in_unit
 
 if TYPE_CHECKING:
@@ -12,31 +11,30 @@ if TYPE_CHECKING:
 
 
 class Rungs:
-    """Listens to a run. asked: the numbers that have goals or a priority."""
+    """Lines of the events of a run. asked: the numbers that have goals or a priority."""
 
     def __init__(self, asked: "Sequence[Asked]") -> None:
         self._asked = list({one.number: one for one in asked}.values())
         self._before: Mapping[str, float] = {}
         self._rows: list[list[str]] = []
 
-    def __call__(self, event: "Event") -> None:
-        """Tell a rung that was climbed."""
+    def __call__(self, event: "Event") -> list[str]:
+        """What is told of a rung that was climbed, and of all of them at the end."""
         from olivine.workflow.events import SearchDone, TrialDone
 
         if isinstance(event, TrialDone):
-            self._tell(event)
-        elif isinstance(event, SearchDone) and self._rows:
-            say("\n".join(["", *self._table(event.chosen), ""]), err=True)
+            return [self._told(event)]
+        return ["", *self._table(event.chosen), ""] if isinstance(event, SearchDone) and self._rows else []
 
-    def _tell(self, event: "TrialDone") -> None:
+    def _told(self, event: "TrialDone") -> str:
         name, bought = event.name or f"trial {event.trial}", self._bought(event.values)
         missed = "; ".join(event.missed)
         told = event.cause or (f"misses: {missed}" if missed else "meets every goal")
-        say(f"rung {name}: {duration(event.seconds)}{', bought ' + bought if bought else ''}; {told}", err=True)
         numbers = [self._number(one, event.values) for one in self._asked]
         self._rows.append([str(event.trial), name, duration(event.seconds), *numbers, _verdict(event)])
         if event.values:
             self._before = {**self._before, **event.values}
+        return f"rung {name}: {duration(event.seconds)}{', bought ' + bought if bought else ''}; {told}"
 
     def _bought(self, values: Mapping[str, float]) -> str:
         """By how much each number differs from that of the rung before."""
@@ -50,7 +48,6 @@ class Rungs:
 
     @staticmethod
     def _number(one: "Asked", values: Mapping[str, float]) -> str:
-
         return in_unit(values[one.number], one.unit) if one.number in values else ""
 
     def _table(self, chosen: int | None) -> list[str]:

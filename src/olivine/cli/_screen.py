@@ -84,6 +84,10 @@ class Screen:
         """What was made of the config, before anything runs."""
         self._say(f"note: {message}", "dim")
 
+    def line(self, text: str) -> None:
+        """What a command tells of a run while it goes on: above the list where there is one."""
+        self._say(text)
+
     def close(self) -> None:
         """Leave the terminal as it was."""
         if self._board is not None:
@@ -133,7 +137,7 @@ def _of_search(event: TrialStarted | TrialDone | SearchDone) -> Iterator[tuple[s
     match event:
         case TrialStarted():
             of = f" of {event.n_trials}" if event.n_trials is not None else ""
-            yield f"trial {event.trial}{of}: {_point(event.point)}", "bold"
+            yield f"trial {event.trial}{of}: {event.name or _point(event.point)}", "bold"
         case TrialDone():
             yield f"trial {event.trial}: {_outcome(event)}", "" if event.values else "yellow"
         case SearchDone():

@@ -85,8 +85,7 @@ def command(
     if not climbs.problems and not request.as_json:
         for note in built.notes:
             say(f"note: {note}", err=True, dim=True)
-    listen = Rungs(climbs.asked)
-    code = request.carry_out(listen, tells_config=False)
+    code = request.carry_out(Rungs(climbs.asked), tells_config=False)
     if not code and not request.dry_run and not request.as_json:
         click.echo(f"config: {plan.output_dir / 'workflow.json'} (olivine run repeats it without a search)")
     return code

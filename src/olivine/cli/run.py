@@ -1,6 +1,7 @@
 """`olivine run`."""
 
 import shlex
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -100,11 +101,17 @@ def _detach(plan: "Plan", config: Path, overrides: tuple[str, ...], *, offline: 
 
 
 def run_and_show(
-    plan: "Plan", *, shows: Shown = "text", listen: "Listener | None" = None, progress: bool = True
+    plan: "Plan",
+    *,
+    shows: Shown = "text",
+    listen: "Listener | None" = None,
+    told: "Callable[[Event], Iterable[str]] | None" = None,
+    progress: bool = True,
 ) -> int:
     """Run a plan without problems, with a screen of its own, and print what it gave; GoalMissed as `engine.run`.
 
-    shows: what is printed of the result. listen: hears every event as well. progress: whether the screen may move.
+    shows: what is printed of the result. listen: hears every event as well. told: gives lines that are
+    told of an event beside those of the screen. progress: whether the screen may move.
     """
     from olivine.cli._screen import Screen
     from olivine.errors import GoalMissed
@@ -120,6 +127,8 @@ def run_and_show(
         screen(event)
         if listen is not None:
             listen(event)
+        for line in told(event) if told is not None else ():
+            screen.line(line)
 
     try:
         with handing_over(plan.output_dir, tell, _warn) as listener:
