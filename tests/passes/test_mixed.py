@@ -148,7 +148,20 @@ def test_without_a_goal_the_size_is_that_of_search(tmp_path):
 @pytest.mark.parametrize(
     ("params", "told"),
     [
-        ({"mixed_bits": 5}, "mixed_bits is a goal of int4_algo_config mixed"),
+        ({"mixed_bits": 5}, "mixed_bits is a goal of int4_algo_config mixed and best"),
+        (
+            {"int4_algo_config": "best", "mixed_divergence": 0.1},
+            "mixed_divergence is a goal of int4_algo_config mixed.",
+        ),
+        ({"mixed_bits": 5, "mixed_divergence": 0.1}, "mixed_divergence is a goal"),
+        (
+            {"int4_algo_config": "mixed", "mixed_bits": 4.05},
+            "4.05 bits a weight are asked for, and 4 bits in the widest",
+        ),
+        (
+            {"int4_algo_config": "best", "mixed_bits": 4.05},
+            "4.05 bits a weight are asked for, and 4 bits in the widest",
+        ),
         ({"int4_algo_config": "mixed", "mixed_bits": 5, "mixed_divergence": 0.1}, "are two goals"),
         ({"int4_algo_config": "mixed", "use_qdq": True}, "mixed needs a graph that olivine quantizes"),
         ({"int4_algo_config": "best", "use_qdq": True}, "best needs a graph that olivine quantizes"),

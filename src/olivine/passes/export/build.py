@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from olivine.calibration.forms import SCALE_BYTES
+from olivine.calibration.forms import GROUPS_4, SCALE_BYTES
 from olivine.calibration.layer_stream import BATCH_TOKENS, BF16_FROM
 from olivine.calibration.tokens import FEWEST, GENERAL, OWN, Text, TooFewTokens, in_words, tokens_for
 from olivine.config.schema import DataConfig
@@ -283,7 +283,7 @@ class Build(Pass):
         yield from self._check_window(facts)
         yield from self._check_block_size(facts)
         yield from self._check_runs_fast(machine)
-        yield from self._check_mixed(facts)
+        yield from self._check_mixed(facts, machine)
         if self._shares_embedding and not facts.as_decoder.tied_embeddings:
             message = (
                 "shared_embeddings: true gives the head the embedding's weights, but this model has a head of its own"
@@ -302,23 +302,46 @@ class Build(Pass):
         for why, fix in refusals:
             yield Problem("unsupported", self.name, f"{why}.", fix, ("precision",))
 
-    def _check_mixed(self, facts: ModelFacts) -> Iterator[Problem]:
-        """Goals of a choice that is not made, or that exclude each other."""
+    def _check_mixed(self, facts: ModelFacts, machine: Machine) -> Iterator[Problem]:
+        """Goals of a choice that is not made, that exclude each other, or that no form can meet."""
         algo = self.params.int4_algo_config
-        chooses = algo == "best" and self.params.mixed_divergence is None
+        chooses = algo in ("mixed", "best") and self.params.precision == "int4"
         given = [key for key in ("mixed_divergence", "mixed_bits") if getattr(self.params, key) is not None]
-        if given and not self._is_mixed and not chooses:
-            fix = "Set int4_algo_config to mixed, or remove it."
-            yield Problem(
-                "invalid-value", self.name, f"{given[0]} is a goal of int4_algo_config mixed.", fix, (given[0],)
+        if given and not (self._is_mixed or (chooses and given == ["mixed_bits"])):
+            by = "mixed" if given[0] == "mixed_divergence" else "mixed and best"
+            message, fix = (
+                f"{given[0]} is a goal of int4_algo_config {by}.",
+                "Set int4_algo_config to mixed, or remove it.",
             )
-        if algo in ("mixed", "best") and self.params.precision == "int4" and not self._streams(facts.config):
+            yield Problem("invalid-value", self.name, message, fix, (given[0],))
+        elif len(given) > 1:
+            message = "mixed_bits and mixed_divergence are two goals: the one asks for a size, the other finds it."
+            yield Problem("invalid-value", self.name, message, "Remove one of them.", (given[1],))
+        if not chooses:
+            return
+        if not self._streams(facts.config):
             message = f"int4_algo_config {algo} needs a graph that olivine quantizes: no experts, no use_qdq, and no "
             message += "options that the builder alone knows."
             yield Problem("unsupported", self.name, message, "Use search.", ("int4_algo_config",))
-        elif len(given) > 1 and self._is_mixed:
-            message = "mixed_bits and mixed_divergence are two goals: the one asks for a size, the other finds it."
-            yield Problem("invalid-value", self.name, message, "Remove one of them.", (given[1],))
+        least = self._bits_in_groups(self._widest_group(facts), machine)
+        if self.params.mixed_divergence is None and self._mixed_bits(machine) < least:
+            key = "mixed_bits" if given else "int4_block_size"
+            message = (
+                f"{self._mixed_bits(machine):g} bits a weight are asked for, and 4 bits in the widest groups of this "
+            )
+            message += f"model take {least:.3g}."
+            yield Problem("invalid-value", self.name, message, f"Ask for {least + 0.005:.2f} or more.", (key,))
+
+    def _widest_group(self, facts: ModelFacts) -> int:
+        """The widest that divides the inputs of any layer."""
+        widths = (facts.as_decoder.hidden_size, facts.as_decoder.intermediate_size)
+        return max(
+            (group for group in GROUPS_4 for width in widths if width and width % group == 0), default=GROUPS_4[-1]
+        )
+
+    def _bits_in_groups(self, group: int, machine: Machine) -> float:
+        """Bits of a weight in 4 bits, with its share of a scale and a zero point."""
+        return 4 + (8 * SCALE_BYTES + (0 if self._symmetric(machine) else 4)) / group
 
     def _activations(self, provider: str) -> str:
         """What the graph computes in: fp32, fp16 or bf16."""
@@ -718,8 +741,7 @@ class Build(Pass):
 
     def _mixed_bits(self, machine: Machine) -> float:
         """Bits a weight that are asked for; by default those that `search` takes in its groups."""
-        zero_bits = 0 if self._symmetric(machine) else 4
-        return self.params.mixed_bits or 4 + (8 * SCALE_BYTES + zero_bits) / (self._block_size or 32)
+        return self.params.mixed_bits or self._bits_in_groups(self._block_size or 32, machine)
 
     def _left_to_search(self, opened: Opened) -> bool:
         """Whether a checkpoint with quantized layers holds floats whose scales are searched: of a head, of a layer."""
