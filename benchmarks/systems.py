@@ -84,7 +84,8 @@ def docker(folder: Path) -> Iterator[dict[str, Any]]:
     from fakes.docker_engine import Engine
 
     engine = Engine(Path(tempfile.mkdtemp(prefix="engine-")))  # short: so is the name of a socket
-    engine.images["olivine:1"] = engine.image(str(Path(olivine.__file__).parent.parent))
+    packages = [place for place in sys.path if place.endswith("site-packages")]  # one environment may lie on another
+    engine.images["olivine:1"] = engine.image(str(Path(olivine.__file__).parent.parent), *packages)
     os.environ["DOCKER_HOST"] = engine.url
     try:
         yield {"type": "Docker", "config": {"image_name": "olivine:1", "store": str(folder / "store")}}
