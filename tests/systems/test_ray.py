@@ -12,7 +12,7 @@ import pytest
 from olivine import __version__
 from olivine.cli import exit_code
 from olivine.config import load
-from olivine.errors import OlivineError, RequestError
+from olivine.errors import Interrupted, OlivineError, RequestError
 from olivine.models import Model
 from olivine.systems import Job, opened
 from olivine.systems.ray import Ray
@@ -142,12 +142,14 @@ def test_job_of_a_parent_that_went_away_is_followed_where_it_is(system, tmp_path
 def test_job_at_work_is_followed_by_whoever_asks_for_it_too(system, tmp_path, job):
     """From its beginning, in the worker where it is; the result is there for both."""
     environment = {"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}}  # has the fake passes
-    slow = job("write", n_files=10, pause_seconds=0.3)
+    slow = job("write", n_files=20, pause_seconds=0.3)
     again, heard = replace(slow, output=tmp_path / "again", log=str(tmp_path / "log-again")), []
     again.output.mkdir()
+    later = system(runtime_env=environment)
+    later.bridge.ask("nodes")  # is connected before there is a job
 
     def follow():
-        with opened(system(runtime_env=environment), tmp_path / "cache-again") as worker:
+        with opened(later, tmp_path / "cache-again") as worker:
             worker.run(again, lambda event, told: heard.append((event, told.get("pid"))))
 
     other, pids = threading.Thread(target=follow), []
@@ -352,3 +354,22 @@ def test_command_ends_with_2_where_the_cluster_does_not_answer(tmp_path, tiny_ll
     assert "the system 'cluster' gives no answer: nobody answers at ray://127.0.0.1:1" in told
     assert "cluster.json:" in told
     assert not (tmp_path / "out-cluster").exists()
+
+
+def test_worker_that_waits_for_a_node_is_given_up_by_ctrl_c(system, cluster, tmp_path, plain_job):
+    """The screen says what it waits for, and nothing of it is left."""
+    full, waiting = system(workers=1, cpus=1, resources={"place": 1}), system(cpus=1, resources={"place": 1})
+    node, heard = cluster.add_node(num_cpus=1, node_name="place", resources={"place": 1}), []
+    held = full.crew.take([], heard.append, bool)
+    full.crew.rests(held)
+
+    def stop(event, told):
+        heard.append(told["message"])
+        raise KeyboardInterrupt
+
+    with opened(waiting, tmp_path / "cache") as worker, pytest.raises(Interrupted):
+        worker.run(plain_job(), stop)
+    assert heard == ["a worker waits for a node with room for 1 CPUs, 1 place"]
+    full.crew.close()
+    assert waiting.crew.take([], heard.append, bool).node_name == "place"  # there is room at once
+    cluster.remove_node(node)

@@ -50,6 +50,7 @@ class Cluster:
                 environment["py_modules"] = [*environment.get("py_modules", []), _unpacked_wheel(Path(folder))]
             _connect(self._address, environment)
         self._actors: dict[str, Any] = {}
+        self._waited_for: dict[str, Any] = {}  # answers of workers that have no node yet
 
     @cached_property
     def _files(self) -> RemoteFiles:
@@ -103,10 +104,11 @@ class Cluster:
     def where(self, name: str, seconds: float) -> dict[str, str] | None:
         """The node that a worker is on; None while none has room for it."""
         with _told(self._address):
-            asked = self._actor(name).where.remote(self._secrets)
-            if not ray.wait([asked], timeout=seconds)[0]:
+            if name not in self._waited_for:
+                self._waited_for[name] = self._actor(name).where.remote(self._secrets)
+            if not ray.wait([self._waited_for[name]], timeout=seconds)[0]:
                 return None
-            answer: dict[str, str] = ray.get(asked)
+            answer: dict[str, str] = ray.get(self._waited_for.pop(name))
         return answer
 
     def is_there(self, name: str) -> bool:
@@ -146,6 +148,9 @@ class Cluster:
 
     def kill(self, name: str) -> None:
         """End a worker and all that it started."""
+        if name in self._waited_for:  # it has no node yet
+            self._forget(name)
+            return
         try:
             self._call(name, "end", seconds=10.0)
             ray.kill(self._actor(name))
@@ -154,6 +159,7 @@ class Cluster:
 
     def _forget(self, name: str) -> None:
         """Give up an actor that is not there, or still waits for a node."""
+        self._waited_for.pop(name, None)
         actor = self._actors.pop(name, None)
         if actor is not None:
             ray.kill(actor)

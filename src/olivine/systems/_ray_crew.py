@@ -4,6 +4,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from olivine.systems._ray_bridge import Bridge
 from olivine.systems._ray_line import Lost
 
 _LOOK_SECONDS = 2.0
-_PATIENT_LOOKS = 5  # at a node that has the files, and no room
+_LOOKS_UNTOLD, _LOOKS_NEAR = 5, 15  # until it is said that a worker waits; at a node that has the files, and no room
 
 Request = Mapping[str, Any]
 
@@ -101,17 +102,24 @@ class Crew:
     def _started(self, hashes: list[str], note: Callable[[str], None], is_over: Callable[[], bool]) -> Member:
         node = self._nearest(hashes)
         while True:
-            name = f"worker-{uuid.uuid4().hex[:12]}"
-            request = self._request(self._bridge.ask("nodes"))
-            self._bridge.ask("start", name=name, owner=self.owner, request=request, node=node)
+            name, place = f"worker-{uuid.uuid4().hex[:12]}", None
             try:
-                place = self._place(name, request, note, is_over, n_looks=_PATIENT_LOOKS if node else None)
-            except Lost:  # its node went before it began
-                place = None
+                with suppress(Lost):  # its node went before it began: another one is asked for
+                    place = self._begun(name, node, note, is_over)
+            finally:
+                if place is None:  # nobody waits for it any more, whatever becomes of it
+                    self._bridge.ask("kill", name=name)
             if place is not None:
                 return Member(name, place["id"], place["name"])
-            self._bridge.ask("kill", name=name)
             node = None
+
+    def _begun(
+        self, name: str, node: str | None, note: Callable[[str], None], is_over: Callable[[], bool]
+    ) -> dict[str, str] | None:
+        """Where a worker has begun; None when the node that it should be on has no room for it."""
+        request = self._request(self._bridge.ask("nodes"))
+        self._bridge.ask("start", name=name, owner=self.owner, request=request, node=node)
+        return self._place(name, request, note, is_over, n_looks=_LOOKS_NEAR if node else None)
 
     def _place(
         self, name: str, request: Request, note: Callable[[str], None], is_over: Callable[[], bool], n_looks: int | None
@@ -124,9 +132,8 @@ class Crew:
                 return place
             n += 1
             if is_over():
-                self._bridge.ask("kill", name=name)
                 raise OlivineError("was ended while it waited for a node")
-            if n == _PATIENT_LOOKS:
+            if n == _LOOKS_UNTOLD:
                 note(f"a worker waits for a node with room for {told(request)}")
             if not self._waits:
                 self._request(self._bridge.ask("nodes"))  # a node that could have had it may be gone meanwhile
