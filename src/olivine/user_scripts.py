@@ -5,6 +5,7 @@ installed, `olivine.compat` holds what they use of it, and is found under that n
 """
 
 import ast
+import functools
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -142,6 +143,7 @@ class Opened:
         return self._told(name, function) if function is not None else None
 
     def _told(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
             with self.script._words(f"{name} of {self.script.path}"):  # noqa: SLF001 - one module
                 return function(*arguments, **named)

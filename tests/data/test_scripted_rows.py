@@ -38,6 +38,10 @@ def loader(data_dir, batch_size, scale=1):
     for first in range(0, 4, batch_size):
         yield torch.full((batch_size, 3), float(scale)), torch.arange(first, first + batch_size)
 
+def bare(data_dir, batch_size, *args, **kwargs):
+    assert data_dir is None
+    yield np.ones((batch_size, 2)), np.full(batch_size, 7)
+
 @Registry.register_dataset()
 def broken():
     raise OSError("no images here")
@@ -89,6 +93,11 @@ def test_function_of_2023_makes_the_batches_by_itself(rows):
     picked = rows(dataloader_config={"type": "loader", "params": params})
     assert [row["label"] for row in picked] == [0, 1, 2, 3]
     assert picked[3]["#0"].tolist() == [[5, 5, 5]]  # by its position: a tensor has no name
+
+
+def test_function_of_2023_gets_its_two_arguments_where_the_config_names_none(rows):
+    picked = rows(dataloader_config={"type": "bare"})
+    assert [(row["#0"].tolist(), row["label"]) for row in picked] == [([[1, 1]], 7)]
 
 
 def test_failure_of_a_script_names_the_data(rows):

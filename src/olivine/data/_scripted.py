@@ -6,6 +6,7 @@ What a script gives may be mappings or tuples, arrays or tensors, single rows or
 inputs by name (or by position, where nothing names them), and the label.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -89,10 +90,7 @@ def _chosen(
     load, settings, loader = config.load_dataset_config, config.pre_process_data_config, config.dataloader_config
     makes_all = "dataloader" in parts and opened.component("dataloader", parts["dataloader"]) is None
     if makes_all:  # the form of 2023: one function gives the batches
-        given = dict(loader.params)
-        first = [given.pop(key) for key in ("data_dir", "batch_size") if key in given]
-        batches = opened.function(parts["dataloader"])(*first, **given)
-        yield from _of_batches(batches, choose)
+        yield from _of_batches(_batches(opened.function(parts["dataloader"]), loader.params), choose)
         return
     rows = _component(opened, "load_dataset", parts)(**load.params) if "load_dataset" in parts else read()
     if "pre_process_data" in parts:
@@ -102,6 +100,17 @@ def _chosen(
         yield from _of_batches(batches, choose)
         return
     yield from _of_rows(rows, choose)
+
+
+def _batches(function: Callable[..., Any], params: Mapping[str, Any]) -> Any:
+    """What a function of 2023 gives: data_dir and batch_size come first, whether the config names them or not."""
+    given = dict(params)
+    first = [given.pop("data_dir", None), given.pop("batch_size", 1)]
+    told = inspect.signature(function).parameters.values()
+    places = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    n_places = sum(one.kind in places for one in told)
+    takes_all = any(one.kind is inspect.Parameter.VAR_POSITIONAL for one in told)
+    return function(*(first if takes_all else first[:n_places]), **given)
 
 
 def _component(opened: Opened, kind: str, parts: Mapping[str, str]) -> Callable[..., Any]:
