@@ -45,6 +45,9 @@ test-ray: $(RAY)/dev
 
 docs: $(DOCS)/dev
 	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
+	$(DOCS)/bin/python -m sphinx --quiet -b gettext docs build/texts
+	$(DOCS)/bin/python docs/_ext/translations.py build/texts
+	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html -t japanese -D language=ja docs build/site/ja
 
 lint: $(VENV)/dev
 	$(BIN)/ruff check .
