@@ -13,10 +13,12 @@ import psutil
 import pytest
 
 from olivine import __version__
+from olivine.config import load
 from olivine.config.schema import AzureMLClient
 from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.systems import BatchWorker, Job
 from olivine.testing.system import SystemContract
+from olivine.workflow.plan import make_plan
 
 pytest.importorskip("azure.ai.ml", reason="needs the extra azureml: make test-azureml")
 azureml = pytest.importorskip("fakes.azureml", reason="needs trustme: make test-azureml")
@@ -130,7 +132,41 @@ def test_published_config_runs_on_a_compute_with_a_users_own_names(registered, t
     assert registered.read_by_nodes == 2
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert b"hf_of_nobody" not in written
+    assert ("train_data.json", "node") in registered.readers
+    assert ("train_data.json", "user") not in registered.readers  # the rows never came here
     assert "experimental class" not in done.stderr  # the SDK is not heard
+
+
+def test_rows_come_here_only_where_something_here_reads_them(registered, tmp_path):
+    config = json.loads(published(registered, tmp_path).read_text())
+    path = tmp_path / "config.json"
+    elsewhere = {"passes": {"merge_adapter_weights": {"type": "MergeAdapterWeights", "host": "here"}}}
+    other_store = {"aml": {**config["systems"]["aml"]["config"], "datastores": "other"}}
+    systems = {
+        "there": config["systems"],
+        "here": config["systems"] | {"here": {"type": "LocalSystem"}},
+        "other": {"aml": {"type": "AzureML", "config": other_store["aml"]}},
+    }
+    registered.datastores["other"] = ("storeaccount", "azureml-blobstore", "Sas")
+    for case, brings in (("there", False), ("here", True), ("other", True)):
+        passes = config["passes"] | (elsewhere["passes"] if case == "here" else {})
+        path.write_text(json.dumps(config | {"systems": systems[case], "passes": passes}))
+        plan = make_plan(load(path))
+        assert plan.problems == ()
+        assert any("train_data.json" in remote.address for remote in plan.remotes) is brings
+    assert ("train_data.json", "user") not in registered.readers  # a plan only lists
+
+
+def test_command_ends_with_2_before_anything_is_sent(registered, tmp_path):
+    path = published(registered, tmp_path)
+    path.write_text(path.read_text().replace('"cluster"', '"clustr"'))
+    done = olivine("run", "--config", path)
+    assert done.returncode == 2
+    assert "olive-config.json:2" in done.stderr
+    assert "the workspace 'workspace' has no compute 'clustr'; there is cluster, gpus" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert registered.jobs == {}
 
 
 @pytest.mark.parametrize(

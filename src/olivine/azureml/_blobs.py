@@ -1,6 +1,7 @@
 """Files below an address of a blob container, read by range, resumed where a connection breaks, and checked."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -12,6 +13,7 @@ from olivine.models.sources import SourceFile
 
 _N_AT_ONCE = 4  # parts of a file that come at the same time
 _WILD = "*?["
+_CONTAINER = re.compile(r"https://([^./]+)\.blob\.core\.windows\.net/([^/?]+)")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,13 @@ class Blobs:
         blobs = [blob for blob in blobs if (blob.metadata or {}).get("hdi_isfolder") != "true"]
         files = [_file(blob, name) for blob in blobs if (name := _name(blob.name, prefix))]
         return sorted(files, key=lambda file: file.name)
+
+    def address(self, file: SourceFile) -> str | None:
+        """Of a file, as fsspec with adlfs reads it, by the reader's own identity; None outside of the public cloud."""
+        with self._in_sentences():
+            place, _ = self._container()
+        parts = _CONTAINER.match(place.container)
+        return f"abfs://{parts[2]}@{parts[1]}.dfs.core.windows.net/{file.source}" if parts is not None else None
 
     def read(self, file: SourceFile, n_bytes: int) -> bytes:
         """See Source."""

@@ -15,15 +15,16 @@ _ENDPOINT = "core.windows.net"
 class Address:
     """url: of a folder for our files, as fsspec with adlfs reads it; https: of the same, as AzureML itself does.
 
-    options: open it here, and are kept nowhere.
+    account: where it lies. options: open it here, and are kept nowhere.
     """
 
     url: str
     https: str
+    account: str
     options: dict[str, Any]
 
 
-def address_of(access: Access, datastore: str) -> Address:
+def files_at(access: Access, datastore: str) -> Address:
     """Where our files lie in a datastore of blobs; opened by its own key or signature, else by these credentials."""
     store = store_of(access, datastore)
     container = getattr(store, "container_name", None) or getattr(store, "filesystem", None)
@@ -38,7 +39,7 @@ def address_of(access: Access, datastore: str) -> Address:
     opened = own if account_key or signature else {"credential": _Awaited(access.credential)}
     url = f"abfs://{container}@{store.account_name}.dfs.{_ENDPOINT}/{_FOLDER}"
     https = f"https://{store.account_name}.blob.{_ENDPOINT}/{container}/{_FOLDER}"
-    return Address(url, https, {"assume_container_exists": True, **opened})
+    return Address(url, https, store.account_name, {"assume_container_exists": True, **opened})
 
 
 class _Awaited:

@@ -133,7 +133,7 @@ def _asked(ml: Any, method: str, registry: str, asset: str, **content: Any) -> A
 
 def _workspace_model(settings: AzureMLModel, workspace: AzureMLClient) -> Reference:
     name, version = settings.name, str(settings.version)
-    address = f"{_address(workspace)}/models/{name}/versions/{version}"
+    address = f"{address_of(workspace)}/models/{name}/versions/{version}"
 
     def place(access: Access) -> Place:
         what = f"model '{name}' of version '{version}' in the workspace '{workspace.workspace_name}'"
@@ -157,13 +157,13 @@ def _datastore(settings: AzureMLDatastore, client: AzureMLClient | None, folder:
     workspace = workspace_settings((client or AzureMLClient()).model_copy(update=own) if own else client, folder)
     if not (parts["path"] or "").strip("/"):
         raise Refused(f"'{url}' names a whole datastore: name a file or folder of it")
-    address = f"{_address(workspace)}/datastores/{parts['datastore']}/paths/{parts['path']}"
+    address = f"{address_of(workspace)}/datastores/{parts['datastore']}/paths/{parts['path']}"
     return Reference(address, {"address": address}, False, _opening(workspace, partial(_at, url=address), address))
 
 
 def _job_output(settings: AzureMLJobOutput, workspace: AzureMLClient) -> Reference:
     job, output, path = settings.job_name, settings.output_name, settings.relative_path.strip("/")
-    address = f"{_address(workspace)}/jobs/{job}/outputs/{output}/{path}".rstrip("/")
+    address = f"{address_of(workspace)}/jobs/{job}/outputs/{output}/{path}".rstrip("/")
 
     def place(access: Access) -> Place:
         with access.in_sentences(f"job '{job}' in the workspace '{workspace.workspace_name}'", "missing-model"):
@@ -181,7 +181,8 @@ def _job_output(settings: AzureMLJobOutput, workspace: AzureMLClient) -> Referen
     return Reference(address, {"address": address}, True, _opening(workspace, place, address))
 
 
-def _address(workspace: AzureMLClient) -> str:
+def address_of(workspace: AzureMLClient) -> str:
+    """Of a workspace."""
     names = workspace.subscription_id, workspace.resource_group, workspace.workspace_name
     return "azureml://subscriptions/{}/resourcegroups/{}/workspaces/{}".format(*names)
 

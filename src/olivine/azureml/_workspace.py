@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from olivine.azureml._client import Access, Refused, access_by
-from olivine.azureml._files import Address, address_of
+from olivine.azureml._files import Address, files_at
 from olivine.config.schema import AzureMLClient
 
 _EXPERIMENT = "olivine"
@@ -68,7 +68,7 @@ class Workspace:
 
     def files(self, datastore: str) -> Address:
         """Where our files lie in a datastore."""
-        return address_of(self._access, datastore)
+        return files_at(self._access, datastore)
 
     # What is there
 

@@ -273,7 +273,8 @@ class AzureML(Batch):
             line=f'{line}; code=$?; echo "{_EXIT}$code"; exit $code',
             environment=self._made,
             compute=self.params.aml_compute,
-            variables={"PYTHONUNBUFFERED": "1"},
+            # rows that lie in the same datastore are read by addresses from which `datasets` drops the account
+            variables={"PYTHONUNBUFFERED": "1", "AZURE_STORAGE_ACCOUNT_NAME": self._address.account},
             resources=self.params.resources or {},
             tags={str(key): str(value) for key, value in (self.params.tags or {}).items()},
         )

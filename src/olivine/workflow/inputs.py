@@ -14,7 +14,7 @@ from olivine.models.chat_template import read_chat_template
 from olivine.store.hashes import digest
 from olivine.workflow.events import RowsRead, StepDone, StepStarted
 from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_code
-from olivine.workflow.moving import moving, with_rows
+from olivine.workflow.moving import moving, reader, with_rows
 from olivine.workflow.plan import make_plan
 from olivine.workflow.resources import bring
 from olivine.workflow.source import exporting
@@ -120,7 +120,7 @@ def look_at_rows(plan: Plan, model: Model, workshop: Workshop) -> list[str]:
 def _look_at(config: DataConfig, plan: Plan, workshop: Workshop) -> Mapping[str, Any]:
     key = digest({"rows": config.name, "at": str(plan.output_dir)})
     description = f"Look at the rows of {config.load_dataset_config.data_name}"
-    task = Task(f"rows:{config.name}", key, description)
+    task = Task(f"rows:{config.name}", key, description, host=reader(config, plan))
     workshop.tell(StepStarted(**task.origin, description=description))
     given = {config.name: absolute(config).model_dump(mode="json")}
     try:

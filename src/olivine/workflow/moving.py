@@ -15,6 +15,12 @@ def moving(plan: Plan) -> list[DataConfig]:
     return list(found.values())
 
 
+def reader(config: DataConfig, plan: Plan) -> str | None:
+    """The host that reads rows first: they may lie where this machine does not reach."""
+    readers = [step.host for step in plan.steps if any(one.name == config.name for one in step.data.values())]
+    return readers[0] if readers else plan.score.host if plan.score is not None else None
+
+
 def with_rows(plan: Plan, told: Mapping[str, Mapping[str, Any]], template: str) -> Plan:
     """The plan with its moving data as it is now.
 

@@ -3,17 +3,19 @@
 What was brought is kept in the cache, under a key of what cannot change (a version) or of what lies there now. A plan
 takes from there what has come; what has not is known by its list of files and their beginnings, and a run brings it
 before anything else.
+
+Rows that only nodes of AzureML read are named to them by address: they never come here.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from olivine.azureml import Malformed, Refused, reference
+from olivine.azureml import Blobs, Malformed, Refused, address_of, client_of, reference
 from olivine.config import Loaded
-from olivine.config.schema import Resource, Workflow
+from olivine.config.schema import AzureMLClient, Resource, System, Workflow
 from olivine.errors import OlivineError, Problem, RequestError, StepFailed
 from olivine.models import sources
 from olivine.models.mlflow import MARK
@@ -34,7 +36,8 @@ class Remote:
     """A model, or the files of a data config, that lies elsewhere.
 
     place: of its key in the config. address: names it. source, files: what is there; None and empty where that need not
-    be asked. within: the file that is the model, where it is no folder. is_here: it is in the cache.
+    be asked. within: the file that is the model, where it is no folder. is_here: it is in the cache. urls: of all
+    files, for those who read them there.
     """
 
     place: tuple[str | int, ...]
@@ -45,6 +48,7 @@ class Remote:
     within: str = ""
     is_mlflow: bool = False
     is_here: bool = False
+    urls: tuple[str, ...] = ()
 
     @property
     def is_model(self) -> bool:
@@ -91,6 +95,9 @@ def settle(loaded: Loaded, workflow: Workflow, cache_dir: Path, known: dict[str,
             if not _is_told(error, loaded):
                 problems.append(Problem(kind, loaded.document.where(place), f"{error}."))
             has_model = has_model and place != MODEL
+            continue
+        if _nodes_read(workflow, remote):
+            workflow = _with_files(workflow, remote, remote.urls)
             continue
         if (entry := _entry(Cache(cache_dir), remote)) is not None:
             workflow = _with_paths(workflow, remote, entry)
@@ -161,7 +168,27 @@ def _listed(
         layout = sources.model_layout(source, files, trusted=trusted)
     content = {} if is_versioned else {"files": [(file.name, file.n_bytes, file.tag) for file in layout.files]}
     key = _key({**identity, **content}, trusted=trusted)
-    return replace(remote, key=key, source=source, files=layout.files, within=layout.within, is_mlflow=layout.is_mlflow)
+    urls = [source.address(file) for file in files] if isinstance(source, Blobs) and not remote.is_model else []
+    told = replace(remote, urls=() if None in urls else tuple(str(url) for url in urls))
+    return replace(told, key=key, source=source, files=layout.files, within=layout.within, is_mlflow=layout.is_mlflow)
+
+
+def _nodes_read(workflow: Workflow, remote: Remote) -> bool:
+    """Whether all that reads rows runs on computes of AzureML whose files go by the same datastore."""
+    hosts = [workflow.host, *(config.host for config in workflow.passes.values() if config.host is not None)]
+    hosts += [workflow.target] if workflow.target is not None else []
+    systems = [workflow.systems.get(host) if host is not None else None for host in hosts]
+    return bool(remote.urls) and all(
+        system is not None and system.type == "AzureML" and remote.address.startswith(_datastore_of(system, workflow))
+        for system in systems
+    )
+
+
+def _datastore_of(system: System, workflow: Workflow) -> str:
+    """The address of the datastore where the files of a system lie, as far as the config says it."""
+    own = system.config.get("azureml_client_config")
+    client = AzureMLClient.model_validate(own) if own is not None else client_of(workflow) or AzureMLClient()
+    return f"{address_of(client)}/datastores/{system.config.get('datastores', 'workspaceblobstore')}/"
 
 
 def _wrong_format(loaded: Loaded, workflow: Workflow, remotes: list[Remote]) -> Iterator[Problem]:
@@ -186,8 +213,12 @@ def _with_paths(workflow: Workflow, remote: Remote, entry: Entry) -> Workflow:
     if remote.is_model:
         model = workflow.input_model.model_copy(update={"model_path": paths[0]})
         return workflow.model_copy(update={"input_model": model})
+    return _with_files(workflow, remote, paths)
+
+
+def _with_files(workflow: Workflow, remote: Remote, files: Sequence[str]) -> Workflow:
     index, configs = int(remote.place[1]), list(workflow.data_configs)
-    load = configs[index].load_dataset_config.model_copy(update={"data_files": paths})
+    load = configs[index].load_dataset_config.model_copy(update={"data_files": list(files)})
     configs[index] = configs[index].model_copy(update={"load_dataset_config": load})
     return workflow.model_copy(update={"data_configs": configs})
 

@@ -19,7 +19,7 @@ from olivine.systems import Installed
 from olivine.workflow.code import code_digest
 from olivine.workflow.events import Listener
 from olivine.workflow.keys import absolute, data_content, library_versions, score_params, seams
-from olivine.workflow.moving import moving
+from olivine.workflow.moving import moving, reader
 from olivine.workflow.steps import Plan, Step
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Task, Workshop
@@ -53,7 +53,8 @@ def survey(plan: Plan, model: Model, workshop: Workshop) -> list[str]:
     if not uses:
         return []
     key = _key(uses, configs, model, workshop.store.hashes)
-    task = Task(STEP, key, "Look at all rows with the model's tokenizer")
+    host = next((reader(config, plan) for config in moving(plan)), None)
+    task = Task(STEP, key, "Look at all rows with the model's tokenizer", host=host)
 
     def make(content: Path) -> Mapping[str, Any]:
         data = {str(number): absolute(config).model_dump(mode="json") for number, config in enumerate(configs)}

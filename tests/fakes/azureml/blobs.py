@@ -143,6 +143,9 @@ def _entry(folder, name):
 
 def _send(request, path):
     content = path.read_bytes()
+    token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+    if request.method == "GET":
+        request.azure.readers.add((path.name, "node" if token in request.azure.of_nodes else "user"))
     tag = f'"{_tag(content)}"'
     if request.headers.get("If-Match") not in (None, tag, "*"):
         _refuse(request, 412, "ConditionNotMet")

@@ -62,6 +62,7 @@ class Azure(ThreadingHTTPServer):
         self.user_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.node_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.vault, self.vaults = "own-vault", {"own-vault": {}}
+        self.readers = set()  # names of blobs, and whether a node or a user got bytes of it
         self.of_nodes, self.blocks, self.expires, self.token_seconds = set(), {}, {}, 3599
         self.identity, self.msi_secret = str(uuid.uuid4()), uuid.uuid4().hex
         self.forbidden = set()  # patterns of paths that these credentials may not see
