@@ -276,7 +276,8 @@ def _search(config: dict[str, Any], folder: Path, size: Size) -> dict[str, Any]:
     rows, model, path = write_rows(folder / "rows.jsonl", 64), tiny_checkpoint(folder / "base"), folder / "search.json"
     rates = [round(1e-4 * (number + 1), 6) for number in range(size.n_trials + max(size.n_workers))]
     arguments = {"learning_rate": rates}
-    search = {"search_strategy": {"sampler": "sequential"}, "passes": {"lora": _lora(size.n_steps, **arguments)}}
+    strategy = {"sampler": "sequential", "include_pass_params": False}
+    search = {"search_strategy": strategy, "passes": {"lora": _lora(size.n_steps, **arguments)}}
     path.write_text(json.dumps(_workflow(config, model, rows, folder) | search))
     plan, done = make_plan(load(path)), list[tuple[float, TrialDone]]()
     if plan.problems or plan.search is None:
