@@ -152,3 +152,9 @@ def test_config_of_a_text_encoder_at_fixed_size_in_half_precision_runs_and_is_sc
     assert not plan.problems
     scores = run(plan).scores
     assert [round(row["cosine"], 2) for row in scores[1:]] == [1, 1, 1, 1]
+
+
+def test_fixing_nothing_is_a_problem_of_the_plan(tmp_path):
+    chain = {"c": {"type": "OnnxConversion"}, "f": {"type": "DynamicToFixedShape"}}
+    (problem,) = make_plan(load(write_config(tmp_path, tiny_encoder(tmp_path / "model"), chain))).problems
+    assert problem.message == "nothing is named that is to be fixed."

@@ -41,8 +41,6 @@ class FixedShape(GraphPass):
                 one, other = getattr(self, names), getattr(self, values)
                 if (one is None) != (other is None) or len(one or ()) != len(other or ()):
                     raise ValueError(f"{names} and {values} belong together, one for one")
-            if self.dim_param is None and self.input_name is None:
-                raise ValueError("one of dim_param and input_name is needed: what is to be fixed")
             sizes = [*(self.dim_value or ()), *(size for shape in self.input_shape or () for size in shape)]
             if any(size < 1 for size in sizes):
                 raise ValueError("a size must be at least 1")
@@ -65,6 +63,9 @@ class FixedShape(GraphPass):
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """Inputs and sizes that the graph does not have, where its signature is known."""
+        if not self.params.dim_param and not self.params.input_name:
+            message = "nothing is named that is to be fixed."
+            yield Problem("invalid-value", self.name, message, "Name sizes as dim_param, or inputs as input_name.")
         if facts.signature is None:
             return
         shapes = {spec.name: spec.shape for spec in facts.signature.inputs}

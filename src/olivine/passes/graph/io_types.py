@@ -1,6 +1,7 @@
 """Change the types of a graph's inputs and outputs."""
 
 import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field, field_validator
@@ -51,6 +52,11 @@ class IoTypes(GraphPass):
             return value
 
     aliases: ClassVar[tuple[str, ...]] = ("OnnxIODataTypeConverter",)
+    example: ClassVar[Mapping[str, Any]] = {
+        "name_pattern": "logits",
+        "source_dtype": "float16",
+        "target_dtype": "float32",
+    }
     nothing: ClassVar[str] = "no input or output has a matching name and that type"
     params: Params
 
