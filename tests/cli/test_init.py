@@ -179,3 +179,15 @@ def test_completion_says_where_its_line_goes(monkeypatch, capsys):
     monkeypatch.setenv("SHELL", "/usr/bin/fish")
     assert exit_code(["completion"]) == 0
     assert "olivine completion fish | source" in capsys.readouterr().out
+
+
+def test_no_command_has_an_option_twice():
+    from collections import Counter
+
+    from olivine.cli import COMMANDS, olivine
+
+    for name in COMMANDS:
+        command = olivine.get_command(None, name)
+        for one in (command, *getattr(command, "commands", {}).values()):
+            options = Counter(option for param in one.params for option in param.opts)
+            assert [option for option, n in options.items() if n > 1] == [], one.name

@@ -27,7 +27,7 @@ def _exporters() -> dict[str, type[Pass]]:
 @click.command("export", context_settings=SETTINGS)
 @one_step_options
 @rows_options
-@pass_options(_exporters(), without=frozenset({_CALIBRATION}))
+@pass_options(_exporters(), without=frozenset({_CALIBRATION, "device"}))  # --device is every command's own
 def command(request: Request, rows: Rows, params: "Mapping[str, Said]") -> int:
     """Export a model to ONNX, quantized on the way where the precision says so, and measure what it costs.
 
