@@ -246,9 +246,10 @@ def test_settings_that_do_not_hold_are_problems(searched, strategy, said):
     assert said in problem
 
 
-def test_search_of_nothing_is_a_problem(searched):
-    (problem,) = problems(searched({"one": {"type": "write"}}))
-    assert "there is nothing to search" in problem
+def test_search_of_nothing_is_a_plain_run_and_said(searched):
+    plan = searched({"one": {"type": "write"}})
+    assert (plan.problems, plan.search) == ((), None)
+    assert "'search_strategy' has nothing to choose" in " ".join(plan.translated)
 
 
 def test_many_points_are_planned_in_part_and_each_value_once(searched):

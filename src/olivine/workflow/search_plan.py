@@ -36,11 +36,9 @@ def plan_search(loaded: Loaded, strategy: SearchStrategy, planner: Planner, n: i
     """
     choices = Choices.of(loaded)
     if not choices.space.dimensions:
-        message = "there is nothing to search: no pass has alternatives, and no param a list of values."
-        fix = "List values, such as \"bits\": [4, 8], or set 'search_strategy' to false."
         plan = _with(planner(choices.settled({})), list(loaded.problems))
-        nothing = Problem("invalid-value", loaded.document.where((_SECTION,)), message, fix)
-        return plan if plan.problems else _with(plan, [nothing])
+        note = "'search_strategy' has nothing to choose: no pass has alternatives, and no param a list of values"
+        return replace(plan, translated=(*plan.translated, note))
     told, sampler, settings = _sampler(loaded, strategy)
     problems = [*loaded.problems, *told]  # plans of points do not know of the search
     listed = sampler.listed(settings)
