@@ -224,7 +224,7 @@ def climb(
 ) -> list[Rung]:
     """Quantize as asked; while the outputs are further away than `least`, mend in turn, what is cheapest to run first.
 
-    mends: names of those that are allowed. Each goes on from the one before it.
+    mends: names of those that are allowed. Each goes on from the best before it.
     """
     rungs: list[Rung] = []
     recipe, name = asked, "as asked"
@@ -236,6 +236,7 @@ def climb(
         rungs.append(Rung(name, recipe, target, score(target), n_bytes))
         if rungs[-1].cosine >= least:
             return rungs
+        recipe = max(reversed(rungs), key=lambda rung: rung.cosine).recipe  # a mend that did harm is taken back
         for name in steps:
             other = _STEPS[name](recipe, path, rows)
             if other != recipe:

@@ -148,3 +148,18 @@ def test_nothing_is_left_in_the_current_folder(exported, tmp_path, monkeypatch):
     for number, name in enumerate(("OnnxDynamicQuantization", "OnnxStaticQuantization", "OnnxFloatToFloat16")):
         changed(name, fused, tmp_path / f"b{number}")
     assert not list((tmp_path / "here").iterdir())
+
+
+def test_mend_that_does_harm_is_taken_back(tmp_path):
+    from olivine.exporting.eight_bit_graph import Recipe, climb, prepared
+
+    graph = text_classifier(tmp_path / "given" / "model.onnx")
+    path, _ = prepared(open_graph(graph), tmp_path, preprocess=False)
+    scores = iter((0.5, 0.4, 0.6))
+    mends = ("a scale per channel", "weights in 7 bits")
+    rungs = climb(path, tmp_path / "rungs", Recipe("dynamic"), [], 0.9, lambda _: next(scores), mends)
+    assert [(rung.recipe.per_channel, rung.recipe.reduce_range) for rung in rungs] == [
+        (False, False),
+        (True, False),
+        (False, True),
+    ]
