@@ -149,7 +149,9 @@ def test_rows_of_a_broken_form_are_not_read(echo):
 def test_doctor_names_forms_that_do_not_load(echo):
     from olivine.workflow.doctor import diagnose
 
-    (broken, taken) = sorted(finding.message for finding in diagnose() if finding.name == "data form")
+    findings = [finding for finding in diagnose() if finding.name == "data form"]
+    assert [finding.message for finding in findings if finding.ok] == ["'echo' of echo_form"]
+    (broken, taken) = sorted(finding.message for finding in findings if not finding.ok)
     assert "'Chat' of the package 'echo' does not load (ValueError: another plugin has that name)" in broken
     assert "'broken' of the package 'echo' does not load" in taken
 

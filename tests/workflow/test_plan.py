@@ -89,11 +89,11 @@ def test_good_config_has_no_problem_and_says_what_it_needs(planned):
 def test_three_mistakes_give_three_messages_with_their_lines(planned, tmp_path):
     def change(config):
         config["passes"]["lora"] |= {"lora_dropuot": 0.1, "r": "many"}
-        config["clean_cache"] = True
+        config["verbosity"] = "loud"
 
     plan = planned(change)
     assert len(plan.problems) == 3
-    for key in ("lora_dropuot", '"r"', "clean_cache"):
+    for key in ("lora_dropuot", '"r"', "verbosity"):
         where = f"config.json:{line_of(tmp_path, key)}"
         assert sum(problem.where.endswith(where) for problem in plan.problems) == 1, plan.problems
     assert "lora_dropout" in str(plan.problems)
@@ -181,7 +181,7 @@ def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
     problem = next(problem for problem in plan.problems if problem.kind == "unsupported")
     assert name in problem.message
-    assert ("ModelBuilder makes the ONNX model" in problem.fix) == (name == "OptimumConversion")
+    assert ("ModelBuilder makes the graph of a decoder" in problem.fix) == (name == "OptimumConversion")
 
 
 def test_unknown_training_argument_is_named_with_its_line(planned, tmp_path):
@@ -418,9 +418,20 @@ def test_demanded_accelerator_that_is_not_here_is_a_hardware_problem(planned):
     accelerator = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}
 
     def change(config):
-        config |= {"systems": {"here": {"type": "LocalSystem", "accelerators": [accelerator]}}, "target": "here"}
+        config |= {"systems": {"here": {"type": "LocalSystem", "accelerators": [accelerator]}}, "host": "here"}
 
     assert "no NVIDIA GPU" in only(planned(change, probe=replace(HERE, has_nvidia=False)), "hardware").message
+
+
+def test_target_that_is_not_here_is_planned_for_and_said(planned):
+    accelerator = {"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]}
+
+    def change(config):
+        config |= {"systems": {"there": {"type": "LocalSystem", "accelerators": [accelerator]}}, "target": "there"}
+
+    plan = planned(change, probe=replace(HERE, has_nvidia=False))
+    assert not plan.problems
+    assert "'CUDAExecutionProvider' is not on this machine" in "\n".join(lines(plan))
 
 
 def test_step_that_does_not_fit_in_memory_is_a_hardware_problem(planned):

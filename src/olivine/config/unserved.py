@@ -67,7 +67,8 @@ def _model(workflow: Workflow) -> Iterator[Wish]:
         message = f"input models of type '{model.type}' are not served."
         yield ("input_model", "type"), message, f"Convert the model to {what}, and use {' or '.join(MODELS)}."
         return
-    if model.model_file_format not in (None, "PyTorch.MLflow", "ONNX", *_OF_SCRIPTS):
+    of_scripts = _OF_SCRIPTS if model.type == SCRIPTED else ()
+    if model.model_file_format not in (None, "PyTorch.MLflow", "ONNX", *of_scripts):
         message = f"'model_file_format' is not served: {shown(model.model_file_format)}."
         fix = "Convert it to a Hugging Face folder and name that as model_path."
         yield ("input_model", "model_file_format"), message, fix

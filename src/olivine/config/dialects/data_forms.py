@@ -24,7 +24,7 @@ def translate(config: Object) -> Findings:
         yield from _params_config(entry)
         for name in _SECTIONS.values():
             section = entry.mapping(name)
-            if section is not None and isinstance(section.get("params"), Object):
+            if section is not None and isinstance(section.get("params"), Object) and section["params"]:
                 is_old = True
                 nested.append(section.where("params"))
                 yield from lift(section, "params")

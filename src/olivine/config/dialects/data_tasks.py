@@ -82,7 +82,7 @@ def _loader(entry: Object) -> Findings:
 
 def _after(entry: Object) -> Findings:
     section = entry.mapping("post_process_data_config")
-    if section is None:
+    if section is None or not any(section.values()):
         entry.pop("post_process_data_config", None)
         return
     if section.get("type") in (None, *_AFTER):

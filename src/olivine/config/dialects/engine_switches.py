@@ -13,7 +13,7 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "enable_shared_cache": (None, False),
     "no_artifacts": (None, False),
     "output_name": (None, ""),
-    "packaging_config": (None, [], {}),
+    "packaging_config": (None, {}),
     "plot_pareto_frontier": (None, False),
     "workflow_host": (None,),
 }
