@@ -32,7 +32,7 @@ else:
     torch = lazy.module("torch")
 
 # Ten times GPTQ's usual damping: on text that was not calibrated on, mended codes then have a tenth less error than
-# GPTQ's, and half of that gain with the usual (docs/decisions/0017).
+# GPTQ's, and half of that gain with the usual (docs/decisions/0022).
 SWEEP = Sweep(damping=0.1, n_refinements=2)
 
 
