@@ -67,6 +67,10 @@ def workers():
     return [child for child in children if "olivine.systems._worker" in " ".join(child.cmdline())]
 
 
+def is_at_a_step(journal):
+    return journal.exists() and '"step_started"' in journal.read_text()
+
+
 def kill_workers_after(seconds, folder):
     """SIGKILL every worker of this process, so long after the first of them has begun on a step of the run there.
 
@@ -77,7 +81,7 @@ def kill_workers_after(seconds, folder):
     def kill():
         give_up = time.monotonic() + 60
         with contextlib.suppress(psutil.NoSuchProcess):
-            while not (journal.exists() and workers()) and time.monotonic() < give_up:
+            while not (is_at_a_step(journal) and workers()) and time.monotonic() < give_up:
                 time.sleep(0.02)
             time.sleep(seconds)
             for child in workers():

@@ -42,7 +42,7 @@ def config(tmp_path, tiny_llama, monkeypatch):
     for kind in (Box, Deaf):
         kind.name = kind.__name__.lower()
         monkeypatch.setitem(systems.classes, kind.name, kind)
-        monkeypatch.setitem(systems._by_any_name, kind.name, kind)
+        monkeypatch.setitem(systems._own_spellings, kind.name, kind)
     monkeypatch.setattr("olivine.config.check.plugin_names", lambda *_: ["box", "deaf"])
     write_rows(tmp_path / "rows.jsonl")
 

@@ -113,6 +113,7 @@ class Run:
         return {
             "PATH": f"{image / 'bin'}:/usr/bin:/bin",
             "HOME": str(wd),
+            "HF_HOME": str(wd / "huggingface"),  # what another run of these tests brought is not there
             "XDG_CACHE_HOME": os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache")),  # compiled loops
             "LANG": "C.UTF-8",
             "OMP_NUM_THREADS": "1",
