@@ -149,6 +149,7 @@ def test_translations_of_an_old_config_stay_told_when_it_is_changed(config):
     assert moved in workflow.changed({"quality.max_samples": 4}).notes
 
 
+@pytest.mark.slow
 def test_evaluate_scores_an_adapter_as_the_command_does(config, tiny_llama, tmp_path):
     adapter = tiny_adapter(tiny_llama, tmp_path / "adapter")
     scored = olivine.evaluate(adapter, config)
@@ -161,6 +162,7 @@ def test_evaluate_scores_an_adapter_as_the_command_does(config, tiny_llama, tmp_
         olivine.evaluate(adapter, config, {"quality.enabled": False})
 
 
+@pytest.mark.slow
 def test_parity_is_a_record_with_a_verdict(tiny_llama, tmp_path):
     adapter = tiny_adapter(tiny_llama, tmp_path / "adapter")
     far = olivine.parity(tiny_llama, adapter, n_tokens=64, length=32, speed=False, max_kld=0.0)
@@ -206,6 +208,7 @@ def test_error_is_shown_in_a_notebook_without_a_traceback():
     assert error._render_traceback_() == ["RequestError: the config names no rows to score"]
 
 
+@pytest.mark.slow
 def test_model_that_was_made_can_be_named_in_the_next_config(config):
     result = olivine.run(config)
     assert Model("hf", result.model).path.is_dir()

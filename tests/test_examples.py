@@ -124,6 +124,7 @@ def shown(cell, names):
     return value._repr_html_() if hasattr(value, "_repr_html_") else repr(value)
 
 
+@pytest.mark.slow
 def test_notebook_runs_cell_by_cell(tmp_path, monkeypatch):
     shutil.copytree(EXAMPLES / "tone", tmp_path / "tone")
     for name in ("train.jsonl", "heldout.jsonl"):

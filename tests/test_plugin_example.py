@@ -49,6 +49,7 @@ def test_doctor_lists_what_the_package_adds(place):
     assert kinds == {"data source", "metric", "pass", "system"}
 
 
+@pytest.mark.slow
 def test_its_dialect_source_pass_and_metric_make_a_run(place):
     result = json.loads(ran(place, "olivine", "run", "deck.json", "--json"))
     assert [row["model"] for row in result["scores"]] == ["base", "clip"]
@@ -57,6 +58,7 @@ def test_its_dialect_source_pass_and_metric_make_a_run(place):
     assert (place / "clipped" / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="nice is of POSIX")
 def test_its_system_runs_the_pass(place):
     systems = ['systems={"quiet": {"type": "polite", "niceness": 1}}', "cache_dir=other-cache", "output_dir=other"]
@@ -65,6 +67,7 @@ def test_its_system_runs_the_pass(place):
     assert result["status"] == "done"
 
 
+@pytest.mark.slow
 def test_its_own_tests_hold(place):
     assert " passed" in ran(place, "pytest", "-q", "-p", "no:cacheprovider", "package/test_flashcards.py")
 
@@ -79,6 +82,7 @@ def test_mistakes_in_a_deck_are_told_with_their_lines(place):
     assert "wrong.json:2: there is no dialect 'dekc' (of other packages: deck)" in said
 
 
+@pytest.mark.slow
 def test_another_version_of_the_package_makes_its_results_again_and_no_other(place):
     config = {
         "input_model": {"type": "HfModel", "model_path": "model"},

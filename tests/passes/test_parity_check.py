@@ -94,6 +94,7 @@ def test_plan_names_references_and_texts_that_are_not_there(tiny_llama, tmp_path
     assert plan_of(tmp_path, tiny_llama, reference="builder").problems == ()
 
 
+@pytest.mark.slow
 def test_pass_gives_its_model_back_with_a_report(tiny_llama, tmp_path):
     (tmp_path / "output").mkdir()
     rows = tmp_path / "rows.txt"

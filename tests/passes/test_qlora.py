@@ -58,6 +58,7 @@ def done(tiny_llama, tmp_path_factory):
     return folder, [json.loads(line) for line in (folder / "out" / "journal.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_both_merges_are_scored_and_the_better_is_taken(done):
     _, events = done
     facts = next(event for event in json_values(events) if isinstance(event, dict) and "merge_scores" in event)

@@ -39,6 +39,7 @@ def outcomes(result):
     return {step["name"]: step["cached"] for step in result.steps}
 
 
+@pytest.mark.slow
 def test_rows_that_changed_under_their_name_are_never_called_cached(fakes, there):
     rows = [{"text": "a"}, {"text": "b"}]
     config = by_address(there, rows)

@@ -123,6 +123,7 @@ def test_hanging_trial_is_ended_after_its_time(searched, tmp_path):
     assert result.search["chosen"] == good.trial
 
 
+@pytest.mark.slow
 def test_trial_at_work_when_the_time_of_a_search_is_over_is_ended(searched, tmp_path):
     passes = {"one": {"type": "fail", "how": ["note", "hang", "warn"]}}
     result = run(searched(passes, max_time=15, end_at_max_time=True))

@@ -122,6 +122,7 @@ def test_graph_without_weights_is_warned_of(tmp_path):
     assert heard.warnings == ["no node of the graph could be quantized"]
 
 
+@pytest.mark.slow
 def test_config_of_2023_runs_on_rows_of_its_own(tmp_path):
     model = tiny_encoder(tmp_path / "model")
     rows = [{"text": f"what a lovely day {n}", "label": n % 3} for n in range(12)]
