@@ -16,6 +16,7 @@ import torch
 from onnx_ir.passes import common
 
 from olivine.errors import ModelError
+from olivine.exporting.graph_files import open_graph
 from olivine.exporting.lazy_weights import Piece, Rows
 from olivine.exporting.streaming import Job, Write, lazy_weight_of
 from olivine.kernels.blockwise import TILE, Array, Blockwise, Format, importance_of, pack, quantize_rows
@@ -76,29 +77,10 @@ def label(node: ir.Node) -> str:
 
 
 def load_graph(path: Path) -> ir.Model:
-    """A finished graph whose external data was checked, with all weights in its outermost graph.
-
-    The files of a model in the hub's cache are links, which onnx-ir does not follow out of a folder: they are followed
-    here.
-    """
-    model = ir.load(path)
-    for graph in [model.graph, *model.graph.subgraphs()]:
-        for value in graph.initializers.values():
-            value.const_value = _where_it_lies(value.const_value, path.parent)
+    """A finished graph whose external data was checked, with all weights in its outermost graph."""
+    model = open_graph(path)
     gather_weights(model)
     return model
-
-
-def _where_it_lies(tensor: Any, folder: Path) -> Any:
-    if not isinstance(tensor, ir.ExternalTensor):
-        return tensor
-    file = (folder / tensor.location).resolve()
-    return ir.ExternalTensor(
-        *(file.name, tensor.offset, tensor.length, tensor.dtype),
-        shape=tensor.shape,
-        name=str(tensor.name),
-        base_dir=file.parent,
-    )
 
 
 def gather_weights(model: ir.Model) -> None:

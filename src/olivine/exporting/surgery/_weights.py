@@ -1,5 +1,6 @@
 """Embeddings and heads: stored once, or in fewer bits."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -78,21 +79,23 @@ def _tie_blocks(model: "ir.Model", gather: "ir.Node", head: "ir.Node") -> bool:
     return True
 
 
+def _embeddings(model: "ir.Model") -> "Iterator[tuple[ir.Node, Any]]":
+    """The nodes that pick rows of a stored matrix, each with the matrix."""
+    for gather in all_nodes(model, "Gather"):
+        table = gather.inputs[0]
+        if table is None or table.const_value is None or number(gather, "axis", 0):
+            continue
+        if len(table.const_value.shape) == 2:
+            yield gather, table
+
+
 class ShareEmbeddingLmHead(Surgeon):
     """Let a float embedding read the blocks of the quantized head that is the same matrix."""
 
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon; only where the head, dequantized, is the embedding but for rounding."""
         n_places = 0
-        for gather in all_nodes(model, "Gather"):
-            table = gather.inputs[0]
-            if (
-                table is None
-                or table.const_value is None
-                or number(gather, "axis", 0)
-                or len(table.const_value.shape) != 2
-            ):
-                continue
+        for gather, table in _embeddings(model):
             for head in all_nodes(model, "MatMulNBits"):
                 if _is_same(table.const_value, head):
                     _read_head(model, gather, head)
@@ -158,15 +161,7 @@ class QuantizeEmbeddingInt8(Surgeon):
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon; words are picked in 8 bits, and multiplied by their scales."""
         n_places = 0
-        for gather in all_nodes(model, "Gather"):
-            table = gather.inputs[0]
-            if (
-                table is None
-                or table.const_value is None
-                or number(gather, "axis", 0)
-                or len(table.const_value.shape) != 2
-            ):
-                continue
+        for gather, table in _embeddings(model):
             if (
                 table.const_value.dtype not in (ir.DataType.FLOAT, ir.DataType.FLOAT16)
                 or table.const_value.shape[1] < 2
