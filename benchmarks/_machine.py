@@ -124,13 +124,15 @@ def median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 3)
 
 
-def olive_python() -> str:
+def olive_python(name: str = "olive", packages: Sequence[str] = OLIVE) -> str:
     """A Python with the peer in an environment of its own under .bench/, made on the first call."""
-    folder = ROOT / ".bench" / "olive"
+    folder = ROOT / ".bench" / name
     python = folder / "bin" / "python"
     if not (folder / "ready").is_file():
         subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *OLIVE], check=True)
+        subprocess.run(
+            [str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *packages], check=True
+        )
         (folder / "ready").touch()
     return str(python)
 

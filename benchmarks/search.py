@@ -15,13 +15,12 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
 import sys
 import time
 from importlib.metadata import version
 from pathlib import Path
 
-from _machine import RESULTS, ROOT, environment, measured, median
+from _machine import RESULTS, ROOT, environment, measured, median, olive_python
 
 WORK = ROOT / ".bench" / "search"
 CALLS = "OLIVINE_BENCH_CALLS"  # the file of the script's notes
@@ -57,17 +56,6 @@ OLIVE = (
     "tokenizers==0.22.2",
 )
 OLIVE += ("torch==2.13.0", "transformers==4.57.6", "requests")
-
-
-def peer() -> str:
-    """A Python with the peer in an environment of its own under .bench/, made on the first call."""
-    folder = ROOT / ".bench" / "olive-search"
-    python = folder / "bin" / "python"
-    if not (folder / "ready").is_file():
-        subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", *OLIVE], check=True)
-        (folder / "ready").touch()
-    return str(python)
 
 
 def make_graph(folder: Path, width: int, n_layers: int) -> Path:
@@ -183,7 +171,7 @@ def main() -> None:
     goals = goals_of(WORK, graph)
     tools = {"olivine": sys.executable}
     if not given.no_peer:
-        tools["olive"] = given.peer or peer()
+        tools["olive"] = given.peer or olive_python("olive-search", OLIVE)
     seeds, result = range(1, 2 if given.smoke else given.seeds + 1), {}
     for sampler in given.samplers.split(",")[: 1 if given.smoke else None]:
         runs: dict[str, list[dict]] = {tool: [] for tool in tools}
