@@ -58,6 +58,13 @@ def test_detached_run_is_followed_to_its_end_and_its_result_fetched(config, tmp_
     assert exit_code(["jobs", "cancel"]) == 2
 
 
+def test_detached_run_that_ended_leaves_no_zombie_in_the_process_that_began_it(config, tmp_path):
+    assert exit_code(["run", config(), "--detach"]) == 0
+    run = find(None)
+    psutil.Process(run.pid).kill()
+    _until(lambda: not psutil.pid_exists(run.pid))
+
+
 @pytest.mark.slow
 def test_run_that_was_lost_with_its_machine_goes_on(config, tmp_path, capsys):
     exit_code(["run", config(), "--detach"])

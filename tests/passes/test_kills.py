@@ -62,9 +62,13 @@ def bytes_of(folder):
 
 
 def workers():
-    """The worker processes that this process has started."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "olivine.systems._worker" in " ".join(child.cmdline())]
+    """The worker processes that this process has started; what ends while we look is none."""
+    at_work = []
+    for child in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie too
+            if "olivine.systems._worker" in " ".join(child.cmdline()):
+                at_work.append(child)
+    return at_work
 
 
 def is_at_a_step(journal):
@@ -80,12 +84,12 @@ def kill_workers_after(seconds, folder):
 
     def kill():
         give_up = time.monotonic() + 60
-        with contextlib.suppress(psutil.NoSuchProcess):
-            while not (is_at_a_step(journal) and workers()) and time.monotonic() < give_up:
-                time.sleep(0.02)
-            time.sleep(seconds)
-            for child in workers():
-                os.kill(child.pid, signal.SIGKILL)
+        while not (is_at_a_step(journal) and workers()) and time.monotonic() < give_up:
+            time.sleep(0.02)
+        time.sleep(seconds)
+        for child in workers():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                child.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()

@@ -13,6 +13,7 @@ import os
 import secrets
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -127,7 +128,7 @@ def start(run: Detached, program: Sequence[str]) -> Detached:
             | getattr(subprocess, "DETACHED_PROCESS", 0),
         )
     born = psutil.Process(process.pid).create_time()
-    process.returncode = 0  # it is not ours to wait for
+    threading.Thread(target=process.wait, daemon=True, name="detached").start()  # no zombie, should we live longer
     begun = Detached(**{**asdict(run), "command": run.command, "pid": process.pid, "born": born})
     write_synced(run.place / "run.json", json.dumps(asdict(begun), indent=1))
     return begun
