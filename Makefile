@@ -44,6 +44,7 @@ test-ray: $(RAY)/dev
 	RAY_worker_niceness=0 $(RAY)/bin/python -m pytest tests/systems/test_ray.py
 
 docs: $(DOCS)/dev
+	$(DOCS)/bin/python docs/_ext/readme.py
 	$(DOCS)/bin/python -m sphinx --quiet --fail-on-warning --keep-going -b html docs build/site
 	$(DOCS)/bin/python -m sphinx --quiet -b gettext docs build/texts
 	$(DOCS)/bin/python docs/_ext/translations.py build/texts
@@ -107,7 +108,7 @@ $(DOCS)/dev: $(VENV)/dev constraints-docs.txt
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > "$$($(DOCS)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
 	$(DOCS)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints-docs.txt \
-	  furo myst-parser sphinx sphinx-click sphinx-intl
+	  furo mdpo myst-parser sphinx sphinx-click sphinx-intl
 	touch $@
 
 clean:
