@@ -17,7 +17,6 @@ REFUSED = {
     "audio-2025": "the pre-processing 'audio_classification_pre_process' is not served",
     "vendor-snpe-2023": "input models of type 'TensorFlowModel' are not served",
     "whisper-2023": "'components' is not served",
-    "workflow-odds-2025": "'generation_config' is not served",
 }
 
 

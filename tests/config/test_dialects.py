@@ -589,3 +589,47 @@ def test_evaluator_of_the_last_pass_is_that_of_the_workflow(tmp_path):
     passes["lora"]["evaluator"] = "common"
     loaded = load(written(tmp_path, config(evaluators=evaluators, passes=passes, evaluator="common")))
     assert not [problem for problem in loaded.problems if "evaluator" in problem.message]
+
+
+def test_passes_of_other_packages_are_translated_with_a_warning_where_they_do_another_thing(tmp_path):
+    steps = {
+        "c": {"type": "OptimumConversion", "target_opset": 14, "extra_args": {"legacy": False}},
+        "m": {"type": "OptimumMerging"},
+        "o": {"type": "OrtTransformersOptimization", "use_gqa": True},
+        "p": {"type": "OrtMixedPrecision", "atol": 1e-3},
+    }
+    made = today(tmp_path, passes=steps)["passes"]
+    assert made["c"] == {"type": "OnnxConversion", "target_opset": 14}
+    assert made["o"] == {"type": "OrtTransformersOptimization"}
+    assert made["p"]["type"] == "OnnxFloatToFloat16"
+    assert "Relu" in made["p"]["op_block_list"]
+    assert "m" not in made
+    told = " ".join(warnings(tmp_path, passes=steps))
+    assert "ModelBuilder makes one with it" in told
+    assert "use_gqa" in told
+
+
+def test_a_pass_that_is_left_out_is_in_no_flow(tmp_path):
+    steps = {"c": {"type": "OnnxConversion"}, "m": {"type": "OptimumMerging"}, "q": {"type": "OnnxDynamicQuantization"}}
+    made = today(tmp_path, passes=steps, pass_flows=[["c", "m"], ["c", "m", "q"]])
+    assert made["pass_flows"] == [["c"], ["c", "q"]]
+
+
+def test_options_of_quantization_that_stand_beside_the_others_are_extra_options(tmp_path):
+    step = {"type": "OnnxDynamicQuantization", "MatMulConstBOnly": True, "extra_options": {"WeightSymmetric": True}}
+    made = today(tmp_path, passes={"q": step})["passes"]["q"]
+    assert made["extra_options"] == {"WeightSymmetric": True, "MatMulConstBOnly": True}
+
+
+def test_generation_config_of_the_model_is_search_of_the_builder_or_told_to_be_dropped(tmp_path):
+    model = MODEL | {"generation_config": {"max_length": 20, "top_k": 5}}
+    made = today(tmp_path, input_model=model, passes={"m": {"type": "ModelBuilder", "precision": "int4"}})
+    assert made["passes"]["m"]["search"] == {"max_length": 20, "top_k": 5}
+    without = {"input_model": model, "passes": {"c": {"type": "OnnxConversion"}}}
+    assert "generation_config" not in today(tmp_path, **without)["input_model"]
+    assert "generation_config.json is used" in " ".join(warnings(tmp_path, **without))
+
+
+def test_words_of_2023_that_follow_from_the_path_are_dropped(tmp_path):
+    model = {"type": "OptimumModel", "model_path": "some/model", "model_components": ["d.onnx"], "is_file": False}
+    assert today(tmp_path, input_model=model)["input_model"] == {"type": "HfModel", "model_path": "some/model"}

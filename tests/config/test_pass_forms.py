@@ -48,7 +48,7 @@ def one(tmp_path, kind, **params):
         ("OnnxStaticQuantization", {"calibration_providers": ["x"], "quant_mode": "static"}, {}),
         ("OnnxStaticQuantization", {"quant_mode": "dynamic"}, {"quant_mode": "dynamic"}),
         ("OrtTransformersOptimization", {"use_gqa": False, "opt_level": 1}, {"opt_level": 1}),
-        ("OrtTransformersOptimization", {"use_gqa": True}, {"use_gqa": True}),
+        ("OrtTransformersOptimization", {"use_gqa": True}, {}),
         (
             "ModelBuilder",
             {"use_webgpu_fp32": True, "include_hidden_states": False},

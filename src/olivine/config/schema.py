@@ -147,7 +147,7 @@ class LoadKwargs(Section):
     )
     quantization_method: Any = _unserved("Start from the unquantized model.")
     quantization_config: Any = _unserved("Start from the unquantized model.")
-    subfolder: Any = _unserved("Name the folder itself as model_path.")
+    subfolder: str | None = Field(None, description="folder in that of the model that holds the part which is meant")
     variant: Any = _unserved("Name a folder whose files have their usual names.")
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from olivine.config.schema import IoConfig, Workflow
+from olivine.config.schema import IoConfig, LoadKwargs, Workflow
 from olivine.config.shape import SCRIPTED
 from olivine.config.unserved import MODELS
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
@@ -19,12 +19,19 @@ from olivine.models.kinds import TASKS
 from olivine.models.onnx_files import check_onnx, is_onnx, onnx_facts, onnx_model
 from olivine.models.scripted import IO_CONFIG, LOAD, SCRIPT
 from olivine.models.signature import Signature
-from olivine.paths import exists, hub_cache, of_user
+from olivine.paths import exists, hub_cache, of_user, real
 from olivine.runtimes import onnx_folder
 from olivine.user_scripts import UserScript
 from olivine.workflow.draft import Draft, short
 from olivine.workflow.resources import Remote
 from olivine.workflow.scripts import check_script
+
+# How the models of the hub are called that have no owner, being older than owners.
+_WITHOUT_OWNER = (
+    *("albert-", "bert-base-", "bert-large-", "camembert-", "distilbert-base-", "distilgpt2", "distilroberta-", "gpt2"),
+    *("openai-gpt", "roberta-base", "roberta-large", "t5-small", "t5-base", "t5-large", "t5-3b", "xlm-mlm-"),
+    *("xlm-roberta-", "xlnet-"),
+)
 
 
 def plan_model(draft: Draft, fetched: Path | None) -> None:
@@ -38,7 +45,7 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     if not draft.has_model or not isinstance(given.model_path, str) or given.type not in MODELS:
         return
     if fetched is not None:
-        _plan_local_model(draft, fetched)
+        _plan_here(draft, fetched)
         return
     if given.type == SCRIPTED:
         _plan_scripted(draft)
@@ -47,7 +54,32 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     if not given.model_path.strip() or not exists(path):
         _plan_absent_model(draft, given.model_path)
         return
-    _plan_local_model(draft, path.absolute())
+    _plan_here(draft, path.absolute())
+
+
+def part_of(folder: Path, load: LoadKwargs) -> Path:
+    """The folder in that of a model which is meant: that of its part, where a subfolder is named."""
+    return folder / load.subfolder if load.subfolder else folder
+
+
+def _plan_here(draft: Draft, folder: Path) -> None:
+    """A model that is on this machine, or the part of it that is meant."""
+    path = _check_subfolder(draft, folder) if draft.workflow.input_model.load_kwargs.subfolder else folder
+    if path is not None:
+        _plan_local_model(draft, path)
+
+
+def _check_subfolder(draft: Draft, folder: Path) -> Path | None:
+    """The folder of the part that is meant; None where there is none, which is told."""
+    path, load = part_of(folder, draft.workflow.input_model.load_kwargs), ("input_model", "load_kwargs", "subfolder")
+    if not real(path).is_relative_to(real(folder)):
+        draft.problem("invalid-value", load, f"'subfolder' leads out of {folder}.", "Name a folder in it.")
+    elif not path.is_dir():
+        there = ", ".join(sorted(one.name for one in folder.iterdir() if one.is_dir())) or "none"
+        draft.problem("missing-model", load, f"the model has no folder '{path.name}'.", f"There are: {there}.")
+    else:
+        return path
+    return None
 
 
 def meant_format(draft: Draft) -> Format:
@@ -219,8 +251,8 @@ def _look_at(draft: Draft, path: Path, name: str) -> bool:
 
 
 def _is_snapshot(path: Path) -> bool:
-    """Whether the folder is one of the hub's cache."""
-    return path.parent.name == "snapshots"
+    """Whether the folder is one of the hub's cache, or a part of one."""
+    return any(folder.parent.name == "snapshots" for folder in (path, *path.parents))
 
 
 def _plan_adapter(draft: Draft, path: Path) -> None:
@@ -239,10 +271,11 @@ def _plan_adapter(draft: Draft, path: Path) -> None:
 
 def _plan_absent_model(draft: Draft, name: str) -> None:
     key = ("input_model", "model_path")
-    looks_local = name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith(".gguf") or "\\" in name
+    is_on_hub = name.count("/") == 1 or name.startswith(_WITHOUT_OWNER)
+    looks_local = not is_on_hub or name.startswith((".", "/", "~")) or name.endswith(".gguf") or "\\" in name
     is_graph = draft.workflow.input_model.type == "ONNXModel"
     if not looks_local and (snapshot := _hub_snapshot(draft, name)):
-        _plan_local_model(draft, snapshot)
+        _plan_here(draft, snapshot)
     elif not looks_local and is_graph:
         fix = "Download it and name the folder as model_path."
         draft.problem("missing-model", key, f"an ONNX model is not fetched from the hub ('{short(name)}').", fix)
@@ -251,6 +284,10 @@ def _plan_absent_model(draft: Draft, name: str) -> None:
     elif draft.machine.offline:
         fix = "Fetch it while online, or name a folder."
         draft.problem("network", key, f"the model '{name}' is not on this machine and the network is off.", fix)
+    elif draft.workflow.input_model.load_kwargs.subfolder:
+        fix = "Fetch the model and name its folder as model_path."
+        where = ("input_model", "load_kwargs", "subfolder")
+        draft.problem("unsupported", where, f"a part of '{name}', which is still to be fetched.", fix)
     else:
         if draft.workflow.input_model.adapter_path is not None:
             fix = "Fetch the model and name its folder as model_path."
@@ -316,4 +353,5 @@ def _hub_snapshot(draft: Draft, name: str) -> Path | None:
     snapshot = root / "snapshots" / commit if commit else None
     if snapshot is None or not snapshot.is_dir():
         return None
-    return snapshot if given.type == "ONNXModel" or not any(check_checkpoint(snapshot)) else None
+    part = part_of(snapshot, given.load_kwargs)
+    return snapshot if given.type == "ONNXModel" or not any(check_checkpoint(part)) else None

@@ -26,6 +26,10 @@ def translate(config: Object) -> Findings:
     if isinstance(model.get("config"), Object):
         yield _flat(model, "config")
         yield from lift(model, "config")
+    if text_of(model, "type") == "optimummodel":
+        yield from drop(model, "model_components", "'model_components' is dropped: a decoder is exported as one graph.")
+        yield Note(model.where("type"), str(model["type"]), "HfModel", "'OptimumModel' is 'HfModel' today.")
+        model["type"] = "HfModel"
     hf_config = model.mapping("hf_config")
     if hf_config is not None:
         yield from _hf_config(model, hf_config)
@@ -47,6 +51,12 @@ def translate(config: Object) -> Findings:
 
 
 _FOLLOW = {
+    "is_file": "the path tells",
+    "is_ort_model": "the path tells",
+    "model_storage_kind": "the path tells",
+    "name": "a model is known by its content",
+    "version": "a model is known by its content",
+    "generative": "a decoder writes text in any case",
     "model_class": "the class follows from the model's config.json",
     "feature": "what is exported follows from the task",
 }

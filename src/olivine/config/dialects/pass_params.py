@@ -1,30 +1,49 @@
 """Params of passes in Olive that are called otherwise here, or that ask for what happens anyway."""
 
+from collections.abc import Generator
 from typing import Any
 
-from olivine.config.dialects._edit import Findings, Note, drop, named, put, rename, section_of, text_of
-from olivine.config.nodes import Array, Object
+from olivine.config.dialects._edit import Finding, Findings, Note, drop, move, named, put, rename, section_of, text_of
+from olivine.config.nodes import Array, Object, typed
 
 # Passes under the names that they had, or have, and that are another pass here.
 _TYPES = {
     "onnxmodeloptimizer": "OnnxPeepholeOptimizer",
     "onnxiofloat16tofloat32": "OnnxIODataTypeConverter",
     "genaimodelexporter": "ModelBuilder",
+    "ortmixedprecision": "OnnxFloatToFloat16",
 }
 # Passes that prepare what passes here do by themselves.
 _NOTHING = {
     "addolivemetadata": "workflow.json and journal.jsonl beside the result tell how it was made",
     "onnxquantizationpreprocess": "quantization prepares a graph by itself (quant_preprocess)",
+    "optimummerging": "a decoder is one graph already",
+}
+# Passes of other packages in whose place one of olivine's does another thing that serves as well, and what is other.
+_REPLACED = {
+    "optimumconversion": (
+        "OnnxConversion",
+        "the graph is that of OnnxConversion, without a cache of past keys; ModelBuilder makes one with it",
+    ),
 }
 _BLOCKS = ("onnxblockwisertnquantization", "onnxkquantquantization", "onnxmatmul4quantizer")
 _INT8 = ("onnxquantization", "onnxstaticquantization", "onnxdynamicquantization")
+_PREPARING = ("skip_optimization", "skip_onnx_shape", "skip_symbolic_shape")
+# Of onnxruntime's options for quantization, those that Olive also takes beside the others.
+_EXTRA = (
+    *("ActivationSymmetric", "WeightSymmetric", "EnableSubgraph", "ForceQuantizeNoInputCheck", "MatMulConstBOnly"),
+    *("AddQDQPairToWeight", "DedicatedQDQPair", "QDQOpTypePerChannelSupportToAxis", "extra.Sigmoid.nnapi"),
+)
 _SAVING = (
     *("save_as_external_data", "all_tensors_to_one_file", "external_data_name", "size_threshold", "convert_attribute"),
 )
 _RENAMED = {
     "autoawqquantizer": {"w_bit": "bits", "q_group_size": "group_size"},
     "gptqquantizer": {"seed": "calibration_seed"},
+    "onnxconversion": {"use_device": "device"},
 }
+# What OrtMixedPrecision left in 32 bits where nothing was named.
+_KEPT_IN_32 = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "Relu", "Add")
 _FOUND = "it is found out from the model"
 _LATER = "how a checkpoint is stored for other tools is not asked here"
 # type -> param -> (values that ask for nothing, None for all; why)
@@ -51,8 +70,12 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
     },
     "onnxconversion": {
         "past_key_value_name": (None, "a decoder is exported without a cache; ModelBuilder has one"),
-        "merge_components": ((False, None), "it asked for nothing"),
+        "merge_components": (None, "a decoder is one graph already"),
+        "components": (None, "a model is exported as a whole"),
+        "extra_args": (None, "inputs, outputs and their sizes follow from the task"),
+        "fp16": ((False, None), "it asked for nothing"),
     },
+    "graphsurgeries": {"remove_duplicate_initializers": (None, "OnnxPeepholeOptimizer shares what is the same")},
     "onnxpeepholeoptimizer": {
         "onnxscript_optimize": ((True,), "it is done in any case"),
         "onnxoptimizer_optimize": ((True,), "it is done in any case"),
@@ -62,6 +85,13 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
     },
     "onnxfloattofloat16": {"node_include_list": ((None, []), "it asked for nothing")},
     "orttransformersoptimization": {"use_gqa": ((False, None), "it asked for nothing")},
+    "ortsessionparamstuning": {
+        **dict.fromkeys(("input_names", "input_shapes", "input_types"), (None, "they follow from the graph")),
+        "trt_fp16_enable": (None, "it is a matter of the provider, whose options are not tuned"),
+        "provider_options_list": (None, "providers are run with their defaults"),
+        "force_evaluate_other_eps": (None, "providers_list says which providers are tried"),
+        "enable_profiling": (None, "times are taken without a profile"),
+    },
     **{
         kind: {
             "axis": (None, "blocks lie along what a product sums over"),
@@ -79,11 +109,18 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
             "prepare_qdq_config": (None, "operators and types are those that the params name"),
             "prepare_qnn_config": (None, "operators and types are those that the params name"),
             "qnn_extra_options": ((None, {}), "it asked for nothing"),
+            **dict.fromkeys(_PREPARING, (None, "a graph is prepared as it needs (quant_preprocess)")),
         }
         for kind in _INT8
     },
 }
+_IDLE["ortperftuning"] = _IDLE["ortsessionparamstuning"]
 _MODES = {"onnxstaticquantization": "static", "onnxdynamicquantization": "dynamic"}
+# What onnxruntime-genai has of generation_config.json.
+_SEARCH = (
+    *("max_length", "min_length", "num_beams", "do_sample", "temperature", "top_k", "top_p", "repetition_penalty"),
+    *("length_penalty", "no_repeat_ngram_size", "early_stopping", "num_return_sequences", "diversity_penalty"),
+)
 _BUILDER = ("use_webgpu_fp32", "use_cuda_bf16", "include_hidden_states", "use_8bits_moe", "int4_nodes_to_exclude")
 
 
@@ -92,30 +129,61 @@ def translate(config: Object) -> Findings:
     passes = config.mapping("passes")
     if passes is None:
         return
-    yield from _without(passes)
+    yield from _generation(config)
+    yield from _without(config, passes)
     for _, step in named(config, "passes"):
-        kind = text_of(step, "type")
-        if kind in _TYPES:
-            yield Note(step.where("type"), step["type"], _TYPES[kind], f"'{step['type']}' is called '{_TYPES[kind]}'.")
-            step["type"] = _TYPES[kind]
-            kind = _TYPES[kind].lower()
+        kind = yield from _type(step)
         for old, new in _RENAMED.get(kind, {}).items():
             yield from rename(step, old, new)
         yield from _idle(step, kind)
         if kind == "modelbuilder":
             yield from _builder(step)
+        if kind == "orttransformersoptimization":
+            message = "'use_gqa' is dropped: decoders with a cache and GroupQueryAttention are made by ModelBuilder."
+            yield from drop(step, "use_gqa", message, warning=True)
+        if kind in _INT8:
+            yield from _beside(step, "extra_options", [key for key in _EXTRA if key in step])
         if kind == "autoawqquantizer" and isinstance(step.get("zero_point"), bool):
             value, place = step.take("zero_point")
             yield from put(step, "sym", not value, place, old="zero_point")
             yield Note(str(place), "zero_point", "sym", "'zero_point' is the opposite of 'sym' today.")
 
 
-def _without(passes: Object) -> Findings:
+def _without(config: Object, passes: Object) -> Findings:
     for name in list(passes):
         step = passes[name]
         why = _NOTHING.get(text_of(step, "type")) if isinstance(step, Object) else None
         if why is not None and len(passes) > 1:
             yield from drop(passes, name, f"The pass '{name}' ({step['type']}) is left out: {why}.")
+            flows = config.get("pass_flows")
+            for flow in flows if isinstance(flows, Array) else []:
+                if isinstance(flow, Array) and name in flow:
+                    index = flow.index(name)
+                    del flow[index], flow.places[index]
+
+
+def _type(step: Object) -> Generator[Finding, None, str]:
+    """Give a pass the name that it has here; returns it in lower case."""
+    kind, written = text_of(step, "type"), step.get("type")
+    if kind in _TYPES:
+        yield Note(step.where("type"), str(written), _TYPES[kind], f"'{written}' is called '{_TYPES[kind]}'.")
+        step["type"] = _TYPES[kind]
+    elif kind in _REPLACED:
+        step["type"], what = _REPLACED[kind]
+        yield Note(step.where("type"), str(written), step["type"], f"In place of '{written}', {what}.", warning=True)
+    if kind == "ortmixedprecision":
+        yield from _mixed_precision(step)
+    return text_of(step, "type")
+
+
+def _mixed_precision(step: Object) -> Findings:
+    """What it left in 32 bits, and the check of its result, which every pass here gets."""
+    for key in ("atol", "rtol"):
+        yield from drop(step, key, f"'{key}' is dropped: outputs are compared with those before in any case.")
+    if "op_block_list" not in step:
+        step.put("op_block_list", typed(list(_KEPT_IN_32), step.place), step.place)
+        message = "The old default of 'op_block_list' is written down."
+        yield Note(str(step.place), "op_block_list", "op_block_list", message)
 
 
 def _idle(step: Object, kind: str) -> Findings:
@@ -131,8 +199,30 @@ def _builder(step: Object) -> Findings:
     for key in _BUILDER:
         if step.get(key) in (None, False):
             step.pop(key, None)
-        elif key in step:
-            value, place = step.take(key)
-            value = ",".join(map(str, value)) if isinstance(value, Array) else value
-            yield from put(section_of(step, "extra_options", place), key, value, place)
-            yield Note(str(place), key, f"extra_options.{key}", f"'{key}' stands in 'extra_options'.")
+    yield from _beside(step, "extra_options", [key for key in _BUILDER if key in step], joined=True)
+
+
+def _generation(config: Object) -> Findings:
+    """Defaults of writing text: of the model in configs of Olive, of the graph for onnxruntime-genai here."""
+    model = config.mapping("input_model")
+    given = model.mapping("generation_config") if model is not None else None
+    if model is None or given is None:
+        return
+    _, place = model.take("generation_config")
+    builder = next((step for _, step in named(config, "passes") if text_of(step, "type") == "modelbuilder"), None)
+    left = [key for key in given if key not in _SEARCH or builder is None]
+    for key in [key for key in given if key not in left and builder is not None]:
+        yield from move(given, key, section_of(builder, "search", place)) if builder is not None else ()
+    message = "'generation_config' of the model is 'search' of ModelBuilder."
+    if left:
+        message = f"'generation_config' is dropped ({', '.join(left)}): the model's own generation_config.json is used."
+    yield Note(str(place), "generation_config", "search", message, warning=bool(left))
+
+
+def _beside(step: Object, section: str, keys: list[str], *, joined: bool = False) -> Findings:
+    """Move params into the section of a pass. joined: a list is written as a text."""
+    for key in keys:
+        value, place = step.take(key)
+        value = ",".join(map(str, value)) if joined and isinstance(value, Array) else value
+        yield from put(section_of(step, section, place), key, value, place)
+        yield Note(str(place), key, f"{section}.{key}", f"'{key}' stands in '{section}'.")
