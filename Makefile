@@ -4,6 +4,7 @@
 # make test-azureml   the tests that talk to AzureML through its SDKs, in an environment that lies on top of that one
 # make test-browser   the report in Chromium (chromium, chromedriver and npm are there), in one more such environment
 # make test-ray   the tests on a real Ray cluster of several nodes, in another such environment
+# make test-lm-eval   the tests that ask tasks of lm-eval, in another such environment
 # make docs   the site of the documentation, in build/site, in an environment of its own; a link that leads nowhere fails
 # make lint   ruff and mypy
 
@@ -15,11 +16,12 @@ DEMO := .demo
 AZUREML := .venv-azureml
 BROWSER := .venv-browser
 RAY := .venv-ray
+LM_EVAL := .venv-lm-eval
 DOCS := .venv-docs
 AXE_VERSION := 4.14.1
 TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo docs test test-slow test-azureml test-browser test-ray lint format wheel-test clean
+.PHONY: demo docs test test-slow test-azureml test-browser test-ray test-lm-eval lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -42,6 +44,9 @@ test-browser: $(BROWSER)/dev
 # the nodes' processes give way to all others, unless told not to
 test-ray: $(RAY)/dev
 	RAY_worker_niceness=0 $(RAY)/bin/python -m pytest tests/systems/test_ray.py
+
+test-lm-eval: $(LM_EVAL)/dev
+	$(LM_EVAL)/bin/python -m pytest tests/evaluate/test_lm_eval.py
 
 docs: $(DOCS)/dev
 	$(DOCS)/bin/python docs/_ext/readme.py
@@ -102,6 +107,15 @@ $(RAY)/dev: $(VENV)/dev constraints-ray.txt
 	  --constraint constraints-ray.txt --editable '.[ray]'
 	touch $@
 
+# lm-eval brings 25 packages that nothing else needs, among them an older python-dateutil than the extra `kubernetes` takes
+$(LM_EVAL)/dev: $(VENV)/dev constraints-lm-eval.txt
+	test -x $(LM_EVAL)/bin/python || $(BIN)/python -m venv $(LM_EVAL)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(LM_EVAL)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(LM_EVAL)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+	  --constraint constraints-lm-eval.txt --editable '.[lm-eval]'
+	touch $@
+
 # Sphinx and its theme; what the pages tell of the code they read in the sources, which see the packages of $(VENV)
 $(DOCS)/dev: $(VENV)/dev constraints-docs.txt
 	test -x $(DOCS)/bin/python || $(BIN)/python -m venv $(DOCS)
@@ -112,4 +126,4 @@ $(DOCS)/dev: $(VENV)/dev constraints-docs.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(DOCS) $(DEMO) build dist
+	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(LM_EVAL) $(DOCS) $(DEMO) build dist

@@ -238,7 +238,7 @@ def test_a_file_that_is_no_config_raises(tmp_path):
     "evaluator",
     [
         {"name": "acc", "type": "accuracy", "sub_types": [{"name": "accuracy_score"}], "data_config": "rows"},
-        {"type": "LMEvaluator", "metric": "acc", "batch_size": 3, "tasks": ["x"], "limit": 3},
+        {"type": "MTEBEvaluator", "tasks": ["STS17"], "batch_size": 3, "eval_splits": ["test"]},
         {"metrics": "accuracy"},
         {},
     ],

@@ -13,7 +13,6 @@ CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 # what is refused where the config is read, and by which words
 REFUSED = {
     "docker-auto-2024": "'auto_optimizer_config' is not served",
-    "lm-eval-2025": "of type 'LMEvaluator' is not served",
     "audio-2025": "the pre-processing 'audio_classification_pre_process' is not served",
     "vendor-snpe-2023": "input models of type 'TensorFlowModel' are not served",
     "whisper-2023": "'components' is not served",

@@ -558,8 +558,8 @@ class Metric(Section):
 
     name: str = Field(description="what tables call it")
     type: str = Field(
-        description="accuracy, perplexity, kl_divergence, latency, throughput, memory, size_on_disk, custom; or a "
-        "plugin's"
+        description="accuracy, perplexity, kl_divergence, latency, throughput, memory, size_on_disk, lm_eval, "
+        "custom; or a plugin's"
     )
     sub_types: list[SubType] = Field(default_factory=list, description="which numbers of it")
     priority: int | None = Field(None, description="as of a sub type, where there are none")

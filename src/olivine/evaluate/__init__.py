@@ -9,6 +9,7 @@ from olivine.evaluate._base import (
     MetricParams,
     Number,
     OutputEvidence,
+    TaskEvidence,
     TimingParams,
     Timings,
 )
@@ -33,6 +34,7 @@ __all__ = [
     "Number",
     "OutputEvidence",
     "Question",
+    "TaskEvidence",
     "TimingParams",
     "Timings",
     "answers_of",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from olivine import lazy
 from olivine.evaluate._rows import Question
 from olivine.models import Model
-from olivine.runtimes import until_end
+from olivine.runtimes import Runtime, until_end
 from olivine.runtimes.genai import GenaiRuntime, Written
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.onnx import OnnxRuntime
@@ -44,6 +44,10 @@ class Answers(Protocol):
     context_length: int
     untyped: str | None
 
+    @property
+    def runtime(self) -> Runtime:
+        """What gives the logits of any text."""
+
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
         """Answer every question of the batch."""
 
@@ -63,6 +67,11 @@ class CheckpointAnswers:
     def __init__(self, model: Model, device: str) -> None:
         self._runtime = TorchRuntime(model, device, "float32" if device == "cpu" else "bfloat16")
         self.context_length = self._runtime.context_length
+
+    @property
+    def runtime(self) -> Runtime:
+        """See Answers."""
+        return self._runtime
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
         """See Answers; text is written only where the target's logits do not tell it."""
@@ -97,7 +106,8 @@ class FolderAnswers:
             self.untyped = str(error)
 
     @cached_property
-    def _graph(self) -> OnnxRuntime:
+    def runtime(self) -> Runtime:
+        """See Answers: onnxruntime, with the same graph and weights."""
         return OnnxRuntime(self._model)
 
     def answer(self, batch: Sequence[Question], max_new_tokens: int, end_tokens: Sequence[int]) -> list[Answer]:
@@ -127,7 +137,7 @@ class FolderAnswers:
         """For each row the logits [target tokens, vocabulary] that predict its target."""
         other = [index for index, row in enumerate(written) if len(row.logits) < len(row.target)]
         texts, starts = [(*prompts[index], *written[index].target) for index in other], [len(prompts[i]) for i in other]
-        read = dict(zip(other, self._graph.logits(texts, starts) if other else [], strict=True))
+        read = dict(zip(other, self.runtime.logits(texts, starts) if other else [], strict=True))
         return [read[index] if index in read else np.stack(row.logits) for index, row in enumerate(written)]
 
 

@@ -1,7 +1,7 @@
 """The contract of a metric, and the evidence that it is computed from, which depends on the task of the model.
 
-A model that writes text gives `Evidence`, any other `OutputEvidence`; each is an `Artifact` too, and takes
-`Timings`. A metric says what of these it reads.
+A model that writes text gives `Evidence`, and `TaskEvidence` where tasks are asked for, any other `OutputEvidence`;
+each is an `Artifact` too, and takes `Timings`. A metric says what of these it reads.
 """
 
 from abc import ABC, abstractmethod
@@ -48,6 +48,13 @@ class OutputEvidence:
     previous: "Sequence[Mapping[str, npt.NDArray[Any]]] | None" = None
     scores: Sequence[str] = ()
     labels: Sequence[int] = ()
+
+
+@dataclass(frozen=True)
+class TaskEvidence:
+    """What tasks of the lm-eval package said of a model that writes text. numbers: by TASK.METRIC."""
+
+    numbers: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,14 @@ class Metric(ABC):
 
     def __init__(self, params: Any = None) -> None:
         self.params = self.Params() if params is None else params
+
+    @classmethod
+    def number(cls, sub_type: str) -> Number | None:
+        """What an evaluator means by a sub type; None for what the metric does not have.
+
+        Overridden by a metric whose numbers are more than can be listed.
+        """
+        return cls.numbers.get(sub_type)
 
     @abstractmethod
     def compute(self, evidence: Any) -> dict[str, float]:

@@ -6,13 +6,15 @@ from typing import Any
 from pydantic import ValidationError
 
 from olivine.errors import Problem, RequestError, sentence
-from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence, Timings
+from olivine.evaluate._base import Artifact, Evidence, Metric, OutputEvidence, TaskEvidence, Timings
 from olivine.registry import Registry
 
 metrics: Registry[Metric] = Registry("olivine.evaluate", Metric, group="olivine.evaluate")  # type: ignore[type-abstract]
 
-_TAKEN = ("model", "format", "n_rows", "n_tokens", "of_plugins")  # of a table's row
-_NEEDS = {Evidence: "text that a model writes", OutputEvidence: "the outputs of a graph"}
+_TAKEN = ("model", "format", "n_rows", "n_tokens", "of_plugins", "of_tasks")  # of a table's row
+_TEXT = "text that a model writes"
+_NEEDS = {Evidence: _TEXT, TaskEvidence: _TEXT, OutputEvidence: "the outputs of a graph"}
+AnyEvidence = Evidence | OutputEvidence | TaskEvidence | Artifact | Timings
 
 
 def check_metrics(
@@ -40,9 +42,7 @@ def check_metrics(
                 yield Problem("invalid-value", "", message, f"Its params: {known}.", key=(name, *fault["loc"]))
 
 
-def chosen(
-    given: Mapping[str, Mapping[str, Any]], kind: type[Evidence | OutputEvidence | Artifact | Timings]
-) -> list[Metric]:
+def chosen(given: Mapping[str, Mapping[str, Any]], kind: type[AnyEvidence]) -> list[Metric]:
     """The metrics of a score that read that kind of evidence, with their params; see `check_metrics`."""
     classes = {metric: dict[str, Any]() for metric in metrics.own.values() if not metric.only_when_asked}
     for name, params in given.items():
@@ -55,18 +55,19 @@ def chosen(
 
 def fits(metric: type[Metric], kind: type[Evidence | OutputEvidence]) -> bool:
     """Whether models of that kind of evidence have the metric; each is an artifact, and takes its time."""
+    if metric.reads is TaskEvidence:
+        return kind is Evidence
     return issubclass(kind, metric.reads) or metric.reads in (Artifact, Timings)
 
 
-def measured(
-    given: Mapping[str, Mapping[str, Any]], *evidence: Evidence | OutputEvidence | Artifact | Timings
-) -> dict[str, Any]:
-    """The numbers of all those metrics; "of_plugins" names those that third parties give.
+def measured(given: Mapping[str, Mapping[str, Any]], *evidence: AnyEvidence) -> dict[str, Any]:
+    """The numbers of all those metrics; "of_plugins" names those that third parties give, "of_tasks" those of tasks.
 
     RequestError for two that give a number of one name.
     """
     numbers: dict[str, Any] = {}
     of_plugins: list[str] = []
+    of_tasks: list[str] = []
     for one in evidence:
         for metric in chosen(given, type(one)):
             for name, value in metric.compute(one).items():
@@ -74,7 +75,9 @@ def measured(
                     raise RequestError(f"metric '{metric.name}' gives the number '{name}', which is there already")
                 numbers[name] = value
                 of_plugins += [name] if _is_third_party(metric.__module__) else []
-    return numbers | ({"of_plugins": of_plugins} if of_plugins else {})
+                of_tasks += [name] if isinstance(one, TaskEvidence) else []
+    lists = {"of_plugins": of_plugins, "of_tasks": of_tasks}
+    return numbers | {key: names for key, names in lists.items() if names}
 
 
 def _is_third_party(module: str) -> bool:

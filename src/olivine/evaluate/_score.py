@@ -12,10 +12,10 @@ from olivine.data import begins_itself, examples, pick_rows, resolved, split, te
 from olivine.errors import DataError
 from olivine.evaluate._answer import Answers, answers_of
 from olivine.evaluate._bare import bare, special_tokens
-from olivine.evaluate._base import Artifact, Evidence
+from olivine.evaluate._base import Artifact, Evidence, TaskEvidence
 from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
-from olivine.evaluate._metrics import measured
+from olivine.evaluate._metrics import chosen, measured
 from olivine.evaluate._outputs import evenly, named, rows_of, score_outputs
 from olivine.evaluate._rows import Question, passages, questions
 from olivine.evaluate.label_accuracy import matches
@@ -125,13 +125,26 @@ def score(
         scores["n_empty"] = n_empty
     if n_other := _tell_other_tokens(rows, readings, report):
         scores["n_other_tokens"] = n_other
-    scores |= measured(params.get("metrics") or {}, evidence, artifact)
+    metrics = params.get("metrics") or {}
+    scores |= measured(metrics, evidence, artifact, *_of_tasks(metrics, answers, tokenizer, model, report))
     scores |= custom_numbers(params.get("scripts") or (), model, evidence, machine)
     written = [] if on_text else generated  # a sound model may well repeat itself when nothing is asked of it
     if problem := degenerate([r.is_nan for r in readings], [r.is_flat for r in readings], written):
         scores["degenerate"] = problem
-    told = _answers(rows, readings, on_text=on_text, metrics=params.get("metrics") or {})
+    told = _answers(rows, readings, on_text=on_text, metrics=metrics)
     return {"scores": named(scores), "samples": _samples(rows, generated), "answers": told}
+
+
+def _of_tasks(
+    metrics: Mapping[str, Mapping[str, Any]], answers: Answers, tokenizer: Any, model: Model, report: Reporter
+) -> Iterator[TaskEvidence]:
+    """What the tasks that a config asks for say of the model."""
+    given = chosen(metrics, TaskEvidence)
+    if given:
+        from olivine.evaluate._harness import run_tasks
+
+    for metric in given:
+        yield run_tasks(metric.params.model_dump(), answers.runtime, tokenizer, _bottom(model).path, report.progress)
 
 
 def check_rows(params: Mapping[str, Any], tokenizer: Any, context: int, report: Reporter) -> None:
@@ -222,9 +235,14 @@ def _positions_kept(rows: Sequence[Question], n_vocabulary: int, n_bytes: int) -
 
 def _ends(model: Model, tokenizer: Any) -> list[int]:
     """The tokens that end an answer, the same at every seam: those that an exported model stops at."""
+    return end_tokens(tokenizer, _bottom(model).path)
+
+
+def _bottom(model: Model) -> Model:
+    """The model below all adapters."""
     while model.format == "adapter" and model.base is not None:
         model = model.base
-    return end_tokens(tokenizer, model.path)
+    return model
 
 
 def _ask(

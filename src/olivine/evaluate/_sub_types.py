@@ -23,16 +23,16 @@ def number_of(type_name: str, sub_type: str | None, kind: Kind) -> tuple[type[Me
     of_kind = [metric for metric in of_type if fits(metric, kind)]
     if not of_kind:
         raise RequestError(f"there is no {type_name} of {_IN_WORDS[kind]}")
-    wanted = (sub_type or _default(type_name, of_kind)).lower()
+    wanted = sub_type or _default(type_name, of_kind)
     for metric in of_kind:
+        if (number := metric.number(wanted) or metric.number(wanted.lower())) is not None:
+            return metric, number
         if not metric.numbers:
             return metric, None
-        if wanted in metric.numbers:
-            return metric, metric.numbers[wanted]
-    if any(wanted in metric.numbers for metric in of_type):
-        raise RequestError(f"there is no {wanted} of {_IN_WORDS[kind]}")
+    if any(wanted.lower() in metric.numbers for metric in of_type):
+        raise RequestError(f"there is no {wanted.lower()} of {_IN_WORDS[kind]}")
     known = sorted({name for metric in of_kind for name in metric.numbers})
-    raise RequestError(f"'{sub_type}' is no sub type of {type_name}; {_hint(wanted, known)}")
+    raise RequestError(f"'{sub_type}' is no sub type of {type_name}; {_hint(wanted.lower(), known)}")
 
 
 def _default(type_name: str, of_kind: list[type[Metric]]) -> str:

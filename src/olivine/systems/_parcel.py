@@ -135,6 +135,9 @@ def _reads(job: Job) -> dict[str, dict[str, Path]]:
     paths = [path for config in configs for path in data_files(DataConfig.model_validate(config))]
     paths += [Path(file) for file in job.files]
     for path in sorted(paths, key=lambda path: len(path.parts)):
+        if path.is_dir():  # its own root, whether it holds files or only folders of them
+            found.setdefault(str(path), {})
+            continue
         root = next((root for root in found if Path(root) in path.parents), str(path.parent))
         found.setdefault(root, {})[path.relative_to(root).as_posix()] = path
     if previous := job.params.get("previous") if job.kind == "score" else None:

@@ -42,7 +42,7 @@ class Job:
     model: the input model's record (None for "fetch"). output, scratch: folders, see work.Context.
     data: data configs by name, with absolute paths. models: records of the models before, see work.Context.
     machine: fields of work.Machine. log: file for all that is printed while the job runs.
-    files: other files that the params name.
+    files: other files that the params name, and folders of such files.
     trees: a job without places has names for what it reads, `${tree:DIGEST}` for a folder, and here the hashes of the
       files in it, by their names; see `_parcel`. Who runs it finds them in a store of its own, where also lies what it
       writes. Its log is what the process prints.

@@ -13,7 +13,7 @@ from olivine.workflow.scripts import plan_script
 from olivine.workflow.steps import Asked, ScoreRows, Script
 
 if TYPE_CHECKING:
-    from olivine.evaluate import Evidence, OutputEvidence
+    from olivine.evaluate import Evidence, Number, OutputEvidence
 
 Path = tuple[str | int, ...]
 CUSTOM = "custom"  # the type of metrics that a user's own script gives
@@ -162,16 +162,18 @@ def _wishes(metric: schema.Metric, path: Path) -> Iterator[_Wish]:
 
 def _of(draft: Draft, wish: _Wish) -> Asked | None:
     """The number that is meant; None where that is a problem, which is told."""
-    from olivine.evaluate import Artifact, Number, Timings, metrics, number_of
+    from olivine.evaluate import Artifact, Number, TaskEvidence, Timings, metrics, number_of
 
     try:
-        metric, number = number_of(wish.metric.type, wish.sub_type, _kind(draft))
+        metric, number = number_of(wish.metric.type, _whole(wish), _kind(draft))
     except RequestError as error:
         key = "type" if wish.sub_type is None or "of type" in str(error) else "name"
         at = wish.path if key == "name" else wish.path[:4]
         draft.problem("invalid-value", (*at, key), f"{error}.".replace("?.", "?"))
         return None
     told, said = wish.told, wish.told.higher_is_better
+    if metric.reads is TaskEvidence and not _names_number(draft, wish, number):
+        return None
     if number is None and said is None and told.goal is not None:
         message = f"nothing tells whether a higher {wish.name} is better."
         draft.problem("invalid-value", wish.path, message, "Write higher_is_better.")
@@ -184,20 +186,49 @@ def _of(draft: Draft, wish: _Wish) -> Asked | None:
         return None
     return Asked(
         name=wish.name,
-        number=number.key,
+        number="" if metric.reads is TaskEvidence and wish.sub_type is None else number.key,
         higher_is_better=number.higher_is_better,
         unit=number.unit,
         compares=number.compares,
         priority=told.priority if told.priority is not None and told.priority > 0 else None,
         goal=_goal(draft, wish, number),
         metric=metric.name,
-        params={**wish.metric.metric_config, **told.metric_config},
+        params=_params(wish),
         always=metric in metrics.own.values() and not metric.only_when_asked,
         timed=metric.reads is Timings,
-        on_rows=metric.reads not in (Artifact, Timings),
+        on_rows=metric.reads not in (Artifact, TaskEvidence, Timings),
         needs_labels=metric.needs_labels,
         path=wish.path,
     )
+
+
+def _params(wish: _Wish) -> dict[str, Any]:
+    return {**wish.metric.metric_config, **wish.told.metric_config}
+
+
+def _whole(wish: _Wish) -> str | None:
+    """The sub type with the name of the task before it, where there is one task alone and it is left out."""
+    tasks = _params(wish).get("tasks")
+    if wish.sub_type is None or "." in wish.sub_type or not isinstance(tasks, list) or len(tasks) != 1:
+        return wish.sub_type
+    return f"{tasks[0]}.{wish.sub_type}"
+
+
+def _names_number(draft: Draft, wish: _Wish, number: "Number | None") -> bool:
+    """Whether a wish for tasks says which of their numbers it is about, where that matters."""
+    has_tasks = bool(_params(wish).get("tasks"))  # else that is what is told
+    form = 'Write sub_types with a name such as "TASK.acc".'
+    if wish.sub_type is None and (wish.told.goal is not None or (wish.told.priority or 0) > 0):
+        message = (
+            f"{wish.name} has several numbers, and nothing tells which of them must reach the goal or comes first."
+        )
+        draft.problem("invalid-value", wish.path, message, form)
+        return False
+    if wish.sub_type is not None and number is None and has_tasks:
+        message = f"'{wish.sub_type}' does not tell of which of the tasks it is."
+        draft.problem("invalid-value", (*wish.path, "name"), message, form)
+        return False
+    return True
 
 
 def _kind(draft: Draft) -> "type[Evidence | OutputEvidence]":

@@ -215,7 +215,7 @@ class Execution:
             params = {**task.params, "previous": str(previous.entry.content) if previous else None}
             with self._unedited(task, again):
                 machine = self._machine_for(model, rows)
-                files = tuple(str(path) for script in rows.scripts for path in script.files)
+                files = tuple(map(str, _files_of(rows)))
                 result = self.workshop.do("score", task, content, machine, model, params=params, files=files)
             self._note(f"score {model.format}", {}, rows.host, result)
             return result
@@ -346,6 +346,14 @@ def plugin_of(step: Step) -> type[Pass]:
     if plugin is None:
         raise LookupError(f"no pass '{step.pass_name}'")
     return plugin
+
+
+def _files_of(rows: ScoreRows) -> Iterator[Path]:
+    """Files of the user that scores are made with: of scripts, and of tasks with the folder that they lie in."""
+    for script in rows.scripts:
+        yield from script.files
+    if rows.task_folder is not None:
+        yield from (rows.task_folder, *rows.task_files)
 
 
 def _inside(step: Step, record: Any) -> Any:

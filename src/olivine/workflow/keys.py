@@ -21,7 +21,7 @@ from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
 from olivine.store.packing import unpack
 from olivine.workflow.code import code_digest
-from olivine.workflow.steps import Plan, ScoreRows, Script, Step, timing_params
+from olivine.workflow.steps import TASKS, Plan, ScoreRows, Script, Step, timing_params
 
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
@@ -95,10 +95,11 @@ def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device:
             "model": model_key,
             "rows": score_params(rows)
             | {"data": data_content(rows.data, hashes) if rows.data else None}
-            | ({"scripts": [_script_content(script, hashes) for script in rows.scripts]} if rows.scripts else {}),
+            | ({"scripts": [_script_content(script, hashes) for script in rows.scripts]} if rows.scripts else {})
+            | ({"metrics": _without_place(rows), "tasks": _task_content(rows, hashes)} if rows.task_files else {}),
             "previous": previous_key,
             "device": device,
-            "libraries": library_versions(SCORE_LIBRARIES, rows.versions),
+            "libraries": library_versions(_score_libraries(rows), rows.versions),
         }
     )
 
@@ -107,6 +108,27 @@ def _script_content(script: Script, hashes: Hashes) -> dict[str, Any]:
     """A script without its place: what is called, and the bytes of its files."""
     told = {key: value for key, value in script.to_json().items() if key not in ("user_script", "script_dir")}
     return {**told, "files": [hashes.file(path) for path in script.files]}
+
+
+def _score_libraries(rows: ScoreRows) -> tuple[str, ...]:
+    return (*SCORE_LIBRARIES, "lm-eval") if TASKS in rows.metrics else SCORE_LIBRARIES
+
+
+def _without_place(rows: ScoreRows) -> dict[str, Any]:
+    """The params of metrics without the folder of tasks, whose files decide."""
+    return {
+        name: {key: value for key, value in of.items() if key != "include_path"} for name, of in rows.metrics.items()
+    }
+
+
+def _task_content(rows: ScoreRows, hashes: Hashes) -> list[tuple[str, str]]:
+    """Names below their folder and hashes of what tasks are made of."""
+    folder = rows.task_folder or Path()
+    files = [
+        (path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name, path)
+        for path in rows.task_files
+    ]
+    return [(name, hashes.file(path)) for name, path in files]
 
 
 def timing_key(plan: Plan, models: Mapping[str | None, str]) -> str | None:

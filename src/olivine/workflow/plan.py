@@ -28,6 +28,7 @@ from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.conflicts import conflicts
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
+from olivine.workflow.harness import with_tasks
 from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
@@ -100,6 +101,7 @@ def _make_plan(
     check_asked(draft, asked, score)
     if score is not None:
         score = replace(score, metrics=with_params(score.metrics, asked), scripts=scripts_of(asked))
+        score = with_tasks(draft, score, asked)
     tell_seen(draft, score)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):

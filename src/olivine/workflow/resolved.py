@@ -47,7 +47,18 @@ def resolved(plan: Plan) -> dict[str, Any]:
             settings["user_script"] = str(one.script.path)
             if one.script.folder is not None:
                 settings["script_dir"] = str(one.script.folder)
+    if plan.score is not None and plan.score.task_folder is not None:
+        _place_tasks(content, str(plan.score.task_folder))
     return content
+
+
+def _place_tasks(content: dict[str, Any], folder: str) -> None:
+    """Name the folder of tasks by its whole path, wherever it stands."""
+    metrics = [one for of in content.get("evaluators", {}).values() for one in of.get("metrics", ())]
+    asked = [one.get("metric_config", {}) for metric in metrics for one in (metric, *metric.get("sub_types", ()))]
+    for params in (*asked, *content["quality"].get("metrics", {}).values()):
+        if params.get("include_path"):
+            params["include_path"] = folder
 
 
 def _said(section: BaseModel) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def check_script(
 
     functions: names by the keys under which they stand. path: of the section that names the script as `key`.
     """
-    told = list(_wrong(script, functions)) or list(_refused(draft, script))
+    told = list(_wrong(script, functions)) or list(refused(draft, script))
     for kind, at, message, fix in told[:1]:
         draft.problem(kind, (*path, at or key), message, fix)
     return not told
@@ -86,7 +86,7 @@ def check_script(
 def check_data_script(draft: Draft, config: schema.DataConfig, path: Where) -> bool:
     """The same of the script of a data config: what it names is registered there, or a function that makes batches."""
     script = UserScript.of(str(config.user_script), config.script_dir)
-    told = list(_wrong(script, {}) or ()) or list(_refused(draft, script))
+    told = list(_wrong(script, {}) or ()) or list(refused(draft, script))
     for kind, _, message, fix in told[:1]:
         draft.problem(kind, (*path, "user_script"), message, fix)
     if told:
@@ -103,7 +103,7 @@ def check_data_script(draft: Draft, config: schema.DataConfig, path: Where) -> b
     return True
 
 
-def _refused(draft: Draft, script: UserScript) -> Iterator[tuple[str, str, str, str]]:
+def refused(draft: Draft, script: UserScript) -> Iterator[tuple[str, str, str, str]]:
     """Consent: a script beside its config runs, one that lies elsewhere with --trust, and none with --no-scripts."""
     consent = os.environ.get(CONSENT, "")
     if consent == NO_SCRIPTS:

@@ -72,6 +72,9 @@ class Step:
         return self.trains_on is not None
 
 
+TASKS = "lm_eval"  # the metric whose numbers come of tasks
+
+
 @dataclass(frozen=True)
 class Script:
     """A user's own metric: a function of a file.
@@ -118,8 +121,8 @@ class ScoreRows:
     those that a later step fixes.
     data: None where rows of the inputs of a graph are made up, by `seed`: they too only compare.
     metrics: params by name, see quality.metrics. scripts: users' own metrics. n_few: so many of the rows, drawn at
-    random, in place of all. host, versions: where it is measured, as of a Step; machine: what is there, None for the
-    plan's.
+    random, in place of all. task_folder, task_files: of the user's own tasks of lm-eval, and all that they are made of.
+    host, versions: where it is measured, as of a Step; machine: what is there, None for the plan's.
     """
 
     data: DataConfig | None
@@ -134,6 +137,8 @@ class ScoreRows:
     metrics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     scripts: tuple[Script, ...] = ()
     n_few: int | None = None
+    task_folder: Path | None = None
+    task_files: tuple[Path, ...] = ()
     host: str | None = None
     machine: Machine | None = None
     versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
@@ -143,10 +148,10 @@ class ScoreRows:
 class Asked:
     """One number that the evaluator of a config asks for.
 
-    name: what tables call it. number: its key in the scores. unit, compares: as of `olivine.evaluate.Number`.
-    priority: 1 matters most; None where it is not to decide. metric, params: what computes it. always: every score has
-    it. timed: it comes of timing the model. on_rows: it takes the scored rows. needs_labels: with an expected answer
-    each. script: of the user, that gives it. path: its place in the config.
+    name: what tables call it. number: its key in the scores; empty for all that the tasks of its metric give. unit,
+    compares: as of `olivine.evaluate.Number`. priority: 1 matters most; None where it is not to decide. metric, params:
+    what computes it. always: every score has it. timed: it comes of timing the model. on_rows: it takes the scored
+    rows. needs_labels: with an expected answer each. script: of the user, that gives it. path: its place in the config.
     """
 
     name: str

@@ -44,7 +44,7 @@ from olivine.workflow.names import FileNames
 from olivine.workflow.plan import make_plan
 from olivine.workflow.proofs import prove
 from olivine.workflow.search_plan import identities
-from olivine.workflow.steps import Asked, Plan
+from olivine.workflow.steps import TASKS, Asked, Plan
 from olivine.workflow.verdict import checks_missed, drop_allowed, goals, keeps, missed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
@@ -427,7 +427,8 @@ class _Trials:
         plan = execution.plan
         if plan.score is None:
             return None
-        few = replace(plan, score=replace(plan.score, n_few=n_few))
+        cheap = {name: params for name, params in plan.score.metrics.items() if name != TASKS}
+        few = replace(plan, score=replace(plan.score, n_few=n_few, metrics=cheap, scripts=()))
         score = Execution(few, self._model, replace(self._workshop, tell=lambda _event: None)).score(seams(few)[-1])
         return score.event.scores.get(_ACCURACY) if score is not None else None
 

@@ -1,7 +1,7 @@
 """Whether models keep what a config asks of them: a pure function of scores and goals."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from olivine.errors import RequestError
@@ -195,8 +195,20 @@ def rows_of(
             baseline.get(one.number),
             _worst(one, untrained) if one.compares else rows.get(result, {}).get(one.number),
         )
-        for one in asked
+        for one in _each(asked, rows.get(result, {}))
     ]
+
+
+def _each(asked: Iterable[Asked], row: Mapping[str, Any]) -> Iterator[Asked]:
+    """What was asked for; of tasks, of which no number was named, all that they gave."""
+    asked = list(asked)
+    named = {one.number for one in asked}
+    for one in asked:
+        if one.number:
+            yield one
+            continue
+        told = [name for name in row.get("of_tasks", ()) if not name.endswith("_standard_error")]
+        yield from (replace(one, name=f"{one.name}: {name}", number=name) for name in told if name not in named)
 
 
 def _worst(one: Asked, rows: Iterable[Mapping[str, Any]]) -> float | None:
