@@ -54,12 +54,26 @@ class Written:
             self.tokens.append(token)
 
 
-class GenaiRuntime:
-    """The folder, loaded. Raises RuntimeError, as all that the runtime refuses does."""
+# Of a session that is opened and not run: weights stay mapped, and none is packed for the kernels or unfolded.
+_UNPACKED = {
+    "graph_optimization_level": "ORT_DISABLE_ALL",
+    "session.disable_prepacking": "1",
+    "session.intra_op.allow_spinning": "0",
+}
 
-    def __init__(self, folder: Path) -> None:
+
+class GenaiRuntime:
+    """The folder, loaded. Raises RuntimeError, as all that the runtime refuses does.
+
+    only_to_look: no weight is read before something is run, which then takes long.
+    """
+
+    def __init__(self, folder: Path, *, only_to_look: bool = False) -> None:
         self._folder = folder
-        self._model = onnxruntime_genai.Model(str(folder))
+        settings = onnxruntime_genai.Config(str(folder))
+        if only_to_look:
+            settings.overlay(json.dumps({"model": {"decoder": {"session_options": _UNPACKED}}}))
+        self._model = onnxruntime_genai.Model(settings)
         self.config: dict[str, Any] = json.loads((folder / "genai_config.json").read_text(encoding="utf-8"))
         self.context_length = int(self.config["model"]["context_length"])
 

@@ -33,7 +33,7 @@ class OnnxSession:
         try:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
         except Exception as error:
-            raise ModelError(f"onnxruntime does not load {graph}: {_last_word(error)}") from error
+            raise ModelError(f"onnxruntime does not load {graph}: {last_word(error)}") from error
 
     @property
     def input_names(self) -> list[str]:
@@ -47,7 +47,7 @@ class OnnxSession:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in inputs.items())
-            raise ModelError(f"{self._graph} does not run on {shapes}: {_last_word(error)}") from error
+            raise ModelError(f"{self._graph} does not run on {shapes}: {last_word(error)}") from error
 
 
 def _options(settings: Mapping[str, Any]) -> Any:
@@ -66,7 +66,7 @@ def _options(settings: Mapping[str, Any]) -> Any:
     return options
 
 
-def _last_word(error: Exception) -> str:
+def last_word(error: Exception) -> str:
     """What onnxruntime says, without where in its own sources."""
     text = " ".join(str(error).split()).rpartition(" : ")[2]
     return text.rpartition(" failed:")[2][:300] or type(error).__name__
