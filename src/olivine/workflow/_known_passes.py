@@ -7,7 +7,6 @@ _SNPE = "It needs the SNPE SDK of Qualcomm; OnnxConversion and OnnxStaticQuantiz
 _VITIS = "It needs the tools of AMD; OnnxStaticQuantization with QDQ makes a graph that VitisAI's provider takes."
 _NVIDIA = "It needs nvidia-modelopt; OnnxBlockWiseRtnQuantization rounds the weights of a graph to 4 bits."
 _INC = "It needs neural-compressor; OnnxStaticQuantization and OnnxDynamicQuantization do the same."
-_OPTIMUM = "It needs optimum; ModelBuilder makes the graph of a decoder, and OnnxConversion that of any other model."
 _WEIGHTS = "Use Gptq, AutoAWQQuantizer or Rtn, which quantize a checkpoint, and ModelBuilder after it."
 _ROTATION = "Leave it out: AutoAWQQuantizer and Gptq keep a model's accuracy in 4 bits without rotating it."
 _PRUNING = "Nothing here prunes weights; Gptq or ModelBuilder with precision int4 make a model smaller."
@@ -38,13 +37,9 @@ OLIVE_PASSES = {
     "moeexpertsdistributor": _SPLIT,
     "nvmodeloptgraphsurgery": _NVIDIA,
     "nvmodeloptquantization": _NVIDIA,
-    "onnxbnb4quantization": _BLOCKS,
     "onnxfloat16tofloat32": "Export the model in fp32.",
-    "onnxhqqquantization": _BLOCKS,
     "onnxiofloat16tofloat32": "Export the model with the types that are wanted.",
-    "onnxopversionconversion": "Export the model with the opset that is wanted.",
     "onnxquantizationpreprocess": _INTERNAL,
-    "onnxscriptfusion": "Leave it out: onnxruntime optimizes a graph when it loads it.",
     "openvinoconversion": _OPENVINO,
     "openvinoencapsulation": _OPENVINO,
     "openvinoioupdate": _OPENVINO,
@@ -53,9 +48,6 @@ OLIVE_PASSES = {
     "openvinoquantizationwithaccuracy": _OPENVINO,
     "openvinoreshape": _OPENVINO,
     "openvinoweightcompression": _OPENVINO,
-    "optimumconversion": _OPTIMUM,
-    "optimummerging": _OPTIMUM,
-    "ortmixedprecision": "Use OnnxFloatToFloat16, with op_block_list for what stays in 32 bits.",
     "poweroftwomethod": _VITIS,
     "pytorchtensorparallel": _SPLIT,
     "qairtencapsulation": _QNN,
@@ -66,7 +58,6 @@ OLIVE_PASSES = {
     "qnncontextbinarygenerator": _QNN,
     "qnnconversion": _QNN,
     "qnnmodellibgenerator": _QNN,
-    "qnnpreprocess": _QNN,
     "quantizationawaretraining": "Fine-tune the model, and quantize it with a calibrating pass after it.",
     "quarkquantization": "It needs amd-quark; Gptq, AutoAWQQuantizer or Rtn quantize a checkpoint.",
     "quarot": _ROTATION,
