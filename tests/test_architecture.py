@@ -26,7 +26,7 @@ RUNNING = {
 }
 # From the lowest up. A module imports from lower layers and from its own package alone.
 LAYERS = (
-    ("allowance", "compat", "errors", "jinja", "memory", "paths", "patterns", "registry", "telemetry"),
+    ("absent", "allowance", "compat", "errors", "jinja", "memory", "paths", "patterns", "registry", "telemetry"),
     ("__init__", "lazy", "messages", "user_scripts"),
     ("config",),
     ("data", "models", "search", "store"),

@@ -121,7 +121,7 @@ def olivine(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_published_config_runs_on_a_compute_with_a_users_own_names(registered, tmp_path):
+def test_published_config_runs_on_a_compute_with_a_users_own_names(registered, tmp_path, tiny_phi3):
     config = published(registered, tmp_path)
     done = olivine("run", "--config", config, "--json")
     assert done.returncode == 0, done.stderr
@@ -134,6 +134,9 @@ def test_published_config_runs_on_a_compute_with_a_users_own_names(registered, t
     assert b"hf_of_nobody" not in written
     assert ("train_data.json", "node") in registered.readers
     assert ("train_data.json", "user") not in registered.readers  # the rows never came here
+    weights = (tiny_phi3 / "model.safetensors").read_bytes()
+    assert registered.n_read["model.safetensors", "user"] < len(weights)  # nor did the weights, but for their header
+    assert not any(file.read_bytes() == weights for file in (tmp_path / "cache").rglob("*") if file.is_file())
     assert "experimental class" not in done.stderr  # the SDK is not heard
 
 

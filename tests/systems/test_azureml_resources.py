@@ -103,7 +103,7 @@ def brought(plan, told=None):
     events = [] if told is None else told
     with Cache(plan.cache_dir) as store:
         store.prepare()
-        bring(plan.remotes, Workshop(Path("out"), store, Workers({}), events.append))
+        bring(plan.remotes, Workshop(Path("out"), store, Workers({}), events.append), {}, plan.machine)
     return events
 
 

@@ -62,7 +62,7 @@ def test_folder_of_mlflow_is_the_model_that_was_saved_into_it(form, mark, tiny_l
     assert plan.n_parameters == planned(tmp_path, tiny_llama).n_parameters
     with Cache(plan.cache_dir) as store:
         store.prepare()
-        bring(plan.remotes, Workshop(tmp_path, store, Workers({}), lambda _: None))
+        bring(plan.remotes, Workshop(tmp_path, store, Workers({}), lambda _: None), {}, plan.machine)
     model = planned(tmp_path, tmp_path / "mlflow").input_model.path
     assert {path.name: path.read_bytes() for path in model.iterdir()} == {
         path.name: path.read_bytes() for path in tiny_llama.iterdir()
@@ -124,11 +124,11 @@ def test_what_was_removed_from_the_cache_while_a_plan_waited_is_one_sentence(tin
     with Cache(plan.cache_dir) as store:
         store.prepare()
         workshop = Workshop(tmp_path, store, Workers({}), lambda _: None)
-        bring(plan.remotes, workshop)
+        bring(plan.remotes, workshop, {}, plan.machine)
         (folder / "data" / "model" / "model.safetensors").unlink()
         store.remove(plan.remotes[0].key)
         with pytest.raises((StepFailed, OSError)):
-            bring(plan.remotes, workshop)
+            bring(plan.remotes, workshop, {}, plan.machine)
 
 
 @pytest.mark.skipif(lazy.version_here("azure-ai-ml") != "none", reason="the extra azureml is installed")

@@ -1,6 +1,6 @@
 """AzureML by its own SDK: workspaces and registries, credentials, jobs, and the files that lie in their stores."""
 
-from olivine.azureml._blobs import Blobs
+from olivine.azureml._blobs import Asset, Blobs
 from olivine.azureml._client import Access, Refused, workspace_settings
 from olivine.azureml._files import Address
 from olivine.azureml._reference import Malformed, Reference, address_of, client_of, reference
@@ -9,6 +9,7 @@ from olivine.azureml._workspace import Command, Compute, Ended, Environment, Wor
 __all__ = [
     "Access",
     "Address",
+    "Asset",
     "Blobs",
     "Command",
     "Compute",

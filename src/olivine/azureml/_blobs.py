@@ -17,12 +17,24 @@ _CONTAINER = re.compile(r"https://([^./]+)\.blob\.core\.windows\.net/([^/?]+)")
 
 
 @dataclass(frozen=True)
+class Asset:
+    """Files as an input of a job. kind: in AzureML's word, such as uri_folder. address: as AzureML names them."""
+
+    kind: str
+    address: str
+
+
+@dataclass(frozen=True)
 class Place:
-    """Where blobs lie: address of a container (a signed one needs no credential), and how their names begin."""
+    """Where blobs lie: address of a container (a signed one needs no credential), and how their names begin.
+
+    asset: the same for a job, where it can be told.
+    """
 
     container: str
     prefix: str
     credential: Any = None
+    asset: Asset | None = None
 
 
 class Blobs:
@@ -52,6 +64,18 @@ class Blobs:
             place, _ = self._container()
         parts = _CONTAINER.match(place.container)
         return f"abfs://{parts[2]}@{parts[1]}.dfs.core.windows.net/{file.source}" if parts is not None else None
+
+    def asset(self) -> Asset | None:
+        """The place as an input of a job, whose node reads the files by its own identity; None where it is none."""
+        with self._in_sentences():
+            place, _ = self._container()
+        return place.asset
+
+    def name_in_asset(self, file: SourceFile) -> str:
+        """What the node finds a file under, below that input."""
+        with self._in_sentences():
+            place, _ = self._container()
+        return _name(file.source, place.prefix.strip("/"))
 
     def read(self, file: SourceFile, n_bytes: int) -> bytes:
         """See Source."""

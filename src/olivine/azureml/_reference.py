@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from pydantic import ValidationError
 
-from olivine.azureml._blobs import Blobs, Place
+from olivine.azureml._blobs import Asset, Blobs, Place
 from olivine.azureml._client import Access, Refused, access_by, workspace_settings
 from olivine.config.schema import (
     RESOURCE_SETTINGS,
@@ -107,15 +107,17 @@ def _signed(ml: Any, registry: str, name: str, version: str) -> Place:
 
     The SDK itself only downloads whole models, and no name with a slash, which models of registries may have.
     """
-    asset = f"models/{quote(name, safe='')}/versions/{quote(version, safe='')}"
-    path = _asked(ml, "GET", registry, asset)["properties"]["modelUri"]
+    there = f"models/{quote(name, safe='')}/versions/{quote(version, safe='')}"
+    model = _asked(ml, "GET", registry, there)["properties"]
+    path, kind = model["modelUri"], model.get("modelType") or "custom_model"
     parts = _BLOB.fullmatch(path)
     if parts is None:
         raise Refused(f"the registry says that the model lies at '{path}', which is no blob")
     body = {"assetId": f"azureml://registries/{registry}/models/{name}/versions/{version}", "blobUri": path}
-    signed = _asked(ml, "POST", registry, asset.replace("models/", "datarefs/", 1), json=body)
+    signed = _asked(ml, "POST", registry, there.replace("models/", "datarefs/", 1), json=body)
     credential = signed["blobReferenceForConsumption"]["credential"]
-    return Place(credential.get("sasUri") or parts["container"], parts["path"])
+    asset = Asset(kind, body["assetId"])
+    return Place(credential.get("sasUri") or parts["container"], parts["path"], asset=asset)
 
 
 def _asked(ml: Any, method: str, registry: str, asset: str, **content: Any) -> Any:
@@ -209,7 +211,9 @@ def _at(access: Access, url: str) -> Place:
         raise Refused(f"the datastore '{name}' is a {type(store).__name__}, which is not read: use one of blobs")
     address = f"{store.protocol or 'https'}://{store.account_name}.blob.{store.endpoint or 'core.windows.net'}"
     account_key, signature = secret_of(store)
-    return Place(f"{address}/{container}", parts["path"] or "", account_key or signature or access.credential)
+    path = parts["path"] or ""
+    asset = Asset("uri_folder", f"{address_of(access.settings)}/datastores/{name}/paths/{path}")
+    return Place(f"{address}/{container}", path, account_key or signature or access.credential, asset)
 
 
 def store_of(access: Access, name: str) -> Any:

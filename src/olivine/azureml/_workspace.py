@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from olivine.azureml._blobs import Asset
 from olivine.azureml._client import Access, Refused, access_by
 from olivine.azureml._files import Address, files_at
 from olivine.config.schema import AzureMLClient
@@ -37,7 +38,10 @@ class Environment:
 
 @dataclass(frozen=True)
 class Command:
-    """A job to be sent. resources: settings of it beside the compute, as AzureML names them."""
+    """A job to be sent. resources: settings of it beside the compute, as AzureML names them.
+
+    inputs: what its node sees, by the names that the command has for them.
+    """
 
     name: str
     line: str
@@ -46,6 +50,7 @@ class Command:
     variables: Mapping[str, str] = field(default_factory=dict)
     resources: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Asset] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -210,6 +215,7 @@ def _word(value: Any) -> str:
 
 
 def _job_of(command: Command) -> Any:
+    from azure.ai.ml import Input
     from azure.ai.ml import command as job_of
 
     resources = command.resources
@@ -218,6 +224,7 @@ def _job_of(command: Command) -> Any:
         display_name=command.name,
         experiment_name=_EXPERIMENT,
         command=command.line,
+        inputs={name: Input(type=one.kind, path=one.address, mode="ro_mount") for name, one in command.inputs.items()},
         environment=command.environment.path,
         compute=command.compute,
         environment_variables=dict(command.variables),

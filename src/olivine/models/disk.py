@@ -1,5 +1,6 @@
 """What a model takes on disk."""
 
+from olivine.absent import whole_size
 from olivine.models._model import Model
 from olivine.models.deciding import deciding_files
 
@@ -12,4 +13,4 @@ def bytes_on_disk(model: Model) -> int | None:
         return model.path.stat().st_size
     if model.format == "onnx" and model.packaging == "plain":  # anything may lie beside a user's graph
         return sum(file.stat().st_size for _, file in deciding_files(model))
-    return sum(file.stat().st_size for file in model.path.iterdir() if file.is_file())
+    return sum(whole_size(file) for file in model.path.iterdir() if file.is_file())

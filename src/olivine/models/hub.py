@@ -132,24 +132,24 @@ def _draw(name: str, commit: str, file: _File, folder: Path) -> None:
 
 
 def draw(path: Path, n_bytes: int, read: Callable[[int], bytes]) -> None:
-    """A file that lies elsewhere, itself when it is small, else its header and a hole for the rest.
+    """A file that lies elsewhere: of weights the header, else itself when it is small, and a hole for the rest.
 
     n_bytes: of all of it. read: gives its first bytes, as many as it is asked for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     start = b""
-    if n_bytes <= SMALL_BYTES:
+    if path.suffix == ".safetensors":
+        start = header(n_bytes, read)
+    elif n_bytes <= SMALL_BYTES:
         start = read(n_bytes)
-    elif path.suffix == ".safetensors":
-        start = _header(n_bytes, read)
     with path.open("wb") as drawn:
         drawn.write(start)
         drawn.truncate(n_bytes)
 
 
-def _header(n_all: int, read: Callable[[int], bytes]) -> bytes:
+def header(n_all: int, read: Callable[[int], bytes]) -> bytes:
     """The beginning of a safetensors file up to its numbers; only its length where that is nonsense."""
-    start = read(2**17)
+    start = read(min(2**17, n_all))
     n_bytes = 8 + int.from_bytes(start[:8], "little")
     if n_bytes > min(LARGEST_HEADER_BYTES, n_all):
         return start[:8]

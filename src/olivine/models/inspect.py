@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from olivine.absent import whole_size
 from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models.checkpoint import checkpoint_weights
 from olivine.models.companions import refuse_companions
@@ -58,7 +59,7 @@ def _folder_facts(folder: Path) -> ModelFacts:
             raise ModelError(f"{folder / 'config.json'} has a size that is no number above 0: {error}") from None
     if tensors:
         n_parameters = sum(_product(shape) for shape in tensors.values())
-    weight_bytes = sum(file.stat().st_size for file in safetensors_files(folder)) if tensors else 0
+    weight_bytes = sum(whole_size(file) for file in safetensors_files(folder)) if tensors else 0
     return ModelFacts(
         architecture=architecture,
         n_parameters=n_parameters,

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from olivine.absent import whole_size
 from olivine.errors import ModelError
 
 # safetensors' names of types -> torch's
@@ -42,9 +43,10 @@ Header = dict[str, dict[str, Any]]
 def read_safetensors_header(file: Path) -> Header:
     """Name -> {"dtype", "shape", "data_offsets"} of a safetensors file, in the order of the data.
 
+    The data itself may lie elsewhere, see `olivine.absent`.
     Raises ModelError when the file is cut short, or its header is none that the reference library reads.
     """
-    size = file.stat().st_size
+    size = whole_size(file)
     with file.open("rb") as stream:
         n_header = int.from_bytes(stream.read(8), "little")
         if size < 8 or n_header > min(size - 8, _MAX_HEADER_BYTES):

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
@@ -130,6 +131,26 @@ def sketch(source: Source, files: Iterable[SourceFile], folder: Path) -> None:
     with ThreadPoolExecutor(hub.N_AT_ONCE) as pool:
         for _ in pool.map(draw, files):
             pass
+
+
+def outline(source: Source, files: Iterable[SourceFile], folder: Path) -> tuple[SourceFile, ...]:
+    """Fill a folder with the files, but of weights only the headers; gives those whose rest is not there."""
+
+    def draw(file: SourceFile) -> None:
+        path = folder / file.name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        read = partial(source.read, file)
+        path.write_bytes(hub.header(file.n_bytes, read) if _is_weights(file) else read(file.n_bytes))
+
+    drawn = tuple(files)
+    with ThreadPoolExecutor(hub.N_AT_ONCE) as pool:
+        for _ in pool.map(draw, drawn):
+            pass
+    return tuple(file for file in drawn if _is_weights(file))
+
+
+def _is_weights(file: SourceFile) -> bool:
+    return file.name.endswith(".safetensors")
 
 
 def bring(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from olivine import lazy
+from olivine.absent import absent, address_of
 from olivine.errors import ModelError
 from olivine.models.blockwise import Blockwise
 from olivine.models.safetensors_header import DTYPES, data_start, read_safetensors_header
@@ -98,6 +99,9 @@ class StoredTensor:
         if n_bytes == 0:
             return torch.empty(shape, dtype=getattr(torch, self.dtype))
         raw = np.fromfile(self.file, np.uint8, n_bytes, offset=self.offset + offset)
+        if len(raw) != n_bytes and absent(self.file) is not None:
+            place = address_of(self.file.parent)
+            raise ModelError(f"the weights of '{place}' are read where they lie; here is only their header")
         if len(raw) != n_bytes:
             raise ModelError(f"{self.file} ended while '{self.name}' was read; was it replaced?")
         return torch.from_numpy(raw).view(getattr(torch, self.dtype)).view(shape)

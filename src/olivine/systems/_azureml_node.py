@@ -1,13 +1,15 @@
 """What a node of AzureML starts: a worker, with the secrets that the node's own identity may read.
 
-    python -m olivine.systems._azureml_node [--secret VARIABLE=VAULT/NAME] WORKER_ARGUMENTS
+    python -m olivine.systems._azureml_node [--secret VARIABLE=VAULT/NAME] [--mounted NAME=FOLDER] WORKER_ARGUMENTS
 
-A secret goes from the key vault into the environment of this process, and nowhere else.
+A secret goes from the key vault into the environment of this process, and nowhere else. A folder is an input of the
+job, which AzureML lets the node see.
 """
 
 import os
 import sys
 
+from olivine.systems._mounted import variable
 from olivine.systems._worker import main as work
 
 
@@ -17,9 +19,13 @@ def main(arguments: list[str]) -> int:
     if (client := os.environ.get("DEFAULT_IDENTITY_CLIENT_ID")) and not os.environ.get("AZURE_CLIENT_ID"):
         os.environ["AZURE_CLIENT_ID"] = client
     if arguments[:1] == ["--secret"]:
-        variable, _, place = arguments[1].partition("=")
+        seen_as, _, place = arguments[1].partition("=")
         vault, _, name = place.partition("/")
-        os.environ[variable] = _secret(vault, name)
+        os.environ[seen_as] = _secret(vault, name)
+        arguments = arguments[2:]
+    while arguments[:1] == ["--mounted"]:
+        name, _, folder = arguments[1].partition("=")
+        os.environ[variable(name)] = folder
         arguments = arguments[2:]
     return work(arguments)
 

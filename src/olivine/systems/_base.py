@@ -131,6 +131,10 @@ class System(ABC):
     def reserve(self, need: Estimate) -> None:  # noqa: B027 - most systems have what they have
         """Told before the first job what the jobs of a run need of it at most, for one that asks for room."""
 
+    def mount(self, name: str, kind: str, address: str) -> None:
+        """Told before a job of the kind "take" where its nodes find what lies elsewhere. name: as the job calls it."""
+        raise NotImplementedError(f"{type(self).__name__} reads nothing at '{address}' ({name}, {kind})")
+
     def n_jobs(self, need: Estimate) -> int | None:  # noqa: ARG002
         """How many jobs that need so much have room at once; None for one machine, which its probe describes."""
         return None

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from olivine.absent import absent, address_of
 from olivine.errors import StepFailed
 from olivine.store.hashes import Hashes
 from olivine.store.packing import OUTPUT
@@ -34,7 +35,10 @@ class Elsewhere(Worker):
                 return here.run(job, listen)
         sent = parcel(job, self._hashes)
         for hashed in sorted(self._system.missing(sent.sources)):
-            self._system.put(sent.sources[hashed], hashed)
+            source = sent.sources[hashed]
+            if absent(source) is not None:
+                raise StepFailed(job.step, f"'{address_of(source.parent)}' is no longer in the store; run it again")
+            self._system.put(source, hashed)
         places = {**sent.places, OUTPUT: str(job.output)}
 
         def tell(event: str, fields: Mapping[str, Any]) -> None:
@@ -45,7 +49,8 @@ class Elsewhere(Worker):
         except StepFailed as failure:
             cause, tail = named([failure.cause, failure.tail], places)
             raise StepFailed(failure.step, cause, failure.log, tail=tail, is_refused=failure.is_refused) from None
-        self._fetch(result.pop("files"), job)
+        if job.kind != "take":  # what a node takes stays there, and is named by its hashes
+            self._fetch(result.pop("files"), job)
         answered: dict[str, Any] = named(result, places)
         return answered
 

@@ -3,7 +3,9 @@
 What libraries print goes to the job's log.
 """
 
+import hashlib
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -25,6 +27,7 @@ from olivine.store.files import remove_tree
 from olivine.store.transfer import Files
 from olivine.systems._environment import OFFLINE
 from olivine.systems._log import print_to
+from olivine.systems._mounted import mounted_at
 from olivine.systems._parcel import named, result_files, unpacked
 from olivine.systems._probe import probe
 from olivine.systems._protocol import Job
@@ -213,6 +216,33 @@ def _fetch(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one si
     return {"model": Model("hf", folder, trust_remote_code=trusted).to_json()}
 
 
+def _take(job: Job, events: Events) -> dict[str, Any]:
+    """Copy a model from where this machine sees it; result_files keeps it in the store of this side.
+
+    params: `mounted`, the name of the place, see `mounted_at`; `files`: of each, by its name, where it lies below that
+    place (`source`), its `bytes` and, where it is known, `md5`; `address` names the model.
+    """
+    root, files = mounted_at(job.params["mounted"]), job.params["files"]
+    total, done = sum(file["bytes"] for file in files.values()), 0
+    for name, file in files.items():
+        source, target = root / file["source"], job.output / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            shutil.copyfile(source, target)
+        except FileNotFoundError:
+            raise ModelError(f"the node does not see '{file['source']}' of '{job.params['address']}'") from None
+        if target.stat().st_size != file["bytes"] or file["md5"] not in (None, _md5(target)):
+            raise ModelError(f"'{file['source']}' of '{job.params['address']}' came with other bytes than it has there")
+        done += file["bytes"]
+        events.progress(done, total)
+    return {}
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
 def _probe(job: Job, events: Events) -> dict[str, Any]:  # noqa: ARG001 - one signature for all kinds
     return {"probe": probe(store=job.scratch).to_json()}
 
@@ -233,4 +263,5 @@ KINDS: dict[str, Callable[[Job, Events], dict[str, Any]]] = {
     "rows": _rows,
     "survey": survey,
     "probe": _probe,
+    "take": _take,
 }

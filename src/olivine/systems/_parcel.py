@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from olivine.absent import absent
 from olivine.config.schema import DataConfig
 from olivine.data import data_files, locate
 from olivine.data.sources import kinds
@@ -45,7 +46,7 @@ def parcel(job: Job, hashes: Hashes) -> Parcel:
     names: dict[str, str] = {}
     sources: dict[str, Path] = {}
     for root, files in _reads(whole).items():
-        tree = {name: hashes.current(path) for name, path in files.items()}
+        tree = {name: _content(path, hashes) for name, path in files.items()}
         sources |= {tree[name]: path for name, path in files.items()}
         name = f"${{tree:{digest(tree)}}}"
         trees[digest(tree)], names[root] = tree, name
@@ -64,6 +65,12 @@ def parcel(job: Job, hashes: Hashes) -> Parcel:
         }
     )
     return Parcel(sent, sources, {name: root for root, name in reversed(names.items())})
+
+
+def _content(path: Path, hashes: Hashes) -> str:
+    """The hash of a file's bytes, wherever they lie."""
+    elsewhere = absent(path)
+    return elsewhere.blake3 if elsewhere is not None else hashes.current(path)
 
 
 def unpacked(job: Job, store: Files, output: Path) -> tuple[Job, dict[str, str]]:

@@ -26,7 +26,7 @@ from olivine.store.hashes import digest
 from olivine.store.packing import OUTPUT
 
 Listener = Callable[[str, Mapping[str, Any]], None]
-JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows", "survey", "time", "probe"]
+JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows", "survey", "time", "probe", "take"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class Job:
     kind: "pass" runs a pass; "score" measures a model on rows; "fetch" brings an input model from the hub to a folder;
       "materialize" writes a model whose weights are computed into a folder of its own; "prove" lets a pass prove its
       claim on a small model of the input model's config; "rows" looks at data that is not here; "survey" looks at all
-      rows with the model's tokenizer; "time" times models beside each other; "probe" says what is there, see Probe.
+      rows with the model's tokenizer; "time" times models beside each other; "probe" says what is there, see Probe;
+      "take" keeps a model in the store of its side, from where the system has mounted it.
     step: the name users see. name: name of the pass (kinds "pass" and "prove"). params: JSON values of its params, or
       of the task.
     model: the input model's record (None for "fetch"). output, scratch: folders, see work.Context.

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from olivine import __version__
-from olivine.azureml import Address, Command, Compute, Environment, Refused, Workspace, workspace_settings
+from olivine.azureml import Address, Asset, Command, Compute, Environment, Refused, Workspace, workspace_settings
 from olivine.errors import OlivineError, RequestError, StepFailed, Unsupported
 from olivine.messages import ending
 from olivine.store.hashes import digest
@@ -68,6 +68,7 @@ class AzureML(Batch):
             if params.aml_docker_config is None:
                 raise RequestError("neither aml_docker_config nor aml_environment_config says what a job runs in")
             self._image.check()
+        self._mounted: dict[str, Asset] = {}  # inputs of the jobs, by the names that commands have for them
         self._states: dict[str, tuple[str, float]] = {}  # of a job, and since when it is in it
 
     @cached_property
@@ -264,10 +265,15 @@ class AzureML(Batch):
         """See Batch."""
         return RemoteFiles(self._address.url, self._address.options)
 
+    def mount(self, name: str, kind: str, address: str) -> None:
+        """See System: the jobs that are sent from now on have it as an input, which their node reads by itself."""
+        self._mounted[name] = Asset(kind, address)
+
     def submit(self, name: str, arguments: Sequence[str]) -> str:
         """See Batch."""
         secrets = ["--secret", f"HF_TOKEN={self._vault}/{_SECRET}"] if self.params.hf_token else []
-        line = shlex.join([*_NODE, *secrets, *arguments, "--store", _STORE, "--files", self.far.url])
+        mounted = [text for name in self._mounted for text in ("--mounted", f"{name}=${{{{inputs.{name}}}}}")]
+        line = shlex.join([*_NODE, *secrets, *mounted, *arguments, "--store", _STORE, "--files", self.far.url])
         command = Command(
             name=f"olivine-{name}",
             line=f'{line}; code=$?; echo "{_EXIT}$code"; exit $code',
@@ -277,6 +283,7 @@ class AzureML(Batch):
             variables={"PYTHONUNBUFFERED": "1", "AZURE_STORAGE_ACCOUNT_NAME": self._address.account},
             resources=self.params.resources or {},
             tags={str(key): str(value) for key, value in (self.params.tags or {}).items()},
+            inputs=dict(self._mounted),
         )
         self._workspace.submit(command)
         return command.name

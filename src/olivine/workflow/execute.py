@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from olivine.absent import address_of
 from olivine.errors import RequestError, StepFailed
 from olivine.models import Model
 from olivine.models.adapter import name_base
@@ -115,6 +116,7 @@ class Execution:
             f"Write the weights of '{step.name}'",
             parent=step.name,
             parent_key=self.keys.models[step.name],
+            host=step.host,
         )
 
         def make(content: Path) -> Mapping[str, Any]:
@@ -134,6 +136,7 @@ class Execution:
             return entry  # the base is a result of this run, or a file that PEFT does not load
         given = str(self.plan.workflow.get("input_model", {}).get("model_path") or model.base.path)
         base = str(model.base.path) if exists(of_user(given)) else given  # what is no path is the hub's name
+        base = address_of(model.base.path) or base  # not of this machine
 
         def make(content: Path) -> Mapping[str, Any]:
             for name in entry.files:

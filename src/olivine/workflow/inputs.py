@@ -16,7 +16,7 @@ from olivine.workflow.events import RowsRead, StepDone, StepStarted
 from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_code
 from olivine.workflow.moving import moving, reader, with_rows
 from olivine.workflow.plan import make_plan
-from olivine.workflow.resources import bring
+from olivine.workflow.resources import bring, forget_cleared
 from olivine.workflow.source import exporting
 from olivine.workflow.steps import Host, Plan
 from olivine.workflow.survey import STEP, survey
@@ -56,7 +56,11 @@ def bring_remotes(plan: Plan, workshop: Workshop) -> Plan:
 
     Raises StepFailed when what came cannot be used: until then it was known by its beginnings.
     """
-    bring(plan.remotes, workshop)
+    systems = {name: host.system for name, host in plan.hosts.items()}
+    is_gone = not plan.machine.offline and forget_cleared(plan.remotes, workshop.store, systems)
+    if is_gone and plan.source is not None:
+        plan = make_plan(plan.source, asked=plan.hosts)
+    bring(plan.remotes, workshop, systems, plan.machine)
     if not plan.awaits or plan.source is None:
         return plan
     settled = make_plan(plan.source, offline=plan.machine.offline, asked=plan.hosts)

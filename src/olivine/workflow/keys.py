@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from olivine.absent import absent
 from olivine.config.schema import DataConfig
 from olivine.data import data_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
@@ -37,7 +38,7 @@ def model_content(model: Model, hashes: Hashes) -> str:
     if not model.path.exists():
         raise ModelError(f"the model '{model.path}' does not exist")
     record = model.to_json() | {
-        "path": {name: hashes.file(path) for name, path in sorted(deciding_files(model))},
+        "path": {name: _content(path, hashes) for name, path in sorted(deciding_files(model))},
         "base": model_content(model.base, hashes) if model.base else None,
     }
     if (files := script_files(model)) != []:
@@ -45,6 +46,12 @@ def model_content(model: Model, hashes: Hashes) -> str:
         told |= {"model_path": None, "files": [hashes.file(path) for path in files]}
         record["attributes"] = {**model.attributes, SCRIPT: told}
     return digest(record)
+
+
+def _content(path: Path, hashes: Hashes) -> str:
+    """The hash of a file's bytes, wherever they lie."""
+    elsewhere = absent(path)
+    return elsewhere.blake3 if elsewhere is not None else hashes.file(path)
 
 
 def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:

@@ -88,7 +88,7 @@ def _make_plan(
     draft.problems += settled.problems
     draft.has_model = settled.has_model
     draft.remotes = tuple(remote for remote in settled.remotes if not remote.is_here)
-    draft.translated += [f"'{remote.address}' is brought before the first step" for remote in draft.remotes]
+    draft.translated += [_told(remote) for remote in draft.remotes]
     plan_model(draft, fetched)
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
@@ -360,3 +360,10 @@ def _packages(host: Host) -> Iterator[Problem]:
     elif wanted is not None and not wanted.contains(version, prereleases=True):
         message = f"transformers {version} is installed{there}, but {wanted} is supported."
         yield Problem("missing-extra", "", message, f"Run: pip install 'transformers{wanted}'.")
+
+
+def _told(remote: Remote) -> str:
+    """What becomes of something that lies elsewhere."""
+    if remote.host is None:
+        return f"'{remote.address}' is brought before the first step"
+    return f"'{remote.address}' is read where it lies by the nodes of '{remote.host}'; its weights do not come here"

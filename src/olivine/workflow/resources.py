@@ -4,7 +4,8 @@ What was brought is kept in the cache, under a key of what cannot change (a vers
 takes from there what has come; what has not is known by its list of files and their beginnings, and a run brings it
 before anything else.
 
-Rows that only nodes of AzureML read are named to them by address: they never come here.
+What only nodes of AzureML read never comes here: rows are named to them by address, and a model is taken into their
+store by one of them. Of such a model, config, tokenizer and headers lie in the cache, see `olivine.absent`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from olivine.absent import Absent, absent_files, write_absent
 from olivine.azureml import Blobs, Malformed, Refused, address_of, client_of, reference
 from olivine.config import Loaded
 from olivine.config.schema import AzureMLClient, Resource, System, Workflow
@@ -24,11 +26,14 @@ from olivine.paths import is_file, of_user
 from olivine.store.entries import Cache, Entry
 from olivine.store.hashes import digest
 from olivine.store.packing import unpack
+from olivine.systems import System as RunsJobs
+from olivine.work import Machine
 from olivine.workflow.events import Progress
 from olivine.workflow.workshop import Task, Workshop
 
 MODEL = ("input_model", "model_path")
 MLFLOW = "PyTorch.MLflow"
+_MOUNTED = "model"  # what a job of AzureML calls the input where a model lies
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,7 @@ class Remote:
 
     place: of its key in the config. address: names it. source, files: what is there; None and empty where that need not
     be asked. within: the file that is the model, where it is no folder. is_here: it is in the cache. urls: of all
-    files, for those who read them there.
+    files, for those who read them there. host: the system one of whose nodes takes the model; None where it comes here.
     """
 
     place: tuple[str | int, ...]
@@ -49,6 +54,7 @@ class Remote:
     is_mlflow: bool = False
     is_here: bool = False
     urls: tuple[str, ...] = ()
+    host: str | None = None
 
     @property
     def is_model(self) -> bool:
@@ -57,8 +63,8 @@ class Remote:
 
     @property
     def n_bytes(self) -> int:
-        """That bringing it moves."""
-        return sum(file.n_bytes for file in self.files)
+        """That bringing it moves to this machine."""
+        return sum(file.n_bytes for file in self.files) if self.host is None else 0
 
 
 @dataclass(frozen=True)
@@ -139,16 +145,27 @@ def _remote(
         source: Source = FolderSource(resource)
         return _listed(Remote(place, str(resource), ""), source, {"address": str(resource)}, trusted=trusted)
     there = reference(resource, workflow.azureml_client, folder)
-    identity = dict(there.identity)
+    identity, store = dict(there.identity), _store_of_nodes(workflow, there.address) if place == MODEL else None
+    remote = Remote(place, there.address, "")
     if there.is_versioned:
-        remote = Remote(place, there.address, _key(identity, trusted=trusted))
-        if _entry(Cache(cache_dir), remote) is not None:
-            return remote
+        taken = replace(remote, key=_key({**identity, "taken": store}, trusted=trusted), host=workflow.host)
+        for known in (*([taken] if store else []), replace(remote, key=_key(identity, trusted=trusted))):
+            if _entry(Cache(cache_dir), known) is not None:
+                return known
     if offline:
         raise Refused(f"'{there.address}' is to be fetched, and the network is off", "network")
-    return _listed(
-        Remote(place, there.address, ""), there.open(), identity, trusted=trusted, is_versioned=there.is_versioned
-    )
+    source = there.open()
+    listed = _listed(remote, source, identity, trusted=trusted, is_versioned=there.is_versioned)
+    if store is None or not there.is_versioned or not _is_checkpoint(listed) or source.asset() is None:
+        return listed
+    return replace(taken, source=source, files=listed.files, is_mlflow=listed.is_mlflow)
+
+
+def _is_checkpoint(remote: Remote) -> bool:
+    """Whether a plan knows a model by its config and the headers of its weights."""
+    names = [file.name for file in remote.files]
+    weights = [name for name in names if name.endswith(".safetensors")]
+    return "config.json" in names and bool(weights) and not any("/" in name for name in weights)
 
 
 def _key(identity: Mapping[str, Any], *, trusted: bool) -> str:
@@ -174,14 +191,32 @@ def _listed(
 
 
 def _nodes_read(workflow: Workflow, remote: Remote) -> bool:
-    """Whether all that reads rows runs on computes of AzureML whose files go by the same datastore."""
+    """Whether all that reads rows runs on computes of AzureML whose files go by the datastore where they lie."""
+    store = _store_of_all(workflow)
+    return bool(remote.urls) and store is not None and remote.address.startswith(store)
+
+
+def _store_of_nodes(workflow: Workflow, address: str) -> str | None:
+    """The datastore where a model is taken to; None where something else than nodes of AzureML reads it.
+
+    address: of the model, which lies in a registry, or in the workspace of the datastore.
+    """
+    store = _store_of_all(workflow)
+    workspace = store.partition("/datastores/")[0] if store is not None else ""
+    is_near = address.startswith((f"{workspace}/", "azureml://registries/"))
+    return store if is_near and workflow.input_model.adapter_path is None else None
+
+
+def _store_of_all(workflow: Workflow) -> str | None:
+    """The datastore by which files go of all that runs; None where something runs elsewhere than on AzureML."""
     hosts = [workflow.host, *(config.host for config in workflow.passes.values() if config.host is not None)]
     hosts += [workflow.target] if workflow.target is not None else []
     systems = [workflow.systems.get(host) if host is not None else None for host in hosts]
-    return bool(remote.urls) and all(
-        system is not None and system.type == "AzureML" and remote.address.startswith(_datastore_of(system, workflow))
+    stores = {
+        _datastore_of(system, workflow) if system is not None and system.type == "AzureML" else None
         for system in systems
-    )
+    }
+    return stores.pop() if len(stores) == 1 else None
 
 
 def _datastore_of(system: System, workflow: Workflow) -> str:
@@ -223,11 +258,36 @@ def _with_files(workflow: Workflow, remote: Remote, files: Sequence[str]) -> Wor
     return workflow.model_copy(update={"data_configs": configs})
 
 
-def bring(remotes: tuple[Remote, ...], workshop: Workshop) -> None:
-    """Bring what is not in the cache; of what is, note that it was used."""
+Systems = Mapping[str | None, RunsJobs]
+
+
+def forget_cleared(remotes: Sequence[Remote], cache: Cache, systems: Systems) -> bool:
+    """Forget a model whose weights a node has taken, and that have been cleared away since; gives whether one was."""
+    cleared = False
     for remote in remotes:
-        task = Task(f"fetch:{remote.address}", remote.key, f"Bring {remote.address}")
-        workshop.obtain(task, partial(_brought, remote, task, workshop))
+        entry = _entry(cache, remote) if remote.host is not None else None
+        if entry is None:
+            continue
+        weights = {file.blake3 for file in absent_files(entry.content).values()}
+        if systems[remote.host].missing(weights):
+            cache.remove(remote.key)
+            cleared = True
+    return cleared
+
+
+def bring(remotes: Sequence[Remote], workshop: Workshop, systems: Systems, machine: Machine) -> None:
+    """Bring what is not in the cache, or let a node take it; of what is, note that it was used.
+
+    systems: by the names of hosts. machine: that runs the jobs.
+    """
+    for remote in remotes:
+        if remote.host is None:
+            task = Task(f"fetch:{remote.address}", remote.key, f"Bring {remote.address}")
+            workshop.obtain(task, partial(_brought, remote, task, workshop))
+        else:
+            description = f"Let a node of '{remote.host}' take {remote.address}"
+            task = Task(f"fetch:{remote.address}", remote.key, description, host=remote.host)
+            workshop.obtain(task, partial(_taken, remote, task, systems[remote.host], machine, workshop))
 
 
 def _brought(remote: Remote, task: Task, workshop: Workshop, content: Path) -> Mapping[str, Any]:
@@ -245,3 +305,26 @@ def _brought(remote: Remote, task: Task, workshop: Workshop, content: Path) -> M
     if remote.is_model:
         return {"paths": [f"${{output}}/{remote.within}".rstrip("/")]}
     return {"paths": [f"${{output}}/{file.name}" for file in remote.files]}
+
+
+def _taken(
+    remote: Remote, task: Task, system: RunsJobs, machine: Machine, workshop: Workshop, content: Path
+) -> Mapping[str, Any]:
+    """Let a node take a model from where it lies into the store of nodes, and keep what a plan knows it by."""
+    asset = remote.source.asset() if isinstance(remote.source, Blobs) else None
+    if not isinstance(remote.source, Blobs) or asset is None:
+        raise StepFailed(task.step, "what had come is no longer in the cache; run it again")
+    system.mount(_MOUNTED, asset.kind, asset.address)
+    files = {
+        file.name: {
+            "source": remote.source.name_in_asset(file),
+            "bytes": file.n_bytes,
+            "md5": file.md5.hex() if file.md5 is not None else None,
+        }
+        for file in remote.files
+    }
+    params = {"address": remote.address, "mounted": _MOUNTED, "files": files}
+    hashes = workshop.do("take", task, content, machine, params=params)["files"]
+    weights = sources.outline(remote.source, remote.files, content)
+    write_absent(content, remote.address, {file.name: Absent(file.n_bytes, hashes[file.name]) for file in weights})
+    return {"paths": ["${output}"]}

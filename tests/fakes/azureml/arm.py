@@ -243,6 +243,12 @@ def _faults(azure, name, given):
     if not all(isinstance(value, str) for value in values):
         yield "variables and tags are texts"
     bound = set(given.get("inputs") or {})
+    for key, one in (given.get("inputs") or {}).items():
+        is_model = "/registries/" in str(one.get("uri"))
+        if one.get("mode") not in ("ReadOnlyMount", "Download") or azure.mounted(str(one.get("uri"))) is None:
+            yield f"the input {key} is nothing that a node can see: {one}"
+        elif one.get("jobInputType") != ("mlflow_model" if is_model else "uri_folder"):
+            yield f"the input {key} is of another type than what lies there: {one}"
     for text in (given["command"], *(given.get("environmentVariables") or {}).values()):
         names = set(re.findall(r"\$\{\{inputs\.(\w+)\}\}", text))
         if names - bound or re.search(r"\$\{\{(?!inputs\.)", text):

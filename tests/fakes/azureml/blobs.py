@@ -159,7 +159,7 @@ def _send(request, path):
         "Content-Type": "application/octet-stream",
     }
     if asked is None:
-        request.azure.n_sent += len(content)
+        _count(request, path, content)
         request.reply(200, content, {**headers, "Content-MD5": _md5(content)})
         return
     first, last = re.fullmatch(r"bytes=(\d+)-(\d*)", asked).groups()
@@ -168,5 +168,12 @@ def _send(request, path):
         _refuse(request, 416, "InvalidRange")
         return
     part = content[first : last + 1]
-    request.azure.n_sent += len(part)
+    _count(request, path, part)
     request.reply(206, part, {**headers, "Content-Range": f"bytes {first}-{last}/{len(content)}"})
+
+
+def _count(request, path, part):
+    token = (request.headers.get("Authorization") or "").removeprefix("Bearer ")
+    reader = (path.name, "node" if token in request.azure.of_nodes else "user")
+    request.azure.n_sent += len(part)
+    request.azure.n_read[reader] = request.azure.n_read.get(reader, 0) + len(part)

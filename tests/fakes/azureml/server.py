@@ -62,7 +62,8 @@ class Azure(ThreadingHTTPServer):
         self.user_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.node_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.vault, self.vaults = "own-vault", {"own-vault": {}}
-        self.readers = set()  # names of blobs, and whether a node or a user got bytes of it
+        self.readers = set()  # names of blobs, and whether a node or a user asked for one
+        self.n_read = {}  # by the same: how many bytes of it went out
         self.of_nodes, self.blocks, self.expires, self.token_seconds = set(), {}, {}, 3599
         self.identity, self.msi_secret = str(uuid.uuid4()), uuid.uuid4().hex
         self.forbidden = set()  # patterns of paths that these credentials may not see
@@ -146,9 +147,13 @@ class Azure(ThreadingHTTPServer):
     def mounted(self, uri):
         """Where a node sees an input: the folder or file of a datastore, or of a model."""
         if (found := re.fullmatch(r"azureml://.*/datastores/([^/]+)/paths/(.*)", uri)) is not None:
+            if found[1] not in self.datastores:
+                return None
             account, container, _ = self.datastores[found[1]]
             return self.folder / account / container / found[2]
         found = re.fullmatch(r"azureml://registries/[^/]+/models/(.+)/versions/(.+)", uri)
+        if found is None or (found[1], found[2]) not in self.registry_models:
+            return None
         return self.folder / registry.ACCOUNT / registry.CONTAINER / self.registry_models[found[1], found[2]]
 
     def context(self, host):
