@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from olivine import lazy
 from olivine.errors import ModelError
-from olivine.exporting.graph_files import Saving, initializers, open_graph, save_graph
+from olivine.exporting.graph_files import Saving, open_graph, save_graph
+from olivine.exporting.mask_constants import replace_masks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,7 @@ class Recipe:
 
 def prepared(model: "ir.Model", folder: Path, *, preprocess: bool) -> tuple[Path, int]:
     """The graph in a file that can be quantized, every node named, and how many mask constants were mended."""
-    n_mended = mend_masks(model)
+    n_mended = replace_masks(model, -_INFINITE, MASKED)
     for number, node in enumerate(model.graph.all_nodes()):
         node.name = node.name or f"{node.op_type}_{number}"
     path = folder / "float" / "model.onnx"
@@ -72,30 +73,6 @@ def _preprocess(path: Path, ready: Path) -> bool:
             continue
         return True
     return False
-
-
-def mend_masks(model: "ir.Model") -> int:
-    """Replace constants below -1e30 by one that a softmax takes alike: a range that holds them has no steps."""
-    n_mended = 0
-    for value in initializers(model):
-        if (mended := _mended(value.const_value)) is not None:
-            value.const_value, n_mended = mended, n_mended + 1
-    for graph in model.graphs():
-        for node in graph:
-            attribute = node.attributes.get("value") if node.op_type in ("Constant", "ConstantOfShape") else None
-            if attribute is not None and (mended := _mended(attribute.value)) is not None:
-                node.attributes["value"] = ir.AttrTensor("value", mended)
-                n_mended += 1
-    return n_mended
-
-
-def _mended(tensor: Any) -> Any | None:
-    if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE) or tensor.size > 2**24:
-        return None
-    array = tensor.numpy()
-    if not (array < -_INFINITE).any():
-        return None
-    return ir.tensor(np.where(array < -_INFINITE, np.asarray(MASKED, array.dtype), array), name=tensor.name)
 
 
 def quantized(path: Path, target: Path, recipe: Recipe, rows: Sequence[Row]) -> None:

@@ -13,8 +13,8 @@ from graphs import save, text_classifier, value, weight
 from olivine.config import load
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
-from olivine.exporting.eight_bit_graph import mend_masks
 from olivine.exporting.graph_files import open_graph
+from olivine.exporting.mask_constants import replace_masks
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
@@ -91,8 +91,8 @@ def test_mask_constant_that_breaks_a_graph_is_mended_and_told(tmp_path):
 def test_mended_mask_gives_the_same_as_before(tmp_path):
     graph = masked(tmp_path / "given" / "model.onnx")
     model = open_graph(graph)
-    assert mend_masks(model) == 1
-    assert mend_masks(model) == 0
+    assert replace_masks(model, -1e30, -1e4) == 1
+    assert replace_masks(model, -1e30, -1e4) == 0
     import onnx_ir
 
     onnx_ir.save(model, tmp_path / "mended.onnx")

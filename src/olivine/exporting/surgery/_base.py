@@ -24,10 +24,35 @@ class Surgeon(BaseModel, ABC):
     def operate(self, model: "ir.Model") -> int:
         """Change the graph, and those in it; gives the number of places. A second time there is none left."""
 
+    def lacking(self, model: "ir.Model") -> Iterator[str]:  # noqa: ARG002
+        """Sentences about what the params name and the graph does not have."""
+        yield from ()
+
+
+_DOMAINS = ("", "ai.onnx", "com.microsoft")
+
+
+def is_a(node: "ir.Node | None", *kinds: str) -> bool:
+    """Whether a node is one of these operators of ONNX or onnxruntime; others may bear the same name."""
+    return node is not None and node.op_type in kinds and node.domain in _DOMAINS
+
 
 def all_nodes(model: "ir.Model", *kinds: str) -> "Iterator[ir.Node]":
-    """The nodes of some types, in the graph and those in it, as they are before anything changes."""
-    yield from [node for graph in model.graphs() for node in graph if node.op_type in kinds]
+    """The nodes of some operators, in the graph and those in it, as they are before anything changes."""
+    yield from [node for graph in model.graphs() for node in graph if is_a(node, *kinds)]
+
+
+def names_in(*graphs: "ir.Graph") -> set[str]:
+    """The names of values in some graphs; a graph and those in it may not have values that are called alike."""
+    names = {str(value.name) for graph in graphs for value in graph.inputs}
+    names.update(name for graph in graphs for name in graph.initializers)
+    names.update(str(value.name) for graph in graphs for node in graph for value in node.outputs)
+    return names
+
+
+def free(name: str, taken: set[str]) -> str:
+    """The name itself, or with the first number behind it that makes it one of its own."""
+    return next(one for one in (name, *(f"{name}_{n}" for n in range(1, len(taken) + 2))) if one not in taken)
 
 
 def put(
@@ -43,7 +68,8 @@ def put(
     owner = graph_of(before)
     node = ir.node(kind, inputs=inputs, attributes=attributes or {}, domain=domain, num_outputs=1)
     result: ir.Value = node.outputs[0]
-    node.name = result.name = name or f"{before.outputs[0].name}_{kind}_{len(owner)}"
+    taken = names_in(owner) | {str(one.name) for one in owner}
+    node.name = result.name = free(name or f"{before.outputs[0].name}_{kind}", taken)
     owner.insert_before(before, node)
     return result
 
@@ -74,17 +100,16 @@ def constant_of(value: "ir.Value | None") -> Any | None:
     if value.const_value is not None:
         return value.const_value.numpy()
     producer = value.producer()
-    if producer is not None and producer.op_type == "Constant" and "value" in producer.attributes:
+    if producer is not None and is_a(producer, "Constant") and "value" in producer.attributes:
         return producer.attributes["value"].value.numpy()
     return None
 
 
 def stored(graph: "ir.Graph", name: str, array: Any) -> "ir.Value":
     """A new weight of a graph, under a name that nothing there has."""
-    taken = {*graph.initializers, *(value.name for node in graph for value in node.outputs)}
-    free = next(one for one in (name, *(f"{name}_{n}" for n in range(1, len(taken) + 2))) if one not in taken)
-    tensor = ir.tensor(np.ascontiguousarray(array), name=free)
-    value = ir.Value(name=free, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
+    own = free(name, names_in(graph, *graph.subgraphs()))
+    tensor = ir.tensor(np.ascontiguousarray(array), name=own)
+    value = ir.Value(name=own, shape=tensor.shape, type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
 

@@ -1,13 +1,13 @@
 """Other names of inputs, outputs and their sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import model_validator
 
 from olivine import lazy
 from olivine.errors import ModelError
-from olivine.exporting.surgery._base import Surgeon
+from olivine.exporting.surgery._base import Surgeon, free, names_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -23,16 +23,30 @@ class _Rename(Surgeon):
     def _pairs(self) -> "_Rename":
         if len(self.old_names) != len(self.new_names):
             raise ValueError("old_names and new_names belong together, one for one")
+        for names in (self.old_names, self.new_names):
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise ValueError(f"'{twice}' stands there twice")
         return self
 
-    def _rename(self, values: "Sequence[ir.Value]") -> int:
+    def _rename(self, model: "ir.Model", values: "Sequence[ir.Value]") -> int:
         known = {str(value.name): value for value in values}
-        meant = [(known[old], new) for old, new in zip(self.old_names, self.new_names, strict=True) if old in known]
-        for value, new in meant:
-            if new in known and known[new] is not value:
-                raise ModelError(f"'{value.name}' cannot be called '{new}': another one is")
-            value.name = new
+        pairs = zip(self.old_names, self.new_names, strict=True)
+        meant = {old: new for old, new in pairs if old in known and old != new}
+        taken = names_in(*model.graphs()) - set(meant)
+        for old, new in meant.items():
+            if new in taken:
+                raise ModelError(f"'{old}' cannot be called '{new}': another value of the graph is")
+        for place, old in enumerate(meant):  # in two steps, as one may get the name that another gives up
+            known[old].name = f"{free('renamed', taken)}_{place}"
+        for old, new in meant.items():
+            known[old].name = new
         return len(meant)
+
+    def _lacking(self, values: "Sequence[ir.Value]", what: str) -> Iterator[str]:
+        names = [str(value.name) for value in values]
+        for old, new in zip(self.old_names, self.new_names, strict=True):
+            if old not in names and new not in names:
+                yield f"the graph has no {what} '{old}' to be renamed; there are {', '.join(names)}"
 
 
 class RenameInputs(_Rename):
@@ -40,7 +54,11 @@ class RenameInputs(_Rename):
 
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon."""
-        return self._rename(model.graph.inputs)
+        return self._rename(model, model.graph.inputs)
+
+    def lacking(self, model: "ir.Model") -> Iterator[str]:
+        """See Surgeon."""
+        yield from self._lacking(model.graph.inputs, "input")
 
 
 class RenameOutputs(_Rename):
@@ -48,7 +66,11 @@ class RenameOutputs(_Rename):
 
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon."""
-        return self._rename(model.graph.outputs)
+        return self._rename(model, model.graph.outputs)
+
+    def lacking(self, model: "ir.Model") -> Iterator[str]:
+        """See Surgeon."""
+        yield from self._lacking(model.graph.outputs, "output")
 
 
 class _RenameDims(Surgeon):

@@ -2,15 +2,16 @@
 
 from typing import TYPE_CHECKING, Any
 
+from blake3 import blake3
+
 from olivine import lazy
-from olivine.exporting.graph_files import initializers
-from olivine.exporting.surgery._base import Surgeon, all_nodes, forget_unused, graph_of
+from olivine.exporting.mask_constants import replace_masks
+from olivine.exporting.surgery._base import Surgeon, all_nodes, forget_unused, free, graph_of, names_in
 
 if TYPE_CHECKING:
-    import numpy as np
     import onnx_ir as ir
 else:
-    np, ir = lazy.module("numpy"), lazy.module("onnx_ir")
+    ir = lazy.module("onnx_ir")
 
 
 class DeduplicateNodes(Surgeon):
@@ -37,13 +38,15 @@ class DeduplicateSubgraphInitializers(Surgeon):
                 tensor = value.const_value
                 if tensor is None or value.is_graph_output() or value.is_graph_input():
                     continue
-                key = (tensor.dtype, tuple(tensor.shape.numpy()), tensor.tobytes())
+                if tensor.dtype == ir.DataType.STRING:
+                    continue
+                key = (tensor.dtype, tuple(tensor.shape.numpy()), blake3(tensor.tobytes()).digest())
                 other = known.setdefault(key, value) if graph is model.graph else known.get(key)
                 if graph is model.graph:
                     continue
                 if other is None:
                     del graph.initializers[name]
-                    value.name = _free(model, name)
+                    value.name = free(name, names_in(*model.graphs()))
                     model.graph.register_initializer(value)
                     known[key] = value
                     continue
@@ -51,11 +54,6 @@ class DeduplicateSubgraphInitializers(Surgeon):
                 del graph.initializers[name]
                 n_shared += 1
         return n_shared
-
-
-def _free(model: "ir.Model", name: str) -> str:
-    taken = {str(one.name) for one in initializers(model)}
-    return next(one for one in (name, *(f"{name}_{n}" for n in range(1, len(taken) + 2))) if one not in taken)
 
 
 class RemoveMemcpy(Surgeon):
@@ -88,27 +86,5 @@ class ReplaceAttentionMaskValue(Surgeon):
     replacement: float = -1e4
 
     def operate(self, model: "ir.Model") -> int:
-        """See Surgeon."""
-        n_places = 0
-        for value in initializers(model):
-            if (other := self._replaced(value.const_value)) is not None:
-                value.const_value, n_places = other, n_places + 1
-        for node in all_nodes(model, "Constant", "ConstantOfShape"):
-            attribute = node.attributes.get("value")
-            if attribute is not None and (other := self._replaced(attribute.value)) is not None:
-                node.attributes["value"] = ir.AttrTensor("value", other)
-                n_places += 1
-            numbers = node.attributes.get("value_float")
-            if numbers is not None and numbers.value < self.threshold:
-                node.attributes["value_float"] = ir.AttrFloat32("value_float", self.replacement)
-                n_places += 1
-        return n_places
-
-    def _replaced(self, tensor: Any) -> Any | None:
-        if tensor.dtype not in (ir.DataType.FLOAT, ir.DataType.DOUBLE) or tensor.size > 2**24:
-            return None
-        array = tensor.numpy()
-        if not (array < self.threshold).any():
-            return None
-        replaced = np.where(array < self.threshold, np.asarray(self.replacement, array.dtype), array)
-        return ir.tensor(replaced, name=tensor.name)
+        """See Surgeon; only constants that reach nothing but a softmax."""
+        return replace_masks(model, self.threshold, self.replacement)

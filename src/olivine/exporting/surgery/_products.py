@@ -9,6 +9,7 @@ from olivine.exporting.surgery._base import (
     constant_of,
     forget_unused,
     graph_of,
+    is_a,
     number,
     put,
     replace,
@@ -49,7 +50,7 @@ def _transposed(model: "ir.Model", node: "ir.Node") -> "ir.Value":
 
 
 class MatMulAddToGemm(Surgeon):
-    """MatMul with a constant matrix and an Add of a constant vector as one Gemm, over two dimensions."""
+    """MatMul with a constant matrix of floats and an Add of a constant vector as one Gemm, over two dimensions."""
 
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon; only where every size of more than two dimensions is known."""
@@ -58,7 +59,8 @@ class MatMulAddToGemm(Surgeon):
             uses = list(node.outputs[0].uses())
             add = uses[0].node if len(uses) == 1 and not node.outputs[0].is_graph_output() else None
             weight = constant_of(node.inputs[1])
-            if add is None or add.op_type != "Add" or weight is None or weight.ndim != 2 or add.graph is not node.graph:
+            is_sum = add is not None and is_a(add, "Add") and add.graph is node.graph
+            if add is None or not is_sum or weight is None or weight.ndim != 2 or weight.dtype.kind != "f":
                 continue
             bias = next((value for value in add.inputs if value is not node.outputs[0]), None)
             array = constant_of(bias)
@@ -97,7 +99,7 @@ class ReciprocalMulToDiv(Surgeon):
         for node in all_nodes(model, "Mul"):
             for value, other in ((node.inputs[0], node.inputs[1]), (node.inputs[1], node.inputs[0])):
                 source = value.producer() if value is not None else None
-                if source is not None and source.op_type == "Reciprocal":
+                if source is not None and is_a(source, "Reciprocal"):
                     replace(node, put(node, "Div", [other, source.inputs[0]]))
                     n_places += 1
                     break
@@ -124,7 +126,7 @@ def _norm_axis(node: "ir.Node") -> int | None:
     """The dimension along which a Div normalizes; None where it does not."""
     root = _powered(node.inputs[1], 0.5)
     total = root.producer() if root is not None else None
-    if total is None or total.op_type != "ReduceSum" or not number(total, "keepdims", 1):
+    if total is None or not is_a(total, "ReduceSum") or not number(total, "keepdims", 1):
         return None
     square = _powered(total.inputs[0], 2.0)
     if square is None or square is not node.inputs[0]:
@@ -138,9 +140,9 @@ def _powered(value: Any, exponent: float) -> "ir.Value | None":
     node = value.producer() if value is not None else None
     if node is None:
         return None
-    if node.op_type == "Sqrt" and exponent == 0.5:
+    if is_a(node, "Sqrt") and exponent == 0.5:
         return node.inputs[0]
-    power = constant_of(node.inputs[1]) if node.op_type == "Pow" else None
+    power = constant_of(node.inputs[1]) if is_a(node, "Pow") else None
     return node.inputs[0] if power is not None and power.size == 1 and float(power.reshape(-1)[0]) == exponent else None
 
 
@@ -151,26 +153,45 @@ class SimplifiedLayerNormToL2Norm(Surgeon):
     """
 
     def operate(self, model: "ir.Model") -> int:
-        """See Surgeon; the sum of a SkipSimplifiedLayerNormalization becomes an Add."""
+        """See Surgeon; over the last dimension only. The sum of a SkipSimplifiedLayerNormalization becomes an Add."""
         n_places = 0
         for node in all_nodes(
             model, "SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "RMSNormalization"
         ):
             skips = node.op_type.startswith("Skip")
             weight = constant_of(node.inputs[2 if skips else 1])
-            if weight is None or any(output.uses() or output.is_graph_output() for output in node.outputs[1:3]):
+            width = _normed_width(node, weight)
+            if (
+                weight is None
+                or width is None
+                or any(output.uses() or output.is_graph_output() for output in node.outputs[1:3])
+            ):
                 continue
             total = _summed(node) if skips else node.inputs[0]
-            norm = put(node, "LpNormalization", [total], {"axis": number(node, "axis", -1), "p": 2})
-            scale = stored(
-                model.graph, f"{node.outputs[0].name}_scale", (weight * np.sqrt(weight.size)).astype(weight.dtype)
-            )
+            norm = put(node, "LpNormalization", [total], {"axis": -1, "p": 2})
+            scale = stored(model.graph, f"{node.outputs[0].name}_scale", (weight * np.sqrt(width)).astype(weight.dtype))
             if skips and len(node.outputs) > 3:
                 _hand_over(node.outputs[3], total)
             replace(node, put(node, "Mul", [norm, scale]))
             n_places += 1
         forget_unused(model)
         return n_places
+
+
+def _normed_width(node: "ir.Node", weight: Any) -> int | None:
+    """How many numbers a norm takes together: the size of the last dimension; None where it is another or unknown."""
+    if weight is None or weight.ndim > 1:
+        return None
+    given = node.inputs[0]
+    shape, axis = given.shape if given is not None else None, number(node, "axis", -1)
+    if axis != -1 and shape is not None and axis != shape.rank() - 1:
+        return None
+    if axis != -1 and shape is None and is_a(node, "RMSNormalization"):  # its scale may be of fewer dimensions
+        return None
+    last = shape[-1] if shape is not None and shape.rank() else None
+    if not isinstance(last, int):
+        return int(weight.size) if weight.size > 1 else None
+    return last if weight.size in (1, last) else None
 
 
 def _hand_over(value: "ir.Value", total: "ir.Value") -> None:

@@ -9,6 +9,7 @@ from olivine.exporting.surgery._base import (
     constant_of,
     forget_unused,
     graph_of,
+    is_a,
     number,
     put,
     replace,
@@ -55,15 +56,10 @@ class RemoveRopeMultiCache(Surgeon):
         """See Surgeon; the larger table has more positions. Beyond those of a short table, positions are none."""
         n_places = 0
         for node in all_nodes(model, "If"):
-            branches = [_constants(number(node, key, None)) for key in ("then_branch", "else_branch")]
-            if any(branch is None for branch in branches) or len(node.outputs) != 2:
+            tables = _tables(node)
+            if tables is None:
                 continue
-            tables = sorted(
-                (branch for branch in branches if branch is not None), key=lambda branch: branch[0].shape[0]
-            )
-            if any(array.ndim != 2 for table in tables for array in table):
-                continue
-            chosen = tables[-1] if self.use_large_cache else tables[0]
+            chosen = tables[int(self.use_large_cache)]
             for output, array in zip(list(node.outputs), chosen, strict=True):
                 name = str(output.name)
                 output.name = f"{name}_chosen"
@@ -72,6 +68,20 @@ class RemoveRopeMultiCache(Surgeon):
             n_places += 1
         forget_unused(model)
         return n_places
+
+
+def _tables(node: "ir.Node") -> "tuple[list[Any], list[Any]] | None":
+    """Cosines and sines of the shorter and of the longer table between which an If chooses; None where it does not."""
+    short, long = (_constants(number(node, key, None)) for key in ("then_branch", "else_branch"))
+    if short is None or long is None or len(short) != 2 or len(long) != 2:
+        return None
+    if any(array.ndim != 2 or array.dtype.kind != "f" for array in (*short, *long)):
+        return None
+    if short[0].shape[0] > long[0].shape[0]:
+        short, long = long, short
+    are_pairs = all(table[0].shape == table[1].shape for table in (short, long))
+    grows = short[0].shape[0] < long[0].shape[0] and short[0].shape[1] == long[0].shape[1]
+    return (short, long) if are_pairs and grows else None
 
 
 def _constants(branch: Any) -> list[Any] | None:
@@ -85,7 +95,7 @@ def _constants(branch: Any) -> list[Any] | None:
 def _behind(value: Any) -> Any | None:
     """A constant, through Identity."""
     producer = value.producer()
-    if producer is not None and producer.op_type == "Identity":
+    if producer is not None and is_a(producer, "Identity"):
         return _behind(producer.inputs[0])
     return constant_of(value)
 
@@ -100,7 +110,7 @@ class PackedAttentionToLoopMHA(Surgeon):
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon."""
         n_places = 0
-        for node in all_nodes(model, "PackedAttention"):
+        for node in [node for graph in model.graphs() for node in graph if node.op_type == "PackedAttention"]:
             heads = number(node, "num_heads", None)
             if node.domain in ("", "com.microsoft") or heads is None or len(node.inputs) < 4:
                 continue

@@ -40,6 +40,8 @@ def _tie_floats(model: "ir.Model", table: "ir.Value", head: "ir.Node") -> bool:
     weight, given = head.inputs[1], head.inputs[0]
     if weight is None or weight is table or weight.const_value is None or table.const_value is None or given is None:
         return False
+    if table.dtype != weight.dtype or not _is_seen_everywhere(model, table):
+        return False
     rows, width = table.const_value.shape.numpy()
     if list(weight.const_value.shape) != [width, rows]:
         return False
@@ -49,10 +51,16 @@ def _tie_floats(model: "ir.Model", table: "ir.Value", head: "ir.Node") -> bool:
     graph = model.graph
     flat = put(head, "Reshape", [given, stored(graph, "head_flat", np.array([-1, width], np.int64))])
     product = put(head, "Gemm", [flat, table], {"transB": 1})
-    sizes = put(head, "Shape", [given], {"end": -1})
+    ends = [stored(graph, f"head_{name}", np.array([at], np.int64)) for name, at in (("first", 0), ("last", -1))]
+    sizes = put(head, "Slice", [put(head, "Shape", [given]), *ends])
     full = put(head, "Concat", [sizes, stored(graph, "head_rows", np.array([rows], np.int64))], {"axis": 0})
     replace(head, put(head, "Reshape", [product, full], name=f"{head.outputs[0].name}_shaped"))
     return True
+
+
+def _is_seen_everywhere(model: "ir.Model", value: "ir.Value") -> bool:
+    """Whether a weight is one of the outermost graph, which all others may read."""
+    return model.graph.initializers.get(str(value.name)) is value
 
 
 def _tie_blocks(model: "ir.Model", gather: "ir.Node", head: "ir.Node") -> bool:
@@ -69,6 +77,8 @@ def _tie_blocks(model: "ir.Model", gather: "ir.Node", head: "ir.Node") -> bool:
     if any(one is None or two is None or one.tobytes() != two.tobytes() or one is two for one, two in arrays):
         return False
     if pairs[0][0] is pairs[0][1]:
+        return False
+    if not all(two is None or _is_seen_everywhere(model, two) for _, two in pairs):
         return False
     for place, (one, two) in zip((0, 2, 3), pairs, strict=False):
         if one is None or two is None:
@@ -97,7 +107,7 @@ class ShareEmbeddingLmHead(Surgeon):
         n_places = 0
         for gather, table in _embeddings(model):
             for head in all_nodes(model, "MatMulNBits"):
-                if _is_same(table.const_value, head):
+                if _is_seen_everywhere(model, head.inputs[1]) and _is_same(table.const_value, head):
                     _read_head(model, gather, head)
                     n_places += 1
                     break
@@ -113,6 +123,8 @@ def _is_same(table: Any, head: "ir.Node") -> bool:
     bits, block = number(head, "bits", 4), number(head, "block_size", 32)
     packed, scales = constant_of(head.inputs[1]), constant_of(head.inputs[2])
     if packed is None or scales is None or bits not in (4, 8) or width % block:
+        return False
+    if scales.dtype != table.numpy().dtype:  # what is picked has the type of the scales
         return False
     zeros = constant_of(head.inputs[3]) if len(head.inputs) > 3 else None
     if zeros is not None and zeros.dtype != np.uint8:
@@ -156,7 +168,7 @@ def _read_head(model: "ir.Model", gather: "ir.Node", head: "ir.Node") -> None:
 
 
 class QuantizeEmbeddingInt8(Surgeon):
-    """Store embeddings in 8 bits, with a scale for every word."""
+    """Store embeddings in 8 bits, with a scale for every word; tables of rotary positions stay."""
 
     def operate(self, model: "ir.Model") -> int:
         """See Surgeon; words are picked in 8 bits, and multiplied by their scales."""
@@ -167,10 +179,30 @@ class QuantizeEmbeddingInt8(Surgeon):
                 or table.const_value.shape[1] < 2
             ):
                 continue
+            if _is_rotary(table.const_value.numpy()):
+                continue
             _quantize(model, gather, table)
             n_places += 1
         forget_unused(model)
         return n_places
+
+
+def _is_rotary(array: Any) -> bool:
+    """Whether a table [positions, angles] is f cos(position angle) or f sin(position angle) for one factor f.
+
+    Of the first rows, cos 2a = 2 cos^2 a - 1, and (sin 2a)^2 = 4 sin^2 a (1 - sin^2 a); the largest angle of a table
+    of sines is 1, which tells its factor.
+    """
+    if len(array) < 3:
+        return False
+    zero, one, two = array[:3].astype(np.float64)
+    if zero[0] > 0 and np.allclose(zero, zero[0], rtol=1e-3):
+        cosine = one / zero[0]
+        return bool(np.allclose(two / zero[0], 2 * cosine**2 - 1, atol=5e-3))
+    if zero.any() or not one[0] > 0:
+        return False
+    sine = one * (np.sin(1.0) / one[0])
+    return bool(np.allclose((two * (np.sin(1.0) / one[0])) ** 2, 4 * sine**2 * (1 - sine**2), atol=5e-3))
 
 
 def _quantize(model: "ir.Model", gather: "ir.Node", table: "ir.Value") -> None:
@@ -181,8 +213,9 @@ def _quantize(model: "ir.Model", gather: "ir.Node", table: "ir.Value") -> None:
     scales = np.empty((len(array), 1), array.dtype)
     for at in range(0, len(array), _ROWS):
         rows = array[at : at + _ROWS].astype(np.float32)
-        step = np.maximum(np.abs(rows).max(axis=1, keepdims=True) / 127, 1e-12)
-        codes[at : at + _ROWS], scales[at : at + _ROWS] = np.rint(rows / step).clip(-127, 127), step
+        scales[at : at + _ROWS] = np.abs(rows).max(axis=1, keepdims=True) / 127
+        step = np.maximum(scales[at : at + _ROWS].astype(np.float32), 1e-30)  # as it is stored
+        codes[at : at + _ROWS] = np.rint(rows / step).clip(-127, 127)
     picked = [
         put(
             gather,

@@ -57,6 +57,8 @@ class Surgery(GraphPass):
         counts: dict[str, int] = {}
         for record in self.params.surgeries:
             surgeon = surgeon_of(record)
+            for sentence in surgeon.lacking(graph):
+                context.report.warn(sentence)
             name, n_places = type(surgeon).__name__, surgeon.operate(graph)
             if not n_places and self.params.strict:
                 raise ModelError(f"the surgeon {name} finds no place in the graph, and strict is set")
