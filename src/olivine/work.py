@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from olivine.config.schema import DataConfig
 from olivine.models import Model
+from olivine.store.hashes import Hashed
 
 
 class Reporter(Protocol):
@@ -87,6 +88,7 @@ class Context:
       result that the step's own input was made from, and those that its params name.
     rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
       The process of rank 0 fills `output`.
+    written: filled by the pass where it can: hashes of files in `output` that it took while it wrote them.
     """
 
     output: Path
@@ -96,3 +98,4 @@ class Context:
     data: Mapping[str, DataConfig] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
     rank: int | None = None
+    written: dict[Path, Hashed] = field(default_factory=dict)

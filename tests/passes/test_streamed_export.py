@@ -6,6 +6,8 @@ import gc
 import io
 import os
 import shutil
+import threading
+from pathlib import Path
 
 import numpy as np
 import onnx_ir
@@ -24,6 +26,7 @@ from olivine.models.opened import Opened
 from olivine.models.safetensors_header import data_start, read_safetensors_header
 from olivine.models.tensors import LazyTensor
 from olivine.models.weights import announce, weights
+from olivine.store.hashes import Hashed, Stamp, hash_file
 from plain_genai import greedy
 from tiny import tiny_adapter, tiny_model
 
@@ -107,11 +110,12 @@ def test_merge_is_exported_on_the_fly(tiny_phi3, tmp_path):
 @pytest.fixture
 def bytes_read(monkeypatch):
     """Bytes that are read from a checkpoint, by the name of the tensor."""
-    sizes, real = {}, np.fromfile
+    sizes, real, counting = {}, np.fromfile, threading.Lock()
 
     def read(file, dtype, n_bytes, *, offset):
         name = tensor_at(file, offset)
-        sizes[name] = sizes.get(name, 0) + n_bytes
+        with counting:
+            sizes[name] = sizes.get(name, 0) + n_bytes
         return real(file, dtype, n_bytes, offset=offset)
 
     monkeypatch.setattr(np, "fromfile", read)
@@ -159,21 +163,50 @@ def test_tiles_and_jobs_of_any_size_give_the_same_file(settings, tiny_phi3, tmp_
     assert files(export(Model("hf", tiny_phi3), tmp_path / "tiled", settings)) == files(whole)
 
 
-def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def large_llama(tmp_path_factory):
+    """A Llama of 180 MB; read only."""
+    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
+    model = Model("hf", tiny_model(tmp_path_factory.mktemp("large") / "model", **sizes))
+    assert sum(path.stat().st_size for path in model.path.glob("*.safetensors")) > 180e6
+    return model
+
+
+def test_memory_is_a_few_tiles_whatever_the_size_of_the_model(tiny_llama, large_llama, tmp_path, monkeypatch):
     """And it is returned: what was read and written does not stay resident."""
     monkeypatch.setattr(streaming, "n_cores", lambda: 2)
-    sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 3}
-    model = Model("hf", tiny_model(tmp_path / "model", **sizes))
-    assert sum(path.stat().st_size for path in model.path.glob("*.safetensors")) > 180e6
     export(Model("hf", tiny_llama), tmp_path / "warm", Settings())
     memory.restart_peak()
     before = memory.peak_bytes()
     (tmp_path / "out").mkdir()
     target = genai_graph.Target("int4", "cpu", {})
     genai_graph.build(
-        Opened(model), tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None
+        Opened(large_llama), tmp_path / "out", tmp_path / "scratch", target, Settings(), lambda _done, _total: None
     )
     assert memory.peak_bytes() - before < 64e6
+
+
+def bytes_moved():
+    """What this process has read and written by system calls, whether from the disk or the system's cache."""
+    lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
+    told = dict(line.split(": ") for line in lines)
+    return int(told["rchar"]), int(told["wchar"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").is_file(), reason="Linux counts the bytes of a process")
+@pytest.mark.parametrize("settings", [Settings(), SEARCHED], ids=["default", "search"])
+def test_every_byte_is_read_once_and_written_once_and_hashed_meanwhile(settings, large_llama, tiny_llama, tmp_path):
+    export(Model("hf", tiny_llama), tmp_path / "warm", settings)  # imports are read before
+    (tmp_path / "out").mkdir()
+    target, silent = genai_graph.Target("int4", "cpu", {}), lambda _done, _total: None
+    before = bytes_moved()
+    written = genai_graph.build(Opened(large_llama), tmp_path / "out", tmp_path / "scratch", target, settings, silent)
+    n_read, n_written = (after - earlier for after, earlier in zip(bytes_moved(), before, strict=True))
+    data = tmp_path / "out" / "model.onnx.data"
+    n_stored = sum(path.stat().st_size for path in large_llama.path.glob("*.safetensors"))
+    assert 0 <= n_read - n_stored < 4e6
+    assert 0 <= n_written - data.stat().st_size < 2e6
+    assert written == {data: Hashed(Stamp.of(data), hash_file(data))}
 
 
 def test_system_is_told_of_every_byte_before_it_is_read(tiny_llama, tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from olivine.errors import RequestError
 from olivine.models import Model
 from olivine.store.entries import Cache, Entry
 from olivine.store.files import usable_folder
-from olivine.store.hashes import hash_file
+from olivine.store.hashes import Hashed, Stamp, hash_file
 from olivine.store.packing import pack, unpack
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -50,6 +50,20 @@ def test_entry_is_made_once_and_found_again(cache):
     assert again.size_bytes == 102
     assert cache.has(KEY)
     assert not cache.has(OTHER)
+
+
+def test_a_file_that_its_writer_hashed_is_not_read_again_unless_it_was_changed(cache):
+    def make(content):
+        for name in ("hashed", "changed"):
+            (content / name).write_text(name)
+        written = {name: Hashed(Stamp.of(content / name), "0" * 64).to_json() for name in ("hashed", "changed")}
+        (content / "changed").write_text("other bytes")
+        return {"n": 1, "written": written}
+
+    entry, _ = cache.obtain(KEY, "step", make)
+    assert entry.result == {"n": 1}
+    assert entry.files["hashed"]["blake3"] == "0" * 64
+    assert entry.files["changed"]["blake3"] == hash_file(entry.content / "changed")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no"), OSError(28, "No space left on device"), KeyboardInterrupt()])

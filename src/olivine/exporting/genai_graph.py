@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import torch
 
     from olivine.exporting.rounding import Settings
-    from olivine.exporting.streaming import Progress
+    from olivine.exporting.streaming import Progress, Written
 else:
     np, onnx_ir = lazy.module("numpy"), lazy.module("onnx_ir")
     torch = lazy.module("torch")
@@ -58,8 +58,10 @@ def build(
     settings: "Settings | None",
     progress: "Progress",
     source: Weights | None = None,
-) -> None:
+) -> "Written":
     """Let the builder make the graph, and stream the weights into it; its prints go wherever standard output goes.
+
+    Gives the hashes of what was streamed.
 
     settings: how the matrices are quantized; None leaves that, and the reading of all weights, to the builder.
     source: tensors to stream in place of the model's own; what is float32 in it stays so.
@@ -70,11 +72,13 @@ def build(
     target = replace(target, options={**target.options, **trusted})
     folders = (str(_plain_folder(model, scratch)), str(output))
     arguments = ("", *folders, target.precision, target.provider, str(scratch / "builder"))
+    written: Written = {}
     if settings is None:  # whole weights may well be among the garbage
         _create(arguments, target, _whole(model))
     else:
         with lazy.uncollected():
-            _create(arguments, target, _streamed(opened, settings, progress, source))
+            _create(arguments, target, _streamed(opened, settings, progress, source, written))
+    return written
 
 
 def _create(arguments: tuple[str, ...], target: Target, load: Callable[[Any], Any]) -> None:
@@ -154,14 +158,17 @@ def _on_meta(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _streamed(
-    opened: Opened, settings: "Settings", progress: "Progress", source: Weights | None
+    opened: Opened, settings: "Settings", progress: "Progress", source: Weights | None, written: "Written"
 ) -> Callable[[Any], Any]:
-    """Parameters that are not yet numbers; the one builder that asks for them saves them as they are to be saved."""
+    """Parameters that are not yet numbers; the one builder that asks for them saves them as they are to be saved.
+
+    written: gets the hashes of what it saves.
+    """
 
     def load(maker: Any) -> Any:
         from olivine.exporting.lazy_weights import lazy_weight
 
-        maker.save_model = lambda folder: _save(maker, Path(folder), settings, progress)
+        maker.save_model = lambda folder: written.update(_save(maker, Path(folder), settings, progress))
         for name in _UNPACKERS:
             if hasattr(maker, name):
                 setattr(maker, name, _on_meta(getattr(maker, name)))
@@ -175,7 +182,7 @@ def _streamed(
     return load
 
 
-def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") -> None:
+def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") -> "Written":
     """Quantize the builder's graph, and write it with its weights."""
     from olivine.exporting import quantize_graph, rounding, streaming
 
@@ -186,7 +193,7 @@ def _save(maker: Any, folder: Path, settings: "Settings", progress: "Progress") 
         jobs = quantize_graph.quantize_graph(graph, chosen, maker.quant_attrs["accuracy_level"])
     graph.graph.sort()
     maker.stamp_build_metadata(graph)
-    streaming.save(graph, folder / maker.filename, jobs, progress=progress)
+    return streaming.save(graph, folder / maker.filename, jobs, progress=progress)
 
 
 def complete_config(opened: Opened, folder: Path, max_length: int, search: Mapping[str, Any]) -> None:

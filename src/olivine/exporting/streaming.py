@@ -19,13 +19,17 @@ import torch
 
 from olivine.allowance import n_cores
 from olivine.exporting.lazy_weights import LazyWeight, Rows
+from olivine.exporting.ordered_hash import OrderedHash
 from olivine.kernels.blockwise import TILE
 from olivine.models.finite import NotFiniteError, is_finite
+from olivine.store.hashes import Hashed, Stamp
 
 Array = np.ndarray[Any, Any]
 # (initializer, offset in its bytes, contiguous bytes)
 Write = Callable[[str, int, Array], None]
 Progress = Callable[[int, int], None]
+# what was hashed while it was written
+Written = dict[Path, Hashed]
 
 
 class Job(Protocol):
@@ -177,13 +181,13 @@ def save(
     progress: Progress = lambda _done, _total: None,
     memory_bytes: int = 1 << 29,
     inline_bytes: int = 0,
-) -> None:
+) -> Written:
     """Write the graph to `path` and its data to `path`.data, dense and in the order of the initializers.
 
     jobs fill the initializers that they name; every other one is computed as a whole. The workers together hold at most
     `memory_bytes`, or the largest job alone. Initializers of up to `inline_bytes` that no job fills stay in the graph:
     the runtime infers shapes by them when it loads it, before it reads any data. When anything fails (OSError on a full
-    disk) neither file is left.
+    disk) neither file is left. Gives the data's hash, taken while it is written: jobs go in the order of the file.
     """
     data = path.with_name(path.name + ".data")
     jobs = list(jobs)
@@ -197,12 +201,13 @@ def save(
     jobs += [_float_job(value) for value in values if value.name not in filled]
     offsets, total = _place(values, data.name, path.parent)
     try:
-        with data.open("wb") as stream:
+        with data.open("w+b") as stream:
             os.truncate(stream.fileno(), total)
-            _run(
-                sorted(jobs, key=lambda job: -job.n_weights), _Writer(stream.fileno(), offsets), memory_bytes, progress
-            )
+            writer = _Writer(stream.fileno(), offsets)
+            _run(sorted(jobs, key=lambda job: min(map(offsets.__getitem__, job.fills))), writer, memory_bytes, progress)
+            hashed = writer.hashed.hexdigest(total)
         ir.save(model, path)
+        return {data: Hashed(Stamp.of(data), hashed)}
     except BaseException:
         data.unlink(missing_ok=True)
         path.unlink(missing_ok=True)
@@ -234,13 +239,22 @@ class _Writer:
 
     def __init__(self, descriptor: int, offsets: Mapping[str, int]) -> None:
         self._descriptor, self._offsets, self._lock = descriptor, offsets, threading.Lock()
+        self.hashed = OrderedHash(self._read)
 
     def __call__(self, name: str, offset: int, array: Array) -> None:
-        place = self._offsets[name] + offset
-        rest = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+        start = place = self._offsets[name] + offset
+        piece = rest = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
         while rest:
             written = self._write(rest, place)
             place, rest = place + written, rest[written:]
+        self.hashed.add(start, piece)
+
+    def _read(self, place: int, n_bytes: int) -> bytes:
+        if hasattr(os, "pread"):
+            return os.pread(self._descriptor, n_bytes, place)
+        with self._lock:
+            os.lseek(self._descriptor, place, os.SEEK_SET)
+            return os.read(self._descriptor, n_bytes)
 
     def _write(self, rest: memoryview, place: int) -> int:
         if hasattr(os, "pwrite"):

@@ -39,6 +39,7 @@ else:
     filelock = lazy.module("filelock")
 
 FOLDERS = ("steps", "building", "scratch", "locks")
+WRITTEN = "written"
 DAMAGED_MANIFEST = "its manifest is damaged"
 _JUST_USED_SECONDS = 60.0
 _BRIEFLY_SECONDS = 0.5  # who only looks whether a lock is free holds it no longer
@@ -152,6 +153,7 @@ class Cache:
         """The entry and whether it was there; `make(folder)` fills a folder and gives the result when it was not.
 
         Of several runs that want the same entry one makes it and the others wait. When `make` fails nothing is kept.
+        What its result has under WRITTEN, by the names of files, are hashes as `Hashed.to_json` gives them.
         """
         if (entry := self.lookup(key)) is not None:
             return entry, True
@@ -301,14 +303,15 @@ class Cache:
         content.mkdir(parents=True)
         started = time.time()
         try:
-            result = make(content)
+            result = dict(make(content))
+            written = result.pop(WRITTEN, {})
             manifest = {
                 "name": name,
                 "key": key,
                 "created": started,
                 "seconds": time.time() - started,
                 "result": result,
-                "files": describe(content),
+                "files": describe(content, written),
             }
             manifest = json.loads(json.dumps(manifest))  # as it will be read
             write_synced(building / MANIFEST, json.dumps(manifest | {"digest": digest(manifest)}, indent=1))

@@ -5,7 +5,7 @@ A second run does one `stat` a file, however large the checkpoint is.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from io import FileIO
@@ -68,6 +68,23 @@ class Stamp:
         """The stamp of a file now; OSError when there is none."""
         status = path.stat()
         return cls(status.st_size, status.st_mtime_ns, status.st_ino)
+
+
+@dataclass(frozen=True)
+class Hashed:
+    """A file's hash, with the stamp that it had then."""
+
+    stamp: Stamp
+    blake3: str
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a manifest."""
+        return {**vars(self.stamp), "blake3": self.blake3}
+
+    @classmethod
+    def from_json(cls, record: Mapping[str, Any]) -> "Hashed":
+        """The inverse of `to_json`."""
+        return cls(Stamp(record["size"], record["mtime_ns"], record["inode"]), record["blake3"])
 
 
 class Hashes:

@@ -23,6 +23,7 @@ from olivine.errors import ModelError, OlivineError
 from olivine.messages import FULL_DISK, Events, sentence
 from olivine.models import Model
 from olivine.passes import Pass, passes
+from olivine.store.entries import WRITTEN
 from olivine.store.files import remove_tree
 from olivine.store.transfer import Files
 from olivine.systems._environment import OFFLINE
@@ -150,7 +151,9 @@ def _run_pass(job: Job, events: Events) -> dict[str, Any]:
     step.requires(model)
     result = step.run(model, context)
     step.ensures(result)
-    return {"model": result.to_json(), "facts": events.facts}
+    inside = {path: one for path, one in context.written.items() if path.is_relative_to(job.output)}
+    written = {path.relative_to(job.output).as_posix(): one.to_json() for path, one in inside.items()}
+    return {"model": result.to_json(), "facts": events.facts, WRITTEN: written}
 
 
 def _prove(job: Job, events: Events) -> dict[str, Any]:

@@ -602,7 +602,10 @@ class Build(Pass):
         if settings is not None and calibrated is not None and self._is_mixed:
             settings = replace(settings, mixed=self._goal(opened, calibrated, context))
         target = genai_graph.Target(self.params.precision, provider, self.options(streamed=streamed))
-        genai_graph.build(opened, context.output, context.scratch, target, settings, context.report.progress, source)
+        progress = context.report.progress
+        context.written.update(
+            genai_graph.build(opened, context.output, context.scratch, target, settings, progress, source)
+        )
         if not self.params.metadata_only and settings is None:
             genai_graph.refuse_broken_scales(context.output)
         genai_graph.complete_config(

@@ -121,7 +121,8 @@ class QuantizeOnnx(Pass):
         jobs = quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
         _copy_others(model, context.output)
         written = context.output / path.name
-        streaming.save(graph, written, jobs, progress=context.report.progress, inline_bytes=INLINE_BYTES)
+        progress = context.report.progress
+        context.written.update(streaming.save(graph, written, jobs, progress=progress, inline_bytes=INLINE_BYTES))
         genai_graph.refuse_slow_forms(onnx_ir.load(written), context.machine.execution_provider)
         n_products = sum(len(matrix.users) for matrix, _ in pairs)
         summary = f"{len(pairs)} weights of {n_products} products in {self.params.bits} bits"
