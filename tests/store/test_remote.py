@@ -5,10 +5,11 @@ import uuid
 
 import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from olivine.errors import OlivineError
 from olivine.store.hashes import hash_file
-from olivine.store.remote import RemoteFiles
+from olivine.store.remote import RemoteFiles, Tries
 
 
 @pytest.fixture(params=["folder", "file", "memory"])
@@ -121,3 +122,85 @@ def test_hash_that_nobody_sent_is_named(url, tmp_path):
 def test_address_that_nothing_serves_is_one_sentence(url):
     with pytest.raises(OlivineError, match=r"is no address of files: .*not known|cannot be reached"):
         RemoteFiles(url)
+
+
+class AnsweredError(Exception):
+    """What a client of HTTP raises."""
+
+    def __init__(self, status):
+        super().__init__(f"status {status}")
+        self.status_code = status
+
+
+class ServiceResponseError(Exception):
+    """As azure-core calls a line that broke."""
+
+
+class Busy(MemoryFileSystem):
+    """A store whose server fails the first requests of each kind."""
+
+    protocol = "busy"
+    cachable = False
+    store, faults, n_asked = {}, {}, {}
+
+    def _asked(self, what):
+        Busy.n_asked[what] = Busy.n_asked.get(what, 0) + 1
+        if Busy.faults.get(what):
+            raise Busy.faults[what].pop()
+
+    def cat_file(self, *arguments, **options):
+        self._asked("read")
+        return super().cat_file(*arguments, **options)
+
+    def pipe_file(self, *arguments, **options):
+        self._asked("write")
+        return super().pipe_file(*arguments, **options)
+
+    def ls(self, *arguments, **options):
+        self._asked("list")
+        return super().ls(*arguments, **options)
+
+
+@pytest.fixture
+def busy():
+    """Files at such a store."""
+    fsspec.register_implementation("busy", Busy, clobber=True)
+    Busy.faults, Busy.n_asked = {}, {}
+    return RemoteFiles(f"busy://{uuid.uuid4().hex}", tries=Tries(3, 0.001))
+
+
+def _wrapped(status):
+    error = OSError("the back end says it otherwise")
+    error.__cause__ = AnsweredError(status)
+    return error
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        AnsweredError(429),
+        AnsweredError(503),
+        _wrapped(500),
+        ConnectionResetError(),
+        TimeoutError(),
+        ServiceResponseError(),
+    ],
+)
+def test_request_that_fails_for_a_moment_is_made_again(busy, file, tmp_path, fault):
+    Busy.faults = {what: [fault] * 3 for what in ("read", "write", "list")}
+    hashed = hash_file(file)
+    assert busy.missing([hashed]) == {hashed}
+    busy.put(file, hashed)
+    busy.get(hashed, tmp_path / "got")
+    assert (tmp_path / "got").read_bytes() == file.read_bytes()
+    assert f"{hashed}.json" in busy.names("files")
+
+
+@pytest.mark.parametrize(
+    ("fault", "n_asked"), [(AnsweredError(429), 4), (AnsweredError(403), 1), (ValueError("no"), 1)]
+)
+def test_request_that_goes_on_failing_is_one_sentence(busy, fault, n_asked):
+    Busy.faults = {"read": [fault] * 10}
+    with pytest.raises(OlivineError, match=r"the files at 'busy://.*' cannot be reached: "):
+        busy.read("name")
+    assert Busy.n_asked == {"read": n_asked}

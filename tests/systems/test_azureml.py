@@ -391,6 +391,15 @@ def test_job_goes_on_while_the_service_is_busy_and_tokens_expire(azure, system, 
     assert len(azure.expires) > 2
 
 
+def test_store_that_is_busy_is_asked_again_as_the_settings_say(azure, system):
+    azure.faults += [azureml.Fault("GET storeaccount", 429, times=3)]
+    assert system().is_prepared() is False
+    azure.faults += [azureml.Fault("GET storeaccount", 429, times=1)]
+    once = system(azureml_client_config=azure.client() | {"max_operation_retries": 0})
+    with pytest.raises(OlivineError, match=r"the files at 'abfs://.*' cannot be reached"):
+        once.is_prepared()
+
+
 def test_credentials_that_end_during_a_job_are_one_sentence_and_the_job_is_found_again(
     azure, system, asked, monkeypatch
 ):

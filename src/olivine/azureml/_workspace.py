@@ -71,6 +71,12 @@ class Workspace:
         self._access: Access = access_by(settings.model_dump_json())
         self.name = f"workspace '{settings.workspace_name}'"
 
+    @property
+    def tries(self) -> tuple[int, float]:
+        """How often a request is made again, and after how many seconds, doubled each time."""
+        pipeline = self._access.pipeline
+        return pipeline["retry_total"], pipeline["retry_backoff_factor"]
+
     def files(self, datastore: str) -> Address:
         """Where our files lie in a datastore."""
         return files_at(self._access, datastore)

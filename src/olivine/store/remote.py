@@ -9,11 +9,14 @@ other bytes than were sent is taken out, and sent anew the next time.
 
 import json
 import os
+import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from olivine import lazy
 from olivine.errors import MissingExtra, OlivineError
@@ -29,17 +32,36 @@ else:
     fsspec = lazy.module("fsspec")
 
 PART_BYTES = 64 * 2**20
+_PASSING = {408, 425, 429, 500, 502, 503, 504}  # what a server that is busy answers
+# of back ends, none of which is imported here: no answer, or one that was cut short
+_BROKEN = {"ServiceRequestError", "ServiceResponseError", "ClientConnectionError", "ClientPayloadError"}
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True)
+class Tries:
+    """How often a request is made again that fails for a moment, and after how many seconds, doubled each time."""
+
+    n_again: int = 3
+    pause_seconds: float = 1.0
 
 
 class RemoteFiles:
     """The files by content at an address, which any number of processes may use at once.
 
     url: as fsspec reads it. options: of its file system, such as keys; they stand in no file. part_bytes: a file is
-    sent in parts of so many bytes.
+    sent in parts of so many bytes. tries: of each request, beside those that its back end makes by itself.
     """
 
-    def __init__(self, url: str, options: Mapping[str, Any] | None = None, part_bytes: int = PART_BYTES) -> None:
-        self.url, self._options, self._part_bytes = url, dict(options or {}), part_bytes
+    def __init__(
+        self,
+        url: str,
+        options: Mapping[str, Any] | None = None,
+        part_bytes: int = PART_BYTES,
+        tries: Tries = Tries(),
+    ) -> None:
+        self.url, self._options, self._part_bytes, self._tries = url, dict(options or {}), part_bytes, tries
         try:
             self._fs, root = fsspec.core.url_to_fs(url, **self._options)
         except ImportError as error:
@@ -98,21 +120,22 @@ class RemoteFiles:
 
     def read(self, name: str) -> bytes | None:
         """The bytes of such a file; None when there is none."""
-        with self._reaching():
-            try:
-                content: bytes = self._fs.cat_file(f"{self._root}/{name}")
-            except FileNotFoundError:
-                return None
+        with suppress(FileNotFoundError):
+            content: bytes = self._reached(partial(self._fs.cat_file, f"{self._root}/{name}"))
             return content
+        return None
 
     def names(self, folder: str) -> list[str]:
         """Names of the files in a folder; empty when there is no such folder."""
-        with self._reaching():
+
+        def listed_now() -> list[Any]:
             self._fs.invalidate_cache(f"{self._root}/{folder}")
-            try:
-                listed = self._fs.ls(f"{self._root}/{folder}", detail=False)
-            except FileNotFoundError:
-                return []
+            return list(self._fs.ls(f"{self._root}/{folder}", detail=False))
+
+        try:
+            listed = self._reached(listed_now)
+        except FileNotFoundError:
+            return []
         names = [str(name).rstrip("/").rpartition("/")[2] for name in listed]
         return sorted(name for name in names if not name.startswith("."))  # those are not whole yet
 
@@ -127,24 +150,27 @@ class RemoteFiles:
         return None  # cut short: it is sent again
 
     def _size(self, path: str) -> int | None:
-        with self._reaching():
-            try:
-                size: int = self._fs.info(path)["size"]
-            except FileNotFoundError:
-                return None
+        with suppress(FileNotFoundError):
+            size: int = self._reached(partial(self._fs.info, path))["size"]
             return size
+        return None
 
     def _send(self, path: str, content: bytes) -> None:
-        with self._reaching():
+        def send() -> None:
             folder, _, name = path.rpartition("/")
             self._fs.makedirs(folder, exist_ok=True)
             if "file" in self._protocols:  # a store of objects shows none before it is whole; a folder does
-                partial = Path(folder, f".{name}-{uuid.uuid4().hex}")
-                partial.write_bytes(content)
-                partial.replace(path)
+                part = Path(folder, f".{name}-{uuid.uuid4().hex}")
+                try:
+                    part.write_bytes(content)
+                    part.replace(path)
+                finally:
+                    part.unlink(missing_ok=True)
             else:
                 self._fs.pipe_file(path, content)
             self._fs.invalidate_cache(folder)
+
+        self._reached(send)
 
     def _fetch(self, hashed: str, index: Mapping[str, int], file: IO[bytes]) -> None:
         """Append what a file lacks."""
@@ -154,25 +180,53 @@ class RemoteFiles:
             start = max(0, begun - number * part_bytes)
             end = min(part_bytes, size - number * part_bytes)
             if start < end:
-                with self._reaching():
-                    content = self._fs.cat_file(self._part(hashed, number), start=start, end=end)
-                file.write(content)
+                read = partial(self._fs.cat_file, self._part(hashed, number), start=start, end=end)
+                file.write(self._reached(read, is_there=True))
 
     def _discard(self, hashed: str, index: Mapping[str, int]) -> None:
         """Take out a file that is damaged there."""
         paths = [f"{self._root}/files/{hashed}.json"]
         paths += [self._part(hashed, number) for number in range(-(-index["bytes"] // index["part_bytes"]))]
         for path in paths:
-            with self._reaching(), suppress(FileNotFoundError):
-                self._fs.rm_file(path)
+            with suppress(FileNotFoundError):
+                self._reached(partial(self._fs.rm_file, path))
 
-    @contextmanager
-    def _reaching(self) -> Iterator[None]:
-        """Each back end has errors of its own; whatever it raises, in one sentence."""
-        try:
-            yield
-        except Exception as error:
-            raise OlivineError(f"the files at '{self.url}' cannot be reached: {sentence(error)}") from error
+    def _reached(self, ask: Callable[[], Answer], *, is_there: bool = False) -> Answer:
+        """What a back end answers, which is asked again where it fails for a moment.
+
+        Each has errors of its own: whatever it raises comes as one sentence, but that there is no such file (which is
+        one, too, where a file `is_there`).
+        """
+        for pause in (*(self._tries.pause_seconds * 2**n for n in range(self._tries.n_again)), None):
+            try:
+                return ask()
+            except Exception as error:
+                if isinstance(error, FileNotFoundError) and not is_there:
+                    raise
+                if pause is None or not _may_pass(error):
+                    raise OlivineError(f"the files at '{self.url}' cannot be reached: {sentence(error)}") from error
+            time.sleep(pause)
+        raise AssertionError  # the last turn returns or raises
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Whether the same request may do well a moment later: a server was busy, a line broke."""
+    for one in _causes(error):
+        statuses = (getattr(one, name, None) for name in ("status_code", "status", "code"))
+        status = next((status for status in statuses if isinstance(status, int)), None)
+        if status is not None:
+            return status in _PASSING
+        kinds = {kind.__name__ for kind in type(one).__mro__}
+        if isinstance(one, ConnectionError | TimeoutError) or not _BROKEN.isdisjoint(kinds):
+            return True
+    return False
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it comes from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class Mirror(Files):

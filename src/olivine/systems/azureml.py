@@ -17,7 +17,7 @@ from olivine.errors import OlivineError, RequestError, StepFailed, Unsupported
 from olivine.messages import ending
 from olivine.store.hashes import digest
 from olivine.store.packing import OUTPUT
-from olivine.store.remote import RemoteFiles
+from olivine.store.remote import RemoteFiles, Tries
 from olivine.systems._azureml_image import DOCKERFILE, Image
 from olivine.systems._azureml_params import AzureMLParams
 from olivine.systems._batch import Batch, BatchWorker
@@ -263,7 +263,12 @@ class AzureML(Batch):
 
     def files(self) -> RemoteFiles:
         """See Batch."""
-        return RemoteFiles(self._address.url, self._address.options)
+        return RemoteFiles(self._address.url, self._address.options, tries=self._tries)
+
+    @property
+    def _tries(self) -> Tries:
+        """As the client's settings say."""
+        return Tries(*self._workspace.tries)
 
     def mount(self, name: str, kind: str, address: str) -> None:
         """See System: the jobs that are sent from now on have it as an input, which their node reads by itself."""
