@@ -98,6 +98,58 @@ def test_files_that_decide_what_a_script_does_are_it_and_its_siblings(script):
     assert UserScript(script.path).files == [Path(script.path)]
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from helper.deep.scale import VALUE",
+        "import os, helper.deep.scale",
+        "import importlib; importlib.import_module('helper.deep.scale')",
+        "import sys; sys.path.insert(0, os.path.join(here, 'helper', 'deep'))",
+        "from between import VALUE",
+    ],
+)
+def test_modules_of_any_depth_count_where_a_source_names_their_folder(tmp_path, line):
+    (tmp_path / "mine.py").write_text(line + "\n")
+    (tmp_path / "between.py").write_text("from helper import VALUE\n" if "between" in line else "")
+    for name in ("helper/deep/scale.py", "outputs/model/run.py", ".hidden/a.py", "helper/__init__.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("VALUE = 1\n")
+    files = UserScript.of(str(tmp_path / "mine.py"), None).files
+    names = [path.relative_to(tmp_path).as_posix() for path in files]
+    assert names == ["mine.py", "between.py", "helper/__init__.py", "helper/deep/scale.py"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from typing import Callable\nload: Callable = lambda path: path",
+        "async def load(path): pass",
+        "first, (load, *rest) = make()",
+        "for load in (1, 2): pass",
+        "match 1:\n  case load: pass",
+        "globals()['load'] = print",
+        "exec('load = print')",
+        "from somewhere import *",
+    ],
+)
+def test_names_that_python_knows_are_known(tmp_path, text):
+    (tmp_path / "mine.py").write_text(text + "\n")
+    assert {"load", "*"} & set(UserScript(tmp_path / "mine.py").names())
+
+
+def test_names_of_components_that_are_computed_are_told_as_unknown(tmp_path):
+    lines = ["R.register_dataset('one')(print)", "@R.register_dataset(NAME)\ndef two(): pass", "@R.register_dataset"]
+    (tmp_path / "mine.py").write_text("\n".join(lines) + "\ndef three(): pass\n")
+    assert sorted(UserScript(tmp_path / "mine.py").registered("load_dataset")) == ["*", "one", "three"]
+
+
+def test_what_a_script_raises_at_length_is_cut(tmp_path):
+    (tmp_path / "bad.py").write_text("raise ValueError('x' * 100_000)")
+    with pytest.raises(ScriptError) as caught, UserScript(tmp_path / "bad.py").opened():
+        pass
+    assert 500 < len(str(caught.value)) < 1000
+
+
 def test_handlers_and_data_sets_of_olive_can_be_imported(tmp_path):
     names = {
         "olive.model": "OliveModelHandler, PyTorchModelHandler, HfModelHandler, ONNXModelHandler, PyTorchModel",

@@ -7,6 +7,7 @@ installed, `olivine.compat` holds what they use of it, and is found under that n
 import ast
 import functools
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ REGISTERS = {
     "register_post_process": "post_process_data",
     "register_dataloader": "dataloader",
 }
+_MOST_SAID = 600  # letters of what a script raises; the log has it whole
 _MODULE, _PEER, _REGISTRY = "olivine_user_script", "olive", "olive.data.registry"
 
 
@@ -47,10 +49,19 @@ class UserScript:
 
     @property
     def files(self) -> list[Path]:
-        """The files whose bytes decide what it does: modules of its folder, and of the packages in it."""
-        patterns = ("*.py", "[!.]*/*.py") if self.folder is not None else ()
-        others = sorted(path for pattern in patterns for path in (self.folder or self.path).glob(pattern))
-        return [self.path, *(path for path in others if path != self.path)]
+        """The files whose bytes decide what it does: modules of its folder, and of folders in it that these name."""
+        if self.folder is None:
+            return [self.path]
+        others = sorted(path for path in self.folder.glob("*.py") if path != self.path)
+        known, folders = [self.path, *others], [one for one in sorted(self.folder.iterdir()) if one.is_dir()]
+        at = 0
+        while at < len(known):
+            text = _text(known[at])
+            for folder in [one for one in folders if _is_named(one.name, text)]:
+                folders.remove(folder)
+                known += [path for path in sorted(folder.rglob("*.py")) if path not in known]
+            at += 1
+        return known
 
     @cached_property
     def _parsed(self) -> ast.Module:
@@ -69,12 +80,19 @@ class UserScript:
         return list(_names(self._parsed))
 
     def registered(self, kind: str) -> list[str]:
-        """Names under which its functions are registered as components of that kind, one of `REGISTERS`' values."""
-        found = []
-        for node in ast.walk(self._parsed):
-            if isinstance(node, ast.FunctionDef | ast.ClassDef):
-                found += [name for one in node.decorator_list for name in _registration(one, node.name, kind)]
-        return found
+        """Names under which its functions are registered as components of that kind, one of `REGISTERS`' values.
+
+        "*" where a name is not known before the script runs.
+        """
+        names: list[str] = []
+        decorators: list[ast.expr] = []
+        for node in ast.walk(self._parsed):  # what is decorated comes before its decorators
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.AsyncFunctionDef):
+                decorators += node.decorator_list
+                names += [name for one in node.decorator_list for name in _registration(one, node.name, kind)]
+            elif isinstance(node, ast.Call) and node not in decorators:
+                names += _registration(node, "*", kind)
+        return names
 
     @contextmanager
     def opened(self) -> Iterator["Opened"]:
@@ -118,7 +136,8 @@ class UserScript:
             raise
         except (Exception, SystemExit) as error:
             said = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ScriptError(f"{place} failed: {said}") from error
+            told = said if len(said) <= _MOST_SAID else f"{said[:_MOST_SAID]} ..."
+            raise ScriptError(f"{place} failed: {told}") from error
 
 
 @dataclass(frozen=True)
@@ -151,25 +170,69 @@ class Opened:
         return call
 
 
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:  # told where it is hashed
+        return ""
+
+
+def _is_named(name: str, text: str) -> bool:
+    """Whether a source imports from a folder of that name, or has it in quotes, as a part of a path or a module."""
+    if name.startswith((".", "__pycache__")):
+        return False
+    word = re.escape(name)
+    imported = rf"^\s*from\s+\.*{word}[\s.]|^\s*import\s+(?:[\w. ]+,\s*)*{word}\b"
+    return re.search(rf"{imported}|[\"'/]{word}[\"'/.]", text, re.MULTILINE) is not None
+
+
+_UNKNOWN = ("exec", "globals", "locals", "setattr", "vars")  # functions that give names which the text does not have
+
+
 def _names(module: ast.Module) -> Iterator[str]:
     for node in module.body:
         match node:
-            case ast.FunctionDef() | ast.ClassDef():
+            case ast.FunctionDef() | ast.ClassDef() | ast.AsyncFunctionDef():
                 yield node.name
             case ast.Import() | ast.ImportFrom():
                 yield from (one.asname or one.name for one in node.names)
-            case ast.Assign():
-                yield from (target.id for target in node.targets if isinstance(target, ast.Name))
-            case ast.If() | ast.Try() | ast.With():
+            case ast.Assign() | ast.AnnAssign():
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                yield from (name for target in targets for name in _bound(target))
+            case ast.Expr():
+                calls = (one.func for one in ast.walk(node) if isinstance(one, ast.Call))
+                yield from ("*" for one in calls if isinstance(one, ast.Name) and one.id in _UNKNOWN)
+            case ast.AugAssign() | ast.Assert() | ast.Delete() | ast.Pass() | ast.Raise():
+                continue
+            case _:  # what has a body of its own
                 yield "*"
 
 
+def _bound(target: ast.expr) -> Iterator[str]:
+    """The names that an assignment gives; "*" where it is to something else than a name."""
+    match target:
+        case ast.Name():
+            yield target.id
+        case ast.Tuple() | ast.List():
+            yield from (name for one in target.elts for name in _bound(one))
+        case ast.Starred():
+            yield from _bound(target.value)
+        case ast.Subscript():
+            yield "*"
+
+
 def _registration(decorator: ast.expr, own: str, kind: str) -> Iterator[str]:
-    """The name that a decorator such as `@Registry.register_dataset("mine")` gives, where it is of that kind."""
+    """The name that a decorator such as `@Registry.register_dataset("mine")` gives, where it is of that kind.
+
+    own: of the function, which counts where no other is given. "*" for a name that is computed.
+    """
     call = decorator if isinstance(decorator, ast.Call) else None
     function = call.func if call is not None else decorator
     if not isinstance(function, ast.Attribute) or REGISTERS.get(function.attr) != kind:
         return
     given = [*(call.args if call is not None else ()), *(one.value for one in (call.keywords if call else ()))]
-    names = [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-    yield (names[0] if names else own).lower()
+    first = given[0] if given else ast.Constant(None)
+    if not isinstance(first, ast.Constant):
+        yield "*"
+        return
+    yield (first.value if isinstance(first.value, str) else own).lower()

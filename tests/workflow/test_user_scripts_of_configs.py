@@ -100,6 +100,25 @@ def test_script_outside_of_the_folder_of_the_config_needs_trust(folder, monkeypa
     assert planned(folder, where=folder / "configs", data_configs=data).problems == ()
 
 
+@pytest.mark.parametrize("how", ["script_dir", "link"])
+def test_modules_outside_of_the_folder_of_the_config_need_trust(folder, monkeypatch, how):
+    home = folder / "home"
+    home.mkdir()
+    (folder / "rows.py").rename(home / "rows.py")
+    (folder / "elsewhere").mkdir()
+    (folder / "elsewhere" / "helper.py").write_text("")
+    entry = {"name": "mine", "user_script": "rows.py", "load_dataset_config": {"type": "my_rows", "count": 6}}
+    if how == "link":
+        (home / "helper.py").symlink_to(folder / "elsewhere" / "helper.py")
+    else:
+        entry["script_dir"] = "../elsewhere"
+    (problem,) = planned(folder, home, data_configs=[entry]).problems
+    assert "elsewhere/helper.py' lies outside of the folder of the config" in problem.message or how == "link"
+    assert problem.message.startswith("the module of a script '")
+    monkeypatch.setenv("OLIVINE_SCRIPTS", "all")
+    assert not planned(folder, home, data_configs=[entry]).problems
+
+
 def test_no_script_runs_where_scripts_are_refused(folder, monkeypatch):
     monkeypatch.setenv("OLIVINE_SCRIPTS", "none")
     assert "--no-scripts refuses it" in problem_of(folder)

@@ -94,7 +94,7 @@ def check_data_script(draft: Draft, config: schema.DataConfig, path: Where) -> b
     for kind, name in data.named_components(config).items():
         there = script.registered(kind)
         functions = script.names() if kind == "dataloader" else []
-        if name not in there and name not in functions and "*" not in script.names():
+        if name.lower() not in there and name not in functions and "*" not in (*there, *script.names()):
             hint = _hint(name, there, "It registers")
             section = "dataloader_config" if kind == "dataloader" else f"{kind}_config"
             message = f"{script.path} registers no {kind} '{name}'."
@@ -108,9 +108,13 @@ def refused(draft: Draft, script: UserScript) -> Iterator[tuple[str, str, str, s
     consent = os.environ.get(CONSENT, "")
     if consent == NO_SCRIPTS:
         yield "unsupported", "", f"the script '{script.path}' is named, and --no-scripts refuses it.", "Leave that out."
-    elif consent != ALL_SCRIPTS and not real(script.path).is_relative_to(real(draft.loaded.document.folder)):
-        message = f"the script '{script.path}' lies outside of the folder of the config."
-        yield "unsupported", "", message, "Move it there, or let --trust allow it."
+    elif consent != ALL_SCRIPTS:
+        home = real(draft.loaded.document.folder)
+        outside = next((path for path in script.files if not real(path).is_relative_to(home)), None)
+        if outside is not None:
+            what = "script" if outside == script.path else "module of a script"
+            message = f"the {what} '{outside}' lies outside of the folder of the config."
+            yield "unsupported", "", message, "Move it there, or let --trust allow it."
 
 
 def _wrong(script: UserScript, functions: Mapping[str, str]) -> Iterator[tuple[str, str, str, str]]:
