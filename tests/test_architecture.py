@@ -1,7 +1,10 @@
 """What the layout promises: imports only downwards, nothing heavy in the parent, plugins in files of their own."""
 
 import ast
+import importlib
 import importlib.metadata
+import json
+import pkgutil
 import re
 import subprocess
 import sys
@@ -11,7 +14,9 @@ from pathlib import Path
 import pytest
 
 import olivine
+import olivine.passes
 from sources import Sources
+from tiny import write_rows
 
 ROOT = Path(olivine.__file__).parent
 # Modules that only a running pass imports.
@@ -129,6 +134,42 @@ def test_every_package_that_is_imported_is_declared():
     distributions["azure"] = ["azure-ai-ml"]  # of an extra that the environment of these tests lacks
     names = {name: {each.lower().replace("_", "-") for each in distributions.get(name, [name])} for name in imported}
     assert {name for name, of in names.items() if not of & declared} == set()
+
+
+def test_plan_imports_the_passes_that_its_config_names_and_nothing_for_what_it_does_not(tiny_llama, tmp_path):
+    """Start-up is what every command pays: a pass, a system or a search that is not asked for costs nothing."""
+    rows = write_rows(tmp_path / "rows.jsonl")
+    read = {"load_dataset_config": {"data_files": str(rows)}, "pre_process_data_config": {"text_cols": "phrase"}}
+    config = {
+        "input_model": {"model_path": str(tiny_llama)},
+        "data_configs": [{"name": "rows", **read}],
+        "passes": {
+            "lora": {"type": "LoRA", "train_data_config": "rows"},
+            "merge": {"type": "MergeAdapterWeights"},
+            "build": {"type": "ModelBuilder", "precision": "int4"},
+        },
+        "cache_dir": str(tmp_path / "cache"),
+        "output_dir": str(tmp_path / "out"),
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    arguments = ["plan", str(tmp_path / "config.json")]
+    loaded = modules_after(f"from olivine.cli import exit_code\nassert exit_code({arguments!r}) == 0")
+    files = {info.name for info in pkgutil.walk_packages(olivine.passes.__path__, "olivine.passes.") if not info.ispkg}
+    imported = {name for name in files & loaded if not name.rpartition(".")[2].startswith("_")}
+    homes = {"lora": "finetune", "merge": "finetune", "build": "export"}
+    assert imported == {f"olivine.passes.{home}.{name}" for name, home in homes.items()}
+    assert not loaded & {*HEAVY, "asyncio", "ssl", "rich", "yaml", "optuna", "fsspec"}
+    unused = ("azureml", "report", "search.samplers", "systems._elsewhere", "systems._line", "workflow.search_plan")
+    unused = (*unused, "workflow.engine", "workflow.events", "evaluate._score", "evaluate._timing")
+    assert not {name for name in loaded if name.startswith(tuple(f"olivine.{part}" for part in unused))}
+
+
+@pytest.mark.parametrize("package", ["config", "data", "evaluate", "passes.quantize", "search", "systems"])
+def test_package_whose_names_are_imported_when_they_are_read_has_all_of_them(package):
+    module = importlib.import_module(f"olivine.{package}")
+    assert {name for name in module.__all__ if not hasattr(module, name)} == set()
+    with pytest.raises(AttributeError, match=f"'olivine.{package}' has no attribute 'nothing'"):
+        module.nothing  # noqa: B018 - that it is read is what matters
 
 
 def test_plan_imports_neither_the_report_nor_what_draws_the_screen(tmp_path):

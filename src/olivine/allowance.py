@@ -14,10 +14,17 @@ ROOT = Path("/")
 
 def memory_bytes(root: Path = ROOT) -> int:
     """Memory that this process may use: the machine's, or less where a group is limited."""
+    limits = [limit for group in _groups("memory", root) if (limit := _limit(group)) is not None]
+    return min([_machine_bytes(), *limits])
+
+
+def _machine_bytes() -> int:
+    """All memory of the machine; told by the system itself where it can, as every plan asks."""
+    if "SC_PHYS_PAGES" in getattr(os, "sysconf_names", ()):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     import psutil
 
-    limits = [limit for group in _groups("memory", root) if (limit := _limit(group)) is not None]
-    return min([int(psutil.virtual_memory().total), *limits])
+    return int(psutil.virtual_memory().total)
 
 
 def available_bytes(root: Path = ROOT) -> int:

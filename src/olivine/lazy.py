@@ -12,7 +12,8 @@ import gc
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import ModuleType
@@ -39,6 +40,21 @@ class _LazyModule(ModuleType):
 def module(name: str) -> ModuleType:
     """A stand-in for the module `name`, imported when an attribute of it is read."""
     return _LazyModule(name)
+
+
+def names(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package that offers names of its modules: a module is imported when one of them is read.
+
+    homes: those names with spaces between them, by module. Who takes one name of a package does not wait for the rest.
+    """
+    home_of = {name: f"{package}.{module}" for module, offered in homes.items() for name in offered.split()}
+
+    def read(name: str) -> Any:
+        if name not in home_of:
+            raise AttributeError(f"module '{package}' has no attribute '{name}'")
+        return getattr(importlib.import_module(home_of[name]), name)
+
+    return read
 
 
 @contextmanager
@@ -101,18 +117,29 @@ def version(distribution: str) -> str:
 def version_here(distribution: str) -> str:
     """The version of a distribution that is installed for this process, or "none"."""
     try:
-        return importlib.metadata.version(distribution)
+        installed = importlib.metadata.distribution(distribution)
     except importlib.metadata.PackageNotFoundError:
         return "none"
+    return next(_told(installed, "Version"), None) or installed.version
+
+
+def _told(distribution: importlib.metadata.Distribution, key: str) -> Iterator[str]:
+    """What the metadata of a distribution say under a key, read as lines: as a mail, which they are, takes a parser."""
+    for line in (distribution.read_text("METADATA") or "").splitlines():
+        if not line:  # the description follows
+            return
+        if line.startswith(f"{key}: "):
+            yield line.removeprefix(f"{key}: ").strip()
 
 
 def supported(distribution: str) -> "SpecifierSet | None":
     """The versions of a distribution that olivine's own metadata asks for; None when it asks for none."""
-    from packaging.requirements import Requirement
+    from packaging.specifiers import SpecifierSet
 
     try:
-        texts = importlib.metadata.requires("olivine") or []
+        texts = _told(importlib.metadata.distribution("olivine"), "Requires-Dist")
     except importlib.metadata.PackageNotFoundError:  # run from its source, without being installed
         return None
-    required = (Requirement(text) for text in texts)
-    return next((one.specifier for one in required if one.name == distribution and one.marker is None), None)
+    name = re.compile(rf"{re.escape(distribution)}(?=[<>=!~ ]|$)")  # without an extra's marker, which a ";" begins
+    ranges = (text[match.end() :] for text in texts if (match := name.match(text)) and ";" not in text)
+    return next(map(SpecifierSet, ranges), None)

@@ -3,20 +3,26 @@
 A registry looks into a package and its sub-packages for modules whose name has no leading underscore; each holds
 exactly one class derived from the registry's base. Names are matched in any case, and a class may list aliases.
 
-Names and aliases of our own win. A third party's plugin is imported when it is named, or when all are listed; one that
-does not load is missing with a reason, and harms only who asks for it.
+A plugin, ours or a third party's, is imported when it is named, or when all are listed. Files say the names. An alias
+stands in a class, and to read a file is cheaper than to run it: those whose text has the name in quotes are imported
+and asked, so no list repeats what a class says.
+
+Names and aliases of our own win. A third party's plugin that does not load is missing with a reason, and harms only who
+asks for it.
 """
 
 import contextlib
 import difflib
 import importlib
+import importlib.abc
 import importlib.metadata
 import importlib.util
 import inspect
 import pkgutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache, cached_property
+from importlib.machinery import ModuleSpec
 from typing import Any, ClassVar, Generic, TypeVar, get_origin
 
 Plugin = TypeVar("Plugin")
@@ -27,12 +33,33 @@ def plugin_names(package: str, group: str) -> list[str]:
 
     What only a class tells is missing: aliases, and whether it loads.
     """
-    root = importlib.util.find_spec(package)
-    places = root.submodule_search_locations if root is not None else None
-    own = [info.name for info in pkgutil.walk_packages(places or [], f"{package}.") if not info.ispkg]
-    names = [name.rpartition(".")[2] for name in own]
     theirs = [entry.name for entry in _entry_points(tuple(sys.path)).select(group=group)]
-    return [*(name for name in names if not name.startswith("_")), *theirs]
+    return [*_modules(package), *theirs]
+
+
+def _modules(package: str) -> dict[str, ModuleSpec]:
+    """The modules of a package and its sub-packages that hold a plugin, by its name; none of them is imported."""
+    root = importlib.util.find_spec(package)
+    specs = _specs(package, root.submodule_search_locations or ()) if root is not None else ()
+    modules = {spec.name.rpartition(".")[2]: spec for spec in specs}
+    return {name: spec for name, spec in modules.items() if not name.startswith("_")}
+
+
+def _specs(package: str, folders: Iterable[str]) -> Iterator[ModuleSpec]:
+    """Every module below a package that lies in those folders."""
+    for info in pkgutil.iter_modules(folders, f"{package}."):
+        if (spec := info.module_finder.find_spec(info.name, None)) is None:
+            continue
+        if info.ispkg:
+            yield from _specs(info.name, spec.submodule_search_locations or ())
+        else:
+            yield spec
+
+
+def _text(spec: ModuleSpec) -> str | None:
+    """What a module's file says, in lower case; None where only what was compiled of it is here."""
+    text = spec.loader.get_source(spec.name) if isinstance(spec.loader, importlib.abc.InspectLoader) else None
+    return text.lower() if text is not None else None
 
 
 class Registry(Generic[Plugin]):
@@ -44,15 +71,43 @@ class Registry(Generic[Plugin]):
 
     def __init__(self, package: str, base: type[Plugin], group: str) -> None:
         self._package, self._base, self._group = package, base, group
+        self._loaded: dict[str, type[Plugin]] = {}  # our own that were asked for, by name
         self._tried: dict[str, type[Plugin] | str] = {}  # of third parties, by name: the plugin, or why it is none
 
-    @cached_property
+    @property
     def own(self) -> dict[str, type[Plugin]]:
-        """Our own plugins by their plain names; nothing of third parties is looked at."""
-        classes = dict(self._own())
-        for name, plugin in classes.items():
+        """Our own plugins by their plain names, all of them imported; nothing of third parties is looked at."""
+        return {name: self._load(name) for name in self._modules}
+
+    @cached_property
+    def _modules(self) -> dict[str, ModuleSpec]:
+        """The modules of our own plugins, by their plain names."""
+        return _modules(self._package)
+
+    @cached_property
+    def _texts(self) -> dict[str, str | None]:
+        """What their files say, by their plain names; see `_text`."""
+        return {name: _text(spec) for name, spec in self._modules.items()}
+
+    def _load(self, name: str) -> type[Plugin]:
+        """Our own plugin of that plain name; it is imported once."""
+        if name not in self._loaded:
+            plugin = self._class_of(self._modules[name].name)
             plugin.name = name  # type: ignore[attr-defined]
-        return classes
+            self._loaded[name] = plugin
+        return self._loaded[name]
+
+    def _find_own(self, name: str) -> type[Plugin] | None:
+        """Our own plugin of that name or alias, in any case; a name goes before an alias.
+
+        It alone is imported, and where it is an alias those whose file has such a text for another reason.
+        """
+        asked = name.lower()
+        if (known := next((known for known in self._modules if known.lower() == asked), None)) is not None:
+            return self._load(known)
+        quoted = (f'"{asked}"', f"'{asked}'")
+        saying = (one for one, text in self._texts.items() if text is None or any(each in text for each in quoted))
+        return next((plugin for one in saying if asked in _aliases(plugin := self._load(one))), None)
 
     @cached_property
     def classes(self) -> dict[str, type[Plugin]]:
@@ -66,7 +121,7 @@ class Registry(Generic[Plugin]):
     @property
     def names(self) -> list[str]:
         """Every plugin's plain name, sorted, those of third parties as they offer them."""
-        return sorted({*self.own, *self._offers})
+        return sorted({*self._modules, *self._offers})
 
     @cached_property
     def broken(self) -> dict[str, str]:
@@ -75,22 +130,13 @@ class Registry(Generic[Plugin]):
         return {**tried, **self._refused}
 
     @cached_property
-    def _own_spellings(self) -> dict[str, type[Plugin]]:
-        """Our own by every name that they answer to, in lower case; a name goes before an alias."""
-        names = {name.lower(): plugin for name, plugin in self.own.items()}
-        for name, plugin in self.own.items():
-            for spelling in _spellings(name, plugin):
-                names.setdefault(spelling.lower(), plugin)
-        return names
-
-    @cached_property
     def _entries(self) -> tuple[dict[str, importlib.metadata.EntryPoint], dict[str, str]]:
         """What third parties offer by name, and why some of it is not taken; nothing is imported."""
         offers: dict[str, importlib.metadata.EntryPoint] = {}
         refused: dict[str, str] = {}
         for entry in _entry_points(tuple(sys.path)).select(group=self._group):
-            taken = {*self._own_spellings, *(name.lower() for name in offers)}
-            if entry.name.lower() in taken and not (entry.name in offers and offers[entry.name] == entry):
+            is_taken = self._find_own(entry.name) is not None or entry.name.lower() in map(str.lower, offers)
+            if is_taken and not (entry.name in offers and offers[entry.name] == entry):
                 refused[entry.name] = _unserved(entry, ValueError("another plugin has that name"))
             else:
                 offers[entry.name] = entry
@@ -137,15 +183,22 @@ class Registry(Generic[Plugin]):
 
         Of third parties' only the one of that name is imported; all of them where it can only be an alias.
         """
-        if (own := self._own_spellings.get(name.lower())) is not None:
+        if (own := self._find_own(name)) is not None:
             return own
         if (offered := self._offered(name)) is not None:
             plugin = self._try(offered)
             return None if isinstance(plugin, str) else plugin
         if self.why_missing(name) is not None:
             return None
-        aliases = ((alias, one) for known, one in self.classes.items() for alias in _spellings(known, one))
-        return next((plugin for alias, plugin in aliases if alias.lower() == name.lower()), None)
+        return next((plugin for plugin in self.classes.values() if name.lower() in _aliases(plugin)), None)
+
+    def is_own(self, name: str) -> bool:
+        """Whether a plugin of ours has that plain name; none is imported."""
+        return name in self._modules
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a plugin that loads has that plain name; only a third party's is imported to know it."""
+        return self.is_own(name) or (name in self._offers and not isinstance(self._try(name), str))
 
     def __getitem__(self, name: str) -> type[Plugin]:
         """The plugin of a name that is known to be one's; KeyError where it is none."""
@@ -174,8 +227,9 @@ class Registry(Generic[Plugin]):
 
     def forget(self) -> None:
         """Look for plugins anew: what is installed has changed."""
-        for known in ("own", "classes", "broken", "_own_spellings", "_entries"):
+        for known in ("classes", "broken", "_modules", "_texts", "_entries"):
             self.__dict__.pop(known, None)
+        self._loaded.clear()
         self._tried.clear()
         _entry_points.cache_clear()
 
@@ -185,14 +239,6 @@ class Registry(Generic[Plugin]):
         spellings = {spelling.lower(): spelling for spelling in (*self._offers, *own)}
         close = difflib.get_close_matches(name.lower(), spellings, n=1)
         return spellings[close[0]] if close else None
-
-    def _own(self) -> Iterator[tuple[str, type[Plugin]]]:
-        root = importlib.import_module(self._package)
-        for info in pkgutil.walk_packages(root.__path__, self._package + "."):
-            name = info.name.rpartition(".")[2]
-            if info.ispkg or name.startswith("_"):
-                continue
-            yield name, self._class_of(info.name)
 
     def _class_of(self, module_name: str) -> type[Plugin]:
         classes = [
@@ -214,6 +260,11 @@ def _is_class_variable(annotation: Any) -> bool:
 def _entry_points(path: tuple[str, ...]) -> Any:  # noqa: ARG001 - another path has others
     """Those of every installed distribution, which has `select`: read once for all kinds of plugins."""
     return importlib.metadata.entry_points()
+
+
+def _aliases(plugin: type) -> set[str]:
+    """The aliases of a plugin, in lower case."""
+    return {alias.lower() for alias in getattr(plugin, "aliases", ())}
 
 
 def _spellings(name: str, plugin: type) -> tuple[str, ...]:

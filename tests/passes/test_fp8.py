@@ -8,7 +8,8 @@ from training_tools import Told
 
 from olivine.kernels.linear8bit import Linear8bit
 from olivine.models import Model
-from olivine.models.adapter import ROUNDING, merged_weights, trained_base
+from olivine.models.adapter import merged_weights, trained_base
+from olivine.models.adapter_files import ROUNDING
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.models.nf4 import Rounding

@@ -7,7 +7,8 @@ import torch
 
 from olivine.config import load
 from olivine.models import Model
-from olivine.models.adapter import ROUNDING, merged_weights, trained_base
+from olivine.models.adapter import merged_weights, trained_base
+from olivine.models.adapter_files import ROUNDING
 from olivine.models.loading import load_causal_lm
 from olivine.models.nf4 import Rounding, rounded
 from olivine.models.weights import weights

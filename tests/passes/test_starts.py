@@ -11,7 +11,8 @@ from test_lora import MACHINE, context
 from transformers import AutoModelForCausalLM
 
 from olivine.models import Model
-from olivine.models.adapter import BASE_FILE, START_FILE, merged_weights
+from olivine.models.adapter import merged_weights
+from olivine.models.adapter_files import BASE_FILE, START_FILE
 from olivine.models.inspect import read_facts
 from olivine.models.loading import load_causal_lm
 from olivine.models.nf4 import Rounding, rounded

@@ -4,7 +4,8 @@ from typing import ClassVar
 
 import pytest
 
-from olivine.search import Categorical, Float, Objective, Space, Trial, samplers
+from olivine.search import Categorical, Float, Objective, Space, Trial
+from olivine.search.samplers import samplers
 from olivine.testing.sampler import SamplerContract
 
 

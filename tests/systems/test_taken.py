@@ -23,9 +23,10 @@ from olivine.testing.tiny import tiny_checkpoint, write_rows
 from olivine.work import Machine
 from olivine.workflow.engine import run
 from olivine.workflow.events import StepStarted
+from olivine.workflow.fetch import forget_cleared
 from olivine.workflow.keys import model_content
 from olivine.workflow.plan import make_plan
-from olivine.workflow.resources import Remote, forget_cleared
+from olivine.workflow.resources import Remote
 from toy_far import Queue
 
 ADDRESS = "azureml://registries/shared/models/m/versions/1"

@@ -8,7 +8,8 @@ from encoders import tiny_encoder
 from graphs import text_classifier
 from olivine.config import load
 from olivine.errors import GoalMissed, RequestError
-from olivine.search import Goal, Objective, Space, samplers
+from olivine.search import Goal, Objective, Space
+from olivine.search.samplers import samplers
 from olivine.search.space import Categorical, Trial
 from olivine.workflow.climb import Aim, ladder
 from olivine.workflow.engine import run

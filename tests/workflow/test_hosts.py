@@ -39,11 +39,13 @@ class Deaf(System):
 @pytest.fixture
 def config(tmp_path, tiny_llama, monkeypatch):
     """Write a config whose passes run on the systems `box` and `deaf`; loads it."""
-    for kind in (Box, Deaf):
-        kind.name = kind.__name__.lower()
-        monkeypatch.setitem(systems.classes, kind.name, kind)
-        monkeypatch.setitem(systems._own_spellings, kind.name, kind)
-    monkeypatch.setattr("olivine.config.check.plugin_names", lambda *_: ["box", "deaf"])
+    info = tmp_path / "boxes" / "boxes-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: boxes\nVersion: 1.0\n")
+    points = "".join(f"{kind.__name__.lower()} = {__name__}:{kind.__name__}\n" for kind in (Box, Deaf))
+    (info / "entry_points.txt").write_text(f"[olivine.systems]\n{points}")
+    monkeypatch.syspath_prepend(info.parent)
+    systems.forget()
     write_rows(tmp_path / "rows.jsonl")
 
     def write(**changes):
@@ -60,7 +62,8 @@ def config(tmp_path, tiny_llama, monkeypatch):
         path.write_text(json.dumps(said | changes, indent=1))
         return load(path)
 
-    return write
+    yield write
+    systems.forget()
 
 
 def test_key_of_a_step_holds_the_versions_of_its_host(config, tmp_path):

@@ -10,8 +10,8 @@ from olivine.config import load
 from olivine.errors import StepFailed
 from olivine.store.entries import Cache
 from olivine.workflow.engine import run
+from olivine.workflow.fetch import bring
 from olivine.workflow.plan import make_plan
-from olivine.workflow.resources import bring
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
 

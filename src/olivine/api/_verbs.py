@@ -145,7 +145,7 @@ def parity(
 def _check_parity(params: Mapping[str, Any], data: Path | None) -> None:
     """RequestError for what no comparison takes, before anything starts."""
     try:
-        passes.own["parity_check"].Params.model_validate({**params, "text": str(data) if data is not None else None})
+        passes["parity_check"].Params.model_validate({**params, "text": str(data) if data is not None else None})
     except ValidationError as error:
         told = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}".removeprefix(": ") for fault in error.errors())
         raise RequestError("; ".join(told)) from None

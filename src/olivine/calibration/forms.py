@@ -14,6 +14,7 @@ from olivine import lazy
 from olivine.calibration.decoder import HEAD
 from olivine.calibration.eight_bits import units
 from olivine.calibration.sensitivity import Sensitivity
+from olivine.calibration.sizes import GROUPS_4, GROUPS_8, SCALE_BYTES
 from olivine.models.blockwise import Format
 from olivine.models.tensors import LazyTensor, Weights
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
-GROUPS_4, GROUPS_8 = (16, 32, 64, 128), (32, 128)
-SCALE_BYTES = 2
 # Rows that a form is tried on, in stretches that lie together so that they are read together.
 N_STRETCHES, STRETCH = 16, 64
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.calibration.decoder import HEAD, decoder_layers, is_norm, skeleton
+from olivine.calibration.sizes import BATCH_TOKENS, BF16_FROM
 from olivine.calibration.statistics import Collector, Kind, Statistic, Total
 from olivine.errors import ModelError
 from olivine.kernels.precision import cpu_computes_in_bf16
@@ -27,12 +28,8 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
-# Tokens in one forward pass: enough to fill the matrix units, few enough that attention and the MLP stay small.
-BATCH_TOKENS = {"cpu": 2048, "cuda": 8192}
 # Rows of the embedding that are read at once.
 ROWS = 4096
-# From this many weights on, products dominate and bfloat16 pays where the processor has it.
-BF16_FROM = 1_000_000_000
 
 
 class LayerStream:

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from olivine import lazy, paths
-from olivine.calibration.general import general_tokens
 from olivine.config.schema import DataConfig
 from olivine.data import Encoder, answered, read_rows, resolved, split, template_of, texts
 from olivine.errors import DataError
 from olivine.models import Model
 from olivine.models.config import load_config
-from olivine.models.opened import Opened
 
 if TYPE_CHECKING:
     import torch
+
+    from olivine.models.opened import Opened
 else:
     torch = lazy.module("torch")
 
@@ -58,7 +58,7 @@ def in_words(text: Text) -> str:
 
 
 def read_tokens(
-    opened: Opened,
+    opened: "Opened",
     *,
     data: DataConfig | None = None,
     text: Text = "general",
@@ -74,6 +74,8 @@ def read_tokens(
     text, from its start; "own" is not read but written, see `runtimes.own_text`. Raises TooFewTokens when they give
     less than 512 tokens.
     """
+    from olivine.calibration.general import general_tokens
+
     tokenizer = opened.tokenizer
     if data is not None:
         pieces = _of_rows(data, tokenizer, seed, held_out)

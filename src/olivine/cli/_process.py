@@ -1,6 +1,7 @@
 """How the program behaves as a process: signals that end it do so in order, a reader that went away is no error."""
 
 import errno
+import gc
 import io
 import os
 import signal
@@ -37,6 +38,18 @@ def end_in_order() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) not in (signal.SIG_IGN, None):
             signal.signal(number, end)
+
+
+def answer_soon() -> None:
+    """Do without what start-up does not need.
+
+    Modules and classes, which are most of what it makes, stay: garbage is looked for after 50,000 new objects, and not
+    after 700. Plugins of pydantic are told what a program validates, for services that collect it; to know that there
+    are none, the metadata of every installed package would be read. Who wants them sets the variable otherwise;
+    processes that are started from here inherit it.
+    """
+    gc.set_threshold(50_000)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 
 def write_to_nobody() -> None:

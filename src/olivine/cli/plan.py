@@ -30,12 +30,12 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, prove: bool
     before any work: it looks at all rows with the model's tokenizer, exports a small random model of the same config
     and compares it with transformers: exit code 1 when they differ.
     """
-    from olivine.workflow.words import lines, to_json
-
     plan = read_plan(config, overrides, offline=offline)
     if prove and not plan.problems:
         plan = _with_rows_looked_at(plan)
     proof = _proof(plan) if prove and not plan.problems else {}
+    from olivine.workflow.words import lines, to_json
+
     if as_json:
         print_json(to_json(plan) | ({"proof": proof} if prove else {}))
     else:

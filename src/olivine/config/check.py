@@ -153,7 +153,7 @@ def _unknown_types(config: dict[str, Any]) -> Iterator[Fault]:
     """Types of systems and resources that nobody knows."""
     for name, system in _items(config.get("systems")):
         kind = system.get("type", "LocalSystem")
-        if not isinstance(kind, str) or not _is_plugin(kind):
+        if not isinstance(kind, str) or not (kind in SYSTEM_SETTINGS or _is_plugin(kind)):
             yield from _one_of(("systems", name, "type"), kind, SYSTEM_SETTINGS)
     for path, resource in _resources(config):
         yield from _one_of((*path, "type"), resource.get("type", ""), RESOURCE_SETTINGS)
@@ -193,8 +193,10 @@ def _evaluator_name(config: dict[str, Any]) -> Iterator[Fault]:
 def _unknown_sampler(config: dict[str, Any]) -> Iterator[Fault]:
     strategy = config.get("search_strategy")
     sampler = strategy.get("sampler") if isinstance(strategy, dict) else None
+    if not isinstance(sampler, str):
+        return
     known = plugin_names("olivine.search.samplers", "olivine.samplers")
-    if isinstance(sampler, str) and sampler.lower() not in (name.lower() for name in known):
+    if sampler.lower() not in (name.lower() for name in known):
         yield from _one_of(("search_strategy", "sampler"), sampler, known)
 
 

@@ -23,6 +23,8 @@ from pydantic_core import PydanticCustomError
 class Typed(BaseModel):
     """A model whose numbers are numbers: pydantic alone reads `true` as 1, and a switch at the wrong key as a value."""
 
+    model_config = ConfigDict(defer_build=True)  # a program reads few of the models that there are
+
     @field_validator("*", mode="before")
     @classmethod
     def _no_switch_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:

@@ -6,33 +6,38 @@
 `data_files`, `check` and `describe` use the standard library alone: the parent process calls them.
 """
 
-from olivine.data._answers import seen_sentence
-from olivine.data._check import Look, check, check_split, look, seen
-from olivine.data._detect import (
-    columns_without_form,
-    describe,
-    doubts,
-    for_model,
-    resolved,
-    sample_of,
-    text_columns,
-    unread,
-)
-from olivine.data._encoder import Encoder, begins_itself
-from olivine.data._examine import examine, shared_rows
-from olivine.data._files import data_files, locate
-from olivine.data._plugins import check_names, plugin_modules
-from olivine.data._prepare import Prepared, prepare
-from olivine.data._rows import Rows, read_rows
-from olivine.data._samples import IGNORED, SampleSet, Statistics, samples
-from olivine.data._scripted import is_made_up, is_scripted, named_components, position
-from olivine.data._settings import within_context
-from olivine.data._sizes import RowSizes, row_sizes
-from olivine.data._split import split
-from olivine.data._stream import content_of, may_move, pick_any, pick_rows
-from olivine.data._texts import Example, answered, columns, examples, target_column, texts
-from olivine.data.forms import Text
-from olivine.data.forms.chat import template_of
+from typing import TYPE_CHECKING
+
+from olivine import lazy
+
+if TYPE_CHECKING:
+    from olivine.data._answers import seen_sentence
+    from olivine.data._check import Look, check, check_split, look, seen
+    from olivine.data._detect import (
+        columns_without_form,
+        describe,
+        doubts,
+        for_model,
+        resolved,
+        sample_of,
+        text_columns,
+        unread,
+    )
+    from olivine.data._encoder import Encoder, begins_itself
+    from olivine.data._examine import examine, shared_rows
+    from olivine.data._files import data_files, locate
+    from olivine.data._plugins import check_names, plugin_modules
+    from olivine.data._prepare import Prepared, prepare
+    from olivine.data._rows import Rows, read_rows
+    from olivine.data._samples import IGNORED, SampleSet, Statistics, samples
+    from olivine.data._scripted import is_made_up, is_scripted, named_components, position
+    from olivine.data._settings import within_context
+    from olivine.data._sizes import RowSizes, row_sizes
+    from olivine.data._split import split
+    from olivine.data._stream import content_of, may_move, pick_any, pick_rows
+    from olivine.data._texts import Example, answered, columns, examples, target_column, texts
+    from olivine.data.forms import Text
+    from olivine.data.forms.chat import template_of
 
 __all__ = [
     "IGNORED",
@@ -86,3 +91,27 @@ __all__ = [
     "unread",
     "within_context",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "_answers": "seen_sentence",
+        "_check": "Look check check_split look seen",
+        "_detect": "columns_without_form describe doubts for_model resolved sample_of text_columns unread",
+        "_encoder": "Encoder begins_itself",
+        "_examine": "examine shared_rows",
+        "_files": "data_files locate",
+        "_plugins": "check_names plugin_modules",
+        "_prepare": "Prepared prepare",
+        "_rows": "Rows read_rows",
+        "_samples": "IGNORED SampleSet Statistics samples",
+        "_scripted": "is_made_up is_scripted named_components position",
+        "_settings": "within_context",
+        "_sizes": "RowSizes row_sizes",
+        "_split": "split",
+        "_stream": "content_of may_move pick_any pick_rows",
+        "_texts": "Example answered columns examples target_column texts",
+        "forms": "Text",
+        "forms.chat": "template_of",
+    },
+)

@@ -19,7 +19,7 @@ from olivine.data._settings import check_settings
 from olivine.data._split import rows_enough, slices, split
 from olivine.data._texts import missing_column
 from olivine.data.forms import Form, form_of
-from olivine.data.sources import kinds, place, source_of
+from olivine.data.sources import is_kind, place, source_of
 from olivine.errors import DataError, Problem, sentence
 
 SCANNED_BYTES = 32 * 2**20  # files of up to this size are read to the end; of larger ones, the first row
@@ -116,7 +116,7 @@ def seen(train: DataConfig, held_out: DataConfig | None, eval_size: float | None
 def _remote(load: LoadDataset) -> Iterator[Problem]:
     if isinstance(load.data_files, Resource) or not hub.is_offline():
         return  # a resource is refused where the config is read
-    if load.data_name in kinds():
+    if is_kind(load.data_name):
         message = f"'{load.data_files}' has to be fetched, but the network is switched off."
     elif not hub.is_cached(load.data_name):
         message = f"the data set '{load.data_name}' is not in the cache, and the network is switched off."

@@ -13,7 +13,7 @@ from pathlib import Path
 from olivine.config.schema import DataConfig, Resource
 from olivine.config.shape import LOAD_DATASET_TYPE
 from olivine.data._split import slices
-from olivine.data.sources import PLAIN, Item, Options, kinds, read
+from olivine.data.sources import PLAIN, Item, Options, is_kind, kinds, read, source_of
 from olivine.errors import DataError
 from olivine.paths import exists, is_file, is_folder, of_user
 from olivine.user_scripts import UserScript
@@ -98,13 +98,13 @@ def locate(config: DataConfig) -> Local | None:
     named = _as_mapping(load.data_files)
     if any("://" in name for names in named.values() for name in names):
         return None
-    if load.data_name not in kinds():
+    if not is_kind(load.data_name):
         folders = [folder / load.data_name for folder in folders if is_folder(folder / load.data_name)]
         if not folders:
             return None
     if load.data_dir is not None:
         folders = [_below(folder, load.data_dir) for folder in folders]
-    kind = load.data_name if load.data_name in kinds() else None
+    kind = load.data_name if is_kind(load.data_name) else None
     options = Options(load.sep, load.encoding)
     return _named(named, folders, kind, options) if named else _whole_folder(folders, kind, load.data_dir, options)
 
@@ -186,7 +186,7 @@ def _split_word(path: Path) -> str | None:
 
 
 def _inside(folder: Path, kind: str | None) -> list[Path]:
-    suffixes = kinds()[kind] if kind else [suffix for suffixes in kinds().values() for suffix in suffixes]
+    suffixes = source_of(kind).suffixes if kind else [suffix for suffixes in kinds().values() for suffix in suffixes]
     _refuse_crowded(folder)
     named = [path for path in _walk(folder) if path.suffix.lower() in suffixes]
     if dead := next((path for path in named if not exists(path)), None):

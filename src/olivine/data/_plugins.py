@@ -26,7 +26,7 @@ def plugin_modules(config: DataConfig) -> list[str]:
 def _sources(config: DataConfig) -> list[type]:
     local = locate(config)
     files = [file for split in local.splits.values() for file in split] if local is not None else []
-    return [sources.classes[kind] for kind in sorted({file.kind for file in files})]
+    return [sources[kind] for kind in sorted({file.kind for file in files})]
 
 
 def plugin_files(config: DataConfig) -> list[Path]:

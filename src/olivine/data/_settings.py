@@ -7,7 +7,7 @@ from olivine.config.schema import DataConfig, LoadDataset, PreProcess
 from olivine.data._files import locate
 from olivine.data._split import slices
 from olivine.data.forms import form_of, kind_of
-from olivine.data.sources import is_encoding, is_separator, kinds, near_encoding
+from olivine.data.sources import is_encoding, is_kind, is_separator, kinds, near_encoding
 from olivine.data.strategies import strategies, strategy_of
 from olivine.errors import DataError, Problem, sentence
 from olivine.jinja import syntax_fault
@@ -26,7 +26,7 @@ _FORM_KEYS = ("chat_template", "text_template", "text_cols", "pair_format", "pro
 def check_settings(config: DataConfig) -> Iterator[Problem]:
     """Every setting that does not hold, whatever the rows are."""
     settings, where = config.pre_process_data_config, f"data config '{config.name}'"
-    is_folder = config.load_dataset_config.data_name not in kinds() and locate(config) is not None
+    is_folder = not is_kind(config.load_dataset_config.data_name) and locate(config) is not None
     for key, message, fix in () if is_folder else _unreadable(config.load_dataset_config):
         yield Problem("invalid-value", where, message, fix, ("load_dataset_config", key))
     for message, fix in _conflicts(settings):
@@ -75,7 +75,7 @@ def _unreadable(load: LoadDataset) -> Iterator[tuple[str, str, str]]:
 
 def _misspelt_kind(name: str) -> str | None:
     """The kind of file that was meant by a name that is none and that no data set of the hub has: it has no owner."""
-    if name in kinds() or "/" in name:
+    if is_kind(name) or "/" in name:
         return None
     return next(iter(difflib.get_close_matches(name.lower(), kinds(), n=1, cutoff=0.66)), None)
 

@@ -14,7 +14,7 @@ from olivine.data._files import DataFile, locate
 from olivine.data._rows import Rows, parts_of, remote, rows_of
 from olivine.data._scripted import LABEL, is_made_up, is_scripted, made_up_rows, scripted_rows
 from olivine.data.forms import Form, form_of
-from olivine.data.sources import Row, kinds, place, source_of
+from olivine.data.sources import Row, is_kind, place, source_of
 from olivine.errors import DataError
 
 N_SAMPLE = 16  # rows by which others are judged
@@ -144,7 +144,7 @@ def may_move(config: DataConfig) -> bool:
         return False
     if locate(config) is not None or isinstance(load.data_files, Resource):
         return False
-    return load.data_name in kinds() or not hub.is_commit(load.revision)
+    return is_kind(load.data_name) or not hub.is_commit(load.revision)
 
 
 def content_of(config: DataConfig) -> Mapping[str, Any]:

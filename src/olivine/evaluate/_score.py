@@ -13,6 +13,7 @@ from olivine.errors import DataError
 from olivine.evaluate._answer import Answers, answers_of
 from olivine.evaluate._bare import bare, special_tokens
 from olivine.evaluate._base import Artifact, Evidence, TaskEvidence
+from olivine.evaluate._batches import LOGIT_BYTES, MAX_BATCH, PASSAGE_TOKENS
 from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import chosen, measured
@@ -34,17 +35,10 @@ else:
 
 KEPT_BYTES = 32 * 2**20  # log-probabilities kept for the next seam: 340 positions of 49,152 tokens
 KEPT_FILE = "log_probabilities.npy"
-MAX_BATCH = 16  # rows answered at once
-LOGIT_BYTES = 512 * 2**20  # of the logits of a batch
-PASSAGE_TOKENS, PASSAGE_NEW = 128, 16  # tokens of a passage that are read, tokens that are written after its prompt
+PASSAGE_NEW = 16  # tokens that are written after the prompt of a passage
 N_SAMPLES = 8
 N_ANSWERS, MAX_SHOWN = 1000, 600  # that can be shown beside those of other models; characters of a text of them
 MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
-
-
-def batch_bytes(n_vocabulary: int, n_rows: int) -> int:
-    """Logits in float32 of the rows that are answered at once, of which each is as long as a passage."""
-    return min(LOGIT_BYTES, 4 * n_vocabulary * min(n_rows, MAX_BATCH) * PASSAGE_TOKENS)
 
 
 @dataclass(frozen=True)

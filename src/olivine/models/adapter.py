@@ -11,14 +11,12 @@ from olivine.errors import ModelError, OlivineError
 from olivine.models._deltas import CONFIG, FILE, HEAD, Delta, deltas, embedding_of, n_tokens, read_config, source_of
 from olivine.models._model import Model
 from olivine.models._updates import LowRank, Sum
+from olivine.models.adapter_files import BASE_FILE, ROUNDING, START_FILE
 from olivine.models.json_files import is_file, read_object
 from olivine.models.nf4 import Rounding, rounded_weights
 from olivine.models.tensors import LazyTensor, Weights, file_weights
 
 __all__ = [
-    "BASE_FILE",
-    "ROUNDING",
-    "START_FILE",
     "check",
     "deltas",
     "has_fused_layers",
@@ -36,14 +34,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy.module("torch")
-
-# attribute of an adapter's record: how training kept the base (see nf4.Rounding)
-ROUNDING = "base_rounding"
-# Beside an adapter that was trained on a 4-bit base: the same record as JSON, for those who have the folder alone.
-BASE_FILE = "trained_base.json"
-# Beside an adapter that did not start at zero on a 4-bit base (LoftQ). By module: start_a, start_b are its factors
-# before the first step, shift_a, shift_b (where they are) what was taken from the weight before it went into 4 bits.
-START_FILE = "adapter_start.safetensors"
 
 
 def check(adapter: Model, base: Weights | None) -> None:

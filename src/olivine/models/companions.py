@@ -13,6 +13,23 @@ from typing import Any
 from olivine.errors import ModelError
 from olivine.models.json_files import is_file, read_object
 
+# What makes a Hugging Face folder beside its weights; everything else in a user's folder stays theirs.
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+
 SAMPLING: Mapping[str, tuple[float, float]] = {
     "temperature": (0, math.inf),
     "top_k": (0, math.inf),

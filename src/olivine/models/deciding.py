@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePath
 
 from olivine.models import Model
-from olivine.models.adapter import BASE_FILE
-from olivine.models.materialize import COMPANIONS
+from olivine.models.adapter_files import BASE_FILE
+from olivine.models.companions import COMPANIONS
 from olivine.models.onnx_files import SESSION_FILE, header_of
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.errors import ModelError, OlivineError
-from olivine.models.materialize import COMPANIONS
+from olivine.models.companions import COMPANIONS
 
 SECONDS = 20  # that an answer may take
 SMALL_BYTES = 2**20  # a file up to this size is read whole

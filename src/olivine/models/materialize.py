@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from olivine import lazy
 from olivine.errors import OlivineError
 from olivine.models._model import Model
+from olivine.models.companions import COMPANIONS
 from olivine.models.quantized import plain_config, quantization_config
 from olivine.models.safetensors_header import DTYPES
 from olivine.models.tensors import LazyTensor
@@ -23,22 +24,6 @@ else:
 
 MAX_SHARD_BYTES = 4 * 2**30
 _CODES = {name: code for code, name in DTYPES.items()}
-# What makes a Hugging Face folder beside its weights; everything else in a user's folder stays theirs.
-COMPANIONS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-)
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -1,12 +1,12 @@
 """An input model that a job opens once, however many of its parts read it."""
 
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivine.models._model import Model
-from olivine.models.loading import load_tokenizer
-from olivine.models.tensors import Weights
-from olivine.models.weights import weights
+
+if TYPE_CHECKING:
+    from olivine.models.tensors import Weights
 
 
 class Opened:
@@ -16,11 +16,15 @@ class Opened:
         self.model = model
 
     @cached_property
-    def weights(self) -> Weights:
+    def weights(self) -> "Weights":
         """The lazy tensors, see `weights`."""
+        from olivine.models.weights import weights
+
         return weights(self.model)
 
     @cached_property
     def tokenizer(self) -> Any:
         """The model's own, or its base's, as `load_tokenizer` gives it."""
+        from olivine.models.loading import load_tokenizer
+
         return load_tokenizer(self.model)

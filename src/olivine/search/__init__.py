@@ -5,12 +5,14 @@
 Nothing here knows a model. A search goes on from its trials: they are the whole state of a sampler.
 """
 
-from olivine.registry import Registry
-from olivine.search.objectives import Goal, Objective, Verdict
-from olivine.search.samplers import Sampler, SamplerParams
-from olivine.search.space import Categorical, Dimension, Float, Int, Point, Space, Trial
+from typing import TYPE_CHECKING
 
-samplers: Registry[Sampler] = Registry("olivine.search.samplers", Sampler, group="olivine.samplers")  # type: ignore[type-abstract]
+from olivine import lazy
+
+if TYPE_CHECKING:
+    from olivine.search.objectives import Goal, Objective, Verdict
+    from olivine.search.samplers import Sampler, SamplerParams
+    from olivine.search.space import Categorical, Dimension, Float, Int, Point, Space, Trial
 
 __all__ = [
     "Categorical",
@@ -25,5 +27,13 @@ __all__ = [
     "Space",
     "Trial",
     "Verdict",
-    "samplers",
 ]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "objectives": "Goal Objective Verdict",
+        "samplers": "Sampler SamplerParams",
+        "space": "Categorical Dimension Float Int Point Space Trial",
+    },
+)

@@ -17,7 +17,7 @@ from typing import Any
 from olivine.absent import absent
 from olivine.config.schema import DataConfig
 from olivine.data import data_files, locate
-from olivine.data.sources import kinds
+from olivine.data.sources import is_kind
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
 from olivine.store.hashes import Hashes, digest
@@ -122,7 +122,7 @@ def _absolute(config: Mapping[str, Any]) -> dict[str, Any]:
     load = read.load_dataset_config
     paths = {name: [str(file.path) for file in split if file.path in files] for name, split in local.splits.items()}
     by_split = {name: names for name, names in paths.items() if names}
-    kind = load.data_name if load.data_name in kinds() else str(files[0].parent)  # a folder says nothing of the kind
+    kind = load.data_name if is_kind(load.data_name) else str(files[0].parent)  # a folder says nothing of the kind
     settings = {"data_name": kind, "data_dir": None, "data_files": by_split}
     return {**config, "folder": "", "load_dataset_config": {**config["load_dataset_config"], **settings}}
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.models.adapter import START_FILE
+from olivine.models.adapter_files import START_FILE
 from olivine.models.kept import keep, kept
 from olivine.models.nf4 import Rounding, rounded
 

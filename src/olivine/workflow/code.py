@@ -116,8 +116,21 @@ def _file(module: str) -> Path | None:
         return root
     if root.name != "__init__.py":
         return None
-    place = root.parent.joinpath(*parts)
-    return next((path for path in (place.with_suffix(".py"), place / "__init__.py") if path.is_file()), None)
+    *above, last = parts
+    folder = root.parent.joinpath(*above)
+    if f"{last}.py" in _listed(folder):
+        return folder / f"{last}.py"
+    is_package = last in _listed(folder) and "__init__.py" in _listed(folder / last)
+    return folder / last / "__init__.py" if is_package else None
+
+
+@functools.cache
+def _listed(folder: Path) -> frozenset[str]:
+    """What lies in a folder: most names that a module imports are no modules, and are looked for in few folders."""
+    try:
+        return frozenset(path.name for path in folder.iterdir())
+    except OSError:  # it is none, or not there
+        return frozenset()
 
 
 @functools.cache

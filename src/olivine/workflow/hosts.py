@@ -6,7 +6,6 @@ from dataclasses import replace
 from pydantic import ValidationError
 
 from olivine import __version__, lazy
-from olivine.azureml import client_of
 from olivine.config import Loaded, explain_params
 from olivine.config.schema import System as SystemConfig
 from olivine.config.schema import Workflow, provider_device
@@ -77,6 +76,8 @@ class Hosts:
         return host
 
     def _made(self, name: str, config: SystemConfig) -> System | None:
+        from olivine.azureml import client_of
+
         plugin = systems.find(config.type)
         if plugin is None:
             why = systems.why_missing(config.type)

@@ -13,10 +13,10 @@ from olivine.models import Model
 from olivine.models.chat_template import read_chat_template
 from olivine.store.hashes import digest
 from olivine.workflow.events import RowsRead, StepDone, StepStarted
+from olivine.workflow.fetch import bring, forget_cleared
 from olivine.workflow.keys import absolute, fetch_key, fetched_model, trusts_code
 from olivine.workflow.moving import moving, reader, with_rows
 from olivine.workflow.plan import make_plan
-from olivine.workflow.resources import bring, forget_cleared
 from olivine.workflow.source import exporting
 from olivine.workflow.steps import Host, Plan
 from olivine.workflow.survey import STEP, survey

@@ -28,7 +28,6 @@ from olivine.workflow.chain import Chain, Spec, bridge
 from olivine.workflow.conflicts import conflicts
 from olivine.workflow.draft import Draft
 from olivine.workflow.folders import in_the_way, overlaps, used_by
-from olivine.workflow.harness import with_tasks
 from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
@@ -37,9 +36,8 @@ from olivine.workflow.packing import check_packing, packed_names
 from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
-from olivine.workflow.search_plan import plan_search
 from olivine.workflow.source import meant_format, plan_model
-from olivine.workflow.steps import Host, Plan, ScoreRows
+from olivine.workflow.steps import TASKS, Asked, Host, Plan, ScoreRows
 
 # For a model that is not here: of a kind that every pass takes, its layers and sizes not known. A wrong param is then
 # told before the model is fetched, and beside the problem that it is missing.
@@ -71,6 +69,8 @@ def make_plan(
         )
         if loaded.workflow.search is None:
             return planner(loaded)
+        from olivine.workflow.search_plan import plan_search
+
         return replace(plan_search(loaded, loaded.workflow.search, planner), source=loaded, hosts=hosts.used)
 
 
@@ -101,7 +101,7 @@ def _make_plan(
     check_asked(draft, asked, score)
     if score is not None:
         score = replace(score, metrics=with_params(score.metrics, asked), scripts=scripts_of(asked))
-        score = with_tasks(draft, score, asked)
+        score = _with_tasks(draft, score, asked)
     tell_seen(draft, score)
     _plan_unused(draft)
     for key, message, fix in overlaps(cache_dir, output_dir, used_by(draft.model, draft.steps, score)):
@@ -177,6 +177,15 @@ def _measured(draft: Draft, score: ScoreRows | None) -> ScoreRows | None:
     if target.name == main.name:
         return replace(score, host=main.name, versions=main.probe.versions)
     return replace(score, host=target.name, versions=target.probe.versions, machine=there)
+
+
+def _with_tasks(draft: Draft, score: ScoreRows, asked: tuple[Asked, ...]) -> ScoreRows:
+    """The rows with the tasks of lm-eval that are asked for; what knows them is imported for these alone."""
+    if TASKS not in score.metrics:
+        return score
+    from olivine.workflow.harness import with_tasks
+
+    return with_tasks(draft, score, asked)
 
 
 def _on_host(draft: Draft, name: str | None) -> tuple[Host, Machine]:

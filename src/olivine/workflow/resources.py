@@ -5,20 +5,18 @@ takes from there what has come; what has not is known by its list of files and t
 before anything else.
 
 What only nodes of AzureML read never comes here: rows are named to them by address, and a model is taken into their
-store by one of them. Of such a model, config, tokenizer and headers lie in the cache, see `olivine.absent`.
+store by one of them. Of such a model, config, tokenizer and headers lie in the cache, see `olivine.absent`. What knows
+AzureML is imported where a config names something in it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from olivine.absent import Absent, absent_files, write_absent
-from olivine.azureml import Blobs, Malformed, Refused, address_of, client_of, reference
 from olivine.config import Loaded
 from olivine.config.schema import AzureMLClient, Resource, System, Workflow
-from olivine.errors import OlivineError, Problem, RequestError, StepFailed
+from olivine.errors import OlivineError, Problem, RequestError
 from olivine.models import sources
 from olivine.models.mlflow import MARK
 from olivine.models.sources import FolderSource, Source, SourceFile
@@ -26,14 +24,9 @@ from olivine.paths import is_file, of_user
 from olivine.store.entries import Cache, Entry
 from olivine.store.hashes import digest
 from olivine.store.packing import unpack
-from olivine.systems import System as RunsJobs
-from olivine.work import Machine
-from olivine.workflow.events import Progress
-from olivine.workflow.workshop import Task, Workshop
 
 MODEL = ("input_model", "model_path")
 MLFLOW = "PyTorch.MLflow"
-_MOUNTED = "model"  # what a job of AzureML calls the input where a model lies
 
 
 @dataclass(frozen=True)
@@ -105,7 +98,7 @@ def settle(loaded: Loaded, workflow: Workflow, cache_dir: Path, known: dict[str,
         if _nodes_read(workflow, remote):
             workflow = _with_files(workflow, remote, remote.urls)
             continue
-        if (entry := _entry(Cache(cache_dir), remote)) is not None:
+        if (entry := entry_of(Cache(cache_dir), remote)) is not None:
             workflow = _with_paths(workflow, remote, entry)
         remotes.append(replace(remote, is_here=entry is not None))
     if has_model:
@@ -115,6 +108,8 @@ def settle(loaded: Loaded, workflow: Workflow, cache_dir: Path, known: dict[str,
 
 def _is_told(error: OlivineError, loaded: Loaded) -> bool:
     """Whether the check of the config has said what keeps a reference from being followed."""
+    from olivine.azureml import Malformed
+
     of_client = "azureml_client lacks" in str(error) and any("azureml_client" in one.message for one in loaded.problems)
     return isinstance(error, Malformed) or of_client
 
@@ -144,13 +139,15 @@ def _remote(
     if isinstance(resource, Path):
         source: Source = FolderSource(resource)
         return _listed(Remote(place, str(resource), ""), source, {"address": str(resource)}, trusted=trusted)
+    from olivine.azureml import Refused, reference
+
     there = reference(resource, workflow.azureml_client, folder)
     identity, store = dict(there.identity), _store_of_nodes(workflow, there.address) if place == MODEL else None
     remote = Remote(place, there.address, "")
     if there.is_versioned:
         taken = replace(remote, key=_key({**identity, "taken": store}, trusted=trusted), host=workflow.host)
         for known in (*([taken] if store else []), replace(remote, key=_key(identity, trusted=trusted))):
-            if _entry(Cache(cache_dir), known) is not None:
+            if entry_of(Cache(cache_dir), known) is not None:
                 return known
     if offline:
         raise Refused(f"'{there.address}' is to be fetched, and the network is off", "network")
@@ -176,6 +173,8 @@ def _listed(
     remote: Remote, source: Source, identity: Mapping[str, Any], *, trusted: bool, is_versioned: bool = False
 ) -> Remote:
     """What lies there now. Refused where that is nothing."""
+    from olivine.azureml import Blobs, Refused
+
     files = tuple(source.files())
     if not files:
         kind: Any = "missing-model" if remote.is_model else "missing-file"
@@ -221,6 +220,8 @@ def _store_of_all(workflow: Workflow) -> str | None:
 
 def _datastore_of(system: System, workflow: Workflow) -> str:
     """The address of the datastore where the files of a system lie, as far as the config says it."""
+    from olivine.azureml import address_of, client_of
+
     own = system.config.get("azureml_client_config")
     client = AzureMLClient.model_validate(own) if own is not None else client_of(workflow) or AzureMLClient()
     return f"{address_of(client)}/datastores/{system.config.get('datastores', 'workspaceblobstore')}/"
@@ -238,7 +239,8 @@ def _wrong_format(loaded: Loaded, workflow: Workflow, remotes: list[Remote]) -> 
         yield Problem("missing-model", where, message, "Remove model_file_format.")
 
 
-def _entry(cache: Cache, remote: Remote) -> Entry | None:
+def entry_of(cache: Cache, remote: Remote) -> Entry | None:
+    """What the cache holds of it."""
     return cache.peek(remote.key) if remote.key and cache.has(remote.key) else None
 
 
@@ -256,75 +258,3 @@ def _with_files(workflow: Workflow, remote: Remote, files: Sequence[str]) -> Wor
     load = configs[index].load_dataset_config.model_copy(update={"data_files": list(files)})
     configs[index] = configs[index].model_copy(update={"load_dataset_config": load})
     return workflow.model_copy(update={"data_configs": configs})
-
-
-Systems = Mapping[str | None, RunsJobs]
-
-
-def forget_cleared(remotes: Sequence[Remote], cache: Cache, systems: Systems) -> bool:
-    """Forget a model whose weights a node has taken, and that have been cleared away since; gives whether one was."""
-    cleared = False
-    for remote in remotes:
-        entry = _entry(cache, remote) if remote.host is not None else None
-        if entry is None:
-            continue
-        weights = {file.blake3 for file in absent_files(entry.content).values()}
-        if systems[remote.host].missing(weights):
-            cache.remove(remote.key)
-            cleared = True
-    return cleared
-
-
-def bring(remotes: Sequence[Remote], workshop: Workshop, systems: Systems, machine: Machine) -> None:
-    """Bring what is not in the cache, or let a node take it; of what is, note that it was used.
-
-    systems: by the names of hosts. machine: that runs the jobs.
-    """
-    for remote in remotes:
-        if remote.host is None:
-            task = Task(f"fetch:{remote.address}", remote.key, f"Bring {remote.address}")
-            workshop.obtain(task, partial(_brought, remote, task, workshop))
-        else:
-            description = f"Let a node of '{remote.host}' take {remote.address}"
-            task = Task(f"fetch:{remote.address}", remote.key, description, host=remote.host)
-            workshop.obtain(task, partial(_taken, remote, task, systems[remote.host], machine, workshop))
-
-
-def _brought(remote: Remote, task: Task, workshop: Workshop, content: Path) -> Mapping[str, Any]:
-    if remote.source is None:  # it was in the cache when the plan was made
-        raise StepFailed(task.step, "what had come is no longer in the cache; run it again")
-
-    def told(done: int, total: int) -> None:
-        workshop.tell(Progress(step=task.step, done=done, total=total))
-
-    scratch = workshop.store.scratch(task.key)
-    try:
-        sources.bring(remote.source, remote.files, content, scratch, told)
-    except RequestError as error:
-        raise StepFailed(task.step, str(error)) from None
-    if remote.is_model:
-        return {"paths": [f"${{output}}/{remote.within}".rstrip("/")]}
-    return {"paths": [f"${{output}}/{file.name}" for file in remote.files]}
-
-
-def _taken(
-    remote: Remote, task: Task, system: RunsJobs, machine: Machine, workshop: Workshop, content: Path
-) -> Mapping[str, Any]:
-    """Let a node take a model from where it lies into the store of nodes, and keep what a plan knows it by."""
-    asset = remote.source.asset() if isinstance(remote.source, Blobs) else None
-    if not isinstance(remote.source, Blobs) or asset is None:
-        raise StepFailed(task.step, "what had come is no longer in the cache; run it again")
-    system.mount(_MOUNTED, asset.kind, asset.address)
-    files = {
-        file.name: {
-            "source": remote.source.name_in_asset(file),
-            "bytes": file.n_bytes,
-            "md5": file.md5.hex() if file.md5 is not None else None,
-        }
-        for file in remote.files
-    }
-    params = {"address": remote.address, "mounted": _MOUNTED, "files": files}
-    hashes = workshop.do("take", task, content, machine, params=params)["files"]
-    weights = sources.outline(remote.source, remote.files, content)
-    write_absent(content, remote.address, {file.name: Absent(file.n_bytes, hashes[file.name]) for file in weights})
-    return {"paths": ["${output}"]}

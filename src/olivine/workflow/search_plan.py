@@ -13,7 +13,8 @@ from olivine.config import Loaded, explain_params
 from olivine.config.schema import SearchStrategy
 from olivine.errors import Problem, RequestError
 from olivine.passes import UNCHANGED
-from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams, samplers
+from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams
+from olivine.search.samplers import samplers
 from olivine.search.space import key_of, shares
 from olivine.work import Estimate
 from olivine.workflow.choices import Choices, Search
@@ -65,7 +66,7 @@ def _sampler(loaded: Loaded, strategy: SearchStrategy) -> tuple[list[Problem], t
         why = samplers.why_missing(strategy.sampler)
         where = loaded.document.where((_SECTION, "sampler"))
         told = [Problem("missing-extra", where, f"the sampler {why}.")] if why is not None else []
-        return told, samplers.classes["sequential"], SamplerParams()
+        return told, samplers["sequential"], SamplerParams()
     problems = [
         Problem(
             "missing-extra", loaded.document.where((_SECTION, "sampler")), f"{lazy.missing_sentence(module, extra)}."

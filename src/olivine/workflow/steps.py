@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
@@ -15,8 +15,10 @@ from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
 from olivine.user_scripts import UserScript
 from olivine.work import Estimate, Machine
-from olivine.workflow.choices import Search
 from olivine.workflow.resources import Remote
+
+if TYPE_CHECKING:
+    from olivine.workflow.choices import Search
 
 SCRIPT_SECONDS = 3600.0  # that a user's own metric may take, where the config does not say
 
@@ -228,7 +230,7 @@ class Plan:
     source: Loaded | None = field(default=None, repr=False, compare=False)
     versions: Mapping[str, str] = field(default_factory=Installed, repr=False, compare=False)
     hosts: Mapping[str | None, Host] = field(default_factory=dict, repr=False, compare=False)
-    search: Search | None = field(default=None, repr=False, compare=False)
+    search: "Search | None" = field(default=None, repr=False, compare=False)
     asked: tuple[Asked, ...] = ()
     remotes: tuple[Remote, ...] = field(default=(), repr=False, compare=False)
     facts: ModelFacts | None = field(default=None, repr=False, compare=False)

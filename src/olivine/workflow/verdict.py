@@ -2,14 +2,16 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from olivine.errors import RequestError
 from olivine.search.objectives import Goal
-from olivine.workflow.events import Scored
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan
 from olivine.workflow.units import distance, in_unit
+
+if TYPE_CHECKING:
+    from olivine.workflow.events import Scored
 
 # A drop of exactly the allowed share is allowed, whatever binary fractions make of it.
 _ROUNDING = 5e-7
@@ -87,7 +89,7 @@ def keeps(asked: Iterable[Asked]) -> list[Keep]:
 
 
 def missed(
-    scored: Sequence[Scored], kept: Iterable[Keep], *, result: str | None = None, trained: Collection[str] = ()
+    scored: "Sequence[Scored]", kept: Iterable[Keep], *, result: str | None = None, trained: Collection[str] = ()
 ) -> Iterator[str]:
     """A sentence for each model that broke where the one before it had not, and for each goal that it misses.
 
@@ -109,7 +111,7 @@ def missed(
             yield sentence
 
 
-def missed_goals(plan: Plan, scored: Sequence[Scored]) -> list[str]:
+def missed_goals(plan: Plan, scored: "Sequence[Scored]") -> list[str]:
     """What a plan's models miss of all that its config asks of them, as sentences."""
     kept = [*goals(plan.quality.max_drop), *keeps(plan.asked)]
     return list(missed(scored, kept, result=_result(plan), trained=_trained(plan)))
@@ -124,7 +126,7 @@ def _trained(plan: Plan) -> list[str]:
     return [step.name for step in plan.steps if step.trains]
 
 
-def _missed(keep: Keep, one: Scored, since: Scored) -> str | None:
+def _missed(keep: Keep, one: "Scored", since: "Scored") -> str | None:
     """What a goal says of a model whose metric and, where it counts, whose source's were measured; None: it holds."""
     value, before = one.row.get(keep.metric), since.row.get(keep.metric)
     if value is None or (before is None and keep.goal.is_relative):
@@ -141,7 +143,7 @@ def _missed(keep: Keep, one: Scored, since: Scored) -> str | None:
     ) + _chance(keep, one.scores)
 
 
-def _unknown(keep: Keep, result: str, scored: Sequence[Scored]) -> str | None:
+def _unknown(keep: Keep, result: str, scored: "Sequence[Scored]") -> str | None:
     """That nothing is known of a number that the result must have, or the one that it counts from; None where it is."""
     rows = {one.model: one.row for one in scored}
     needed = [result, *([scored[0].model] if keep.goal.is_relative and scored else [])]
@@ -168,7 +170,7 @@ def _chance(keep: Keep, scores: Mapping[str, Any]) -> str:
     return f" (standard error {100 * error:.1f} points, {scores['n_rows']} rows)"
 
 
-def table_of(plan: Plan, scored: Sequence[Scored]) -> list[dict[str, Any]]:
+def table_of(plan: Plan, scored: "Sequence[Scored]") -> list[dict[str, Any]]:
     """What the evaluator of a plan asks for and what came of it, see `rows_of`.
 
     Where no pass is run, the input model is the result, and is compared with nothing.
@@ -178,7 +180,7 @@ def table_of(plan: Plan, scored: Sequence[Scored]) -> list[dict[str, Any]]:
 
 
 def rows_of(
-    asked: Iterable[Asked], scored: Sequence[Scored], *, result: str, trained: Collection[str] = ()
+    asked: Iterable[Asked], scored: "Sequence[Scored]", *, result: str, trained: Collection[str] = ()
 ) -> list[dict[str, Any]]:
     """What was asked for and what came of it, a row for each number.
 

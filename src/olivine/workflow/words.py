@@ -1,13 +1,15 @@
 """A plan in words, for people and for programs."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivine.config.explain import shown
-from olivine.workflow.choices import Search
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan, Step
 from olivine.workflow.units import duration
+
+if TYPE_CHECKING:
+    from olivine.workflow.choices import Search
 
 
 def to_json(plan: Plan) -> dict[str, Any]:
@@ -45,7 +47,7 @@ def _asked_lines(plan: Plan) -> Iterator[str]:
         yield f"measure {one.name}" + (f": goal {one.goal.kind} {one.goal.value:g}" if one.goal is not None else "")
 
 
-def _search_json(search: Search) -> dict[str, Any]:
+def _search_json(search: "Search") -> dict[str, Any]:
     """A search that was planned: its space by the names of dimensions, and what was found out of its points."""
     space = search.choices.space
     names = ("n_trials", "n_looked_at", "n_valid", "refused", "n_steps", "n_own", "disk_bytes")
@@ -92,7 +94,7 @@ def _search_lines(plan: Plan) -> Iterator[str]:
     yield "the first trial:"
 
 
-def _time_lines(search: Search) -> Iterator[str]:
+def _time_lines(search: "Search") -> Iterator[str]:
     """What all of it takes, by what such steps took here before."""
     if search.seconds is None:
         yield "how long it takes is not known: none of its steps ran here before"
@@ -105,7 +107,7 @@ def _time_lines(search: Search) -> Iterator[str]:
     yield f"takes about {duration(seconds)} at most by what such steps took here before{without}{looked}"
 
 
-def _rung_lines(search: Search) -> Iterator[str]:
+def _rung_lines(search: "Search") -> Iterator[str]:
     """The points that the config lists, in their order, and those that cannot run."""
     yield f"tries in this order: {', '.join(search.rungs)}"
     if search.n_valid < search.n_looked_at:

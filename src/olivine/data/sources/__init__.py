@@ -21,6 +21,7 @@ __all__ = [
     "Options",
     "Row",
     "is_encoding",
+    "is_kind",
     "is_separator",
     "kinds",
     "near_encoding",
@@ -36,9 +37,14 @@ def kinds() -> Mapping[str, tuple[str, ...]]:
     return {name: source.suffixes for name, source in sources.classes.items()}
 
 
+def is_kind(name: str) -> bool:
+    """Whether files of a kind are called so, in this spelling; only what has the name is imported to know it."""
+    return name in sources
+
+
 def source_of(kind: str) -> FileSource:
     """What reads files of that kind, one of `kinds`."""
-    return sources.classes[kind]()
+    return sources[kind]()
 
 
 def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
@@ -49,7 +55,7 @@ def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
     if options.separator is not None and not is_separator(options.separator):
         yield 1, DataError(f"'sep' is {options.separator!r}, but must be one character")
         return
-    if kind in sources.own and (what := foreign(path, kind)) is not None:
+    if sources.is_own(kind) and (what := foreign(path, kind)) is not None:
         yield 1, DataError(what)
         return
     yield from source_of(kind).read(path, options)
@@ -57,5 +63,5 @@ def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
 
 def place(shown: str, kind: str, number: int) -> str:
     """Where a row stands, as messages say it: train.jsonl:37. A number below 0 counts rows that share a line."""
-    is_line = number > 0 and sources.classes[kind].has_lines
+    is_line = number > 0 and sources[kind].has_lines
     return f"{shown}:{number}" if is_line else f"{shown}: row {abs(number)}"

@@ -1,10 +1,15 @@
 """How rows become samples; one strategy a file."""
 
+from typing import TYPE_CHECKING
+
+from olivine import lazy
 from olivine.config.schema import PreProcess
 from olivine.data.strategies._base import Strategy
-from olivine.data.strategies._layout import Block, Layout, RowLayout, Source, StreamLayout
 from olivine.errors import DataError
 from olivine.registry import Registry
+
+if TYPE_CHECKING:
+    from olivine.data.strategies._layout import Block, Layout, RowLayout, Source, StreamLayout
 
 strategies: Registry[Strategy] = Registry(
     "olivine.data.strategies",
@@ -24,6 +29,8 @@ __all__ = [
     "strategies",
     "strategy_of",
 ]
+
+__getattr__ = lazy.names(__name__, {"_layout": "Block Layout RowLayout Source StreamLayout"})
 
 
 def spellings() -> list[str]:

@@ -2,10 +2,12 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from olivine.config.schema import PreProcess
-from olivine.data.strategies._layout import Layout, Source
+
+if TYPE_CHECKING:
+    from olivine.data.strategies._layout import Layout, Source
 
 
 class Strategy(ABC):
@@ -30,7 +32,7 @@ class Strategy(ABC):
         return settings.max_seq_len
 
     @abstractmethod
-    def layout(self, source: Source, settings: PreProcess) -> Layout:
+    def layout(self, source: "Source", settings: PreProcess) -> "Layout":
         """The samples of the rows, in order; the same ones for the same seed."""
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from olivine.calibration.forms import GROUPS_4, SCALE_BYTES
-from olivine.calibration.layer_stream import BATCH_TOKENS, BF16_FROM
+from olivine.calibration.sizes import BATCH_TOKENS, BF16_FROM, GROUPS_4, SCALE_BYTES
 from olivine.calibration.tokens import FEWEST, GENERAL, OWN, Text, TooFewTokens, in_words, tokens_for
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
@@ -22,7 +21,6 @@ from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
 from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
 from olivine.runtimes.onnx_folder import PROVIDERS
-from olivine.runtimes.own_text import WRITTEN_TOKENS, own_text_bytes
 from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
@@ -478,6 +476,8 @@ class Build(Pass):
         elif self.searches:
             memory = max(self._calibration_bytes(facts, machine), TRIAL + TRIED_SEARCHED * size)
             if self._writes_own_text:
+                from olivine.runtimes.own_text import own_text_bytes
+
                 on_cpu = machine.device == "cpu"
                 writes = own_text_bytes(facts, in_bf16=not on_cpu or machine.multiplies_bf16)
                 memory = max(memory, FRAMEWORKS + (writes if on_cpu else 0))
@@ -511,6 +511,8 @@ class Build(Pass):
         params = self.params
         if self.searches and self._streams(facts.config) and params.calibration_data_config is None:
             if self._writes_own_text:
+                from olivine.runtimes.own_text import WRITTEN_TOKENS
+
                 yield (
                     f"calibrates on {WRITTEN_TOKENS:,} tokens that the model writes itself, with the whole model in "
                     "memory; leave calibration_text out to avoid it"

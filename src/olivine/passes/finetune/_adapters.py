@@ -10,7 +10,6 @@ from olivine.config.schema import DataConfig
 from olivine.errors import RequestError
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.models.loading import load_causal_lm
 from olivine.passes.finetune._params import AdapterParams
 from olivine.training import memory, sharding, target_modules, training_arguments
 from olivine.training.precision import BF16_FROM
@@ -29,6 +28,8 @@ def load_base(
 
     Raises RequestError for a name in the params that matches nothing.
     """
+    from olivine.models.loading import load_causal_lm
+
     sharded = is_sharded(params, context)
     if context.machine.device == "cuda" and params.compile:
         from olivine.training import acceleration

@@ -2,17 +2,23 @@
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes.finetune import _adapters, _checks, _session
+from olivine.passes.finetune import _adapters, _checks
 from olivine.passes.finetune._params import LycorisParams
 from olivine.passes.finetune._training import Training
 from olivine.training.precision import choose_dtype
 from olivine.work import Context, Estimate, Machine
+
+if TYPE_CHECKING:
+    from olivine.passes.finetune import _session
+else:
+    _session = lazy.module("olivine.passes.finetune._session")
 
 
 class Lycoris(Training):
@@ -47,7 +53,7 @@ class Lycoris(Training):
             params = params.model_copy(update={"compile": False})
         return _session.run(self, self.params, model, context, lambda *given: self._ready(params, *given))
 
-    def _ready(self, params: LycorisParams, model: Model, context: Context) -> _session.Ready:
+    def _ready(self, params: LycorisParams, model: Model, context: Context) -> "_session.Ready":
         from olivine.training.setup import Settings
 
         dtype = choose_dtype(params.torch_dtype, model, context.machine)

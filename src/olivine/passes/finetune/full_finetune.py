@@ -15,7 +15,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.tensors import LazyTensor
-from olivine.passes.finetune import _checks, _session
+from olivine.passes.finetune import _checks
 from olivine.passes.finetune._params import TrainingParams
 from olivine.passes.finetune._training import Training
 from olivine.training import memory, training_arguments
@@ -25,7 +25,10 @@ from olivine.work import Context, Estimate, Machine
 
 if TYPE_CHECKING:
     import torch
+
+    from olivine.passes.finetune import _session
 else:
+    _session = lazy.module("olivine.passes.finetune._session")
     torch = lazy.module("torch")
 
 # A learning rate that an adapter needs ruins a whole model; its checkpoints are three times the model each.
@@ -95,7 +98,7 @@ class FullFinetune(Training):
         """Train and save the model beside the tokenizer it was trained with."""
         return _session.run(self, self.params, model, context, self._ready, _DEFAULTS)
 
-    def _ready(self, model: Model, context: Context) -> _session.Ready:
+    def _ready(self, model: Model, context: Context) -> "_session.Ready":
         from olivine.training.setup import Settings
 
         dtype = choose_dtype(self.params.torch_dtype, model, context.machine)

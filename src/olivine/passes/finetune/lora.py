@@ -4,19 +4,20 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.kernels.chunk_sizes import HIGHEST_FUSED_RANK
 from olivine.models import Model
-from olivine.models.adapter import BASE_FILE, ROUNDING
+from olivine.models.adapter_files import BASE_FILE, ROUNDING
 from olivine.models.facts import ModelFacts
 from olivine.models.nf4 import Rounding
 from olivine.passes._base import TrainingRows
-from olivine.passes.finetune import _adapters, _checks, _session
+from olivine.passes.finetune import _adapters, _checks
 from olivine.passes.finetune._params import AdapterParams
 from olivine.passes.finetune._training import Training
 from olivine.training import adapter_starts, memory, training_arguments
@@ -24,6 +25,11 @@ from olivine.training.learning_rates import LoraPlus
 from olivine.training.optimizers import OWN_GROUPS
 from olivine.training.precision import choose_dtype
 from olivine.work import Context, Estimate, Machine
+
+if TYPE_CHECKING:
+    from olivine.passes.finetune import _session
+else:
+    _session = lazy.module("olivine.passes.finetune._session")
 
 FP8_FROM = 8.9  # compute capability of the first GPUs that multiply 8-bit floats: Ada Lovelace
 
@@ -151,7 +157,7 @@ class Lora(Training):
         """Train and save the adapter beside the tokenizer it was trained with."""
         return _session.run(self, self.params, model, context, self._ready)
 
-    def _ready(self, model: Model, context: Context) -> _session.Ready:
+    def _ready(self, model: Model, context: Context) -> "_session.Ready":
         from olivine.training.setup import Settings
 
         dtype = self._dtype(model, context.machine)

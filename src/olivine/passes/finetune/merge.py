@@ -5,20 +5,25 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.models.adapter import check, n_tokens_of, refuse_if_nothing_changes, rounding_of, unties
+from olivine.models.companions import COMPANIONS
 from olivine.models.facts import ModelFacts
-from olivine.models.materialize import COMPANIONS, copy_companions
-from olivine.models.tensors import Weights
-from olivine.models.weights import weights
 from olivine.passes._base import Pass, PassParams, last_training
 from olivine.work import Context, Estimate, Machine
+
+if TYPE_CHECKING:
+    from olivine.models import adapter, materialize
+    from olivine.models.tensors import Weights
+else:
+    adapter = lazy.module("olivine.models.adapter")
+    materialize = lazy.module("olivine.models.materialize")
 
 
 class Merge(Pass):
@@ -79,13 +84,15 @@ class Merge(Pass):
         """Check the adapter against its base and write the folder of the merged model's config and tokenizer."""
         if model.base is None:
             raise ModelError(f"the adapter {model.path} has no base model to merge into")
+        from olivine.models.weights import weights
+
         base = weights(model.base)
-        check(model, base)
-        refuse_if_nothing_changes(model, base)
-        copy_companions(model.base.path, context.output)
+        adapter.check(model, base)
+        adapter.refuse_if_nothing_changes(model, base)
+        materialize.copy_companions(model.base.path, context.output)
         _copy_tokenizer(model.path, context.output)
         config = json.loads((context.output / "config.json").read_text(encoding="utf-8"))
-        if unties(model, base, tied=bool(config.get("tie_word_embeddings"))):
+        if adapter.unties(model, base, tied=bool(config.get("tie_word_embeddings"))):
             config["tie_word_embeddings"] = False
             context.report.record(untied=True)
         self._set_vocabulary(config, model, base, context)
@@ -93,13 +100,13 @@ class Merge(Pass):
         merged = Model("hf", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
         return (
             replace(merged, attributes=self._base_of_choice(merged, context))
-            if rounding_of(model) is not None
+            if adapter.rounding_of(model) is not None
             else merged
         )
 
-    def _set_vocabulary(self, config: dict[str, Any], model: Model, base: Weights, context: Context) -> None:
+    def _set_vocabulary(self, config: dict[str, Any], model: Model, base: "Weights", context: Context) -> None:
         """The number of tokens of an adapter that has others than its base."""
-        n_tokens, text = n_tokens_of(model, base), config.get("text_config", config)
+        n_tokens, text = adapter.n_tokens_of(model, base), config.get("text_config", config)
         if n_tokens is None or n_tokens == text.get("vocab_size"):
             return
         context.report.record(vocab_size={"base": text.get("vocab_size"), "adapter": n_tokens})
@@ -142,7 +149,7 @@ class Merge(Pass):
 
 def _trained_base(merged: Model) -> str:
     """What the base is called that the adapter was trained on."""
-    rounding = rounding_of(merged.base) if merged.base is not None else None
+    rounding = adapter.rounding_of(merged.base) if merged.base is not None else None
     return f"{rounding.n_bits if rounding else 16}-bit"
 
 

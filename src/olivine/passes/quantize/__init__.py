@@ -5,9 +5,24 @@ One file a pass. What the quantizers of Hugging Face checkpoints share stands on
 checkpoint that they write (`_checkpoint`).
 """
 
-from olivine.passes.quantize._calibration import importances, tokens
-from olivine.passes.quantize._checkpoint import quantized
-from olivine.passes.quantize._formats import formats
-from olivine.passes.quantize._params import CalibratedParams, QuantizerParams
+from typing import TYPE_CHECKING
+
+from olivine import lazy
+
+if TYPE_CHECKING:
+    from olivine.passes.quantize._calibration import importances, tokens
+    from olivine.passes.quantize._checkpoint import quantized
+    from olivine.passes.quantize._formats import formats
+    from olivine.passes.quantize._params import CalibratedParams, QuantizerParams
 
 __all__ = ["CalibratedParams", "QuantizerParams", "formats", "importances", "quantized", "tokens"]
+
+__getattr__ = lazy.names(
+    __name__,
+    {
+        "_calibration": "importances tokens",
+        "_checkpoint": "quantized",
+        "_formats": "formats",
+        "_params": "CalibratedParams QuantizerParams",
+    },
+)

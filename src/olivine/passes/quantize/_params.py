@@ -13,7 +13,6 @@ from olivine.models.blockwise import GROUPS
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
 from olivine.patterns import compiles
-from olivine.runtimes.own_text import own_text_bytes
 from olivine.work import Estimate, Machine
 
 GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema
@@ -191,7 +190,7 @@ class CalibratedParams(QuantizerParams):
         # four inputs a layer: that of q, k and v; of o; of gate and up; of down
         hessian = max(decoder.hidden_size, decoder.intermediate_size) ** 2 * FLOAT_BYTES
         writes = self.data_config is None and self.calibration_text == OWN
-        written = own_text_bytes(facts, in_bf16=on_cuda or machine.multiplies_bf16) if writes else 0
+        written = _written_bytes(facts, machine) if writes else 0
         measured = 2 * layer + activations + (4 * hessian if hessians else 0) + FLOAT_BYTES * embedding_size(facts)
         needed = max(measured, written)
         return Estimate(
@@ -199,6 +198,13 @@ class CalibratedParams(QuantizerParams):
             device_memory_bytes=int(needed) if on_cuda else 0,
             disk_bytes=int(self._result_bytes(facts) * (3 if hessians else 1)),
         )
+
+
+def _written_bytes(facts: ModelFacts, machine: Machine) -> float:
+    """What a model takes that writes its own text."""
+    from olivine.runtimes.own_text import own_text_bytes
+
+    return own_text_bytes(facts, in_bf16=machine.device == "cuda" or machine.multiplies_bf16)
 
 
 def embedding_size(facts: ModelFacts) -> int:

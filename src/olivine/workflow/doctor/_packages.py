@@ -14,7 +14,7 @@ from olivine.data.strategies import strategies
 from olivine.evaluate import metrics
 from olivine.passes import passes
 from olivine.registry import Registry
-from olivine.search import samplers
+from olivine.search.samplers import samplers
 from olivine.systems import Probe, systems
 from olivine.workflow.conflicts import conflicts
 from olivine.workflow.doctor._finding import Finding
