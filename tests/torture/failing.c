@@ -3,10 +3,11 @@
 TORTURE_ROOT: only files below it count. TORTURE_PROCESS: "program" or "worker". TORTURE_N: which operation fails, from
 1 on; none when it is 0. TORTURE_ERRNO: how. TORTURE_STICKY: "1" lets every later one fail too, as a full disk does.
 TORTURE_COUNTS: a path; PATH.program and PATH.worker hold how many operations there have been, as eight bytes, and
-PATH.failed gets a line for each that failed.
+PATH.operations gets a line for each that failed, or for all when none is to fail: process, n, operation, path.
 
 An operation is a write of any kind, a sync, a rename, a link, a new folder, a new length or a file opened for writing.
-It is loaded into every process of the run (LD_PRELOAD) and stands before the C library's functions. */
+It is loaded into every process of the run (LD_PRELOAD) and stands before the C library's functions. A fork calls
+`torture_begin`, once its environment is that of the run. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -27,9 +28,9 @@ It is loaded into every process of the run (LD_PRELOAD) and stands before the C 
 
 #define ORIGINAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
-static const char *root;
+static const char *root, *process;
 static long fails_at;
-static int code, sticky, failed = -1;
+static int code, sticky, told = -1;
 static atomic_long *n_done; /* shared by the processes of one kind: a worker may be started twice */
 
 static long number(const char *name) {
@@ -47,13 +48,14 @@ static const char *kind_of_process(void) {
   return "program";
 }
 
-__attribute__((constructor)) static void begin(void) {
-  const char *counts = getenv("TORTURE_COUNTS"), *only = getenv("TORTURE_PROCESS"), *kind = kind_of_process();
+__attribute__((constructor)) void torture_begin(void) {
+  const char *counts = getenv("TORTURE_COUNTS"), *only = getenv("TORTURE_PROCESS");
   char path[PATH_MAX];
-  if (!counts || (only && strcmp(only, kind))) return;
-  snprintf(path, sizeof path, "%s.failed", counts);
-  failed = ORIGINAL(open)(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
-  snprintf(path, sizeof path, "%s.%s", counts, kind);
+  process = kind_of_process();
+  if (!counts || (only && strcmp(only, process))) return;
+  snprintf(path, sizeof path, "%s.operations", counts);
+  told = ORIGINAL(open)(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+  snprintf(path, sizeof path, "%s.%s", counts, process);
   int file = ORIGINAL(open)(path, O_RDWR | O_CREAT, 0600);
   if (file < 0 || ORIGINAL(ftruncate)(file, sizeof *n_done)) abort();
   n_done = mmap(NULL, sizeof *n_done, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
@@ -66,8 +68,10 @@ __attribute__((constructor)) static void begin(void) {
 static int fails(const char *operation, const char *path) {
   if (strncmp(path, root, strlen(root))) return 0;
   long n = atomic_fetch_add(n_done, 1) + 1;
-  if (!fails_at || (sticky ? n < fails_at : n != fails_at)) return 0;
-  dprintf(failed, "%s %s\n", operation, path + strlen(root));
+  int is_to_fail = fails_at && (sticky ? n >= fails_at : n == fails_at);
+  if (fails_at && !is_to_fail) return 0;
+  dprintf(told, "%s %ld %s %s\n", process, n, operation, path + strlen(root));
+  if (!is_to_fail) return 0;
   errno = code;
   return 1;
 }

@@ -3,6 +3,7 @@
     python tests/torture/kills.py --kills 1000
     python tests/torture/kills.py --kills 1000 --workflow fake --seed 1 --record kills_fake.json
 
+The processes of a run are forked from ones that have the imports already (see warm.py), so that a kill meets work.
 SIGKILL goes to the program, to its worker, or to both; the next run starts at once, or when all of it is gone. A run
 that is done before its kill is compared and removed, and the next one begins from nothing. The time within which a kill
 comes follows the machine: longer after a kill, shorter after a run that was done, so that one run in five or so is.
@@ -21,6 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
+from warm import Warm
 from whole import Record, Workflow
 
 MARK = "OLIVINE_TORTURE"
@@ -48,15 +50,42 @@ def kill_often(
     """AssertionError as soon as anything does not hold."""
     record = record or Record(None)
     undisturbed, killed = (Workflow(folder / name, kind, model) for name in ("undisturbed", "killed"))
-    started = time.monotonic()
-    code, errors = undisturbed.run()
-    seconds = time.monotonic() - started
+    with Warm(undisturbed.environment) as warm:
+        undisturbed.python = killed.python = warm.python
+        _check_run(undisturbed)
+        whole = undisturbed.delivered()
+        warm.restart()
+        undisturbed.forget()
+        started = time.monotonic()
+        _check_run(undisturbed)
+        seconds = time.monotonic() - started
+        assert undisturbed.delivered() == whole
+        _kill_at_moments(killed, undisturbed, warm, n_kills, seconds, random.Random(seed), record)
+        _check_run(killed)
+        killed.check_done(undisturbed)
+        killed.verify()
+        _wait_until_gone(str(killed.out), warm)
+
+
+def _check_run(workflow: Workflow) -> None:
+    code, errors = workflow.run()
     assert code == 0, errors
-    whole = undisturbed.delivered()
-    moments, n_killed, n_done, killed_whom = random.Random(seed), 0, 0, Counter[str]()
+
+
+def _kill_at_moments(
+    killed: Workflow,
+    undisturbed: Workflow,
+    warm: Warm,
+    n_kills: int,
+    seconds: float,
+    moments: random.Random,
+    record: Record,
+) -> None:
+    """seconds: within which the first kill comes."""
+    n_killed, n_done, killed_whom, whole = 0, 0, Counter[str](), undisturbed.delivered()
     while n_killed < n_kills:
         who = moments.choice(WHO)
-        code, errors = _run_killed(killed, who, moments.random() * seconds, wait=moments.random() < 0.5)
+        code, errors = _run_killed(killed, warm, who, moments.random() * seconds, wait=moments.random() < 0.5)
         assert "Traceback" not in errors, errors
         killed.check_whole(whole)
         if code == 0:
@@ -71,14 +100,9 @@ def kill_often(
         killed_whom[who] += 1
         record.note(n_kills=n_killed, n_runs_done=n_done, killed=dict(killed_whom))
         print(f"{n_killed} of {n_kills} kills ({who}), {n_done} runs were done before theirs", flush=True)
-    code, errors = killed.run()
-    assert code == 0, errors
-    killed.check_done(undisturbed)
-    killed.verify()
-    _wait_until_gone(str(killed.out))
 
 
-def _run_killed(workflow: Workflow, who: str, seconds: float, *, wait: bool) -> tuple[int, str]:
+def _run_killed(workflow: Workflow, warm: Warm, who: str, seconds: float, *, wait: bool) -> tuple[int, str]:
     """Exit code and standard error of a run that is killed after some time, unless it is done by then."""
     mark = str(workflow.out)
     process = workflow.start(**{MARK: mark})
@@ -93,14 +117,14 @@ def _run_killed(workflow: Workflow, who: str, seconds: float, *, wait: bool) -> 
                     os.kill(victim.pid, signal.SIGKILL)
     _, errors = process.communicate(timeout=600)
     if wait:
-        _wait_until_gone(mark)
+        _wait_until_gone(mark, warm)
     return process.returncode, errors
 
 
-def _wait_until_gone(mark: str) -> None:
+def _wait_until_gone(mark: str, warm: Warm) -> None:
     """Until no process of a run is left: a worker sees by itself that its program is gone."""
     give_up = time.monotonic() + 60
-    while left := [process for process in psutil.process_iter() if _is_of(process, mark)]:
+    while left := [process for process in psutil.process_iter() if _is_of(process, mark)] + warm.running():
         assert time.monotonic() < give_up, f"still there after a minute: {left}"
         time.sleep(0.05)
 

@@ -24,10 +24,11 @@ REAL = {
     "lora": {
         "type": "LoRA",
         "r": 4,
+        "target_modules": ["q_proj", "v_proj"],
         "lora_dropout": 0.1,
         "train_data_config": "rows",
         "eval_dataset_size": 0.25,
-        "training_args": {"max_steps": 8, "save_steps": 2, "per_device_train_batch_size": 4},
+        "training_args": {"max_steps": 4, "save_steps": 2, "per_device_train_batch_size": 4},
     },
     "merge": {"type": "MergeAdapterWeights"},
     "builder": {"type": "ModelBuilder", "precision": "int4"},
@@ -72,6 +73,7 @@ class Workflow:
         more = {"data_configs": [data]} if kind == "real" else {"quality": {"enabled": False}}
         self.config.write_text(json.dumps(content | more))
         self.environment = self._environment()
+        self.python = sys.executable
 
     def _environment(self) -> dict[str, str]:
         info = self.shared / "site" / "olivine_fakes-1.0.dist-info"
@@ -89,7 +91,7 @@ class Workflow:
 
     def start(self, **environment: str) -> "subprocess.Popen[str]":
         """Start a run; standard error is text."""
-        command = [sys.executable, "-m", "olivine", "run", "--config", str(self.config)]
+        command = [self.python, "-m", "olivine", "run", "--config", str(self.config)]
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE}
         return subprocess.Popen(command, env={**self.environment, **environment}, text=True, **pipes)
 
@@ -104,16 +106,16 @@ class Workflow:
         for folder in (self.cache, self.out):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def keep(self) -> None:
+    def keep(self, name: str) -> None:
         """Remember what lies there, for `restore`."""
         for folder in (self.cache, self.out):
-            shutil.copytree(folder, self.kept / folder.name)
+            shutil.copytree(folder, self.kept / name / folder.name)
 
-    def restore(self) -> None:
-        """Begin with what was kept."""
+    def restore(self, name: str) -> None:
+        """Begin with what was kept under that name."""
         self.forget()
         for folder in (self.cache, self.out):
-            shutil.copytree(self.kept / folder.name, folder)
+            shutil.copytree(self.kept / name / folder.name, folder)
 
     def delivered(self) -> dict[str, bytes]:
         """What lies in the folders of the result."""
