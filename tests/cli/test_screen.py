@@ -87,6 +87,20 @@ def test_board_shows_the_state_of_every_step_and_the_progress_of_those_at_work()
     shown.close()
 
 
+def test_time_that_is_left_is_that_of_the_stage_a_step_is_in():
+    shown, now, look = board(width=120)
+    shown.start("build", "Export")
+    for done in (10, 4000):
+        shown.move("build", done, 4000, {"reading": "4.0 of 4.0 GB"})
+        now[0] += 10
+    assert look()[3].endswith("100 %  0:00 left  reading 4.0 of 4.0 GB")
+    for done in (1, 3):
+        shown.move("build", done, 10, {})
+        now[0] += 10
+    assert look()[3].endswith(" 30 %  1:10 left")
+    shown.close()
+
+
 @pytest.mark.parametrize("width", [20, 40, 80, 200])
 def test_no_line_is_wider_than_the_terminal_and_share_and_time_are_never_cut(width):
     shown, _, look = board(width, names=("a-name-that-nobody-would-want-to-read-twice", "b"))

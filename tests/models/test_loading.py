@@ -5,9 +5,11 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from olivine.errors import ModelError
+from olivine.messages import hear_reading
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.materialize import materialize
@@ -137,3 +139,17 @@ def test_python_of_a_model_is_not_run_without_trust(tiny_llama, tmp_path):
     with pytest.raises(ModelError, match="trust_remote_code"):
         load_causal_lm(Model("hf", folder))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("write", ["load", "materialize"])
+def test_reading_tells_how_far_it_is_up_to_all_bytes_of_the_model(write, tiny_llama, tmp_path):
+    model, far = Model("hf", tiny_llama), []
+    n_bytes = sum(tensor.nbytes for tensor in load_file(tiny_llama / "model.safetensors").values())
+    hear_reading(lambda done, total: far.append((done, total)))
+    if write == "load":
+        load_causal_lm(model)
+    else:
+        materialize(model, tmp_path, max_shard_bytes=100_000)
+    assert [total for _, total in far] == [n_bytes] * len(weights(model))
+    assert [done for done, _ in far] == sorted({done for done, _ in far})
+    assert far[-1] == (n_bytes, n_bytes)

@@ -10,7 +10,8 @@ from safetensors import safe_open
 
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
-from olivine.models.materialize import materialize, n_bytes
+from olivine.models.materialize import materialize
+from olivine.models.tensors import n_bytes
 from olivine.models.weights import weights
 from packed import Case, change_config, packed_model
 

@@ -39,7 +39,10 @@ WAYS = ((errno.ENOSPC, 1), (errno.EIO, 0))  # a disk that is full from then on; 
 COMPILER = shutil.which("cc") or ""
 # of one fault torch's own writer says no more than that
 ERRORS = {errno.ENOSPC: ("the disk is full",), errno.EIO: ("input/output error", "torch could not write")}
-NOTHING, ALL = "nothing", "all"  # what lies in the cache when the run begins; else the key of the one step that does not
+NOTHING, ALL = (
+    "nothing",
+    "all",
+)  # what lies in the cache when the run begins; else the key of the one step that does not
 PARTS_OF_NAMES = re.compile(r"-\d+-[0-9a-f]{8,}|-[0-9a-f]{32}(?=\.partial)|\.tmp\w{6}")  # that differ from run to run
 GROWING = ("journal.jsonl", "hashes.jsonl", "durations.jsonl", ".log", "report.html")  # hold times, decide nothing
 

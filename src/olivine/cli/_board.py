@@ -40,7 +40,7 @@ class Row:
     began: float = 0.0
     done: float = 0.0
     total: float = 0.0
-    moved: float = 0.0  # when it first told how far it is, and how far that was
+    moved: float = 0.0  # when its stage first told how far it is, and how far that was
     moved_from: float = 0.0
     metrics: Mapping[str, Any] = field(default_factory=dict)
     curve: list[float] = field(default_factory=list)
@@ -48,7 +48,7 @@ class Row:
 
     def move(self, done: float, total: float, metrics: Mapping[str, Any], now: float) -> None:
         """It came further."""
-        if not self.moved:
+        if not self.moved or done < self.done or total != self.total:  # at first, and when another stage begins
             self.moved, self.moved_from = now, done
         self.done, self.total, self.metrics = done, total, metrics
         if isinstance(loss := metrics.get("loss"), (int, float)):

@@ -1,6 +1,7 @@
 """A GGUF file as a checkpoint: its config and tokenizer as transformers converts them, its weights where they are."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,8 @@ from olivine.models._model import Model
 from olivine.models.gguf_header import GgufHeader
 from olivine.models.inspect import GGUF_ARCHITECTURES
 
+_log = logging.getLogger(__name__)
+
 
 def open_gguf(model: Model, folder: Path) -> Model:
     """Write config.json, generation_config.json and the tokenizer's files of a GGUF model into `folder`.
@@ -21,6 +24,7 @@ def open_gguf(model: Model, folder: Path) -> Model:
     """
     from transformers import AutoTokenizer
 
+    _log.info("reading config and tokenizer out of %s (%.1f GB)", model.path.name, model.path.stat().st_size / 1e9)
     with _readable(model.path):
         tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **_where(model.path))
     tokenizer.save_pretrained(folder)

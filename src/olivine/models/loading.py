@@ -12,7 +12,7 @@ from olivine.models.config import load_config
 from olivine.models.inspect import read_facts
 from olivine.models.io_config import examples
 from olivine.models.scripted import opened
-from olivine.models.tensors import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights, one_by_one
 from olivine.models.weights import weights
 
 if TYPE_CHECKING:
@@ -280,7 +280,7 @@ def _fill(
 ) -> None:
     """Put every tensor where the module expects it, tie what is tied, compute the buffers that no checkpoint holds."""
     layers = _last_names(module) if each_layer is not None else {}
-    for name, lazy_tensor in _required(module, source, model):
+    for name, lazy_tensor in one_by_one(dict(_required(module, source, model))):
         tensor = lazy_tensor.read()
         if tuple(tensor.shape) != lazy_tensor.shape:
             raise ModelError(f"{model.path}: '{name}' is {list(tensor.shape)}, but was promised {lazy_tensor.shape}")

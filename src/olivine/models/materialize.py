@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -14,7 +15,7 @@ from olivine.models._model import Model
 from olivine.models.companions import COMPANIONS
 from olivine.models.quantized import plain_config, quantization_config
 from olivine.models.safetensors_header import DTYPES
-from olivine.models.tensors import LazyTensor
+from olivine.models.tensors import LazyTensor, n_bytes, one_by_one
 from olivine.models.weights import weights
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def write_weights(tensors: Sequence[LazyTensor], folder: Path, max_shard_bytes: 
     """Write tensors as the safetensors files of a checkpoint, one after another; their bytes are on the disk then."""
     shards = list(_shards(tensors, max_shard_bytes))
     names = [_shard_name(index, len(shards)) for index in range(len(shards))]
+    coming = one_by_one({tensor.name: tensor for tensor in tensors})
     for name, shard in zip(names, shards, strict=True):
-        _write(folder / name, shard)
+        _write(folder / name, shard, coming)
+    next(coming, None)  # the last one is read too
     if len(shards) > 1:
         _write_index(folder, names, shards)
 
@@ -84,14 +87,6 @@ def _stored_as(tensor: LazyTensor, dtype: str) -> LazyTensor:
     return replace(tensor, dtype=dtype) if tensor.dtype == "float32" and len(tensor.shape) == 2 else tensor
 
 
-def n_bytes(tensor: LazyTensor) -> int:
-    """Bytes of a tensor when written."""
-    size = getattr(torch, tensor.dtype).itemsize
-    for width in tensor.shape:
-        size *= width
-    return int(size)
-
-
 def _shards(tensors: Sequence[LazyTensor], max_bytes: int) -> Iterator[list[LazyTensor]]:
     shard: list[LazyTensor] = []
     size = 0
@@ -108,7 +103,7 @@ def _shard_name(index: int, n_shards: int) -> str:
     return "model.safetensors" if n_shards == 1 else f"model-{index + 1:05d}-of-{n_shards:05d}.safetensors"
 
 
-def _write(path: Path, tensors: Sequence[LazyTensor]) -> None:
+def _write(path: Path, tensors: Sequence[LazyTensor], coming: Iterator[tuple[str, LazyTensor]]) -> None:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in tensors:
@@ -123,7 +118,7 @@ def _write(path: Path, tensors: Sequence[LazyTensor]) -> None:
     text += b" " * (-len(text) % 8)  # the data begins aligned
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
-        for tensor in tensors:
+        for _, tensor in islice(coming, len(tensors)):
             _write_tensor(file, tensor)
         file.flush()
         os.fsync(file.fileno())

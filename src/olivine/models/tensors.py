@@ -4,8 +4,9 @@ What wraps a mapping of them (a merge, a cast) wraps its tensors: the peak memor
 tensors, whatever the size of the model.
 """
 
+import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from olivine import lazy
 from olivine.absent import absent, address_of
 from olivine.errors import ModelError
+from olivine.messages import tell_reading
 from olivine.models.blockwise import Blockwise
 from olivine.models.safetensors_header import DTYPES, data_start, read_safetensors_header
 from olivine.models.weight_files import safetensors_files
@@ -47,6 +49,20 @@ class LazyTensor:
 
 
 Weights = Mapping[str, LazyTensor]
+
+
+def n_bytes(tensor: LazyTensor) -> int:
+    """Bytes of a tensor when written."""
+    return math.prod(tensor.shape) * int(getattr(torch, tensor.dtype).itemsize)
+
+
+def one_by_one(tensors: Weights) -> Iterator[tuple[str, LazyTensor]]:
+    """The tensors of a model for who reads them all in turn; how far that is becomes the progress of the job."""
+    done, total = 0, sum(map(n_bytes, tensors.values()))
+    for name, tensor in tensors.items():
+        yield name, tensor
+        done += n_bytes(tensor)
+        tell_reading(done, total)
 
 
 def safetensors_weights(folder: Path) -> Weights:

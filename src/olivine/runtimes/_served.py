@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from olivine import memory
+from olivine.messages import hear_reading
 from olivine.models import Model
 from olivine.runtimes._base import Runtime
 from olivine.runtimes.opening import open_runtime
@@ -34,7 +35,7 @@ class _Server:
         self._stream.flush()
 
     def sample(self, **wish: Any) -> None:
-        self._send(ids=self._opened.sample(**wish, report=lambda *done: self._send(progress=done)))
+        self._send(ids=self._opened.sample(**wish, report=lambda *far: self.tell(far)))
 
     def greedy(self, prompts: list[list[int]], n_new: int, n_vocabulary: int) -> None:
         self._send(ids=self._opened.generate(prompts, n_new, n_vocabulary=n_vocabulary))
@@ -51,6 +52,10 @@ class _Server:
 
     def request(self) -> None:
         self._send(seconds=self._request(), peak_memory_bytes=memory.peak_bytes())
+
+    def tell(self, far: tuple[int, int]) -> None:
+        """How far the wish is."""
+        self._send(progress=far)
 
     def fail(self, error: BaseException) -> None:
         """Send the parent the type of an error and its message in one line."""
@@ -71,6 +76,7 @@ class _Server:
 def main() -> None:
     """Serve until the input ends. What libraries print goes to standard error, never between the answers."""
     server = _Server(os.fdopen(os.dup(1), "wb"))
+    hear_reading(lambda *far: server.tell(far))
     os.dup2(2, 1)
     for line in sys.stdin:
         wish = json.loads(line)

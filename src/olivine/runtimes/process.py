@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from olivine import errors, lazy
 from olivine.errors import OlivineError
+from olivine.messages import tell_reading
 from olivine.models import Model
 from olivine.runtimes.requests import Asked
 
@@ -68,7 +69,7 @@ class RuntimeProcess:
 
     def open(self) -> dict[str, Any]:
         """Load the model for logits: {"n_vocabulary", "context_length", "device"}."""
-        return self._ask("open", **self._opening)
+        return self._ask("open", tell_reading, **self._opening)
 
     def feed(self, ids: Sequence[Sequence[int]], *, fresh: bool) -> "npt.NDArray[np.float32]":
         """Logits [rows, ids, vocabulary] after each id; the rows go on where they were unless `fresh`."""

@@ -15,7 +15,7 @@ from olivine.models.materialize import MAX_SHARD_BYTES, copy_companions
 from olivine.models.quantized.formats.compressed_tensors import FORMAT, METHOD, is_embedding
 from olivine.models.quantized.words import pack_words
 from olivine.models.safetensors_header import DTYPES
-from olivine.models.tensors import LazyTensor, Weights
+from olivine.models.tensors import LazyTensor, Weights, one_by_one
 
 if TYPE_CHECKING:
     import torch
@@ -107,7 +107,7 @@ def _config_group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
 
 def _written(shards: "_Shards", tensors: Weights, scale_dtype: "torch.dtype") -> Iterator[tuple[str, Scheme]]:
     """Write every tensor; gives the scheme of each module that is quantized."""
-    for name, tensor in tensors.items():
+    for name, tensor in one_by_one(tensors):
         if tensor.blockwise is None:
             shards.add(name, tensor.read().to(getattr(torch, tensor.dtype)))
             continue
