@@ -182,7 +182,7 @@ class EventFile:
 def events_in(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
     """The events of some lines; what a library has printed between them is none."""
     for line in lines:
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             record = json.loads(line)
             if isinstance(record, dict) and "event" in record:
                 yield record

@@ -106,7 +106,7 @@ class UserScript:
         before = set(sys.modules)
         sys.path[:0] = folders
         try:
-            with self._words(str(self.path)):
+            with self.words(str(self.path)):
                 module = self._module()
             yield Opened(self, module)
         finally:
@@ -128,7 +128,7 @@ class UserScript:
         return module
 
     @contextmanager
-    def _words(self, place: str) -> Iterator[None]:
+    def words(self, place: str) -> Iterator[None]:
         """What the script raises, in its own words."""
         try:
             yield
@@ -164,7 +164,7 @@ class Opened:
     def _told(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
-            with self.script._words(f"{name} of {self.script.path}"):  # noqa: SLF001 - one module
+            with self.script.words(f"{name} of {self.script.path}"):
                 return function(*arguments, **named)
 
         return call

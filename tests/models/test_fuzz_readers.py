@@ -1,15 +1,12 @@
 """Readers of files that others wrote keep one promise: refused in a sentence, or what the reference library reads.
 
 Real headers are damaged (bytes flipped, cut, repeated; numbers replaced by those at the borders of their types), and
-plain random bytes are read. `OLIVINE_FUZZ_EXAMPLES=20000 pytest tests/models/test_fuzz_readers.py` looks longer, with
-other examples each time, and asks of each that it takes less than a second.
+plain random bytes are read.
 """
 
 import json
 import os
-import re
 import struct
-from datetime import timedelta
 
 import gguf
 import numpy as np
@@ -18,11 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
+from damage import assert_is_sentence, damaged, damaged_json, fuzzed
 from olivine.data import parquet_footer
 from olivine.errors import DataError, ModelError, Unsupported
 from olivine.models import Model
@@ -32,86 +30,6 @@ from olivine.models.inspect import check_checkpoint
 from olivine.models.tensors import file_weights
 from olivine.models.weights import weights
 from olivine.store.entries import Cache
-
-LONG = int(os.environ.get("OLIVINE_FUZZ_EXAMPLES", "0"))
-fuzzed = settings(
-    max_examples=LONG or 150,
-    derandomize=not LONG,
-    deadline=timedelta(seconds=1) if LONG else None,
-    database=None,
-    suppress_health_check=list(HealthCheck),
-)
-BORDERS = [0, 1, 2**31 - 1, 2**31, 2**32 - 1, 2**60, 2**63 - 1, 2**63, 2**64 - 1]
-
-
-@st.composite
-def damaged(draw, data, first=0, last=None):
-    """The data with one to four wounds between `first` and `last`."""
-    data = bytearray(data)
-    for _ in range(draw(st.integers(1, 4))):
-        if not data:
-            break
-        at = draw(st.integers(min(first, len(data) - 1), min(last or len(data), len(data)) - 1))
-        kind = draw(st.sampled_from(["flip", "byte", "number", "cut", "remove", "repeat", "random"]))
-        length = draw(st.integers(1, 12))
-        if kind == "flip":
-            data[at] ^= 1 << draw(st.integers(0, 7))
-        elif kind == "byte":
-            data[at] = draw(st.integers(0, 255))
-        elif kind == "number":
-            form = draw(st.sampled_from(["<I", "<Q"]))
-            value = draw(st.sampled_from(BORDERS)) % 2 ** (8 * struct.calcsize(form))
-            data[at : at + struct.calcsize(form)] = struct.pack(form, value)
-        elif kind == "cut":
-            del data[at:]
-        elif kind == "remove":
-            del data[at : at + length]
-        elif kind == "repeat":
-            data[at:at] = data[at : at + length]
-        else:
-            data[at:at] = draw(st.binary(max_size=12))
-    return bytes(data)
-
-
-@st.composite
-def damaged_json(draw, text):
-    """JSON text with some of its words, numbers and signs replaced by others."""
-    words = re.findall(r'"[^"]*"|-?\d+|[^\s\w"]|\w+', text)
-    others = [
-        *map(str, BORDERS),
-        "-1",
-        "-0",
-        "1.0",
-        "1e400",
-        "NaN",
-        "null",
-        "true",
-        '""',
-        "[]",
-        "{}",
-        '"\\ud800"',
-        '"x"',
-    ]
-    others += ["[" * 2000, '{"a":' * 2000, "9" * 5000]
-    for _ in range(draw(st.integers(1, 3))):
-        at = draw(st.integers(0, len(words) - 1))
-        kind = draw(st.sampled_from(["other", "own", "remove", "repeat"]))
-        if kind == "other":
-            words[at] = draw(st.sampled_from(others))
-        elif kind == "own":
-            words[at] = draw(st.sampled_from(words))
-        elif kind == "remove" and len(words) > 1:
-            del words[at]
-        else:
-            words.insert(at, words[at])
-    return "".join(words).encode("utf-8", "surrogatepass")
-
-
-def assert_is_sentence(refusal):
-    text = str(refusal)
-    assert 0 < len(text) < 2000
-    assert "\n" not in text
-
 
 # safetensors
 

@@ -5,12 +5,13 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
-from test_fuzz_readers import damaged, fuzzed
 
+from damage import assert_is_sentence, damaged, fuzzed
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
 from olivine.models.onnx_files import check_onnx, graph_of, onnx_facts, onnx_model
@@ -204,6 +205,49 @@ def test_damaged_file_is_refused_or_read_as_onnx_reads_it(tmp_path_factory, draw
     assert [spec.name for spec in header.signature.outputs] == [one.name for one in proto.graph.output]
     ours = {(tensor.name, tensor.shape) for tensor in header.tensors}
     assert {(tensor.name, tuple(tensor.dims)) for tensor in proto.graph.initializer} <= ours
+
+
+@fuzzed
+@given(st.data())
+def test_damaged_places_of_weights_are_refused_or_are_what_the_runtime_opens(tmp_path_factory, draws):
+    folder = tmp_path_factory.getbasetemp() / "onnx-external-fuzz"
+    path, whole = folder / "model.onnx", folder / "whole"
+    if not whole.is_file():
+        folder.mkdir(exist_ok=True)
+        saved(path, save_as_external_data=True, location="weights.bin", size_threshold=64)
+        path.rename(whole)
+    model = onnx.load_model_from_string(whole.read_bytes())
+    stored = [tensor for tensor in model.graph.initializer if tensor.external_data]
+    entry = draws.draw(st.sampled_from(draws.draw(st.sampled_from(stored)).external_data))
+    numbers = st.integers(-2, 2000) | st.sampled_from([2**31, 2**32, 2**60, 2**63, 2**64, -(2**63)])
+    words = st.sampled_from(
+        [
+            "",
+            "0_0",
+            " 0",
+            "+0",
+            "٣",
+            "0.0",
+            " ",
+            "1e3",
+            "0x10",
+            "weights.bin/",
+            "./weights.bin",
+            "model.onnx",
+            "no",
+            "9" * 5000,
+        ]
+    )
+    entry.value = draws.draw(st.one_of(numbers.map(str), words, st.text(max_size=8)))
+    if draws.draw(st.booleans()):
+        entry.key = draws.draw(st.sampled_from(["location", "offset", "length", "checksum", ""]))
+    try:
+        path.write_bytes(model.SerializeToString())
+        check_onnx(onnx_model(path))
+    except (ModelError, Unsupported) as error:
+        assert_is_sentence(error)
+        return
+    assert onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()
 
 
 def test_graph_of_a_folder_is_the_only_one_or_the_one_that_is_named(tmp_path):

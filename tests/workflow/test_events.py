@@ -1,8 +1,10 @@
 """docs/events.md names every event and every key of it."""
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields
 from pathlib import Path
+from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -22,9 +24,19 @@ def documented() -> dict[str, set[str]]:
     return kinds
 
 
+VALUES = {str: "a", int: 2, float: 1.5, bool: True, Mapping: {}, Sequence: ()}
+
+
+def value(hint: object) -> object:
+    """Of a field of that type."""
+    parts = [hint, get_origin(hint), *get_args(hint)]
+    return next(VALUES[part] for part in parts if part in VALUES)
+
+
 def example(kind: type[Event]) -> Event:
-    """An event in which every field has a value."""
-    given = {one.name: 1.5 for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING}
+    """An event in which every field that must have one has a value."""
+    needed = [one.name for one in fields(kind) if one.default is MISSING and one.default_factory is MISSING]
+    given = {name: value(get_type_hints(kind)[name]) for name in needed}
     return kind(**given, **({"drop": 0.5} if kind is Scored else {}))
 
 

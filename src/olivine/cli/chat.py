@@ -134,7 +134,7 @@ def _lines(path: Path) -> Iterator[str]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise click.UsageError(f"{path}:{number} is no JSON") from None
         text = row.get("prompt") if isinstance(row, dict) else row
         if not isinstance(text, str):

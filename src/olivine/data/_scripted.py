@@ -77,7 +77,7 @@ def scripted_rows(config: DataConfig, choose: Callable[[int], Sequence[int]], re
     """
     script = UserScript.of(str(config.user_script), config.script_dir)
     try:
-        with script.opened() as opened:
+        with script.opened() as opened, script.words(f"what {script.path} gives cannot be read as rows: it"):
             return list(_chosen(config, opened, choose, read))
     except ScriptError as error:
         raise DataError(f"data config '{config.name}': {error}") from error

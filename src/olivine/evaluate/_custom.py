@@ -114,7 +114,8 @@ def _checked(script: Mapping[str, Any], given: Any) -> dict[str, float]:
             f"{_place(script)} gave {_shown(given)}, but the config asks for {', '.join(wanted)}: give a dict of them"
         )
     if missing := [name for name in wanted if name not in values]:
-        raise OlivineError(f"{_place(script)} gave {', '.join(map(str, values)) or 'nothing'}, but no {missing[0]}")
+        names = " ".join(", ".join(map(str, values)).split()) or "nothing"
+        raise OlivineError(f"{_place(script)} gave {names:.200}, but no {missing[0]}")
     return {name: _number(script, name, values[name]) for name in wanted}
 
 
@@ -130,4 +131,4 @@ def _number(script: Mapping[str, Any], name: str, value: Any) -> float:
 
 
 def _shown(value: Any) -> str:
-    return f"{type(value).__name__} {value!r:.60}"
+    return f"{type(value).__name__} {' '.join(repr(value).split()):.60}"

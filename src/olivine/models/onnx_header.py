@@ -9,6 +9,7 @@ model's own folder, is there, and is long enough.
 import math
 import mmap
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,8 @@ TYPES: Mapping[int, tuple[str, int]] = {
 }
 _FLOATS = frozenset(name for name, _ in TYPES.values() if "float" in name)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_PLACE = ("location", "offset", "length", "checksum")  # keys of external data that onnxruntime takes
+_DIGITS = re.compile(r"[0-9]{1,20}")  # what onnxruntime takes for an offset or a length
 _EXTERNAL = 1  # TensorProto.DataLocation
 _MAX_VARINT_BYTES = 10
 _MAX_DEPTH = 32  # of graphs in graphs, each three messages in the other, of which protobuf takes 100
@@ -125,7 +128,7 @@ class OnnxHeader:
             if tensor.location is not None and tensor.offset + tensor.n_bytes > sizes[tensor.location]:
                 raise ModelError(
                     f"{folder / tensor.location} is truncated: {sizes[tensor.location]} bytes, but the tensor "
-                    f"'{tensor.name}' ends at {tensor.offset + tensor.n_bytes}"
+                    f"'{tensor.name:.80}' ends at {tensor.offset + tensor.n_bytes}"
                 )
 
 
@@ -134,9 +137,9 @@ def _size_of(path: Path, folder: Path, name: str) -> int:
     place = Path(os.path.normpath(folder / name))
     is_below = paths.could_be(name) and "\\" not in name and place != folder and place.is_relative_to(folder)
     if not is_below or not paths.real(place).is_relative_to(_home(folder)):
-        raise ModelError(f"{path} reads weights outside of its folder ('{name:.80}'): save it with its data beside it")
-    if not paths.is_file(place):
-        raise ModelError(f"{folder} lacks the weights '{name}' of '{path.name}'")
+        raise ModelError(f"{path} reads weights outside of its folder ({name[:80]!r}): save it with its data beside it")
+    if not paths.is_file(place) or name.endswith(("/", ".")):  # no system takes these for the file's own name
+        raise ModelError(f"{folder} lacks the weights {name[:80]!r} of '{path.name}'")
     return place.stat().st_size
 
 
@@ -222,8 +225,8 @@ class _Reader:
         return found
 
     def damaged(self, why: str) -> ModelError:
-        """The error that says so."""
-        return ModelError(f"{self._path} is truncated or no ONNX file: {why}")
+        """The error that says so; names of the file are cut, and stay in the line."""
+        return ModelError(f"{self._path} is truncated or no ONNX file: {' '.join(why.split()):.400}")
 
     def _varint(self, at: int, stop: int) -> tuple[int, int]:
         value = 0
@@ -353,11 +356,16 @@ def _tensor(reader: _Reader, value: Any) -> StoredTensor:
 def _external(reader: _Reader, record: Mapping[int, list[Any]], tensor: StoredTensor) -> StoredTensor:
     entries = [reader.record(reader.messages([value])) for value in record.get(13, [])]
     told = {reader.text(entry.get(1, [])): reader.text(entry.get(2, [])) for entry in entries}
-    try:
-        offset, length = int(told.get("offset", "0") or 0), int(told.get("length", "") or tensor.n_bytes)
-    except ValueError:
-        raise reader.damaged(f"the place of the tensor '{tensor.name}' is no number") from None
-    if offset < 0 or length != tensor.n_bytes:
+    unknown = [key for key in told if key not in _PLACE and not key.startswith("prepacked")]
+    empty = [key for key, value in told.items() if not value and key != "location"]
+    if unknown or empty or len(told) < len(entries):
+        what = f"a {unknown[0][:40]!r}" if unknown else f"an empty {empty[0]}" if empty else "something twice"
+        raise reader.damaged(f"the place of the tensor '{tensor.name}' has {what}")
+    numbers = told.get("offset", "0"), told.get("length", str(tensor.n_bytes))
+    if not all(_DIGITS.fullmatch(number) for number in numbers):
+        raise reader.damaged(f"the place of the tensor '{tensor.name}' is no number")
+    offset, length = map(int, numbers)
+    if length != tensor.n_bytes:
         raise reader.damaged(
             f"the tensor '{tensor.name}' of shape {list(tensor.shape)} takes {tensor.n_bytes} bytes, and {length} from "
             f"{offset} are given to it"

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
+from olivine.config.schema import IoConfig
 from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.user_scripts import Opened, ScriptError, UserScript
@@ -69,8 +72,18 @@ class Scripted:
     def io_config(self) -> Mapping[str, Any] | None:
         """Names, shapes and open axes as the config or the script says them; None where neither does."""
         name = self._told("io_config")
-        given: Mapping[str, Any] | None = self.model.attributes.get(IO_CONFIG)
-        return given if name is None else self.opened.function(name)(self._handler())
+        if name is None:
+            given: Mapping[str, Any] | None = self.model.attributes.get(IO_CONFIG)
+            return given
+        told = self.opened.function(name)(self._handler())
+        try:
+            return None if told is None else IoConfig.model_validate(told).model_dump(exclude_none=True)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ModelError(
+                f"{name} of {self.opened.script.path} gave no io_config: {where}{': ' if where else ''}{first['msg']}"
+            ) from None
 
     def example(self) -> Any:
         """What the script has for an example of the inputs; None where it has none."""

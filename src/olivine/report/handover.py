@@ -168,7 +168,7 @@ def _read(output_dir: Path) -> _Record:
         record = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
         files = {str(name): [str(digest) for digest in digests] for name, digests in record["files"].items()}
         return _Record(str(record["of"]), files)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return _Record()  # nothing is known to be ours, so nothing will be written over
 
 

@@ -164,7 +164,7 @@ class Hashes:
             record = json.loads(line)
             stamp = Stamp(record["size"], record["mtime_ns"], record["inode"])
             self._known[record["path"]] = (stamp, record["blake3"])
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             return
 
 

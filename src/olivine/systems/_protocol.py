@@ -19,7 +19,7 @@ again when it breaks (`_line`), a file, or pieces of one at an address where fil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from olivine.errors import RequestError, StepFailed
 from olivine.store.hashes import digest
@@ -87,7 +87,15 @@ class Job:
 
     @classmethod
     def from_json(cls, record: Mapping[str, Any]) -> Self:
-        """The inverse of `to_json`."""
+        """The inverse of `to_json`; ValueError, in a sentence, for what `to_json` never gives."""
+        missing = [name for name in ("kind", "step", "output", "scratch") if not isinstance(record.get(name), str)]
+        if missing or record["kind"] not in get_args(JobKind):
+            raise ValueError(f"it has no {missing[0]}" if missing else f"'{record['kind']}' is no kind of job")
+        if unknown := record.keys() - cls.__dataclass_fields__.keys():
+            raise ValueError(f"no job has a field '{min(unknown)}'")
+        objects = ("params", "data", "models", "machine", "trees")
+        if damaged := [name for name in objects if not isinstance(record.get(name, {}), Mapping)]:
+            raise ValueError(f"its {damaged[0]} are no object")
         places = {"output": Path(record["output"]), "scratch": Path(record["scratch"])}
         return cls(**{**record, **places, "files": tuple(record.get("files", ()))})
 

@@ -36,6 +36,7 @@ from olivine.systems._job import serve
 from olivine.systems._line import Caller, address_of, token_of_environment
 from olivine.systems._log import EventLog, Printed, print_to
 from olivine.systems._pieces import jobs, publish
+from olivine.systems._protocol import Job
 
 if TYPE_CHECKING:
     import psutil
@@ -61,13 +62,26 @@ def main(arguments: list[str] | None = None) -> int:
     Notes(events).listen()
     os.dup2(2, 1)
     if "--job" in given:
+        record = _job(Path(given["--job"]))
         events.send("started", pid=os.getpid())
-        return serve(json.loads(Path(given["--job"]).read_text(encoding="utf-8")), events, store)
+        return serve(record, events, store)
     records = _jobs(_private_input())
     events.send("started", pid=os.getpid())
     for record in records:
         serve(record, events, store)
     return 0
+
+
+def _job(file: Path) -> dict[str, Any]:
+    """The job of a file; ends the process with a sentence where it holds none."""
+    try:
+        record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        Job.from_json(record)
+    except OSError as error:
+        raise SystemExit(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise SystemExit(f"{file} holds no job: {sentence(error)}") from None
+    return record
 
 
 def _store(given: Mapping[str, str]) -> Files | None:

@@ -58,7 +58,7 @@ def _fault(checkpoint: Path, world_size: int) -> str | None:
                 return f"{name} is not what was written"
         ranks = [f"rng_state_{rank}.pth" for rank in range(world_size)] if world_size > 1 else []
         missing = next((name for name in ranks if not (checkpoint / name).is_file()), None)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         return f"{SEAL} cannot be read: {error}"
     return f"{missing} is missing" if missing else None
 

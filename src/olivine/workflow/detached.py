@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 else:
     psutil = lazy.module("psutil")
 
+_MOST = 2**31  # of a process id, and of seconds since the epoch
 ENDINGS: Mapping[int, str] = {0: "done", 1: "failed", 2: "refused"}
 
 
@@ -75,8 +76,8 @@ class Detached:
     @property
     def exit_code(self) -> int | None:
         """That of its end; None while it has not ended in order."""
-        record = _read(self.place / "ended.json")
-        return int(record["exit_code"]) if record is not None else None
+        code = (_read(self.place / "ended.json") or {}).get("exit_code")
+        return code if isinstance(code, int) else None
 
     @property
     def is_at_work(self) -> bool:
@@ -136,8 +137,8 @@ def start(run: Detached, program: Sequence[str]) -> Detached:
 
 def all_runs() -> list[Detached]:
     """Every detached run, the oldest first."""
-    records = (_read(path) for path in sorted(state_folder().glob("*/run.json")))
-    return [run for record in records if record is not None and (run := _run_of(record)) is not None]
+    records = ((_read(path), path.parent) for path in sorted(state_folder().glob("*/run.json")))
+    return [run for record, place in records if record is not None and (run := _run_of(record, place)) is not None]
 
 
 def find(name: str | None) -> Detached:
@@ -156,16 +157,23 @@ def find(name: str | None) -> Detached:
     raise RequestError(f"there is no detached run '{name}'; there are: {', '.join(run.identity for run in runs)}")
 
 
-def _run_of(record: Mapping[str, Any]) -> Detached | None:
+def _run_of(record: Mapping[str, Any], place: Path) -> Detached | None:
+    """The run of a record; None for one of another version, or a damaged one, which is no run of that folder."""
     try:
-        return Detached(**{**record, "command": tuple(record["command"])})
-    except (TypeError, KeyError):  # of another version
+        run = Detached(**{**record, "command": tuple(record["command"])})
+    except (TypeError, KeyError):
         return None
+    texts = (run.identity, run.folder, run.output_dir, run.host or "", *run.command)
+    numbers = (run.started, run.pid, run.born)
+    is_whole = all(isinstance(one, str) for one in texts) and all(
+        isinstance(one, (int, float)) and 0 <= one < _MOST for one in numbers
+    )
+    return run if is_whole and run.identity == place.name else None
 
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None

@@ -5,6 +5,7 @@ is not known.
 """
 
 import json
+import math
 import os
 import statistics
 from collections.abc import Mapping
@@ -61,6 +62,8 @@ def _read(text: str) -> tuple[str, str, int, float] | None:
     """A line of the file; None for one that was cut, or is damaged."""
     try:
         line = json.loads(text)
-        return str(line["kind"]), str(line["params"]), int(line["n_parameters"]), float(line["seconds"])
-    except (ValueError, TypeError, KeyError):
+        n_parameters, seconds = int(line["n_parameters"]), float(line["seconds"])
+        kind, params = str(line["kind"]), str(line["params"])
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+    return (kind, params, n_parameters, seconds) if 0 <= seconds < math.inf else None

@@ -6,7 +6,9 @@ what tells results apart: a search tries one step many times under one name.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, ClassVar, Self
+from functools import cache
+from types import UnionType
+from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +34,35 @@ class Event:
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Self:
-        """The event of a line of the journal; TypeError when a field is missing."""
+        """The event of a line of the journal; TypeError when a field is missing, or holds what it never does."""
         known = {_key(one.name): one.name for one in fields(cls) if one.name != "more"}
         given = {known[key]: _frozen(value) for key, value in record.items() if key in known}
+        hints = _hints(cls)  # type: ignore[arg-type]  # mypy: a type is not hashable
+        if misfits := [name for name, value in given.items() if not _fits(value, hints[name])]:
+            raise TypeError(f"{cls.kind}: {', '.join(misfits)}")
         skipped = {"event", *known, *cls.derived}
         return cls(**given, more={key: value for key, value in record.items() if key not in skipped})
 
 
 def _frozen(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
+
+
+_hints = cache(get_type_hints)  # of the fields of a kind of event
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of that type; the journal writes null for a number that is none."""
+    kind, parts = get_origin(hint) or hint, get_args(hint)
+    if kind is UnionType:
+        return any(_fits(value, part) for part in parts)
+    if kind is Mapping:
+        return isinstance(value, dict) and all(_fits(one, parts[1]) for one in value.values())
+    if kind is Sequence:
+        return isinstance(value, (list, tuple)) and all(_fits(one, parts[0]) for one in value)
+    if kind in (int, float):
+        return value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    return kind is Any or isinstance(value, kind)
 
 
 _FRAME = ("run", "time", "more")

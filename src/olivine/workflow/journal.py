@@ -119,7 +119,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             event = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):  # cut short, or damaged: thousands of nested lists
             continue
-        if isinstance(event, dict) and {"event", "run"} <= event.keys():
+        if isinstance(event, dict) and isinstance(event.get("event"), str) and isinstance(event.get("run"), str):
             yield event

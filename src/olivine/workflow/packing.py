@@ -123,7 +123,7 @@ def _graph_files(model: Path, name: str) -> Iterator[tuple[str, Path]]:
 
 def _read(output_dir: Path) -> dict[str, str]:
     try:
-        known: dict[str, str] = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        record = json.loads((output_dir / RECORD).read_text(encoding="utf-8"))
+        return {str(name): str(hashed) for name, hashed in record.items()}
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
-    return known
