@@ -31,7 +31,19 @@ RUNNING = {
 }
 # From the lowest up. A module imports from lower layers and from its own package alone.
 LAYERS = (
-    ("absent", "allowance", "compat", "errors", "jinja", "memory", "paths", "patterns", "registry", "telemetry"),
+    (
+        "absent",
+        "allowance",
+        "compat",
+        "errors",
+        "jinja",
+        "memory",
+        "nvidia",
+        "paths",
+        "patterns",
+        "registry",
+        "telemetry",
+    ),
     ("__init__", "lazy", "messages", "user_scripts"),
     ("config",),
     ("data", "models", "search", "store"),

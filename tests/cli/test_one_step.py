@@ -119,7 +119,7 @@ def test_export_is_for_the_device_and_takes_each_spelling_of_a_param(tiny_llama,
         (["export", "--precision", "int5"], "--precision: 'passes.export.precision' must be"),
         (["quantize", "--device", "npu"], "--device: the device 'npu' is not served"),
         (["bench", "--repeats", "some"], "repeat_test_num"),
-        (["bench", "--batch-size", "4"], "--batch-size is for other models"),
+        (["bench", "--batch-size", "4,x"], "--batch-size '4,x' is no number above 0"),
     ],
 )
 def test_what_is_wrong_with_a_flag_is_said_by_its_name_before_anything_runs(tiny_llama, here, arguments, said):

@@ -12,14 +12,16 @@ import numpy as np
 import pytest
 
 from graphs import text_classifier
+from olivine import nvidia
 from olivine.errors import ModelError
-from olivine.evaluate import Timings, in_turns, measured
+from olivine.evaluate import Timings, in_turns, measured, time_models
 from olivine.evaluate._base import TimingParams
 from olivine.evaluate._rounds import spread
 from olivine.models import Model
 from olivine.models.onnx_files import graph_of, onnx_model
 from olivine.passes import Context, passes
 from olivine.runtimes._base import timed
+from olivine.runtimes.gpu_memory import GpuMemory
 from olivine.runtimes.requests import Asked, open_requests
 from olivine.runtimes.session import OnnxSession
 from olivine.work import Machine, Silent
@@ -98,6 +100,10 @@ def test_numbers_follow_from_the_seconds():
     batches = measured({"latency": {}, "throughput": {}}, Timings([[0.5], [0.5]], batch_size=4))
     assert (batches["latency_avg"], batches["rows_per_second"]) == (500, 8)
     assert "time_to_first_token" not in batches
+    texts = Timings([[0.5, 0.010]], n_prompt=50, batch_size=4, peak_memory_bytes=7, peak_gpu_bytes=9)
+    numbers = measured({"throughput": {}, "memory": {}, "latency": {}}, texts)
+    assert (numbers["decode_tokens_per_second"], numbers["prefill_tokens_per_second"]) == (400, 400)
+    assert (numbers["peak_gpu_bytes"], numbers["latency_p50"]) == (9, 10)
     assert measured({}, writes) == {}
 
 
@@ -107,14 +113,48 @@ def test_decoders_tell_the_seconds_of_every_token(tiny_llama, tmp_path):
     machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
     folder = built.run(Model("hf", tiny_llama), Context(tmp_path, tmp_path, machine, Silent()))
     for model in (Model("hf", tiny_llama), folder):
-        request, n_prompt = open_requests(model, "cpu", "float32", Asked(8, 3, 0))
-        assert (n_prompt, len(request()), len(request())) == (8, 4, 4)
+        for n_rows in (1, 3):
+            request, n_prompt = open_requests(model, "cpu", "float32", Asked(8, 3, 0, n_rows=n_rows))
+            assert (n_prompt, len(request()), len(request())) == (8, 4, 4)
         assert min(request()) > 0
         request, n_prompt = open_requests(model, "cpu", "float32", Asked(10**6, 3, 0))
         assert 0 < n_prompt < 10**6
         assert len(request()) == 4
         with pytest.raises(ModelError, match="do not fit into the"):
             open_requests(model, "cpu", "float32", Asked(8, 10**6, 0))
+
+
+def test_each_size_of_batches_has_numbers_of_its_own(tmp_path):
+    model = onnx_model(text_classifier(tmp_path / "model.onnx"))
+    settings = {"warmup_num": 0, "repeat_test_num": 2, "max_requests": 2}
+    params = {"settings": settings, "batch_sizes": [1, 3], "metrics": {"throughput": {}}, "watches_gpu": False}
+    machine = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
+    told = time_models({"base": model}, params, tmp_path, machine, Silent())
+    assert {"rows_per_second", "rows_per_second_batch_3"} <= told["numbers"]["base"].keys()
+    assert np.load(tmp_path / "base" / "inputs.npz")["input_ids"].shape[0] == 3
+    assert told["n_requests"] == 2
+
+
+def test_gpus_memory_is_what_more_is_in_use_after_what_a_model_did():
+    """Others took 100 before, and 50 between what this model does; of the 90 that it takes, it gives 10 back."""
+    told = iter([100, 160, 210, 240, 240, 230])
+    gpu = GpuMemory(lambda: next(told))
+    peaks = []
+    for _ in range(3):
+        with gpu.counting():
+            pass
+        peaks.append(gpu.peak_bytes)
+    assert peaks == [60, 90, 90]
+
+
+def test_driver_is_asked_for_the_memory_in_use(tmp_path, monkeypatch):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho 1024\necho ' 512 '\necho '[N/A]'\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert nvidia.used_bytes() == 1536 * 2**20
+    tool.unlink()
+    assert nvidia.used_bytes() == 0
 
 
 def test_session_that_sleeps_is_slower(tmp_path):

@@ -130,6 +130,26 @@ def test_missed_threshold_is_exit_code_1_and_says_by_how_much(graph, tmp_path, c
     assert "acc: f1_score misses its goal" in capsys.readouterr().err
 
 
+def test_sizes_of_batches_and_the_gpu_are_planned(graph, tmp_path):
+    def rate(n_rows, **more):
+        return {"name": "rate", "type": "throughput", "metric_config": {"batch_size": n_rows}, **more}
+
+    assert [one.number for one in planned(tmp_path, graph, [rate(4, sub_types=[{"name": "rows"}])]).asked] == [
+        "rows_per_second"
+    ]
+    plan = planned(tmp_path, graph, [rate(1), rate(4, goal=goal("threshold", 9)), {"name": "room", "type": "memory"}])
+    assert plan.problems == ()
+    assert [(one.name, one.number) for one in plan.asked] == [
+        ("rate, 1 at once", "throughput_avg"),
+        ("rate, 4 at once", "throughput_avg_batch_4"),
+        ("room, 1 at once", "peak_memory_bytes"),
+    ]
+    on_gpu = {"name": "room", "type": "memory", "sub_types": [{"name": "gpu_peak"}]}
+    assert problems(tmp_path, graph, [on_gpu]) == [
+        "room: gpu_peak is asked for, but models are measured on the CPU. Name a target with a GPU, or ask for peak_rss."
+    ]
+
+
 def test_times_and_memory_stand_beside_those_of_the_input_model(graph, tmp_path, capsys):
     few = {"warmup_num": 1, "repeat_test_num": 3, "max_requests": 3}
     speed = {"name": "speed", "type": "latency", "user_config": {"batch_size": 2, "io_bind": False}}

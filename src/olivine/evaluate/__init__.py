@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         TaskEvidence,
         TimingParams,
         Timings,
+        of_batch,
     )
     from olivine.evaluate._batches import batch_bytes
     from olivine.evaluate._custom import custom_numbers
@@ -57,6 +58,7 @@ __all__ = [
     "metric_modules",
     "metrics",
     "number_of",
+    "of_batch",
     "passages",
     "rows_of",
     "score",
@@ -70,7 +72,8 @@ __getattr__ = lazy.names(
     {
         "_answer": "Answer Answers answers_of known_answer",
         "_bare": "bare",
-        "_base": "Artifact Evidence Metric MetricParams Number OutputEvidence TaskEvidence TimingParams Timings",
+        "_base": "Artifact Evidence Metric MetricParams Number OutputEvidence TaskEvidence TimingParams Timings "
+        "of_batch",
         "_batches": "batch_bytes",
         "_custom": "custom_numbers",
         "_degenerate": "degenerate",

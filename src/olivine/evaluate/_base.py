@@ -69,14 +69,17 @@ class Timings:
     """What a model took for requests, in a process of its own.
 
     seconds: of each request its parts: of a decoder until the first token, then from each to the one after it; of any
-      other model one, for a batch of `batch_size` rows. n_prompt: tokens that the decoder read; 0 for another model.
-    peak_memory_bytes: the largest resident set of the process, libraries included.
+      other model one; for `batch_size` rows at once. n_prompt: tokens that the decoder read of each; 0 for another
+      model.
+    peak_memory_bytes: the largest resident set of the process, libraries included. peak_gpu_bytes: the most that it
+      took of the GPU's memory; 0 where nobody looked, or there is none.
     """
 
     seconds: Sequence[Sequence[float]]
     n_prompt: int = 0
     batch_size: int = 1
     peak_memory_bytes: int = 0
+    peak_gpu_bytes: int = 0
 
     @property
     def first(self) -> list[float]:
@@ -103,6 +106,11 @@ class Number:
     compares: bool = False
 
 
+def of_batch(number: str, n_rows: int) -> str:
+    """What a number is called that comes of batches of that size, where there are several sizes."""
+    return number if n_rows == 1 else f"{number}_batch_{n_rows}"
+
+
 class MetricParams(BaseModel):
     """Params of a metric, as `quality.metrics` of a config writes them."""
 
@@ -122,7 +130,7 @@ class TimingParams(MetricParams):
     sleep_num: float = Field(0.0, ge=0, description="seconds between two requests")
     prompt_tokens: int = Field(64, ge=1, description="of a decoder's prompt")
     new_tokens: int = Field(16, ge=1, description="that a decoder writes after the first one")
-    batch_size: int = Field(1, ge=1, description="rows of a batch, where a model writes no text")
+    batch_size: int = Field(1, ge=1, description="rows, or texts of a decoder, that are read at once")
 
 
 class Metric(ABC):

@@ -2,15 +2,15 @@
 
 import math
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.evaluate._base import TimingParams, Timings
+from olivine.evaluate._base import TimingParams, Timings, of_batch
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._rounds import in_turns, spread
 from olivine.models import Model
@@ -36,10 +36,14 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class _Part:
-    """A request of a model. seconds: of its parts; peak_memory_bytes: of its process so far; n_prompt: tokens read."""
+    """A request of a model.
+
+    seconds: of its parts; peak_memory_bytes, peak_gpu_bytes: of its process so far; n_prompt: tokens read of a text.
+    """
 
     seconds: list[float]
     peak_memory_bytes: int
+    peak_gpu_bytes: int
     n_prompt: int
 
 
@@ -48,13 +52,12 @@ def time_models(
 ) -> dict[str, Any]:
     """Numbers of latency, throughput and memory of each model, by its name.
 
-    params: settings (TimingParams), metrics (by name). Models are open beside each other and asked in turns, where
-    memory has room for all of them; else one after the other, forth and back. Returns {"numbers": name -> number ->
-    value, "n_requests", "spread": the largest of a median, "load": of the machine before, "together"}.
+    params: settings (TimingParams), batch_sizes, metrics (by name), watches_gpu. Models are open beside each other and
+    asked in turns, where memory has room for all of them; else one after the other, forth and back. Numbers of several
+    batch sizes are called `of_batch`. Returns {"numbers": name -> number -> value, "n_requests", "spread": the largest
+    of a median, "load": of the machine before, "together"}.
     """
-    settings = TimingParams.model_validate(params["settings"])
     opened = {name: readable(model, _folder(output, name)) for name, model in models.items()}
-    asked = {name: _asked(model, settings, machine, _folder(output, name)) for name, model in opened.items()}
     load = psutil.cpu_percent(interval=0.5) / 100
     if load > BUSY:
         report.warn(
@@ -62,18 +65,42 @@ def time_models(
             "their times compare, and tell less of a machine that has nothing else to do"
         )
     together = len(models) == 1 or _fit(opened)
-    turns = [list(opened)] if together else [[name] for name in (*opened, *reversed(opened))]
-    parts: dict[str, list[_Part]] = {name: [] for name in opened}
-    for names in turns:
-        for name, made in _timed(names, opened, asked, settings, machine, report).items():
-            parts[name] += made
+    numbers: dict[str, dict[str, float]] = {name: {} for name in opened}
+    parts: list[list[_Part]] = []
+    for n_rows in params["batch_sizes"]:
+        settings = TimingParams.model_validate({**params["settings"], "batch_size": n_rows})
+        wishes = {name: _asked(model, settings, machine, _folder(output, name)) for name, model in opened.items()}
+        wishes = {name: replace(one, watches_gpu=params["watches_gpu"]) for name, one in wishes.items()}
+        for name, made in _taken(opened, wishes, settings, machine, report, together=together).items():
+            parts.append(made)
+            told = _numbers(made, settings, params["metrics"])
+            of_each = n_rows if len(params["batch_sizes"]) > 1 else 1
+            numbers[name] |= {of_batch(number, of_each): value for number, value in told.items()}
     return {
-        "numbers": {name: _numbers(one, settings, params["metrics"]) for name, one in parts.items()},
-        "n_requests": min(len(one) for one in parts.values()),
+        "numbers": numbers,
+        "n_requests": min(len(one) for one in parts),
         "spread": _widest(parts),
         "load": load,
         "together": together,
     }
+
+
+def _taken(
+    opened: Mapping[str, Model],
+    asked: Mapping[str, Asked],
+    settings: TimingParams,
+    machine: Machine,
+    report: Reporter,
+    *,
+    together: bool,
+) -> dict[str, list[_Part]]:
+    """Requests of all models, at one size of batches."""
+    turns = [list(opened)] if together else [[name] for name in (*opened, *reversed(list(opened)))]
+    parts: dict[str, list[_Part]] = {name: [] for name in opened}
+    for names in turns:
+        for name, made in _timed(names, opened, asked, settings, machine, report).items():
+            parts[name] += made
+    return parts
 
 
 def _timed(
@@ -108,22 +135,22 @@ def _step(part: _Part) -> float:
     return statistics.median(part.seconds[1:] or part.seconds)
 
 
-def _widest(parts: Mapping[str, list[_Part]]) -> float | None:
+def _widest(parts: Sequence[list[_Part]]) -> float | None:
     """The largest spread of a median; None where too few requests tell one."""
-    widest = max(spread([_step(part) for part in one]) for one in parts.values())
+    widest = max(spread([_step(part) for part in one]) for one in parts)
     return widest if math.isfinite(widest) else None
 
 
 def _folder(output: Path, name: str) -> Path:
     folder = output / name
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(exist_ok=True)  # its inputs.npz is written anew for each size of batches
     return folder
 
 
 def _asked(model: Model, settings: TimingParams, machine: Machine, folder: Path) -> Asked:
     """What is asked of a model; the inputs of a graph are written to the folder."""
     if model.packaging == "genai" or (model.format != "onnx" and facts_of(model).kind == "decoder"):
-        return Asked(settings.prompt_tokens, settings.new_tokens, _SEED)
+        return Asked(settings.prompt_tokens, settings.new_tokens, _SEED, n_rows=settings.batch_size)
     signature = signature_of(model) or Signature((), ())
     rows = made_up(signature, settings.batch_size, _SEED)
     joined: dict[str, Any] = {
@@ -145,4 +172,5 @@ def _fit(models: Mapping[str, Model]) -> bool:
 
 def _numbers(parts: list[_Part], settings: TimingParams, metrics: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
     seconds, peak = [part.seconds for part in parts], max(part.peak_memory_bytes for part in parts)
-    return measured(metrics, Timings(seconds, parts[0].n_prompt, settings.batch_size, peak))
+    on_gpu = max(part.peak_gpu_bytes for part in parts)
+    return measured(metrics, Timings(seconds, parts[0].n_prompt, settings.batch_size, peak, on_gpu))

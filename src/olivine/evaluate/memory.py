@@ -6,15 +6,16 @@ from olivine.evaluate._base import Metric, Number, TimingParams, Timings
 
 
 class Memory(Metric):
-    """The largest resident set of a process that loads the model and answers requests, libraries included."""
+    """The most memory that a process takes which loads the model and answers requests, libraries included."""
 
     Params = TimingParams
     reads = Timings
     numbers: ClassVar = {
         name: Number("peak_memory_bytes", higher_is_better=False, unit="bytes") for name in ("peak_rss", "memory")
-    }
+    } | {"gpu_peak": Number("peak_gpu_bytes", higher_is_better=False, unit="bytes")}
     only_when_asked = True
 
     def compute(self, evidence: Timings) -> dict[str, float]:
-        """`peak_memory_bytes`."""
-        return {"peak_memory_bytes": evidence.peak_memory_bytes} if evidence.peak_memory_bytes else {}
+        """`peak_memory_bytes`, the largest resident set, and `peak_gpu_bytes`, where there is a GPU to be asked."""
+        peaks = {"peak_memory_bytes": evidence.peak_memory_bytes, "peak_gpu_bytes": evidence.peak_gpu_bytes}
+        return {name: n_bytes for name, n_bytes in peaks.items() if n_bytes}

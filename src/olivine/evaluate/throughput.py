@@ -13,7 +13,7 @@ else:
 
 
 class Throughput(Metric):
-    """Tokens a second that a decoder reads and writes, one text at once; of any other model, rows a second."""
+    """Tokens a second that a decoder reads and writes, of all texts of a batch; of any other model, rows a second."""
 
     Params = TimingParams
     reads = Timings
@@ -32,7 +32,7 @@ class Throughput(Metric):
         steps = np.asarray(evidence.steps)
         if not len(steps):
             return {}
-        n_each = 1 if evidence.n_prompt else evidence.batch_size
+        n_each = evidence.batch_size
         rates = n_each / steps
         numbers = {"avg": len(steps) * n_each / steps.sum(), "min": rates.min(), "max": rates.max()}
         numbers |= {name: np.percentile(rates, share) for name, share in PERCENTILES.items()}
@@ -40,5 +40,5 @@ class Throughput(Metric):
         told = {f"throughput_{name}": float(value) for name, value in numbers.items()}
         if not evidence.n_prompt:
             return told | {"rows_per_second": median}
-        prefill = evidence.n_prompt / float(np.median(evidence.first))
+        prefill = n_each * evidence.n_prompt / float(np.median(evidence.first))
         return told | {"decode_tokens_per_second": median, "prefill_tokens_per_second": prefill}

@@ -4,12 +4,14 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO
 
 from olivine import memory
 from olivine.messages import hear_reading
 from olivine.models import Model
 from olivine.runtimes._base import Runtime
+from olivine.runtimes.gpu_memory import GpuMemory
 from olivine.runtimes.opening import open_runtime
 from olivine.runtimes.requests import Asked, Request, open_requests
 from olivine.runtimes.speed import measure
@@ -22,6 +24,7 @@ class _Server:
         self._stream = stream
         self._runtime: Runtime | None = None
         self._request: Request = list
+        self._gpu: GpuMemory | None = None
 
     def open(self, model: dict[str, Any], device: str | None, dtype: str, accuracy_level: int | None) -> None:
         self._runtime = open_runtime(Model.from_json(model), device, dtype, accuracy_level)
@@ -47,11 +50,20 @@ class _Server:
         self._send(**costs, peak_memory_bytes=memory.peak_bytes())
 
     def prepare(self, model: dict[str, Any], device: str | None, dtype: str, asked: dict[str, Any], **_: Any) -> None:
-        self._request, n_prompt = open_requests(Model.from_json(model), device, dtype, Asked(**asked))
+        wish = Asked(**asked)
+        self._gpu = GpuMemory() if wish.watches_gpu else None
+        with self._counting():
+            self._request, n_prompt = open_requests(Model.from_json(model), device, dtype, wish)
         self._send(n_prompt=n_prompt)
 
     def request(self) -> None:
-        self._send(seconds=self._request(), peak_memory_bytes=memory.peak_bytes())
+        with self._counting():
+            seconds = self._request()
+        on_gpu = self._gpu.peak_bytes if self._gpu is not None else 0
+        self._send(seconds=seconds, peak_memory_bytes=memory.peak_bytes(), peak_gpu_bytes=on_gpu)
+
+    def _counting(self) -> AbstractContextManager[None]:
+        return self._gpu.counting() if self._gpu is not None else nullcontext()
 
     def tell(self, far: tuple[int, int]) -> None:
         """How far the wish is."""

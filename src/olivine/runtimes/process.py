@@ -106,10 +106,13 @@ class RuntimeProcess:
         """Load the model as it is used, for `request`; gives the tokens of a decoder's prompt, 0 for another model."""
         return int(self._ask("prepare", **self._opening, asked=asdict(asked))["n_prompt"])
 
-    def request(self) -> tuple[list[float], int]:
-        """Seconds of each part of one request, see `requests`, and the process's largest resident set so far."""
+    def request(self) -> tuple[list[float], int, int]:
+        """Seconds of each part of one request, see `requests`, and bytes that the process took at most so far.
+
+        First its largest resident set, then what it took of the GPU's memory: 0 where nobody looks.
+        """
         record = self._ask("request")
-        return record["seconds"], record["peak_memory_bytes"]
+        return record["seconds"], record["peak_memory_bytes"], record["peak_gpu_bytes"]
 
     def _ask(self, wish: str, report: Any = None, **fields: Any) -> dict[str, Any]:
         stdin, stdout = self._pipes()

@@ -27,8 +27,9 @@ Request = Callable[[], list[float]]
 class Asked:
     """What is asked for: `n_new` tokens after the first one that follows a prompt, or the outputs for a file of inputs.
 
-    seed: of the tokens of the prompt, of which there are `n_prompt`. inputs: an .npz with an array for each input of a
-    model that is no decoder. provider: that runs a graph which is no folder of onnxruntime-genai.
+    seed: of the tokens of the prompt, of which there are `n_prompt`. n_rows: texts that a decoder reads and writes at
+    once. watches_gpu: whether the GPU's memory is looked at between requests. inputs: an .npz with an array for each
+    input of a model that is no decoder. provider: that runs a graph which is no folder of onnxruntime-genai.
     """
 
     n_prompt: int
@@ -36,6 +37,8 @@ class Asked:
     seed: int
     inputs: str | None = None
     provider: str = "CPUExecutionProvider"
+    n_rows: int = 1
+    watches_gpu: bool = False
 
 
 def open_requests(model: Model, device: str | None, dtype: str, asked: Asked) -> tuple[Request, int]:
@@ -48,10 +51,10 @@ def open_requests(model: Model, device: str | None, dtype: str, asked: Asked) ->
     if model.format == "onnx":
         genai = GenaiRuntime(model.path)
         prompt = _prompt(int(genai.config["model"]["vocab_size"]), genai.context_length, asked)
-        return _folder_writes(genai, prompt, asked.n_new), len(prompt)
+        return _folder_writes(genai, prompt, asked), len(prompt)
     runtime = TorchRuntime(model, device or default_device(), dtype)
     prompt = _prompt(runtime.n_vocabulary, runtime.context_length, asked)
-    return _writes(runtime, prompt, asked.n_new), len(prompt)
+    return _writes(runtime, prompt, asked), len(prompt)
 
 
 def _prompt(n_vocabulary: int, context_length: int, asked: Asked) -> list[int]:
@@ -63,21 +66,25 @@ def _prompt(n_vocabulary: int, context_length: int, asked: Asked) -> list[int]:
     return tokens
 
 
-def _writes(runtime: Runtime, prompt: Sequence[int], n_new: int) -> Request:
+def _writes(runtime: Runtime, prompt: Sequence[int], asked: Asked) -> Request:
     def request() -> list[float]:
-        steps = runtime.write([prompt], lambda logits: logits.argmax(axis=-1), n_new + 1)
-        return [timed(lambda: next(steps))[0] for _ in range(n_new + 1)]
+        rows = [prompt] * asked.n_rows
+        steps = runtime.write(rows, lambda logits: logits.argmax(axis=-1), asked.n_new + 1)
+        return [timed(lambda: next(steps))[0] for _ in range(asked.n_new + 1)]
 
     return request
 
 
-def _folder_writes(runtime: GenaiRuntime, prompt: Sequence[int], n_new: int) -> Request:
+def _folder_writes(runtime: GenaiRuntime, prompt: Sequence[int], asked: Asked) -> Request:
+    tokens = np.asarray(prompt if asked.n_rows == 1 else [prompt] * asked.n_rows, dtype=np.int32)
+    rows = {} if asked.n_rows == 1 else {"batch_size": asked.n_rows}
+
     def request() -> list[float]:
-        n_room = runtime.cache_length(len(prompt) + n_new + 1)
+        n_room = runtime.cache_length(len(prompt) + asked.n_new + 1)
         # min_length: an end token must not cut the measurement short
-        writing = runtime.begin(max_length=n_room, min_length=n_room, do_sample=False, num_beams=1)
-        read, _ = timed(lambda: writing.read(prompt))
-        first, *others = (timed(writing.write)[0] for _ in range(n_new + 1))
+        writing = runtime.begin(max_length=n_room, min_length=n_room, do_sample=False, num_beams=1, **rows)
+        read, _ = timed(lambda: writing.read(tokens))
+        first, *others = (timed(writing.write_rows)[0] for _ in range(asked.n_new + 1))
         return [read + first, *others]
 
     return request

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from olivine import __version__, allowance, lazy, paths
 from olivine.errors import OlivineError
+from olivine.nvidia import driver_says
 
 # What a Python is given to say what is there; `--store FOLDER` says on which disk it keeps what travels
 PROBE = ("-P", "-m", "olivine.systems._probe")
@@ -184,20 +185,20 @@ def n_nvidia(root: Path = allowance.ROOT) -> int:
     listed = root / "proc/driver/nvidia/gpus"
     if listed.is_dir():
         return len(list(listed.iterdir()))
-    return sum(line.startswith("GPU ") for line in _driver_says("--list-gpus"))
+    return sum(line.startswith("GPU ") for line in driver_says("--list-gpus"))
 
 
 def nvidia_gpus() -> list[tuple[str, int]]:
     """Name and bytes of memory of every NVIDIA GPU as the driver's tool says; 0 bytes where it does not say."""
     told = [
-        line.rpartition(",") for line in _driver_says("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
+        line.rpartition(",") for line in driver_says("--query-gpu=name,memory.total", "--format=csv,noheader,nounits")
     ]
     return [(name.strip(), int(size) * 2**20 if size.strip().isdigit() else 0) for name, _, size in told]
 
 
 def compute_capability() -> float:
     """Of the NVIDIA GPU that has the least, as the driver's tool says; 0 where it does not say."""
-    told = [line.strip() for line in _driver_says("--query-gpu=compute_cap", "--format=csv,noheader")]
+    told = [line.strip() for line in driver_says("--query-gpu=compute_cap", "--format=csv,noheader")]
     return min((float(line) for line in told if line.replace(".", "", 1).isdigit()), default=0.0)
 
 
@@ -245,14 +246,7 @@ def processor_features(root: Path = allowance.ROOT) -> list[str]:
 
 def driver_version() -> str | None:
     """Of NVIDIA's driver, as its tool says; None where it does not."""
-    return next((line.strip() for line in _driver_says("--query-gpu=driver_version", "--format=csv,noheader")), None)
-
-
-def _driver_says(*arguments: str) -> list[str]:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return []
-    return subprocess.run([tool, *arguments], capture_output=True, text=True, check=False).stdout.splitlines()
+    return next((line.strip() for line in driver_says("--query-gpu=driver_version", "--format=csv,noheader")), None)
 
 
 if __name__ == "__main__":

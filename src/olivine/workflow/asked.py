@@ -1,7 +1,7 @@
 """What the evaluator of a config asks for: numbers by name, their goals, and the rows and params that they take."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from olivine.config import schema
@@ -10,12 +10,13 @@ from olivine.search.objectives import Goal
 from olivine.workflow.draft import Draft
 from olivine.workflow.rows import no_such_data
 from olivine.workflow.scripts import plan_script
-from olivine.workflow.steps import Asked, ScoreRows, Script
+from olivine.workflow.steps import GPU_PEAK, Asked, ScoreRows, Script, batch_sizes
 
 if TYPE_CHECKING:
     from olivine.evaluate import Evidence, Number, OutputEvidence
 
 Path = tuple[str | int, ...]
+_SIZE = "batch_size"  # the param of timings of which there may be several
 CUSTOM = "custom"  # the type of metrics that a user's own script gives
 
 
@@ -54,11 +55,31 @@ def plan_asked(draft: Draft) -> tuple[Asked, ...]:
         message = "the evaluator asks for numbers, but enabled: false scores nothing."
         draft.problem("invalid-value", ("quality", "enabled"), message, "Remove one of the two.")
         return ()
-    asked = tuple(_asked(draft, evaluator, ("evaluators", name)))
+    asked = _by_batch(tuple(_asked(draft, evaluator, ("evaluators", name))))
     for check in (_check_twice, _check_priorities, _check_params):
         check(draft, asked)
     _adopt_rows(draft, evaluator, ("evaluators", name), asked)
     return asked
+
+
+def _by_batch(asked: tuple[Asked, ...]) -> tuple[Asked, ...]:
+    """The same, where timings of several sizes of batches are asked for with the size in number and name."""
+    from olivine.evaluate import of_batch
+
+    timed = [one for one in asked if one.timed and _is_size(one.params.get(_SIZE, 1))]
+    if len(timed) < sum(one.timed for one in asked) or len(batch_sizes(timed)) < 2:
+        return asked
+
+    def sized(one: Asked) -> Asked:
+        n_rows = int(one.params.get(_SIZE, 1))
+        return replace(one, number=of_batch(one.number, n_rows), name=f"{one.name}, {n_rows} at once")
+
+    return tuple(sized(one) if one.timed else one for one in asked)
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a size of batches; what is none is told with the other params."""
+    return type(value) is int and value > 0
 
 
 def with_params(given: Mapping[str, Mapping[str, Any]], asked: tuple[Asked, ...]) -> Mapping[str, Mapping[str, Any]]:
@@ -84,6 +105,9 @@ def check_asked(draft: Draft, asked: tuple[Asked, ...], score: ScoreRows | None)
         if score is None:
             message = f"{one.name} is asked for, but no model is measured: there are no rows that fit into memory."
             draft.problem("missing-data", one.path, message, "Name the rows in data_config.")
+        elif one.number.startswith(GPU_PEAK) and (score.machine or draft.machine).device == "cpu":
+            message = f"{one.name} is asked for, but models are measured on the CPU."
+            draft.problem("hardware", one.path, message, "Name a target with a GPU, or ask for peak_rss.")
         elif one.needs_labels and not _has_labels(draft, score):
             what = "labels" if score.data is not None and not score.on_text else "rows"
             message = f"{one.name} is asked for, but there are no {what} to compute it from."
@@ -286,7 +310,7 @@ def _differ(same: Asked, one: Asked) -> bool:
     """Whether two numbers of one metric are asked for with other params; those of timings add up."""
     if not one.timed:
         return same.params != one.params
-    return any(one.params[key] != value for key, value in same.params.items() if key in one.params)
+    return any(one.params[key] != value for key, value in same.params.items() if key in one.params and key != _SIZE)
 
 
 def _check_priorities(draft: Draft, asked: tuple[Asked, ...]) -> None:

@@ -1,6 +1,6 @@
 """What a plan consists of: steps in order, the scores between them, problems, and what all of it will need."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -74,6 +74,7 @@ class Step:
         return self.trains_on is not None
 
 
+GPU_PEAK = "peak_gpu_bytes"  # the number that needs a GPU
 TASKS = "lm_eval"  # the metric whose numbers come of tasks
 
 
@@ -190,8 +191,21 @@ def timing_params(asked: Iterable[Asked]) -> dict[str, Any] | None:
     timed = [one for one in asked if one.timed]
     if not timed:
         return None
-    settings = {key: value for one in timed for key, value in one.params.items()}
-    return {"settings": settings, "metrics": {name: {} for name in sorted({one.metric for one in timed})}}
+    settings = {key: value for one in timed for key, value in one.params.items() if key != "batch_size"}
+    return {
+        "settings": settings,
+        "batch_sizes": batch_sizes(timed),
+        "metrics": {name: {} for name in sorted({one.metric for one in timed})},
+        "watches_gpu": any(one.number.startswith(GPU_PEAK) for one in timed),
+    }
+
+
+def batch_sizes(timed: Collection[Asked]) -> list[int]:
+    """Sizes of the batches that are timed: the one that is named anywhere, or all of those, and 1 where none is."""
+    named = {int(one.params["batch_size"]) for one in timed if "batch_size" in one.params}
+    if len(named) > 1 and any("batch_size" not in one.params for one in timed):
+        named.add(1)
+    return sorted(named) or [1]
 
 
 @dataclass(frozen=True)
