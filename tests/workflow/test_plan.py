@@ -176,12 +176,12 @@ def test_unknown_pass_names_the_nearest(planned):
     assert "Did you mean 'MergeAdapterWeights'?" in problem.fix
 
 
-@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OptimumConversion", "SpinQuant", "slicegpt"])
+@pytest.mark.parametrize("name", ["QuaRot", "HqqQuantizer", "OpenVINOConversion", "SpinQuant", "slicegpt"])
 def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
     problem = next(problem for problem in plan.problems if problem.kind == "unsupported")
     assert name in problem.message
-    assert ("ModelBuilder makes the graph of a decoder" in problem.fix) == (name == "OptimumConversion")
+    assert ("OnnxStaticQuantization make a graph" in problem.fix) == (name == "OpenVINOConversion")
 
 
 def test_unknown_training_argument_is_named_with_its_line(planned, tmp_path):

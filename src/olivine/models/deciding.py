@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 from olivine.models import Model
 from olivine.models.adapter_files import BASE_FILE
 from olivine.models.companions import COMPANIONS
-from olivine.models.onnx_files import SESSION_FILE, header_of
+from olivine.models.onnx_files import SESSION_FILE, files_of_adapter, header_of
 
 
 def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
@@ -27,7 +27,7 @@ def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
 def _of_graph(model: Model) -> Iterator[tuple[str, Path]]:
     """A graph, its weights, and what tells how it is fed; the folder may hold anything else."""
     header = header_of(model)
-    for name in [header.path.name, *header.external_files, *COMPANIONS, SESSION_FILE]:
+    for name in [header.path.name, *header.external_files, *COMPANIONS, SESSION_FILE, *files_of_adapter(model.path)]:
         if (model.path / name).is_file():
             yield name, model.path / name
 

@@ -7,6 +7,7 @@ genai_config.json is one that onnxruntime-genai loads.
 import ast
 import importlib.util
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ _DOMAINS = frozenset(
         *("com.microsoft", "com.microsoft.nchwc", "com.microsoft.dml", "com.ms.internal.nhwc", "org.pytorch.aten"),
     }
 )
+ADAPTER_INPUTS = "adapter_inputs.json"  # which inputs of a graph are weights of an adapter, and the file of those
 SESSION_FILE = "session_options.json"  # beside a graph: how a session for it is opened
 _PARTS = ("encoder", "vision", "speech", "embedding")  # of a genai_config.json: models of several graphs
 
@@ -152,12 +154,29 @@ def onnx_facts(model: Model) -> ModelFacts:
         kind=kind,
         task=task,
         labels=labels,
-        signature=header.signature,
+        signature=_without_adapter(header),
         bytes_per_weight=weight_bytes / header.n_parameters if header.n_parameters else 2.0,
         weight_bytes=weight_bytes,
         path=model.path,
         shapes={tensor.name: tensor.shape for tensor in header.tensors if tensor.name},
     )
+
+
+def _without_adapter(header: OnnxHeader) -> Signature:
+    """What rows have to give: not the inputs that are weights of an adapter, which lie beside the graph."""
+    file = header.path.parent / ADAPTER_INPUTS
+    if not paths.is_file(file):
+        return header.signature
+    weights = read_object(file).get("inputs")
+    names = weights if isinstance(weights, Mapping) else {}
+    return replace(header.signature, inputs=tuple(one for one in header.signature.inputs if one.name not in names))
+
+
+def files_of_adapter(folder: Path) -> list[str]:
+    """Names of the files of an adapter that is inputs of the graph in a folder."""
+    file = folder / ADAPTER_INPUTS
+    name = read_object(file).get("file") if paths.is_file(file) else None
+    return [ADAPTER_INPUTS, Path(str(name)).name] if name else []
 
 
 def told_signature(model: Model) -> Signature | None:

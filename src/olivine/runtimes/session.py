@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models.json_files import is_file, read_object
-from olivine.models.onnx_files import SESSION_FILE
+from olivine.models.onnx_files import SESSION_FILE, files_of_adapter
+from olivine.runtimes import adapter_inputs
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,20 +35,39 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
         except Exception as error:
             raise ModelError(f"onnxruntime does not load {graph}: {last_word(error)}") from error
+        self._adapter = self._weights(graph.parent)
+
+    def _weights(self, folder: Path) -> "dict[str, npt.NDArray[Any]]":
+        """The inputs that are weights of an adapter, in the types that the graph takes."""
+        files = files_of_adapter(folder)
+        if not files:
+            return {}
+        inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
+        types = {value.name: _DTYPES.get(value.type, "float32") for value in inputs}
+        weights = adapter_inputs.read(folder / files[-1])
+        return {name: np.asarray(array, types[name]) for name, array in weights.items() if name in types}
 
     @property
     def input_names(self) -> list[str]:
         """What the graph takes; an exporter leaves out what nothing depends on."""
-        return [value.name for value in self._session.get_inputs()]
+        return [value.name for value in self._session.get_inputs() if value.name not in self._adapter]
 
     def run(self, inputs: Mapping[str, Any]) -> "dict[str, npt.NDArray[Any]]":
         """All outputs by their names, in the order of the graph; ModelError when the graph does not take the inputs."""
         names = [value.name for value in self._session.get_outputs()]
         try:
-            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+            return dict(zip(names, self._session.run(names, {**self._adapter, **inputs}), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in inputs.items())
             raise ModelError(f"{self._graph} does not run on {shapes}: {last_word(error)}") from error
+
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+}
 
 
 def _options(settings: Mapping[str, Any]) -> Any:

@@ -24,7 +24,6 @@ OLIVE_PASSES = {
     "capturesplitinfo": _SPLIT,
     "composeonnxmodels": _SPLIT,
     "epcontextbinarygenerator": "Compile the result where the execution provider is; its first session does so.",
-    "extractadapters": "Use MergeAdapterWeights: nothing here keeps an adapter apart from a graph.",
     "genaimodelexporter": "Use ModelBuilder, as it is called today.",
     "hqqquantizer": _WEIGHTS,
     "incdynamicquantization": _INC,

@@ -51,7 +51,9 @@ class Convert(Pass):
         )
         device: Literal["cpu", "cuda", "gpu"] | None = Field(None, description="where the export runs; here the CPU")
         parallel_jobs: int | None = Field(None, description="models of one part have nothing to do at once")
-        merge_adapter_weights: bool = Field(True, description="an adapter is merged by MergeAdapterWeights before it")
+        merge_adapter_weights: bool = Field(
+            False, description="of an adapter: into the weights; else it stays apart, as ExtractAdapters takes it out"
+        )
         save_metadata_for_token_generation: bool = Field(False, description="config and tokenizer lie beside the graph")
         optimize: bool = Field(True, description="fold constants while exporting")
 
@@ -62,7 +64,7 @@ class Convert(Pass):
 
     aliases: ClassVar[tuple[str, ...]] = ("OnnxConversion",)
     example: ClassVar[Mapping[str, Any]] = {"target_opset": 20}
-    accepts: ClassVar[frozenset[str]] = frozenset({"hf", "script"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"hf", "script", "adapter"})
     produces: ClassVar[str] = "onnx"
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -102,6 +104,8 @@ class Convert(Pass):
         load = told.load
         dtype = self.params.torch_dtype or load.get("dtype", "float32").replace("auto", "float32")
         module = load_module(model, attention=load.get("attn_implementation", "eager")).to(getattr(torch, dtype))
+        if model.format == "adapter" and self.params.merge_adapter_weights:
+            module = module.merge_and_unload()
         request = Request(
             module,
             told.signature,
@@ -118,7 +122,7 @@ class Convert(Pass):
         if opset != self.params.target_opset:
             raise Unsupported(f"the exporter wrote opset {opset} where {self.params.target_opset} was asked for")
         if model.format != "script":
-            copy_companions(model.path, context.output)
+            copy_companions((model.base or model).path if model.format == "adapter" else model.path, context.output)
         save_graph(graph, context.output / "model.onnx", self.params.saving)
         n_nodes = sum(1 for _ in graph.graph.all_nodes())
         context.report.record(
