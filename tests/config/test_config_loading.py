@@ -213,6 +213,19 @@ def test_wishes_of_a_data_config_that_are_not_served_are_refused_where_it_is_use
     assert f"'{key}' is not served" in message
 
 
+def test_section_whose_needed_key_is_wrong_is_one_mistake_and_the_others_are_told_beside_it(tmp_path):
+    goal = {"type": "treshold", "value": 1}
+    metrics = [
+        {"name": "size", "type": "size_on_disk", "goal": goal},
+        {"name": "time", "type": "latency", "gaol": goal},
+    ]
+    content = GOOD | {"evaluators": {"common": {"metrics": metrics}}}
+    told = [problem.message for problem in load(written(tmp_path, content)).problems]
+    assert len(told) == 2
+    assert "goal.type' must be threshold" in told[0]
+    assert "unknown key 'gaol'" in told[1]
+
+
 def test_the_schema_describes_todays_form():
     schema = json_schema()
     assert schema["$schema"].endswith("2020-12/schema")

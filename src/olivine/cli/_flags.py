@@ -32,12 +32,15 @@ class Flags:
             node = node[key]
         node.put(path[-1], typed(value, place), place)
 
-    def add_data(self, config: Mapping[str, Any], flag: str) -> None:
-        """One more data config."""
+    def add_data(self, config: Mapping[str, Any], flag: str, flags: Mapping[tuple[str, str], str]) -> None:
+        """One more data config. flags: which flag else says the value of a key of a section."""
         place = Place(flag, 0, 0)
         if _DATA_CONFIGS not in self._root:
             self._root.put(_DATA_CONFIGS, Array(place), place)
-        self._root[_DATA_CONFIGS].add(typed(dict(config), place), place)
+        data = typed(dict(config), place)
+        for (section, key), of in flags.items():
+            data[section].places[key] = Place(of, 0, 0)
+        self._root[_DATA_CONFIGS].add(data, place)
 
     def update(self, sections: Mapping[str, Any], flags: Mapping[tuple[str, ...], str]) -> None:
         """Set whole sections. flags: which flag a part of them comes from, by its place."""

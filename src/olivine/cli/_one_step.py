@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -10,6 +10,7 @@ import click
 
 from olivine.cli._common import json_option, print_json, print_problems, print_refused, say
 from olivine.cli._flags import Flags, config_text
+from olivine.cli._rows import in_flags
 
 if TYPE_CHECKING:
     from olivine.config import Loaded
@@ -67,9 +68,10 @@ class Request:
         if not self.as_json:
             self._show(loaded, plan, tells_config=tells_config or self.dry_run)
         if plan.problems:
+            problems = [replace(one, fix=in_flags(one.fix)) for one in plan.problems]
             if self.as_json:
-                print_refused(plan.problems)
-            print_problems(plan.problems)
+                print_refused(problems)
+            print_problems(problems)
             return 2
         if self.save_config is not None:
             _save(config_text(loaded, self.save_config.absolute().parent), self.save_config)

@@ -1,6 +1,7 @@
 """Flags that say which rows a command reads, and how they become text."""
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,13 @@ _TEXT = (
 )
 
 
+def in_flags(text: str) -> str:
+    """A sentence about keys of rows in the words of the command line: `prompt_col: a` is `--prompt-col a` there."""
+    for (flag, *_), key, _ in _TEXT:
+        text = re.sub(rf"(?<![\w'-]){key}\b:?", flag, text)
+    return text.replace(", in pre_process_data_config", "")
+
+
 @dataclass(frozen=True)
 class Rows:
     """The rows that were asked for. data: file, folder or name on the hub; None: none are."""
@@ -46,7 +54,8 @@ class Rows:
         """Add them to the config under that name. data: others, of the same form."""
         where = _source(data, None) if data is not None else _source(self.data, self.files)
         text = {"pre_process_data_config": self.text} if self.text else {}
-        flags.add_data({"name": name, "load_dataset_config": {**where, **self.source}, **text}, flag)
+        names = {("pre_process_data_config", key): names[0] for names, key, _ in _TEXT if key in self.text}
+        flags.add_data({"name": name, "load_dataset_config": {**where, **self.source}, **text}, flag, names)
 
 
 def rows_options(function: Command) -> Command:

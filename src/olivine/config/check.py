@@ -71,9 +71,10 @@ def check(config: dict[str, Any]) -> tuple[Workflow | None, list[Fault]]:
 def _validate(model: type[BaseModel], value: dict[str, Any], path: Path) -> tuple[Any, list[Fault]]:
     """Validate, repair or leave out what is wrong, and again, until it holds or cannot.
 
-    A null where none belongs is "not given".
+    A null where none belongs is "not given". A section that cannot do without what was left out of it goes too.
     """
     mistakes: list[Fault] = []
+    left_out: set[Path] = set()
     while True:
         try:
             return model.model_validate(value), mistakes
@@ -84,9 +85,13 @@ def _validate(model: type[BaseModel], value: dict[str, Any], path: Path) -> tupl
             raise failure
         here = [replace(fault, path=fault.path[len(path) :]) for fault in wrong]
         nulls = [fault for fault in here if _is_null(value, fault)]
+        echoes = [fault for fault in here if fault.missing and fault.path in left_out]
         if not nulls:
-            mistakes += wrong
-        if not all(_mend(model, value, fault) for fault in nulls or here):
+            mistakes += [fault for fault, short in zip(wrong, here, strict=True) if short not in echoes]
+        left_out |= {fault.path for fault in here}
+        sections = [replace(fault, path=fault.path[:-1], missing=False) for fault in echoes]
+        others = [fault for fault in nulls or here if fault not in echoes]
+        if not all(_mend(model, value, fault) for fault in (*sections, *others)):
             return None, mistakes
 
 
