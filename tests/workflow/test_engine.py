@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 
@@ -6,10 +8,13 @@ from olivine.errors import ConfigError, GoalMissed, Problem, RequestError, StepF
 from olivine.models import Model
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes
+from olivine.systems import Ahead, SystemParams
+from olivine.systems.local import Local
 from olivine.workflow.deliver import LINKED_BYTES
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
 from olivine.workflow.keys import cached, plan_keys
+from olivine.workflow.workers import Workers
 
 THREE = (("one", "write", {"text": "a"}), ("two", "write", {"text": "b"}), ("three", "write", {"text": "c"}))
 
@@ -37,6 +42,28 @@ def test_second_run_starts_no_worker_and_writes_no_model(fakes, tmp_path, monkey
     after = (first.model / "part0.safetensors").stat()
     assert (after.st_mtime_ns, after.st_ino) == (before.st_mtime_ns, before.st_ino)
     assert cached(plan) == {"one", "two", "three"}
+
+
+def test_worker_imports_what_is_ahead_before_it_has_a_job_and_offline_from_the_start(fakes, tmp_path, monkeypatch):
+    """A module that the pass works with notes that it was imported, and whether the network was off by then."""
+    note = tmp_path / "imported"
+    written = f"open({str(note)!r}, 'w').write(os.environ.get('HF_HUB_OFFLINE', 'on line'))"
+    (tmp_path / "slow_to_import.py").write_text(f"import os\n{written}\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ["PYTHONPATH"]]))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    plan = fakes.plan(tmp_path, *THREE)
+    with Workers.of([(None, Local(SystemParams()))], plan.cache_dir) as workers:
+        workers.warm(Ahead(("write",), offline=True), None)
+        deadline = time.monotonic() + 120
+        while not (note.exists() and note.read_text()) and time.monotonic() < deadline:
+            time.sleep(0.05)
+    assert note.read_text() == "1"
+    note.unlink()
+    run(plan)
+    assert note.read_text() == "1"
+    note.unlink()
+    run(plan)  # all of it is in the cache
+    assert not note.exists()
 
 
 def test_changed_param_runs_that_step_and_those_after_it(fakes, tmp_path):

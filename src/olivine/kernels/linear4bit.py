@@ -4,7 +4,8 @@ The weight is never kept unpacked: the backward pass unpacks it again, so that m
 Dettmers et al. 2023, "QLoRA", arXiv:2305.14314; the storage itself is `models.nf4`.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -32,14 +33,18 @@ def _unpack(
     return unpack(Packed(codes, magnitudes, table, scales, offset), (out_features, in_features), dtype)
 
 
-_unpack_fused = torch.compile(_unpack, dynamic=False)
+@functools.cache
+def _unpack_fused() -> Callable[..., torch.Tensor]:
+    """In one kernel; made when a GPU first asks for it, as the compiler takes a second to import."""
+    compiled: Callable[..., torch.Tensor] = torch.compile(_unpack, dynamic=False)
+    return compiled
 
 
 def _weight(parts: Parts, out_features: int, in_features: int, dtype: torch.dtype) -> torch.Tensor:
     """The weight [out, in]: on a GPU in one kernel, written once, no table in memory; on a CPU in compiled loops."""
     if parts[0].device.type == "cpu":
         return unpack_on_cpu(Packed(*parts), (out_features, in_features), dtype)
-    run = _unpack_fused if parts[0].is_cuda else _unpack
+    run = _unpack_fused() if parts[0].is_cuda else _unpack
     weight: torch.Tensor = run(*parts, out_features, in_features, dtype)
     return weight
 

@@ -93,6 +93,8 @@ class Pass(ABC):
     params give another result by anything but the code, which keys hold by itself.
     libraries: distributions whose versions decide the result (they are part of the cache key).
     modules: importable modules that `run` needs, each with the extra that brings it.
+    works_with: modules that take long to import and that `run` needs whatever the params are; a worker begins with them
+      while its parent still prepares the first job.
     spreads: whether it uses all of `Machine.n_devices`, or one of them.
     spellings: other names of params, each with the field that it is; a problem is then put at the name that is written.
     reads_inputs: whether the rows that its params name are inputs of the model, rather than text to write.
@@ -112,6 +114,7 @@ class Pass(ABC):
     kinds: ClassVar[frozenset[Kind]] = frozenset({"decoder"})
     libraries: ClassVar[tuple[str, ...]] = ()
     modules: ClassVar[Mapping[str, str]] = {}
+    works_with: ClassVar[tuple[str, ...]] = ()
     spreads: ClassVar[bool] = False
     spellings: ClassVar[Mapping[str, str]] = {}
     reads_inputs: ClassVar[bool] = False

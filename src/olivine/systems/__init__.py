@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         read_answer,
     )
     from olivine.systems._process import WORKER, WorkerProcess
-    from olivine.systems._protocol import Job, JobKind, Listener
+    from olivine.systems._protocol import Ahead, Job, JobKind, Listener
     from olivine.systems._try_provider import TRY_PROVIDER
     from olivine.systems._wheel import build_wheel
 
@@ -44,6 +44,7 @@ __all__ = [
     "PROVIDERS",
     "TRY_PROVIDER",
     "WORKER",
+    "Ahead",
     "Batch",
     "BatchWorker",
     "ConnectedWorker",
@@ -81,7 +82,7 @@ __getattr__ = lazy.names(
         "_probe": "CPU CUDA DML PROBE PROVIDERS Importable Installed Probe ask driver_version nvidia_gpus "
         "processor_features read_answer",
         "_process": "WORKER WorkerProcess",
-        "_protocol": "Job JobKind Listener",
+        "_protocol": "Ahead Job JobKind Listener",
         "_try_provider": "TRY_PROVIDER",
         "_wheel": "build_wheel",
     },

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationInfo
 from olivine.errors import STILL_AT_WORK, Interrupted, StepFailed
 from olivine.paths import of_user
 from olivine.systems._probe import Probe
-from olivine.systems._protocol import Job, Listener
+from olivine.systems._protocol import Ahead, Job, Listener
 from olivine.work import Estimate
 
 
@@ -50,6 +50,9 @@ class Worker(ABC):
         Raises StepFailed with the cause when the job failed or the worker died (the next job starts another one), and
         Interrupted on Ctrl-C: the worker and all that it started are gone then.
         """
+
+    def warm(self, ahead: Ahead) -> None:  # noqa: B027 - most workers are elsewhere, and cost something there
+        """Begin with what the first jobs will need; returns at once, and what goes wrong is told by those jobs."""
 
     @abstractmethod
     def close(self) -> None:

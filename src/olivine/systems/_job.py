@@ -3,7 +3,9 @@
 What libraries print goes to the job's log.
 """
 
+import gc
 import hashlib
+import importlib
 import os
 import shutil
 import sys
@@ -12,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +33,7 @@ from olivine.systems._log import print_to
 from olivine.systems._mounted import mounted_at
 from olivine.systems._parcel import named, result_files, unpacked
 from olivine.systems._probe import probe
-from olivine.systems._protocol import Job
+from olivine.systems._protocol import Ahead, Job
 from olivine.systems._scratch import resumable
 from olivine.systems._survey import survey
 from olivine.work import Context, Machine
@@ -41,7 +43,25 @@ if TYPE_CHECKING:
 else:
     filelock = lazy.module("filelock")
 
+SCORED_WITH = ("transformers.modeling_utils",)  # what a model of transformers is opened with
 _TRIED_BYTES = 2**20  # less room than that is a full disk
+
+
+def begin(record: Mapping[str, Any]) -> None:
+    """Import what the jobs ahead will need.
+
+    What cannot be imported is told by the job that needs it. Modules stay: a search for garbage passes over them later.
+    """
+    ahead = Ahead(**record)
+    if ahead.offline:  # is read when a library of the hub is first imported
+        os.environ.update(OFFLINE)
+    plugins = [plugin for name in ahead.passes if (plugin := passes.find(name)) is not None]
+    modules = [module for plugin in plugins for module in plugin.works_with]
+    with lazy.uncollected():
+        for module in dict.fromkeys([*modules, *(SCORED_WITH if ahead.scores else ())]):
+            with suppress(Exception):  # whatever a broken package raises
+                importlib.import_module(module)
+    gc.freeze()
 
 
 def serve(

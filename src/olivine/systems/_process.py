@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from olivine import lazy, memory
 from olivine.errors import StepFailed
 from olivine.messages import Heard, ending
 from olivine.systems._base import Worker
-from olivine.systems._protocol import Job, Listener, answer
+from olivine.systems._protocol import Ahead, Job, Listener, answer
 
 if TYPE_CHECKING:
     import psutil
@@ -55,6 +56,13 @@ class WorkerProcess(Worker):
                     return result
         raise self._died(job, memory_ran_out=memory.kernel_kills() > kills)
 
+    def warm(self, ahead: Ahead) -> None:
+        """See Worker."""
+        if self._process is None:
+            with self._log.open("ab") as log:
+                self._start(log)
+            self._write({"ahead": asdict(ahead)})
+
     def close(self) -> None:
         """See Worker."""
         if self._process is None:
@@ -90,36 +98,41 @@ class WorkerProcess(Worker):
         process, heard = self._process, self._heard
         if process is None or heard is None or process.poll() is not None:
             self.kill()
-            process, heard = self._start(job)
-        if process.stdin is None:
-            raise RuntimeError("the worker has no input")
-        with suppress(OSError):  # it died; its output ends, and that is what is told
-            process.stdin.write(json.dumps(job.to_json()) + "\n")
-            process.stdin.flush()
+            with self._log.open("ab") as log:
+                heard = self._start(log if job.has_places else subprocess.PIPE)
+        self._write(job.to_json())
         return heard
 
-    def _start(self, job: Job) -> "tuple[subprocess.Popen[str], Heard]":
-        with self._log.open("ab") as log:
-            self._process = process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log if job.has_places else subprocess.PIPE,
-                cwd=self._folder,
-                env=self._environment,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                # Ctrl-C reaches the parent only, which ends the worker in order.
-                start_new_session=os.name == "posix",
-                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-            )
+    def _write(self, record: Mapping[str, Any]) -> None:
+        """A line for the worker."""
+        if self._process is None or self._process.stdin is None:
+            raise RuntimeError("the worker has no input")
+        with suppress(OSError):  # it died; its output ends, and that is what is told
+            self._process.stdin.write(json.dumps(record) + "\n")
+            self._process.stdin.flush()
+
+    def _start(self, log: IO[bytes] | int) -> Heard:
+        """Start the process; what it prints before it has a job goes to `log`."""
+        self._process = process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            cwd=self._folder,
+            env=self._environment,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            # Ctrl-C reaches the parent only, which ends the worker in order.
+            start_new_session=os.name == "posix",
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
+        )
         if process.stdout is None:
             raise RuntimeError("the worker has no output")
         self._heard = heard = Heard(process.stdout)
         if process.stderr is not None:
             threading.Thread(target=self._write_log, args=(process.stderr,), daemon=True, name="log").start()
-        return process, heard
+        return heard
 
     def _write_log(self, stream: IO[str]) -> None:
         """What a worker without a log here prints goes to the log of the job that it is at."""

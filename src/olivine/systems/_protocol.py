@@ -4,6 +4,7 @@ Only JSON and folders cross the border between the parent and a worker. A worker
 object a line:
 
     parent -> worker   a Job
+                       {"ahead": {...}}                            an Ahead, before the first job
     worker -> parent   {"event": "started", "pid": ...}
                        {"event": "printed", "text": "..."}         for the log, of a worker that cannot write to it
                        {"event": "progress", "done": 3, "total": 10, "metrics": {"loss": 0.41}}
@@ -27,6 +28,18 @@ from olivine.store.packing import OUTPUT
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows", "survey", "time", "probe", "take"]
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """What jobs will do that are still being prepared.
+
+    passes: by name, those that will run. scores: whether a model of transformers is to be scored. offline: see Machine.
+    """
+
+    passes: tuple[str, ...] = ()
+    scores: bool = False
+    offline: bool = False
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ from olivine.messages import Events, Notes, sentence
 from olivine.store.remote import Mirror, RemoteFiles
 from olivine.store.transfer import Files
 from olivine.systems._environment import ENVIRONMENT
-from olivine.systems._job import serve
+from olivine.systems._job import begin, serve
 from olivine.systems._line import Caller, address_of, token_of_environment
 from olivine.systems._log import EventLog, Printed, print_to
 from olivine.systems._pieces import jobs, publish
@@ -68,7 +68,10 @@ def main(arguments: list[str] | None = None) -> int:
     records = _jobs(_private_input())
     events.send("started", pid=os.getpid())
     for record in records:
-        serve(record, events, store)
+        if "ahead" in record:
+            begin(record["ahead"])
+        else:
+            serve(record, events, store)
     return 0
 
 

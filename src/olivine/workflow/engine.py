@@ -1,7 +1,7 @@
 """Run a plan: bring what it reads, prove what it claims, make and score every step, deliver, sum up."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from olivine.passes import UNCHANGED
 from olivine.paths import exists, of_user
 from olivine.store.entries import Cache
 from olivine.store.files import usable_folder
-from olivine.systems import System, SystemParams
+from olivine.systems import Ahead, System, SystemParams
 from olivine.systems.local import Local
 from olivine.work import Estimate
 from olivine.workflow.deliver import Delivery, write_whole
@@ -38,12 +38,13 @@ from olivine.workflow.execute import Execution, climb
 from olivine.workflow.folders import refuse_overlaps
 from olivine.workflow.inputs import bring_hosts, bring_model, bring_remotes, look_at_data, look_at_rows
 from olivine.workflow.journal import Journal, hide_secrets
+from olivine.workflow.keys import cached, seams
 from olivine.workflow.names import name_problem
 from olivine.workflow.packing import pack
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
 from olivine.workflow.samples import side_by_side
-from olivine.workflow.steps import Plan
+from olivine.workflow.steps import Plan, Step
 from olivine.workflow.survey import first_look
 from olivine.workflow.tune import tune
 from olivine.workflow.verdict import checks_missed, drop_allowed, missed_goals, table_of
@@ -105,12 +106,30 @@ def run(plan: Plan, listen: Listener | None = None, *, system: System | None = N
     n_workers = max(n_workers, plan.search.n_parallel if plan.search is not None else 1)
     with Workers.of(systems.items(), plan.cache_dir, n_workers) as workers:
         told = first_look(plan, workers, listen)
+        _warm(plan, workers)
         result = _run(plan, listen, workers, told)
     if result.missed:
         missed_goal = GoalMissed("; ".join(result.missed))
         missed_goal.result = result
         raise missed_goal
     return result
+
+
+def _warm(plan: Plan, workers: Workers) -> None:
+    """Let a worker of each host begin with what is not in the cache, while files are hashed here."""
+    if plan.awaits or plan.search is not None or not _left(plan, plan.cached):  # what runs is known later, or nothing
+        return
+    done = cached(plan)  # a plan that was made before another run does not know what that made
+    scores = plan.form != "onnx" and any(f"score:{seam.name}" not in done for seam in seams(plan))
+    steps = _left(plan, done)
+    for host in dict.fromkeys(step.host for step in steps):
+        names = tuple(dict.fromkeys(step.pass_name for step in steps if step.host == host))
+        is_scored_there = scores and plan.score is not None and plan.score.host == host
+        workers.warm(Ahead(names, is_scored_there, plan.machine.offline), host)
+
+
+def _left(plan: Plan, done: Collection[str]) -> list[Step]:
+    return [step for step in plan.steps if step.name not in done]
 
 
 def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] | None) -> Result:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from olivine.systems import Job, Listener, System, Worker, opened
+from olivine.systems import Ahead, Job, Listener, System, Worker, opened
 
 
 class Pool:
@@ -37,6 +37,14 @@ class Pool:
             return worker.run(job, listen)
         finally:
             del self._at_work[thread]
+            self._idle.put(worker)
+
+    def warm(self, ahead: Ahead) -> None:
+        """Let one of the workers begin with what the first jobs will need."""
+        worker = self._idle.get()
+        try:
+            worker.warm(ahead)
+        finally:
             self._idle.put(worker)
 
     def kill(self, thread: int | None = None) -> None:
@@ -71,6 +79,10 @@ class Workers:
     def run(self, job: Job, listen: Listener, host: str | None = None) -> dict[str, Any]:
         """The result of the job, from the first worker of the host that is free."""
         return self._pools[host].run(job, listen)
+
+    def warm(self, ahead: Ahead, host: str | None) -> None:
+        """Let a worker of the host begin with what its first jobs will need."""
+        self._pools[host].warm(ahead)
 
     def kill(self, thread: int | None = None) -> None:
         """End the jobs that a thread has asked for, now, or all: they fail."""

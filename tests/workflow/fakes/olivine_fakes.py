@@ -32,6 +32,7 @@ class Write(Pass):
     accepts = frozenset({"hf", "adapter"})
     produces = "hf"
     libraries = ("blake3",)
+    works_with = ("no_module_of_that_name", "slow_to_import")
 
     def data_names(self):
         return [self.params.data] if self.params.data else []

@@ -255,6 +255,7 @@ class Build(Pass):
     is_usual_way: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
     modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu", "onnxruntime_genai": "cpu"}
+    works_with: ClassVar[tuple[str, ...]] = ("onnxruntime_genai.models.builder",)
     spellings: ClassVar[Mapping[str, str]] = PLAIN_NAMES
     params: Params
 

@@ -23,6 +23,7 @@ class Quantizer(Pass):
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "numba")
+    works_with: ClassVar[tuple[str, ...]] = ("torch",)
     hessians: ClassVar[bool] = False
     params: QuantizerParams
 
