@@ -2,10 +2,13 @@
 
 import json
 import re
+import shutil
+from pathlib import Path
 
 import pytest
 
 from olivine.cli import exit_code
+from olivine.models.adapter import name_base
 from olivine.runtimes.chat import open_chat
 
 PACE = r"\d+ tokens?, [\d,.]+ tokens/s"
@@ -77,3 +80,17 @@ def test_two_ways_to_ask_exclude_each_other(tiny_llama, tmp_path, capsys):
     code, _, err = asked(capsys, tiny_llama, "-p", "a", "--prompts", tmp_path / "p.txt")
     assert code == 2
     assert "--prompt and --prompts exclude each other" in err
+
+
+def test_adapter_answers_on_the_base_that_it_names_or_that_is_given(tiny_llama, llama_adapter, tmp_path, capsys):
+    adapter = Path(shutil.copytree(llama_adapter, tmp_path / "adapter"))
+    name_base(adapter, str(tiny_llama), None)
+    code, by_name, _ = asked(capsys, adapter, "--raw", "-p", "day", "--max-new-tokens", "6")
+    assert code == 0
+    name_base(adapter, "someone/model", None)
+    question = ("--raw", "-p", "day", "--max-new-tokens", "6")
+    assert asked(capsys, adapter, "--base", tiny_llama, *question)[:2] == (0, by_name)
+    assert asked(capsys, tiny_llama, *question)[1] != by_name
+    code, _, told = asked(capsys, adapter, *question)
+    assert code == 2
+    assert "name its base with --base" in told

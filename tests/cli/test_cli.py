@@ -193,6 +193,8 @@ def test_export_without_any_rows_is_compared_with_its_source_on_text(tiny_llama,
 
 @pytest.mark.slow
 def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
+    import peft
+
     path = config(
         tmp_path,
         tiny_llama,
@@ -203,6 +205,8 @@ def test_text_output_has_the_table_of_seams(tiny_llama, tmp_path):
     assert "trained on!" in done.stdout  # no rows were held out
     assert f"report: {tmp_path / 'out' / 'report.html'}" in done.stdout
     assert f"in Python: peft.AutoPeftModelForCausalLM.from_pretrained('{tmp_path / 'out' / 'model'}')" in done.stdout
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "out" / "model").active_adapter == "default"
+    assert f"to try it: olivine chat {tmp_path / 'out' / 'model'}" in done.stdout
     assert re.search(r"lora \(step 1 of 1\): .*\nall in [\d.]+ s\n", done.stderr, re.DOTALL)
     assert "all of it is in the cache" in run("plan", path).stdout
     assert "less than a second" not in run("plan", path).stdout  # it will not be trained
@@ -305,10 +309,10 @@ def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
     assert "holds an ONNX graph without a genai_config.json, which writes no text" in capsys.readouterr().err
 
 
-def test_chat_with_a_file_says_what_to_do(tmp_path, capsys):
-    (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    assert exit_code(["chat", str(tmp_path / "a.gguf"), "--prompt", "hi"]) == 2
-    assert "is a file, and chat opens folders" in capsys.readouterr().err
+def test_chat_with_a_file_that_is_no_model(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text("a,b\n")
+    assert exit_code(["chat", str(tmp_path / "rows.csv"), "--prompt", "hi"]) == 2
+    assert "is neither a model folder nor a .gguf file" in capsys.readouterr().err
 
 
 def test_cache_is_named_by_the_config_too(tiny_llama, tmp_path):

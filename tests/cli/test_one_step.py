@@ -106,6 +106,27 @@ def test_export_is_for_the_device_and_takes_each_spelling_of_a_param(tiny_llama,
 
 
 @pytest.mark.parametrize(
+    ("command", "steps"),
+    [
+        (["export"], ["merge", "build"]),
+        (["quantize", "--algorithm", "rtn"], ["merge", "rtn"]),
+        (["finetune", "-d", "rows.jsonl", "--text-template", TEMPLATE, "--merge"], ["merge", "lora", "merge"]),
+        (["finetune", "-d", "rows.jsonl", "--text-template", TEMPLATE, "--method", "full"], ["merge", "full_finetune"]),
+    ],
+)
+def test_adapter_that_is_named_is_merged_before_the_step(tiny_llama, llama_adapter, here, command, steps):
+    plan = planned(*command, "-m", tiny_llama, "-a", llama_adapter)
+    assert [step["pass"] for step in plan["steps"]] == steps
+
+
+def test_new_adapter_on_a_merged_one_is_not_delivered_without_it(tiny_llama, llama_adapter, here):
+    rows = ("-d", "rows.jsonl", "--text-template", TEMPLATE)
+    done = run("finetune", "-m", tiny_llama, "-a", llama_adapter, *rows)
+    assert done.exit_code == 2
+    assert "add --merge" in done.stderr
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["finetune", "-d", "rows.jsonl", "--learning-rat", "1"], "did you mean '--learning-rate'?"),

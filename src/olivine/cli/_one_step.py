@@ -23,9 +23,10 @@ SETTINGS: Mapping[str, Any] = {"token_normalize_func": lambda name: name.replace
 
 ROWS = "rows"  # name of the data config of --data
 _SYSTEM = "local"
+_MERGE, _ADAPTER = "merge_adapter", "--adapter-path"
 _MODEL = (
     ("-t", "--task", ("task",), "What the model is for, by the hub's names; else as its config.json says."),
-    ("-a", "--adapter-path", ("adapter_path",), "A PEFT adapter to start with."),
+    ("-a", _ADAPTER, ("adapter_path",), "A PEFT adapter to start with."),
     ("--revision", None, ("load_kwargs", "revision"), "Commit, tag or branch on the hub."),
 )
 
@@ -34,10 +35,12 @@ _MODEL = (
 class Request:
     """What a one-step command was asked for beside its own flags. flags: the config in the making, of that model.
 
-    names_machine: whether a device or an execution provider is named.
+    has_adapter: whether one is named that changes the model. names_machine: whether a device or an execution provider
+    is named.
     """
 
     model: str
+    has_adapter: bool
     names_machine: bool
     flags: Flags
     overrides: tuple[str, ...]
@@ -45,6 +48,11 @@ class Request:
     dry_run: bool
     offline: bool
     as_json: bool
+
+    def merge_adapter(self) -> None:
+        """Let the adapter that is named be merged first, for a step that takes a whole model."""
+        if self.has_adapter:
+            self.flags.put(("passes", _MERGE, "type"), "merge", _ADAPTER)
 
     def plan(self) -> "Plan":
         """The plan of the config as far as it is made."""
@@ -124,7 +132,7 @@ def one_step_options(function: Command) -> Command:
         as_json: bool,
         **others: Any,
     ) -> Any:
-        flags = Flags(name)
+        flags, has_adapter = Flags(name), others.get("adapter_path") is not None
         flags.put(("input_model", "model_path"), model, "--model")
         for short, long, path, _ in _MODEL:
             flag = long or short
@@ -136,7 +144,7 @@ def one_step_options(function: Command) -> Command:
         flags.put(("passes",), {})
         flags.put(("output_dir",), output, "--output" if output is not None else "")
         is_named = device is not None or provider is not None
-        request = Request(model, is_named, flags, overrides, save_config, dry_run, offline, as_json)
+        request = Request(model, has_adapter, is_named, flags, overrides, save_config, dry_run, offline, as_json)
         return function(request=request, **others)
 
     command: Any = json_option(with_request)

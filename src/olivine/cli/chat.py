@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,42 +34,43 @@ _NARROW = 60  # columns below which two answers stand one below the other
     type=click.Path(path_type=Path),
     help="Ask a second model the same, and show both answers side by side.",
 )
+@click.option(
+    "--base",
+    metavar="MODEL",
+    type=click.Path(path_type=Path),
+    help="What an adapter adapts; else the folder that it names.",
+)
 @click.option("--system", help="What the system message of a chat says; without it there is none.")
 @click.option("--raw", is_flag=True, help="Continue the text as it stands, without the chat template.")
 @click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(min=1))
 def command(
     model_dir: Path,
-    prompt: str | None,
-    prompt_file: Path | None,
-    prompts_file: Path | None,
     other_dir: Path | None,
+    base: Path | None,
     system: str | None,
     raw: bool,
     max_new_tokens: int,
+    **asked: Any,
 ) -> int:
     """Talk to a model that was built.
 
-    MODEL_DIR is an ONNX folder (answered by onnxruntime-genai) or a Hugging Face folder (by transformers). A model
-    without a chat template continues a text: --raw. How fast it answers is told on standard error.
+    MODEL_DIR is an ONNX folder (answered by onnxruntime-genai), or a Hugging Face folder, an adapter or a GGUF file (by
+    transformers). A model without a chat template continues a text: --raw. How fast it answers is told on standard
+    error.
     """
-    from olivine.paths import is_file
-
-    if any(folder is not None and is_file(folder) for folder in (model_dir, other_dir)):
-        file = model_dir if is_file(model_dir) else other_dir
-        raise click.UsageError(f"{file} is a file, and chat opens folders: name it as input_model and build one")
-    given = {"--prompt": prompt, "--prompt-file": prompt_file, "--prompts": prompts_file}
-    named = [name for name, value in given.items() if value is not None]
+    flags = {"prompt": "--prompt", "prompt_file": "--prompt-file", "prompts_file": "--prompts"}
+    named = [flag for name, flag in flags.items() if asked[name] is not None]
     if len(named) > 1:
         raise click.UsageError(f"{' and '.join(named)} exclude each other")
     if raw and system is not None:
         raise click.UsageError("--raw continues a text, which has no --system message")
-    prompts = _prompts(prompt, prompt_file, prompts_file)
+    prompts = _prompts(**asked)
     folders = [model_dir, *([other_dir] if other_dir is not None else [])]
-    talks = [_open(folder, system, raw=raw, max_new_tokens=max_new_tokens) for folder in folders]
+    talks = [_open(folder, base, system, raw=raw, max_new_tokens=max_new_tokens) for folder in folders]
     if prompts is None:
         _converse(talks)
     else:
-        _answer_each(talks, prompts, tells_prompts=prompts_file is not None)
+        _answer_each(talks, prompts, tells_prompts=asked["prompts_file"] is not None)
     return 0
 
 
@@ -104,11 +105,11 @@ class _Talk:
         self.messages.clear()
 
 
-def _open(folder: Path, system: str | None, *, raw: bool, max_new_tokens: int) -> _Talk:
+def _open(folder: Path, base: Path | None, system: str | None, *, raw: bool, max_new_tokens: int) -> _Talk:
     from olivine.runtimes.chat import open_chat
 
     before = [{"role": "system", "content": system}] if system is not None else []
-    chat = open_chat(folder, lambda sentence: click.echo(f"olivine: {sentence}", err=True))
+    chat = open_chat(folder, lambda sentence: click.echo(f"olivine: {sentence}", err=True), base)
     return _Talk(str(folder), chat, raw, max_new_tokens, before)
 
 

@@ -39,6 +39,7 @@ def command(request: Request, rows: Rows, params: "Mapping[str, Said]") -> int:
     kind = facts.kind if facts is not None else "decoder"
     fitting = [plugin for plugin in _exporters().values() if kind in plugin.kinds] or list(_exporters().values())
     plugin = fitting[0]
+    request.merge_adapter()
     request.flags.put(("passes", _STEP, "type"), plugin.name)
     for key, said in params.items():
         request.flags.put(("passes", _STEP, key), said.value, said.flag)

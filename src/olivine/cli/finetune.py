@@ -58,6 +58,9 @@ def command(
     if not rows.is_given:
         raise click.UsageError("no rows are named to train on: give --data rows.jsonl")
     kind = _FULL.get(method, method)
+    if request.has_adapter and not merge and getattr(passes.find(kind), "produces", "") == "adapter":
+        raise click.UsageError("a new adapter on a merged one fits that model alone: add --merge to get it whole")
+    request.merge_adapter()
     flags, place = request.flags, ("passes", _STEP)
     flags.put((*place, "type"), kind, "--method")
     rows.put(flags, ROWS)

@@ -55,6 +55,7 @@ def command(
     The rows of --data calibrate where the algorithm calibrates, and every model is scored on them; without rows, models
     are compared on passages of text. The config of this one step is printed, and then run as olivine run does.
     """
+    request.merge_adapter()
     is_graph = is_onnx(of_user(request.model))
     if is_graph and algorithm.lower() in _ALGORITHMS_OF_GRAPHS:
         kind, params = "quantize_onnx", {_OF_GRAPHS.get(key, key): said for key, said in params.items()}

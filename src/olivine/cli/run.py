@@ -180,10 +180,19 @@ def _print(result: "Result", plan: "Plan") -> None:
         click.echo("\n".join(["", *asked_table(result.measured)]))
     if result.model is not None:
         click.echo(f"\nmodel: {result.model}")
-        click.echo(f"  in Python: {_loaded_by(result.model)}")
-        if not _is_adapter(result.model) and _graph_in(result.model) is None:
-            click.echo(f"  to try it: olivine chat {shlex.quote(str(result.model))}")
+        for line in _uses(result.model):
+            click.echo(f"  {line}")
     click.echo(f"report: {result.output_dir / REPORT}")
+
+
+def _uses(folder: Path) -> Iterable[str]:
+    """What to do with a delivered model, in a line each."""
+    if _is_adapter(folder) and not _names_base(folder):
+        yield "an adapter that names no base which PEFT finds: MergeAdapterWeights (--merge) makes a whole model"
+        return
+    yield f"in Python: {_loaded_by(folder)}"
+    if _graph_in(folder) is None:
+        yield f"to try it: olivine chat {shlex.quote(str(folder))}"
 
 
 def _loaded_by(folder: Path) -> str:
@@ -205,3 +214,10 @@ def _graph_in(folder: Path) -> Path | None:
 
 def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
+
+
+def _names_base(adapter: Path) -> bool:
+    """Whether an adapter says of which model it is, by which PEFT loads both."""
+    from olivine.models.json_files import read_object
+
+    return bool(read_object(adapter / "adapter_config.json").get("base_model_name_or_path"))

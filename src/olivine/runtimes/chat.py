@@ -1,6 +1,7 @@
 """Talk to a model folder: onnxruntime-genai for ONNX, transformers for the rest."""
 
 import json
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,6 +14,7 @@ from olivine.models import Model
 from olivine.models.loading import load_tokenizer
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
+from olivine.runtimes.opening import open_model, runnable
 from olivine.runtimes.torch import TorchRuntime
 
 _UNFINISHED = "\N{REPLACEMENT CHARACTER}"
@@ -34,11 +36,13 @@ class Chat(Protocol):
         """
 
 
-def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
-    """The model in `folder`, ready to answer; `tell` gets what the user should know about how it does.
+def open_chat(path: Path, tell: Listener = lambda _sentence: None, base: Path | None = None) -> Chat:
+    """The model at `path` (see open_model), ready to answer.
 
-    Raises ModelError when the folder holds no model, and MissingExtra when the package that runs it is not installed.
+    tell: gets what the user should know about how it does. base: what an adapter adapts, else what it names. Raises
+    ModelError where there is no model, and MissingExtra when the package that runs it is not installed.
     """
+    folder = paths.of_user(path)
     if paths.is_file(folder / "genai_config.json"):
         lazy.require("onnxruntime_genai", "cpu")
         try:
@@ -47,15 +51,7 @@ def open_chat(folder: Path, tell: Listener = lambda _sentence: None) -> Chat:
             raise ModelError(f"{folder} has no tokenizer that onnxruntime-genai reads: {error}") from error
         except (RuntimeError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ModelError(f"{folder} is damaged, or not for this onnxruntime-genai: {error}") from error
-    if paths.is_file(folder / "adapter_config.json"):
-        raise ModelError(f"{folder} is an adapter, which needs its base; talk to the merged model, or build one")
-    if paths.is_file(folder / "config.json"):
-        return _TorchChat(folder)
-    if paths.is_folder(folder) and any(folder.glob("*.onnx")):
-        raise ModelError(f"{folder} holds an ONNX graph without a genai_config.json, which writes no text")
-    inner = folder / "model"
-    hint = f"; did you mean {inner}?" if paths.is_folder(inner) else ""
-    raise ModelError(f"{folder} holds no model: neither genai_config.json nor config.json{hint}")
+    return _TorchChat(open_model(folder, base))
 
 
 class _GenaiChat:
@@ -118,12 +114,13 @@ def _rendered(tokenizer: Any, messages: Messages) -> str:
 
 
 class _TorchChat:
-    """A Hugging Face folder in transformers, on the CPU."""
+    """A checkpoint, an adapter on one, or a GGUF file in transformers, on the CPU."""
 
-    def __init__(self, folder: Path) -> None:
-        model = Model("hf", folder)
-        self._tokenizer = load_tokenizer(model)
-        self._runtime = TorchRuntime(model, "cpu", "auto")
+    def __init__(self, model: Model) -> None:
+        with tempfile.TemporaryDirectory(prefix="olivine-chat-") as scratch:  # all of it is in memory then
+            opened = runnable(model, Path(scratch))
+            self._tokenizer = load_tokenizer(opened)
+            self._runtime = TorchRuntime(opened, "cpu", "auto")
         self.n_written = 0
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:

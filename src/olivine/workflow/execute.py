@@ -105,8 +105,13 @@ class Execution:
             return self._scores[seam.step]
 
     def whole(self, step: Step) -> Entry:
-        """The entry whose files are all of a step's model: its own, or its computed weights written out."""
+        """The entry whose files are all of a step's model as it is delivered.
+
+        Its own, one with its computed weights written out, or that of an adapter with the name of its base.
+        """
         model = self.result(step)
+        if model.format == "adapter":
+            return self.addressed(step)
         if model.format != "hf" or model.base is None:
             return self._entries[step.name]
         key = materialize_key(self.keys.models[step.name])
