@@ -52,7 +52,7 @@ def test_dry_run_shows_the_rungs_and_their_goals(graph):
     assert done.exit_code == 0, done.stderr
     assert "tries in this order: rtn-32, search-32, search-16, search-64, search-128, dynamic-int8, int8" in done.stdout
     assert "ends after 5400 seconds" in done.stdout
-    assert "measure size: goal threshold 9000" in done.stdout
+    assert "measure size: at most 9 kB" in done.stdout
     plan = json.loads(run("optimize", "-m", graph, "--dry-run", "--json").stdout)
     assert plan["search"]["rungs"][0] == "rtn-32"
     assert plan["config"]["evaluator"] == "goals"

@@ -214,12 +214,11 @@ def test_wishes_of_a_data_config_that_are_not_served_are_refused_where_it_is_use
 
 
 def test_section_whose_needed_key_is_wrong_is_one_mistake_and_the_others_are_told_beside_it(tmp_path):
-    goal = {"type": "treshold", "value": 1}
     metrics = [
-        {"name": "size", "type": "size_on_disk", "goal": goal},
-        {"name": "time", "type": "latency", "gaol": goal},
+        {"name": "size", "type": "size_on_disk", "goal": {"type": "treshold", "value": 1}},
+        {"name": "time", "type": "latency", "gaol": {"type": "threshold", "value": 1}},
     ]
-    content = GOOD | {"evaluators": {"common": {"metrics": metrics}}}
+    content = GOOD | {"evaluators": {"common": {"metrics": metrics}}, "evaluator": "common"}
     told = [problem.message for problem in load(written(tmp_path, content)).problems]
     assert len(told) == 2
     assert "goal.type' must be threshold" in told[0]

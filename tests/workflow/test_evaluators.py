@@ -332,7 +332,7 @@ def test_plan_says_what_is_measured_and_old_settings_of_rows_are_dropped(graph, 
     assert not plan.problems
     told = lines(plan)
     assert "measure acc: f1" in told
-    assert "measure speed: avg: goal percent-min-improvement 20" in told
+    assert "measure speed: avg: at least 20 % less than the input model's" in told
 
 
 def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_path):

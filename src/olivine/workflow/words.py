@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from olivine.config.explain import shown
+from olivine.search.objectives import Goal
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan, Step
-from olivine.workflow.units import duration
+from olivine.workflow.units import distance, duration, in_unit
 
 if TYPE_CHECKING:
     from olivine.workflow.choices import Search
@@ -44,7 +45,18 @@ def _asked_json(one: Asked) -> dict[str, Any]:
 def _asked_lines(plan: Plan) -> Iterator[str]:
     """What is measured of the input model and of the result because the evaluator asks for it, and their goals."""
     for one in plan.asked:
-        yield f"measure {one.name}" + (f": goal {one.goal.kind} {one.goal.value:g}" if one.goal is not None else "")
+        yield f"measure {one.name}" + (f": {_goal_in_words(one, one.goal)}" if one.goal is not None else "")
+
+
+def _goal_in_words(one: Asked, goal: Goal) -> str:
+    """What a number must be: "at most 100 MB", "at most 2.0 points less than the input model's"."""
+    better, worse = ("more", "less") if one.higher_is_better else ("less", "more")
+    far = f"{goal.value:g} %" if goal.kind.startswith("percent-") else distance(goal.value, one.unit)
+    if goal.kind == "threshold":
+        return f"at {'least' if one.higher_is_better else 'most'} {in_unit(goal.value, one.unit)}"
+    if goal.kind.endswith("min-improvement"):
+        return f"at least {far} {better} than the input model's"
+    return f"at most {far} {worse} than the input model's"
 
 
 def _search_json(search: "Search") -> dict[str, Any]:
