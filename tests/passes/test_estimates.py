@@ -10,6 +10,7 @@ from olivine.config.schema import DataConfig
 from olivine.data import row_sizes
 from olivine.models.inspect import read_facts
 from olivine.passes import Machine
+from olivine.passes.export.build import Build
 from olivine.passes.finetune.full_finetune import FullFinetune
 from olivine.passes.finetune.lora import Lora
 from olivine.training import memory
@@ -121,3 +122,19 @@ def test_time_of_a_training_is_told_by_steps_and_tokens(large, tmp_path, argumen
 )
 def test_time_is_a_range_in_one_unit(least, most, said):
     assert range_in_words(least, most) == said
+
+
+@pytest.mark.parametrize(("algorithm", "most"), [("default", 1e9), ("search", 2e9)])
+def test_int4_needs_some_layers_whatever_the_size_of_the_model(algorithm, most, tiny_llama):
+    facts, machine = read_facts(tiny_llama), replace(MACHINE, multiplies_bf16=True)
+    shape = {"hidden_size": 3072, "intermediate_size": 8192, "vocab_size": 32_064, "tied_embeddings": False}
+    needed = [
+        Build(Build.Params(int4_algo_config=algorithm))
+        .estimate(
+            replace(facts, decoder=replace(facts.as_decoder, n_layers=n, **shape), n_parameters=n_all), machine, {}
+        )
+        .memory_bytes
+        for n, n_all in ((32, 3_820_000_000), (96, 11_070_000_000))
+    ]
+    assert needed[0] < most
+    assert needed[1] < 1.02 * needed[0]

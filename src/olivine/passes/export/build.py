@@ -14,6 +14,7 @@ from olivine.calibration.tokens import FEWEST, GENERAL, OWN, Text, TooFewTokens,
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
 from olivine.exporting import builder_options, limits
+from olivine.exporting.pieces import PIECE_BYTES
 from olivine.models import Model
 from olivine.models.facts import UNNAMED, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
@@ -79,8 +80,8 @@ NOT_EXPORTED = {
 }
 
 FRAMEWORKS = 0.9e9  # bytes of torch, transformers, the builder and the runtime
-# of the check that loads the result: what is resident before it, and bytes of memory for one of the file: it is mapped,
-# and packed once more; zero points and scales of 16 bits, which are unfolded, take more
+# of the check that runs the result: what is resident before it, and bytes of memory for one of the weights that are
+# open at once: they are mapped, and packed once more; zero points and scales of 16 bits, which are unfolded, take more
 TRIAL, TRIED, TRIED_SEARCHED = 0.65e9, 1.35, 2.15
 BYTES_WHOLE = 8.0  # a weight, where the builder holds the model: read, and as it is written
 BYTES_PER_WEIGHT = {"fp32": 4.0, "fp16": 2.0, "bf16": 2.0, "int8": 1.13, "int4": 0.63}
@@ -471,11 +472,12 @@ class Build(Pass):
         if self._is_quantized and not decoder.tied_embeddings and self._embedding_bits(machine) is None:
             size += embedding * (4.0 - BYTES_PER_WEIGHT[self.params.precision])  # an embedding of its own stays float32
         memory = FRAMEWORKS + (12 * embedding if not self._is_quantized else 0)
+        tried = min(size, max(PIECE_BYTES, embedding * BYTES_PER_WEIGHT[self.params.precision]))
         on_device = 0.0
         if not self._streams(facts.config):
             memory = FRAMEWORKS + BYTES_WHOLE * facts.n_parameters
         elif self.searches:
-            memory = max(self._calibration_bytes(facts, machine), TRIAL + TRIED_SEARCHED * size)
+            memory = max(self._calibration_bytes(facts, machine), TRIAL + TRIED_SEARCHED * tried)
             if self._writes_own_text:
                 from olivine.runtimes.own_text import own_text_bytes
 
@@ -484,7 +486,7 @@ class Build(Pass):
                 memory = max(memory, FRAMEWORKS + (writes if on_cpu else 0))
                 on_device = 0 if on_cpu else writes
         elif self._is_quantized:
-            memory = max(memory, TRIAL + TRIED * size)
+            memory = max(memory, TRIAL + TRIED * tried)
         return Estimate(memory_bytes=int(memory), device_memory_bytes=int(on_device), disk_bytes=int(size))
 
     def _calibration_bytes(self, facts: ModelFacts, machine: Machine) -> float:
