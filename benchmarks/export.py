@@ -1,13 +1,13 @@
 """int4 export: ours beside onnxruntime-genai's builder and Olive's ModelBuilder pass, on Phi-3 shapes.
 
-    python benchmarks/export.py [--runs 5] [--sizes 0.1,0.5,1,3.8] [--no-peer] [--k-quant]
+    python benchmarks/export.py [--runs 5] [--sizes 0.1,0.5,1,3.8] [--no-peer] [--k-quant] [--only-ours]
 
 Measures whole commands, in turns: `olivine run` from an empty cache to the delivered folder (with the proof of the
 export, and with the comparison on text or without), the builder's process, Olive's. Wall time, CPU time, peak resident
 memory of all processes of a command together, and whether the graph and its weights are the same byte for byte; and
 what the imports of the builder take alone, which is the floor of whoever uses it. 3.8 is Phi-3-mini's own shape
-(7.6 GB), which the builder cannot do in 16 GB. Every row is written to benchmarks/results/export.json as soon as it is
-there; sizes that are not asked for stay in it as they were.
+(7.6 GB), which the builder cannot do in 16 GB; ours also runs in a control group of 2 GB. Every row is written to
+benchmarks/results/export.json as soon as it is there; sizes that are not asked for stay in it as they were.
 """
 
 import argparse
@@ -19,10 +19,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
-from _machine import RESULTS, ROOT, environment, last_json, measured, median, olive_python, write
+from _machine import RESULTS, ROOT, environment, last_json, measured, median, memory_group, olive_python, write
 
 WORK = ROOT / ".bench" / "export"
 # name -> hidden, intermediate, layers, heads, vocabulary
@@ -32,7 +33,7 @@ SHAPES = {
     "1": (2048, 5632, 18, 16, 32064),
     "3.8": (3072, 8192, 32, 32, 32064),
 }
-LARGE, LIMIT_GB = "3.8", 16
+LARGE, LIMIT_GB, GROUP_GB = "3.8", 16, 2
 RUN = "olivine run, nothing scored"
 FLOOR = "imports alone, no garbage collection, no teardown"
 # What a user types, from an empty cache to a delivered folder; arguments: the edit of the config, model, output.
@@ -46,7 +47,9 @@ config = {
     "output_dir": output,
     "cache_dir": output + "-cache",
 }
-config |= json.loads(edit)
+edit = json.loads(edit)
+config["passes"]["builder"] |= edit.pop("builder", {})
+config |= edit
 Path(output + ".json").write_text(json.dumps(config))
 os.execv(sys.executable, [sys.executable, "-m", "olivine", "run", "--config", output + ".json"])
 """
@@ -204,6 +207,7 @@ class Contender:
     command: Sequence[str]
     n_runs: int
     limit_gb: float | None = None
+    group_gb: float | None = None
 
     def __post_init__(self) -> None:
         self._runs: list[dict] = []
@@ -217,7 +221,13 @@ class Contender:
         shutil.rmtree(output, ignore_errors=True)
         forget(*source.glob("*.safetensors"))
         load = os.getloadavg()[0]
-        self._runs.append(measured([*self.command, str(source), str(output)], limit_gb=self.limit_gb) | {"load": load})
+        with memory_group(int(self.group_gb * 1e9)) if self.group_gb else nullcontext([]) as beginning:
+            if beginning is None:
+                print(f"{self.name}: control groups cannot be made here", flush=True)
+                self.n_runs = 0
+                return False
+            command = [*beginning, *self.command, str(source), str(output)]
+            self._runs.append(measured(command, limit_gb=self.limit_gb) | {"load": load})
         folder = next((path.parent for path in output.rglob("model.onnx")), None)
         if not self.failed and not self.built and folder is not None:
             n_bytes = sum(path.stat().st_size for path in folder.glob("model.onnx*"))
@@ -254,9 +264,19 @@ def contenders(size: str, given: argparse.Namespace, peer: str | None) -> list[C
 
     large = size == LARGE
     limit = LIMIT_GB if large else None
+    searched = json.dumps({"quality": {"enabled": False}, "builder": {"int4_algo_config": "search"}})
     # behind these words come the model and the output
     found = [
         Contender(RUN, [*python(OURS), UNSCORED], given.runs),
+        Contender("olivine run, searched, nothing scored", [*python(OURS), searched], given.runs),
+    ]
+    if large:
+        found.append(Contender(f"{RUN}, in {GROUP_GB} GB", [*python(OURS), UNSCORED], 1, group_gb=GROUP_GB))
+        name = f"olivine run, searched, nothing scored, in {GROUP_GB} GB"
+        found.append(Contender(name, [*python(OURS), searched], 1, group_gb=GROUP_GB))
+    if given.only_ours:
+        return found
+    found += [
         Contender("olivine run, compared with its source on text", [*python(OURS), "{}"], given.runs),
         Contender("builder, default", [*python(BUILDER), "default"], given.runs, limit),
     ]
@@ -320,6 +340,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(SHAPES))
     parser.add_argument("--no-peer", action="store_true")
     parser.add_argument("--k-quant", action="store_true", help="also the builder's k_quant at 0.5B (minutes)")
+    parser.add_argument("--only-ours", action="store_true", help="no peer, and no imports alone")
     given = parser.parse_args()
     WORK.mkdir(parents=True, exist_ok=True)
     sizes = given.sizes.split(",")
