@@ -26,14 +26,29 @@ def script_of(model: Model) -> UserScript | None:
     return UserScript(Path(told["path"]), Path(told["folder"])) if told is not None else None
 
 
-def script_files(model: Model) -> list[Path]:
-    """What a script reads that decides what the model is: its own code, and the files that its loader is given."""
+def script_files(model: Model) -> dict[str, Path]:
+    """What a script reads that decides what the model is: its own code, and the files that its loader is given.
+
+    By their names in the folder of the script, or below what the loader is given.
+    """
     script = script_of(model)
     if script is None:
-        return []
+        return {}
+    home = script.folder or script.path.parent
+    code = {
+        path.relative_to(home).as_posix() if path.is_relative_to(home) else path.name: path for path in script.files
+    }
+    given = given_to_loader(model)
+    if given is None:
+        return code
+    inside = [given] if given.is_file() else sorted(path for path in given.rglob("*") if path.is_file())
+    return code | {f"model_path: {path.relative_to(given.parent).as_posix()}": path for path in inside}
+
+
+def given_to_loader(model: Model) -> Path | None:
+    """The file or folder that the loader gets; None where it gets nothing, or a name that only it understands."""
     given = Path(model.attributes[SCRIPT].get("model_path") or "")
-    inside = sorted(path for path in given.rglob("*") if path.is_file()) if given.is_dir() and given.parts else []
-    return [*script.files, *([given] if given.is_file() else inside)]
+    return given if given.parts and given.exists() else None
 
 
 class Handler:

@@ -16,7 +16,7 @@ from olivine.data import data_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
-from olivine.models.scripted import SCRIPT, script_files
+from olivine.models.scripted import SCRIPT, given_to_loader, script_files
 from olivine.passes import UNCHANGED, passes
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
@@ -41,9 +41,11 @@ def model_content(model: Model, hashes: Hashes) -> str:
         "path": {name: _content(path, hashes) for name, path in sorted(deciding_files(model))},
         "base": model_content(model.base, hashes) if model.base else None,
     }
-    if (files := script_files(model)) != []:
+    if files := script_files(model):
         told = {key: value for key, value in model.attributes[SCRIPT].items() if key not in ("path", "folder")}
-        told |= {"model_path": None, "files": [hashes.file(path) for path in files]}
+        told |= {"files": {name: hashes.file(path) for name, path in files.items()}}
+        if (given := given_to_loader(model)) is not None:
+            told["model_path"] = given.name
         record["attributes"] = {**model.attributes, SCRIPT: told}
     return digest(record)
 

@@ -9,7 +9,9 @@ import pytest
 
 from encoders import tiny_encoder
 from olivine.config import load
+from olivine.store.hashes import Hashes
 from olivine.workflow.engine import run
+from olivine.workflow.keys import model_content
 from olivine.workflow.plan import make_plan
 
 SCRIPT = """
@@ -145,3 +147,21 @@ def test_names_of_an_io_config_are_those_of_the_graph(planned, tmp_path):
         ("attention_mask", [2, 12]),
     ]
     assert session.get_outputs()[0].name == "answer"
+
+
+def test_key_of_a_script_s_model_holds_all_that_its_loader_is_given(planned, tmp_path):
+    def content(**keys):
+        return model_content(planned(scripted(io_config=IO, **keys)).input_model, Hashes(tmp_path / "cache"))
+
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "a.bin").write_bytes(b"1")
+    plain, named, folder = content(), content(model_path="resnet18"), content(model_path=str(weights))
+    others = [content(model_path="resnet50")]  # a name that only the loader understands
+    (weights / "a.bin").rename(weights / "b.bin")
+    others.append(content(model_path=str(weights)))
+    (tmp_path / "helper.py").write_text("")
+    others.append(content())
+    (tmp_path / "helper.py").rename(tmp_path / "renamed.py")
+    others.append(content())
+    assert len({plain, named, folder, *others}) == 7
