@@ -90,6 +90,7 @@ def _make_plan(
     draft.remotes = tuple(remote for remote in settled.remotes if not remote.is_here)
     draft.translated += [_told(remote) for remote in draft.remotes]
     plan_model(draft, fetched)
+    _leave_out_end_tokens(draft)
     _plan_systems(draft)
     for folder, key in ((cache_dir, "cache_dir"), (output_dir, "output_dir")):
         check_folder(draft, folder, key)
@@ -166,6 +167,13 @@ def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, h
     draft.problems += [*loaded.problems, *hosts.problems, *problems]
     draft.translated += [*map(str, loaded.notes), *hosts.notes, *dict.fromkeys(notes)]
     return draft
+
+
+def _leave_out_end_tokens(draft: Draft) -> None:
+    """Drop what a translation says of end tokens where the model writes no text, and gets none."""
+    if draft.facts is not None and draft.facts.decoder is None:
+        said = {str(note) for note in draft.loaded.notes if note.new == "add_special_tokens" and not note.old}
+        draft.translated = [note for note in draft.translated if note not in said]
 
 
 def _measured(draft: Draft, score: ScoreRows | None) -> ScoreRows | None:
