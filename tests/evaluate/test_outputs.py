@@ -228,3 +228,30 @@ def test_inputs_of_halves_are_halves(tmp_path):
     path = save(tmp_path / "m.onnx", nodes, [value("x", ["n", 4], half)], [value("y", ["n", 4], half)], [])
     data = rows_of(tmp_path / "rows.jsonl", [{"x": [1, 2, 3, 4]}])
     assert scored(path, tmp_path / "base", data=data)["scores"] == {"n_rows": 1, "size_bytes": path.stat().st_size}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "near"),
+    [
+        ([[1, -np.inf], [np.nan]], [[1, -np.inf], [np.nan]], True),
+        ([[1, 2], [3]], [[1, 2], [np.nan]], False),  # whichever output it is
+        ([[1, 2], [3]], [[np.inf, 2], [3]], False),
+        ([[-np.inf, 2], [3]], [[np.inf, 2], [3]], False),
+    ],
+)
+def test_numbers_that_are_none_are_near_only_where_both_are(before, after, near):
+    rows = [[{f"out{place}": np.array(one, np.float32) for place, one in enumerate(row)}] for row in (before, after)]
+    numbers = measured({}, OutputEvidence(previous=rows[0], outputs=rows[1]))
+    assert (numbers["cosine"] > 0.9999) == near
+    assert (numbers["largest_difference"] == 0) == near
+
+
+@pytest.mark.parametrize(
+    ("dtype", "column"),
+    [("int64", [1.5, 2]), ("int64", [float("nan"), 1]), ("int32", np.array([2**40, 1])), ("uint8", np.array([-1, 1]))],
+)
+def test_numbers_that_the_type_of_an_input_does_not_hold_are_refused(dtype, column):
+    signature = Signature((TensorSpec("ids", dtype, (None, 2)),), ())
+    with pytest.raises(DataError, match=f"row 1: the column 'ids' holds no numbers of type {dtype}"):
+        of_row(signature, {"ids": column}, "row 1", None)
+    assert of_row(signature, {"ids": [1.0, 2]}, "row 1", None)["ids"].dtype == dtype

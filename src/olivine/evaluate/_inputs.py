@@ -41,8 +41,11 @@ def _array(spec: TensorSpec, value: Any, where: str) -> Any:
     """A value of a row as an input, with the row as its first dimension where it lacks one."""
     try:
         array = np.asarray(value, dtype=object if spec.dtype == "string" else dtype_of(spec))
+        is_whole = array.dtype.kind not in "iu" or np.array_equal(array, np.asarray(value))
     except (TypeError, ValueError, OverflowError):
-        raise DataError(f"{where}: the column '{spec.name}' holds no numbers of type {spec.dtype}") from None
+        is_whole = False
+    if not is_whole:
+        raise DataError(f"{where}: the column '{spec.name}' holds no numbers of type {spec.dtype}")
     if "float" in spec.dtype and not np.isfinite(array).all():
         raise DataError(f"{where}: the column '{spec.name}' holds NaN or infinity")
     if spec.shape is not None and array.ndim == len(spec.shape) - 1:

@@ -38,8 +38,8 @@ class OutputAgreement(Metric):
         for name, before, after in pairs:
             by_output.setdefault(name, []).append(cosine(before, after))
         numbers = {
-            "cosine": float(min(np.mean(values) for values in by_output.values())),
-            "largest_difference": float(max(np.abs(after - before).max(initial=0) for _, before, after in pairs)),
+            "cosine": float(np.min([np.mean(values) for values in by_output.values()])),
+            "largest_difference": float(np.max([_difference(before, after) for _, before, after in pairs])),
         }
         ranked = [(before, after) for name, before, after in pairs if name in evidence.scores and before.ndim]
         same = [before.argmax(-1).reshape(-1) == after.argmax(-1).reshape(-1) for before, after in ranked]
@@ -59,8 +59,21 @@ def _shared(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, An
     return {name: values for name, values in after.items() if name in before and before[name].shape == values.shape}
 
 
+def _difference(before: Any, after: Any) -> Any:
+    """The largest; of what is the same infinity, or NaN in both, none."""
+    is_same = (before == after) | (np.isnan(before) & np.isnan(after))
+    return np.abs(np.where(is_same, 0, after) - np.where(is_same, 0, before)).max(initial=0)
+
+
 def cosine(one: Any, other: Any) -> float:
-    """Of the angle between two outputs, each as one long vector; 1 where both are nothing but zeros."""
+    """Of the angle between two outputs, each as one long vector; 1 where both are nothing but zeros.
+
+    What is infinite or NaN in both alike is left out; NaN where they differ in that.
+    """
+    is_number = np.isfinite(one) & np.isfinite(other)
+    if not np.array_equal(one[~is_number], other[~is_number], equal_nan=True):
+        return float("nan")
+    one, other = one[is_number], other[is_number]
     lengths = float(np.linalg.norm(one) * np.linalg.norm(other))
     if lengths == 0:
         return 1.0 if np.array_equal(one, other) else 0.0

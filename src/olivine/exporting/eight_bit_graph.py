@@ -46,8 +46,11 @@ class Recipe:
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
-def prepared(model: "ir.Model", folder: Path, *, preprocess: bool) -> tuple[Path, int]:
-    """The graph in a file that can be quantized, every node named, and how many mask constants were mended."""
+def prepared(model: "ir.Model", folder: Path, *, preprocess: bool, optimize: bool = True) -> tuple[Path, int]:
+    """The graph in a file that can be quantized, every node named, and how many mask constants were mended.
+
+    optimize: onnxruntime's own rules come first, which join nodes under other names.
+    """
     n_mended = replace_masks(model, -_INFINITE, MASKED)
     for number, node in enumerate(model.graph.all_nodes()):
         node.name = node.name or f"{node.op_type}_{number}"
@@ -58,17 +61,22 @@ def prepared(model: "ir.Model", folder: Path, *, preprocess: bool) -> tuple[Path
         return path, n_mended
     ready = folder / "ready" / "model.onnx"
     ready.parent.mkdir(parents=True, exist_ok=True)
-    return (ready if _preprocess(path, ready) else path), n_mended
+    return (ready if _preprocess(path, ready, optimize=optimize) else path), n_mended
 
 
-def _preprocess(path: Path, ready: Path) -> bool:
+def _preprocess(path: Path, ready: Path, *, optimize: bool) -> bool:
     """Fold constants and infer shapes, as onnxruntime wants it before; False where it cannot."""
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     for skips_symbols in (False, True):
         try:
             with contextlib.chdir(ready.parent):  # its symbolic part leaves files in the current folder where it fails
-                quant_pre_process(str(path.absolute()), str(ready.absolute()), skip_symbolic_shape=skips_symbols)
+                quant_pre_process(
+                    str(path.absolute()),
+                    str(ready.absolute()),
+                    skip_optimization=not optimize,
+                    skip_symbolic_shape=skips_symbols,
+                )
         except Exception:  # noqa: BLE001, S112 - the symbolic part raises bare exceptions for unknown operators
             continue
         return True
@@ -164,6 +172,8 @@ def by_loss(path: Path, rows: Sequence[Row], bits: int = 8) -> list[str]:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(str(probed), options, providers=["CPUExecutionProvider"])
     names = [one.name for one in session.get_outputs() if one.name in nodes]
+    if not names:
+        return []
     losses = dict.fromkeys(names, 0.0)
     for row in rows[:8]:
         for name, array in zip(names, session.run(names, dict(row)), strict=True):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 else:
     ir, common, onnx = lazy.module("onnx_ir"), lazy.module("onnx_ir.passes.common"), lazy.module("onnx")
 
+LEAST_EXTERNAL = 512  # bytes: shapes and axes stay in the graph, where alone the runtime's shape inference reads them
 INLINE_LIMIT = 2**30  # bytes of weights that a graph still holds itself, where nobody says; protobuf takes twice that
 
 
@@ -69,6 +70,32 @@ def name_outer_outputs(model: "ir.Model") -> None:
                 graph.outputs[place] = same.outputs[0]
 
 
+def has_strings(model: "ir.Model") -> bool:
+    """Whether a graph holds tensors of text."""
+    constants = (node.attributes.get("value") for node in model.graph.all_nodes() if node.op_type == "Constant")
+    tensors = [*(value.const_value for value in initializers(model)), *(one.value for one in constants if one)]
+    return any(tensor.dtype == ir.DataType.STRING for tensor in tensors)
+
+
+def _put_strings_in_nodes(model: "ir.Model") -> None:
+    """Write weights of text as Constant nodes: they have no number of bytes, by which weights are stored."""
+    for graph in model.graphs():
+        for name, value in list(graph.initializers.items()):
+            tensor = value.const_value
+            if tensor is None or tensor.dtype != ir.DataType.STRING or value.is_graph_input():
+                continue
+            node = ir.node("Constant", inputs=[], attributes={"value": tensor}, num_outputs=1)
+            result = node.outputs[0]
+            result.type, result.shape = value.type, value.shape
+            if len(graph):
+                graph.insert_before(graph[0], node)
+            else:
+                graph.append(node)
+            value.replace_all_uses_with(result, replace_graph_outputs=True)
+            del graph.initializers[name]
+            result.name = name
+
+
 def _where_it_lies(tensor: Any, folder: Path) -> Any:
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
@@ -96,6 +123,7 @@ def save_graph(model: "ir.Model", path: Path, saving: Saving) -> None:
     """Write a graph, a weight at a time where they lie beside it. OSError (a full disk) passes, and leaves no file."""
     if saving.constants:
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    _put_strings_in_nodes(model)
     stored = [value.const_value for value in initializers(model)]
     n_bytes = sum(tensor.nbytes for tensor in stored)
     was_external = any(isinstance(tensor, ir.ExternalTensor) for tensor in stored)
@@ -107,7 +135,7 @@ def save_graph(model: "ir.Model", path: Path, saving: Saving) -> None:
                 model,
                 path,
                 external_data=saving.file_name or f"{path.name}.data",
-                size_threshold_bytes=saving.threshold,
+                size_threshold_bytes=max(saving.threshold, LEAST_EXTERNAL),
                 max_shard_size_bytes=None if saving.one_file else 1,
             )
         else:

@@ -31,7 +31,7 @@ class SavingParams(PassParams):
     )
     all_tensors_to_one_file: bool = Field(True, description="false: a file for each of the weights beside the graph")
     external_data_name: str | None = Field(None, description="name of that file; else the graph's with .data")
-    size_threshold: int = Field(1024, ge=0, description="bytes from which a weight lies beside the graph")
+    size_threshold: int = Field(1024, ge=0, description="bytes from which a weight lies beside the graph; 512 at least")
     convert_attribute: bool = Field(False, description="constants in attributes of nodes lie beside the graph too")
 
     @field_validator("external_data_name")

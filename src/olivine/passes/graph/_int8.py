@@ -1,5 +1,6 @@
 """What the passes to integers have in common: their params, and the climb from as asked to as it holds."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from olivine.config.schema import DataConfig
-from olivine.errors import ModelError
+from olivine.errors import ModelError, Problem
 from olivine.exporting.eight_bit_graph import MENDS, Recipe, Rung, climb, prepared
 from olivine.exporting.graph_files import open_graph
 from olivine.models import Model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 WEIGHT_TYPES = Literal["QInt8", "QUInt8", "QInt16", "QUInt16", "QInt4", "QUInt4"]
+_OF_8_BITS = ("QInt8", "QUInt8")
 N_TIMED = 9  # runs of a row whose median is the price
 
 
@@ -106,24 +108,31 @@ class Int8Pass(GraphPass):
     def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":
         """Quantize as asked, compare, mend; the rungs and their prices are recorded."""
         rows = _rows(model, self.params, context)
-        path, n_masks = prepared(open_graph(graph_of(model)), context.scratch, preprocess=self.params.quant_preprocess)
+        path, n_masks = prepared(
+            open_graph(graph_of(model)),
+            context.scratch,
+            preprocess=self.params.quant_preprocess,
+            optimize=not self._tells_apart(),
+        )
         provider = context.machine.execution_provider
         before = OnnxSession(graph_of(model), provider)
-        expected = [before.run(row) for row in rows]
+        expected = [_numbers(before.run(row)) for row in rows]
         asked = self._without_types(self.recipe(), path)
+        self._tell_unknown(path, context)
+        least = self.params.min_cosine or -math.inf  # 0 takes whatever comes
         mends = MENDS if self.params.mend else ()
         rungs = climb(
             path,
             context.scratch,
             asked,
             rows,
-            self.params.min_cosine,
+            least,
             lambda one: _cosine(one, provider, rows, expected),
             mends,
         )
         self._tell(rungs, n_masks, before, provider, rows, context)
-        best = max(rungs, key=lambda rung: rung.cosine) if rungs[-1].cosine < self.params.min_cosine else rungs[-1]
-        if best.cosine < self.params.min_cosine:
+        best = max(rungs, key=lambda rung: rung.cosine) if rungs[-1].cosine < least else rungs[-1]
+        if best.cosine < least:
             raise ModelError(
                 f"quantized, the outputs have a cosine of {best.cosine:.4g} to those before at best ({best.name}), and "
                 f"min_cosine asks for {self.params.min_cosine}: leave more nodes out (nodes_to_exclude), name rows of "
@@ -131,6 +140,39 @@ class Int8Pass(GraphPass):
             )
         graph = open_graph(best.path)
         return graph, _integers(graph)
+
+    def _tells_apart(self) -> bool:
+        """Whether the params speak of nodes, or of one of the two operators of a layer: fusions would rename these."""
+        params = self.params
+        types = (params.op_types_to_quantize or (), params.op_types_to_exclude)
+        of_one = any(("MatMul" in one) != ("Gemm" in one) for one in types)
+        return bool(params.nodes_to_quantize or params.nodes_to_exclude or of_one)
+
+    def _tell_unknown(self, path: Path, context: Context) -> None:
+        """Warn of names of nodes and operators that the graph does not have."""
+        nodes = list(open_graph(path).graph.all_nodes())
+        params = self.params
+        for what, names, there in (
+            ("node", (*(params.nodes_to_quantize or ()), *params.nodes_to_exclude), {str(one.name) for one in nodes}),
+            ("operator", (*(params.op_types_to_quantize or ()), *params.op_types_to_exclude), {*_types(nodes)}),
+        ):
+            lacking = [f"'{name}'" for name in names if name not in there]
+            if lacking and (what == "node" or params.op_types_to_quantize is None or len(lacking) == len(names)):
+                context.report.warn(f"the graph has no {what} {', '.join(lacking)}, which the config names")
+
+    def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
+        """Types that onnxruntime has no operators for."""
+        recipe = self.recipe()
+        weights, computed = recipe.weight_type, recipe.activation_type
+        if recipe.mode == "dynamic" and weights not in _OF_8_BITS:
+            message = f"dynamic quantization has no weights of type {weights}."
+            yield Problem("invalid-value", self.name, message, f"Choose {' or '.join(_OF_8_BITS)}.", ("weight_type",))
+        elif recipe.mode == "static" and recipe.quant_format == "QOperator" and {weights, computed} - {*_OF_8_BITS}:
+            message = f"quant_format QOperator has no operators for {weights} weights and {computed} activations."
+            yield Problem("invalid-value", self.name, message, "Choose types of 8 bits, or QDQ.", ("quant_format",))
+        elif recipe.mode == "static" and (computed, weights) == ("QInt8", "QUInt8"):
+            message = "onnxruntime has no operators for QUInt8 weights and QInt8 activations."
+            yield Problem("invalid-value", self.name, message, "Choose QInt8 for weights.", ("weight_type",))
 
     def _without_types(self, recipe: Recipe, path: Path) -> Recipe:
         """The recipe with the nodes of excluded operators by name."""
@@ -204,8 +246,25 @@ def _cosine(path: Path, provider: str, rows: Sequence[Any], expected: Sequence[M
     from olivine.evaluate import OutputEvidence, measured
 
     session = OnnxSession(path, provider)
-    numbers = measured({}, OutputEvidence([session.run(row) for row in rows], expected))
-    return float(numbers.get("cosine", 0.0))
+    numbers = measured({}, OutputEvidence([_numbers(session.run(row)) for row in rows], expected))
+    cosine = float(numbers.get("cosine", 0.0))
+    return -1.0 if math.isnan(cosine) else cosine  # no number where there was one
+
+
+def _numbers(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The outputs that are numbers, those in sequences among them."""
+    parts = {
+        f"{name}[{place}]" if isinstance(value, list) else name: one
+        for name, value in outputs.items()
+        for place, one in enumerate(value if isinstance(value, list) else [value])
+    }
+    return {
+        name: one for name, one in parts.items() if getattr(one, "dtype", None) is not None and one.dtype.kind in "fiub"
+    }
+
+
+def _types(nodes: "Sequence[ir.Node]") -> set[str]:
+    return {str(node.op_type) for node in nodes}
 
 
 def _seconds(session: OnnxSession, row: Any) -> float:

@@ -78,6 +78,9 @@ class FixedShape(GraphPass):
             elif told is not None and not _could_be(told, shape):
                 message = f"the input '{name}' cannot have the shape {shape}: it is {list(told)}."
                 yield Problem("invalid-value", self.name, message, "Change what is open.", ("input_shape",))
+        for size, first, second in self._contradictions(shapes):
+            message = f"the open size '{size}' would be {first} and {second}."
+            yield Problem("invalid-value", self.name, message, "Give it one number.", ("input_shape",))
         for name in self.params.sizes:
             if named and name not in OF_OPTIMUM and name not in named:
                 told_names = ", ".join(sorted(named)) or "none"
@@ -114,9 +117,20 @@ class FixedShape(GraphPass):
         for value in _values(graph):
             if value.shape is not None:
                 value.shape = ir.Shape(_fixed(_sizes_of(value), sizes))
-        common.ShapeInferencePass()(graph)
+        if not _has_sequences(graph):  # of which onnx-ir takes the type for that of a tensor
+            common.ShapeInferencePass()(graph)
         n_left = sum(not isinstance(size, int) for value in inputs.values() for size in _sizes_of(value))
         return graph, {"sizes fixed": n_open - n_left}
+
+    def _contradictions(self, shapes: Mapping[str, "tuple[Size, ...] | None"]) -> Iterator[tuple[str, int, int]]:
+        """Names of sizes that two inputs, or an input and dim_value, would fix to different numbers; each once."""
+        fixed = dict(self.params.sizes)
+        told: set[str] = set()
+        for name, shape in self.params.shapes.items():
+            for size, number in zip(shapes.get(name) or (), shape, strict=False):
+                if isinstance(size, str) and fixed.setdefault(size, number) != number and size not in told:
+                    told.add(size)
+                    yield size, fixed[size], number
 
     def _all_sizes(self, shapes: Mapping[str, "tuple[Size, ...]"]) -> dict[str, int]:
         """Sizes by name, those that a fixed input tells among them."""
@@ -152,6 +166,10 @@ def _sizes_of(value: "ir.Value") -> "tuple[Size, ...]":
     """Sizes as of a signature."""
     shape = value.shape if value.shape is not None else ()
     return tuple(size if isinstance(size, int) else size.value for size in shape)
+
+
+def _has_sequences(model: "ir.Model") -> bool:
+    return any("Sequence" in node.op_type or "Optional" in node.op_type for node in model.graph.all_nodes())
 
 
 def _values(model: "ir.Model") -> "list[ir.Value]":

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from pydantic import Field
 
 from olivine import lazy
+from olivine.errors import ModelError
 from olivine.exporting.graph_files import from_proto, initializers, open_graph, to_proto
 from olivine.models import Model
 from olivine.models.onnx_files import graph_of
@@ -15,9 +16,15 @@ from olivine.work import Context
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
+    from onnx_ir.passes import common
 else:
-    np, ir = lazy.module("numpy"), lazy.module("onnx_ir")
+    np, ir, common = lazy.module("numpy"), lazy.module("onnx_ir"), lazy.module("onnx_ir.passes.common")
 
+HALF_SCALES = 19  # the first opset whose DequantizeLinear has scales of 16 bits
+_NEVER_HALF = (
+    *("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat", "QAttention"),
+    *("Optional", "OptionalGetElement", "OptionalHasElement"),
+)
 LARGEST_INFERRED = 2**31 - 2**24  # bytes of a message that onnx still infers shapes of
 
 
@@ -62,6 +69,9 @@ class Float16(GraphPass):
                 if self._is_clipped(value.const_value):
                     clipped.append(str(value.name))
         n_bytes = sum(value.const_value.nbytes for value in initializers(graph))
+        self._check_outputs(graph)
+        common.InlinePass()(graph)  # what is inside of functions, the library leaves in 32 bits
+        common.RemoveUnusedFunctionsPass()(graph)
         _rename_casts(graph)
         infers = self.params.use_symbolic_shape_infer and not self.params.disable_shape_infer
         converted = float16.convert_float_to_float16(
@@ -70,7 +80,7 @@ class Float16(GraphPass):
             max_finite_val=self.params.max_finite_val,
             keep_io_types=self.params.keep_io_types,
             disable_shape_infer=not infers or n_bytes > LARGEST_INFERRED,
-            op_block_list=self._blocked(float16.DEFAULT_OP_BLOCK_LIST),
+            op_block_list=[*self._blocked(float16.DEFAULT_OP_BLOCK_LIST), *_without_half(graph)],
             node_block_list=self.params.node_block_list,
         )
         if clipped:
@@ -83,6 +93,17 @@ class Float16(GraphPass):
         n_left = sum(value.const_value.dtype == ir.DataType.FLOAT for value in initializers(result))
         return result, {"weights in 16 bits": n_weights - n_left}
 
+    def _check_outputs(self, graph: "ir.Model") -> None:
+        """Refuse to keep the type of an output that no node computes: there is no place for a Cast."""
+        kept = self.params.keep_io_types
+        floats = [value for value in graph.graph.outputs if value.dtype == ir.DataType.FLOAT]
+        alone = [value for value in floats if value.producer() is None and (kept is True or value.name in (kept or ()))]
+        if alone:
+            raise ModelError(
+                f"the type of the output '{alone[0].name}' cannot be kept: it is an input or a weight itself; leave "
+                "keep_io_types out, or name the others"
+            )
+
     def _is_clipped(self, tensor: Any) -> bool:
         array = tensor.numpy()
         return any(float(np.abs(piece).max(initial=0)) > self.params.max_finite_val for piece in _pieces(array))
@@ -90,6 +111,12 @@ class Float16(GraphPass):
     def _blocked(self, usual: list[str]) -> list[str]:
         blocked = usual if self.params.op_block_list is None else self.params.op_block_list
         return [name for name in blocked if name not in (self.params.op_include_list or ())]
+
+
+def _without_half(model: "ir.Model") -> list[str]:
+    """Operators that have no form for 16 bits, in the opset of the graph."""
+    is_old = model.graph.opset_imports.get("", 0) < HALF_SCALES
+    return [*_NEVER_HALF, *(("QuantizeLinear", "DequantizeLinear") if is_old else ())]
 
 
 def _rename_casts(graph: "ir.Model") -> None:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from olivine import lazy
 from olivine.exporting.graph_files import open_graph
+from olivine.exporting.surgery import free, names_in
 from olivine.models import Model
 from olivine.models.onnx_files import graph_of
 from olivine.models.onnx_header import TYPES
@@ -63,8 +64,9 @@ class IoTypes(GraphPass):
     def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":  # noqa: ARG002
         """Put a Cast at every input and output whose name and type match."""
         graph = open_graph(graph_of(model))
-        inputs = [value for value in graph.graph.inputs if self._is_meant(value)]
-        outputs = [value for value in graph.graph.outputs if self._is_meant(value)]
+        weights = set(graph.graph.initializers)
+        inputs = [value for value in graph.graph.inputs if value.name not in weights and self._is_meant(value)]
+        outputs = [value for value in graph.graph.outputs if value not in inputs and self._is_meant(value)]
         for value in inputs:
             self._change_input(graph.graph, value)
         for value in outputs:
@@ -72,28 +74,32 @@ class IoTypes(GraphPass):
         return graph, {"inputs": len(inputs), "outputs": len(outputs)}
 
     def _is_meant(self, value: "ir.Value") -> bool:
-        return bool(re.search(self.params.name_pattern, str(value.name))) and value.dtype == self.params.source_dtype
+        is_of_type = isinstance(value.type, ir.TensorType) and value.dtype == self.params.source_dtype
+        return is_of_type and bool(re.search(self.params.name_pattern, str(value.name)))
 
     def _change_input(self, graph: "ir.Graph", value: "ir.Value") -> None:
-        target = ir.DataType(self.params.target_dtype)
-        cast = _cast(value, ir.DataType(self.params.source_dtype), f"{value.name}_as_before")
-        users = [use for use in value.uses() if use.node is not cast]
-        for node, index in users:
-            node.replace_input_with(index, cast.outputs[0])
-        for place, output in enumerate(graph.outputs):
-            if output is value:
-                graph.outputs[place] = cast.outputs[0]
-        value.type = ir.TensorType(target)
-        graph.insert_before(graph[0], cast)
+        """An output that is the input itself changes with it."""
+        users = list(value.uses())
+        value.type = ir.TensorType(ir.DataType(self.params.target_dtype))
+        if users:
+            cast = _cast(value, ir.DataType(self.params.source_dtype), _before(graph, value))
+            for node, index in users:
+                node.replace_input_with(index, cast.outputs[0])
+            graph.insert_before(graph[0], cast)
 
     def _change_output(self, graph: "ir.Graph", value: "ir.Value") -> None:
-        name, before = str(value.name), f"{value.name}_as_before"
+        name, before = str(value.name), _before(graph, value)
         cast = _cast(value, ir.DataType(self.params.target_dtype), name)
         value.name = before
         graph.append(cast)
         for place, output in enumerate(graph.outputs):
             if output is value:
                 graph.outputs[place] = cast.outputs[0]
+
+
+def _before(graph: "ir.Graph", value: "ir.Value") -> str:
+    """A name for a value as it was."""
+    return free(f"{value.name}_as_before", names_in(graph, *graph.subgraphs()))
 
 
 def _cast(value: "ir.Value", target: "ir.DataType", name: str) -> "ir.Node":

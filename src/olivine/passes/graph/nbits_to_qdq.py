@@ -20,6 +20,7 @@ else:
     np, ir = lazy.module("numpy"), lazy.module("onnx_ir")
 
 OPSET = 21  # the first whose DequantizeLinear knows blocks and 4 bits
+LAST_CHANGED = 13  # what an operator of this opset means, it means later too, or it does not load
 
 
 class NbitsToQdq(GraphPass):
@@ -112,6 +113,9 @@ def _raise_opset(model: "ir.Model") -> None:
         return
     from onnxscript import version_converter
 
-    version_converter.convert_version(model, OPSET, fallback=False)
+    version = model.graph.opset_imports.get("", 0)
+    version_converter.convert_version(model, OPSET, fallback=True)  # of opsets below 18 by onnx's own converter
+    if model.graph.opset_imports.get("", 0) < OPSET and version >= LAST_CHANGED:
+        version_converter.convert_version(model, OPSET, fallback=False)  # that one knows no operators of onnxruntime
     if model.graph.opset_imports.get("", 0) < OPSET:
         raise ModelError(f"the graph cannot be brought to opset {OPSET}, whose DequantizeLinear knows blocks")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from olivine.exporting.graph_files import name_outer_outputs, open_graph, operators
+from olivine.exporting.graph_files import has_strings, name_outer_outputs, open_graph, operators
 from olivine.models import Model
 from olivine.models.onnx_files import graph_of
 from olivine.passes.graph._graph import Counts, GraphPass, SavingParams
@@ -49,7 +49,8 @@ class Peephole(GraphPass):
         from onnx_ir.passes import common
         from onnxscript import optimizer
 
-        if self.params.onnxscript:
+        names = [str(value.name) for value in graph.graph.inputs]
+        if self.params.onnxscript and not has_strings(graph):  # which it folds to what cannot be written
             optimizer.optimize(graph)
         for one in (
             common.CommonSubexpressionEliminationPass(),
@@ -61,3 +62,17 @@ class Peephole(GraphPass):
         ):
             one(graph)
         name_outer_outputs(graph)
+        _give_inputs_their_names(graph.graph, names)
+
+
+def _give_inputs_their_names(graph: "ir.Graph", names: list[str]) -> None:
+    """Undo the Identity that the rules put between an input and the output that is the same, under another name."""
+    for value, name in zip(graph.inputs, names, strict=True):
+        if value.name == name:
+            continue
+        for output in list(graph.outputs):
+            producer = output.producer()
+            if output.name == name and producer is not None and producer.op_type == "Identity":
+                output.replace_all_uses_with(value, replace_graph_outputs=True)
+                graph.remove(producer, safe=True)
+        value.name = name
