@@ -327,6 +327,14 @@ def test_cluster_that_cannot_be_used_is_one_sentence(system, params, sentence):
     assert "\n" not in str(told.value)
 
 
+def test_auto_is_the_cluster_that_the_environment_names(system, cluster, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    assert len(system(address="auto").bridge.ask("nodes")) == 3
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(OlivineError, match=r"nobody answers at 127\.0\.0\.1:1"):
+        system(address="auto").probe()
+
+
 def test_secret_does_not_belong_into_a_config(system):
     with pytest.raises(ValueError, match="'HF_TOKEN' does not belong into a config"):
         system(runtime_env={"env_vars": {"HF_TOKEN": "hf_abc"}})

@@ -240,8 +240,20 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
             raise OlivineError(f"the Ray cluster at {address} gives no answer: {text[:200]}") from None
 
 
+def _of_this_machine() -> str:
+    """The address that Ray takes for "auto": that of the last cluster that was started here, be it gone; else none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return canonicalize_bootstrap_address("auto") or ""
+    except (RuntimeError, ConnectionError):  # there is none, which `ray.init` says, too
+        return ""
+
+
 def _reach(address: str) -> None:
     """OlivineError where nobody listens: Ray itself tries for minutes."""
+    if address == "auto":
+        address = _of_this_machine()
     host, _, port = address.removeprefix(CLIENT).rpartition(":")
     if not host or not port.isdigit():
         return
@@ -249,7 +261,7 @@ def _reach(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_REACH_SECONDS).close()
     except OSError as error:
         why = sentence(error)
-        raise OlivineError(f"nobody answers at {address} ({why}); is the cluster up, and the address right?") from None
+        raise OlivineError(f"nobody answers at {address} ({why}): start the cluster, or name its address") from None
 
 
 @contextmanager

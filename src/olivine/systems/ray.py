@@ -82,8 +82,10 @@ class Ray(System):
 
     def __init__(self, params: Params) -> None:
         super().__init__(params)
-        if params.address.startswith("ray://") and not lazy.installed("grpc"):
-            raise RequestError(f"'{params.address}' needs grpcio; run: pip install 'olivine[ray]'")
+        # as Ray itself has it, but known before Ray tries for minutes to reach a cluster that is not there
+        self._address = (os.environ.get("RAY_ADDRESS") if params.address == "auto" else None) or params.address
+        if self._address.startswith("ray://") and not lazy.installed("grpc"):
+            raise RequestError(f"'{self._address}' needs grpcio; run: pip install 'olivine[ray]'")
         if params.hf_token and not os.environ.get("HF_TOKEN"):
             raise RequestError("'hf_token' is set, but this environment has no HF_TOKEN")
         self._need = Estimate()
@@ -94,7 +96,7 @@ class Ray(System):
         params = self.params
         return Bridge(
             {
-                "address": params.address,
+                "address": self._address,
                 "runtime_env": params.runtime_env,
                 "sends_olivine": params.send_olivine,
                 "folder": params.store,
