@@ -77,10 +77,56 @@ def test_yaml_says_what_json_says(tiny_phi3, here):
     assert load(Path("a.yaml")).workflow == load(Path("b.json")).workflow
 
 
-def test_columns_that_tell_nothing_are_asked_for_or_guessed(tiny_phi3, here):
+def test_columns_that_tell_nothing_are_asked_for_or_guessed(tiny_phi3, here, capsys):
     exit_code(["init", "labels.jsonl", "--yes", "--model", str(tiny_phi3)])
     settings = load(Path("olive-config.yaml")).workflow.data_configs[0].pre_process_data_config
-    assert (settings.prompt_col, settings.answer_col) == ("id", "tone")
+    assert (settings.prompt_col, settings.answer_col) == ("phrase", "tone")
+    assert "pairs of 'phrase' (user) and 'tone' (assistant)" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("header", "row", "pair"),
+    [
+        (
+            "Ticket #,Words,Queue,Prio,e-mail",
+            "{n},The router is slow {n},{label} desk,,a{n}@example.com",
+            "Words,Queue",
+        ),
+        ("id,Frage,Antwort,Gebiet", "{n},Was ist {n} plus eins?,Das ist dann {n} und eins,Rechnen", "Frage,Antwort"),
+        ("番号,質問,色,日", "{n},りんごは何個ありますかそして何色ですか{n},赤い,2024-01-0{n}", "質問,色"),
+        ("left,right", "{n},{n}", "left,right"),
+        ("id,mail,date", "{n},a{n}@example.com,2024-01-0{n} 10:00", None),
+    ],
+)
+def test_columns_are_guessed_by_their_cells_and_never_by_their_place(header, row, pair, tiny_phi3, here, capsys):
+    rows = [row.format(n=n, label=("billing", "network")[n % 2]) for n in range(8)]
+    Path("mine.csv").write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    code = exit_code(["init", "mine.csv", "--yes", "--model", str(tiny_phi3)])
+    if pair is None:
+        assert code == 2
+        assert "write --prompt-col and --answer-col, of: id, mail, date" in capsys.readouterr().err
+        return
+    settings = load(Path("olive-config.yaml")).workflow.data_configs[0].pre_process_data_config
+    assert f"{settings.prompt_col},{settings.answer_col}" == pair
+    assert problems("olive-config.yaml") == []
+
+
+@pytest.mark.parametrize(
+    ("separator", "encoding", "told"),
+    [(";", "utf-8", "sep ';'"), (";", "cp1252", "sep ';' and encoding 'cp1252'"), (",", "utf-16", "encoding 'utf-16'")],
+)
+def test_table_of_another_office_is_read_as_it_is_written(separator, encoding, told, tiny_phi3, here, capsys):
+    rows = [("question", "answer"), *((f"Wie heißt Nummer {n}?", "Käse") for n in range(8))]
+    Path("mine.csv").write_text("\n".join(map(separator.join, rows)), encoding=encoding)
+    assert exit_code(["init", "mine.csv", "--yes", "--model", str(tiny_phi3)]) == 0
+    assert f"mine.csv is read with {told}" in " ".join(capsys.readouterr().err.split())
+    assert problems("olive-config.yaml") == []
+
+
+def test_new_line_of_a_template_is_typed_as_a_shell_has_it(tiny_phi3, here):
+    exit_code(["init", "labels.jsonl", "--model", str(tiny_phi3), "--text-template", r"{phrase}\n{tone}"])
+    settings = load(Path("olive-config.yaml")).workflow.data_configs[0].pre_process_data_config
+    assert settings.text_template == "{phrase}\n{tone}"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there are no pseudo-terminals")

@@ -65,6 +65,11 @@ def value_of(text: str) -> Any:
         return text
 
 
+def template_as_typed(text: str) -> str:
+    r"""A template as it is typed in a shell, where \n and \t are two characters each."""
+    return text.replace("\\n", "\n").replace("\\t", "\t")
+
+
 def config_text(loaded: "Loaded", folder: Path | None = None) -> str:
     """The config as JSON. folder: where its file will lie; names of data files then hold from there."""
     content: dict[str, Any] = plain(loaded.document.root)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import click
 
-from olivine.cli._flags import Flags, value_of
+from olivine.cli._flags import Flags, template_as_typed, value_of
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -91,7 +91,7 @@ def _read(key: str, text: str) -> Any:
     if key in ("max_seq_len", "max_samples"):
         return value_of(text)
     if key == "text_template":  # as it is typed in a shell
-        return text.replace("\\n", "\n").replace("\\t", "\t")
+        return template_as_typed(text)
     names = [part.strip() for part in text.split(",")]
     return names if key in ("text_cols", "prompt_col") and len(names) > 1 else text
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from olivine.cli._common import print_problems, say
+from olivine.cli._flags import template_as_typed
 
 if TYPE_CHECKING:
     from olivine.workflow.starter import Columns, Wishes
@@ -80,6 +81,8 @@ def _wishes(rows: Path | None, options: dict[str, Any], ask: Ask) -> tuple["Wish
     from olivine.workflow.starter import MODEL, Ship, Wishes, rows_in
 
     said = {key: value for key, value in options.items() if value is not None}
+    if "text_template" in said:
+        said["text_template"] = template_as_typed(said["text_template"])
     model = said.pop("model", None) or ask("Model to start from (a folder, .gguf file or hub name)", MODEL)
     method = said.pop("method", "lora")
     if rows is None and method != "none":
@@ -103,20 +106,31 @@ def _wishes(rows: Path | None, options: dict[str, Any], ask: Ask) -> tuple["Wish
 def _with_columns(wishes: "Wishes", ask: Ask) -> tuple["Wishes", "Columns"]:
     """The wishes with the columns that are asked and answered, where neither rows nor options tell them."""
     from olivine.errors import ConfigError
-    from olivine.workflow.starter import look, problems_of_rows
+    from olivine.workflow.starter import as_written, in_words, look, problems_of_rows
 
+    given, wishes = wishes, as_written(wishes)
+    if wishes != given:
+        reading = {"sep": (given.sep, wishes.sep), "encoding": (given.encoding, wishes.encoding)}
+        guessed = [f"{key} {after!r}" for key, (before, after) in reading.items() if after != before]
+        say(f"{wishes.rows} is read with {' and '.join(guessed)}, as it seems to be written", err=True, dim=True)
     columns = look(wishes)
     named = (wishes.prompt_col, wishes.answer_col, wishes.text_template)
     say(columns.sentence or f"columns: {', '.join(columns.names)}", err=True, dim=True)
     if not columns.is_told and named == (None, None, None):
-        pair = columns.pair
-        if pair is None:
+        if len(columns.names) == 1:
             raise click.UsageError(f"the rows have the column {columns.names[0]} alone; write a --text-template")
+        pair = columns.pair or (None, None)
         asked = ask("Column of what is asked", pair[0], click.Choice(columns.names))
         answered = ask("Column of what is answered", pair[1], click.Choice(columns.names))
+        if asked is None or answered is None:
+            told = ", ".join(columns.names)
+            raise click.UsageError(f"no column tells what is asked; write --prompt-col and --answer-col, of: {told}")
         wishes = replace(wishes, prompt_col=asked, answer_col=answered)
     if problems := problems_of_rows(wishes):
         raise ConfigError(problems)
+    if not columns.is_told or wishes.prompt_col is not None:
+        columns = replace(columns, sentence=in_words(wishes))
+        say(columns.sentence, err=True, dim=True)
     return wishes, columns
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 
 from olivine import data
 from olivine.config.schema import DataConfig
-from olivine.data.sources import kinds
+from olivine.data.sources import guessed_options, kinds
 from olivine.errors import DataError, Problem
 from olivine.paths import is_file
+from olivine.workflow.guessed_pair import guessed_pair
 
 Method = Literal["lora", "qlora", "full", "none"]
 Ship = Literal["int4", "fp16", "fp32", "folder"]
@@ -62,16 +63,16 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Columns:
-    """What a look at the first rows tells. names: of the columns; is_told: they say how a row becomes text."""
+    """What a look at the first rows tells.
+
+    names: of the columns; is_told: they say how a row becomes text. pair: else the columns that ask and answer, as far
+    as cells tell.
+    """
 
     names: tuple[str, ...]
     is_told: bool
     sentence: str = ""
-
-    @property
-    def pair(self) -> tuple[str, str] | None:
-        """The columns that are asked and answered as far as one can guess: the first and the last."""
-        return (self.names[0], self.names[-1]) if len(self.names) > 1 else None
+    pair: tuple[str, str] | None = None
 
 
 def kind_of(path: Path) -> str:
@@ -92,17 +93,29 @@ def rows_in(folder: Path) -> Path | None:
     return Path(chosen[0].name) if len(chosen) == 1 else None
 
 
-def look(wishes: Wishes) -> Columns:
-    """What the first rows of the file are; DataError where it cannot be read."""
+def as_written(wishes: Wishes) -> Wishes:
+    """The wishes with the separator and the encoding that the file seems to have, where they do not say them."""
     if wishes.rows is None or not is_file(wishes.rows):
         raise DataError(f"there is no file of rows '{wishes.rows}'")
+    options = guessed_options(wishes.rows, kind_of(wishes.rows))
+    return replace(wishes, sep=wishes.sep or options.separator, encoding=wishes.encoding or options.encoding)
+
+
+def look(wishes: Wishes) -> Columns:
+    """What the first rows of the file are; DataError where it cannot be read."""
     config = DataConfig.model_validate(replace(wishes, prompt_col=None, answer_col=None).data_config(Path.cwd()))
-    names = tuple(dict.fromkeys(str(name) for row in data.sample_of(config) or () for name in row))
+    rows = data.sample_of(config) or []
+    names = tuple(dict.fromkeys(str(name) for row in rows for name in row))
     if not names and (problem := next(iter(data.check(config)), None)) is not None:
         raise DataError(str(problem))
     if data.columns_without_form(config):
-        return Columns(names, is_told=False)
+        return Columns(names, is_told=False, pair=guessed_pair(rows))
     return Columns(names, is_told=True, sentence=data.describe(config, None))
+
+
+def in_words(wishes: Wishes) -> str:
+    """What rows become with the columns that were chosen, and which are not read."""
+    return data.describe(DataConfig.model_validate(wishes.data_config(Path.cwd())), None)
 
 
 def problems_of_rows(wishes: Wishes) -> list[Problem]:

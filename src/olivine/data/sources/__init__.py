@@ -8,11 +8,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from olivine.data.sources._base import FileSource, Item, Row
-from olivine.data.sources._opened import PLAIN, Options, foreign, is_encoding, is_separator, near_encoding
+from olivine.data.sources._opened import (
+    PLAIN,
+    Options,
+    foreign,
+    is_encoding,
+    is_separator,
+    near_encoding,
+    other_encoding,
+)
 from olivine.errors import DataError
 from olivine.registry import Registry
 
 sources: Registry[FileSource] = Registry("olivine.data.sources", FileSource, group="olivine.data.sources")  # type: ignore[type-abstract]
+
+_TEXTS = ("csv", "json", "text")
 
 __all__ = [
     "PLAIN",
@@ -20,6 +30,7 @@ __all__ = [
     "Item",
     "Options",
     "Row",
+    "guessed_options",
     "is_encoding",
     "is_kind",
     "is_separator",
@@ -59,6 +70,18 @@ def read(path: Path, kind: str, options: Options) -> Iterator[Item]:
         yield 1, DataError(what)
         return
     yield from source_of(kind).read(path, options)
+
+
+def guessed_options(path: Path, kind: str) -> Options:
+    """How a file seems to be written, as far as it is not UTF-8 with the separator that its suffix tells."""
+    if kind not in _TEXTS:
+        return PLAIN
+    encoding = other_encoding(path)
+    if kind != "csv":
+        return Options(encoding=encoding)
+    from olivine.data.sources.csv import other_separator
+
+    return Options(other_separator(path, encoding), encoding)
 
 
 def place(shown: str, kind: str, number: int) -> str:

@@ -98,6 +98,14 @@ def guessed(path: Path) -> str | None:
     return "cp1252" if not is_dense and _decoded(sample, "cp1252") else None
 
 
+def other_encoding(path: Path) -> str | None:
+    """The encoding of a file that is not UTF-8, by its begin; None where it is, or nothing is guessed."""
+    with path.open("rb") as file:
+        sample = file.read(_LOOKED_AT)
+    is_utf_8 = bool(_decoded(sample, "utf-8")) or not sample
+    return None if is_utf_8 and b"\0" not in sample else guessed(path)
+
+
 def _decoded(sample: bytes, encoding: str) -> str:
     """The text of bytes that may end within a character; empty when they are not of that encoding."""
     try:

@@ -28,7 +28,7 @@ def read(path: Path, options: Options = PLAIN) -> Iterator[Item]:
     """Each record under the line that it begins on; a quoted cell may span lines."""
     csv.field_size_limit(_CELL_LIMIT)
     faults: list[DataError] = []
-    separator = options.separator or ("\t" if path.suffix.lower() == ".tsv" else ",")
+    separator = options.separator or _usual_separator(path)
     reader = csv.reader(_texts(path, options, faults), delimiter=separator, strict=True)
     header: list[str] | None = None
     while True:
@@ -61,6 +61,20 @@ def read(path: Path, options: Options = PLAIN) -> Iterator[Item]:
                 return
             continue
         yield number, _row(header, cells)
+
+
+def other_separator(path: Path, encoding: str | None = None) -> str | None:
+    """What seems to stand between the columns of a file, where that is not what its suffix says."""
+    first = next(_texts(path, Options(encoding=encoding), []), "")
+    try:
+        header = next(csv.reader([first], delimiter=_usual_separator(path), strict=True), [""])
+    except csv.Error:
+        return None
+    return _other_separator(header, _usual_separator(path), PLAIN)
+
+
+def _usual_separator(path: Path) -> str:
+    return "\t" if path.suffix.lower() == ".tsv" else ","
 
 
 def _row(header: list[str], cells: list[str]) -> Mapping[str, Any] | DataError:
