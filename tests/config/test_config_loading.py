@@ -11,6 +11,7 @@ from olivine.config.schema import Workflow
 from olivine.errors import ConfigError
 
 PUBLISHED = Path(__file__).parent / "published"
+CPU = "CPUExecutionProvider"
 GOOD: dict[str, Any] = {
     "input_model": {"type": "HfModel", "model_path": "some/model"},
     "data_configs": [{"name": "train", "load_dataset_config": {"data_files": "a.json"}}],
@@ -223,6 +224,18 @@ def test_section_whose_needed_key_is_wrong_is_one_mistake_and_the_others_are_tol
     assert len(told) == 2
     assert "goal.type' must be threshold" in told[0]
     assert "unknown key 'gaol'" in told[1]
+
+
+@pytest.mark.parametrize(
+    ("named", "left", "device"), [(["Foo"], [], "cpu"), (["Foo", "A"], [], "cpu"), (["Foo", CPU], [CPU], None)]
+)
+def test_unknown_execution_provider_is_told_and_left_out(tmp_path, named, left, device):
+    systems = {"here": {"type": "LocalSystem", "accelerators": [{"execution_providers": named}]}}
+    loaded = load(written(tmp_path, GOOD | {"systems": systems, "host": "here"}))
+    assert len(loaded.problems) == len(named) - len(left)
+    assert all("unknown execution provider" in problem.message for problem in loaded.problems)
+    (accelerator,) = loaded.workflow.systems["here"].accelerators
+    assert (accelerator.execution_providers, accelerator.device) == (left, device)
 
 
 def test_the_schema_describes_todays_form():

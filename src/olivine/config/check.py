@@ -57,13 +57,16 @@ def check(config: dict[str, Any]) -> tuple[Workflow | None, list[Fault]]:
     With mistakes, the workflow is what remains when misspelt keys are read as their nearest name and other wrong ones
     are left out, so that a plan can go on to look for more; None when what is wrong would only lead to more messages.
     """
+    unknown_providers = list(_execution_providers(config))
+    for fault in reversed(unknown_providers):  # from the last on, since the others move up
+        _leave_out_provider(config, fault.path)
     workflow, mistakes = _validate(Workflow, config, ())
     for path, model, value in _typed_parts(config):
         mistakes += _validate(model, value, path)[1]
     mistakes += _unknown_types(config)
     mistakes += _duplicate_names(config)
     mistakes += _evaluator_name(config)
-    mistakes += _execution_providers(config)
+    mistakes += unknown_providers
     mistakes += _unknown_sampler(config)
     return workflow, mistakes
 
@@ -215,6 +218,17 @@ def _execution_providers(config: dict[str, Any]) -> Iterator[Fault]:
                 for fault in _one_of(path, provider, EXECUTION_PROVIDERS):
                     message = fault.message.replace(f"unknown {number}", "unknown execution provider")
                     yield Fault(path, fault.kind, message)
+
+
+def _leave_out_provider(config: dict[str, Any], path: Path) -> None:
+    """Plan as if an unknown provider were not named; where it is the only one, for the CPU, which is always there."""
+    section: Any = config
+    for key in path[:-2]:
+        section = section[key]
+    providers = section["execution_providers"] = list(section["execution_providers"])
+    providers.pop(int(path[-1]))
+    if not providers:
+        section["device"] = "cpu"
 
 
 def known_keys(model: type[BaseModel], path: Path) -> list[str]:
