@@ -2,6 +2,7 @@
 
 import functools
 from importlib.resources import files
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
@@ -16,9 +17,16 @@ if TYPE_CHECKING:
 def _environment() -> "jinja2.Environment":
     import jinja2
 
+    from olivine.report.compiled import Compiled
+
     templates = jinja2.FunctionLoader(lambda name: read("templates", name))
     environment = jinja2.Environment(
-        loader=templates, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        loader=templates,
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        bytecode_cache=Compiled(Path(__file__).parent / "__pycache__"),
     )
     environment.filters.update(FILTERS)
     return environment

@@ -46,7 +46,6 @@ from olivine.workflow.resolved import resolved
 from olivine.workflow.samples import side_by_side
 from olivine.workflow.steps import Plan, Step
 from olivine.workflow.survey import first_look
-from olivine.workflow.tune import tune
 from olivine.workflow.verdict import checks_missed, drop_allowed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
@@ -144,6 +143,8 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
             workshop.warn("data", sentence)
         search, n_before = None, 0
         if plan.search is not None:
+            from olivine.workflow.tune import tune
+
             chosen = tune(plan, plan.search, model, workshop)
             plan, search, n_before = chosen.plan, chosen.record, len(history)
         execution = Execution(plan, model, workshop)

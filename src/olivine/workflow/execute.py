@@ -18,7 +18,6 @@ from typing import Any
 from olivine.absent import address_of
 from olivine.errors import RequestError, StepFailed
 from olivine.models import Model
-from olivine.models.adapter import name_base
 from olivine.passes import Pass, first_line, passes
 from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
@@ -144,6 +143,8 @@ class Execution:
         base = address_of(model.base.path) or base  # not of this machine
 
         def make(content: Path) -> Mapping[str, Any]:
+            from olivine.models.adapter import name_base
+
             for name in entry.files:
                 (content / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(entry.content / name, content / name)
