@@ -77,6 +77,9 @@ def test_run_gives_what_the_command_gives(config, capsys):
     assert list(result.to_pandas().index) == ["base", "int4"]
     assert result.to_pandas().loc["int4", "loss"] == result.scores[1]["loss"]
     assert "<th>int4</th>" in result._repr_html_()
+    assert repr(result) == str(result)
+    assert str(result).splitlines()[0].startswith("| model |")
+    assert str(result).splitlines()[-1] == f"model: {result.model}"
     assert (result.model / "config.json").is_file()
     assert {"report.html", "README.md", "metrics.json"} <= {file.name for file in result.model.parent.iterdir()}
     told = capsys.readouterr()
@@ -156,6 +159,7 @@ def test_evaluate_scores_an_adapter_as_the_command_does(config, tiny_llama, tmp_
     assert scored.degenerate is None
     assert scored.to_pandas().loc["adapter", "loss"] == scored.scores["loss"] > 0
     assert "<th>adapter</th>" in scored._repr_html_()
+    assert "| adapter |" in repr(scored)
     base = olivine.evaluate(tiny_llama, config)
     assert base.scores["loss"] != scored.scores["loss"]
     with pytest.raises(RequestError, match="no rows to score"):
@@ -171,6 +175,7 @@ def test_parity_is_a_record_with_a_verdict(tiny_llama, tmp_path):
     assert far.candidate.format == "adapter"
     assert "reference" in far.to_pandas().index
     assert far.verdict in far._repr_html_()
+    assert str(far).startswith(f"{far.verdict}: KL ")
 
 
 @pytest.mark.parametrize(

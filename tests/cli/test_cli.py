@@ -309,6 +309,15 @@ def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
     assert "holds an ONNX graph without a genai_config.json, which writes no text" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("group", [[], ["cache"]])
+def test_group_without_a_command_is_its_help(group, capsys):
+    assert exit_code(group) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("Usage: ")
+    assert told.count("Usage: ") == 1
+    assert "Commands:" in told
+
+
 def test_chat_with_a_file_that_is_no_model(tmp_path, capsys):
     (tmp_path / "rows.csv").write_text("a,b\n")
     assert exit_code(["chat", str(tmp_path / "rows.csv"), "--prompt", "hi"]) == 2

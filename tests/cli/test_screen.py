@@ -9,7 +9,7 @@ from rich.console import Console, Group
 
 from olivine.cli._board import Board, sparkline
 from olivine.cli._screen import Screen, _metric
-from olivine.workflow.columns import score_table, table_notes
+from olivine.workflow.columns import note_on, score_table, table_notes
 from olivine.workflow.events import (
     Noted,
     Progress,
@@ -261,6 +261,21 @@ def test_table_fits_80_columns_and_cuts_what_is_too_long():
     assert table[0].split("|")[1].strip() == "model"
     assert "a-name-that-nob" in table[3]
     assert "-99.9%" in table[3]
+
+
+@pytest.mark.parametrize("width", [70, 60, 50, 40])
+def test_narrow_table_spares_columns_and_keeps_what_was_asked_for(width):
+    rows = [seam("base", loss=10.0, label_accuracy=0.0), seam("merge_adapter_weights", **LARGEST)]
+    table = score_table(rows, width)
+    assert {len(line) for line in table} == {len(table[0])}
+    assert len(table[0]) <= width
+    assert all(title in table[0].split() for title in ("model", "accuracy", "loss", "size"))
+
+
+def test_note_names_columns_that_are_there():
+    rows = [seam("base"), seam("quantize", cosine=0.99, largest_difference=0.1)]
+    assert "Same top" not in note_on(rows)
+    assert "rank one class first" in note_on([*rows, seam("again", cosine=0.9, top1_agreement=0.5)])
 
 
 def test_table_has_no_column_without_a_number():

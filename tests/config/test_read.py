@@ -39,10 +39,17 @@ def written(tmp_path: Path, content: str | bytes, name: str = "config.json") -> 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [("qa.csv", "question,answer\na,b\n"), ("rows.jsonl", '{"a": 1}\n{"a": 2}\n'), ("a.txt", "joy")],
+    [
+        ("qa.csv", "question,answer\na,b\n"),
+        ("rows.jsonl", '{"a": 1}\n{"a": 2}\n'),
+        ("one.jsonl", '{"a": 1}\n'),
+        ("rows.parquet", b"PAR1\xff"),
+        ("a.txt", "joy"),
+    ],
 )
-def test_file_of_rows_is_told_to_be_named_by_a_config(tmp_path, name, content):
-    assert f"name the config that reads '{name}' instead" in refused(written(tmp_path, content, name))
+def test_file_of_rows_is_no_config_and_is_told_how_to_get_one(tmp_path, name, content):
+    told = refused(written(tmp_path, content, name))
+    assert f"'olivine init {name}' makes one, or name the config that reads '{name}'" in told
 
 
 @given(JSON_VALUES, st.sampled_from([None, 0, 2, "\t"]), st.booleans())

@@ -9,6 +9,7 @@ from olivine import lazy
 from olivine.api import _html
 from olivine.evaluate.parity import Side
 from olivine.workflow import engine, steps
+from olivine.workflow.columns import score_table, table_notes
 from olivine.workflow.units import readable_bytes
 from olivine.workflow.words import lines
 
@@ -71,6 +72,13 @@ class Result(engine.Result):
         """The scores, a row for each model on the way."""
         return _frame(self.scores, "model")
 
+    def __str__(self) -> str:
+        told = [*score_table(self.scores), *table_notes(self.scores)] if self.scores else []
+        told += [f"goal missed: {sentence}" for sentence in self.missed]
+        return "\n".join([*told, *([f"model: {self.model}"] if self.model is not None else [])])
+
+    __repr__ = __str__  # what there is fills pages: every loss of a training stands in `steps`
+
     def _repr_html_(self) -> str:
         head = [*(f"goal missed: {sentence}" for sentence in self.missed)]
         head += [f"model: {self.model}"] if self.model is not None else []
@@ -104,6 +112,14 @@ class Evaluation:
     def to_pandas(self) -> "pd.DataFrame":
         """The scores as one row."""
         return _frame([{"model": self.model.name, **self.scores}], "model")
+
+    def __str__(self) -> str:
+        row = {"model": self.model.name, **self.scores}
+        broken = [f"its output is degenerate: {self.degenerate}"] if self.degenerate else []
+        missed = [f"{name} misses its goal" for name in self.missed]
+        return "\n".join([*score_table([row]), *table_notes([row]), *broken, *missed])
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         told = [f"its output is degenerate: {self.degenerate}"] if self.degenerate else []
@@ -147,16 +163,29 @@ class Comparison:
         sides = {"reference": self.reference, "candidate": self.candidate}
         return _frame([{"model": name, **vars(side)} for name, side in sides.items()], "model")
 
+    def __str__(self) -> str:
+        sides = {"reference": self.reference, "candidate": self.candidate}
+        return "\n".join([self._head, *self.missed, *(f"{name}: {_cost(side)}" for name, side in sides.items())])
+
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
+        rows = [(key.replace("_", " "), *(_number(getattr(side, key)) for side in self._sides)) for key in _SIDE]
+        return _html.paragraphs([self._head, *self.missed]) + _html.table(("", "reference", "candidate"), rows)
+
+    @property
+    def _head(self) -> str:
         share = f", same top token {self.top1_agreement:.1%}" if self.top1_agreement is not None else ""
         kl = f"KL {self.kl:.4f}" if self.kl is not None else "KL is not a number"
-        rows = [(key.replace("_", " "), *(_number(getattr(side, key)) for side in self._sides)) for key in _SIDE]
-        head = _html.paragraphs([f"{self.verdict}: {kl}{share}", *self.missed])
-        return head + _html.table(("", "reference", "candidate"), rows)
+        return f"{self.verdict}: {kl}{share}"
 
     @property
     def _sides(self) -> tuple[Side, Side]:
         return self.reference, self.candidate
+
+
+def _cost(side: Side) -> str:
+    return ", ".join(f"{key.replace('_', ' ')} {_number(getattr(side, key))}" for key in _SIDE)
 
 
 def _number(value: float | None) -> str:

@@ -143,6 +143,9 @@ def _tell_usage(error: click.ClickException, *, as_json: bool) -> int:
     from olivine.cli._common import print_refused, say
     from olivine.errors import RequestError
 
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):  # a group without a command: its help is the answer
+        click.echo(error.format_message(), err=True)
+        return error.exit_code
     if as_json:
         print_refused(RequestError(error.format_message()).problems())
     context = getattr(error, "ctx", None)

@@ -165,6 +165,7 @@ def _rows_in_words(result: "Result", plan: "Plan") -> str:
 
 
 def _print(result: "Result", plan: "Plan") -> None:
+    from olivine.cli._common import columns
     from olivine.cli._screen import asked_table
     from olivine.report import REPORT
     from olivine.workflow.columns import WIDTH, note_on, score_table, table_notes
@@ -172,10 +173,11 @@ def _print(result: "Result", plan: "Plan") -> None:
     if result.scores:
         rows = _rows_in_words(result, plan)
         click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
-        click.echo("\n".join(score_table(result.scores)) + "\n")
+        width = min(WIDTH, columns() or WIDTH)
+        click.echo("\n".join(score_table(result.scores, width)) + "\n")
         notes = [*([note_on(result.scores)] if len(result.scores) > 1 else []), *table_notes(result.scores)]
         for note in notes:
-            click.echo(click.wrap_text(note, width=WIDTH))
+            click.echo(click.wrap_text(note, width=width))
     if result.measured:
         click.echo("\n".join(["", *asked_table(result.measured)]))
     if result.model is not None:

@@ -70,13 +70,20 @@ def _inner(node: Any) -> Any:
     return next((node[key] for key in _TRANSPARENT if isinstance(node.get(key), Object)), None)
 
 
+_OF_ROWS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")  # suffixes that no config has
+_HOLDS_ROWS = "it holds rows, and is no config; 'olivine init {name}' makes one, or name the config that reads '{name}'"
+
+
 def read(path: Path) -> Document:
     """Read a config file; raises ConfigError, with one problem, when it holds no mapping.
 
     The suffix decides: .json is JSON, .yaml and .yml are YAML; anything else is tried as JSON, then as YAML.
     """
     path = Path(path)
-    text = _text(path, _bytes(path))
+    content = _bytes(path)
+    if path.suffix.lower() in _OF_ROWS:
+        _refuse(path, _HOLDS_ROWS.format(name=path.name))
+    text = _text(path, content)
     if not text.strip():
         _refuse(path, "the file is empty; a config is a mapping with at least 'input_model' and 'passes'")
     try:
@@ -84,10 +91,12 @@ def read(path: Path) -> Document:
     except SyntaxFault as fault:
         language = "YAML" if path.suffix.lower() in _YAML_SUFFIXES else "JSON"
         message = fault.message if fault.in_language else f"not {language}: {fault.message}"
-        _refuse(path, f"{message}{_named_as_data(path)}", place=f"{path}:{fault.line}:{fault.column}")
+        _refuse(path, message, place=f"{path}:{fault.line}:{fault.column}")
     if not isinstance(root, Object):
+        if path.suffix.lower() == ".txt":
+            _refuse(path, _HOLDS_ROWS.format(name=path.name))
         expected = "a config is a mapping with keys such as 'input_model' and 'passes'"
-        _refuse(path, f"{expected}, but this is {_kind(root)}{_named_as_data(path)}")
+        _refuse(path, f"{expected}, but this is {_kind(root)}")
     return Document(path, root)
 
 
@@ -149,12 +158,6 @@ def _kind(value: Any) -> str:
     if isinstance(value, list):
         return "a list"
     return "null" if value is None else f"the value {value!r}"[:60]
-
-
-def _named_as_data(path: Path) -> str:
-    """What to do where the file is one of rows, by its name."""
-    is_data = path.suffix.lower() in (".csv", ".tsv", ".jsonl", ".ndjson", ".txt", ".parquet")
-    return f"; name the config that reads '{path.name}' instead" if is_data else ""
 
 
 def _refuse(path: Path, message: str, *, place: str = "", kind: ProblemKind = "invalid-value") -> NoReturn:

@@ -21,14 +21,20 @@ NOTE = (
     "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
     "above 0.15 look at the answers. Same top: how often both put the same token first."
 )
-NOTE_ON_OUTPUTS = (
-    "Cosine, largest diff.: of the outputs to those of the model before. Same top: how often both rank one class first."
-)
+NOTE_ON_OUTPUTS = "Cosine, largest diff.: of the outputs to those of the model before."
+NOTE_ON_CLASSES = "Same top: how often both rank one class first."
+# columns that a narrow terminal does without, the first one first: the report has them all
+_SPARED = ("same top", "largest diff.", "change", "KL")
+_NAME = 8  # letters of a model's name that a table has room for in any case
 
 
 def note_on(rows: Iterable[Mapping[str, Any]]) -> str:
     """What the columns of a table of several models mean."""
-    return NOTE_ON_OUTPUTS if any("cosine" in row for row in rows) else NOTE
+    rows = list(rows)
+    if not any("cosine" in row for row in rows):
+        return NOTE
+    has_classes = any(row.get("top1_agreement") is not None for row in rows)
+    return f"{NOTE_ON_OUTPUTS} {NOTE_ON_CLASSES}" if has_classes else NOTE_ON_OUTPUTS
 
 
 def cell(row: Mapping[str, Any], key: str, form: str) -> str:
@@ -39,17 +45,23 @@ def cell(row: Mapping[str, Any], key: str, form: str) -> str:
     return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 
-def score_table(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The seams as lines of a Markdown table, at most 80 wide: it can be pasted into a README.
+def score_table(rows: Iterable[Mapping[str, Any]], width: int = WIDTH) -> list[str]:
+    """The seams as lines of a Markdown table, at most `width` wide: it can be pasted into a README.
 
-    A column without a number is left out, and a name that is too long is cut.
+    A column without a number is left out, a name that is too long is cut, and a narrow table spares some columns.
     """
     rows = list(rows)
     columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
-    cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     names = ["model", *(str(row["model"]) for row in rows)]
-    room = min(max(len(name) for name in names), WIDTH - 4 - sum(width + 3 for width in widths))
+    longest = max(len(name) for name in names)
+    for spared in ("", *_SPARED):
+        columns = [column for column in columns if column[0] != spared]
+        cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
+        widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
+        room = width - 4 - sum(one + 3 for one in widths)
+        if room >= min(longest, _NAME):
+            break
+    room = max(1, min(longest, room))
     written = [
         f"| {' | '.join([_cut(name, room), *(text.rjust(w) for text, w in zip(line, widths, strict=True))])} |"
         for name, line in zip(names, cells, strict=True)
