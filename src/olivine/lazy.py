@@ -104,8 +104,8 @@ def require(name: str, extra: str) -> ModuleType:
 
 
 def missing_sentence(name: str, extra: str) -> str:
-    """What to say when the module `name` of the extra `extra` is not installed."""
-    return f"the package '{name}' is not installed; run: pip install 'olivine[{extra}]'"
+    """What to say when the module `name` of the extra `extra` is not installed; one of several words is a package's."""
+    return f"the package '{name.replace('.', '-')}' is not installed; run: pip install 'olivine[{extra}]'"
 
 
 def version(distribution: str) -> str:

@@ -13,7 +13,9 @@ import pytest
 
 from graphs import text_classifier
 from olivine.cli import COMMANDS, exit_code
-from olivine.cli._common import wrapped
+from olivine.cli._common import print_problems, wrapped
+from olivine.errors import Problem
+from olivine.lazy import missing_sentence
 from tiny import write_rows
 
 
@@ -307,6 +309,14 @@ def test_chat_with_a_folder_that_holds_no_model(tmp_path, capsys):
     text_classifier(tmp_path / "model.onnx")
     assert exit_code(["chat", str(tmp_path), "--prompt", "hi"]) == 2
     assert "holds an ONNX graph without a genai_config.json, which writes no text" in capsys.readouterr().err
+
+
+def test_package_that_is_missing_in_two_places_is_told_once(capsys):
+    sentence = missing_sentence("azure.ai.ml", "azureml")
+    assert "'azure-ai-ml'" in sentence
+    wrong = Problem("invalid-value", "c.json:9", "a is wrong")
+    print_problems([*(Problem("missing-extra", f"c.json:{line}", sentence) for line in (3, 7)), wrong, wrong])
+    assert capsys.readouterr().err.splitlines() == [f"olivine: c.json:3: {sentence}", *2 * [f"olivine: {wrong}"]]
 
 
 @pytest.mark.parametrize("group", [[], ["cache"]])

@@ -224,9 +224,15 @@ def _failed(error: "OlivineError") -> dict[str, object]:
 
 
 def print_problems(problems: Iterable["Problem"]) -> None:
-    """Each problem on a line of its own on standard error, with its fix."""
+    """Each problem on a line of its own on standard error, with its fix; a package that is missing is told once."""
+    missing = set()
     for problem in problems:
-        say(f"olivine: {problem}", err=True, fg="red")
+        if problem.kind == "missing-extra":
+            if problem.message in missing:
+                continue
+            missing.add(problem.message)
+        named = "" if problem.where.startswith("olivine ") else "olivine: "  # what flags of a command come to
+        say(f"{named}{problem}", err=True, fg="red")
 
 
 def say(text: str, *, err: bool = False, indent: int = 4, **style: Any) -> None:

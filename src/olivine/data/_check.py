@@ -84,7 +84,7 @@ def check_split(config: DataConfig, eval_size: float) -> Iterator[Problem]:
     """That some rows can be held out and some are left, as far as files say that need no package to be read."""
     said = look(config).said
     n_rows = len(said) if said is not None else 0
-    if not n_rows:  # `check` says why
+    if not n_rows or (eval_size > 1 and eval_size % 1):  # `check` says why, or the pass whose param it is
         return
     try:
         split(min(n_rows, rows_enough(eval_size)), eval_size, 0)

@@ -81,7 +81,9 @@ def _in_sentences(repository: str, upload: Callable[[], str]) -> str:
 
 
 def _failed(repository: str, error: Exception) -> OlivineError:
-    return OlivineError(f"the upload to '{repository}' failed: {' '.join(str(error).split()) or type(error).__name__}")
+    why = " ".join(str(error).split()) or type(error).__name__
+    advice = "; 'olivine doctor --hub' says whether the hub answers" if is_of_transport(error) else ""
+    return OlivineError(f"the upload to '{repository}' failed: {why}{advice}")
 
 
 def _no_right(repository: str) -> str:
