@@ -16,6 +16,7 @@ from olivine.models.deciding import deciding_files
 from olivine.models.facts import Kind, ModelFacts
 from olivine.models.onnx_files import check_onnx, graph_of, header_of
 from olivine.passes._base import ANY_KIND, Pass, PassParams
+from olivine.passes.graph._genai_names import follow_names
 from olivine.runtimes.session import OnnxSession
 from olivine.work import Context, Estimate, Machine
 
@@ -85,7 +86,10 @@ class GraphPass(Pass):
         path = graph_of(model)
         graph, counts = self.change(model, context)
         copy_others(model, context.output)
-        save_graph(graph, context.output / path.relative_to(model.path), self.params.saving)
+        result = context.output / path.relative_to(model.path)
+        save_graph(graph, result, self.params.saving)
+        if model.packaging == "genai" and (said := follow_names(context.output, path, result)) is not None:
+            context.report.warn(said)
         report_counts(counts, context, self.nothing)
         return Model("onnx", context.output, task=model.task, attributes={**model.attributes, **self.attributes(model)})
 
