@@ -633,3 +633,15 @@ def test_generation_config_of_the_model_is_search_of_the_builder_or_told_to_be_d
 def test_words_of_2023_that_follow_from_the_path_are_dropped(tmp_path):
     model = {"type": "OptimumModel", "model_path": "some/model", "model_components": ["d.onnx"], "is_file": False}
     assert today(tmp_path, input_model=model)["input_model"] == {"type": "HfModel", "model_path": "some/model"}
+
+
+def test_a_model_of_several_parts_is_one_message_and_the_rest_is_checked_with_the_first(tmp_path):
+    part = {"type": "ONNXModel", "config": {"model_path": "encoder.onnx"}}
+    model = {"type": "CompositeModel", "model_component_names": ["e", "d"], "model_components": [part, part]}
+    loaded = load(written(tmp_path, {"input_model": model, "passes": {"f": {"type": "OnnxFloatToFloat16"}}}))
+    assert [problem.kind for problem in loaded.problems] == ["unsupported"]
+    assert "once for each part" in loaded.problems[0].fix
+    assert (loaded.workflow.input_model.type, loaded.workflow.input_model.model_path) == ("ONNXModel", "encoder.onnx")
+    other = {"type": "DiffusersModel", "model_path": "some/model", "model_variant": "sd15"}
+    loaded = load(written(tmp_path, {"input_model": other, "passes": {"c": {"type": "OnnxConversion"}}}))
+    assert [problem.kind for problem in loaded.problems] == ["unsupported"]

@@ -283,13 +283,18 @@ class PreProcess(Section):
     type: str = Field(
         "text_generation_huggingface_pre_process",
         description="text_generation_huggingface_pre_process; of models that write no text huggingface_pre_process, "
-        "tokenizer_pre_process or skip_pre_process; or what your script registers",
+        "tokenizer_pre_process, ner_huggingface_preprocess, audio_classification_pre_process or skip_pre_process; or "
+        "what your script registers",
     )
     label_col: str | None = Field(None, description="column of the label, for a model that classifies; else label")
     align_labels: Any = _without_effect(
         "Labels that are names are always those of the model.", False, "accepted; names of labels are the model's"
     )
     labels_to_filter: list[str] = Field(default_factory=list, description="labels whose rows are left out")
+    max_duration: float | None = Field(None, gt=0, description="seconds of a sound that are read at most; else 30")
+    feature_extractor_args: Mapping[str, Any] = Field(
+        default_factory=dict, description="of a sound: settings of the model's feature extractor in place of its own"
+    )
     params: Mapping[str, Any] = Field(default_factory=dict, description="arguments of what your script registers")
     form: str | None = Field(
         None, description="data form of a plugin by name, see docs/extending.md; else the other keys tell the form"

@@ -5,7 +5,7 @@ from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
-from olivine.config.schema import DataConfig, Resource
+from olivine.config.schema import DataConfig, PreProcess, Resource
 from olivine.config.shape import LOAD_DATASET_TYPE
 from olivine.data import hub
 from olivine.data._answers import Unanswered
@@ -65,7 +65,7 @@ class RowStream:
 
     def __iter__(self) -> Iterator[Placed]:
         if self._remote is not None:
-            yield from (Placed(row, 0, number) for number, row in enumerate(self._remote, 1))
+            yield from (Placed(row, 0, number) for number, row in enumerate(hub.undecoded(self._remote), 1))
             return
         for part, files in self._parts:
             if part.start is None and part.stop is None:
@@ -73,6 +73,10 @@ class RowStream:
             else:
                 chosen = part.indices(_count(files, self))
                 yield from islice(self._rows(files), chosen.start, max(chosen.start, chosen.stop))
+
+    def label_names(self, column: str) -> list[str] | None:
+        """What the numbers in a column are called, where a data set of the hub says it."""
+        return hub.label_names(self._remote, column) if self._remote is not None else None
 
     def about(self) -> int:
         """How many rows there may be, for a progress bar: files are counted by their lines. 0 where it is not known."""
@@ -105,12 +109,30 @@ def pick_any(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows
         rows = made_up_rows(config) if is_made_up(config) else scripted_rows(config, choose, partial(_raw, config))
         kept = [rows[index] for index in choose(len(rows))] if is_made_up(config) else rows
         return Rows(kept, lambda index: f"data config '{config.name}': row {index + 1}")
-    left_out = set(config.pre_process_data_config.labels_to_filter)
-    column = config.pre_process_data_config.label_col or LABEL
-    stream = RowStream(config)
-    numbers = [number for number, placed in enumerate(stream) if placed.row.get(column) not in left_out]
+    settings, stream = config.pre_process_data_config, RowStream(config)
+    column = settings.label_col or LABEL
+    names = stream.label_names(column) if _compares_names(settings) else None
+    left_out = set(settings.labels_to_filter)
+    numbers = [number for number, placed in enumerate(stream) if _named(placed, column, names) not in left_out]
     chosen = {numbers[index] for index in choose(len(numbers))}
-    return _kept(stream, [placed for index, placed in enumerate(stream) if index in chosen])
+    chosen_rows: list[Placed] = [placed for index, placed in enumerate(stream) if index in chosen]
+    if names is not None:
+        chosen_rows = [one._replace(row={**one.row, column: _named(one, column, names)}) for one in chosen_rows]
+    return _kept(stream, chosen_rows)
+
+
+def _compares_names(settings: PreProcess) -> bool:
+    """Whether the numbers of a data set's classes may be others than the model's: their names tell which is which."""
+    is_heard = settings.type == "audio_classification_pre_process"
+    return bool(is_heard or settings.align_labels or settings.labels_to_filter)
+
+
+def _named(placed: Placed, column: str, names: list[str] | None) -> Any:
+    """The label of a row, as its name where the data set tells the names of its numbers."""
+    value = placed.row.get(column)
+    if isinstance(value, list):  # of the words of a row
+        return tuple(value)
+    return names[value] if names is not None and type(value) is int and 0 <= value < len(names) else value
 
 
 def _raw(config: DataConfig) -> Any:

@@ -68,6 +68,21 @@ def content(rows: Any) -> str:
     return str(hasher.hexdigest())
 
 
+def undecoded(rows: Any) -> Any:
+    """The data set with sounds and images as the bytes and paths that it holds: who needs them decodes them."""
+    features = getattr(rows, "features", None) or {}
+    for name, feature in features.items():
+        if type(feature).__name__ in ("Audio", "Image"):
+            rows = rows.cast_column(name, type(feature)(decode=False))
+    return rows
+
+
+def label_names(rows: Any, column: str) -> list[str] | None:
+    """What the numbers in a column are called; None where the data set does not say it."""
+    names = getattr((getattr(rows, "features", None) or {}).get(column), "names", None)
+    return list(names) if names else None
+
+
 def is_offline(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether `datasets` would refuse to use the network."""
     word = environment.get("HF_DATASETS_OFFLINE") or environment.get("HF_HUB_OFFLINE") or ""

@@ -34,6 +34,9 @@ class Evidence:
     previous: "npt.NDArray[np.float16] | None" = None
 
 
+NO_CLASS = -1  # of a token that no class is expected of
+
+
 @dataclass(frozen=True)
 class OutputEvidence:
     """What a model gave for rows of inputs, of which it need not be known what they mean.
@@ -41,13 +44,28 @@ class OutputEvidence:
     outputs: for each row the numbers of each output by its name, with the row as the first dimension. previous: the
       same of the model one seam before, for as many rows as were kept; None for the first.
     scores: names of the outputs whose last dimension are scores of classes (logits, probabilities), the best first.
-    labels: the expected class of each row as its number; empty where the rows have none.
+    labels: the expected class of each row as its number, or of each of its tokens, of which NO_CLASS is not asked for;
+      empty where the rows have none.
     """
 
     outputs: "Sequence[Mapping[str, npt.NDArray[Any]]]"
     previous: "Sequence[Mapping[str, npt.NDArray[Any]]] | None" = None
     scores: Sequence[str] = ()
-    labels: Sequence[int] = ()
+    labels: Sequence[int | Sequence[int]] = ()
+
+    def answered(self) -> "list[tuple[npt.NDArray[Any], int]]":
+        """The scores of all classes and the expected one, of each row that has one, or of each such token."""
+        pairs: list[tuple[npt.NDArray[Any], int]] = []
+        if not self.scores:
+            return pairs
+        for row, label in zip(self.outputs, self.labels, strict=False):
+            scores = row[self.scores[0]]
+            if isinstance(label, int):
+                pairs.append((scores.reshape(-1), label))
+                continue
+            tokens = scores.reshape(-1, scores.shape[-1])
+            pairs += [(tokens[place], one) for place, one in enumerate(label) if one != NO_CLASS]
+        return pairs
 
 
 @dataclass(frozen=True)

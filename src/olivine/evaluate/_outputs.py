@@ -11,8 +11,9 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.data import Rows, is_scripted, pick_any, position, text_columns
 from olivine.errors import DataError, ModelError
-from olivine.evaluate._base import Artifact, OutputEvidence
+from olivine.evaluate._base import NO_CLASS, Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
+from olivine.evaluate._features import extractor
 from olivine.evaluate._inputs import Tokenize, fits, of_row
 from olivine.evaluate._metrics import measured
 from olivine.models import Model
@@ -30,6 +31,7 @@ else:
     np = lazy.module("numpy")
 
 OUTPUTS, INPUTS = "outputs", "inputs"  # files that are kept for the next seam: NAME.npz, NAME.json
+WORDS = "word_ids"  # which word of its row each token is of
 N_SAMPLES = 8
 N_ANSWERS = 1000  # that can be shown beside those of other models
 _SCORES = ("logits", "prob", "score")  # in names of outputs whose last dimension are classes
@@ -91,7 +93,7 @@ def rows_of(values: Sequence[int], params: Mapping[str, Any]) -> list[int]:
     return kept if n_few is None or n_few >= len(kept) else sorted(random.Random(n_few).sample(kept, n_few))  # noqa: S311
 
 
-def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list[int]]:
+def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list[int | list[int]]]:
     """Inputs of every row, and the class of each where they have labels."""
     facts, signature = facts_of(model), signature_of(model)
     if signature is None:
@@ -103,14 +105,14 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
     rows = pick_any(config, lambda n_rows: rows_of(range(n_rows), params))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    tokenize = None if is_scripted(config) else _tokenizer(model, config, rows)
+    tokenize = None if is_scripted(config) else _reader(model, config, rows, signature)
     given = [by_name(signature, rows[index]) for index in range(len(rows))]
     inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
     target = params.get("target")
     if is_scripted(config) and not any(target in row for row in given):  # only its rows tell whether it has labels
         target = None
     numbers = {name: number for number, name in enumerate(facts.labels)}
-    return inputs, [_class(rows, index, target, numbers) for index in range(len(rows))] if target else []
+    return inputs, [_label(rows, index, target, numbers, tokenize) for index in range(len(rows))] if target else []
 
 
 def inputs_of(model: Model, config: DataConfig | None, n_most: int, seed: int = 0) -> list[Inputs]:
@@ -138,6 +140,11 @@ def by_name(signature: Signature, row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {names.get(name, name): value for name, value in row.items()}
 
 
+def _reader(model: Model, config: DataConfig, rows: Rows, signature: Signature) -> Tokenize | None:
+    """What makes inputs of the text, sound or image of a row."""
+    return extractor(model.path, config, signature, rows.columns()) or _tokenizer(model, config, rows)
+
+
 def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
     """What makes token ids of the texts of a row, where there are texts, and a tokenizer beside the graph."""
     columns = text_columns(config, rows.columns())
@@ -148,21 +155,38 @@ def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
 
     def tokenize(row: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
         padding = "max_length" if config.pre_process_data_config.pad_to_max_len else False
-        texts = (str(row[column]) for column in columns)
-        return dict(tokenizer(*texts, truncation=True, max_length=longest, padding=padding))
+        texts = [row[column] if isinstance(row[column], list) else str(row[column]) for column in columns]
+        are_words = any(isinstance(text, list) for text in texts)
+        settings = {"truncation": True, "max_length": longest, "padding": padding, "is_split_into_words": are_words}
+        encoded = tokenizer(*texts, **settings)
+        return {**encoded, **({WORDS: encoded.word_ids()} if are_words else {})}
 
     return tokenize
 
 
-def _class(rows: Rows, index: int, target: str, numbers: Mapping[str, int]) -> int:
-    """The number of the class that a row names, by its number or by its name."""
+def _label(
+    rows: Rows, index: int, target: str, numbers: Mapping[str, int], tokenize: Tokenize | None
+) -> int | list[int]:
+    """The class of a row; of one whose words have classes, that of every token: of the first of each word, else -1."""
     value = rows[index].get(target)
+    if not isinstance(value, list) or tokenize is None:
+        return _class(rows.where(index), target, value, numbers)
+    words = [_class(rows.where(index), target, one, numbers) for one in value]
+    tokens = tokenize(rows[index]).get(WORDS) or ()
+    first = [word is not None and word not in tokens[:place] for place, word in enumerate(tokens)]
+    if any(is_first and word >= len(words) for word, is_first in zip(tokens, first, strict=True)):
+        raise DataError(f"{rows.where(index)}: '{target}' has {len(words)} labels, and the row has more words")
+    return [words[word] if is_first else NO_CLASS for word, is_first in zip(tokens, first, strict=True)]
+
+
+def _class(where: str, target: str, value: Any, numbers: Mapping[str, int]) -> int:
+    """The number of a class, which is given by its number or by its name."""
     if isinstance(value, str) and value in numbers:
         return numbers[value]
     if type(value) is int or (isinstance(value, str) and value.isdecimal()):
         return int(value)
     known = f"; the model's are {', '.join(list(numbers)[:10])}" if numbers else ", and the model names none"
-    raise DataError(f"{rows.where(index)}: '{target}' is {value!r:.40}, which is no class{known}")
+    raise DataError(f"{where}: '{target}' is {value!r:.40}, which is no class{known}")
 
 
 def _numbers(outputs: Outputs) -> dict[str, Any]:
@@ -217,8 +241,7 @@ def _classes(evidence: OutputEvidence) -> list[dict[str, Any]]:
     """Classes of the first rows, where they have labels."""
     if not evidence.scores:
         return []
-    pairs = list(zip(evidence.labels, evidence.outputs, strict=False))[:N_ANSWERS]
-    ranked = [(label, int(row[evidence.scores[0]].reshape(-1).argmax())) for label, row in pairs]
+    ranked = [(label, int(row.argmax())) for row, label in evidence.answered()[:N_ANSWERS]]
     return [
         {"prompt": f"row {number}", "expected": f"class {label}", "text": f"class {best}", "right": label == best}
         for number, (label, best) in enumerate(ranked, 1)

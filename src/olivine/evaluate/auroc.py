@@ -25,10 +25,11 @@ class Auroc(Metric):
 
         A classifier with one score for two classes has it for class 1.
         """
-        if not evidence.labels or not evidence.scores:
+        answered = evidence.answered()
+        if not answered:
             return {}
-        scores = np.stack([row[evidence.scores[0]].reshape(-1) for row in evidence.outputs]).astype(np.float64)
-        labels = np.asarray(evidence.labels)
+        scores = np.stack([one for one, _ in answered]).astype(np.float64)
+        labels = np.asarray([label for _, label in answered])
         classes = {1: scores[:, 0]} if scores.shape[1] == 1 else dict(enumerate(_logits_or_shares(scores).T))
         areas = [
             _area(values, labels == one) for one, values in classes.items() if 0 < (labels == one).sum() < len(labels)

@@ -5,7 +5,7 @@ from olivine.evaluate.label_accuracy import ACCURACIES, standard_error
 
 
 class ClassAccuracy(Metric):
-    """Share of rows whose class with the largest score is the label."""
+    """Share of rows, or of labelled tokens, whose class with the largest score is the label."""
 
     reads = OutputEvidence
     types = ("accuracy",)
@@ -14,11 +14,11 @@ class ClassAccuracy(Metric):
 
     def compute(self, evidence: OutputEvidence) -> dict[str, float]:
         """`label_accuracy` in 0..1, and its `label_accuracy_standard_error`; nothing without labels."""
-        if not evidence.labels or not evidence.scores:
+        answered = evidence.answered()
+        if not answered:
             return {}
-        classes = [row[evidence.scores[0]].reshape(-1).argmax() for row in evidence.outputs]
-        n_hits = sum(int(one) == label for one, label in zip(classes, evidence.labels, strict=True))
+        n_hits = sum(int(scores.argmax()) == label for scores, label in answered)
         return {
-            "label_accuracy": n_hits / len(evidence.labels),
-            "label_accuracy_standard_error": standard_error(n_hits, len(evidence.labels)),
+            "label_accuracy": n_hits / len(answered),
+            "label_accuracy_standard_error": standard_error(n_hits, len(answered)),
         }

@@ -92,7 +92,4 @@ def _said(generated: str, known: set[str]) -> str | None:
 
 
 def _classes(evidence: OutputEvidence) -> list[Pair]:
-    if not evidence.labels or not evidence.scores:
-        return []
-    given = [int(row[evidence.scores[0]].reshape(-1).argmax()) for row in evidence.outputs]
-    return list(zip(evidence.labels, given, strict=True))
+    return [(label, int(scores.argmax())) for scores, label in evidence.answered()]

@@ -34,11 +34,11 @@ class TopK(Metric):
 
     def compute(self, evidence: OutputEvidence) -> dict[str, float]:
         """`top_k_accuracy` in 0..1 and its standard error; nothing without labels."""
-        if not evidence.labels or not evidence.scores:
+        rows = evidence.answered()
+        if not rows:
             return {}
-        rows = [row[evidence.scores[0]].reshape(-1) for row in evidence.outputs]
-        best = [np.argsort(-row, kind="stable")[: self.params.k] for row in rows]
-        n_hits = sum(label in classes for label, classes in zip(evidence.labels, best, strict=True))
+        best = [(np.argsort(-scores, kind="stable")[: self.params.k], label) for scores, label in rows]
+        n_hits = sum(label in classes for classes, label in best)
         return {
             "top_k_accuracy": n_hits / len(rows),
             "top_k_accuracy_standard_error": standard_error(n_hits, len(rows)),

@@ -31,6 +31,7 @@ GGUF_ARCHITECTURES = {
     "gemma3": "Gemma3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
 }
+PREPROCESSOR = "preprocessor_config.json"  # of sounds and images
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "tekken.json")
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LARGEST = 2**40

@@ -10,7 +10,7 @@ from olivine import data
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, RequestError
 from olivine.jinja import syntax_fault
-from olivine.models.inspect import TOKENIZERS
+from olivine.models.inspect import PREPROCESSOR, TOKENIZERS
 from olivine.models.interface import text_signature
 from olivine.models.signature import is_derived
 from olivine.passes import UNCHANGED, Pass, passes
@@ -345,12 +345,15 @@ def _check_inputs(draft: Draft, config: DataConfig, columns: Sequence[str]) -> N
     signature = draft.facts.signature if draft.facts is not None else None
     if signature is None or model is None:
         return
-    if data.text_columns(config, columns) and any(is_file(model.path / name) for name in TOKENIZERS):
+    readers = (*TOKENIZERS, PREPROCESSOR)
+    if data.text_columns(config, columns) and any(is_file(model.path / name) for name in readers):
+        return
+    if any(name in columns for name in ("audio", "image")) and is_file(model.path / PREPROCESSOR):
         return
     lacking = [spec.name for spec in signature.inputs if spec.name not in columns and not is_derived(spec.name)]
     if lacking:
         message = f"the rows have no column '{lacking[0]}', which the model takes; they have {', '.join(columns[:8])}."
-        fix = "Name the columns as the inputs are, or put the tokenizer of a text model beside its graph."
+        fix = "Name the columns as the inputs are, or put the tokenizer or preprocessor_config.json beside the graph."
         draft.problem("missing-data", ("data_configs", index_of(draft, config)), message, fix)
 
 

@@ -13,6 +13,7 @@ _FOLLOW = {
     "model_config_path": "the model's own config.json is used",
     "remove_columns": "columns that are no inputs are not looked at",
     "return_tensors": "rows are arrays in any case",
+    "is_split_into_words": "rows tell whether they hold words or texts",
     "truncation": "a text is cut where the model reads no further",
 }
 _IDLE_LOADERS = ("default_dataloader", "no_auto_batch_dataloader", "default_calibration_dataloader")

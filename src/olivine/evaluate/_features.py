@@ -1,0 +1,163 @@
+"""Sounds and images of rows as inputs of a model, by the feature extractor or the image processor beside it.
+
+A sound is a list of samples, `{array, sampling_rate}`, a WAV file by its path, or the bytes of one; an image an array
+of [height, width, channels], a file by its path, or the bytes of one. `datasets` keeps either as `{bytes, path}`.
+"""
+
+import io
+import wave
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from olivine import lazy
+from olivine.config.schema import DataConfig
+from olivine.errors import DataError, ModelError
+from olivine.models.inspect import PREPROCESSOR
+from olivine.models.signature import Signature
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy.module("numpy")
+
+Extract = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+_USUAL = {"audio": ("audio", "speech", "sound"), "image": ("image", "img", "pixels")}
+_INPUTS = {"input_values": "audio", "input_features": "audio", "pixel_values": "image"}
+_DURATION = 30.0  # seconds of a sound that are read, as Olive has it
+_WIDTHS = {1: "uint8", 2: "<i2", 4: "<i4"}  # bytes of a sample in a WAV file
+
+
+def kind_of(signature: Signature) -> str | None:
+    """Whether a model hears or sees: "audio", "image", or None for neither, by the names of its inputs."""
+    return next((_INPUTS[spec.name] for spec in signature.inputs if spec.name in _INPUTS), None)
+
+
+def feature_column(config: DataConfig, columns: Sequence[str], kind: str) -> str | None:
+    """The column that holds the sound or image: the one that is named, or one of the usual."""
+    named = config.pre_process_data_config.text_cols
+    if named:
+        return named if isinstance(named, str) else named[0]
+    return next((column for column in _USUAL[kind] if column in columns), None)
+
+
+def extractor(folder: Path, config: DataConfig, signature: Signature, columns: Sequence[str]) -> Extract | None:
+    """What makes inputs of the sound or image of a row; None where rows hold the inputs themselves, or nothing of it.
+
+    folder: of the model. Raises ModelError where the library that reads images is not there.
+    """
+    kind = kind_of(signature)
+    column = feature_column(config, columns, kind) if kind is not None else None
+    if (
+        column is None
+        or all(spec.name in columns for spec in signature.inputs)
+        or not (folder / PREPROCESSOR).is_file()
+    ):
+        return None
+    return _hearing(folder, config, column) if kind == "audio" else _seeing(folder, config, column)
+
+
+def _hearing(folder: Path, config: DataConfig, column: str) -> Extract:
+    from transformers import AutoFeatureExtractor
+
+    settings = config.pre_process_data_config
+    extract = AutoFeatureExtractor.from_pretrained(folder, **settings.feature_extractor_args)
+    rate = int(extract.sampling_rate)
+    longest = int(rate * (settings.max_duration or _DURATION))
+    limits = {} if extract.model_input_names[0] == "input_features" else {"max_length": longest, "truncation": True}
+
+    def features(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        samples, own_rate = sound_of(row.get(column), column, Path(config.folder))
+        if own_rate is not None and own_rate != rate:
+            raise DataError(
+                f"the sound in '{column}' has {own_rate} samples a second, and the model hears {rate}: resample it"
+            )
+        given = extract(samples[:longest], sampling_rate=rate, return_tensors="np", **_fitting(limits, extract))
+        return {name: value[0] for name, value in given.items()}
+
+    return features
+
+
+def _fitting(limits: Mapping[str, Any], extract: Any) -> Mapping[str, Any]:
+    """Lengths are asked for of waves alone: a spectrogram has that of its model."""
+    return limits if getattr(extract, "num_mel_bins", None) is None else {}
+
+
+def _seeing(folder: Path, config: DataConfig, column: str) -> Extract:
+    try:
+        from transformers import AutoImageProcessor
+
+        process = AutoImageProcessor.from_pretrained(folder)
+    except ImportError:
+        raise ModelError(
+            f"images of '{column}' are prepared by Pillow, which is not installed. Run: pip install pillow"
+        ) from None
+
+    def features(row: Mapping[str, Any]) -> Mapping[str, Any]:
+        given = process(image_of(row.get(column), column, Path(config.folder)), return_tensors="np")
+        return {name: np.asarray(value)[0] for name, value in given.items()}
+
+    return features
+
+
+def sound_of(value: Any, column: str, folder: Path) -> tuple[Any, int | None]:
+    """Samples in -1..1 as float32, and how many a second has; None where nothing says it. folder: of the data."""
+    if isinstance(value, Mapping) and value.get("array") is not None:
+        rate = value.get("sampling_rate")
+        return _wave(value["array"], column), int(rate) if rate is not None else None
+    if isinstance(value, str | bytes | Mapping):
+        return _decoded(_bytes(value, column, folder), column)
+    return _wave(value, column), None
+
+
+def image_of(value: Any, column: str, folder: Path) -> Any:
+    """An image as an array of [height, width, channels]."""
+    if not isinstance(value, str | bytes | Mapping):
+        array = np.asarray(value)
+        if array.dtype.kind not in "uif" or array.ndim not in (2, 3):
+            raise DataError(f"the column '{column}' holds no image: an array of the shape {list(array.shape)}")
+        return array
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return np.asarray(Image.open(io.BytesIO(_bytes(value, column, folder))).convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise DataError(f"the column '{column}' holds no image that Pillow reads: {error}") from None
+
+
+def _bytes(value: "str | bytes | Mapping[str, Any]", column: str, folder: Path) -> bytes:
+    """The content of a file, by its path from the folder of the data or as it is."""
+    if isinstance(value, Mapping):
+        value = value.get("bytes") or value.get("path") or ""
+    if isinstance(value, bytes):
+        return value
+    try:
+        return (folder / value).read_bytes()
+    except OSError as error:
+        raise DataError(f"the file '{value}' of the column '{column}' cannot be read: {error.strerror}") from None
+
+
+def _wave(value: Any, column: str) -> Any:
+    try:
+        samples: Any = np.asarray(value, np.float32)
+    except (TypeError, ValueError):
+        samples = np.zeros((0, 0))
+    if samples.ndim != 1 or not samples.size:
+        raise DataError(f"the column '{column}' holds no sound: a list of numbers, a WAV file or its bytes")
+    return samples
+
+
+def _decoded(content: bytes, column: str) -> tuple[Any, int]:
+    """A WAV file of whole numbers, its channels as one."""
+    try:
+        with wave.open(io.BytesIO(content)) as file:
+            width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
+            frames = file.readframes(file.getnframes())
+    except (wave.Error, EOFError):
+        raise DataError(f"the column '{column}' holds no WAV file; convert the sound to one of 16 bits") from None
+    if width not in _WIDTHS or not frames:
+        raise DataError(f"the column '{column}' holds a WAV file of {8 * width} bits or none; convert it to 16 bits")
+    numbers: Any = np.frombuffer(frames, _WIDTHS[width]).astype(np.float32)
+    numbers = numbers / 128 - 1 if width == 1 else numbers / 2 ** (8 * width - 1)
+    return numbers.reshape(-1, channels).mean(axis=1), rate
