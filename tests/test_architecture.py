@@ -144,6 +144,7 @@ def test_every_package_that_is_imported_is_declared():
     imported -= {"olivine", "_typeshed", "triton"}  # of type checkers; of torch, where it runs
     imported -= {"olive"}  # what olivine.compat holds of it
     distributions["azure"] = ["azure-ai-ml"]  # of an extra that the environment of these tests lacks
+    distributions["PIL"] = ["pillow"]  # so is this
     names = {name: {each.lower().replace("_", "-") for each in distributions.get(name, [name])} for name in imported}
     assert {name for name, of in names.items() if not of & declared} == set()
 

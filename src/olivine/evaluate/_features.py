@@ -91,7 +91,7 @@ def _seeing(folder: Path, config: DataConfig, column: str) -> Extract:
         process = AutoImageProcessor.from_pretrained(folder)
     except ImportError:
         raise ModelError(
-            f"images of '{column}' are prepared by Pillow, which is not installed. Run: pip install pillow"
+            f"images of '{column}' are prepared by Pillow, which is not installed. Run: pip install 'olivine[images]'"
         ) from None
 
     def features(row: Mapping[str, Any]) -> Mapping[str, Any]:
