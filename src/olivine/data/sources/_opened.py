@@ -34,6 +34,13 @@ _BY_BEGIN = (
 )
 
 
+_OTHER_TEXT = {  # files that begin neither as JSON nor as Parquet, by their suffix
+    **dict.fromkeys((".csv", ".tsv"), "CSV; write data_name: csv"),
+    ".txt": "text; write data_name: text, or csv for a table",
+}
+_NO_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, *(mark for mark, _ in _BY_BEGIN))
+
+
 class Options(NamedTuple):
     """How text files are read. separator: between the cells of a CSV file. encoding: None is UTF-8."""
 
@@ -71,8 +78,11 @@ def foreign(path: Path, kind: str) -> str | None:
     with path.open("rb") as file:
         begin = file.read(16)
     known = _BY_SUFFIX.get(path.suffix.lower())
-    if kind == "csv" and begin.lstrip().startswith((b'{"', b"[{")):
+    text = begin.removeprefix(codecs.BOM_UTF8).lstrip()
+    if kind in ("csv", "parquet") and text.startswith((b'{"', b"[{")):
         return "the file is JSON; write data_name: json"
+    if kind in ("json", "parquet") and text and not text.startswith((b"{", b"[", *_NO_TEXT)):
+        known = known or _OTHER_TEXT.get(path.suffix.lower())
     found = known or next((what for mark, what in _BY_BEGIN if begin.startswith(mark)), None)
     return None if found is None or (kind == "parquet" and begin.startswith(b"PAR1")) else f"the file is {found}"
 
