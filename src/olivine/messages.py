@@ -27,6 +27,7 @@ _FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _NATIVE = {
     "No space left on device": FULL_DISK,
     "File too large": FULL_DISK,
+    "iostream error": "torch could not write or read a file",
     "inline_container": "torch could not write or read a file",
     "PytorchStreamWriter": "torch could not write or read a file",
 }

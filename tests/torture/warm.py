@@ -11,6 +11,7 @@ is forked whenever one is asked for: arguments, folder, environment, standard st
 end. Who kills the process that asked kills the fork.
 """
 
+import ast
 import contextlib
 import ctypes
 import gc
@@ -174,12 +175,14 @@ def _serve(address: Path) -> dict[str, Any]:
             if server in ready:
                 line = server.accept()[0]
                 asked, streams = _received(line)
-                if process := os.fork():
+                if asked is None:  # who asked was killed meanwhile
+                    line.close()
+                elif process := os.fork():
                     forks[line] = process
-                    for stream in streams:
-                        os.close(stream)
-                    continue
-                break
+                else:
+                    break
+                for stream in streams:
+                    os.close(stream)
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for descriptor in (waking, woken, line.detach(), *(line.detach() for line in forks)):
@@ -190,12 +193,18 @@ def _serve(address: Path) -> dict[str, Any]:
     return asked
 
 
-def _received(line: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    size, streams, _, _ = socket.recv_fds(line, 8, 3)
-    message = bytearray()
-    while len(message) < int.from_bytes(size, "big"):
-        message += line.recv(1 << 16)
-    return importlib.import_module("ast").literal_eval(message.decode()), streams
+def _received(line: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """What is asked for, None where it did not come whole; and the standard streams."""
+    streams, message = list[int](), bytearray()
+    try:
+        size, streams, _, _ = socket.recv_fds(line, 8, 3)
+        while size and len(message) < int.from_bytes(size, "big"):
+            if not (piece := line.recv(1 << 16)):
+                return None, streams
+            message += piece
+    except OSError:
+        return None, streams
+    return (ast.literal_eval(message.decode()) if message else None), streams
 
 
 def _ended() -> Iterator[tuple[int, int]]:

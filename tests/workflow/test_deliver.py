@@ -26,6 +26,15 @@ def test_delivered_folder_holds_what_the_result_holds_and_nothing_of_an_earlier_
     assert _names(model) == ["config.json", "part0.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["report.html", "workflow.json", "model"])
+def test_what_a_killed_run_has_half_written_goes_though_all_is_delivered(fakes, tmp_path, name):
+    plan = fakes.plan(tmp_path, ("one", "write", {}))
+    run(plan)
+    (tmp_path / "out" / f".{name}-{'0' * 32}.partial").write_text("half")
+    run(plan)
+    assert not list((tmp_path / "out").glob(".*.partial"))
+
+
 def test_adapter_of_an_earlier_workflow_goes(fakes, tmp_path):
     run(fakes.plan(tmp_path, ("adapter", "adapt", {}), GOOD))
     assert (tmp_path / "out" / "adapter").is_dir()

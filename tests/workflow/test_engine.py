@@ -7,11 +7,11 @@ import pytest
 from olivine.errors import ConfigError, GoalMissed, Problem, RequestError, StepFailed
 from olivine.models import Model
 from olivine.store.entries import Cache
-from olivine.store.hashes import Hashes
+from olivine.store.hashes import Hashes, hash_file
 from olivine.systems import Ahead, SystemParams
 from olivine.systems.local import Local
 from olivine.workflow.deliver import LINKED_BYTES
-from olivine.workflow.engine import run
+from olivine.workflow.engine import hashing, run
 from olivine.workflow.journal import read_journal
 from olivine.workflow.keys import cached, plan_keys
 from olivine.workflow.workers import Workers
@@ -30,6 +30,15 @@ def test_result_lies_in_output_dir_with_config_and_journal(fakes, tmp_path):
     assert events == ["run_started", *["step_started", "step_done"] * 3, "delivered", "run_done"]
     assert [step["name"] for step in result.steps] == ["one", "two", "three"]
     assert all(step["peak_memory_bytes"] > 10_000_000 for step in result.steps)
+
+
+def test_large_file_is_told_of_before_it_is_hashed(tmp_path):
+    small, large, told = tmp_path / "small", tmp_path / "large", []
+    small.write_bytes(b"a" * 99)
+    large.write_bytes(b"a" * 100)
+    read = hashing(told.append, large_bytes=100)
+    assert [read(small), read(large)] == [hash_file(small), hash_file(large)]
+    assert [event.message for event in told] == ["reading large, 100 B, to know it from others"]
 
 
 def test_second_run_starts_no_worker_and_writes_no_model(fakes, tmp_path, monkeypatch):

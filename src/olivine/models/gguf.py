@@ -24,7 +24,7 @@ def open_gguf(model: Model, folder: Path) -> Model:
     """
     from transformers import AutoTokenizer
 
-    _log.info("reading config and tokenizer out of %s (%.1f GB)", model.path.name, model.path.stat().st_size / 1e9)
+    _log.info("reading config and tokenizer out of %s, %.0f MB", model.path.name, model.path.stat().st_size / 1e6)
     with _readable(model.path):
         tokenizer = AutoTokenizer.from_pretrained(model.path.parent, **_where(model.path))
     tokenizer.save_pretrained(folder)

@@ -17,7 +17,7 @@ from olivine.report import REPORT, last_run, write_report
 from olivine.report.card import model_card
 from olivine.report.html import rendered
 from olivine.report.run import Run
-from olivine.workflow.deliver import write_text, write_whole
+from olivine.workflow.deliver import alone_in, write_text, write_whole
 from olivine.workflow.events import Event, Listener, RunStarted
 
 CARD, SCRIPT, METRICS = "README.md", "run.py", "metrics.json"
@@ -51,11 +51,14 @@ def hand_over(output_dir: Path, warn: Callable[[str], None]) -> None:
     """
     try:
         run = last_run(output_dir)
-        _try(lambda: write_report([run], output_dir / REPORT), warn, "the report is not written")
-        if run.done is not None and run.done.model is not None:
-            _try(lambda: _hand_over(run, output_dir, warn), warn, "what goes with the model is not written")
+        with alone_in(output_dir):
+            _try(lambda: write_report([run], output_dir / REPORT), warn, "the report is not written")
+            if run.done is not None and run.done.model is not None:
+                _try(lambda: _hand_over(run, output_dir, warn), warn, "what goes with the model is not written")
     except RequestError as error:
         warn(str(error))
+    except OSError as error:  # no room, or no right, for a lock
+        warn(f"the report is not written: {error.strerror or error}: {error.filename}")
 
 
 def _try(write: Callable[[], None], warn: Callable[[str], None], fault: str) -> None:

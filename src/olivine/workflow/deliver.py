@@ -8,8 +8,8 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,9 +43,7 @@ class Delivery:
 
         What was there stays until its copy is complete.
         """
-        with locked(self.output_dir / ".delivery.lock"):
-            for left in self.output_dir.glob(".*.partial"):
-                remove_tree(left)  # of a run that died; one that lives holds the lock
+        with alone_in(self.output_dir):
             record = self._read()
             for name, entry in results.items():
                 self._place(name, entry, record)
@@ -148,6 +146,15 @@ class Delivery:
 
     def _write(self, record: Record) -> None:
         write_whole(self.output_dir / RECORD, record)
+
+
+@contextmanager
+def alone_in(output_dir: Path) -> Iterator[None]:
+    """Hold an output folder against other runs; what one that died there has half written is removed."""
+    with locked(output_dir / ".delivery.lock"):
+        for left in output_dir.glob(".*.partial"):
+            remove_tree(left)
+        yield
 
 
 def write_whole(path: Path, value: Any) -> None:

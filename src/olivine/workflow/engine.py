@@ -1,7 +1,7 @@
 """Run a plan: bring what it reads, prove what it claims, make and score every step, deliver, sum up."""
 
 import threading
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -17,14 +17,16 @@ from olivine.passes import UNCHANGED
 from olivine.paths import exists, of_user
 from olivine.store.entries import Cache
 from olivine.store.files import usable_folder
+from olivine.store.hashes import hash_file
 from olivine.systems import Ahead, System, SystemParams
 from olivine.systems.local import Local
 from olivine.work import Estimate
-from olivine.workflow.deliver import Delivery, write_whole
+from olivine.workflow.deliver import Delivery, alone_in, write_whole
 from olivine.workflow.events import (
     Delivered,
     Event,
     Listener,
+    Noted,
     RunDone,
     RunFailed,
     RunInterrupted,
@@ -46,12 +48,15 @@ from olivine.workflow.resolved import resolved
 from olivine.workflow.samples import side_by_side
 from olivine.workflow.steps import Plan, Step
 from olivine.workflow.survey import first_look
+from olivine.workflow.units import readable_bytes
 from olivine.workflow.verdict import checks_missed, drop_allowed, missed_goals, table_of
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop, as_failure
 
 VERSIONS = ("torch", "transformers", "peft", "datasets", "onnxruntime", "onnxruntime-genai", "onnx-ir", "safetensors")
 N_TENSORS = 60  # kinds of tensors of a result that its event names
+
+_LARGE_BYTES = 10**9  # seconds of a disk
 
 
 @dataclass(frozen=True)
@@ -184,7 +189,7 @@ def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[t
     history: list[Event] = []
     journal = Journal(plan.output_dir)
     tell = _one_at_a_time(journal.write, _keeps(history), *([listen] if listen else []))
-    store = Cache(plan.cache_dir, lambda message: tell(Warned(step="cache", message=message)))
+    store = Cache(plan.cache_dir, lambda message: tell(Warned(step="cache", message=message)), hashing(tell))
     store.prepare()
     try:
         known = versions(plan), _of_hosts(plan)
@@ -206,6 +211,17 @@ def _opened(plan: Plan, listen: Listener | None, workers: Workers) -> Iterator[t
         if raised is error:
             raise
         raise raised from (None if isinstance(raised, Interrupted) else error)
+
+
+def hashing(tell: Listener, large_bytes: int = _LARGE_BYTES) -> Callable[[Path], str]:
+    """What hashes files: of a large one it is told before it is read, so that who waits knows for what."""
+
+    def read(path: Path) -> str:
+        if (size := path.stat().st_size) >= large_bytes:
+            tell(Noted(step="cache", message=f"reading {path.name}, {readable_bytes(size)}, to know it from others"))
+        return hash_file(path)
+
+    return read
 
 
 def _asked(plan: Plan) -> Mapping[str, Any]:
@@ -272,7 +288,8 @@ def _deliver(execution: Execution) -> Path | None:
     """Put the result, the adapter and the resolved config into the output folder; gives the folder of the model."""
     plan, workshop = execution.plan, execution.workshop
     # workflow first: re-reading this file runs the same; the versions stand beside it
-    write_whole(plan.output_dir / "workflow.json", {**hide_secrets(resolved(plan)), "environment": versions(plan)})
+    with alone_in(plan.output_dir):
+        write_whole(plan.output_dir / "workflow.json", {**hide_secrets(resolved(plan)), "environment": versions(plan)})
     made = [step for step in plan.steps if step.produces != UNCHANGED]
     if not made:
         return None
@@ -285,7 +302,8 @@ def _deliver(execution: Execution) -> Path | None:
         workshop.store.hold()
         delivery.deliver(results)
     if plan.source is not None and plan.source.workflow is not None:
-        pack(plan.source.workflow, plan.output_dir / "model", plan.output_dir, workshop.store.hashes, delivery.warn)
+        with alone_in(plan.output_dir):
+            pack(plan.source.workflow, plan.output_dir / "model", plan.output_dir, workshop.store.hashes, delivery.warn)
     return plan.output_dir / "model"
 
 

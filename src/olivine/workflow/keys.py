@@ -18,6 +18,7 @@ from olivine.models import Model
 from olivine.models.deciding import deciding_files
 from olivine.models.scripted import SCRIPT, given_to_loader, script_files
 from olivine.passes import UNCHANGED, passes
+from olivine.paths import is_folder
 from olivine.store.entries import Cache
 from olivine.store.hashes import Hashes, digest
 from olivine.store.packing import unpack
@@ -291,7 +292,7 @@ def cached(plan: Plan) -> frozenset[str]:
     """
     cache = Cache(plan.cache_dir)
     model = plan.input_model or fetched_model(cache, plan)
-    if model is None or not (plan.cache_dir / "steps").is_dir():
+    if model is None or not is_folder(plan.cache_dir / "steps"):
         return frozenset()
     try:
         keys = plan_keys(plan, model, Hashes(plan.cache_dir, remember_only=True))
