@@ -194,3 +194,12 @@ def test_bench_measures_a_graph_that_no_pass_changes(here):
     assert numbers["size_bytes"] == graph.stat().st_size
     assert {row["baseline"] for row in result["measured"]} == {None}
     assert result["model"] is None
+
+
+def test_graph_is_not_exported_again(here):
+    graph = text_classifier(here / "classifier.onnx")
+    done = run("export", "-m", graph, "--precision", "int4", "-o", here / "out")
+    assert done.exit_code == 2
+    assert done.stderr.count("olivine: ") == 1
+    assert "is an ONNX graph already; 'olivine quantize' rounds it" in " ".join(done.stderr.split())
+    assert not (here / "out").exists()

@@ -7,6 +7,7 @@ import click
 from olivine.cli._one_step import ROWS, SETTINGS, Request, one_step_options
 from olivine.cli._pass_options import Said, pass_options
 from olivine.cli._rows import Rows, rows_options
+from olivine.errors import RequestError
 from olivine.passes import Pass, passes
 
 if TYPE_CHECKING:
@@ -35,7 +36,13 @@ def command(request: Request, rows: Rows, params: "Mapping[str, Said]") -> int:
     calibrate, and every model is scored on them; without rows, models are compared on text, or on made-up inputs. The
     config of this one step is printed, and then run as olivine run does.
     """
-    facts = request.plan().facts
+    plan = request.plan()
+    facts = plan.facts
+    if plan.input_model is not None and plan.input_model.format == "onnx":
+        raise RequestError(
+            f"the model '{plan.input_model.path}' is an ONNX graph already; 'olivine quantize' rounds it, 'olivine "
+            "optimize' looks for what serves it best"
+        )
     kind = facts.kind if facts is not None else "decoder"
     fitting = [plugin for plugin in _exporters().values() if kind in plugin.kinds] or list(_exporters().values())
     plugin = fitting[0]

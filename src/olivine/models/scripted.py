@@ -79,8 +79,9 @@ class Scripted:
         if not self._modules:
             name = self._told("model_loader")
             module = self.opened.function(str(name))(self.model.attributes[SCRIPT].get("model_path") or None)
-            if not hasattr(module, "named_parameters"):
-                raise ModelError(f"{name} of {self.opened.script.path} gave {type(module).__name__}, no torch module")
+            if isinstance(module, type) or not hasattr(module, "named_parameters"):
+                what = f"the class {module.__name__}" if isinstance(module, type) else type(module).__name__
+                raise ModelError(f"{name} of {self.opened.script.path} gave {what}, no torch module")
             self._modules.append(module.eval())
         return self._modules[0]
 

@@ -9,6 +9,9 @@ import pytest
 
 from encoders import tiny_encoder
 from olivine.config import load
+from olivine.errors import ModelError
+from olivine.models import Model
+from olivine.models.scripted import opened
 from olivine.store.hashes import Hashes
 from olivine.workflow.engine import run
 from olivine.workflow.keys import model_content
@@ -165,3 +168,18 @@ def test_key_of_a_script_s_model_holds_all_that_its_loader_is_given(planned, tmp
     (tmp_path / "helper.py").rename(tmp_path / "renamed.py")
     others.append(content())
     assert len({plain, named, folder, *others}) == 7
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [("None", "NoneType"), ("Net", "the class Net"), ("{}", "dict")],
+    ids=["nothing", "class", "dict"],
+)
+def test_loader_that_gives_no_module_is_told(tmp_path, given, said):
+    (tmp_path / "net.py").write_text(
+        f"class Net:\n    named_parameters = eval = print\n\ndef load(_): return {given}\n"
+    )
+    script = {"path": str(tmp_path / "net.py"), "folder": str(tmp_path), "model_loader": "load"}
+    model = Model("script", tmp_path / "net.py", attributes={"script": script})
+    with opened(model) as scripted_model, pytest.raises(ModelError, match=f"net.py gave {said}, no torch module"):
+        scripted_model.module()
