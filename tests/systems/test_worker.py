@@ -1,3 +1,4 @@
+import importlib.util
 import io
 import json
 import os
@@ -86,6 +87,35 @@ def test_worker_reports_nothing_and_draws_no_bars(job, tmp_path):
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job("write").to_json()))
     subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60, capture_output=True)
+
+
+def _told_by_openmp(**given):
+    """What torch's OpenMP says of itself in a process that a worker's environment was prepared for."""
+    code = (
+        "import ctypes, os, sys\n"
+        "from olivine.systems._environment import prepare\n"
+        "prepare(os.environ)\n"
+        "ctypes.CDLL(sys.argv[1])"
+    )
+    folders = [Path(one) for one in importlib.util.find_spec("torch").submodule_search_locations]
+    libraries = [
+        path for folder in folders for where in ("lib", "../torch.libs") for path in folder.glob(f"{where}/libgomp*")
+    ]
+    if not libraries:
+        pytest.skip("torch brings no libgomp here")
+    names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
+    environment = {name: value for name, value in os.environ.items() if name not in names}
+    command = [sys.executable, "-c", code, str(libraries[0])]
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **given}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stderr
+
+
+def test_threads_that_wait_spin_briefly_unless_somebody_says_otherwise():
+    assert "GOMP_SPINCOUNT = '10000'" in _told_by_openmp()
+    assert "GOMP_SPINCOUNT = '7'" in _told_by_openmp(GOMP_SPINCOUNT="7")
+    passive = _told_by_openmp(OMP_WAIT_POLICY="PASSIVE")
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in passive
+    assert "GOMP_SPINCOUNT = '0'" in passive
 
 
 class _Scalar:

@@ -31,7 +31,7 @@ from olivine.errors import OlivineError
 from olivine.messages import Events, Notes, sentence
 from olivine.store.remote import Mirror, RemoteFiles
 from olivine.store.transfer import Files
-from olivine.systems._environment import ENVIRONMENT
+from olivine.systems._environment import prepare
 from olivine.systems._job import begin, serve
 from olivine.systems._line import Caller, address_of, token_of_environment
 from olivine.systems._log import EventLog, Printed, print_to
@@ -49,8 +49,7 @@ _PATIENCE_SECONDS = 600.0
 def main(arguments: list[str] | None = None) -> int:
     """Do the jobs that come, in the way that the arguments say."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    prepare(os.environ)
     given = dict(zip(arguments[::2], arguments[1::2], strict=True))
     faulthandler.enable()  # a crash in native code leaves the Python stack in the log
     store = _store(given)
