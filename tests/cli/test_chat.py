@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from olivine.cli import exit_code
 from olivine.models.adapter import name_base
 from olivine.runtimes.chat import open_chat
+from tiny import tiny_model
 
 PACE = r"\d+ tokens?, [\d,.]+ tokens/s"
 
@@ -94,3 +96,16 @@ def test_adapter_answers_on_the_base_that_it_names_or_that_is_given(tiny_llama, 
     code, _, told = asked(capsys, adapter, *question)
     assert code == 2
     assert "name its base with --base" in told
+
+
+def test_answer_ends_where_the_template_ends_a_turn(tmp_path, capsys):
+    """A head of zeros writes the first token for ever, which ends a turn, and which no generation config names."""
+    model = tiny_model(tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    save_file(
+        weights | {"lm_head.weight": weights["lm_head.weight"] * 0}, model / "model.safetensors", {"format": "pt"}
+    )
+    template = "{% for m in messages %}{{ m.content }}{% if m.role == 'assistant' %}<s>{% endif %}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
+    code, _, told = asked(capsys, model, "-p", "day", "--max-new-tokens", "8")
+    assert (code, told.splitlines()[-1].startswith("1 token,")) == (0, True)

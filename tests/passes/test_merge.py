@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, GenerationConfig
 
 from olivine.errors import ModelError, Unsupported
 from olivine.models import Model
@@ -40,6 +41,17 @@ def test_result_holds_config_and_tokenizer_but_no_weights(tiny_llama, llama_adap
     assert {"config.json", "tokenizer.json", "tokenizer_config.json"} <= names
     assert not any(name.endswith(".safetensors") for name in names)
     assert merged.base.format == "adapter"
+
+
+@pytest.mark.parametrize("has_generation_config", [True, False])
+def test_merged_model_stops_in_transformers_where_its_template_ends_a_turn(has_generation_config, tmp_path):
+    base = tiny_model(tmp_path / "base")
+    if not has_generation_config:
+        (base / "generation_config.json").unlink()
+    merged = run(adapter_of(base, tiny_adapter(base, tmp_path / "adapter")), tmp_path / "out")
+    tokenizer, generation = AutoTokenizer.from_pretrained(base), GenerationConfig.from_pretrained(merged.path)
+    assert generation.eos_token_id == [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|end|>")]
+    assert (generation.bos_token_id, generation.pad_token_id) == (tokenizer.bos_token_id, tokenizer.pad_token_id)
 
 
 def test_adapter_of_zeros_changes_nothing_and_is_refused(tiny_llama, llama_adapter, tmp_path):

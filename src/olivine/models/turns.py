@@ -7,6 +7,8 @@ from typing import Any
 
 from olivine.jinja import BY_TEMPLATES
 
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+
 
 def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str | None:
     """The chat as transformers renders it; None where the template refuses it. asks: an answer is to follow."""
@@ -26,6 +28,23 @@ def end_tokens(tokenizer: Any, folder: Path) -> list[int]:
     if generation.is_file():
         tokens += token_ids(json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id"))
     return list(dict.fromkeys(tokens + turn_end(tokenizer)))
+
+
+def name_end_tokens(tokenizer: Any, folder: Path) -> None:
+    """Let the generation config of a trained checkpoint name every token that ends an answer.
+
+    transformers stops at those alone, where an exported model stops at the end of a turn, too, and so do scores.
+    """
+    path = folder / "generation_config.json"
+    named = path if path.is_file() else folder / "config.json"
+    settings = json.loads(named.read_text(encoding="utf-8"))
+    if named != path:  # transformers takes them from there, where no generation config lies
+        settings = {key: settings[key] for key in _TOKENS if settings.get(key) is not None}
+    known = token_ids(settings.get("eos_token_id"))
+    ends = list(dict.fromkeys([*known, *end_tokens(tokenizer, folder)]))
+    if ends != known:
+        settings["eos_token_id"] = ends
+        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 # some templates demand a system message, some refuse one

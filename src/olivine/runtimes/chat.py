@@ -12,6 +12,7 @@ from olivine.errors import ModelError
 from olivine.jinja import BY_TEMPLATES
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
+from olivine.models.turns import end_tokens
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.opening import open_model, runnable
@@ -121,6 +122,8 @@ class _TorchChat:
             opened = runnable(model, Path(scratch))
             self._tokenizer = load_tokenizer(opened)
             self._runtime = TorchRuntime(opened, "cpu", "auto")
+            bottom = opened.base if opened.format == "adapter" and opened.base is not None else opened
+            self._ends = end_tokens(self._tokenizer, bottom.path)  # at which it is scored, too
         self.n_written = 0
 
     def answer(self, question: Messages | str, max_new_tokens: int = 256, on_text: Listener | None = None) -> str:
@@ -137,7 +140,8 @@ class _TorchChat:
                 on_text(text[len(told) :])
                 told = text
 
-        written = self._runtime.answer(self._ids(question), max_new_tokens, self._tokenizer.pad_token_id, keep)
+        pad = self._tokenizer.pad_token_id
+        written = self._runtime.answer(self._ids(question), max_new_tokens, pad, self._ends, keep)
         self.n_written = len(written)
         text = self._decoded(written)
         if on_text is not None:

@@ -68,12 +68,19 @@ class TorchRuntime(Runtime):
         ]
 
     def answer(
-        self, prompt: Tokens, max_new_tokens: int, pad: int | None, on_token: Callable[[int], None] | None = None
+        self,
+        prompt: Tokens,
+        max_new_tokens: int,
+        pad: int | None,
+        ends: Sequence[int],
+        on_token: Callable[[int], None] | None = None,
     ) -> list[int]:
         """What transformers writes greedily after the prompt, by the model's own generation config; ends included.
 
-        on_token: hears each token as it is written.
+        ends: tokens that it ends at, by the generation config where there are none. on_token: hears each token as it is
+        written.
         """
+        stops = {"eos_token_id": list(ends)} if ends else {}
         with torch.inference_mode():
             written = self._module.generate(
                 input_ids=torch.tensor([list(prompt)], device=self.device),
@@ -81,6 +88,7 @@ class TorchRuntime(Runtime):
                 max_new_tokens=max_new_tokens,
                 do_sample=False,
                 pad_token_id=pad,
+                **stops,
                 streamer=_Tokens(on_token) if on_token is not None else None,
             )
         return [int(token) for token in written[0, len(prompt) :]]

@@ -15,6 +15,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.loading import load_causal_lm, tied_names
 from olivine.models.materialize import copy_companions, write_weights
 from olivine.models.tensors import LazyTensor
+from olivine.models.turns import name_end_tokens
 from olivine.passes.finetune import _checks
 from olivine.passes.finetune._params import TrainingParams
 from olivine.passes.finetune._training import Training
@@ -148,6 +149,7 @@ def _save(module: Any, source: Model, tokenizer: Any, context: Context) -> None:
         [_lazy(name, tensor) for name, tensor in module.state_dict().items() if name not in shared], context.output
     )
     tokenizer.save_pretrained(context.output)
+    name_end_tokens(tokenizer, context.output)
 
 
 def _lazy(name: str, tensor: "torch.Tensor") -> LazyTensor:

@@ -13,8 +13,10 @@ from olivine import lazy
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.chat_template import read_chat_template
 from olivine.models.companions import COMPANIONS
 from olivine.models.facts import ModelFacts
+from olivine.models.turns import name_end_tokens
 from olivine.passes._base import Pass, PassParams, last_training
 from olivine.work import Context, Estimate, Machine
 
@@ -98,6 +100,10 @@ class Merge(Pass):
         self._set_vocabulary(config, model, base, context)
         (context.output / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         merged = Model("hf", context.output, base=model, task=model.task, trust_remote_code=model.trust_remote_code)
+        if read_chat_template(merged):
+            from olivine.models.loading import load_tokenizer
+
+            name_end_tokens(load_tokenizer(merged), context.output)
         return (
             replace(merged, attributes=self._base_of_choice(merged, context))
             if adapter.rounding_of(model) is not None
