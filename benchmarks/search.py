@@ -117,7 +117,7 @@ def searched(python: str, module: str, config: dict, place: Path, goals: dict[st
     """One whole command: its seconds, how often the script was called until the goals were met, and in all."""
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    path, calls = place / "config.json", place / "calls.jsonl"
+    path, calls = place.with_suffix(".json"), place / "calls.jsonl"  # a script runs beside its config
     path.write_text(
         json.dumps(config | {"cache_dir": str(place / "cache"), "output_dir": str(place / "out")}, indent=1)
     )
