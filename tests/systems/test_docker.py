@@ -99,6 +99,19 @@ def test_limits_and_variables_reach_the_container(engine, made, monkeypatch):
     assert config["WorkingDir"] == "/work"
 
 
+def test_secret_is_named_and_does_not_stand_in_a_config(engine, made, monkeypatch):
+    for settings in (
+        {"run_params": {"environment": ["HF_TOKEN=hf_abc"]}},
+        {"run_params": {"environment": {"OPENAI_API_KEY": "abc"}}},
+        {"build_args": {"PIP_PASSWORD": "abc"}},
+    ):
+        with pytest.raises(ValueError, match="does not belong into a config"):
+            made(image_name=IMAGE, **settings)
+    monkeypatch.setenv("OPENAI_API_KEY", "a key")
+    made(image_name=IMAGE, run_params={"environment": ["OPENAI_API_KEY", "TOKENIZERS_PARALLELISM=true"]}).probe()
+    assert {"OPENAI_API_KEY=a key", "TOKENIZERS_PARALLELISM=true"} <= set(engine.removed[0].config["Env"])
+
+
 def test_memory_that_ran_out_is_named(engine, made):
     system = made(image_name=IMAGE)
     identity = system.submit("name", ["--batch", "name"])

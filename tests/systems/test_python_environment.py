@@ -168,3 +168,14 @@ def test_requirements_that_cannot_be_installed_name_the_step_and_the_log(offline
         system.prepare(tmp_path / "log")
     assert "none.whl" in (tmp_path / "log").read_text()
     assert not system.is_prepared()
+
+
+@pytest.mark.parametrize("name", ["HF_TOKEN", "aws_secret_access_key", "OPENAI_API_KEY", "PGPASSWORD"])
+def test_secret_does_not_belong_into_a_config(name):
+    with pytest.raises(ValueError, match=f"'{name}' does not belong into a config: set it where olivine is run"):
+        environment(sys.executable, environment_variables={name: "abc"})
+
+
+@pytest.mark.parametrize("name", ["TOKENIZERS_PARALLELISM", "MAX_TOKENS", "MONKEY"])
+def test_variable_that_only_sounds_like_a_secret_is_taken(name):
+    environment(sys.executable, environment_variables={name: "1"})

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
 
 from olivine.systems._base import FilePath, SystemParams
+from olivine.systems._secrets import refuse_secrets
 
 Quantity = Annotated[
     str, BeforeValidator(str), StringConstraints(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
@@ -82,9 +83,7 @@ class KubernetesParams(SystemParams):
     @field_validator("env")
     @classmethod
     def _holds_no_secret(cls, env: dict[str, str]) -> dict[str, str]:
-        for name in env:
-            if re.search(r"TOKEN|SECRET|PASSWORD|(_|^)KEY$", name.upper()):
-                raise ValueError(f"'{name}' does not belong into a config: name a Secret by 'secrets'")
+        refuse_secrets(env, "name a Secret by 'secrets'")
         return env
 
     @field_validator("secrets")

@@ -10,7 +10,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationInfo, field_validator
 
 from olivine import __version__, lazy
 from olivine.errors import OlivineError, RequestError, StepFailed
@@ -23,6 +23,7 @@ from olivine.systems._base import FilePath, SystemParams
 from olivine.systems._batch import Batch
 from olivine.systems._probe import PROBE, Probe, read_answer
 from olivine.systems._process import WORKER
+from olivine.systems._secrets import refuse_secrets
 from olivine.systems._wheel import build_wheel
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ else:
     docker = lazy.module("docker")
 
 _STORE = "/olivine"  # where a container sees the store
+_BY_NAME = "write its name alone into a list of 'environment', and set it where olivine is run"
 _KILLED = 137  # 128 and SIGKILL
 _PROBE_SECONDS, _END_SECONDS = 120, 5
 
@@ -47,6 +49,17 @@ class LocalDocker(BaseModel):
     run_params: dict[str, Any] = Field(
         default_factory=dict, description="what containers are run with, as docker-py names it: mem_limit, volumes"
     )
+
+    @field_validator("build_args", "run_params")
+    @classmethod
+    def _holds_no_secret(cls, given: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if info.field_name == "build_args":
+            refuse_secrets(given, "an image keeps its build arguments; give what needs it to the container")
+            return given
+        environment = given.get("environment", {})
+        pairs = environment.items() if isinstance(environment, Mapping) else (_pair(text) for text in environment)
+        refuse_secrets((str(name) for name, value in pairs if value is not None), _BY_NAME)
+        return given
 
 
 class Docker(Batch):
@@ -313,9 +326,14 @@ def _ending(state: Mapping[str, Any]) -> str:
 
 def _pairs(environment: Any) -> dict[str, str]:
     """Variables, which docker-py takes as a mapping or as a list of NAME=VALUE."""
-    if isinstance(environment, Mapping):
-        return {str(name): str(value) for name, value in environment.items()}
-    return dict(str(pair).partition("=")[::2] for pair in environment)
+    pairs = environment.items() if isinstance(environment, Mapping) else (_pair(text) for text in environment)
+    return {str(name): str(os.environ.get(name, "") if value is None else value) for name, value in pairs}
+
+
+def _pair(text: Any) -> tuple[str, str | None]:
+    """NAME=VALUE; no value for a NAME alone, which is that of this environment."""
+    name, has_value, value = str(text).partition("=")
+    return name, value if has_value else None
 
 
 def _contents(folder: Path) -> dict[str, str]:

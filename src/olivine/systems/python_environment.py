@@ -6,13 +6,14 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from olivine import __version__
 from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.systems._base import FilePath, System, SystemParams
 from olivine.systems._probe import PROBE, Probe, ask
 from olivine.systems._process import WORKER, WorkerProcess
+from olivine.systems._secrets import refuse_secrets
 from olivine.systems._wheel import build_wheel
 
 _PYTHONS = ("bin/python", "Scripts/python.exe", "bin/python3", "python", "python.exe", "python3")
@@ -39,6 +40,12 @@ class PythonEnvironment(System):
         )
         requirements_file: FilePath | None = Field(None, description="what is installed into one that is made")
         conda_yaml_path: str | None = Field(None, description="refused; conda itself makes such an environment")
+
+        @field_validator("environment_variables")
+        @classmethod
+        def _holds_no_secret(cls, variables: dict[str, str]) -> dict[str, str]:
+            refuse_secrets(variables, "set it where olivine is run, whose environment its processes see")
+            return variables
 
     params: Params
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,11 +21,11 @@ from olivine.systems._protocol import Job, Listener
 from olivine.systems._ray_bridge import Bridge
 from olivine.systems._ray_crew import Crew, Member, Request, told
 from olivine.systems._ray_line import Lost
+from olivine.systems._secrets import refuse_secrets
 from olivine.work import Estimate
 
 _N_NODES_LOST = 3  # by one job; then it may be the job that ends them
 _PROBE_SECONDS, _AUTOSCALER_SECONDS = 60.0, 1800.0
-_IS_SECRET = re.compile(r"TOKEN|SECRET|PASSWORD|(_|^)KEY$")
 
 
 class Ray(System):
@@ -73,9 +72,7 @@ class Ray(System):
         @field_validator("runtime_env")
         @classmethod
         def _holds_no_secret(cls, runtime_env: dict[str, Any]) -> dict[str, Any]:
-            for name in runtime_env.get("env_vars", {}):
-                if _IS_SECRET.search(name.upper()):
-                    raise ValueError(f"'{name}' does not belong into a config: set it where the nodes are started")
+            refuse_secrets(runtime_env.get("env_vars", {}), "set it where the nodes are started")
             return runtime_env
 
     params: Params
