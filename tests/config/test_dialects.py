@@ -645,3 +645,11 @@ def test_a_model_of_several_parts_is_one_message_and_the_rest_is_checked_with_th
     other = {"type": "DiffusersModel", "model_path": "some/model", "model_variant": "sd15"}
     loaded = load(written(tmp_path, {"input_model": other, "passes": {"c": {"type": "OnnxConversion"}}}))
     assert [problem.kind for problem in loaded.problems] == ["unsupported"]
+
+
+def test_a_check_of_a_graph_that_writes_no_text_is_left_out_and_its_limits_are_told(tmp_path):
+    steps = {"c": {"type": "OnnxConversion"}, "d": {"type": "OnnxDiscrepancyCheck", "max_mae": 0.1}}
+    assert list(today(tmp_path, passes=steps)["passes"]) == ["c"]
+    assert "'max_mae' is no limit" in " ".join(warnings(tmp_path, passes=steps))
+    builder = {"m": {"type": "ModelBuilder", "precision": "int4"}, "d": {"type": "OnnxDiscrepancyCheck"}}
+    assert list(today(tmp_path, passes=builder)["passes"]) == ["m", "d"]

@@ -130,6 +130,7 @@ def translate(config: Object) -> Findings:
     if passes is None:
         return
     yield from _generation(config)
+    yield from _compared(config, passes)
     yield from _without(config, passes)
     for _, step in named(config, "passes"):
         kind = yield from _type(step)
@@ -154,12 +155,32 @@ def _without(config: Object, passes: Object) -> Findings:
         step = passes[name]
         why = _NOTHING.get(text_of(step, "type")) if isinstance(step, Object) else None
         if why is not None and len(passes) > 1:
-            yield from drop(passes, name, f"The pass '{name}' ({step['type']}) is left out: {why}.")
-            flows = config.get("pass_flows")
-            for flow in flows if isinstance(flows, Array) else []:
-                if isinstance(flow, Array) and name in flow:
-                    index = flow.index(name)
-                    del flow[index], flow.places[index]
+            yield from _leave_out(config, name, f"The pass '{name}' ({step['type']}) is left out: {why}.")
+
+
+def _leave_out(config: Object, name: str, message: str, *, warning: bool = False) -> Findings:
+    """Remove a pass, from the flows that name it too."""
+    yield from drop(config["passes"], name, message, warning=warning)
+    flows = config.get("pass_flows")
+    for flow in flows if isinstance(flows, Array) else []:
+        if isinstance(flow, Array) and name in flow:
+            index = flow.index(name)
+            del flow[index], flow.places[index]
+
+
+def _compared(config: Object, passes: Object) -> Findings:
+    """A check of graphs that onnxruntime-genai does not run: each is held to the model before it without one."""
+    kinds = {text_of(step, "type") for _, step in named(config, "passes")}
+    if "onnxconversion" not in kinds or "modelbuilder" in kinds:
+        return
+    for name in [name for name in passes if isinstance(passes[name], Object)]:
+        step = passes[name]
+        if text_of(step, "type") == "onnxdiscrepancycheck" and len(passes) > 1:
+            gates = [key for key in step if key.startswith(("max_", "min_"))]
+            message = f"The pass '{name}' (OnnxDiscrepancyCheck) is left out: outputs are compared at every step."
+            if gates:
+                message += f" '{gates[0]}' is no limit then; quality.max_drop and goals of an evaluator are."
+            yield from _leave_out(config, name, message, warning=bool(gates))
 
 
 def _type(step: Object) -> Generator[Finding, None, str]:
