@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import Rows, is_scripted, pick_any, position, text_columns
+from olivine.data import Rows, is_scripted, pick_any, position, text_columns, texts
 from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import NO_CLASS, Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
@@ -109,6 +109,8 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
     given = [by_name(signature, rows[index]) for index in range(len(rows))]
     inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
     target = params.get("target")
+    if _is_written(config) and not facts.labels:  # what the text of a row ends with is no class
+        target = None
     if is_scripted(config) and not any(target in row for row in given):  # only its rows tell whether it has labels
         target = None
     numbers = {name: number for number, name in enumerate(facts.labels)}
@@ -145,20 +147,31 @@ def _reader(model: Model, config: DataConfig, rows: Rows, signature: Signature) 
     return extractor(model.path, config, signature, rows.columns()) or _tokenizer(model, config, rows)
 
 
+def _is_written(config: DataConfig) -> bool:
+    """Whether the config says how a text is made of a row, as for a model that writes some."""
+    settings = config.pre_process_data_config
+    given = (settings.form, settings.text_template, settings.chat_template, settings.pair_format, settings.prompt_col)
+    return any(value not in (None, False) for value in given)
+
+
 def _tokenizer(model: Model, config: DataConfig, rows: Rows) -> Tokenize | None:
     """What makes token ids of the texts of a row, where there are texts, and a tokenizer beside the graph."""
     columns = text_columns(config, rows.columns())
-    if not columns or not any((model.path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
+    files = (model.path / name for name in ("tokenizer.json", "tokenizer_config.json"))
+    if not (columns or _is_written(config)) or not any(file.is_file() for file in files):
         return None
     tokenizer = load_tokenizer(Model("hf", model.path))
     longest = min(config.pre_process_data_config.max_seq_len, tokenizer.model_max_length)
 
     def tokenize(row: Mapping[str, Any]) -> Mapping[str, Sequence[int]]:
+        if _is_written(config):
+            (text,) = texts(config, Rows([row], lambda _: f"data config '{config.name}'"), tokenizer)
+            return dict(tokenizer(text, truncation=True, max_length=longest))
         padding = "max_length" if config.pre_process_data_config.pad_to_max_len else False
-        texts = [row[column] if isinstance(row[column], list) else str(row[column]) for column in columns]
-        are_words = any(isinstance(text, list) for text in texts)
+        parts = [row[column] if isinstance(row[column], list) else str(row[column]) for column in columns]
+        are_words = any(isinstance(part, list) for part in parts)
         settings = {"truncation": True, "max_length": longest, "padding": padding, "is_split_into_words": are_words}
-        encoded = tokenizer(*texts, **settings)
+        encoded = tokenizer(*parts, **settings)
         return {**encoded, **({WORDS: encoded.word_ids()} if are_words else {})}
 
     return tokenize
