@@ -59,9 +59,9 @@ class WorkerProcess(Worker):
     def warm(self, ahead: Ahead) -> None:
         """See Worker."""
         if self._process is None:
-            with self._log.open("ab") as log:
+            with suppress(OSError), self._log.open("ab") as log:  # an interpreter that is still to be made
                 self._start(log)
-            self._write({"ahead": asdict(ahead)})
+                self._write({"ahead": asdict(ahead)})
 
     def close(self) -> None:
         """See Worker."""

@@ -36,7 +36,9 @@ class MetricContract:
         if self._reads_outputs:
             return self._of_outputs(is_text, is_first)
         if self.metric.reads is Timings:
-            return Timings([] if is_text else [[0.5, 0.25, 0.125]] * 3, n_prompt=64, peak_memory_bytes=2_000_000)
+            return Timings(
+                [] if is_text else [[0.5, 0.25, 0.125]] * 3, n_prompt=64, peak_memory_bytes=2_000_000, peak_gpu_bytes=1
+            )
         return Artifact(None if is_text else 1_000_000)
 
     @property

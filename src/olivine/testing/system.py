@@ -2,7 +2,7 @@
 
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -115,17 +115,18 @@ class SystemContract:
         assert str(tmp_path / "model") in there.value.cause
 
     def test_events_come_in_order(self, worker: Worker, job: MakeJob, tmp_path: Path) -> None:
-        """A worker says first that it has started; progress goes forward to its end, that of reading a model apart."""
+        """A worker says first that it has started, and the progress of each stage goes forward to its end."""
         model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
         heard: list[tuple[str, Mapping[str, Any]]] = []
         result = worker.run(
             job("score", model=model, params=scoring(tmp_path)), lambda event, told: heard.append((event, told))
         )
-        progress = [told for event, told in heard if event == "progress"]
-        done = [told["done"] for told in progress if "reading" not in told.get("metrics", {})]
         assert [event for event, _ in heard].index("started") == 0
-        assert done == sorted(done)
-        assert done[-1] == result["scores"]["n_rows"] == 8
+        progress = [told for event, told in heard if event == "progress"]
+        done = [told for told in progress if "reading" not in told["metrics"]]
+        assert is_forward([told for told in progress if "reading" in told["metrics"]])
+        assert is_forward(done)
+        assert done[-1]["done"] == result["scores"]["n_rows"] == 8
 
     def test_what_lies_there_already_does_not_travel_again(self, job: MakeJob, there: Path, tmp_path: Path) -> None:
         """Neither a model that was sent before, nor what a job made there."""
@@ -168,15 +169,18 @@ class SystemContract:
         if not worker.has_line:
             pytest.skip("this system's workers have no line that could break")
         model = Model("hf", tiny_checkpoint(tmp_path / "model")).to_json()
-        heard: list[str] = []
+        heard: list[tuple[str, Mapping[str, Any]]] = []
 
-        def listen(event: str, told: Mapping[str, Any]) -> None:  # noqa: ARG001
-            heard.append(event)
+        def listen(event: str, told: Mapping[str, Any]) -> None:
+            heard.append((event, told))
             if event == "started":
                 worker.hang_up()
 
         assert worker.run(job("materialize", model=model), listen)["model"]["format"] == "hf"
-        assert heard == ["started"]
+        assert [event for event, _ in heard if event != "progress"] == ["started"]
+        read = [told for event, told in heard if event == "progress"]
+        assert is_forward(read)
+        assert read[-1]["done"] == read[-1]["total"]
 
     def test_worker_that_ends_is_named_and_the_next_job_gets_another(
         self, worker: Worker, job: MakeJob, tmp_path: Path
@@ -195,7 +199,7 @@ class SystemContract:
         model = damaged_model(tmp_path / "damaged").to_json()
         with pytest.raises(StepFailed, match=r"model\.safetensors"):
             worker.run(job("materialize", model=model), lambda event, _: heard.append(event))
-        assert heard == ["started"]
+        assert [event for event in heard if event != "progress"] == ["started"]
 
 
 def scoring(folder: Path, *scripts: Script) -> dict[str, Any]:
@@ -233,6 +237,12 @@ def damaged_model(folder: Path) -> Model:
 def contents(folder: Path) -> dict[str, bytes]:
     """The bytes of every file, by its name below the folder."""
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def is_forward(progress: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether each of one stage is further than the one before, and none comes twice."""
+    places = [told["done"] for told in progress]
+    return places == sorted(places) and len({*places}) == len(places)
 
 
 def _ignore(event: str, told: Mapping[str, Any]) -> None:
