@@ -126,7 +126,8 @@ def _warm(plan: Plan, workers: Workers) -> None:
     done = cached(plan)  # a plan that was made before another run does not know what that made
     scores = plan.form != "onnx" and any(f"score:{seam.name}" not in done for seam in seams(plan))
     steps = _left(plan, done)
-    for host in dict.fromkeys(step.host for step in steps):
+    unknown = {name for name, host in plan.hosts.items() if not host.is_known}  # what they run in is still to be made
+    for host in dict.fromkeys(step.host for step in steps if step.host not in unknown):
         names = tuple(dict.fromkeys(step.pass_name for step in steps if step.host == host))
         is_scored_there = scores and plan.score is not None and plan.score.host == host
         workers.warm(Ahead(names, is_scored_there, plan.machine.offline), host)
