@@ -459,6 +459,20 @@ def test_goals_of_each_type_are_missed_in_a_search(graph_search, tmp_path):
     assert min(row["margin"] for row in measured) < 0
 
 
+@pytest.mark.usefixtures("sizes_script")
+def test_trial_that_misses_a_goal_is_not_timed_and_told_of_no_times(graph_search, tmp_path):
+    script = {"user_script": "sizes.py", "evaluate_func": "of"}
+    never = {"name": "n", "higher_is_better": True, "goal": {"type": "threshold", "value": 10**12}}
+    own = {"name": "own", "type": "custom", "user_config": script, "sub_types": [never]}
+    fast = {"name": "speed", "type": "latency", "goal": {"type": "threshold", "value": 10**6}}
+    with pytest.raises(GoalMissed):
+        run(graph_search(None, own, fast))
+    for one in trials(tmp_path):
+        (sentence,) = one.missed
+        assert "own: n of" in sentence
+        assert "latency_avg" not in one.values
+
+
 def test_trial_that_surely_misses_its_accuracy_is_given_up_after_a_few_rows(graph_search, tmp_path):
     rows = [{"input_ids": [number % 40, 2, 3, 4, 5], "label": number % 3} for number in range(160)]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

@@ -464,7 +464,9 @@ def _measured(course: _Course, execution: Execution) -> dict[str, Any]:
     """Fields of the event of a trial that has its model."""
     plan = course.plan
     scored = [event for event in course.heard if isinstance(event, Scored)]
-    if not _misses_already(plan, scored):
+    if _misses_already(plan, scored):  # it is not timed, and of times nothing is missed
+        plan = replace(plan, asked=tuple(one for one in plan.asked if not one.timed))
+    else:
         scored = execution.timed(scored)
     steps = [event.record for event in course.heard if isinstance(event, StepDone)]
     checks = [*checks_missed(steps), *missed(scored, [])]
