@@ -21,7 +21,8 @@ else:
 class OnnxSession:
     """A graph that is open. Raises ModelError, with the runtime's last word, when it does not load.
 
-    settings: of the session; None for those that lie beside the graph, if any do.
+    settings: of the session; None for those that lie beside the graph, if any do. adapter: the inputs that are weights
+    of an adapter, from the file beside the graph; every run has them.
     """
 
     def __init__(
@@ -35,7 +36,7 @@ class OnnxSession:
             self._session = onnxruntime.InferenceSession(str(graph), options, providers=[provider])
         except Exception as error:
             raise ModelError(f"onnxruntime does not load {graph}: {last_word(error)}") from error
-        self._adapter = self._weights(graph.parent)
+        self.adapter = self._weights(graph.parent)
 
     def _weights(self, folder: Path) -> "dict[str, npt.NDArray[Any]]":
         """The inputs that are weights of an adapter, in the types that the graph takes."""
@@ -45,18 +46,23 @@ class OnnxSession:
         inputs = [*self._session.get_inputs(), *self._session.get_overridable_initializers()]
         types = {value.name: _DTYPES.get(value.type, "float32") for value in inputs}
         weights = adapter_inputs.read(folder / files[-1])
-        return {name: np.asarray(array, types[name]) for name, array in weights.items() if name in types}
+        if missing := next((name for name in weights if name not in types), None):
+            raise ModelError(
+                f"{self._graph} does not take the adapter's weight '{missing}', which {files[-1]} holds: what changed "
+                "the graph has put a default in its place; take the adapter out after it"
+            )
+        return {name: np.asarray(array, types[name]) for name, array in weights.items()}
 
     @property
     def input_names(self) -> list[str]:
         """What the graph takes; an exporter leaves out what nothing depends on."""
-        return [value.name for value in self._session.get_inputs() if value.name not in self._adapter]
+        return [value.name for value in self._session.get_inputs() if value.name not in self.adapter]
 
     def run(self, inputs: Mapping[str, Any]) -> "dict[str, npt.NDArray[Any]]":
         """All outputs by their names, in the order of the graph; ModelError when the graph does not take the inputs."""
         names = [value.name for value in self._session.get_outputs()]
         try:
-            return dict(zip(names, self._session.run(names, {**self._adapter, **inputs}), strict=True))
+            return dict(zip(names, self._session.run(names, {**self.adapter, **inputs}), strict=True))
         except Exception as error:
             shapes = ", ".join(f"{name} {list(np.shape(value))}" for name, value in inputs.items())
             raise ModelError(f"{self._graph} does not run on {shapes}: {last_word(error)}") from error

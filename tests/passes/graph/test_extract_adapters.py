@@ -79,6 +79,28 @@ def test_weights_under_the_names_of_the_newer_exporter_are_taken_out(tmp_path):
     assert np.abs(OnnxSession(apart).run(rows[0])["logits"] - expected).max() < 1e-5
 
 
+def test_what_is_quantized_afterwards_is_held_to_the_model_with_its_adapter(tmp_path):
+    graph = adapted_layer(tmp_path / "given" / "model.onnx")
+    apart, _ = changed("ExtractAdapters", graph, tmp_path / "a")
+    small, heard = changed("OnnxDynamicQuantization", apart, tmp_path / "b", min_cosine=0.99)
+    assert [rung["cosine"] > 0.99 for rung in heard.facts["rungs"]] == [True]
+    row = {"x": np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)}
+    expected = OnnxSession(graph).run(row)["logits"]
+    assert np.abs(OnnxSession(small).run(row)["logits"] - expected).max() < 0.05 * np.abs(expected).max()
+
+
+def test_graph_that_has_lost_its_adapter_is_no_result(tmp_path):
+    graph = adapted_layer(tmp_path / "given" / "model.onnx")
+    apart, _ = changed("ExtractAdapters", graph, tmp_path / "a")
+    model = onnx.load(apart)
+    (own,) = [one for one in model.graph.input if one.name == "x"]
+    del model.graph.input[:]
+    model.graph.input.append(own)
+    onnx.save(model, apart)
+    with pytest.raises(ModelError, match="does not take the adapter's weight 'model.layers.0.q_proj.lora_"):
+        OnnxSession(apart)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("form", ["onnx_adapter", "numpy", "safetensors"])
 @pytest.mark.parametrize("kind", METHODS)

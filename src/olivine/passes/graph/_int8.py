@@ -108,14 +108,16 @@ class Int8Pass(GraphPass):
     def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":
         """Quantize as asked, compare, mend; the rungs and their prices are recorded."""
         rows = _rows(model, self.params, context)
+        provider = context.machine.execution_provider
+        before = OnnxSession(graph_of(model), provider)
+        rows = [{**before.adapter, **row} for row in rows]
+        folds = self.params.quant_preprocess and not before.adapter  # a default is no constant
         path, n_masks = prepared(
             open_graph(graph_of(model)),
             context.scratch,
-            preprocess=self.params.quant_preprocess,
+            preprocess=folds,
             optimize=not self._tells_apart(),
         )
-        provider = context.machine.execution_provider
-        before = OnnxSession(graph_of(model), provider)
         expected = [_numbers(before.run(row)) for row in rows]
         asked = self._without_types(self.recipe(), path)
         self._tell_unknown(path, context)
