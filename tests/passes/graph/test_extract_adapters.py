@@ -97,7 +97,7 @@ def test_graph_that_has_lost_its_adapter_is_no_result(tmp_path):
     del model.graph.input[:]
     model.graph.input.append(own)
     onnx.save(model, apart)
-    with pytest.raises(ModelError, match="does not take the adapter's weight 'model.layers.0.q_proj.lora_"):
+    with pytest.raises(ModelError, match="does not take the adapter's weight"):
         OnnxSession(apart)
 
 
