@@ -1,6 +1,7 @@
 """Files by content at an address of fsspec: once, whole, checked, and going on where it stopped."""
 
 import json
+import threading
 import uuid
 
 import fsspec
@@ -204,3 +205,16 @@ def test_request_that_goes_on_failing_is_one_sentence(busy, fault, n_asked):
     with pytest.raises(OlivineError, match=r"the files at 'busy://.*' cannot be reached: "):
         busy.read("name")
     assert Busy.n_asked == {"read": n_asked}
+
+
+def test_several_files_are_asked_for_at_once(busy, file, monkeypatch):
+    """Each is a round trip: one after the other, a model of many files would take as many."""
+    busy.put(file, hash_file(file))
+    together, read = threading.Barrier(4, timeout=60), Busy.cat_file
+
+    def cat_file(self, *arguments, **options):
+        together.wait()
+        return read(self, *arguments, **options)
+
+    monkeypatch.setattr(Busy, "cat_file", cat_file)
+    assert busy.missing([hash_file(file), "a", "b", "c"]) == {"a", "b", "c"}

@@ -12,6 +12,7 @@ import os
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -32,6 +33,7 @@ else:
     fsspec = lazy.module("fsspec")
 
 PART_BYTES = 64 * 2**20
+_N_AT_ONCE = 8
 _PASSING = {408, 425, 429, 500, 502, 503, 504}  # what a server that is busy answers
 # of back ends, none of which is imported here: no answer, or one that was cut short
 _BROKEN = {"ServiceRequestError", "ServiceResponseError", "ClientConnectionError", "ClientPayloadError"}
@@ -73,8 +75,10 @@ class RemoteFiles:
         self._protocols: tuple[str, ...] = (named,) if isinstance(named, str) else tuple(named)
 
     def missing(self, hashes: Iterable[str]) -> set[str]:
-        """Those of them that no file there has."""
-        return {hashed for hashed in hashes if self._index(hashed) is None}
+        """Those of them that no file there has; several are asked for at once, as each is one round trip."""
+        asked = list(hashes)
+        with ThreadPoolExecutor(_N_AT_ONCE) as pool:
+            return {hashed for hashed, index in zip(asked, pool.map(self._index, asked), strict=True) if index is None}
 
     def put(self, source: Path, hashed: str) -> None:
         """Send a file; what lies there already is not sent again."""
