@@ -5,7 +5,7 @@ import socket
 
 import pytest
 
-from olivine.messages import EventFile, Events, Heard
+from olivine.messages import EventFile, Events, Heard, sentence
 
 
 def _say(stream):
@@ -57,3 +57,17 @@ def test_line_of_a_file_is_an_event_once_it_is_whole(tmp_path):
         stream.write('"late"}\n')
     assert list(file.new()) == [{"event": "late"}]
     assert list(file.new()) == []
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "a.bin"), "the disk is full: No space left on device: a.bin"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), "torch could not write or read a"),
+        (RuntimeError("basic_ios::clear: iostream error"), "torch could not write or read a file: basic_ios"),
+        (ValueError("a\nb"), "ValueError: a b"),
+    ],
+)
+def test_what_went_wrong_is_one_line_with_its_cause(error, told):
+    assert sentence(error).startswith(told)
+    assert "\n" not in sentence(error)

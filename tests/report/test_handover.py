@@ -166,3 +166,13 @@ def test_folder_that_takes_no_file_is_told_and_raises_nothing(tmp_path):
     hand_over(tmp_path, warned.append)
     assert len(warned) == 1
     assert "what goes with the model is not written" in warned[0]
+
+
+def test_folder_that_takes_no_lock_is_told_and_raises_nothing(tmp_path):
+    journals.write(tmp_path, journals.ordinary(tmp_path))
+    (tmp_path / ".delivery.lock").mkdir()
+    warned = []
+    hand_over(tmp_path, warned.append)
+    assert len(warned) == 1
+    assert "the report is not written: " in warned[0]
+    assert ".delivery.lock" in warned[0]

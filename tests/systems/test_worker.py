@@ -180,3 +180,27 @@ def test_peak_memory_counts_what_was_used_since_the_restart():
     assert memory.peak_bytes() > before + 60 * 2**20
     del block
     assert memory.kernel_kills() >= 0
+
+
+def test_job_whose_log_cannot_be_opened_is_done_all_the_same(tmp_path):
+    log, job = tmp_path / "a-folder.log", tmp_path / "job.json"
+    log.mkdir()
+    record = Job("probe", "probe", tmp_path / "output", tmp_path / "scratch", log=str(log)).to_json()
+    job.write_text(json.dumps(record))
+    command = [sys.executable, "-m", "olivine.systems._worker", "--job", str(job)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()][-1] == "done", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "why"), [("{", "Expecting"), ("[]", "no job"), ('{"kind": "bake"}', "it has no step")]
+)
+def test_file_that_holds_no_job_is_refused_in_a_sentence(text, why, tmp_path):
+    job = tmp_path / "job.json"
+    job.write_text(text)
+    command = [sys.executable, "-m", "olivine.systems._worker", "--job", str(job)]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"{job} holds no job: ")
+    assert why in refused.stderr
+    assert "Traceback" not in refused.stderr

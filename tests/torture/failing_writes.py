@@ -125,7 +125,7 @@ class _Loop:
             except AssertionError as error:
                 wrong.append(str(error))
             facts = {"n_operations": counts, "n_failed_operations": n_failed + 1, "n_gone_on": len(self._gone_on)}
-            self._record.note(**facts, last=index + 1, wrong=wrong)
+            self._record.note(**facts, last=index + 1, wrong=[one.splitlines()[0] for one in wrong])
             told = f"gone on from {len(self._gone_on)} states, {len(wrong)} wrong"
             print(f"{index + 1} of {len(operations)}; {told}", flush=True)
         assert not wrong, "\n\n".join(wrong)

@@ -86,10 +86,16 @@ class Printed:
 
 
 def print_to(path: Path) -> None:
-    """Everything that is printed from now on, by Python or by native code, goes to the end of that file."""
+    """Everything that is printed from now on, by Python or by native code, goes to the end of that file.
+
+    Where that cannot be opened (the disk is full), it is lost: what the job says of its own end still comes.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_WRONLY)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
