@@ -164,11 +164,12 @@ def test_what_is_measured_is_the_model_with_its_adapter(tmp_path, graphs):
 
 @pytest.mark.slow
 def test_weights_that_stay_are_replaced_by_onnxruntime(tmp_path, graphs):
-    apart, _ = changed("ExtractAdapters", graphs["lora"], tmp_path, make_inputs=False, save_format="safetensors")
+    apart, heard = changed("ExtractAdapters", graphs["lora"], tmp_path, make_inputs=False, save_format="safetensors")
+    assert "too small to lie beside the graph" in heard.warnings[0]  # of keys, whose heads are few and small here
     assert largest_difference(graphs["lora"], apart, ROWS) < 1e-6
     weights = adapter_inputs.read(apart.parent / "adapter_weights.safetensors")
     options = onnxruntime.SessionOptions()
-    zeros = {name: np.zeros_like(one) for name, one in weights.items()}
+    zeros = {name: np.zeros_like(one) for name, one in weights.items() if name.endswith("lora_A.weight")}
     values = [onnxruntime.OrtValue.ortvalue_from_numpy(one) for one in zeros.values()]
     options.add_external_initializers(list(zeros), values)
     without = onnxruntime.InferenceSession(apart, options, providers=["CPUExecutionProvider"])

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from olivine.errors import ModelError
-from olivine.exporting.graph_files import open_graph
+from olivine.exporting.graph_files import LEAST_EXTERNAL, open_graph
 from olivine.models import Model
 from olivine.models.onnx_files import graph_of
 from olivine.passes.graph._graph import Counts, GraphPass, SavingParams
@@ -66,6 +66,10 @@ class ExtractAdapters(GraphPass):
             needed = list(as_inputs(weights, graph, is_open=is_open, is_optional=is_optional))
             if needed and self.params.optional_inputs:
                 context.report.note(f"{len(needed)} of the inputs have to be given, as no default leaves them out")
+        elif small := [name for name, array in arrays.items() if array.nbytes <= LEAST_EXTERNAL]:
+            context.report.warn(
+                f"{len(small)} weights, '{small[0]}' first, are too small to lie beside the graph: they stay in it"
+            )
         n_bytes = sum(array.nbytes for array in arrays.values())
         context.report.note(f"{len(arrays)} weights of the adapter ({n_bytes / 1e6:.1f} MB) lie in {file.name}")
         return graph, {f"{kind} weights taken out": len(arrays)}
