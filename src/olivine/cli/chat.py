@@ -4,6 +4,7 @@ import json
 import sys
 import textwrap
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,7 +110,9 @@ def _open(folder: Path, base: Path | None, system: str | None, *, raw: bool, max
     from olivine.runtimes.chat import open_chat
 
     before = [{"role": "system", "content": system}] if system is not None else []
-    chat = open_chat(folder, lambda sentence: click.echo(f"olivine: {sentence}", err=True), base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of libraries to their callers, which a person who chats is not
+        chat = open_chat(folder, lambda sentence: click.echo(f"olivine: {sentence}", err=True), base)
     return _Talk(str(folder), chat, raw, max_new_tokens, before)
 
 
