@@ -50,6 +50,7 @@ def environment() -> dict:
         "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gb": round(psutil.virtual_memory().total / 1e9, 1),
+        "load": round(psutil.getloadavg()[0], 1),  # of all processes, as the last number was taken
         "versions": versions,
     }
 
@@ -74,17 +75,16 @@ def measured(command: Sequence[str], *, limit_gb: float | None = None, timeout: 
     """
     started = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT)
-    peak, killed, cpu = 0, False, 0.0
+    peak, killed, before = 0, False, cpu_of_ended()
     done = threading.Event()
 
     def watch() -> None:
-        nonlocal peak, killed, cpu
+        nonlocal peak, killed
         while not done.wait(0.02):
             try:
                 parent = psutil.Process(process.pid)
                 family = [parent, *parent.children(recursive=True)]
                 peak = max(peak, sum(member.memory_info().rss for member in family))
-                cpu = sum(sum(member.cpu_times()[:2]) for member in family)
             except psutil.Error:
                 continue
             if limit_gb is not None and peak > limit_gb * 1e9:
@@ -104,7 +104,7 @@ def measured(command: Sequence[str], *, limit_gb: float | None = None, timeout: 
     watcher.join()
     return {
         "seconds": round(time.perf_counter() - started, 2),
-        "cpu_seconds": round(cpu, 2),
+        "cpu_seconds": round(cpu_of_ended() - before, 2),
         "peak_gb": round(peak / 1e9, 3),
         "exit": process.returncode,
         "killed": killed,
@@ -145,6 +145,12 @@ def _own_group(kind: str) -> Path | None:
     names = [name for _, kinds, name in (line.split(":", 2) for line in lines) if kinds.split(",") == [kind]]
     folders = [Path("/sys/fs/cgroup", kind, name.lstrip("/")) for name in names]
     return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def cpu_of_ended() -> float:
+    """Processor seconds of all children that have ended, with theirs."""
+    times = os.times()
+    return times.children_user + times.children_system
 
 
 def last_json(output: str) -> dict:
