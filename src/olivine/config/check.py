@@ -91,7 +91,7 @@ def _validate(model: type[BaseModel], value: dict[str, Any], path: Path) -> tupl
         echoes = [fault for fault in here if fault.missing and fault.path in left_out]
         if not nulls:
             mistakes += [fault for fault, short in zip(wrong, here, strict=True) if short not in echoes]
-        left_out |= {fault.path for fault in here}
+            left_out |= {fault.path for fault in here}
         sections = [replace(fault, path=fault.path[:-1], missing=False) for fault in echoes]
         others = [fault for fault in nulls or here if fault not in echoes]
         if not all(_mend(model, value, fault) for fault in (*sections, *others)):
