@@ -61,7 +61,7 @@ def test_config_of_any_rows_plans(rows, output, tiny_phi3, here):
         ["--method", "full", "--ship", "fp32"],
         ["--method", "full", "--ship", "folder"],
         ["--method", "none"],
-        ["--ship", "folder", "--max-drop", "0.5"],
+        ["--ship", "folder", "--max-drop", "0.5pp"],
         ["--text-template", 'Text: "{phrase}"\nTone: {tone}'],
         ["--prompt-col", "phrase", "--answer-col", "tone"],
     ],
@@ -69,6 +69,14 @@ def test_config_of_any_rows_plans(rows, output, tiny_phi3, here):
 def test_config_of_any_flags_plans(flags, tiny_phi3, here):
     assert exit_code(["init", "labels.jsonl", "--yes", "--device", "cpu", "--model", str(tiny_phi3), *flags]) == 0
     assert problems("olive-config.yaml") == []
+
+
+@pytest.mark.parametrize("text", ["0.03", "3pp", "3%"])
+def test_drop_is_written_as_in_other_commands(text, tiny_phi3, here, capsys):
+    assert exit_code(["init", "labels.jsonl", "--yes", "--model", str(tiny_phi3), "--max-drop", text]) == 0
+    assert load(Path("olive-config.yaml")).workflow.quality.max_drop == "3pp"
+    assert exit_code(["init", "labels.jsonl", "--yes", "--model", str(tiny_phi3), "--max-drop", "3", "--force"]) == 2
+    assert "write 0.01, 1% or 1pp" in capsys.readouterr().err
 
 
 def test_yaml_says_what_json_says(tiny_phi3, here):

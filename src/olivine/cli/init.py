@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
+from olivine.cli._amounts import share
 from olivine.cli._common import print_problems, say
 from olivine.cli._flags import template_as_typed
 
@@ -29,7 +30,7 @@ _SCHEMA = "olive-schema.json"
 @click.option("--method", type=click.Choice(["lora", "qlora", "full", "none"]), help="How it is tuned; else lora.")
 @click.option("--ship", type=click.Choice(["int4", "fp16", "fp32", "folder"]), help="What comes out; else int4 ONNX.")
 @click.option("--device", type=click.Choice(["cpu", "gpu"]), help="Where it runs; else a GPU where there is one.")
-@click.option("--max-drop", type=click.FloatRange(0, 100), help="Accuracy that a step may lose, in points; else 3.")
+@click.option("--max-drop", help="How much accuracy a step may lose: 0.03, 3pp or 3%; else 3pp.")
 @click.option("--output", "-o", type=click.Path(path_type=Path), help="The file; else olive-config.yaml.")
 @click.option("--editor", is_flag=True, help=f"Also write {_SCHEMA} beside it, from which an editor completes.")
 @click.option("--yes", "-y", is_flag=True, help="Ask nothing: what is not said is taken as it is usual.")
@@ -83,6 +84,8 @@ def _wishes(rows: Path | None, options: dict[str, Any], ask: Ask) -> tuple["Wish
     said = {key: value for key, value in options.items() if value is not None}
     if "text_template" in said:
         said["text_template"] = template_as_typed(said["text_template"])
+    if "max_drop" in said:
+        said["max_drop"] = 100 * share(said["max_drop"], "--max-drop")
     model = said.pop("model", None) or ask("Model to start from (a folder, .gguf file or hub name)", MODEL)
     method = said.pop("method", "lora")
     if rows is None and method != "none":
