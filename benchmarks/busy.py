@@ -4,8 +4,8 @@
 
 A decoder of SmolLM2's widths with four layers, 8 rows of 60 tokens a step, forwards and backwards in float32. Each
 setting is a process of its own, in turns with the others, beside so many processes that do nothing but count; wall and
-CPU seconds a step are medians. "spinning" is what libgomp does when nobody says otherwise, "10,000 times" (about
-0.2 ms) what olivine's workers do, "passive" is OMP_WAIT_POLICY=PASSIVE. Writes benchmarks/results/busy.json; a load
+CPU seconds a step are medians. "spinning" is what libgomp does when nobody says otherwise, "1,000 times" (about
+0.02 ms) what olivine's workers do, "passive" is OMP_WAIT_POLICY=PASSIVE. Writes benchmarks/results/busy.json; a load
 that is not ours is noted.
 """
 

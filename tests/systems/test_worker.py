@@ -111,7 +111,7 @@ def _told_by_openmp(**given):
 
 
 def test_threads_that_wait_spin_briefly_unless_somebody_says_otherwise():
-    assert "GOMP_SPINCOUNT = '10000'" in _told_by_openmp()
+    assert "GOMP_SPINCOUNT = '1000'" in _told_by_openmp()
     assert "GOMP_SPINCOUNT = '7'" in _told_by_openmp(GOMP_SPINCOUNT="7")
     passive = _told_by_openmp(OMP_WAIT_POLICY="PASSIVE")
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in passive

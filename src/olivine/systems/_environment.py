@@ -13,10 +13,10 @@ ENVIRONMENT = {
     "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
 }
 OFFLINE = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-# How long threads of OpenMP that have nothing to do keep a core busy: 0.2 ms, longer than it takes from one product to
-# the next, where libgomp waits for milliseconds and Intel's library for 200 ms. Beside busy processes a thread that
-# spins takes the time of the one that it waits for. Results are the same.
-WAITING = {"GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "1"}
+# How long threads of OpenMP that have nothing to do keep a core busy: 0.02 ms, about as long as it takes from one
+# product to the next, where libgomp waits for milliseconds and Intel's library for 200 ms. Beside busy processes a
+# thread that spins takes the time of the one that it waits for. Results are the same.
+WAITING = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "1"}
 
 
 def prepare(environment: MutableMapping[str, str]) -> None:
