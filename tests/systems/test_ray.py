@@ -171,7 +171,7 @@ def test_worker_that_ended_while_it_had_nothing_to_do_is_replaced(system, tmp_pa
     made, started = system(), []
     with opened(made, tmp_path / "cache") as worker:
         for _ in range(2):
-            worker.run(plain_job(), lambda event, told: started.append(told["pid"]))
+            worker.run(plain_job(), lambda event, told: started.append(told["pid"]) if event == "started" else None)
             (member,) = made.crew.idle
             made.bridge.ask("kill", name=member.name)
     assert len(set(started)) == 2
