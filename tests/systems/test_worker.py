@@ -101,8 +101,8 @@ def _told_by_openmp(**given):
     libraries = [
         path for folder in folders for where in ("lib", "../torch.libs") for path in folder.glob(f"{where}/libgomp*")
     ]
-    if not libraries:
-        pytest.skip("torch brings no libgomp here")
+    if not libraries and sys.platform != "linux":
+        pytest.skip(f"torch brings no libgomp on {sys.platform}")
     names = {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-c", code, str(libraries[0])]

@@ -59,7 +59,7 @@ class WorkerProcess(Worker):
     def warm(self, ahead: Ahead) -> None:
         """See Worker."""
         if self._process is None:
-            with suppress(OSError), self._log.open("ab") as log:  # an interpreter that is still to be made
+            with suppress(OSError), self._log.open("ab") as log:  # the first job tells why none starts
                 self._start(log)
                 self._write({"ahead": asdict(ahead)})
 
