@@ -8,6 +8,7 @@ scales unfolded. All steps go through it before the next is opened, as the token
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,20 +151,30 @@ class Run:
 
     def _through(self, piece: Piece, values: "list[dict[str, npt.NDArray[Any]]]") -> None:
         """Add what a piece gives for each step."""
-        try:
-            session = _session(piece.proto(self._model), self._folder)
-            for number, of_step in enumerate(values):
-                if number:
-                    before = values[number - 1]
-                    pasts = {name: self._inputs.presents[name] for name in self._inputs.pasts if name in piece.inputs}
-                    of_step |= {past: before[present] for past, present in pasts.items()}
-                given = session.run(list(piece.outputs), {name: of_step[name] for name in piece.inputs})
-                of_step |= dict(zip(piece.outputs, given, strict=True))
-        except Exception as error:  # onnxruntime's errors have no class in common
-            raise ModelError(f"the built model does not run: onnxruntime says: {last_word(error)}") from error
+        graph = piece.proto(self._model)
+        with _told():
+            session = _session(graph, self._folder)
+        for number, of_step in enumerate(values):
+            if number:
+                before = values[number - 1]
+                pasts = {name: self._inputs.presents[name] for name in self._inputs.pasts if name in piece.inputs}
+                of_step |= {past: before[present] for past, present in pasts.items()}
+            given = {name: of_step[name] for name in piece.inputs}
+            with _told():
+                results = session.run(list(piece.outputs), given)
+            of_step |= dict(zip(piece.outputs, results, strict=True))
         for of_step in values:
             if broken := [name for name in piece.outputs if _is_broken(name, of_step[name])]:
                 raise ModelError(f"the built model does not run: '{broken[0]}' in its graph holds what is no number")
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What onnxruntime refuses, as a sentence."""
+    try:
+        yield
+    except Exception as error:  # onnxruntime's errors have no class in common
+        raise ModelError(f"the built model does not run: onnxruntime says: {last_word(error)}") from error
 
 
 def _session(graph: bytes, folder: Path) -> Any:
