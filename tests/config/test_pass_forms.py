@@ -44,6 +44,33 @@ def one(tmp_path, kind, **params):
             {"save_as_external_data": True, "quant_axes": {"MatMul": 0}, "block_size": 32},
             {"block_size": 32},
         ),
+        (
+            "OnnxMatMul4Quantizer",
+            {"weight_only_quant_configs": {"block_size": 64, "ratios": {}}, "data_dir": "d", "batch_size": 1},
+            {"block_size": 64},
+        ),
+        (
+            "OnnxMatMul4Quantizer",
+            {"algorithm": "HQQ", "bits": 4, "is_symmetric": True},
+            {"type": "OnnxHqqQuantization", "bits": 4},
+        ),
+        ("OnnxConversion", {"user_script": "s.py", "script_dir": None, "target_opset": 17}, {"target_opset": 17}),
+        (
+            "GptqModel",
+            {"dynamic": {"-:.*down": {}, "+:.*up": {"bits": 8}}},
+            {"modules_to_not_convert": ["re:.*down.*"], "overrides": {"re:.*up.*": {"bits": 8}}},
+        ),
+        (
+            "OnnxStaticQuantization",
+            {"weight_symmetric": None, "activation_symmetric": False, "min_real_range": 5e-4, "optimize_model": True},
+            {"extra_options": {"ActivationSymmetric": False, "MinimumRealRange": 5e-4}},
+        ),
+        (
+            "OnnxStaticQuantization",
+            {"qnn_extra_options": {"init_overrides": {"x": [{"quant_type": "QUInt16"}]}, "add_qtype_converts": True}},
+            {"extra_options": {"TensorQuantOverrides": {"x": [{"quant_type": "QUInt16"}]}}},
+        ),
+        ("QLoRA", {"ortmodule_onnx_opset_version": 16, "lora_r": 8}, {"r": 8}),
         ("OnnxBlockWiseRtnQuantization", {"axis": 0, "external_data_name": "a.data"}, {}),
         ("OnnxStaticQuantization", {"calibration_providers": ["x"], "quant_mode": "static"}, {}),
         ("OnnxStaticQuantization", {"quant_mode": "dynamic"}, {"quant_mode": "dynamic"}),
@@ -59,7 +86,8 @@ def one(tmp_path, kind, **params):
 def test_params_that_are_called_otherwise_or_change_nothing(tmp_path, kind, given, today):
     step, notes = one(tmp_path, kind, **given)
     assert step == {"type": kind} | today
-    assert all(any(f"'{key}'" in note for note in notes) or given[key] is False for key in set(given) - set(today))
+    said = {key for key, value in given.items() if value not in (None, False)}
+    assert all(any(f"'{key}'" in note for note in notes) for key in said - set(today))
 
 
 def test_pass_that_changed_its_name(tmp_path):
@@ -134,3 +162,12 @@ def test_dataset_of_a_model_of_2023_is_that_of_passes_and_metrics(tmp_path):
     assert entry["pre_process_data_config"] == {"text_cols": ["a", "b"], "label_col": "y"}
     first, second = result["evaluators"]["e"]["metrics"]
     assert (first["data_config"], "data_config" in second) == ("__input_model_data_config__", False)
+
+
+def test_algorithm_of_another_package_is_refused_with_what_does_it(tmp_path):
+    path = tmp_path / "config.json"
+    step = {"type": "OnnxMatMul4Quantizer", "algorithm": "GPTQ", "data_config": "x"}
+    path.write_text(json.dumps({"input_model": MODEL, "passes": {"b": {"type": "ModelBuilder"}, "q": step}}))
+    (problem,) = load(path).problems
+    assert "needs neural-compressor" in problem.message
+    assert "Gptq before ModelBuilder" in problem.fix

@@ -7,6 +7,7 @@ import onnx_ir
 import pytest
 from onnx import helper
 
+from graph_tools import changed
 from graphs import save, value, weight
 from olivine.errors import ModelError
 from olivine.exporting import genai_graph, trial
@@ -73,6 +74,29 @@ def test_nodes_that_are_left_out_stay_float(float_llama, tmp_path):
     only = quantized(float_llama[0], tmp_path / "b", nodes_to_include=["/lm_head/MatMul"])
     names = {node.name for node in onnx_ir.load(only / "model.onnx").graph if node.op_type == "MatMulNBits"}
     assert names == {"/lm_head/MatMul_Q4"}
+
+
+def test_single_nodes_have_bits_and_blocks_of_their_own(tmp_path):
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], name="one"),
+        helper.make_node("MatMul", ["a", "second"], ["y"], name="two"),
+    ]
+    graph = save(
+        tmp_path / "given" / "m.onnx",
+        nodes,
+        [value("x", [4, 64])],
+        [value("y", [4, 64])],
+        [weight("first", 64, 64), weight("second", 64, 64)],
+    )
+    config = {"two": {"bits": 8, "group_size": 64}}
+    result, _ = changed("OnnxKQuantQuantization", graph, tmp_path, customized_weight_config=config)
+    forms = {
+        node.name: (node.attributes["bits"].value, node.attributes["block_size"].value)
+        for node in onnx_ir.load(result).graph
+    }
+    assert sorted(forms.values()) == [(4, 32), (8, 64)]
+    with pytest.raises(ModelError, match="no node 'three'"):
+        changed("OnnxKQuantQuantization", graph, tmp_path / "b", customized_weight_config={"three": {"bits": 8}})
 
 
 def test_unknown_nodes_and_quantized_models_are_refused(float_llama, tmp_path):

@@ -148,6 +148,25 @@ def test_overrides_and_exclusions_are_by_name_part_and_pattern(tiny_llama):
             quantize.formats(Model("hf", tiny_llama), QuantizerParams(**wrong))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_whole_rows_share_a_scale_in_a_checkpoint_that_reads_back(name, tmp_path):
+    """Widths of 64 and 72: no group of the operators divides the second."""
+    model = Model("hf", tiny_model(tmp_path / "m", intermediate_size=72))
+    assert not problems(name, model.path, group_size=-1)
+    plugin = passes.classes[name]
+    params = {} if name == "rtn" else {"calibration_tokens": 512}
+    checkpoint = plugin(plugin.Params(group_size=-1, **params)).run(model, context_of(tmp_path))
+    config = json.loads((checkpoint.path / "config.json").read_text())["quantization_config"]["config_groups"]
+    assert {group["weights"]["strategy"] for group in config.values()} == {"channel", "group"}
+    stored, plain = weights(checkpoint), weights(model)
+    for key, width in linear_weights(model).items():
+        values = stored[key].read()
+        assert values.shape[1] == width
+        assert all(len(row.unique()) <= 16 for row in values[:8])  # one scale and 16 codes a row
+        if name == "rtn":
+            assert torch.equal(values, rtn(plain[key].read(), Format(4, width, symmetric=False)).dequantized())
+
+
 def test_width_that_no_group_divides_is_named(tmp_path):
     odd = Model("hf", tiny_model(tmp_path / "m", intermediate_size=72))
     with pytest.raises(Unsupported, match="no group size divides the widths 64, 72"):

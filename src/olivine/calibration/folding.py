@@ -109,7 +109,9 @@ class _LayerFolds:
         """Choose the scales of an input, if what makes it can take their inverse."""
         from olivine.kernels.awq import ROWS, Fold, channel_scales
 
-        if any(self._layer.linear(name).in_features % self._fmt.group for name in statistic.names):
+        width = self._layer.linear(statistic.names[0]).in_features  # of all that read this input
+        fmt = self._fmt.fitted(width)
+        if width % fmt.group:
             return
         maker = self._norm(statistic.source) if statistic.source else self._weight_before(statistic.names)
         if maker is None:
@@ -117,7 +119,7 @@ class _LayerFolds:
         weights = [self._layer.parameter(name).data for name in statistic.names]
         every = -(-sum(len(weight) for weight in weights) // ROWS)  # a few rows say it as well as all of them
         weight = torch.cat([weight[::every].float() for weight in weights])
-        scales = channel_scales(weight, statistic.values, self._fmt, source=maker.channels)
+        scales = channel_scales(weight, statistic.values, fmt, source=maker.channels)
         self.scales[statistic.names[0]] = scales
 
         for name in statistic.names:

@@ -95,7 +95,7 @@ def quantized(path: Path, target: Path, recipe: Recipe, rows: Sequence[Row]) -> 
         "nodes_to_quantize": list(recipe.included) if recipe.included else None,
         "nodes_to_exclude": list(recipe.excluded),
         "use_external_data_format": _is_large(path),
-        "extra_options": {"DefaultTensorType": _FLOAT, **recipe.options},  # of what no shape is inferred
+        "extra_options": {"DefaultTensorType": _FLOAT, **_typed(recipe.options)},  # of what no shape is inferred
     }
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -116,6 +116,33 @@ def quantized(path: Path, target: Path, recipe: Recipe, rows: Sequence[Row]) -> 
     except Exception as error:  # onnxruntime raises whatever an operator that it did not expect leads to
         told = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(f"onnxruntime cannot quantize the graph: {told}") from error
+
+
+def _typed(value: Any) -> Any:
+    """Options of JSON as onnxruntime takes them: a "quant_type", of whatever tensor, is one of its own types."""
+    from onnxruntime.quantization import QuantType
+
+    if isinstance(value, list | tuple):
+        return [_typed(item) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: QuantType[plain_type(item)] if key == "quant_type" and isinstance(item, str) else _typed(item)
+        for key, item in value.items()
+    }
+
+
+def plain_type(value: Any) -> Any:
+    """The name of a type as onnxruntime.quantization has it: int8 is QInt8."""
+    names = {
+        "int8": "QInt8",
+        "uint8": "QUInt8",
+        "int16": "QInt16",
+        "uint16": "QUInt16",
+        "int4": "QInt4",
+        "uint4": "QUInt4",
+    }
+    return names.get(value.lower(), value) if isinstance(value, str) else value
 
 
 def _is_large(path: Path) -> bool:

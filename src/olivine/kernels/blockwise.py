@@ -162,7 +162,7 @@ def refuse_format(fmt: Format, width: int) -> None:
     """Raise ValueError when a weight of `width` inputs cannot be stored so."""
     if fmt.bits not in BITS:
         raise ValueError(f"weights are stored in 4 or 8 bits, not {fmt.bits}")
-    if fmt.group not in GROUPS:
+    if fmt.group not in (*GROUPS, width):
         raise ValueError(f"the group size must be one of {', '.join(map(str, GROUPS))}, not {fmt.group}")
     if width % fmt.group:
         raise ValueError(f"the group size {fmt.group} does not divide the {width} inputs")

@@ -1,7 +1,7 @@
 """A weight in blocks: integer codes that share a scale and a zero point along the input dimension."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from olivine import lazy
@@ -14,6 +14,7 @@ else:
 # what the int4 and int8 operators of ONNX Runtime read fast
 BITS = (4, 8)
 GROUPS = (16, 32, 64, 128, 256)
+WHOLE_ROW = -1  # as a group: one scale for all inputs of an output, whatever their number
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,10 @@ class Format:
     bits: int = 4
     group: int = 32
     symmetric: bool = True
+
+    def fitted(self, width: int) -> "Format":
+        """The format for a weight of `width` inputs: WHOLE_ROW is a group of all of them."""
+        return replace(self, group=width) if self.group == WHOLE_ROW else self
 
     @property
     def middle(self) -> int:

@@ -164,3 +164,13 @@ def test_mend_that_does_harm_is_taken_back(tmp_path):
         (True, False),
         (False, True),
     ]
+
+
+def test_single_tensors_have_types_of_their_own(tmp_path):
+    graph = text_classifier(tmp_path / "given" / "model.onnx")
+    tensor = onnx.load(graph).graph.node[-1].input[0]
+    options = {"TensorQuantOverrides": {tensor: [{"quant_type": "uint16"}]}}
+    quantized, _ = changed("OnnxStaticQuantization", graph, tmp_path, extra_options=options, quant_preprocess=False)
+    types = {one.name: one.data_type for one in onnx.load(quantized).graph.initializer}
+    assert types[f"{tensor}_zero_point"] == TensorProto.UINT16
+    assert TensorProto.INT8 in types.values()

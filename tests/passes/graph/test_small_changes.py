@@ -158,3 +158,25 @@ def test_fixing_nothing_is_a_problem_of_the_plan(tmp_path):
     chain = {"c": {"type": "OnnxConversion"}, "f": {"type": "DynamicToFixedShape"}}
     (problem,) = make_plan(load(write_config(tmp_path, tiny_encoder(tmp_path / "model"), chain))).problems
     assert problem.message == "nothing is named that is to be fixed."
+
+
+@pytest.mark.parametrize(
+    ("params", "halves"), [({"op_include_list": ["Gemm"]}, {"second"}), ({"node_include_list": ["one"]}, {"first"})]
+)
+def test_what_is_included_alone_is_converted(tmp_path, params, halves):
+    nodes = [
+        helper.make_node("MatMul", ["x", "first"], ["a"], name="one"),
+        helper.make_node("Gemm", ["a", "second"], ["y"], name="two"),
+    ]
+    stored = [weight("first", 32, 32), weight("second", 32, 32)]
+    graph = save(tmp_path / "given" / "m.onnx", nodes, [value("x", [4, 32])], [value("y", [4, 32])], stored)
+    result, _ = changed("OnnxFloatToFloat16", graph, tmp_path, keep_io_types=True, **params)
+    types = {one.name: one.data_type for one in onnx.load(result).graph.initializer}
+    assert {name for name, kind in types.items() if kind == TensorProto.FLOAT16} == halves
+    assert largest_difference(graph, result) < 0.05
+
+
+def test_two_lists_of_the_same_are_refused(tmp_path):
+    graph = wasteful(tmp_path / "given" / "model.onnx")
+    with pytest.raises(ValueError, match="op_block_list and op_include_list exclude each other"):
+        changed("OnnxFloatToFloat16", graph, tmp_path, op_block_list=["Add"], op_include_list=["MatMul"])

@@ -5,6 +5,7 @@ from typing import Any
 
 from olivine.config.dialects._edit import Finding, Findings, Note, drop, move, named, put, rename, section_of, text_of
 from olivine.config.nodes import Array, Object, typed
+from olivine.errors import Problem
 
 # Passes under the names that they had, or have, and that are another pass here.
 _TYPES = {
@@ -34,6 +35,13 @@ _EXTRA = (
     *("ActivationSymmetric", "WeightSymmetric", "EnableSubgraph", "ForceQuantizeNoInputCheck", "MatMulConstBOnly"),
     *("AddQDQPairToWeight", "DedicatedQDQPair", "QDQOpTypePerChannelSupportToAxis", "extra.Sigmoid.nnapi"),
 )
+# The same under the names that Olive has had for some of them since 2025.
+_EXTRA_TODAY = {
+    "activation_symmetric": "ActivationSymmetric",
+    "weight_symmetric": "WeightSymmetric",
+    "min_real_range": "MinimumRealRange",
+    "tensor_quant_overrides": "TensorQuantOverrides",
+}
 _SAVING = (
     *("save_as_external_data", "all_tensors_to_one_file", "external_data_name", "size_threshold", "convert_attribute"),
 )
@@ -46,8 +54,10 @@ _RENAMED = {
 _KEPT_IN_32 = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "Relu", "Add")
 _FOUND = "it is found out from the model"
 _LATER = "how a checkpoint is stored for other tools is not asked here"
-# type -> param -> (values that ask for nothing, None for all; why)
-_IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
+_Idle = dict[str, tuple[tuple[Any, ...] | None, str]]  # param -> values that ask for nothing, None for all; why
+_ORTMODULE: _Idle = {"ortmodule_onnx_opset_version": (None, "models are trained in PyTorch itself")}
+# by the type of the pass
+_IDLE: dict[str, _Idle] = {
     "autoawqquantizer": {
         "input_model_dtype": (None, "weights are read in the type that they are stored in"),
         "version": (None, _LATER),
@@ -59,15 +69,18 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
         "damp_auto_increment": (None, "damping grows by itself where it must"),
         "device": (None, "the host of the pass decides"),
         "mse": ((0, 0.0), "it asked for nothing"),
-        "rotation": ((None,), "it asked for nothing"),
-        "dynamic": ((None, {}), "it asked for nothing"),
     },
     "gptqquantizer": {
         "layers_block_name": (None, _FOUND),
         "outside_layer_modules": (None, _FOUND),
         "inside_layer_modules": (None, _FOUND),
         "batch_size": (None, "how many rows are read at once changes no result"),
+        "nsamples": (None, "calibration_tokens says how much is read"),
     },
+    "lora": _ORTMODULE,
+    "loftq": _ORTMODULE,
+    "qlora": _ORTMODULE,
+    "selectivemixedprecision": {"keep_tied_word_embeddings": (None, "a tied head and its embedding stay one")},
     "onnxconversion": {
         "past_key_value_name": (None, "a decoder is exported without a cache; ModelBuilder has one"),
         "merge_components": (None, "a decoder is one graph already"),
@@ -83,7 +96,6 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
         "fix_com_microsoft_opset": (None, "the version of an operator's domain is written in any case"),
         "cast_chain_elimination": (None, "casts that undo each other go in any case"),
     },
-    "onnxfloattofloat16": {"node_include_list": ((None, []), "it asked for nothing")},
     "orttransformersoptimization": {"use_gqa": ((False, None), "it asked for nothing")},
     "ortsessionparamstuning": {
         **dict.fromkeys(("input_names", "input_shapes", "input_types"), (None, "they follow from the graph")),
@@ -98,7 +110,6 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
             "quant_axes": (None, "blocks lie along what a product sums over"),
             "op_types_to_quantize": ((["MatMul"], None), "it asked for nothing"),
             "weight_only_quant_configs": ((None, {}), "it asked for nothing"),
-            "customized_weight_config": ((None, {}), "it asked for nothing"),
             **dict.fromkeys(_SAVING, (None, "the weights lie in one file beside the graph")),
         }
         for kind in _BLOCKS
@@ -109,6 +120,8 @@ _IDLE: dict[str, dict[str, tuple[tuple[Any, ...] | None, str]]] = {
             "prepare_qdq_config": (None, "operators and types are those that the params name"),
             "prepare_qnn_config": (None, "operators and types are those that the params name"),
             "qnn_extra_options": ((None, {}), "it asked for nothing"),
+            "append_first_op_types_to_quantize_list": ((False, None), "it asked for nothing"),
+            "optimize_model": (None, "a graph is prepared as it needs (quant_preprocess)"),
             **dict.fromkeys(_PREPARING, (None, "a graph is prepared as it needs (quant_preprocess)")),
         }
         for kind in _INT8
@@ -143,7 +156,11 @@ def translate(config: Object) -> Findings:
             message = "'use_gqa' is dropped: decoders with a cache and GroupQueryAttention are made by ModelBuilder."
             yield from drop(step, "use_gqa", message, warning=True)
         if kind in _INT8:
-            yield from _beside(step, "extra_options", [key for key in _EXTRA if key in step])
+            yield from _extra_options(step)
+        if kind == "onnxmatmul4quantizer":
+            yield from _of_algorithm(step)
+        if kind == "gptqmodel":
+            yield from _dynamic(step)
         if kind == "autoawqquantizer" and isinstance(step.get("zero_point"), bool):
             value, place = step.take("zero_point")
             yield from put(step, "sym", not value, place, old="zero_point")
@@ -213,6 +230,69 @@ def _idle(step: Object, kind: str) -> Findings:
             yield from drop(step, key, f"'{key}' is dropped: {why}.")
     if step.get("quant_mode") == _MODES.get(kind, ""):
         yield from drop(step, "quant_mode", "'quant_mode' is dropped: the type of the pass says it.")
+
+
+def _extra_options(step: Object) -> Findings:
+    """Options of onnxruntime that stand beside the others, those for tensors of QNN among them."""
+    qnn = step.mapping("qnn_extra_options")
+    if qnn is not None:
+        yield from move(qnn, "init_overrides", step, "tensor_quant_overrides")
+        left = ", ".join(qnn)
+        message = "'init_overrides' of 'qnn_extra_options' is 'TensorQuantOverrides' of 'extra_options'."
+        if left:
+            message = f"'qnn_extra_options' is dropped ({left}): only QNN's own preparation of a graph reads it."
+        yield from drop(step, "qnn_extra_options", message, warning=bool(left))
+    for key, today in _EXTRA_TODAY.items():
+        if step.get(key) is None:
+            step.pop(key, None)
+        else:
+            yield from rename(step, key, today, f"'{key}' is '{today}' of 'extra_options'.")
+    known = dict.fromkeys((*_EXTRA, *_EXTRA_TODAY.values()))
+    yield from _beside(step, "extra_options", [key for key in known if key in step])
+
+
+def _of_algorithm(step: Object) -> Findings:
+    """`weight_only_quant_configs`: settings of one algorithm, which go before those of the pass."""
+    settings = step.mapping("weight_only_quant_configs")
+    if settings is not None:
+        for key in [key for key in ("block_size", "is_symmetric", "accuracy_level", "bits") if key in settings]:
+            step.pop(key, None)
+            yield from move(settings, key, step)
+        left = ", ".join(settings)
+        message = "What 'weight_only_quant_configs' says stands in the pass itself."
+        if left:
+            message = f"'weight_only_quant_configs' is dropped ({left}): its algorithm has no such setting here."
+        yield from drop(step, "weight_only_quant_configs", message, warning=bool(left))
+    kind = text_of(step, "algorithm")
+    if kind == "hqq":
+        yield Note(step.where("algorithm"), "algorithm", "type", "The algorithm HQQ is OnnxHqqQuantization.")
+        step["type"] = "OnnxHqqQuantization"
+        for key in ("algorithm", "is_symmetric", "accuracy_level"):
+            yield from drop(step, key, f"'{key}' is dropped: OnnxHqqQuantization has none.")
+    elif kind == "gptq":
+        message = "the algorithm GPTQ is not built for graphs: it needs neural-compressor."
+        fix = "Put Gptq before ModelBuilder, or leave 'algorithm' out."
+        yield Problem("unsupported", step.where("algorithm"), message, fix)
+        step.pop("algorithm")
+    axes = step.get("op_types_to_quantize")
+    if axes not in (None, ["MatMul"]):
+        message = "'op_types_to_quantize' is dropped: products are quantized, embeddings in ModelBuilder alone."
+        yield from drop(step, "op_types_to_quantize", message, warning=True)
+
+
+def _dynamic(step: Object) -> Findings:
+    """`dynamic` of GptqModel: patterns of modules with settings of their own, or with "-:" those that are left out."""
+    given = step.mapping("dynamic")
+    if given is None:
+        step.pop("dynamic", None)
+        return
+    _, place = step.take("dynamic")
+    left_out = [f"re:{key[2:]}.*" for key in given if key.startswith("-:")]
+    if left_out:
+        yield from put(step, "modules_to_not_convert", typed(left_out, place), place, old="dynamic")
+    for key in [key for key in given if not key.startswith("-:")]:
+        yield from move(given, key, section_of(step, "overrides", place), f"re:{key.removeprefix('+:')}.*")
+    yield Note(str(place), "dynamic", "overrides", "'dynamic' is 'overrides' and 'modules_to_not_convert' here.")
 
 
 def _builder(step: Object) -> Findings:

@@ -6,8 +6,10 @@ from olivine.config.nodes import Array, Object, Place
 _PASSES = (
     *("onnxquantization", "onnxstaticquantization", "onnxdynamicquantization"),
     *("ortperftuning", "ortsessionparamstuning", "incquantization", "incstaticquantization", "vitisaiquantization"),
+    *("autoawqquantizer", "gptqquantizer", "onnxconversion", "optimumconversion", "onnxmatmul4quantizer"),
 )
-_WITHOUT_ROWS = ("onnxdynamicquantization",)
+_WITHOUT_ROWS = ("onnxdynamicquantization", "onnxconversion", "optimumconversion", "onnxmatmul4quantizer")
+_FROM_DATA = ("onnxmatmul4quantizer",)  # of those without rows, the ones that could name a data config
 _SCRIPT = ("user_script", "script_dir")
 _ARGUMENTS = ("data_dir", "batch_size")
 _KEYS = (*_SCRIPT, *_ARGUMENTS, "dataloader_func", "dataloader_func_kwargs")
@@ -19,6 +21,8 @@ def of_passes(config: Object) -> Findings:
         kind = text_of(step, "type")
         if kind in _PASSES:
             yield from rows_of(config, step, f"{name}_data", reads=kind not in _WITHOUT_ROWS)
+        if kind in _FROM_DATA:
+            yield from drop(step, "data_config", "'data_config' is dropped: it reads no rows.")
 
 
 def rows_of(

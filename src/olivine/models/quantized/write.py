@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, Self
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models._model import Model
-from olivine.models.blockwise import Blockwise
+from olivine.models.blockwise import GROUPS, WHOLE_ROW, Blockwise
 from olivine.models.materialize import MAX_SHARD_BYTES, copy_companions
 from olivine.models.quantized.formats.compressed_tensors import FORMAT, METHOD, is_embedding
 from olivine.models.quantized.words import pack_words
@@ -101,7 +101,8 @@ def _targets(modules: list[str], *, usual: bool) -> list[str]:
 
 def _config_group(scheme: Scheme, targets: list[str]) -> dict[str, Any]:
     bits, group, symmetric = scheme
-    weights = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": group, "symmetric": symmetric}
+    strategy = {"strategy": "channel"} if group == WHOLE_ROW else {"strategy": "group", "group_size": group}
+    weights = {"num_bits": bits, "type": "int", **strategy, "symmetric": symmetric}
     return {"targets": targets, "format": FORMAT, "weights": {**weights, "dynamic": False}}
 
 
@@ -116,7 +117,8 @@ def _written(shards: "_Shards", tensors: Weights, scale_dtype: "torch.dtype") ->
         _refuse_misfit(tensor, stored)
         for leaf, part in _parts(stored, scale_dtype):
             shards.add(f"{module}.{leaf}", part)
-        yield module, (stored.bits, stored.group, stored.symmetric)
+        group = stored.group if stored.group in GROUPS else WHOLE_ROW
+        yield module, (stored.bits, group, stored.symmetric)
 
 
 def _refuse_misfit(tensor: LazyTensor, stored: Blockwise) -> None:

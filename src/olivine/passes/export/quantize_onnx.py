@@ -3,10 +3,11 @@
 import math
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
 
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem
@@ -21,7 +22,19 @@ from olivine.work import Context, Estimate, Machine
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from olivine.exporting.quantize_graph import Matrix
+    from olivine.exporting.quantize_graph import Choice, Matrix
+
+
+class NodeFormat(BaseModel):
+    """What differs for one node."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    bits: Literal[4, 8] | None = Field(None, description="of this node; else those of the others")
+    block_size: Literal[16, 32, 64, 128, 256] | None = Field(
+        None,
+        validation_alias=AliasChoices("block_size", "group_size"),
+        description="of this node; else that of the others",
+    )
 
 
 class QuantizeOnnx(Pass):
@@ -50,6 +63,9 @@ class QuantizeOnnx(Pass):
             description="nodes that stay as they are, by their name, or that of their output where they have none",
         )
         nodes_to_include: list[str] | None = Field(None, description="when given, all other nodes stay as they are")
+        customized_weight_config: Mapping[str, NodeFormat] = Field(
+            default_factory=dict, description="bits and block_size of single nodes, by their name"
+        )
 
         @model_validator(mode="before")
         @classmethod
@@ -116,7 +132,7 @@ class QuantizeOnnx(Pass):
             search=self.params.algorithm in ("search", "k_quant"),
             padded=True,
         )
-        chosen = choices(settings, weights)
+        chosen = {name: self._of_node(choice, weights[name]) for name, choice in choices(settings, weights).items()}
         pairs = [(weights[name], choice) for name, choice in chosen.items()]
         jobs = quantize_graph.quantize_graph(graph, pairs, self._level(context.machine))
         _copy_others(model, context.output)
@@ -139,11 +155,27 @@ class QuantizeOnnx(Pass):
         from olivine.exporting.quantize_graph import label
 
         names = {label(node) for node in graph.graph.all_nodes()}
-        for name in [*self.params.nodes_to_exclude, *(self.params.nodes_to_include or ())]:
+        params = self.params
+        for name in [
+            *params.nodes_to_exclude,
+            *(params.nodes_to_include or ()),
+            *params.customized_weight_config,
+        ]:
             if name not in names:
                 raise ModelError(f"{path} has no node '{name}' to leave out or to quantize")
         included = names if self.params.nodes_to_include is None else set(self.params.nodes_to_include)
         return (names - included) | set(self.params.nodes_to_exclude)
+
+    def _of_node(self, choice: "Choice", matrix: "Matrix") -> "Choice":
+        """The choice with what the params say of the node that uses the matrix."""
+        from olivine.exporting.quantize_graph import label
+
+        rules = self.params.customized_weight_config
+        rule = next((rules[name] for name in map(label, matrix.users) if name in rules), None)
+        if rule is None:
+            return choice
+        fmt = replace(choice.fmt, bits=rule.bits or choice.fmt.bits, group=rule.block_size or choice.fmt.group)
+        return replace(choice, fmt=fmt)
 
     def _worthwhile(self, weights: Mapping[str, "Matrix"], path: Path, context: Context) -> dict[str, "Matrix"]:
         """Those that whole blocks make smaller; what is left out is told. ModelError when none is."""

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem
-from olivine.exporting.eight_bit_graph import MENDS, Recipe, Rung, climb, prepared
+from olivine.exporting.eight_bit_graph import MENDS, Recipe, Rung, climb, plain_type, prepared
 from olivine.exporting.graph_files import open_graph
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
@@ -67,19 +67,6 @@ class Int8Params(SavingParams):
             values = dict(values)
             values["weight_type"] = values.pop("precision")
         return values
-
-
-def plain_type(value: Any) -> Any:
-    """The name of a type as onnxruntime.quantization has it: int8 is QInt8."""
-    names = {
-        "int8": "QInt8",
-        "uint8": "QUInt8",
-        "int16": "QInt16",
-        "uint16": "QUInt16",
-        "int4": "QInt4",
-        "uint4": "QUInt4",
-    }
-    return names.get(value.lower(), value) if isinstance(value, str) else value
 
 
 class Int8Pass(GraphPass):

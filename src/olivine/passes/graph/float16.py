@@ -1,9 +1,9 @@
 """Convert the floats of an ONNX graph from 32 to 16 bits."""
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from olivine import lazy
 from olivine.errors import ModelError
@@ -48,8 +48,17 @@ class Float16(GraphPass):
         disable_shape_infer: bool = Field(False, description="do not infer types first; graphs of 2 GB never do")
         use_symbolic_shape_infer: bool = Field(True, description="infer types first; the other name of the same")
         op_block_list: list[str] | None = Field(None, description="operators that stay in 32 bits; else the usual ones")
-        op_include_list: list[str] | None = Field(None, description="of the usual ones, those that do not stay")
+        op_include_list: list[str] | None = Field(None, description="operators to convert; all others stay in 32 bits")
         node_block_list: list[str] | None = Field(None, description="nodes that stay in 32 bits")
+        node_include_list: list[str] | None = Field(None, description="nodes to convert; all others stay in 32 bits")
+
+        @model_validator(mode="after")
+        def _one_list(self) -> Self:
+            for kind in ("op", "node"):
+                block, include = f"{kind}_block_list", f"{kind}_include_list"
+                if getattr(self, block) is not None and getattr(self, include) is not None:
+                    raise ValueError(f"{block} and {include} exclude each other")
+            return self
 
     aliases: ClassVar[tuple[str, ...]] = ("OnnxFloatToFloat16",)
     nothing: ClassVar[str] = "no number of the graph was of 32 bits"
@@ -80,8 +89,8 @@ class Float16(GraphPass):
             max_finite_val=self.params.max_finite_val,
             keep_io_types=self.params.keep_io_types,
             disable_shape_infer=not infers or n_bytes > LARGEST_INFERRED,
-            op_block_list=[*self._blocked(float16.DEFAULT_OP_BLOCK_LIST), *_without_half(graph)],
-            node_block_list=self.params.node_block_list,
+            op_block_list=[*self._blocked(graph, float16.DEFAULT_OP_BLOCK_LIST), *_without_half(graph)],
+            node_block_list=self._blocked_nodes(graph),
         )
         if clipped:
             names = ", ".join(f"'{name}'" for name in clipped[:3])
@@ -108,9 +117,23 @@ class Float16(GraphPass):
         array = tensor.numpy()
         return any(float(np.abs(piece).max(initial=0)) > self.params.max_finite_val for piece in _pieces(array))
 
-    def _blocked(self, usual: list[str]) -> list[str]:
-        blocked = usual if self.params.op_block_list is None else self.params.op_block_list
-        return [name for name in blocked if name not in (self.params.op_include_list or ())]
+    def _blocked(self, graph: "ir.Model", usual: list[str]) -> list[str]:
+        """The operators that stay in 32 bits."""
+        included = self.params.op_include_list
+        if included is not None:
+            return sorted({node.op_type for node in graph.graph.all_nodes()} - {*included})
+        return usual if self.params.op_block_list is None else self.params.op_block_list
+
+    def _blocked_nodes(self, graph: "ir.Model") -> list[str] | None:
+        """The nodes that stay in 32 bits; ModelError for a name that the graph does not have."""
+        included = self.params.node_include_list
+        if included is None:
+            return self.params.node_block_list
+        names = [str(node.name) for node in graph.graph.all_nodes()]
+        lacking = [name for name in included if name not in names]
+        if lacking:
+            raise ModelError(f"the graph has no node '{lacking[0]}' of node_include_list")
+        return [name for name in names if name not in included]
 
 
 def _without_half(model: "ir.Model") -> list[str]:

@@ -5,8 +5,8 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
-from olivine.exporting.eight_bit_graph import Recipe
-from olivine.passes.graph._int8 import WEIGHT_TYPES, Int8Params, Int8Pass, plain_type
+from olivine.exporting.eight_bit_graph import Recipe, plain_type
+from olivine.passes.graph._int8 import WEIGHT_TYPES, Int8Params, Int8Pass
 
 
 class StaticParams(Int8Params):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from olivine.calibration import eight_bits
 from olivine.errors import RequestError, Unsupported
 from olivine.models import Model
-from olivine.models.blockwise import GROUPS
+from olivine.models.blockwise import GROUPS, WHOLE_ROW
 from olivine.passes.quantize._params import Override, QuantizerParams
 
 if TYPE_CHECKING:
@@ -33,12 +33,13 @@ def formats(model: Model, params: QuantizerParams) -> "dict[str, Format]":
     for name, width in kept.items():
         other = next((rule for key, rule in params.overrides.items() if _is(name, key)), Override())
         group = other.group_size or usual
-        if width % group:
+        if group != WHOLE_ROW and width % group:
             raise Unsupported(
                 f"group_size {group} does not divide the {width} inputs of '{name}'; leave group_size out"
             )
         symmetric = params.sym if other.symmetric is None else other.symmetric
-        by_name[name] = Format(other.bits or (8 if name in picked else params.bits), group, symmetric)
+        bits = other.bits or (8 if name in picked else params.bits)
+        by_name[name] = Format(bits, group, symmetric).fitted(width)
     return by_name
 
 

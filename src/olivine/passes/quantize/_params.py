@@ -9,13 +9,13 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from olivine.calibration import eight_bits
 from olivine.calibration.tokens import FEWEST, GENERAL, N_TOKENS, OWN, Text
 from olivine.errors import Problem
-from olivine.models.blockwise import GROUPS
+from olivine.models.blockwise import GROUPS, WHOLE_ROW
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
 from olivine.patterns import compiles
 from olivine.work import Estimate, Machine
 
-GroupSize = Literal[16, 32, 64, 128, 256]  # models.blockwise.GROUPS, spelled out for the schema
+GroupSize = Literal[-1, 16, 32, 64, 128, 256]  # models.blockwise.WHOLE_ROW and GROUPS, spelled out for the schema
 FRAMEWORK_BYTES = 0.9e9  # resident memory of torch, transformers and numba before any work
 FLOAT_BYTES = 4
 
@@ -36,7 +36,9 @@ class QuantizerParams(PassParams):
 
     bits: Literal[4, 8] = Field(4, description="what a weight is stored in")
     group_size: GroupSize | None = Field(
-        None, description="weights that share one scale; 128, or the widest below it that divides every layer's width"
+        None,
+        description="weights that share one scale; -1: all inputs of an output; by default 128, or the widest below it "
+        "that divides every layer's width",
     )
     sym: bool = Field(False, description="no zero points; a little smaller and less accurate")
     lm_head: bool = Field(False, description="quantize the head as well, where it is not the embedding")
@@ -96,7 +98,7 @@ class QuantizerParams(PassParams):
 
     def _group_problems(self, name: str, facts: ModelFacts) -> Iterator[Problem]:
         decoder = facts.as_decoder
-        size = self.group_size
+        size = None if self.group_size == WHOLE_ROW else self.group_size
         for key, width in (("hidden_size", decoder.hidden_size), ("intermediate_size", decoder.intermediate_size)):
             if size is not None and width % size:
                 fitting = [str(other) for other in GROUPS if width % other == 0]

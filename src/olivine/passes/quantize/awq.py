@@ -1,12 +1,14 @@
 """AWQ: fold scales into the model that protect the inputs that matter, then quantize (arXiv:2306.00978)."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from pydantic import model_validator
 
 from olivine.calibration.eight_bits import promoted
 from olivine.models import Model
+from olivine.models.blockwise import WHOLE_ROW
 from olivine.models.opened import Opened
 from olivine.passes.quantize import _calibration
 from olivine.passes.quantize._checkpoint import quantized, write
@@ -55,6 +57,8 @@ class Awq(Quantizer):
         opened = Opened(model)
         tokens = _calibration.tokens(opened, self.params, context)
         usual = next(iter(by_weight.values()), Format(self.params.bits, 32, self.params.sym))
+        if self.params.group_size == WHOLE_ROW:
+            usual = replace(usual, group=WHOLE_ROW)
         device, report = context.machine.device, context.report
         folding = find_folds(model, tokens, usual, device=device, report=report, source=opened.weights)
         context.report.record(n_folded=len(folding.folds))

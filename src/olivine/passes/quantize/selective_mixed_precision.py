@@ -9,7 +9,7 @@ from olivine.calibration import eight_bits
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models import Model
-from olivine.models.blockwise import BITS, GROUPS
+from olivine.models.blockwise import BITS, GROUPS, WHOLE_ROW
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import UNCHANGED, Pass, PassParams
 from olivine.work import Context, Machine
@@ -88,7 +88,7 @@ class SelectiveMixedPrecision(Pass):
             yield Problem("unsupported", self.name, message, fix, ("high_bits",))
         for key in ("group_size", "high_group_size"):
             size = getattr(params, key)
-            if size not in (None, *GROUPS):
+            if size not in (None, WHOLE_ROW, *GROUPS):
                 message = f"{key} {size} is not among 16, 32, 64, 128 and 256."
                 yield Problem("unsupported", self.name, message, "Name one of these, or leave it out.", (key,))
         for key, usual in (("high_group_size", params.group_size), ("high_sym", params.sym)):
