@@ -121,6 +121,11 @@ def test_missing_config_is_one_sentence(capsys):
     assert "Traceback" not in error
 
 
+def beside_the_model(output_dir):
+    names = ("report.html", "README.md", "metrics.json", "run.py")
+    return {name: (output_dir / name).read_bytes() for name in names}
+
+
 def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     """The main job on a tiny model, through real processes: run, again from the cache, evaluate, chat, cache."""
     path = config(tmp_path, tiny_llama)
@@ -153,6 +158,7 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     assert json.loads((tmp_path / "out" / "metrics.json").read_text())["scores"] == result["scores"]
     assert "| builder |" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
 
+    handed_over = beside_the_model(tmp_path / "out")
     streamed = [*command, "run", "--config", path, "--json-stream"]
     again = subprocess.run(streamed, capture_output=True, text=True, check=False)
     events = [json.loads(line) for line in again.stdout.splitlines()]
@@ -161,6 +167,8 @@ def test_workflow_runs_is_cached_and_answers(tiny_llama, tmp_path):
     assert events[-1]["code"] == again.returncode == 0
     assert all(step["cached"] for step in events[-2]["steps"])
     assert events[-2]["scores"] == result["scores"]
+    # what the run that worked wrote tells more than one that found all in the cache
+    assert beside_the_model(tmp_path / "out") == handed_over
 
     moved = tmp_path / "elsewhere"
     shutil.move(tmp_path / "out" / "model", moved)

@@ -2,12 +2,14 @@
 
 import ast
 import json
+from dataclasses import replace
 
 import pytest
 from huggingface_hub import ModelCard
 
 import journals
-from olivine.report.handover import hand_over
+from olivine.report.handover import hand_over, handing_over
+from olivine.workflow.events import RunDone, StepCached, StepDone, StepStarted
 
 CHAT, TEXT = {"text_template": None, "chat_template": True}, {"text_template": "{phrase} {tone}", "chat_template": None}
 
@@ -147,6 +149,69 @@ def test_same_run_again_imports_nothing_of_the_hub(tmp_path, monkeypatch):
     delivered(tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     assert delivered(tmp_path, run="2") == []
+
+
+def cached(folder, events, warned):
+    """The same run once more, all of whose steps are in the cache."""
+    shown = [one for one in events if not isinstance(one, StepStarted)]
+    again = [StepCached(**vars(one)) if isinstance(one, StepDone) else one for one in shown]
+    return told(folder, again, warned, run="2" * 12)
+
+
+def told(folder, events, warned, run="1" * 12):
+    """A run of which all is heard that stands in its journal; gives what lies in its folder."""
+    (folder / "model").mkdir(exist_ok=True, parents=True)
+    with handing_over(folder, lambda _: None, warned.append) as listen:
+        journals.write(folder, events, run=run)
+        for event in events:
+            listen(event)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.suffix != ".jsonl"}
+
+
+@pytest.fixture
+def made(tmp_path):
+    """Events of a run that worked, and what it left."""
+    events = list(journals.ordinary(tmp_path))
+    return events, told(tmp_path, events, [])
+
+
+def test_run_in_which_no_step_works_leaves_what_the_run_before_wrote(made, tmp_path, monkeypatch):
+    events, before = made
+    monkeypatch.setitem(__import__("sys").modules, "jinja2", None)
+    warned = []
+    assert cached(tmp_path, events, warned) == before
+    assert warned == []
+
+
+@pytest.mark.parametrize("name", ["report.html", "README.md", "metrics.json", ".handed-over.json"])
+def test_file_that_was_lost_is_drawn_again(name, made, tmp_path):
+    events, before = made
+    (tmp_path / name).unlink()
+    after = cached(tmp_path, events, [])
+    assert "cached" in after["report.html"].decode()
+    assert (after["README.md"], after["metrics.json"]) == (before["README.md"], before["metrics.json"])
+
+
+def test_torn_report_is_drawn_again(made, tmp_path):
+    events, before = made
+    (tmp_path / "report.html").write_bytes(before["report.html"][:2000])
+    assert "</html>" in cached(tmp_path, events, [])["report.html"].decode()
+
+
+def test_run_that_asks_for_more_is_drawn_though_all_was_cached(made, tmp_path):
+    events, before = made
+    changed = [replace(one, missed=("too slow",)) if isinstance(one, RunDone) else one for one in events]
+    after = cached(tmp_path, changed, [])
+    assert after["report.html"] != before["report.html"]
+    assert "too slow" in after["README.md"].decode()
+
+
+def test_report_of_another_program_is_told_again(tmp_path):
+    events, warned = list(journals.ordinary(tmp_path)), []
+    (tmp_path / "report.html").write_text("<p>coverage</p>")
+    told(tmp_path, events, warned)
+    cached(tmp_path, events, warned)
+    assert len(warned) == 2
 
 
 def test_failed_run_leaves_a_report_and_what_was_there(tmp_path):

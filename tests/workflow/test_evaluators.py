@@ -213,6 +213,24 @@ def custom(settings, *sub_types, **more):
     return {"name": "own", "type": "custom", "data_config": "mine", "user_config": settings, "sub_types": subs} | more
 
 
+@pytest.mark.parametrize(
+    ("kind", "met", "missed", "told"),
+    [("max-degradation", 2, 1, "allows 1"), ("percent-max-degradation", 7, 6, "asks for at least 30.08")],
+)
+def test_goal_on_what_may_be_lost_is_met_and_missed(graph, tmp_path, script, kind, met, missed, told):
+    """The input model hits 32 times, the quantized one 30 times."""
+    settings = script | {"metric_func": "share", "metric_func_kwargs": {"scale": 2}}
+    hits = {"name": "hits", "higher_is_better": True}
+    (row,) = run(planned(tmp_path, graph, [custom(settings, hits | {"goal": goal(kind, met)})])).measured
+    assert (row["baseline"], row["value"], row["is_met"]) == (32, 30, True)
+    with pytest.raises(GoalMissed, match=f"'small'.* but evaluator 'common' {told}") as caught:
+        run(planned(tmp_path, graph, [custom(settings, hits | {"goal": goal(kind, missed)})]))
+    (row,) = caught.value.result.measured
+    assert row["is_met"] is False
+    assert row["margin"] == pytest.approx(row["value"] - row["bound"])
+    assert (caught.value.result.model / "classifier.onnx").is_file()
+
+
 def test_numbers_of_a_script_are_measured_and_held_to_goals(graph, tmp_path, script, capsys, monkeypatch):
     hits = {"name": "hits", "higher_is_better": True, "goal": goal("threshold", 29)}
     settings = script | {"metric_func": "share", "metric_func_kwargs": {"scale": 2}}

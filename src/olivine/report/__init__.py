@@ -6,21 +6,26 @@ here, curves are drawn by uPlot, which is inlined.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from olivine.errors import RequestError
-from olivine.report.run import Run, runs_of
 from olivine.workflow.deliver import write_text
 from olivine.workflow.journal import read_journal
 
-__all__ = ["REPORT", "Run", "html_of", "last_run", "runs_of", "write_report"]
+if TYPE_CHECKING:
+    from olivine.report.run import Run
+
+__all__ = ["REPORT", "html_of", "last_run", "write_report"]
 
 REPORT = "report.html"
 _OURS = '<meta name="generator" content="olivine'  # stands in every report, within its first bytes
 _N_BYTES = 2000
 
 
-def last_run(output_dir: Path) -> Run:
+def last_run(output_dir: Path) -> "Run":
     """The run of an output folder that began last; RequestError where there is none."""
+    from olivine.report.run import runs_of
+
     try:
         runs = runs_of(read_journal(output_dir), output_dir)
     except OSError as error:
@@ -33,14 +38,14 @@ def last_run(output_dir: Path) -> Run:
     return runs[-1]
 
 
-def html_of(runs: Sequence[Run]) -> str:
+def html_of(runs: Sequence["Run"]) -> str:
     """One run as a report, or several of them beside each other, as HTML."""
     from olivine.report.page import draw, draw_several
 
     return draw(runs[0]) if len(runs) == 1 else draw_several(runs)
 
 
-def write_report(runs: Sequence[Run], path: Path) -> None:
+def write_report(runs: Sequence["Run"], path: Path) -> None:
     """Write the page of runs to a file; RequestError where another's file has that name, which stays as it is."""
     if path.is_dir() or (path.exists() and not _is_report(path)):
         raise RequestError(f"'{path}' is not a report of olivine, and stays as it is; name another file with --output")

@@ -152,14 +152,32 @@ class Delivery:
 def alone_in(output_dir: Path) -> Iterator[None]:
     """Hold an output folder against other runs; what one that died there has half written is removed."""
     with locked(output_dir / ".delivery.lock"):
-        for left in output_dir.glob(".*.partial"):
+        for left in half_written(output_dir):
             remove_tree(left)
         yield
 
 
+def half_written(output_dir: Path) -> list[Path]:
+    """What a run that died, or one that is at it, has begun to write into an output folder."""
+    return [*output_dir.glob(".*.partial")]
+
+
 def write_whole(path: Path, value: Any) -> None:
     """Write a JSON file so that a reader sees the old one or the new one, never a part."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    write_text(path, text_of(value))
+
+
+def text_of(value: Any) -> str:
+    """JSON as it is written into an output folder."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def holds_text(path: Path, text: str) -> bool:
+    """Whether a file is there and holds that text, as `write_text` writes it."""
+    try:
+        return path.read_bytes() == text.encode("utf-8", errors="backslashreplace")
+    except OSError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:

@@ -7,7 +7,6 @@ is not known.
 import json
 import math
 import os
-import statistics
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,6 +53,8 @@ class Durations:
         of_kind = [line for line in self.lines if line[0] == kind]
         own = digest(dict(params))
         same = [line for line in of_kind if line[1] == own] or of_kind
+        import statistics
+
         taken = [seconds * max(1.0, n_parameters / max(1, n_then)) for _, _, n_then, seconds in same[-_N_LAST:]]
         return statistics.median(taken) if taken else None
 

@@ -10,8 +10,6 @@ from typing import Any
 from olivine import __version__
 from olivine.config.nodes import plain
 from olivine.errors import ConfigError, GoalMissed, Interrupted, ModelError, OlivineError, RequestError, StepFailed
-from olivine.models import Model
-from olivine.models.contents import contents
 from olivine.models.licence import licence_of
 from olivine.passes import UNCHANGED
 from olivine.paths import exists, of_user
@@ -21,7 +19,7 @@ from olivine.store.hashes import hash_file
 from olivine.systems import Ahead, System, SystemParams
 from olivine.systems.local import Local
 from olivine.work import Estimate
-from olivine.workflow.deliver import Delivery, alone_in, write_whole
+from olivine.workflow.deliver import Delivery, alone_in, half_written, holds_text, text_of, write_text
 from olivine.workflow.events import (
     Delivered,
     Event,
@@ -161,7 +159,7 @@ def _run(plan: Plan, listen: Listener | None, workers: Workers, told: list[str] 
             workshop.tell(Sampled(rows=rows))
         delivered = _deliver(execution)
         if delivered is not None:
-            workshop.tell(_described(plan, model, delivered))
+            workshop.tell(_described(execution, delivered))
         samples = scores[-1].samples if scores else []
         result = _summary(execution.plan, history[n_before:], scored, samples, delivered, search)
         workshop.tell(RunDone(**result.to_json()))
@@ -289,8 +287,11 @@ def _deliver(execution: Execution) -> Path | None:
     """Put the result, the adapter and the resolved config into the output folder; gives the folder of the model."""
     plan, workshop = execution.plan, execution.workshop
     # workflow first: re-reading this file runs the same; the versions stand beside it
-    with alone_in(plan.output_dir):
-        write_whole(plan.output_dir / "workflow.json", {**hide_secrets(resolved(plan)), "environment": versions(plan)})
+    workflow = plan.output_dir / "workflow.json"
+    asked = text_of({**hide_secrets(resolved(plan)), "environment": versions(plan)})
+    if not holds_text(workflow, asked) or half_written(plan.output_dir):
+        with alone_in(plan.output_dir):
+            write_text(workflow, asked)
     made = [step for step in plan.steps if step.produces != UNCHANGED]
     if not made:
         return None
@@ -308,12 +309,14 @@ def _deliver(execution: Execution) -> Path | None:
     return plan.output_dir / "model"
 
 
-def _described(plan: Plan, model: Model, delivered: Path) -> Delivered:
+def _described(execution: Execution, delivered: Path) -> Delivered:
     """What lies in the folder of the result, and what it was made from."""
+    plan, model = execution.plan, execution.model
     named = plan.workflow.get("input_model", {})
     given = named.get("model_path") if isinstance(named, Mapping) else None
     base = str(given) if isinstance(given, str) and not exists(of_user(given)) else model.path.name
-    held = [tensors.to_json() for tensors in contents(delivered)[:N_TENSORS]]
+    made = next(step for step in reversed(plan.steps) if step.produces != UNCHANGED)
+    held = execution.contents(made)[:N_TENSORS]
     return Delivered(model=str(delivered), base=base, licence=licence_of(model.path), tensors=held)
 
 

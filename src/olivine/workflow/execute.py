@@ -30,6 +30,7 @@ from olivine.workflow.keys import (
     Seam,
     absolute,
     addressed_key,
+    contents_key,
     device_of_scores,
     materialize_key,
     model_content,
@@ -153,6 +154,18 @@ class Execution:
 
         key = addressed_key(entry.key, base, self.plan.hub_revision)
         return self.workshop.store.obtain(key, f"address:{step.name}", make)[0]
+
+    def contents(self, step: Step) -> list[dict[str, Any]]:
+        """What the files of a step's model hold as it is delivered, the largest first; read once from their headers."""
+        entry = self.whole(step)
+
+        def make(_: Path) -> Mapping[str, Any]:
+            from olivine.models.contents import contents
+
+            return {"tensors": [tensors.to_json() for tensors in contents(entry.content)]}
+
+        kept, _ = self.workshop.store.obtain(contents_key(entry.key), f"contents:{step.name}", make)
+        return list(kept.result["tensors"])
 
     def _make(self, step: Step) -> None:
         plugin, model, key = plugin_of(step), self._model_of(step.parent), self.keys.models[step.name]

@@ -181,6 +181,11 @@ def addressed_key(adapter_key: str, base: str, revision: str | None) -> str:
     return digest({"address": code, "adapter": adapter_key, "base": base, "revision": revision})
 
 
+def contents_key(entry_key: str) -> str:
+    """The key of what the files of a result hold, as their headers tell."""
+    return digest({"contents": code_digest("olivine.models.contents"), "entry": entry_key})
+
+
 def fetch_key(plan: Plan) -> str:
     """The key of the place where an input model from the hub lies."""
     return digest(
