@@ -70,6 +70,12 @@ def one(tmp_path, kind, **params):
             {"qnn_extra_options": {"init_overrides": {"x": [{"quant_type": "QUInt16"}]}, "add_qtype_converts": True}},
             {"extra_options": {"TensorQuantOverrides": {"x": [{"quant_type": "QUInt16"}]}}},
         ),
+        (
+            "QuaRot",
+            {"rotate": True, "w_rtn": False, "w_bits": 16, "a_bits": 16, "seed": 3, "rotation_seed": 0},
+            {"seed": 3},
+        ),
+        ("SpinQuant", {"a_bits": 16, "training_args": {"learning_rate": 1.5}}, {"type": "QuaRot"}),
         ("QLoRA", {"ortmodule_onnx_opset_version": 16, "lora_r": 8}, {"r": 8}),
         ("OnnxBlockWiseRtnQuantization", {"axis": 0, "external_data_name": "a.data"}, {}),
         ("OnnxStaticQuantization", {"calibration_providers": ["x"], "quant_mode": "static"}, {}),
@@ -171,3 +177,19 @@ def test_algorithm_of_another_package_is_refused_with_what_does_it(tmp_path):
     (problem,) = load(path).problems
     assert "needs neural-compressor" in problem.message
     assert "Gptq before ModelBuilder" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("step", "fix"),
+    [
+        ({"type": "QuaRot", "w_rtn": True, "w_bits": 4}, "Rtn or Gptq after it"),
+        ({"type": "QuaRot", "a_bits": 8}, "OnnxStaticQuantization"),
+        ({"type": "GptqModel", "rotation": "hadamard"}, "QuaRot before it"),
+    ],
+)
+def test_param_that_another_pass_serves_is_refused_with_that(tmp_path, step, fix):
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({"input_model": MODEL, "passes": {"q": step, "b": {"type": "ModelBuilder"}}}))
+    problems = load(path).problems
+    assert problems
+    assert all(fix in problem.fix for problem in problems)

@@ -569,7 +569,7 @@ def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path):
         systems_are(host={"device": "gpu", "execution_providers": ["CUDAExecutionProvider"]})(config)
         config["data_configs"][0]["load_dataset_config"]["data_files"] = "rowz.jsonl"
         config["passes"]["lora"] |= {"training_args": {"learning_rat": 1e-4}, "eval_data_config": "row"}
-        config["passes"] |= {"again": {"type": "MergeAdapterWeight"}, "quantized": {"type": "QuaRot"}}
+        config["passes"] |= {"again": {"type": "MergeAdapterWeight"}, "quantized": {"type": "SNPEConversion"}}
         config["input_model"]["model_path"] = "org/name"
 
     def order(config):

@@ -1,5 +1,6 @@
 """The decoder of a model as transformers builds it: its list of layers, and the linear layers that are quantized."""
 
+import copy
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -55,3 +56,13 @@ def is_norm(module: Any) -> bool:
     """Whether the module normalises the hidden states and scales them by a vector."""
     weight = getattr(module, "weight", None)
     return type(module).__name__.endswith("Norm") and weight is not None and weight.dim() == 1
+
+
+def norm_offset(norm: Any) -> float:
+    """What a norm adds to its weight (Gemma: 1), told by its result with a weight of zero; it may be empty."""
+    bare = copy.deepcopy(norm).to_empty(device="cpu")
+    for parameter in bare.parameters():
+        parameter.data = torch.zeros_like(parameter, dtype=torch.float32)
+    with torch.inference_mode():
+        output = bare(torch.linspace(-1.0, 1.0, len(bare.weight))[None])
+    return 1.0 if float(output.abs().max()) > 0 else 0.0

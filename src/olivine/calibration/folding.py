@@ -6,9 +6,10 @@ A linear layer y = W x keeps its result when column k of W is multiplied by s[k]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from olivine import lazy
+from olivine.calibration.decoder import norm_offset
 from olivine.calibration.layer_stream import Layer, LayerStream
 from olivine.calibration.statistics import Statistic
 from olivine.models import Model
@@ -147,7 +148,7 @@ class _LayerFolds:
     def _norm(self, name: str) -> "_Maker":
         module = self._layer.linear(name)
         biases = (f"{name.removesuffix('weight')}bias",) if getattr(module, "bias", None) is not None else ()
-        return _Maker((name, *biases), offset=_offset(module))
+        return _Maker((name, *biases), offset=norm_offset(module))
 
     def _weight_before(self, readers: Sequence[str]) -> "_Maker | None":
         """The weight whose rows make the input of `o_proj` or `down_proj`; None for any other reader."""
@@ -202,17 +203,3 @@ class _Maker:
         if self.channels is not None:  # channels of one row have equal scales: the last written is any of them
             own = torch.ones(self.n_rows - self.first).index_copy_(0, self.channels, scales)
         return torch.cat([torch.ones(self.first), own])
-
-
-def _offset(norm: Any) -> float:
-    """What the norm adds to its weight (Gemma: 1), told by its result with a weight of zero."""
-    weight, bias = norm.weight, getattr(norm, "bias", None)
-    probe = torch.linspace(-1.0, 1.0, len(weight), dtype=weight.dtype, device=weight.device)
-    with torch.inference_mode():
-        try:
-            norm.weight = torch.nn.Parameter(torch.zeros_like(weight), requires_grad=False)
-            output = norm(probe[None])
-        finally:
-            norm.weight = weight
-        scaled = output if bias is None else output - bias
-    return 1.0 if float(scaled.abs().max()) > 0 else 0.0

@@ -154,6 +154,12 @@ def _small_model(config: Mapping[str, Any], folder: Path) -> tuple[Cut, Any] | s
     return small, module
 
 
+def small_model(config: Mapping[str, Any], folder: Path) -> tuple[Path, Any] | str:
+    """A small random model of that config in `folder`, and as a module of transformers; or why there is none."""
+    made = _small_model(config, folder)
+    return made if isinstance(made, str) else (folder, made[1])
+
+
 def _read(config: Mapping[str, Any], folder: Path) -> Any:
     _write({key: value for key, value in config.items() if key != "auto_map"}, folder)
     return load_config(folder)

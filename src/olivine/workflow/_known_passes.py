@@ -8,7 +8,6 @@ _VITIS = "It needs the tools of AMD; OnnxStaticQuantization with QDQ makes a gra
 _NVIDIA = "It needs nvidia-modelopt; OnnxBlockWiseRtnQuantization rounds the weights of a graph to 4 bits."
 _INC = "It needs neural-compressor; OnnxStaticQuantization and OnnxDynamicQuantization do the same."
 _WEIGHTS = "Use Gptq, AutoAWQQuantizer or Rtn, which quantize a checkpoint, and ModelBuilder after it."
-_ROTATION = "Leave it out: AutoAWQQuantizer and Gptq keep a model's accuracy in 4 bits without rotating it."
 _PRUNING = "Nothing here prunes weights; Gptq or ModelBuilder with precision int4 make a model smaller."
 _SPLIT = "Nothing here splits models; ModelBuilder makes one graph, and onnxruntime-genai runs it as a whole."
 _BLOCKS = "Use OnnxBlockWiseRtnQuantization, or ModelBuilder with precision int4."
@@ -21,6 +20,7 @@ OLIVE_PASSES = {
     "appendprepostprocessingops": "Nothing here puts operators for images, sound or text into a graph; leave it out.",
     "autoclip": _WEIGHTS,
     "capturelayerannotations": _INTERNAL,
+    "devicespecificonnxconversion": "Use OnnxConversion, whose device is that of its host.",
     "capturesplitinfo": _SPLIT,
     "composeonnxmodels": _SPLIT,
     "epcontextbinarygenerator": "Compile the result where the execution provider is; its first session does so.",
@@ -33,6 +33,7 @@ OLIVE_PASSES = {
     "insertbeamsearch": _BEAMS,
     "mixedprecisionoverrides": _INTERNAL,
     "mobiusbuilder": "Use ModelBuilder.",
+    "llamapytorchtensorparallel": _SPLIT,
     "moeexpertsdistributor": _SPLIT,
     "nvmodeloptgraphsurgery": _NVIDIA,
     "nvmodeloptquantization": _NVIDIA,
@@ -59,15 +60,12 @@ OLIVE_PASSES = {
     "qnnmodellibgenerator": _QNN,
     "quantizationawaretraining": "Fine-tune the model, and quantize it with a calibrating pass after it.",
     "quarkquantization": "It needs amd-quark; Gptq, AutoAWQQuantizer or Rtn quantize a checkpoint.",
-    "quarot": _ROTATION,
-    "rotatebase": _ROTATION,
     "sdlora": "Only language models are fine-tuned here, with LoRA and its kin.",
     "slicegpt": _PRUNING,
     "snpeconversion": _SNPE,
     "snpequantization": _SNPE,
     "snpetoonnxconversion": _SNPE,
     "sparsegpt": _PRUNING,
-    "spinquant": _ROTATION,
     "splitmodel": _SPLIT,
     "staticllm": "ModelBuilder makes a model whose shapes are open; leave it out.",
     "tensorrtmodeloptquantization": _NVIDIA,

@@ -26,6 +26,7 @@ _REPLACED = {
         "OnnxConversion",
         "the graph is that of OnnxConversion, without a cache of past keys; ModelBuilder makes one with it",
     ),
+    "spinquant": ("QuaRot", "the rotation is that of QuaRot, which is not trained"),
 }
 _BLOCKS = ("onnxblockwisertnquantization", "onnxkquantquantization", "onnxmatmul4quantizer")
 _INT8 = ("onnxquantization", "onnxstaticquantization", "onnxdynamicquantization")
@@ -56,6 +57,17 @@ _FOUND = "it is found out from the model"
 _LATER = "how a checkpoint is stored for other tools is not asked here"
 _Idle = dict[str, tuple[tuple[Any, ...] | None, str]]  # param -> values that ask for nothing, None for all; why
 _ORTMODULE: _Idle = {"ortmodule_onnx_opset_version": (None, "models are trained in PyTorch itself")}
+_QUAROT_BITS = ("w_bits", "a_bits", "k_bits", "v_bits", "s_bits")
+_QUAROT_WEIGHTS = ("w_rtn", "w_gptq")
+# What another pass does: type -> param -> the fix.
+_ELSEWHERE: dict[str, dict[str, str]] = {
+    "quarot": {
+        **dict.fromkeys((*_QUAROT_WEIGHTS, "w_bits"), "Put Rtn or Gptq after it."),
+        **dict.fromkeys(_QUAROT_BITS[1:], "Put OnnxStaticQuantization after ModelBuilder for activations."),
+        "rotate": "Leave the pass out.",
+    },
+    "gptqmodel": {"rotation": "Put QuaRot before it."},
+}
 # by the type of the pass
 _IDLE: dict[str, _Idle] = {
     "autoawqquantizer": {
@@ -76,6 +88,22 @@ _IDLE: dict[str, _Idle] = {
         "inside_layer_modules": (None, _FOUND),
         "batch_size": (None, "how many rows are read at once changes no result"),
         "nsamples": (None, "calibration_tokens says how much is read"),
+    },
+    "quarot": {
+        **dict.fromkeys(("input_model_dtype", "rotation_seed"), (None, "seed and rotate_mode say it all")),
+        **dict.fromkeys(
+            ("calibration_data_config", "calibration_nsamples", "calibration_batch_size"),
+            (None, "nothing is calibrated"),
+        ),
+        **dict.fromkeys(("a_symmetric", "a_per_token", "training_args"), (None, "the rotation is not trained")),
+        **dict.fromkeys(("a_asym", "a_clip_ratio", "a_groupsize"), (None, "activations stay as they are")),
+        **dict.fromkeys(
+            ("gptq_damping", "gptq_opt_scales", "w_asym", "w_groupsize"), (None, "weights are only turned")
+        ),
+        **dict.fromkeys(("k_clip_ratio", "k_groupsize", "v_clip_ratio", "v_groupsize"), (None, "nothing is rounded")),
+        **dict.fromkeys(_QUAROT_BITS, ((16, None), "it asked for nothing")),
+        **dict.fromkeys(_QUAROT_WEIGHTS, ((False, None), "it asked for nothing")),
+        "rotate": ((True, None), "it is done in any case"),
     },
     "lora": _ORTMODULE,
     "loftq": _ORTMODULE,
@@ -228,6 +256,11 @@ def _idle(step: Object, kind: str) -> Findings:
     for key, (values, why) in _IDLE.get(kind, {}).items():
         if key in step and (values is None or step[key] in values):
             yield from drop(step, key, f"'{key}' is dropped: {why}.")
+    for key, fix in _ELSEWHERE.get(kind, {}).items():
+        if key in step:
+            value, place = step.take(key)
+            if value is not None:
+                yield Problem("unsupported", str(place), f"'{key}' of {step['type']} is not served here.", fix)
     if step.get("quant_mode") == _MODES.get(kind, ""):
         yield from drop(step, "quant_mode", "'quant_mode' is dropped: the type of the pass says it.")
 
