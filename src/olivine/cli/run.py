@@ -189,11 +189,15 @@ def _print(result: "Result", plan: "Plan") -> None:
 
 def _uses(folder: Path) -> Iterable[str]:
     """What to do with a delivered model, in a line each."""
+    from olivine.models.speech import hears
+
     if _is_adapter(folder) and not _names_base(folder):
         yield "an adapter that names no base which PEFT finds: MergeAdapterWeights (--merge) makes a whole model"
         return
     yield f"in Python: {_loaded_by(folder)}"
-    if _graph_in(folder) is None:
+    if hears(folder):
+        yield f"to try it: python {shlex.quote(str(folder.with_name('run.py')))} SOUND.wav"
+    elif _graph_in(folder) is None:
         yield f"to try it: olivine chat {shlex.quote(str(folder))}"
 
 

@@ -19,6 +19,7 @@ from olivine.models.gguf import readable
 from olivine.models.interface import facts_of, signature_of
 from olivine.models.sample_inputs import made_up
 from olivine.models.signature import Signature
+from olivine.models.speech import hears
 from olivine.runtimes.process import RuntimeProcess
 from olivine.runtimes.requests import Asked
 from olivine.work import Machine, Reporter
@@ -149,7 +150,9 @@ def _folder(output: Path, name: str) -> Path:
 
 def _asked(model: Model, settings: TimingParams, machine: Machine, folder: Path) -> Asked:
     """What is asked of a model; the inputs of a graph are written to the folder."""
-    if model.packaging == "genai" or (model.format != "onnx" and facts_of(model).kind == "decoder"):
+    if (model.packaging == "genai" and not hears(model.path)) or (
+        model.format != "onnx" and facts_of(model).kind == "decoder"
+    ):
         return Asked(settings.prompt_tokens, settings.new_tokens, _SEED, n_rows=settings.batch_size)
     signature = signature_of(model) or Signature((), ())
     rows = made_up(signature, settings.batch_size, _SEED)

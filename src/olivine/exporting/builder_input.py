@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.exporting.limits import LONGROPE, WINDOW_BY_LAYER, WINDOW_EVERYWHERE
+from olivine.exporting.speech_input import SPEECH, mend_speech
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -138,6 +139,8 @@ def mend_builder(maker: Any, model: Any) -> None:
         _leave_layers_unturned(maker)
     if architecture == "GptOssForCausalLM":
         _take_experts(maker)
+    if architecture == SPEECH:
+        mend_speech(maker, model, quantized=maker.onnx_dtype != maker.io_dtype)
 
 
 def _take_frequencies(maker: Any, model: Any) -> None:

@@ -271,14 +271,19 @@ def check_folder(folder: Path) -> "onnx_ir.Model":
         if not (folder / name).is_file():
             raise ModelError(f"the built folder lacks '{name}'")
     graph = onnx_ir.load(folder / config["model"]["decoder"]["filename"])
-    for value in graph.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, onnx_ir.ExternalTensor):
-            _check_external(folder, tensor)
+    check_external(folder, graph)
     return graph
 
 
-def _check_external(folder: Path, tensor: Any) -> None:
+def check_external(folder: Path, graph: "onnx_ir.Model") -> None:
+    """ModelError unless the folder holds every byte of data that the graph refers to."""
+    for value in graph.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, onnx_ir.ExternalTensor):
+            _check_tensor(folder, tensor)
+
+
+def _check_tensor(folder: Path, tensor: Any) -> None:
     data = folder / tensor.location
     if Path(tensor.location).is_absolute() or ".." in Path(tensor.location).parts:
         raise ModelError(f"tensor '{tensor.name}' refers to '{tensor.location}', outside of the folder")

@@ -96,13 +96,13 @@ def _compare(config: Mapping[str, Any], export: Export, context: Context, folder
     if isinstance(models, str):
         return {"lengths": [], "largest_difference": 0.0, "unproven": [models]}
     small, reference = models
-    said = _ask(_exported(export, folder, context), small)
+    said = _ask(exported(export, folder, context), small)
     gaps = sorted((gap for one in said for gap in _gaps(one, reference, small)), key=lambda gap: gap.length)
     crossing = [gap for gap in gaps if gap.is_there and _grows_past_rope(gap.probe, gap.length, small)]
     if wrong := [gap for gap in gaps if gap.is_there and gap not in crossing]:
-        raise OlivineError(_differs(_in_words(wrong, gaps, said, reference, small)))
+        raise OlivineError(differs(_in_words(wrong, gaps, said, reference, small)))
     if failed := next((one for one in said if one.error), None):
-        raise OlivineError(_differs(_failed(failed)))
+        raise OlivineError(differs(_failed(failed)))
     return {
         "lengths": sorted({gap.length for gap in gaps}),
         "largest_difference": max(gap.size for gap in gaps if not gap.is_there),
@@ -133,7 +133,8 @@ def config_of(model: Model) -> dict[str, Any]:
     return gguf_config(model.path) if model.format == "gguf" else read_config(model.path)
 
 
-def _differs(what: str) -> str:
+def differs(what: str) -> str:
+    """What an export that is not the model is told by."""
     return f"the export of this architecture is not the model: {what}"
 
 
@@ -146,7 +147,7 @@ def _small_model(config: Mapping[str, Any], folder: Path) -> tuple[Cut, Any] | s
     except ModelError as error:
         return f"transformers makes no model of this config, to compare the export with: {error}"
     module = _module(settings)
-    _randomize(module)
+    randomize(module)
     _try(module)
     module.save_pretrained(folder)
     _tokenizer(small.config["vocab_size"]).save_pretrained(folder)
@@ -176,7 +177,7 @@ def _write(config: Mapping[str, Any], folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _randomize(module: Any) -> None:
+def randomize(module: Any) -> None:
     """Weights that make every part count: nothing is zero or one, and heads look at few tokens."""
     generator = torch.Generator().manual_seed(SEED)
     tables = {id(one.weight) for one in module.modules() if isinstance(one, torch.nn.Embedding)}
@@ -214,7 +215,8 @@ def _tokenizer(n_tokens: int) -> Any:
     return transformers.PreTrainedTokenizerFast(tokenizer_object=raw, **ends)
 
 
-def _exported(export: Export, folder: Path, context: Context) -> Path:
+def exported(export: Export, folder: Path, context: Context) -> Path:
+    """Export the small model that lies in `folder`; raises OlivineError, whatever the builder raises."""
     output = folder / "built"
     output.mkdir(parents=True, exist_ok=True)
     machine = replace(context.machine, device="cpu", execution_provider="CPUExecutionProvider")
@@ -243,7 +245,7 @@ def _ask(folder: Path, small: Cut) -> list[_Said]:
     try:
         runtime = GenaiRuntime(folder)
     except RuntimeError as error:  # all errors of the runtime are
-        raise OlivineError(_differs(f"the runtime does not load it: {_line(error)}")) from error
+        raise OlivineError(differs(f"the runtime does not load it: {_line(error)}")) from error
     said = []
     for probe in _probes(small):
         try:

@@ -13,7 +13,8 @@ from olivine.kernels.blockwise import GROUPS, Blockwise, Format, quantize
 from olivine.kernels.gptq import gptq
 from olivine.models.blockwise import StoredBlocks
 
-HEAD, EMBEDDING = "/lm_head/MatMul", "/model/embed_tokens/Gather"
+HEAD = "/lm_head/MatMul"
+EMBEDDINGS = ("/model/embed_tokens/Gather", "/model/preprocessing/Gather_1")  # of decoders, and of Whisper's
 HEAD_WEIGHT = "lm_head.weight"
 # Where a scale of 16 bits beside a Cast is folded by the runtime when it loads the model.
 _HALF_SCALES = ("cpu",)
@@ -59,7 +60,7 @@ def choices(settings: Settings, matrices: Mapping[str, Matrix]) -> Mapping[str, 
     chosen = {}
     for name, matrix in matrices.items():
         taken = _taken_over(settings, matrix) or _given(settings, matrix)
-        choice = taken or (_embedding(settings, matrix) if matrix.node == EMBEDDING else _matmul(settings, matrix))
+        choice = taken or (_embedding(settings, matrix) if matrix.node in EMBEDDINGS else _matmul(settings, matrix))
         if choice is not None:
             chosen[name] = choice
     if settings.mixed is not None:
@@ -74,7 +75,7 @@ def _free(matrices: Mapping[str, Matrix], chosen: Mapping[str, Choice]) -> dict[
     return {
         name: choice
         for name, choice in chosen.items()
-        if choice.fmt.bits == 4 and choice.given is None and matrices[name].node != EMBEDDING
+        if choice.fmt.bits == 4 and choice.given is None and matrices[name].node not in EMBEDDINGS
     }
 
 
@@ -150,7 +151,7 @@ def _promoted(settings: Settings, matrices: Mapping[str, Matrix], chosen: Mappin
     if settings.int8_share <= 0:
         return []
     own = (name for name, choice in chosen.items() if choice.fmt.bits == 4 and choice.given is None)
-    candidates = [name for name in own if matrices[name].node != EMBEDDING]
+    candidates = [name for name in own if matrices[name].node not in EMBEDDINGS]
     sizes = {name: matrices[name].n_rows * matrices[name].width for name in candidates}
     budget = settings.int8_share * sum(sizes.values())
     promoted = []
@@ -190,7 +191,7 @@ def _given(settings: Settings, matrix: Matrix) -> Choice | None:
     """Codes that were found beforehand for all pieces of the matrix. A tied head has the embedding's name."""
     known = settings.given or {}
     names = [HEAD_WEIGHT] if matrix.node == HEAD else matrix.rows.names
-    if matrix.node == EMBEDDING or not all(name in known for name in names):
+    if matrix.node in EMBEDDINGS or not all(name in known for name in names):
         return None
     readers = [known[name] for name in names]
     fmt = _format_of(readers[0])

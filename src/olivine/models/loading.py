@@ -204,9 +204,10 @@ def _skeleton(
 
     untied: the head has a tensor of its own, whatever the config says. n_tokens: of an adapter's own vocabulary.
     """
-    from transformers import AutoModelForCausalLM
+    import transformers
 
     config = load_config(model.path, trust_remote_code=model.trust_remote_code)
+    kind = transformers.AutoModelForSpeechSeq2Seq if config.is_encoder_decoder else transformers.AutoModelForCausalLM
     if untied:
         config.tie_word_embeddings = False
     if n_tokens is not None:
@@ -216,7 +217,7 @@ def _skeleton(
         _refuse_parted_head(model, source)
     target = _dtype(dtype, config, source)
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, dtype=target, trust_remote_code=model.trust_remote_code)
+        empty = kind.from_config(config, dtype=target, trust_remote_code=model.trust_remote_code)
     return empty, source, target
 
 

@@ -19,7 +19,8 @@ from olivine.models.inspect import PICKLED
 from olivine.models.json_files import read_object
 from olivine.models.kinds import describe
 from olivine.models.onnx_header import OnnxHeader
-from olivine.models.signature import Signature
+from olivine.models.signature import Signature, TensorSpec
+from olivine.models.speech import hears
 
 # Operators that an installed onnxruntime brings; those of other domains need a library, or functions in the file.
 _DOMAINS = frozenset(
@@ -154,12 +155,26 @@ def onnx_facts(model: Model) -> ModelFacts:
         kind=kind,
         task=task,
         labels=labels,
-        signature=_without_adapter(header),
+        signature=_heard(model) if kind == "encoder-decoder" else _without_adapter(header),
         bytes_per_weight=weight_bytes / header.n_parameters if header.n_parameters else 2.0,
         weight_bytes=weight_bytes,
         path=model.path,
         shapes={tensor.name: tensor.shape for tensor in header.tensors if tensor.name},
     )
+
+
+def _heard(model: Model) -> Signature:
+    """What a Whisper takes and gives, under the names of transformers: a sound's features and the tokens after it."""
+    said = _genai_config(model.path)
+    encoder, n_words = said.get("encoder"), said.get("vocab_size")
+    name = encoder.get("filename") if isinstance(encoder, Mapping) else None
+    if not isinstance(name, str) or type(n_words) is not int:
+        raise ModelError(f"{model.path / GENAI_CONFIG} names no encoder, or not how many words there are")
+    (sound,) = OnnxHeader.read(model.path / name).signature.inputs
+    shape = ("batch", *(sound.shape or (None, None, None))[1:])
+    rows = ("batch", "decoder_sequence")
+    inputs = (TensorSpec("input_features", "float32", shape), TensorSpec("decoder_input_ids", "int64", rows, n_words))
+    return Signature(inputs, (TensorSpec("logits", "float32", (*rows, n_words)),))
 
 
 def _without_adapter(header: OnnxHeader) -> Signature:
@@ -196,6 +211,8 @@ def _architecture(config: Mapping[str, Any]) -> str:
 def _described(model: Model) -> tuple[Kind, str, tuple[str, ...]]:
     """Kind, task and labels: of a folder for genai as its config says, else a graph with the config beside it."""
     if model.packaging == "genai":
+        if hears(model.path):
+            return "encoder-decoder", "automatic-speech-recognition", ()
         several = [part for part in _PARTS if part in _genai_config(model.path)]
         return ("image-text", "image-text-to-text", ()) if several else ("decoder", "text-generation", ())
     config = model.path / "config.json"

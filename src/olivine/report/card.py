@@ -23,8 +23,12 @@ _METRICS = (
 )
 
 
+ASKED = {"genai": "'What do you know?'", "whisper": "SOUND.wav"}
+"""What `run.py` is given, by the format of the models that it lies beside."""
+
+
 def model_card(run: Run, format_of_result: str) -> str:
-    """The card of what a run delivers. format_of_result: "genai", "onnx", "hf" or "adapter"."""
+    """The card of what a run delivers. format_of_result: "genai", "whisper", "onnx", "hf" or "adapter"."""
     return f"---\n{_metadata(run, format_of_result)}\n---\n\n{_text(run, format_of_result)}"
 
 
@@ -40,7 +44,8 @@ def _metadata(run: Run, format_of_result: str) -> str:
 
     base, licence = base_on_hub(run), run.delivered.licence if run.delivered is not None else None
     known = licence is not None and _LICENCES.fullmatch(licence) is not None
-    libraries = {"genai": "onnxruntime-genai", "onnx": "onnxruntime", "hf": "transformers", "adapter": "peft"}
+    runtime = dict.fromkeys(ASKED, "onnxruntime-genai")
+    libraries = {**runtime, "onnx": "onnxruntime", "hf": "transformers", "adapter": "peft"}
     writes_text = any("loss" in row for row in run.scores)
     data = ModelCardData(
         base_model=base,
@@ -48,9 +53,13 @@ def _metadata(run: Run, format_of_result: str) -> str:
         license=None if licence is None else licence if known else "other",
         license_name=None if known else licence,
         library_name=libraries[format_of_result],
-        pipeline_tag="text-generation" if writes_text else None,
+        pipeline_tag="automatic-speech-recognition"
+        if format_of_result == "whisper"
+        else "text-generation"
+        if writes_text
+        else None,
         datasets=sorted(set(_hub_data(run))) or None,
-        tags=["olivine", *(["onnx"] if format_of_result in ("genai", "onnx") else [])],
+        tags=["olivine", *(["onnx"] if format_of_result in (*ASKED, "onnx") else [])],
         model_name=name_of(run),
         eval_results=_eval_results(run) or None,
     )
@@ -126,9 +135,9 @@ def _opening(run: Run) -> str:
 
 
 def _use(format_of_result: str) -> Iterator[str]:
-    if format_of_result == "genai":
+    if format_of_result in ASKED:
         yield "`run.py` needs onnxruntime-genai and nothing else:"
-        yield "```sh\npip install onnxruntime-genai\npython run.py 'What do you know?'\n```"
+        yield f"```sh\npip install onnxruntime-genai\npython run.py {ASKED[format_of_result]}\n```"
         return
     calls = {
         "onnx": 'onnxruntime.InferenceSession("model/model.onnx")',

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import __version__
 from olivine.errors import RequestError
+from olivine.models.speech import hears, prompt_of, spelled
 from olivine.report import REPORT, last_run, write_report
 from olivine.workflow.deliver import alone_in, write_text, write_whole
 from olivine.workflow.events import (
@@ -181,8 +182,11 @@ def _files(run: "Run", output_dir: Path) -> Iterator[tuple[str, str]]:
     model = output_dir / "model"
     format_of_result = _format(model)
     yield METRICS, json.dumps(_told(run), indent=2, ensure_ascii=False) + "\n"
-    yield CARD, model_card(run, format_of_result)
-    if format_of_result == "genai":
+    yield CARD, model_card(run, "whisper" if format_of_result == "genai" and hears(model) else format_of_result)
+    if format_of_result == "genai" and hears(model):
+        prompt = spelled(model, prompt_of(model).tokens)
+        yield SCRIPT, f"{rendered('transcribe.py.txt', prompt=json.dumps(prompt))}\n"
+    elif format_of_result == "genai":
         yield SCRIPT, f"{rendered('run.py.txt', is_chat=_is_chat(run, model))}\n"
 
 

@@ -12,6 +12,7 @@ from olivine.errors import ModelError
 from olivine.jinja import BY_TEMPLATES
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
+from olivine.models.speech import hears
 from olivine.models.turns import end_tokens
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
@@ -46,6 +47,8 @@ def open_chat(path: Path, tell: Listener = lambda _sentence: None, base: Path | 
     folder = paths.of_user(path)
     if paths.is_file(folder / "genai_config.json"):
         lazy.require("onnxruntime_genai", "cpu")
+        if hears(folder):
+            raise ModelError(f"{folder} hears sounds and reads no chat: run.py beside it transcribes a WAV file")
         try:
             return _GenaiChat(folder, tell)
         except TokenizerRefusedError as error:

@@ -8,7 +8,9 @@ from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.models.loading import load_module
 from olivine.models.onnx_files import graph_of
+from olivine.models.speech import hears
 from olivine.runtimes.session import OnnxSession
+from olivine.runtimes.speech import SpeechSession
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,8 +46,13 @@ def call(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
-def open_session(model: Model, provider: str, device: str) -> OnnxSession | ModuleSession:
+AnySession = OnnxSession | ModuleSession | SpeechSession
+
+
+def open_session(model: Model, provider: str, device: str) -> AnySession:
     """A model of any format, ready to be asked for its outputs."""
+    if model.packaging == "genai" and hears(model.path):
+        return SpeechSession(model.path, provider)
     if model.format == "onnx":
         return OnnxSession(graph_of(model), provider)
     return ModuleSession(model, device)

@@ -10,8 +10,7 @@ from olivine.errors import ModelError
 from olivine.models import Model
 from olivine.runtimes._base import Runtime, timed
 from olivine.runtimes.genai import GenaiRuntime
-from olivine.runtimes.module import ModuleSession, open_session
-from olivine.runtimes.session import OnnxSession
+from olivine.runtimes.module import AnySession, open_session
 from olivine.runtimes.torch import TorchRuntime, default_device
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def _folder_writes(runtime: GenaiRuntime, prompt: Sequence[int], asked: Asked) -
     return request
 
 
-def _runs(session: OnnxSession | ModuleSession, asked: Asked) -> Request:
+def _runs(session: AnySession, asked: Asked) -> Request:
     with np.load(Path(asked.inputs or "")) as arrays:
         inputs = dict(arrays)
     return lambda: [timed(lambda: session.run(inputs))[0]]

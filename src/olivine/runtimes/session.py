@@ -58,6 +58,10 @@ class OnnxSession:
         """What the graph takes; an exporter leaves out what nothing depends on."""
         return [value.name for value in self._session.get_inputs() if value.name not in self.adapter]
 
+    def dtype_of(self, name: str) -> str:
+        """The type of an input, as numpy calls it."""
+        return next(_DTYPES.get(value.type, "float32") for value in self._session.get_inputs() if value.name == name)
+
     def run(self, inputs: Mapping[str, Any]) -> "dict[str, npt.NDArray[Any]]":
         """All outputs by their names, in the order of the graph; ModelError when the graph does not take the inputs."""
         names = [value.name for value in self._session.get_outputs()]

@@ -16,11 +16,13 @@ from olivine.errors import Problem, Unsupported
 from olivine.exporting import builder_options, limits
 from olivine.exporting.pieces import PIECE_BYTES
 from olivine.models import Model
-from olivine.models.facts import UNNAMED, ModelFacts
+from olivine.models.facts import UNNAMED, Kind, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
 from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
+from olivine.models.speech import hears
 from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
+from olivine.passes.export import _speech
 from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.work import Context, Estimate, Machine
 
@@ -51,6 +53,7 @@ ARCHITECTURES = frozenset(
         "Qwen2ForCausalLM",
         "Qwen3ForCausalLM",
         "SmolLM3ForCausalLM",
+        *_speech.ARCHITECTURES,
     }
 )
 _OWN_CODE = "it brings its own Python, and transformers has no class to compare the export with"
@@ -76,7 +79,6 @@ NOT_EXPORTED = {
     "Qwen3_5ForConditionalGeneration": _MORE_THAN_TEXT,
     "Qwen3_5MoeForConditionalGeneration": _MORE_THAN_TEXT,
     "VideoChatFlashQwenForCausalLM": _MORE_THAN_TEXT,
-    "WhisperForConditionalGeneration": _MORE_THAN_TEXT,
 }
 
 FRAMEWORKS = 0.9e9  # bytes of torch, transformers, the builder and the runtime
@@ -252,6 +254,7 @@ class Build(Pass):
     example: ClassVar[Mapping[str, Any]] = {"precision": "int4"}
     version: ClassVar[int] = 6
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
+    kinds: ClassVar[frozenset[Kind]] = frozenset({"decoder", "encoder-decoder"})
     produces: ClassVar[str] = "onnx"
     is_usual_way: ClassVar[bool] = True
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime-genai", "onnxruntime", "onnx-ir", "transformers", "torch")
@@ -270,6 +273,12 @@ class Build(Pass):
                 f"the architecture '{facts.architecture}' cannot be exported{why}.",
                 f"Supported: {', '.join(sorted(ARCHITECTURES))}.",
             )
+        if facts.kind != "decoder":
+            if _speech.is_speech(facts.config):
+                asked = _speech.Asked(self.name, self.params, self.block_size)
+                yield from _speech.problems(asked, facts, machine)
+                yield from self._check_runs_fast(machine)
+            return
         for why, fix in limits.refusals(facts.architecture, facts.config):
             yield Problem("unsupported", self.name, f"this model cannot be exported: {why}.", fix)
         if machine.execution_provider not in PROVIDERS:
@@ -370,7 +379,7 @@ class Build(Pass):
 
     def _check_block_size(self, facts: ModelFacts) -> Iterator[Problem]:
         decoder = facts.as_decoder
-        size = self._block_size
+        size = self.block_size
         if size is None:
             return
         for name, width in (("hidden_size", decoder.hidden_size), ("intermediate_size", decoder.intermediate_size)):
@@ -402,7 +411,8 @@ class Build(Pass):
         return self.params.precision in ("int4", "int8")
 
     @property
-    def _block_size(self) -> int | None:
+    def block_size(self) -> int | None:
+        """Weights that share a scale; None where they are floats."""
         return (self.params.int4_block_size or 32) if self._is_quantized else None
 
     @property
@@ -466,6 +476,8 @@ class Build(Pass):
 
     def estimate(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:  # noqa: ARG002
         """Frameworks, a tensor and its copy a worker; to calibrate, one layer and the activations of all tokens."""
+        if facts.kind != "decoder":
+            return self._speech_estimate(facts)
         decoder = facts.as_decoder
         embedding = decoder.embedding_size
         size = facts.n_parameters * BYTES_PER_WEIGHT[self.params.precision]
@@ -488,6 +500,15 @@ class Build(Pass):
         elif self._is_quantized:
             memory = max(memory, TRIAL + TRIED * tried)
         return Estimate(memory_bytes=int(memory), device_memory_bytes=int(on_device), disk_bytes=int(size))
+
+    def _speech_estimate(self, facts: ModelFacts) -> Estimate:
+        """Weights are streamed; then onnxruntime-genai opens the two graphs, and packs what it multiplies by."""
+        tables = sum(facts.config.get(f"max_{part}_positions", 0) for part in ("source", "target"))
+        floats = tables * facts.config.get("d_model", 0)  # places of sounds and tokens stay as they are
+        width = BYTES_PER_WEIGHT[self.params.precision]
+        size = facts.n_parameters * width + (4 - width) * floats
+        tried = TRIED_SEARCHED if self.searches else TRIED
+        return Estimate(memory_bytes=int(max(FRAMEWORKS, TRIAL + tried * size)), disk_bytes=int(size))
 
     def _calibration_bytes(self, facts: ModelFacts, machine: Machine) -> float:
         """One layer and what it computes for a batch, the activations of all tokens; fitted to what was measured.
@@ -512,6 +533,8 @@ class Build(Pass):
     def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
         """What is calibrated on where nobody says it, what own text costs, and a length that is cut."""
         params = self.params
+        if facts.kind != "decoder":
+            return
         if self.searches and self._streams(facts.config) and params.calibration_data_config is None:
             if self._writes_own_text:
                 from olivine.runtimes.own_text import WRITTEN_TOKENS
@@ -545,11 +568,13 @@ class Build(Pass):
 
     def prove(self, model: Model, context: Context) -> Mapping[str, Any]:
         """See Pass: the same options in fp32 on the CPU, on a small random model."""
-        from olivine.exporting import proving
+        from olivine.exporting import proving, speech_proof
 
         if self.params.metadata_only:
             return {"lengths": [], "largest_difference": 0.0, "unproven": list(self._unproven(context.machine))}
-        proof = proving.prove(proving.config_of(model), Build(self._provable()).export, context)
+        config = proving.config_of(model)
+        prove = speech_proof.prove if _speech.is_speech(config) else proving.prove
+        proof = prove(config, Build(self._provable()).export, context)
         return {**proof, "unproven": [*self._unproven(context.machine), *proof["unproven"]]}
 
     def _provable(self) -> "Build.Params":
@@ -574,13 +599,16 @@ class Build(Pass):
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the folder; raises Unsupported when the builder does not know the model."""
-        from olivine.exporting import delivered_template, delivered_tokenizer
+        from olivine.exporting import delivered_template, delivered_tokenizer, speech_folder
 
         opened = Opened(model)
         try:
             built = self._export(opened, context)
         except NotFiniteError as error:
             raise explain(error, opened.weights) from error
+        if _speech.is_speech(read_config(model.path)):
+            speech_folder.complete(model.path, built.path)
+            return built
         theirs = delivered_tokenizer.of_runtime(built.path, context.report)
         if theirs is not None:
             delivered_tokenizer.compare(opened.tokenizer, theirs, context.report)
@@ -600,10 +628,13 @@ class Build(Pass):
             raise Unsupported(f"no model can be built for '{context.machine.execution_provider}'")
         self._refuse(model, context.machine)
         genai_graph.prepare(model)
-        streamed = self._streams(read_config(model.path))
-        calibrated = self._calibrated(opened, context) if streamed and self.searches else None
+        config = read_config(model.path)
+        streamed, reads_text = self._streams(config), not _speech.is_speech(config)
+        calibrated = self._calibrated(opened, context) if streamed and self.searches and reads_text else None
         source = calibrated.folding.apply(opened.weights) if calibrated is not None else None
         settings = self._settings(context, calibrated) if streamed else None
+        if settings is not None and not reads_text:
+            settings = self._of_sounds(settings, opened, context.machine)
         if settings is not None and calibrated is not None and self._is_mixed:
             settings = replace(settings, mixed=self._goal(opened, calibrated, context))
         target = genai_graph.Target(self.params.precision, provider, self.options(streamed=streamed))
@@ -656,6 +687,13 @@ class Build(Pass):
             half_scales=self.searches and on_cpu,
             excluded=frozenset(_as_list(self.params.extra_options.get("nodes_to_exclude"))),
         )
+
+    def _of_sounds(self, settings: "Settings", opened: Opened, machine: Machine) -> "Settings":
+        """Every input counts the same; on CPUs the embedding, half of a small Whisper, is in 8 bits too."""
+        importance = _alike(opened) if self.searches else None
+        on_cpu = self._is_quantized and machine.execution_provider == CPU
+        bits = self.params.embedding_bits or (8 if on_cpu else None)
+        return replace(settings, importance=importance, embedding_bits=bits)
 
     def _symmetric(self, machine: Machine) -> bool:
         """Zero points cost nothing on CPUs; GPUs have their fastest kernels for weights without."""
@@ -713,7 +751,7 @@ class Build(Pass):
             device, report = context.machine.device, context.report
             measured = importances(model, tokens, device=device, report=report, source=own, head="full")
             return _Calibrated(tokens, Folding({}, measured))
-        fmt, device = Format(4, self._block_size or 32, self._symmetric(context.machine)), context.machine.device
+        fmt, device = Format(4, self.block_size or 32, self._symmetric(context.machine)), context.machine.device
         if self.params.int4_algo_config == "best":
             codes = refined(
                 model,
@@ -749,7 +787,7 @@ class Build(Pass):
 
     def _mixed_bits(self, machine: Machine) -> float:
         """Bits a weight that are asked for; by default those that `search` takes in its groups."""
-        return self.params.mixed_bits or self._bits_in_groups(self._block_size or 32, machine)
+        return self.params.mixed_bits or self._bits_in_groups(self.block_size or 32, machine)
 
     def _left_to_search(self, opened: Opened) -> bool:
         """Whether a checkpoint with quantized layers holds floats whose scales are searched: of a head, of a layer."""
@@ -781,9 +819,14 @@ class Build(Pass):
 
     def ensures(self, model: Model) -> None:
         """The folder is complete, and onnxruntime-genai runs it as it is delivered where its provider is here."""
-        from olivine.exporting import genai_graph, trial
+        from olivine.exporting import genai_graph, speech_folder, trial
 
-        if not self.params.metadata_only:
+        if not self.params.metadata_only and hears(model.path):
+            provider = model.attributes["execution_provider"]
+            for graph in speech_folder.graphs_of(model.path):
+                genai_graph.refuse_slow_forms(graph, provider)
+            speech_folder.check_transcribes(model.path, provider)
+        elif not self.params.metadata_only:
             graph, provider = genai_graph.check_folder(model.path), model.attributes["execution_provider"]
             genai_graph.refuse_slow_forms(graph, provider)
             if not (self.params.exclude_embeds or self.params.exclude_lm_head):
@@ -825,6 +868,16 @@ class _Calibrated:
     tokens: Any
     folding: "Folding"
     codes: "Quantized | None" = None
+
+
+def _alike(opened: Opened) -> dict[str, Any]:
+    """An importance of one for every input of every matrix: the search then has the least error of the weights."""
+    import torch
+
+    shapes = {name: tensor.shape for name, tensor in opened.weights.items() if len(tensor.shape) == 2}
+    ones = {name: torch.ones(shape[1]) for name, shape in shapes.items()}
+    head = next(one for name, one in ones.items() if name.endswith("decoder.embed_tokens.weight"))
+    return {**ones, "lm_head.weight": head}  # a tied head's name
 
 
 def _as_list(value: Any) -> list[str]:

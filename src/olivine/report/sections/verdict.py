@@ -7,6 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from olivine.models.speech import hears
 from olivine.report.html import rendered
 from olivine.report.run import Run
 from olivine.report.section import Section
@@ -111,7 +112,9 @@ def _goal(row: Mapping[str, Any]) -> Mapping[str, str]:
 def _commands(run: Run) -> Iterator[tuple[str, str]]:
     """What to type to try the model, and to make it once more."""
     folder = run.done.model if run.done else None
-    if folder is not None and (Path(folder) / "genai_config.json").is_file():
+    if folder is not None and hears(Path(folder)):
+        yield "Let it hear", f"python {shlex.quote(str(Path(folder).with_name('run.py')))} SOUND.wav"
+    elif folder is not None and (Path(folder) / "genai_config.json").is_file():
         yield "Talk to it", f"olivine chat {shlex.quote(folder)}"
     if run.done is not None:
         yield "Make it again", f"olivine run --config {shlex.quote(str(Path(run.done.output_dir) / 'workflow.json'))}"
