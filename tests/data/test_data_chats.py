@@ -5,7 +5,7 @@ import json
 import pytest
 from data_tools import config, word_tokenizer, write_jsonl
 
-from olivine.data import check, examples, read_rows, texts
+from olivine.data import check, examples, prepare, read_rows, texts
 from olivine.errors import DataError
 
 ASK = {"role": "user", "content": "a b"}
@@ -187,3 +187,50 @@ def test_chat_that_no_tokenizer_takes_is_told_by_the_plan(there):
     (there / "train.jsonl").write_text(json.dumps({"messages": [ASK, SAY | {"content": "\ud800"}]}) + "\n")
     (problem,) = check(config(there, chat_template=True))
     assert "half of a surrogate pair" in problem.message
+
+
+PARTS = (
+    "{% for m in messages %}<{{ m.role }}> {% for p in m.content if p.type == 'text' %}{{ p.text }}{% endfor %} |\n"
+    "{% endfor %}"
+)
+
+
+@pytest.mark.parametrize("content", ["joy", [{"type": "text", "text": "joy"}]])
+def test_template_that_reads_contents_in_parts_alone_writes_every_answer(there, content):
+    row = {"messages": [ASK, SAY | {"content": content}]}
+    assert text_of(there, row, PARTS + PROMPT) == "<user> a b |\n<assistant> joy |\n"
+    assert example_of(there, row, PARTS + PROMPT).label == "joy"
+
+
+def test_template_that_writes_nothing_of_an_answer_is_refused(there):
+    drops = "{% for m in messages %}<{{ m.role }}> {{ m.text }} |\n{% endfor %}"
+    with pytest.raises(DataError, match=r"the chat template does not write 'messages\[1\]\.content'"):
+        text_of(there, {"messages": [ASK, SAY]}, drops)
+    assert "joy" in text_of(there, {"messages": [ASK, SAY | {"text": "joy"}]}, drops)
+
+
+def test_answer_that_a_chat_asks_for_in_another_way_than_rows_have_it_is_told(there):
+    thinks = PLAIN + "{% if add_generation_prompt %}<assistant> <think>\n{% endif %}"
+    told = {}
+    for name, jinja in {"thinks": thinks, "plain": PLAIN + PROMPT, "no prompt": PLAIN}.items():
+        settings, _, tokenizer = loaded(there, {"messages": [ASK, SAY]}, jinja)
+        told[name] = prepare(settings, tokenizer, there / "cache").form.otherwise_asked
+    assert "asks for an answer with '<think>\\n', and writes nothing there" in told.pop("thinks")
+    assert set(told.values()) == {""}
+
+
+def test_shared_chats_keep_what_a_turn_says_beside_its_value(there):
+    turns = [{"from": "human", "value": "a"}, {"from": "gpt", "value": "joy", "reasoning_content": "a c"}]
+    assert "a c" in text_of(there, {"conversations": turns}, template(REASON))
+
+
+def test_shared_chats_whose_assistant_calls_tools_are_trained_on_the_call(there):
+    call = {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'}
+    row = {"conversations": [{"from": "human", "value": "a"}, call, {"from": "observation", "value": "b"}]}
+    calls = "{% for c in m.tool_calls or [] %}{{ c.function.name }}({{ c.function.arguments.x }}){% endfor %}"
+    text = text_of(there, row, template("{{ m.content or '' }}" + calls))
+    assert text == "<user> a |\n<assistant> f(1) |\n<tool> b |\n"
+    assert [text[slice(*span)] for span in text.spans] == ["f(1) |\n"]
+    for value in ("f()", "5"):
+        with pytest.raises(DataError, match="must be calls of tools"):
+            text_of(there, {"conversations": [row["conversations"][0], call | {"value": value}]}, PLAIN)

@@ -27,6 +27,7 @@ WANTS_SYSTEM = (
     "{%- if messages[0].role != 'system' %}{{ raise_exception('a system message first') }}{%- endif %}" + PLAIN
 )
 REPLACES = LOOP.replace("HERE", '.replace("/no_think", "").rstrip()')
+PARTS = LOOP.replace("message.contentHERE", "(message.content | map(attribute='text') | join)")
 SHOUTS = LOOP.replace("HERE", "|upper")
 
 
@@ -71,6 +72,15 @@ def test_the_end_of_a_turn_is_found_with_and_without_a_system_message(template, 
     _, folder, _ = built(template)
     end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|end|>")
     assert end in json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"]
+
+
+def test_a_template_that_reads_contents_in_parts_is_given_parts(built):
+    source, folder, warnings = built(PARTS)
+    end = AutoTokenizer.from_pretrained(folder).convert_tokens_to_ids("<|end|>")
+    assert json.loads((folder / "genai_config.json").read_text())["model"]["eos_token_id"] == [1, end]
+    for chat in (open_chat(folder), open_chat(source)):
+        assert chat.answer(HI, 8) == chat.answer("<|user|>\nhi<|end|>\n<|assistant|>", 8)
+    assert not [warning for warning in warnings if "template" in warning]
 
 
 def test_a_template_that_refuses_every_chat_does_not_keep_a_model_from_being_built(built):

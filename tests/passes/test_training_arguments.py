@@ -72,7 +72,19 @@ def test_unknown_name_is_a_problem_with_the_nearest():
     assert "Did you mean 'learning_rate'?" in problem.fix
 
 
-@pytest.mark.parametrize("arguments", [{"max_steps": "ten"}, {"learning_rate": True}, {"fp16": 1}, {"seed": 1.5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"max_steps": "ten"},
+        {"learning_rate": True},
+        {"fp16": 1},
+        {"seed": 1.5},
+        {"warmup_ratio": "0.1"},
+        {"warmup_ratio": 1.0},
+        {"warmup_ratio": -0.1},
+        {"neftune_noise_alpha": -1},
+    ],
+)
 def test_wrong_type_is_a_problem_with_the_value(arguments):
     (problem,) = check(arguments, "lora")
     assert problem.kind == "invalid-value"

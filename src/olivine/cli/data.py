@@ -71,6 +71,8 @@ def _examined(plan: "Plan", n_samples: int) -> Iterator[dict[str, Any]]:
         form = describe(config, template)
         found = examine(part.prepared, part.rows, n_samples)
         found["warnings"] += doubts(config, template)
+        if part.prepared.form.otherwise_asked:
+            found["warnings"].append(part.prepared.form.otherwise_asked)
         if (unanswered := part.prepared.unanswered) is not None:
             found["warnings"].append(unanswered.sentence(part.prepared.config, part.prepared.form))
         shared = None

@@ -37,7 +37,7 @@ else:
 
 Progress = Callable[..., None]
 
-VERSION = 4  # raised when the same rows and settings give other tokens
+VERSION = 5  # raised when the same rows and settings give other tokens
 _BATCH_CHARACTERS = 2**20  # in a batch at most: the tokenizer's own records are many times the size of long texts
 # What of the settings decides the tokens; lengths, strategies and seeds only decide how samples are laid out.
 _DECIDING = (

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import OlivineError
 from olivine.evaluate._base import TaskEvidence
-from olivine.models.turns import end_tokens
+from olivine.models.turns import as_read, end_tokens
 from olivine.runtimes import Runtime
 from olivine.runtimes.torch import UNLIMITED
 
@@ -108,7 +108,8 @@ def _asker(replies: "_Replies") -> Any:
 
         def apply_chat_template(self, chat_history: Sequence[Any], add_generation_prompt: bool = True) -> str:
             ends = {"add_generation_prompt": add_generation_prompt, "continue_final_message": not add_generation_prompt}
-            return str(replies.tokenizer.apply_chat_template(chat_history, tokenize=False, **ends))
+            chat = as_read(replies.tokenizer, chat_history)
+            return str(replies.tokenizer.apply_chat_template(chat, tokenize=False, **ends))
 
         def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> list[tuple[float, bool]]:
             return replies.likelihoods([(context, ids) for _, context, ids in requests])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.exporting.delivered_tokenizer import CHATS
-from olivine.models.turns import rendered
+from olivine.models.turns import as_read, rendered
 from olivine.work import Reporter
 
 Messages = Sequence[dict[str, str]]
@@ -66,8 +66,9 @@ def _difference(theirs: Any, tokenizer: Any, chats: Sequence[Messages], template
             if expected is None:
                 continue
             own = {"template_str": template} if template is not None else {}
+            messages = json.dumps(as_read(tokenizer, chat))
             try:
-                text = theirs.apply_chat_template(json.dumps(chat), add_generation_prompt=asks, **own)
+                text = theirs.apply_chat_template(messages, add_generation_prompt=asks, **own)
             except RuntimeError as error:
                 return str(error).partition(" at row")[0].partition("\n")[0]
             if text != expected:

@@ -5,13 +5,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from olivine.jinja import BY_TEMPLATES
+from olivine.jinja import BY_TEMPLATES, PROBE, in_parts, reads_parts
 
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 
 
 def rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool = True) -> str | None:
     """The chat as transformers renders it; None where the template refuses it. asks: an answer is to follow."""
+    return _rendered(tokenizer, as_read(tokenizer, chat), asks=asks)
+
+
+def as_read(tokenizer: Any, chat: Sequence[Any]) -> Sequence[Any]:
+    """The chat as the template reads contents: as texts, or in parts where it knows nothing else."""
+    is_in_parts = reads_parts(lambda messages: _rendered(tokenizer, messages, asks=False) or "")
+    return in_parts(chat) if is_in_parts else chat
+
+
+def _rendered(tokenizer: Any, chat: Sequence[Any], *, asks: bool) -> str | None:
     from jinja2 import TemplateError
 
     try:
@@ -58,10 +68,11 @@ def turn_end(tokenizer: Any) -> list[int]:
     """
     if not tokenizer.chat_template:
         return []
-    words = "olive oil"
-    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": words}]
+    chat = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": PROBE}]
     texts = (rendered(tokenizer, [*before, *chat], asks=False) for before in _BEFORE_A_CHAT)
-    after = next((text for text in texts if text is not None), "").rpartition(words)[2]
+    _, is_written, after = next((text for text in texts if text is not None), "").rpartition(PROBE)
+    if not is_written:  # what the text ends with is then no end of an answer
+        return []
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     # A template that ends a turn with plain text (or nothing) has no turn end that generation could stop at.
     first = next((token for token in ids if tokenizer.decode([token]).strip()), None)

@@ -9,11 +9,11 @@ from typing import Any, Protocol
 from olivine import lazy, paths
 from olivine.data import Encoder
 from olivine.errors import ModelError
-from olivine.jinja import BY_TEMPLATES
+from olivine.jinja import BY_TEMPLATES, in_parts, reads_parts
 from olivine.models import Model
 from olivine.models.loading import load_tokenizer
 from olivine.models.speech import hears
-from olivine.models.turns import end_tokens
+from olivine.models.turns import as_read, end_tokens
 from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.genai_tokenizer import TokenizerRefusedError
 from olivine.runtimes.opening import open_model, runnable
@@ -90,8 +90,8 @@ class _GenaiChat:
             return question
         if self._renderer is None:
             try:
-                chat = json.dumps([dict(message) for message in question])
-                text: str = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True)
+                chat = in_parts(question) if reads_parts(self._written) else [dict(message) for message in question]
+                text: str = self._tokenizer.apply_chat_template(json.dumps(chat), add_generation_prompt=True)
             except RuntimeError as error:
                 renderer = load_tokenizer(Model("hf", self._folder))
                 text = _rendered(renderer, question)
@@ -100,6 +100,13 @@ class _GenaiChat:
                 self._tell(f"onnxruntime-genai cannot render the chat ({why}); transformers does")
             return text
         return _rendered(self._renderer, question)
+
+    def _written(self, chat: Messages) -> str:
+        """What the runtime makes of a chat; empty where it refuses it."""
+        try:
+            return str(self._tokenizer.apply_chat_template(json.dumps(chat), add_generation_prompt=False))
+        except RuntimeError:
+            return ""
 
 
 def _rendered(tokenizer: Any, messages: Messages) -> str:
@@ -110,7 +117,7 @@ def _rendered(tokenizer: Any, messages: Messages) -> str:
         raise ModelError("this model has no chat template; continue a text with --raw")
     try:
         text: str = tokenizer.apply_chat_template(
-            [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+            as_read(tokenizer, [dict(message) for message in messages]), tokenize=False, add_generation_prompt=True
         )
     except (TemplateError, *BY_TEMPLATES) as error:
         raise ModelError(f"the model's chat template refuses this chat: {error}") from error

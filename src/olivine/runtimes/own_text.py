@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.calibration.tokens import FEWEST, N_TOKENS, OWN, Text, context_length, read_tokens
 from olivine.config.schema import DataConfig
-from olivine.jinja import BY_TEMPLATES
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.finite import NotFiniteError
 from olivine.models.opened import Opened
+from olivine.models.turns import rendered
 from olivine.runtimes.torch import TorchRuntime
 from olivine.work import Reporter
 
@@ -134,12 +134,7 @@ def _question(tokenizer: Any) -> list[int]:
     """The chat template up to where a user's words begin; empty when there is none."""
     if not getattr(tokenizer, "chat_template", None):
         return []
-    from jinja2 import TemplateError
-
-    try:
-        rendered = tokenizer.apply_chat_template([{"role": "user", "content": _MARK}], tokenize=False)
-    except (TemplateError, *BY_TEMPLATES):  # it demands more than one message of a user; plain rows serve as well
-        return []
-    opening, mark, _ = rendered.partition(_MARK)
+    text = rendered(tokenizer, [{"role": "user", "content": _MARK}], asks=False)
+    opening, mark, _ = (text or "").partition(_MARK)  # where it demands more messages, plain rows serve as well
     ids: list[int] = tokenizer(opening, add_special_tokens=False)["input_ids"] if mark else []
     return ids

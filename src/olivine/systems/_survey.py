@@ -65,6 +65,8 @@ class Survey:
         rows = self._rows(use["data"])
         if rows.unanswered is not None:
             yield rows.unanswered.sentence(rows.config, rows.form)
+        if rows.form.otherwise_asked:
+            yield f"'{rows.config.name}': {rows.form.otherwise_asked}"
         train, other, held_out = None, rows, None
         if use["eval_data"] is not None:
             other = self._rows(use["eval_data"])

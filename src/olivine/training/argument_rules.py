@@ -213,6 +213,9 @@ def _optimizer(arguments: Arguments) -> Iterator[Problem]:
     if text and any(part.count("=") != 1 for part in text.replace(" ", "").split(",")):
         fix = "Write 'name=value', with commas between several."
         yield arguments.problem("optim_args", f"{{}} must be pairs, but is {text!r}.", fix)
+    if arguments["adam_epsilon"] == 0 and "adam" in (name or "adamw"):
+        message = "{} is 0: an update whose gradient is 0, as those of new adapters are, would be divided by 0."
+        yield arguments.problem("adam_epsilon", message, "1e-8 is usual.")
     needs_targets = name.startswith(("galore_", "apollo_")) and lazy.installed(OPTIMIZERS.get(name) or "")
     if needs_targets and arguments["optim_target_modules"] is None:
         yield arguments.problem("optim", f"{{}} '{name}' needs optim_target_modules.", 'Write "all-linear".')
@@ -316,6 +319,9 @@ def _hardware(arguments: Arguments, machine: Machine) -> Iterator[Problem]:
     if arguments["tf32"] and on_cpu:
         message = "{} needs an NVIDIA GPU, and this step runs on the CPU."
         yield arguments.problem("tf32", message, "Remove it.", "hardware")
+    if arguments["ddp_backend"] and machine.n_devices == 1:
+        message = "{} is for a training on several devices, and this step has one."
+        yield arguments.problem("ddp_backend", message, "Remove it.", "hardware")
     if arguments["use_liger_kernel"] and not lazy.installed("liger_kernel"):
         fix = "Run: pip install liger-kernel; or remove it."
         yield arguments.problem("use_liger_kernel", "{} needs the package liger-kernel.", fix, "missing-extra")

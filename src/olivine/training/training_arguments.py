@@ -175,6 +175,7 @@ AT_LEAST: dict[str, float] = {
     "learning_rate": 0,
     "logging_steps": 0,
     "max_grad_norm": 0,
+    "neftune_noise_alpha": 0,
     "per_device_eval_batch_size": 1,
     "per_device_train_batch_size": 1,
     "save_steps": 0,
@@ -406,10 +407,14 @@ def check(arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
         field, key = RENAMED.get(name, name), ("training_args", name)
         if name in OWNED:
             if value:
-                message = f"training_args.{name} is not taken over;"
-                yield Problem("unsupported", where, message, f"{OWNED[name]}.", key)
-        elif name in FLAGS or name in WITHOUT_EFFECT or name == "warmup_ratio":
+                fix = f"{OWNED[name][0].upper()}{OWNED[name][1:]}."
+                yield Problem("unsupported", where, f"training_args.{name} is not taken over.", fix, key)
+        elif name in FLAGS or name in WITHOUT_EFFECT:
             continue
+        elif name == "warmup_ratio":
+            if not _is_share(value):
+                message = f"training_args.warmup_ratio must be a share of all steps below 1, but is {value!r}."
+                yield Problem("invalid-value", where, message, "Write 0.03, or a number of warmup_steps.", key)
         elif field not in FIELDS:
             yield _unknown(name, where)
         elif not _fits(value, FIELDS[field]):
@@ -417,6 +422,11 @@ def check(arguments: Mapping[str, Any], where: str) -> Iterator[Problem]:
             yield Problem("invalid-value", where, f"training_args.{name} must be {kinds}, but is {value!r}.", key=key)
         else:
             yield from _check_value(name, field, value, where)
+
+
+def _is_share(value: Any) -> bool:
+    """Whether it is none of all, or some of it: what older releases took but for all, in which nothing is trained."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < 1)
 
 
 def _check_value(name: str, field: str, value: Any, where: str) -> Iterator[Problem]:

@@ -114,6 +114,11 @@ class Form(ABC):
         """What a row lacks that is not answered, in words."""
         return f"answer in '{self.target}'"
 
+    @property
+    def otherwise_asked(self) -> str:
+        """How the model will be asked in another form than rows have, in a sentence; empty where it is not."""
+        return ""
+
     def is_answered(self, row: Mapping[str, Any]) -> bool:
         """Whether the row says what is to be learnt; one whose target is empty or missing is left out.
 

@@ -42,6 +42,7 @@ _ROLES = {
     "system": "system",
     **dict.fromkeys(("tool", "function", "observation"), "tool"),
 }
+_CALLER = "function_call"  # the assistant, where it calls tools
 # What a template does that writes messages whole, with every key: `{{ message | tojson }}`.
 _WHOLE = re.compile(r"\b(?:messages?|msg|m)(?:\[[^\]]*\])?\s*\|\s*tojson|\.items\(\)")
 
@@ -287,12 +288,29 @@ def _shared(message: Mapping[str, Any], where: str) -> Message:
     for key in ("from", "value"):
         if not isinstance(message.get(key), str):
             raise DataError(f"'{where}.{key}' must be text, but is {message.get(key)!r:.40}")
-    role = _ROLES.get(message["from"].lower())
+    speaker = message["from"].lower()
+    beside = {key: value for key, value in message.items() if key not in ("from", "value") and value is not None}
+    if speaker == _CALLER:
+        calls = _shared_calls(message["value"], where)
+        return beside | {"role": "assistant", "content": None, "tool_calls": calls}
+    role = _ROLES.get(speaker)
     if role is None:
-        raise DataError(f"'{where}.from' is '{message['from']:.40}', but must be one of: {', '.join(_ROLES)}")
+        known = ", ".join([*_ROLES, _CALLER])
+        raise DataError(f"'{where}.from' is '{message['from']:.40}', but must be one of: {known}")
     _check_weight(message, where)
-    weight = {} if message.get("weight") is None else {"weight": message["weight"]}
-    return {"role": role, "content": message["value"]} | weight
+    return beside | {"role": role, "content": message["value"]}
+
+
+def _shared_calls(text: str, where: str) -> list[Any]:
+    """What a turn calls, which is its text in LLaMA-Factory's form: one call, or a list of them, as JSON."""
+    try:
+        calls = loads(text)
+    except (ValueError, RecursionError):
+        calls = None
+    calls = calls if isinstance(calls, list) else [calls]
+    if not all(isinstance(call, Mapping) for call in calls):
+        raise DataError(f"'{where}.value' must be calls of tools as JSON, but is {text!r:.40}")
+    return _calls([{"type": "function", "function": call} for call in calls], where)
 
 
 def _names(row: Mapping[str, Any]) -> str:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -12,7 +12,7 @@ from olivine.data.forms._base import Form, Parts, Span, Text, encodable, is_blan
 from olivine.data.forms._messages import Conversation, Message, MessageColumn, Reader, beside, beside_columns
 from olivine.data.forms._turns import TurnColumns, prompt_columns
 from olivine.errors import DataError, Unsupported
-from olivine.jinja import BY_TEMPLATES
+from olivine.jinja import BY_TEMPLATES, PROBE, in_parts, reads_parts
 
 if TYPE_CHECKING:
     import jinja2
@@ -22,7 +22,7 @@ else:
     chat_template_utils = lazy.module("transformers.utils.chat_template_utils")
 
 _MARKS = re.compile(r"\{%-?\s*generation\s*-?%\}")
-_PROBE = "\u2063\u2064\u2063"  # invisible separators: no template writes or changes them
+_PLAIN = ("role", "content", "weight")  # keys of a message that says no more than its content
 _THOUGHT_END = "</think>"  # templates cut a message's content there: what comes before it is no answer
 
 
@@ -140,6 +140,7 @@ class Chat(Form):
         """
         chat = self._conversation(row)
         learnt = chat.learnt(chat.turns() if train_on == "assistant" else chat.spoken()[-1:])
+        self._check_written(chat, learnt)
         if not learnt:
             return Text(self._whole(chat), spans=())
         if self._has_marks:
@@ -149,6 +150,43 @@ class Chat(Form):
             text = self._whole(chat)
             spans = list(self._by_rendering(chat, learnt, text))
         return Text(text, spans=_joined(self._with_end(text, span) for span in spans))
+
+    def _check_written(self, chat: Conversation, turns: list[int]) -> None:
+        """DataError for a turn of which the template writes nothing: an empty answer would be learnt."""
+        if not self._drops_contents:
+            return
+        for turn in turns:
+            if all(is_blank(value) for key, value in chat.messages[turn].items() if key not in _PLAIN):
+                raise DataError(f"the chat template does not write '{self.target}[{turn}].content'")
+
+    @cached_property
+    def _drops_contents(self) -> bool:
+        """Whether the template takes a chat and writes nothing of what the assistant says in it."""
+        text = self._tried(self._texts([{"role": "user", "content": "a"}, {"role": "assistant", "content": PROBE}]))
+        return bool(text) and PROBE not in text
+
+    @property
+    def otherwise_asked(self) -> str:
+        """How a chat asks for an answer and how rows do, in a sentence, where the two are not alike; else empty.
+
+        Templates of models that think begin an answer with a think block when they ask for one, and leave it out where
+        the answer is there.
+        """
+        asked: list[Message] = [{"role": "user", "content": "a"}]
+        answered: list[Message] = [*asked, {"role": "assistant", "content": PROBE}]
+        try:
+            prompt, text = self._render(asked, {}, add_generation_prompt=True), self._render(answered, {})
+        except (DataError, Unsupported):  # it wants more than such a chat
+            return ""
+        before, is_written, _ = text.partition(PROBE)
+        if not is_written or before.startswith(prompt):
+            return ""
+        at = _n_common(before, prompt)
+        instead = repr(before[at:]) if before[at:] else "nothing"
+        return (
+            f"the chat template asks for an answer with {prompt[at:]!r}, and writes {instead} there where rows have "
+            "one: in a chat, the model is asked in a form that it was not trained on"
+        )
 
     def _by_rendering(self, chat: Conversation, turns: list[int], text: str) -> Iterator[Span]:
         for turn in turns:
@@ -174,12 +212,12 @@ class Chat(Form):
         if not words.strip():
             thought, mark, words = "", "", message["content"]
         space = words[: len(words) - len(words.lstrip())]
-        probe = message | {"content": thought + mark + space + _PROBE}
+        probe = message | {"content": thought + mark + space + PROBE}
         try:
             probed = self._render([*chat.messages[:turn], probe, *chat.messages[turn + 1 :]], chat.beside)
         except DataError:  # it takes some contents only
             probed = ""
-        before, found, after = probed.partition(_PROBE)
+        before, found, after = probed.partition(PROBE)
         if found and len(before) + len(after) <= len(text) and text.startswith(before) and text.endswith(after):
             return len(before), len(text) - len(after)
         common = _n_common(text, self._prompt(chat, turn))
@@ -214,9 +252,9 @@ class Chat(Form):
     @cached_property
     def _turn_end(self) -> str:
         """The special token that the template writes after a turn of the assistant; empty when it writes none."""
-        probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _PROBE}]
+        probe: list[Message] = [{"role": "user", "content": "a"}, {"role": "assistant", "content": PROBE}]
         try:
-            after = self._render(probe, {}).partition(_PROBE)[2].lstrip()
+            after = self._render(probe, {}).partition(PROBE)[2].lstrip()
         except DataError:  # it wants more than such a chat; the turns are then taken as they were found
             return ""
         known = sorted(map(str, getattr(self._tokenizer, "all_special_tokens", ())), key=len, reverse=True)
@@ -294,14 +332,33 @@ class Chat(Form):
             except (jinja2.TemplateError, *BY_TEMPLATES):  # not every template knows a turn of calls without content
                 if all(message.get("content") is not None for message in messages):
                     raise
-                text = self._written(_with_text(messages), variables, add_generation_prompt=add_generation_prompt)
+                texts = self._in_parts(_with_text(messages))
+                text = self._written(texts, variables, add_generation_prompt=add_generation_prompt)
         except (jinja2.TemplateError, *BY_TEMPLATES) as error:
             raise DataError(f"the chat template refuses the messages: {error}") from error
         return encodable(text)
 
     def _texts(self, messages: list[Message]) -> list[Message]:
         """The messages as the template takes them."""
-        return _with_text(messages) if self._writes_none else messages
+        return self._in_parts(_with_text(messages) if self._writes_none else messages)
+
+    def _in_parts(self, messages: list[Message]) -> list[Message]:
+        return in_parts(messages) if self._reads_parts else messages
+
+    @cached_property
+    def _reads_parts(self) -> bool:
+        """Whether the template reads contents in parts alone."""
+        return reads_parts(self._tried)
+
+    def _tried(self, messages: Sequence[Mapping[str, Any]]) -> str:
+        """What the template makes of messages; empty where it refuses them."""
+        try:
+            chat = [dict(message) for message in messages]
+            if self._has_marks:
+                return self._written_marked(chat, {})[0]
+            return self._written(chat, {}, add_generation_prompt=False)
+        except (jinja2.TemplateError, *BY_TEMPLATES):
+            return ""
 
     @cached_property
     def _writes_none(self) -> bool:
@@ -309,12 +366,7 @@ class Chat(Form):
         call = {"type": "function", "function": {"name": "f", "arguments": {}}}
         turn: Message = {"role": "assistant", "content": None, "tool_calls": [call]}
         chat: list[Message] = [{"role": "user", "content": "a"}, turn]
-        try:
-            if self._has_marks:
-                return "None" in self._written_marked(chat, {})[0]
-            return "None" in self._written(chat, {}, add_generation_prompt=False)
-        except (jinja2.TemplateError, *BY_TEMPLATES):
-            return False
+        return "None" in self._tried(chat)
 
     def _written(self, messages: list[Message], variables: Mapping[str, Any], *, add_generation_prompt: bool) -> str:
         text: str = self._tokenizer.apply_chat_template(
