@@ -1,10 +1,14 @@
 """Scripts of users: parsed without running, run with what they import of Olive, and gone afterwards."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from olivine.config.schema import DataConfig
+from olivine.data import pick_any
+from olivine.errors import DataError
 from olivine.user_scripts import ScriptError, UserScript
 
 REGISTERING = """
@@ -168,3 +172,61 @@ def test_handlers_and_data_sets_of_olive_can_be_imported(tmp_path):
         assert opened.function("labelled")() == ({"x": 1}, 5)
         dummies = opened.function("dummies")()
         assert (len(dummies), dummies[3][0]["x"].shape) == (4, (1, 2))
+
+
+HANGING = """
+import pathlib, time
+from olive.data.registry import Registry
+
+def wait():
+    while not pathlib.Path(__file__).with_name("stop").exists():
+        time.sleep(0.02)
+
+@Registry.register_dataset()
+def endless():
+    wait()
+
+def lazily(data_dir, batch_size):
+    yield [1.0]
+    wait()
+"""
+
+
+@pytest.fixture
+def hanging(tmp_path):
+    """A script whose functions end when the test does."""
+    (tmp_path / "hang.py").write_text(HANGING)
+    yield UserScript.of(str(tmp_path / "hang.py"), None, 0.3)
+    (tmp_path / "stop").touch()
+    for thread in threading.enumerate():
+        if thread.name == "user script":
+            thread.join(20)
+
+
+def test_function_that_does_not_end_is_told_by_name_after_its_time(hanging):
+    said = r"wait of .*hang.py took longer than 0.3 seconds \(max_seconds\), and is still at work"
+    with hanging.opened() as opened, pytest.raises(ScriptError, match=said):
+        opened.function("wait")()
+
+
+def test_script_that_does_not_end_while_it_is_imported_is_told(hanging):
+    hanging.path.write_text(HANGING + "\nwait()\n")
+    with pytest.raises(ScriptError, match=r"hang.py took longer than 0.3 seconds"), hanging.opened():
+        pass
+
+
+@pytest.mark.parametrize("sections", [{"load_dataset_config": "endless"}, {"dataloader_config": "lazily"}])
+def test_rows_that_do_not_end_are_told_with_their_data_config(hanging, sections):
+    given = {section: {"type": name} for section, name in sections.items()}
+    config = DataConfig(name="mine", user_script=str(hanging.path), max_seconds=0.3, **given)
+    with pytest.raises(DataError, match=r"'mine': (endless|lazily) of .* took longer .* still at work"):
+        pick_any(config, range)
+
+
+def test_what_a_script_raises_is_raised_where_it_was_asked(script):
+    with (
+        script.opened() as opened,
+        pytest.raises(ScriptError, match=r"plain of .* failed: ValueError: no luck") as told,
+    ):
+        opened.function("plain")()
+    assert isinstance(told.value.__cause__, ValueError)

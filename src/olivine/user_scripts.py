@@ -9,16 +9,18 @@ import functools
 import importlib.util
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from olivine.errors import OlivineError
+from olivine.errors import STILL_AT_WORK, OlivineError
 
+Result = TypeVar("Result")
 COMPAT = Path(__file__).parent / "compat"
 # what registers a component -> where Olive's registry keeps it
 REGISTERS = {
@@ -27,8 +29,12 @@ REGISTERS = {
     "register_post_process": "post_process_data",
     "register_dataloader": "dataloader",
 }
+SECONDS = 3600.0  # that what a config names of a script may take, unless it says so itself
 _MOST_SAID = 600  # letters of what a script raises; the log has it whole
 _MODULE, _PEER, _REGISTRY = "olivine_user_script", "olive", "olive.data.registry"
+
+
+_limited = threading.local()  # whether a thread is one of those below
 
 
 class ScriptError(OlivineError):
@@ -37,15 +43,19 @@ class ScriptError(OlivineError):
 
 @dataclass(frozen=True)
 class UserScript:
-    """A file of a user's own code. folder: whose modules it may import; None: no others."""
+    """A file of a user's own code.
+
+    folder: whose modules it may import; None: no others. max_seconds: that it may take each time it is asked.
+    """
 
     path: Path
     folder: Path | None = None
+    max_seconds: float = SECONDS
 
     @classmethod
-    def of(cls, path: str, folder: str | None) -> Self:
+    def of(cls, path: str, folder: str | None, max_seconds: float = SECONDS) -> Self:
         """The script of a config: without a folder, it imports what lies beside it."""
-        return cls(Path(path), Path(folder) if folder else Path(path).parent)
+        return cls(Path(path), Path(folder) if folder else Path(path).parent, max_seconds)
 
     @property
     def files(self) -> list[Path]:
@@ -107,7 +117,7 @@ class UserScript:
         sys.path[:0] = folders
         try:
             with self.words(str(self.path)):
-                module = self._module()
+                module = self.within_time(str(self.path), self._module)
             yield Opened(self, module)
         finally:
             for folder in folders:
@@ -126,6 +136,33 @@ class UserScript:
         sys.modules[_MODULE] = module
         spec.loader.exec_module(module)
         return module
+
+    def within_time(self, place: str, work: Callable[[], Result]) -> Result:
+        """What the work gives within `max_seconds`; what it raises is raised here.
+
+        It is done by a thread of its own: one that hangs cannot be ended, and the process of the job goes with it. Work
+        inside of such work has no time of its own. ScriptError when it takes longer.
+        """
+        if getattr(_limited, "is_on", False):
+            return work()
+        given: list[Result] = []
+        raised: list[BaseException] = []
+
+        def run() -> None:
+            _limited.is_on = True
+            try:
+                given.append(work())
+            except BaseException as error:  # noqa: BLE001 - of a user: whatever it raises is raised by who asked
+                raised.append(error)
+
+        thread = threading.Thread(target=run, daemon=True, name="user script")
+        thread.start()
+        thread.join(self.max_seconds)
+        if raised:
+            raise raised[0]
+        if not given:
+            raise ScriptError(f"{place} took longer than {self.max_seconds:g} seconds (max_seconds){STILL_AT_WORK}")
+        return given[0]
 
     @contextmanager
     def words(self, place: str) -> Iterator[None]:
@@ -164,8 +201,9 @@ class Opened:
     def _told(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
         def call(*arguments: Any, **named: Any) -> Any:
-            with self.script.words(f"{name} of {self.script.path}"):
-                return function(*arguments, **named)
+            place = f"{name} of {self.script.path}"
+            with self.script.words(place):
+                return self.script.within_time(place, lambda: function(*arguments, **named))
 
         return call
 

@@ -19,6 +19,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from olivine.user_scripts import SECONDS
+
 
 class Typed(BaseModel):
     """A model whose numbers are numbers: pydantic alone reads `true` as 1, and a switch at the wrong key as a value."""
@@ -220,6 +222,7 @@ class InputModel(Section):
     model_loader: str | None = Field(None, description="PyTorchModel: function of model_script that gives the model")
     model_script: str | None = Field(None, description="your script, from the folder of the config")
     script_dir: str | None = Field(None, description="folder whose modules the script may import")
+    max_seconds: float = Field(SECONDS, gt=0, description="seconds that a function of the script may take")
     io_config: IoConfig | str | None = Field(
         None,
         description="names, shapes and open axes for OnnxConversion, or a function of the script that gives them",
@@ -248,7 +251,8 @@ class LoadDataset(Section):
 
     type: str = Field(
         "huggingface_dataset",
-        description="huggingface_dataset; dummy_dataset: ones of input_shapes; or what your script registers",
+        description="huggingface_dataset; dummy_dataset: ones of input_shapes; raw_dataset: files of numbers; "
+        "transformers_dummy_dataset: tokens that are made up; or what your script registers",
     )
     data_name: str = Field("json", description="json, csv, parquet, text, or a hub data set")
     subset: str | None = Field(None, description="configuration of a hub data set")
@@ -261,10 +265,24 @@ class LoadDataset(Section):
     encoding: str | None = Field(None, description="encoding of text files, such as cp1252 or cp932; else UTF-8")
     revision: str | None = Field(None, description="commit, tag or branch of a hub data set")
     trust_remote_code: bool = Field(False, description="let a hub data set bring its own Python code")
-    input_shapes: list[list[int]] | None = Field(None, description="dummy_dataset: of one row, an input each")
-    input_names: list[str] | None = Field(None, description="dummy_dataset: names of the inputs")
-    input_types: list[str] | None = Field(None, description="dummy_dataset: numpy's names, an input each; else float32")
-    max_samples: int | None = Field(None, gt=0, description="dummy_dataset: how many rows; else 32")
+    input_shapes: list[list[int]] | None = Field(
+        None, description="dummy_dataset, raw_dataset: of one row, an input each"
+    )
+    input_names: list[str] | None = Field(None, description="dummy_dataset, raw_dataset: names of the inputs")
+    input_types: list[str] | None = Field(
+        None, description="dummy_dataset, raw_dataset: numpy's names, an input each; else float32"
+    )
+    max_samples: int | None = Field(None, gt=0, description="how many rows are made up; else 32")
+    input_dirs: list[str] | None = Field(
+        None, description="raw_dataset: the folder of each input in data_dir; else its name"
+    )
+    input_suffix: str | None = Field(None, description="raw_dataset: what names of files end in; else all are read")
+    input_order_file: str | None = Field(
+        None, description="raw_dataset: file in data_dir with a name of a file a line; else they come sorted"
+    )
+    annotations_file: str | None = Field(None, description="raw_dataset: .npy file in data_dir with a label for each")
+    seq_len: int | None = Field(None, ge=1, description="transformers_dummy_dataset: tokens of a row; else 128")
+    past_seq_len: int | None = Field(None, ge=0, description="transformers_dummy_dataset: tokens before; else 0")
     params: Mapping[str, Any] = Field(default_factory=dict, description="arguments of what your script registers")
     streaming: Any = _without_effect("Rows are read once and kept.", False, "accepted; rows are read once and kept")
     col_filters: Any = _unserved("Filter the rows, and name the file of those that are left.")
@@ -384,6 +402,7 @@ class DataConfig(Section):
     content: str = Field("", description="hash of the rows of a data set that is not here, as the run found them")
     user_script: str | None = Field(None, description="your script, from the folder of the config")
     script_dir: str | None = Field(None, description="folder whose modules the script may import")
+    max_seconds: float = Field(SECONDS, gt=0, description="seconds in which the script must give its rows")
     post_process_data_config: Component = Field(Component(), description="accepted; see docs/data.md")
     dataloader_config: Component = Field(Component(), description="how rows become batches, where a script says so")
 

@@ -12,7 +12,9 @@ SCRIPTED = "PyTorchModel"
 LOAD_DATASET_TYPE = "huggingface_dataset"
 DUMMY_TYPE = "dummy_dataset"
 PRE_PROCESS_TYPE = "text_generation_huggingface_pre_process"
-LOADS = (LOAD_DATASET_TYPE, DUMMY_TYPE)
+RAW_TYPE = "raw_dataset"
+TOKENS_TYPE = "transformers_dummy_dataset"
+LOADS = (LOAD_DATASET_TYPE, DUMMY_TYPE, RAW_TYPE, TOKENS_TYPE)
 PRE_PROCESSES = (
     *(PRE_PROCESS_TYPE, "huggingface_pre_process", "tokenizer_pre_process"),
     *("pre_process", "skip_pre_process", "ner_huggingface_preprocess", "audio_classification_pre_process"),

@@ -15,7 +15,7 @@ from olivine.errors import Problem
 Wish = tuple[Path, str, str]
 MODELS = ("HfModel", "ONNXModel", SCRIPTED)
 _OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
-_DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer")
+_DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer", "RawDataContainer")
 
 
 def unsupported(workflow: Workflow, document: Document) -> list[Problem]:

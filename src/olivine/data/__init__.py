@@ -28,9 +28,10 @@ if TYPE_CHECKING:
     from olivine.data._files import data_files, locate
     from olivine.data._plugins import check_names, plugin_modules
     from olivine.data._prepare import Prepared, prepare
+    from olivine.data._raw import is_raw
     from olivine.data._rows import Rows, read_rows
     from olivine.data._samples import IGNORED, SampleSet, Statistics, samples
-    from olivine.data._scripted import is_made_up, is_scripted, named_components, position
+    from olivine.data._scripted import is_made_up, is_scripted, named_components, position, token_counts
     from olivine.data._settings import within_context
     from olivine.data._sizes import RowSizes, row_sizes
     from olivine.data._split import split
@@ -65,6 +66,7 @@ __all__ = [
     "examples",
     "for_model",
     "is_made_up",
+    "is_raw",
     "is_scripted",
     "locate",
     "look",
@@ -88,6 +90,7 @@ __all__ = [
     "template_of",
     "text_columns",
     "texts",
+    "token_counts",
     "unread",
     "within_context",
 ]
@@ -103,9 +106,10 @@ __getattr__ = lazy.names(
         "_files": "data_files locate",
         "_plugins": "check_names plugin_modules",
         "_prepare": "Prepared prepare",
+        "_raw": "is_raw",
         "_rows": "Rows read_rows",
         "_samples": "IGNORED SampleSet Statistics samples",
-        "_scripted": "is_made_up is_scripted named_components position",
+        "_scripted": "is_made_up is_scripted named_components position token_counts",
         "_settings": "within_context",
         "_sizes": "RowSizes row_sizes",
         "_split": "split",

@@ -13,6 +13,7 @@ from olivine.data import hub
 from olivine.data._answers import Unanswered, seen_sentence
 from olivine.data._detect import columns_without_form, resolved
 from olivine.data._files import DataFile, Local, locate
+from olivine.data._raw import is_raw, raw_problems
 from olivine.data._rows import missing_file, missing_split, where_of
 from olivine.data._scripted import is_made_up, is_scripted
 from olivine.data._settings import check_settings
@@ -47,6 +48,8 @@ def look(config: DataConfig) -> Look:
     """
     if is_scripted(config) or is_made_up(config):  # a worker alone sees such rows
         return Look()
+    if is_raw(config):
+        return Look(tuple(raw_problems(config)))
     local = locate(config)
     if local is None or local.missing or not local.splits:  # then more than the files decides what is said
         return _looked(config)

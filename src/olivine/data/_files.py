@@ -12,6 +12,7 @@ from pathlib import Path
 
 from olivine.config.schema import DataConfig, Resource
 from olivine.config.shape import LOAD_DATASET_TYPE
+from olivine.data._raw import is_raw, raw_files
 from olivine.data._split import slices
 from olivine.data.sources import PLAIN, Item, Options, is_kind, kinds, read, source_of
 from olivine.errors import DataError
@@ -80,6 +81,8 @@ def data_files(config: DataConfig) -> list[Path]:
 
 
 def _files_of_rows(config: DataConfig) -> list[Path]:
+    if is_raw(config):
+        return raw_files(config)
     local = locate(config)
     if local is None:
         return []

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.config.shape import DUMMY_TYPE, LOADS, PRE_PROCESSES
+from olivine.config.shape import DUMMY_TYPE, LOADS, PRE_PROCESSES, TOKENS_TYPE
 from olivine.errors import DataError
 from olivine.user_scripts import Opened, ScriptError, UserScript
 
@@ -24,6 +24,7 @@ else:
 
 LABEL = "label"
 N_DUMMY = 32
+N_TOKENS = 128
 N_MOST = 2048  # rows that are taken of what has no length
 
 Item = dict[str, Any]
@@ -37,7 +38,15 @@ def is_scripted(config: DataConfig) -> bool:
 
 def is_made_up(config: DataConfig) -> bool:
     """Whether the rows are numbers of some shapes."""
-    return config.load_dataset_config.type == DUMMY_TYPE and not is_scripted(config)
+    return config.load_dataset_config.type in (DUMMY_TYPE, TOKENS_TYPE) and not is_scripted(config)
+
+
+def token_counts(config: DataConfig) -> tuple[int, int] | None:
+    """Of made-up tokens: how many a row has, and how many lie before; None for all other rows."""
+    load = config.load_dataset_config
+    if load.type != TOKENS_TYPE or is_scripted(config):
+        return None
+    return load.seq_len or N_TOKENS, load.past_seq_len or 0
 
 
 def named_components(config: DataConfig) -> dict[str, str]:
@@ -75,10 +84,14 @@ def scripted_rows(config: DataConfig, choose: Callable[[int], Sequence[int]], re
     choose: from the number of rows to the increasing indices of those wanted. read: the rows of the files or the data
     set of the hub that the config names, where the script does not load them itself. DataError when the script fails.
     """
-    script = UserScript.of(str(config.user_script), config.script_dir)
-    try:
+    script = UserScript.of(str(config.user_script), config.script_dir, config.max_seconds)
+
+    def rows() -> list[Item]:
         with script.opened() as opened, script.words(f"what {script.path} gives cannot be read as rows: it"):
             return list(_chosen(config, opened, choose, read))
+
+    try:
+        return script.within_time(f"{', '.join(named_components(config).values())} of {script.path}", rows)
     except ScriptError as error:
         raise DataError(f"data config '{config.name}': {error}") from error
 

@@ -11,6 +11,7 @@ from olivine.data import hub
 from olivine.data._answers import Unanswered
 from olivine.data._detect import resolved
 from olivine.data._files import DataFile, locate
+from olivine.data._raw import is_raw, raw_rows
 from olivine.data._rows import Rows, parts_of, remote, rows_of
 from olivine.data._scripted import LABEL, is_made_up, is_scripted, made_up_rows, scripted_rows
 from olivine.data.forms import Form, form_of
@@ -105,9 +106,12 @@ def pick_rows(config: DataConfig, choose: Callable[[int], Sequence[int]], templa
 
 def pick_any(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows:
     """The same of all rows, whatever they hold: a model that writes no text asks for no answer in them."""
-    if is_scripted(config) or is_made_up(config):
-        rows = made_up_rows(config) if is_made_up(config) else scripted_rows(config, choose, partial(_raw, config))
-        kept = [rows[index] for index in choose(len(rows))] if is_made_up(config) else rows
+    if is_scripted(config) or is_made_up(config) or is_raw(config):
+        if is_scripted(config):
+            kept = scripted_rows(config, choose, partial(_raw, config))
+        else:
+            rows = raw_rows(config) if is_raw(config) else made_up_rows(config)
+            kept = [rows[index] for index in choose(len(rows))]
         return Rows(kept, lambda index: f"data config '{config.name}': row {index + 1}")
     settings, stream = config.pre_process_data_config, RowStream(config)
     column = settings.label_col or LABEL

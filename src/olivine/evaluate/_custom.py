@@ -67,7 +67,7 @@ def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
     It works in a thread of its own: one that hangs cannot be ended, and the process of the job goes with it.
     """
     folder = script["script_dir"]
-    code = UserScript(Path(script["user_script"]), Path(folder) if folder else None)
+    code = UserScript(Path(script["user_script"]), Path(folder) if folder else None, script["max_seconds"])
     ended: list[Any] = []
     failed: list[BaseException] = []
 

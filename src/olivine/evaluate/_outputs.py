@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
-from olivine.data import Rows, is_scripted, pick_any, position, text_columns, texts
+from olivine.data import Rows, is_raw, is_scripted, pick_any, position, text_columns, texts, token_counts
 from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import NO_CLASS, Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
@@ -33,6 +33,7 @@ else:
 OUTPUTS, INPUTS = "outputs", "inputs"  # files that are kept for the next seam: NAME.npz, NAME.json
 WORDS = "word_ids"  # which word of its row each token is of
 N_SAMPLES = 8
+N_DUMMY = 32  # rows of tokens that are made up
 N_ANSWERS = 1000  # that can be shown beside those of other models
 _SCORES = ("logits", "prob", "score")  # in names of outputs whose last dimension are classes
 
@@ -102,19 +103,39 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
         sizes = params.get("sizes") or {}
         return _same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"], sizes), []
     config = DataConfig.model_validate(params["data"])
+    if (counts := token_counts(config)) is not None:
+        n_rows = min(config.load_dataset_config.max_samples or N_DUMMY, params["max_rows"])
+        return made_up(signature, n_rows, params["seed"], _token_sizes(signature, *counts)), []
     rows = pick_any(config, lambda n_rows: rows_of(range(n_rows), params))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    tokenize = None if is_scripted(config) else _reader(model, config, rows, signature)
+    tokenize = None if is_scripted(config) or is_raw(config) else _reader(model, config, rows, signature)
     given = [by_name(signature, rows[index]) for index in range(len(rows))]
     inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
     target = params.get("target")
     if _is_written(config) and not facts.labels:  # what the text of a row ends with is no class
         target = None
-    if is_scripted(config) and not any(target in row for row in given):  # only its rows tell whether it has labels
+    if (is_scripted(config) or is_raw(config)) and not any(
+        target in row for row in given
+    ):  # only its rows tell whether it has labels
         target = None
     numbers = {name: number for number, name in enumerate(facts.labels)}
     return inputs, [_label(rows, index, target, numbers, tokenize) for index in range(len(rows))] if target else []
+
+
+def _token_sizes(signature: Signature, n_tokens: int, n_past: int) -> dict[str, int]:
+    """Sizes by name, as exporters call them, of a text of so many tokens after so many others."""
+    names = {size for spec in signature.inputs for size in spec.shape or () if isinstance(size, str)}
+    sizes = {}
+    for name in names:
+        said = name.lower()
+        if "total" in said or "+" in said:
+            sizes[name] = n_tokens + n_past
+        elif "past" in said:
+            sizes[name] = n_past
+        elif "seq" in said or "length" in said or "token" in said:
+            sizes[name] = n_tokens
+    return sizes
 
 
 def inputs_of(model: Model, config: DataConfig | None, n_most: int, seed: int = 0) -> list[Inputs]:

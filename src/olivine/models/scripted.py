@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from olivine.config.schema import IoConfig
 from olivine.errors import ModelError
 from olivine.models import Model
-from olivine.user_scripts import Opened, ScriptError, UserScript
+from olivine.user_scripts import SECONDS, Opened, ScriptError, UserScript
 
 SCRIPT, IO_CONFIG, LOAD = "script", "io_config", "load"  # attributes of a model
 
@@ -23,7 +23,9 @@ SCRIPT, IO_CONFIG, LOAD = "script", "io_config", "load"  # attributes of a model
 def script_of(model: Model) -> UserScript | None:
     """The script that has a part in a model; None where none has."""
     told = model.attributes.get(SCRIPT)
-    return UserScript(Path(told["path"]), Path(told["folder"])) if told is not None else None
+    if told is None:
+        return None
+    return UserScript(Path(told["path"]), Path(told["folder"]), told.get("max_seconds", SECONDS))
 
 
 def script_files(model: Model) -> dict[str, Path]:

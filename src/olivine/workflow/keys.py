@@ -27,6 +27,7 @@ from olivine.workflow.steps import TASKS, Plan, ScoreRows, Script, Step, timing_
 
 SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
 
+_NOT_THE_MODEL = ("path", "folder", "max_seconds")  # of what a record says of a script
 # One library, published under a name for each kind of hardware.
 _VARIANTS = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-directml"),
@@ -43,7 +44,7 @@ def model_content(model: Model, hashes: Hashes) -> str:
         "base": model_content(model.base, hashes) if model.base else None,
     }
     if files := script_files(model):
-        told = {key: value for key, value in model.attributes[SCRIPT].items() if key not in ("path", "folder")}
+        told = {key: value for key, value in model.attributes[SCRIPT].items() if key not in _NOT_THE_MODEL}
         told |= {"files": {name: hashes.file(path) for name, path in files.items()}}
         if (given := given_to_loader(model)) is not None:
             told["model_path"] = given.name
@@ -59,7 +60,7 @@ def _content(path: Path, hashes: Hashes) -> str:
 
 def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
     """What a data config reads: its settings without places, and the bytes of its files in the order of reading."""
-    settings = config.model_dump(mode="json", exclude={"folder", "name", "user_script", "script_dir"})
+    settings = config.model_dump(mode="json", exclude={"folder", "name", "user_script", "script_dir", "max_seconds"})
     files = data_files(config)
     if files:  # names decide how files are read and which split they are of; their place does not matter
         settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}

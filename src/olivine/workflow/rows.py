@@ -137,7 +137,7 @@ def no_such_data(draft: Draft, name: str, path: tuple[str | int, ...]) -> None:
 
 def _check_data(draft: Draft, config: DataConfig) -> None:
     index = index_of(draft, config)
-    if data.is_scripted(config) or data.is_made_up(config):
+    if data.is_scripted(config) or data.is_made_up(config) or data.is_raw(config):
         message = f"the rows of '{config.name}' are inputs of a graph, and text is wanted of them."
         fix = "Write the text into a JSON, CSV or Parquet file, and name that as data_files."
         draft.problem("unsupported", ("data_configs", index), message, fix)

@@ -10,9 +10,9 @@ from typing import Any
 from olivine import data
 from olivine.config import schema
 from olivine.paths import is_file, is_folder, of_user, real
-from olivine.user_scripts import ScriptError, UserScript
+from olivine.user_scripts import SECONDS, ScriptError, UserScript
 from olivine.workflow.draft import Draft
-from olivine.workflow.steps import SCRIPT_SECONDS, Script
+from olivine.workflow.steps import Script
 
 _KEYS = {"evaluate_func": "evaluate_func_kwargs", "metric_func": "metric_func_kwargs"}
 _OF_2023 = ("data_dir", "batch_size")  # arguments that functions had beside their kwargs
@@ -47,7 +47,7 @@ def plan_script(draft: Draft, metric: schema.Metric, path: Where) -> Script | No
         return None
     if not check_script(draft, UserScript(script, folder), {key: settings[key]}, here):
         return None
-    seconds = settings.get("max_seconds", SCRIPT_SECONDS)
+    seconds = settings.get("max_seconds", SECONDS)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
         message = f"max_seconds of '{metric.name}' must be a number above 0, but is {seconds!r}."
         draft.problem("invalid-value", (*here, "max_seconds"), message)

@@ -160,6 +160,8 @@ def exporting(workflow: Workflow) -> dict[str, Any]:
         script = UserScript.of(given.model_script, given.script_dir)
         places = {"path": str(script.path), "folder": str(script.folder)}
         attributes[SCRIPT] = places | {key: name for key, name in names.items() if name is not None}
+        if "max_seconds" in given.model_fields_set:
+            attributes[SCRIPT]["max_seconds"] = given.max_seconds
     return attributes
 
 

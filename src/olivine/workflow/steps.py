@@ -13,14 +13,12 @@ from olivine.models.facts import ModelFacts
 from olivine.passes import CalibrationRows, TrainingRows
 from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
-from olivine.user_scripts import UserScript
+from olivine.user_scripts import SECONDS, UserScript
 from olivine.work import Estimate, Machine
 from olivine.workflow.resources import Remote
 
 if TYPE_CHECKING:
     from olivine.workflow.choices import Search
-
-SCRIPT_SECONDS = 3600.0  # that a user's own metric may take, where the config does not say
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class Script:
     on_outputs: bool
     kwargs: Mapping[str, Any]
     numbers: tuple[str, ...]
-    max_seconds: float = SCRIPT_SECONDS
+    max_seconds: float = SECONDS
 
     @property
     def files(self) -> list[Path]:

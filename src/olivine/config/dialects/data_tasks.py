@@ -2,7 +2,7 @@
 
 from olivine.config.dialects._edit import Findings, Note, data_configs, drop, lift, put, rename, section_of
 from olivine.config.nodes import Array, Object
-from olivine.config.shape import DUMMY_TYPE, SECTIONS
+from olivine.config.shape import DUMMY_TYPE, RAW_TYPE, SECTIONS, TOKENS_TYPE
 
 # Arguments of pre-processing that follow from the model, or only set how fast rows are read.
 _FOLLOW = {
@@ -16,8 +16,23 @@ _FOLLOW = {
     "is_split_into_words": "rows tell whether they hold words or texts",
     "truncation": "a text is cut where the model reads no further",
 }
-_IDLE_LOADERS = ("default_dataloader", "no_auto_batch_dataloader", "default_calibration_dataloader")
-_LOADING = ("batch_size", "drop_last", "shuffle", "num_workers", "pin_memory")
+_IDLE_LOADERS = (
+    *("default_dataloader", "no_auto_batch_dataloader", "default_calibration_dataloader", "skip_dataloader"),
+    "dataloader_with_ignored_batch_fields",
+)
+_LOADING = ("batch_size", "drop_last", "shuffle", "num_workers", "pin_memory", "fields_no_batch")
+# What reads the rows of a container that names nothing else.
+_LOADS = {"DummyDataContainer": DUMMY_TYPE, "RawDataContainer": RAW_TYPE}
+# Containers of made-up tokens: how many a row has, and how many before.
+_TOKENS = {
+    "TransformersDummyDataContainer": (128, 128),
+    "TransformersPromptDummyDataContainer": (8, 0),
+    "TransformersTokenDummyDataContainer": (1, 8),
+}
+_OF_THE_GRAPH = (
+    *("model_name", "max_seq_len", "model_framework", "use_fp16", "shared_kv", "generative", "use_step", "data_dir"),
+    *("ort_past_key_name", "ort_past_value_name", "ignore_input_fields", "trust_remote_code"),
+)
 _AFTER = (
     *("post_process", "skip_post_process", "text_classification_post_process", "ner_post_process"),
     *("text_generation_post_process", "audio_classification_post_process"),
@@ -27,8 +42,10 @@ _AFTER = (
 def translate(config: Object) -> Findings:
     """Write names of components in lower case, and the arguments of tokenizers under today's names."""
     for entry in data_configs(config):
-        if entry.get("type") == "DummyDataContainer":
-            yield from _dummy(entry)
+        if entry.get("type") in _LOADS:
+            yield from _source(entry)
+        elif entry.get("type") in _TOKENS:
+            yield from _tokens(entry)
         for name in SECTIONS:
             section = entry.mapping(name)
             if section is not None and isinstance(section.get("type"), str):
@@ -40,13 +57,28 @@ def translate(config: Object) -> Findings:
         yield from _after(entry)
 
 
-def _dummy(entry: Object) -> Findings:
-    """Made-up numbers are the source of that kind of data where it names none."""
-    load = section_of(entry, "load_dataset_config", entry.place)
+def _source(entry: Object) -> Findings:
+    """What such a container reads where it does not say so."""
+    load, kind = section_of(entry, "load_dataset_config", entry.place), _LOADS[entry["type"]]
     if load.get("type") is None:
-        yield from put(load, "type", DUMMY_TYPE, load.place)
-        message = "What a DummyDataContainer reads is written down: 'type: dummy_dataset'."
+        load.pop("type", None)
+        yield from put(load, "type", kind, load.place)
+        message = f"What a {entry['type']} reads is written down: 'type: {kind}'."
         yield Note(str(load.place), "type", "type", message)
+
+
+def _tokens(entry: Object) -> Findings:
+    """Three containers of made-up tokens are one, and the lengths that each had are written down."""
+    load, written = section_of(entry, "load_dataset_config", entry.place), entry["type"]
+    for key, number in zip(("seq_len", "past_seq_len"), _TOKENS[written], strict=True):
+        if load.get(key) is None:
+            load.put(key, number, load.place)
+    load.put("type", TOKENS_TYPE, load.place)
+    entry["type"] = "DummyDataContainer"
+    message = f"'{written}' is a DummyDataContainer of the type '{TOKENS_TYPE}'."
+    yield Note(entry.where("type"), written, "DummyDataContainer", message)
+    for key in _OF_THE_GRAPH:
+        yield from drop(load, key, f"'{key}' is dropped: names and types of inputs are those of the graph.")
 
 
 def _tokenizer(settings: Object) -> Findings:

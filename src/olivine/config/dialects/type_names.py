@@ -22,6 +22,10 @@ _DATA = {
     "huggingfacecontainer": "HuggingfaceContainer",
     "datacontainer": "DataContainer",
     "dummydatacontainer": "DummyDataContainer",
+    "rawdatacontainer": "RawDataContainer",
+    "transformersdummydatacontainer": "TransformersDummyDataContainer",
+    "transformerspromptdummydatacontainer": "TransformersPromptDummyDataContainer",
+    "transformerstokendummydatacontainer": "TransformersTokenDummyDataContainer",
 }
 
 
