@@ -94,6 +94,7 @@ MODELS = {
     ),
     "gemma2": ("Gemma2Config", HEAD | {"sliding_window": WINDOW, "query_pre_attn_scalar": 24}),
     "gemma3": ("Gemma3TextConfig", GEMMA3 | {"tie_word_embeddings": True}),
+    "gemma3 with a cap of attention that it ignores": ("Gemma3TextConfig", GEMMA3 | {"attn_logit_softcapping": 1.0}),
     "gemma3 with two ropes": ("Gemma3TextConfig", GEMMA3 | {"rope_parameters": TWO_ROPES}),
     "gemma3 with local layers alone": ("Gemma3TextConfig", GEMMA3 | {"layer_types": [SLIDING] * 3}),
     "gpt-oss": ("GptOssConfig", EXPERTS),

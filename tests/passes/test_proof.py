@@ -176,6 +176,17 @@ def test_a_dropped_rope_scaling_is_told_by_its_kind(tmp_path):
         prove(config, tmp_path, spoil)
 
 
+@pytest.mark.parametrize(
+    ("key", "what"), [("attn_logit_softcapping", "attention scores"), ("final_logit_softcapping", "logits")]
+)
+def test_a_soft_cap_that_is_dropped_is_told(key, what, tmp_path):
+    with pytest.raises(
+        OlivineError,
+        match=f"logits differ by .*: the exported graph has no soft cap of {what}",
+    ):
+        prove(config_of(tmp_path, "gemma2"), tmp_path, without(**{key: 1000.0}))
+
+
 @pytest.mark.parametrize("name", ["q_proj.bias", "k_norm.weight", "input_layernorm.weight", "model.norm.weight"])
 def test_a_part_that_is_left_out_is_seen(name, tmp_path):
     config = config_of(tmp_path, "qwen3", attention_bias=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.exporting.limits import LONGROPE, WINDOW_BY_LAYER, WINDOW_EVERYWHERE
+from olivine.exporting.limits import LONGROPE, SOFT_CAPS, WINDOW_BY_LAYER, WINDOW_EVERYWHERE
 from olivine.exporting.speech_input import SPEECH, mend_speech
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ def mend_config(config: Any) -> None:
     architecture = config.architectures[0]
     _mend_windows(config, architecture)
     _mend_rope(config, architecture)
+    for key, heeding in SOFT_CAPS.items():  # Gemma 3's config has both, and its attention takes none
+        if architecture not in heeding and getattr(config, key, None) is not None:
+            setattr(config, key, None)
     if architecture == "GemmaForCausalLM":  # the builder prefers a key that transformers ignores for the first Gemma
         config.hidden_activation = config.hidden_act
 

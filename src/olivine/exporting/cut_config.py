@@ -20,6 +20,8 @@ _WIDTHS = ("intermediate_size", "moe_intermediate_size", "shared_intermediate_si
 _WIDTH = 128
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 _FIRST_LAYERS = ("max_window_layers", "first_k_dense_replace", "num_dense_layers")  # layers before that one differ
+SOFT_CAPS = {"attn_logit_softcapping": "attention scores", "final_logit_softcapping": "logits"}
+_CAP = 1.0  # below what a small random model reaches, as the caps of a model are hardly: a graph without them differs
 _MOST_LAYERS = 8  # a pattern of kinds that needs more is picked out of the model, layer by layer
 _ROPES_BY_LENGTH = ("longrope", "su", "dynamic", "yarn")  # their angles follow from the lengths in the config
 _SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
@@ -61,6 +63,7 @@ def cut(config: Mapping[str, Any], full: Any) -> Cut:
     small = {key: value for key, value in config.items() if key not in _LEFT_OUT} | {"dtype": "float32"}
     _fewer_layers(small, full)
     _narrower(small, full)
+    small |= {key: min(cap, _CAP) for key in SOFT_CAPS if isinstance(cap := getattr(full, key, None), int | float)}
     _fewer_tokens(small, full)
     window, original, context = _shorter(small, full)
     return Cut(small, window, original, context, bool(_ropes(full) & {"longrope", "su"}))

@@ -16,6 +16,11 @@ WINDOW_BY_LAYER = frozenset(
         "SmolLM3ForCausalLM",
     }
 )
+# key of a soft cap -> the architectures in which transformers heeds it; the builder does in all
+SOFT_CAPS = {
+    "attn_logit_softcapping": frozenset({"Gemma2ForCausalLM"}),
+    "final_logit_softcapping": frozenset({"Gemma2ForCausalLM", "Gemma3ForCausalLM"}),
+}
 ROPE_TYPES = ("default", "linear", "dynamic", "yarn", LONGROPE, "llama3", "proportional")
 ACTIVATIONS = ("silu", "swish", "gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh", "relu", "relu2")
 # keys of a config -> what they ask for, by architecture: the builder's graph has no place for it
@@ -95,7 +100,8 @@ def precision_refusals(
         yield f"'{provider}' does not compute {precision} for models that share key-value heads", fix
     missing = {
         "an attention window": windowed(architecture, config),
-        "soft caps in attention": bool(config.get("attn_logit_softcapping", architecture == "Gemma2ForCausalLM")),
+        "soft caps in attention": architecture in SOFT_CAPS["attn_logit_softcapping"]
+        and bool(config.get("attn_logit_softcapping", True)),
         "attention sinks": architecture == "GptOssForCausalLM",
     }
     for what in (name for name, there in missing.items() if there):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError, OlivineError
-from olivine.exporting.cut_config import FIRST_PLAIN_TOKEN, Cut, cut
+from olivine.exporting.cut_config import FIRST_PLAIN_TOKEN, SOFT_CAPS, Cut, cut
 from olivine.models import Model
 from olivine.models.config import load_config
 from olivine.models.gguf import gguf_config
@@ -340,6 +340,9 @@ def _suspects(small: Cut) -> Iterator[tuple[dict[str, Any], str]]:
     if small.window is not None:
         whole = config | {"sliding_window": small.context + 1}
         yield whole, f": beyond the window of {small.window:,} the exported graph reads everything"
+    for key, what in SOFT_CAPS.items():
+        if config.get(key):
+            yield config | {key: None}, f": the exported graph has no soft cap of {what}"
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
