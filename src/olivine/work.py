@@ -88,6 +88,7 @@ class Context:
       result that the step's own input was made from, and those that its params name.
     rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
       The process of rank 0 fills `output`.
+    whole, part: where the input model is a part of another one, that model and the name of the part.
     written: filled by the pass where it can: hashes of files in `output` that it took while it wrote them.
     """
 
@@ -98,4 +99,6 @@ class Context:
     data: Mapping[str, DataConfig] = field(default_factory=dict)
     models: Mapping[str, Model] = field(default_factory=dict)
     rank: int | None = None
+    whole: Model | None = None
+    part: str = ""
     written: dict[Path, Hashed] = field(default_factory=dict)

@@ -13,16 +13,11 @@ CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 # what is refused where the config is read, and by which words
 REFUSED = {
     "asr-2025": "the pre-processing 'speech_transcription_pre_process' is not served",
-    "compose-2025": "of type 'CompositeModel' is not served as one",
     "mteb-2025": "of type 'MTEBEvaluator' is not served",
     "prepost-2025": "'use_ort_extensions' is not served",
     "sd-diffusers-2026": "input models of type 'DiffusersModel' are not served",
-    "t5-parts-2024": "of type 'CompositeModel' is not served as one",
-    "t5-torch-parts-2025": "of type 'CompositeModel' is not served as one",
-    "whisper-comp-2023": "'components' is not served",
     "docker-auto-2024": "'auto_optimizer_config' is not served",
     "vendor-snpe-2023": "input models of type 'TensorFlowModel' are not served",
-    "whisper-2023": "'components' is not served",
 }
 
 

@@ -635,16 +635,70 @@ def test_words_of_2023_that_follow_from_the_path_are_dropped(tmp_path):
     assert today(tmp_path, input_model=model)["input_model"] == {"type": "HfModel", "model_path": "some/model"}
 
 
-def test_a_model_of_several_parts_is_one_message_and_the_rest_is_checked_with_the_first(tmp_path):
-    part = {"type": "ONNXModel", "config": {"model_path": "encoder.onnx"}}
-    model = {"type": "CompositeModel", "model_component_names": ["e", "d"], "model_components": [part, part]}
+ENCODER = {"type": "ONNXModel", "model_path": "encoder.onnx"}
+DECODER = {"type": "ONNXModel", "model_path": "decoder.onnx"}
+COMPOSITE = {"type": "CompositeModel", "model_components": [ENCODER, DECODER], "model_component_names": ["e", "d"]}
+
+
+@pytest.mark.parametrize(
+    "written_as",
+    [
+        {"type": "CompositeOnnxModel", "config": {key: COMPOSITE[key] for key in COMPOSITE if key != "type"}},
+        COMPOSITE | {"model_components": [{"type": "onnxmodel", "config": {"model_path": "encoder.onnx"}}, DECODER]},
+        {"type": "CompositeModelHandler", "model_components": {"e": ENCODER, "d": DECODER}},
+        {"type": "CompositeModel", "model_components": [{"name": "e", **ENCODER}, {"name": "d", **DECODER}]},
+        {"type": "CompositeModel", "model_path": [ENCODER, DECODER], "model_component_names": ["e", "d"]},
+        {"model_components": [ENCODER, DECODER], "model_component_names": ["e", "d"]},
+    ],
+)
+def test_models_of_several_parts_are_one_form_today(tmp_path, written_as):
+    passes = {"f": {"type": "OnnxFloatToFloat16"}}
+    assert today(tmp_path, input_model=written_as, passes=passes)["input_model"] == COMPOSITE
+
+
+def test_parts_have_the_old_forms_of_models_themselves(tmp_path):
+    hf_config = {"model_name": "some/model", "model_loading_args": {"torch_dtype": "float16"}}
+    part = {"type": "pytorchmodel", "hf_config": hf_config}
+    model = COMPOSITE | {"model_components": [part, part]}
+    made = today(tmp_path, input_model=model, passes={"c": {"type": "OnnxConversion"}})["input_model"]
+    plain = {"type": "HfModel", "model_path": "some/model", "load_kwargs": {"dtype": "float16"}}
+    assert [dict(sorted(one.items())) for one in made["model_components"]] == [dict(sorted(plain.items()))] * 2
+
+
+def test_components_of_hugging_face_are_parts_that_a_script_gives(tmp_path):
+    component = {"name": "encoder", "io_config": "get_io", "component_func": "get_encoder"}
+    hf_config = {"model_name": "openai/whisper-tiny", "model_class": "Whisper", "components": [component]}
+    model = {"type": "PyTorchModel", "config": {"model_script": "a.py", "script_dir": "code", "hf_config": hf_config}}
+    made = today(tmp_path, input_model=model, passes={"c": {"type": "OnnxConversion"}})["input_model"]
+    assert made == {
+        "type": "CompositeModel",
+        "model_component_names": ["encoder"],
+        "model_components": [
+            {
+                "type": "PyTorchModel",
+                "model_path": "openai/whisper-tiny",
+                "model_script": "a.py",
+                "script_dir": "code",
+                "io_config": "get_io",
+                "component_func": "get_encoder",
+            }
+        ],
+    }
+
+
+def test_parts_half_of_which_have_a_name_are_told(tmp_path):
+    model = {"type": "CompositeModel", "model_components": [{"name": "e", **ENCODER}, DECODER]}
     loaded = load(written(tmp_path, {"input_model": model, "passes": {"f": {"type": "OnnxFloatToFloat16"}}}))
-    assert [problem.kind for problem in loaded.problems] == ["unsupported"]
-    assert "once for each part" in loaded.problems[0].fix
-    assert (loaded.workflow.input_model.type, loaded.workflow.input_model.model_path) == ("ONNXModel", "encoder.onnx")
-    other = {"type": "DiffusersModel", "model_path": "some/model", "model_variant": "sd15"}
-    loaded = load(written(tmp_path, {"input_model": other, "passes": {"c": {"type": "OnnxConversion"}}}))
-    assert [problem.kind for problem in loaded.problems] == ["unsupported"]
+    assert [problem.message for problem in loaded.problems] == ["1 of 2 parts have a name."]
+
+
+def test_misspelt_key_of_a_part_is_told_where_it_stands(tmp_path):
+    model = COMPOSITE | {"model_components": [ENCODER, DECODER | {"onnx_file_nam": "x.onnx"}]}
+    loaded = load(written(tmp_path, {"input_model": model, "passes": {"f": {"type": "OnnxFloatToFloat16"}}}))
+    (problem,) = loaded.problems
+    assert "did you mean 'onnx_file_name'?" in problem.message
+    line = next(n for n, text in enumerate((tmp_path / "config.json").read_text().splitlines(), 1) if '_nam"' in text)
+    assert problem.where.endswith(f":{line}")
 
 
 def test_a_check_of_a_graph_that_writes_no_text_is_left_out_and_its_limits_are_told(tmp_path):

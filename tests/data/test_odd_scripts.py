@@ -15,6 +15,7 @@ from olivine.data._scripted import scripted_rows
 from olivine.errors import DataError, ModelError, OlivineError
 from olivine.evaluate._custom import custom_numbers
 from olivine.models import Model
+from olivine.models.loading import load_module
 from olivine.models.scripted import SCRIPT, opened
 from olivine.work import Machine
 
@@ -117,7 +118,7 @@ def test_io_config_of_a_script_is_one_or_a_sentence_that_names_it(draw, script, 
     odd_values.value = draw.draw(ODD)
     told = {"path": str(script), "folder": str(script.parent), "model_loader": "give", "io_config": "give"}
     try:
-        with opened(Model("script", script, attributes={SCRIPT: told})) as scripted:
+        with opened(Model("script", script, attributes={SCRIPT: told}), load_module) as scripted:
             given_config = scripted.io_config()
     except ModelError as error:
         assert_is_sentence(error, names=script.name)

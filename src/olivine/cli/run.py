@@ -194,6 +194,10 @@ def _uses(folder: Path) -> Iterable[str]:
     if _is_adapter(folder) and not _names_base(folder):
         yield "an adapter that names no base which PEFT finds: MergeAdapterWeights (--merge) makes a whole model"
         return
+    if parts := _parts_in(folder):
+        for part in parts:
+            yield f"in Python: {_loaded_by(part)}"
+        return
     yield f"in Python: {_loaded_by(folder)}"
     if hears(folder):
         yield f"to try it: python {shlex.quote(str(folder.with_name('run.py')))} SOUND.wav"
@@ -209,6 +213,14 @@ def _loaded_by(folder: Path) -> str:
         return f"onnxruntime.InferenceSession({str(graph)!r})"
     library = "peft.AutoPeftModelForCausalLM" if _is_adapter(folder) else "transformers.AutoModelForCausalLM"
     return f"{library}.from_pretrained({str(folder)!r})"
+
+
+def _parts_in(folder: Path) -> list[Path]:
+    """The folders of the graphs that a delivered model consists of, where these are several."""
+    names = (".onnx", ".safetensors", "genai_config.json")
+    if any(file.name.endswith(names) for file in folder.iterdir()):
+        return []
+    return [inner for inner in sorted(folder.iterdir()) if inner.is_dir() and _graph_in(inner) is not None]
 
 
 def _graph_in(folder: Path) -> Path | None:

@@ -148,8 +148,13 @@ def _data(config: dict[str, Any]) -> list[tuple[int, dict[str, Any]]]:
 
 def _resources(config: dict[str, Any]) -> Iterator[tuple[Path, dict[str, Any]]]:
     model = config.get("input_model")
-    if isinstance(model, dict) and isinstance(model.get("model_path"), dict):
-        yield ("input_model", "model_path"), model["model_path"]
+    parts = model.get("model_components") if isinstance(model, dict) else None
+    places: list[tuple[Path, Any]] = [(("input_model",), model)]
+    for number, part in enumerate(parts if isinstance(parts, list) else ()):
+        places.append((("input_model", "model_components", number), part))
+    for path, one in places:
+        if isinstance(one, dict) and isinstance(one.get("model_path"), dict):
+            yield (*path, "model_path"), one["model_path"]
     for index, entry in _data(config):
         load = entry.get("load_dataset_config")
         files = load.get("data_files") if isinstance(load, dict) else None

@@ -138,6 +138,9 @@ def _in_folder(workflow: Workflow, folder: Path) -> Workflow:
     ]
     model = workflow.input_model
     model = model.model_copy(update=_placed(model, _OF_MODEL, folder))
+    if model.model_components is not None:
+        parts = [part.model_copy(update=_placed(part, _OF_MODEL, folder)) for part in model.model_components]
+        model = model.model_copy(update={"model_components": parts})
     return workflow.model_copy(update={"data_configs": data, "input_model": model})
 
 

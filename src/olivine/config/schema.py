@@ -203,10 +203,17 @@ class InputModel(Section):
     type: str = Field(
         "HfModel",
         description="HfModel: a Hugging Face folder, hub name or GGUF file; ONNXModel: an ONNX file, or its folder; "
-        "PyTorchModel: what a function of your script gives",
+        "PyTorchModel: what a function of your script gives; CompositeModel: several of these, as model_components",
     )
     model_path: str | Resource = Field(
-        description="folder, .gguf or .onnx file, hub name or resource; of a PyTorchModel what model_loader gets"
+        description="folder, .gguf or .onnx file, hub name or resource; of a PyTorchModel what model_loader gets; of a "
+        "CompositeModel the folder of what belongs to all parts, such as a tokenizer, if there is one"
+    )
+    model_components: list["InputModel"] | None = Field(
+        None, description="CompositeModel: its parts, each written as an input_model of its own"
+    )
+    model_component_names: list[str] | None = Field(
+        None, description="CompositeModel: the names of its parts, which folders of results have too"
     )
     onnx_file_name: str | None = Field(
         None, description="ONNXModel: which graph of the folder, where it holds several and none is model.onnx"
@@ -219,7 +226,11 @@ class InputModel(Section):
     model_file_format: str | None = Field(
         None, description="PyTorch.MLflow: the model lies in an MLflow folder, which is also known without this"
     )
+    model_variant: str | None = Field(None, description="DiffusersModel: accepted; the files of the pipeline tell")
     model_loader: str | None = Field(None, description="PyTorchModel: function of model_script that gives the model")
+    component_func: str | None = Field(
+        None, description="the same, for a part: it gets the model that it is a part of, by its name or to load it"
+    )
     model_script: str | None = Field(None, description="your script, from the folder of the config")
     script_dir: str | None = Field(None, description="folder whose modules the script may import")
     max_seconds: float = Field(SECONDS, gt=0, description="seconds that a function of the script may take")
@@ -237,7 +248,6 @@ class InputModel(Section):
     mlflow_transformer_model_cache_dir: Any = _without_effect(
         "An MLflow folder is read where it lies.", None, "accepted; an MLflow folder is read where it lies"
     )
-    components: Any = _unserved("Name one part as the model, or export it with ModelBuilder where that knows it.")
     dataset: Any = _unserved("Name the data in data_configs.")
     generation_config: Any = _unserved("Remove it: the model's own generation_config.json is used.")
     use_ort_extensions: Any = _unserved("Export the model without custom operators.", default=False)

@@ -9,6 +9,7 @@ from olivine.config.schema import RESOURCE_SETTINGS, PassConfig, System
 _OWN_PASS_KEYS = frozenset(PassConfig.model_fields) - {"params"}
 _OWN_SYSTEM_KEYS = frozenset(System.model_fields) - {"config"}
 SCRIPTED = "PyTorchModel"
+COMPOSITE = "CompositeModel"
 LOAD_DATASET_TYPE = "huggingface_dataset"
 DUMMY_TYPE = "dummy_dataset"
 PRE_PROCESS_TYPE = "text_generation_huggingface_pre_process"
@@ -32,8 +33,9 @@ def shape(root: Mapping[str, Any]) -> dict[str, Any]:
     _each(config, "passes", _shape_pass)
     _each(config, "systems", _shape_system)
     _shape_evaluators(config)
-    _resource(config.get("input_model"), "model_path")
-    _without_path(config.get("input_model"))
+    for model in _models(config.get("input_model")):
+        _resource(model, "model_path")
+        _without_path(model)
     entries = config.get("data_configs")
     for entry in entries if isinstance(entries, list) else []:
         _shape_data(entry)
@@ -84,9 +86,15 @@ def _shape_evaluators(config: dict[str, Any]) -> None:
             evaluators[name] = {"type": value["type"]} if isinstance(value.get("type"), str) else {}
 
 
+def _models(model: Any) -> list[Any]:
+    """The input model and its parts."""
+    parts = model.get("model_components") if isinstance(model, dict) else None
+    return [model, *(parts if isinstance(parts, list) else ())]
+
+
 def _without_path(model: Any) -> None:
-    """A function that gives a model needs no files."""
-    if isinstance(model, dict) and model.get("type") == SCRIPTED and model.get("model_path") is None:
+    """A function that gives a model needs no files, and parts have their own."""
+    if isinstance(model, dict) and model.get("type") in (SCRIPTED, COMPOSITE) and model.get("model_path") is None:
         model["model_path"] = ""
 
 

@@ -9,11 +9,11 @@ from olivine.config.dialects.metric_forms import WITHOUT_ROWS
 from olivine.config.explain import Path, shown
 from olivine.config.read import Document
 from olivine.config.schema import DataConfig, InputModel, Workflow
-from olivine.config.shape import LOADS, PRE_PROCESSES, SCRIPTED
+from olivine.config.shape import COMPOSITE, LOADS, PRE_PROCESSES, SCRIPTED
 from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]
-MODELS = ("HfModel", "ONNXModel", SCRIPTED)
+MODELS = ("HfModel", "ONNXModel", SCRIPTED, COMPOSITE)
 _OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
 _DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer", "RawDataContainer")
 
@@ -61,37 +61,45 @@ def _inner(value: Any, path: Path) -> Iterator[tuple[Path, BaseModel]]:
 
 
 def _model(workflow: Workflow) -> Iterator[Wish]:
-    model = workflow.input_model
+    yield from _of_model(workflow.input_model, ("input_model",))
+    for index, part in enumerate(workflow.input_model.model_components or ()):
+        yield from _of_model(part, ("input_model", "model_components", index))
+
+
+def _of_model(model: InputModel, path: Path) -> Iterator[Wish]:
     if model.type not in MODELS:
         what = "ONNX" if model.type.lower().startswith("onnx") else "PyTorch"
         message = f"input models of type '{model.type}' are not served."
-        yield ("input_model", "type"), message, f"Convert the model to {what}, and use {' or '.join(MODELS)}."
+        yield (*path, "type"), message, f"Convert the model to {what}, and use {' or '.join(MODELS)}."
         return
+    if model.type == COMPOSITE and not model.model_components:
+        message = "a CompositeModel has parts, and no 'model_components' names them."
+        yield (*path, "type"), message, "Write each of them as an input_model of its own."
     of_scripts = _OF_SCRIPTS if model.type == SCRIPTED else ()
     if model.model_file_format not in (None, "PyTorch.MLflow", "ONNX", *of_scripts):
         message = f"'model_file_format' is not served: {shown(model.model_file_format)}."
         fix = "Convert it to a Hugging Face folder and name that as model_path."
-        yield ("input_model", "model_file_format"), message, fix
+        yield (*path, "model_file_format"), message, fix
     if model.type == SCRIPTED:
-        yield from _scripted(model)
+        yield from _scripted(model, path)
     elif model.model_loader is not None:
         message = "'model_loader' gives the model of the type PyTorchModel."
-        yield ("input_model", "model_loader"), message, 'Write "type": "PyTorchModel", or remove it.'
+        yield (*path, "model_loader"), message, 'Write "type": "PyTorchModel", or remove it.'
     functions = [key for key in ("io_config", "dummy_inputs_func") if isinstance(getattr(model, key), str)]
     if functions and model.model_script is None:
         message = f"'{functions[0]}' names a function, and no model_script has it."
-        yield ("input_model", functions[0]), message, "Name the script as model_script."
+        yield (*path, functions[0]), message, "Name the script as model_script."
 
 
-def _scripted(model: InputModel) -> Iterator[Wish]:
+def _scripted(model: InputModel, path: Path) -> Iterator[Wish]:
     """What a model that a function gives cannot do without."""
     if model.model_file_format == "PyTorch.TorchScript":
         message = "'model_file_format' is not served: a TorchScript file is a program, and it is not run."
-        yield ("input_model", "model_file_format"), message, "Write a model_loader that makes the model."
-    elif model.model_loader is None or model.model_script is None:
-        lacking = "model_loader" if model.model_loader is None else "model_script"
+        yield (*path, "model_file_format"), message, "Write a model_loader that makes the model."
+    elif (model.model_loader or model.component_func) is None or model.model_script is None:
+        lacking = "model_script" if model.model_loader or model.component_func else "model_loader"
         message = f"a PyTorchModel comes from the function model_loader of a model_script, and there is no {lacking}."
-        yield ("input_model", "type"), message, "Name both, or an HfModel."
+        yield (*path, "type"), message, "Name both, or an HfModel."
 
 
 def _data(workflow: Workflow) -> Iterator[Wish]:

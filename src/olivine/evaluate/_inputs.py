@@ -1,6 +1,7 @@
 """Rows as inputs of a model: columns that have the names of inputs, or text through a tokenizer."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -25,6 +26,26 @@ def of_row(signature: Signature, row: Mapping[str, Any], where: str, tokenize: T
     for spec in signature.inputs:
         if spec.name not in arrays:
             arrays[spec.name] = _derived(spec, arrays, where)
+    return arrays
+
+
+def of_parts(
+    signature: Signature, row: Mapping[str, Any], where: str, tokenize: Tokenize | None, spare: Inputs
+) -> Inputs:
+    """The inputs of several parts that a row gives: a column is for each part that has an input of its name.
+
+    spare: inputs for those that the row says nothing of, such as what one part would give another.
+    """
+    parts: dict[str, list[TensorSpec]] = {}
+    for spec in signature.inputs:
+        part, _, name = spec.name.partition("/")
+        parts.setdefault(part, []).append(replace(spec, name=name))
+    arrays: dict[str, Any] = {}
+    given = {**row, **(tokenize(row) if tokenize is not None else {})}
+    for part, specs in parts.items():
+        known = [spec for spec in specs if spec.name in given or ("input_ids" in given and is_derived(spec.name))]
+        own = of_row(Signature(tuple(known), ()), given, where, None)
+        arrays |= {f"{part}/{spec.name}": own.get(spec.name, spare[f"{part}/{spec.name}"]) for spec in specs}
     return arrays
 
 

@@ -14,7 +14,7 @@ from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import NO_CLASS, Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
 from olivine.evaluate._features import extractor
-from olivine.evaluate._inputs import Tokenize, fits, of_row
+from olivine.evaluate._inputs import Tokenize, fits, of_parts, of_row
 from olivine.evaluate._metrics import measured
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
@@ -22,7 +22,7 @@ from olivine.models.interface import facts_of, signature_of
 from olivine.models.loading import load_tokenizer
 from olivine.models.sample_inputs import Inputs, dtype_of, made_up
 from olivine.models.signature import Signature, TensorSpec
-from olivine.runtimes.module import open_session
+from olivine.runtimes.module import fed_to, open_session
 from olivine.work import Machine, Reporter
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def score_outputs(
     scores: dict[str, Any] = {"n_rows": len(rows), **({} if params.get("data") else {"made_up": True}), **numbers}
     if broken := _broken(outputs):
         scores["degenerate"] = broken
+    if parts := _of_parts(model, evidence):
+        scores["parts"] = parts
     told = _classes(evidence)
     return {"scores": named(scores), "samples": [_sample(row) for row in told[:N_SAMPLES]], "answers": told}
 
@@ -111,6 +113,10 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list
         raise DataError(f"data config '{config.name}' has no rows to score")
     tokenize = None if is_scripted(config) or is_raw(config) else _reader(model, config, rows, signature)
     given = [by_name(signature, rows[index]) for index in range(len(rows))]
+    if any(spec.name.startswith(f"{part}/") for spec in signature.inputs for part in model.parts):
+        spare = made_up(signature, len(given), params["seed"])
+        pairs = enumerate(zip(given, spare, strict=True))
+        return [of_parts(signature, row, rows.where(index), tokenize, other) for index, (row, other) in pairs], []
     inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
     target = params.get("target")
     if _is_written(config) and not facts.labels:  # what the text of a row ends with is no class
@@ -138,10 +144,23 @@ def _token_sizes(signature: Signature, n_tokens: int, n_past: int) -> dict[str, 
     return sizes
 
 
-def inputs_of(model: Model, config: DataConfig | None, n_most: int, seed: int = 0) -> list[Inputs]:
-    """Inputs of a model: of the rows of a data config, `n_most` at most, or made up where there is none."""
+def inputs_of(
+    model: Model, config: DataConfig | None, n_most: int, *, whole: Model | None = None, part: str = ""
+) -> list[Inputs]:
+    """Inputs of a model: of the rows of a data config, `n_most` at most, or made up where there is none.
+
+    whole, part: where the model is a part of another one. Of an encoder-decoder, it gets what the parts before it give;
+    of other parts, the columns that have the names of its inputs, and what is made up in the place of the others.
+    """
     data = config.model_dump(mode="json") if config is not None else None
-    return _inputs(model, {"data": data, "max_rows": n_most, "seed": seed})[0]
+    params = {"data": data, "max_rows": n_most, "seed": 0}
+    if whole is None:
+        return _inputs(model, params)[0]
+    rows = _inputs(whole, params)[0]
+    if (fed := fed_to(whole, part, rows, n_most)) is not None:
+        return fed
+    start = f"{part}/"
+    return [{name.removeprefix(start): one for name, one in row.items() if name.startswith(start)} for row in rows]
 
 
 def _same_rows(signature: Signature, params: Mapping[str, Any]) -> list[Inputs] | None:
@@ -269,6 +288,22 @@ def _kept(path: Path) -> list[dict[str, Any]] | None:
         return [
             {name: arrays[f"{number}-{place}"] for place, name in enumerate(row)} for number, row in enumerate(names)
         ]
+
+
+def _of_parts(model: Model, evidence: OutputEvidence) -> dict[str, dict[str, Any]]:
+    """The numbers of each part of a model by itself, from its own outputs."""
+    told = {}
+    for name, part in model.parts.items():
+        own = [_own(row, name) for row in evidence.outputs]
+        before = [_own(row, name) for row in evidence.previous] if evidence.previous else None
+        scores = [one for one in evidence.scores if one.startswith(f"{name}/")]
+        numbers = measured({}, OutputEvidence(own, before, scores))
+        told[name] = named({**numbers, "size_bytes": bytes_on_disk(part)})
+    return told
+
+
+def _own(row: Outputs, part: str) -> Outputs:
+    return {name: array for name, array in row.items() if name.startswith(f"{part}/")}
 
 
 def _classes(evidence: OutputEvidence) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from olivine.paths import is_file
 
-Format = Literal["hf", "gguf", "adapter", "onnx", "script"]
+Format = Literal["hf", "gguf", "adapter", "onnx", "script", "composite"]
 GENAI_CONFIG = "genai_config.json"
 ONNX_FILE = "onnx_file"  # the attribute of an ONNX model that names its graph where no genai_config.json does
 
@@ -17,9 +17,10 @@ class Model:
     """A model on disk; nothing of it is loaded.
 
     format: how its files lie: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a
-      graph in a folder, with its external data, "script" a file whose function gives a module of torch. `packaging` is
-      another thing.
-    path: the folder, or the GGUF file or script.
+      graph in a folder, with its external data, "script" a file whose function gives a module of torch, "composite"
+      several models that are used together. `packaging` is another thing.
+    path: the folder, or the GGUF file or script; of a composite, the folder of what belongs to all of its parts, or the
+      path of the first part where there is no such folder.
     base: what the weights come from when they do not lie in `path`. For an adapter, the model that it adapts. For an
       "hf" folder, None when the folder has its own safetensors; otherwise the folder holds only config and tokenizer,
       and its weights are computed when read: of an adapter (the merge of it and its base) or of a GGUF file.
@@ -27,6 +28,7 @@ class Model:
     trust_remote_code: the config allowed this model to bring its own Python.
     attributes: small facts that later steps need (precision, execution provider), and what the config says of how the
       input model is loaded and exported, see `olivine.models.scripted`; JSON values.
+    parts: of a composite, each a model by itself, by its name and in order.
     """
 
     format: Format
@@ -35,6 +37,13 @@ class Model:
     task: str = "text-generation"
     trust_remote_code: bool = False
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    parts: Mapping[str, "Model"] = field(default_factory=dict)
+
+    @property
+    def form(self) -> Format:
+        """The format of what a pass works on: of a composite, that of each of its parts."""
+        forms = {part.form for part in self.parts.values()}
+        return forms.pop() if len(forms) == 1 else self.format
 
     @property
     def packaging(self) -> Literal["plain", "genai"]:
@@ -51,6 +60,7 @@ class Model:
             "task": self.task,
             "trust_remote_code": self.trust_remote_code,
             "attributes": dict(self.attributes),
+            **({"parts": {name: part.to_json() for name, part in self.parts.items()}} if self.parts else {}),
         }
 
     @classmethod
@@ -64,7 +74,12 @@ class Model:
             task=record.get("task", "text-generation"),
             trust_remote_code=record.get("trust_remote_code", False),
             attributes=dict(record.get("attributes", {})),
+            parts={name: cls.from_json(part) for name, part in record.get("parts", {}).items()},
         )
+
+    def part(self, name: str) -> "Model":
+        """The part of that name; a model that has no such part is meant as a whole."""
+        return self.parts.get(name, self)
 
     def at(self, path: Path) -> Self:
         """The same model in another place."""

@@ -11,6 +11,9 @@ from olivine.models.onnx_files import SESSION_FILE, files_of_adapter, header_of
 
 def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
     """The files that make a model what it is, by their names in it; a README or checkpoints beside them are not."""
+    if model.format == "composite":
+        yield from _of_all_parts(model)
+        return
     if model.path.is_file():
         yield "", model.path
         return
@@ -30,6 +33,14 @@ def _of_graph(model: Model) -> Iterator[tuple[str, Path]]:
     for name in [header.path.name, *header.external_files, *COMPANIONS, SESSION_FILE, *files_of_adapter(model.path)]:
         if (model.path / name).is_file():
             yield name, model.path / name
+
+
+def _of_all_parts(model: Model) -> Iterator[tuple[str, Path]]:
+    """What lies in the folder of a composite and belongs to no part of it alone; a part's own files are the part's."""
+    if not any(part.path == model.path for part in model.parts.values()):
+        for name in COMPANIONS:
+            if (model.path / name).is_file():
+                yield name, model.path / name
 
 
 def _decides(model: Model, name: PurePath) -> bool:

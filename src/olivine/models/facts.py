@@ -10,9 +10,9 @@ from olivine.models.signature import Signature
 
 UNNAMED = "unknown"  # the architecture of a config.json that names none
 
-Kind = Literal["decoder", "encoder", "vision", "audio", "encoder-decoder", "image-text", "graph", "script"]
-"""What a model reads and gives, by architecture; a graph is an ONNX model that only its signature tells of, and a
-script gives a module of which nothing else is known."""
+Kind = Literal["decoder", "encoder", "vision", "audio", "encoder-decoder", "image-text", "graph", "script", "composite"]
+"""What a model reads and gives, by architecture; a graph is an ONNX model that only its signature tells of, a script
+gives a module of which nothing else is known, and a composite has parts, each of a kind of its own."""
 
 _IN_WORDS: Mapping[Kind, str] = {
     "decoder": "a decoder",
@@ -23,6 +23,7 @@ _IN_WORDS: Mapping[Kind, str] = {
     "image-text": "a model of images and texts",
     "graph": "an ONNX graph",
     "script": "a module that a script gives",
+    "composite": "a model of several parts",
 }
 
 
@@ -62,7 +63,8 @@ class ModelFacts:
     bytes_per_weight: of the checkpoint as it lies on disk. weight_bytes: size of the checkpoint's files; 0 when not
     known. path: where it lies, None when not local. shapes: of the checkpoint's tensors by name; empty where no header
     tells them by the names of transformers, or of the ONNX file. config: the content of config.json, for what single
-    passes ask of it; empty for a GGUF file.
+    passes ask of it; empty for a GGUF file. parts: of a composite, by name.
+    is_told: the config says itself what goes in and comes out (io_config), so that it is one graph that is meant.
     """
 
     architecture: str
@@ -77,6 +79,8 @@ class ModelFacts:
     path: Path | None = None
     config: Mapping[str, Any] = field(default_factory=dict)
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    parts: Mapping[str, "ModelFacts"] = field(default_factory=dict)
+    is_told: bool = False
 
     @property
     def as_decoder(self) -> DecoderFacts:
@@ -94,6 +98,9 @@ class ModelFacts:
     @property
     def in_words(self) -> str:
         """E.g. "a text encoder for text-classification with 3 labels (BertForSequenceClassification)"."""
+        if self.parts:
+            names = ", ".join(f"'{name}'" for name in self.parts)
+            return f"a model of the parts {names}"
         use = f" for {self.task}" if self.task and self.kind != "graph" else ""
         labels = f" with {len(self.labels)} labels" if self.labels else ""
         return f"{_IN_WORDS[self.kind]}{use}{labels} ({self.architecture})"

@@ -78,7 +78,7 @@ def load_module(model: Model, *, device: str = "cpu", attention: str | None = No
 
 def load_scripted(model: Model) -> Any:
     """What the loader of a script gives, called as a module of transformers is: inputs by name, outputs by name."""
-    with opened(model) as scripted:
+    with opened(model, load_module) as scripted:
         names = list((scripted.io_config() or {}).get("input_names") or examples(scripted.example(), ()))
         outputs = list((scripted.io_config() or {}).get("output_names") or ())
         return by_names(scripted.module(), names, outputs)

@@ -1,5 +1,6 @@
 """What is done to a model: plugins, one file each, in folders by purpose."""
 
+from olivine.passes import _parts as parts
 from olivine.passes._base import (
     ANY_KIND,
     UNCHANGED,
@@ -26,5 +27,6 @@ __all__ = [
     "Reporter",
     "TrainingRows",
     "first_line",
+    "parts",
     "passes",
 ]

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 from pydantic import ConfigDict
 
@@ -98,6 +98,8 @@ class Pass(ABC):
     spreads: whether it uses all of `Machine.n_devices`, or one of them.
     spellings: other names of params, each with the field that it is; a problem is then put at the name that is written.
     reads_inputs: whether the rows that its params name are inputs of the model, rather than text to write.
+    of_parts: what it does with a model of several parts: it works on "each" as if that were the model, on the "whole",
+      or on neither.
     when_too_large: what to do when the step needs more memory than there is.
     is_usual_way: whether it is the pass that one takes to come from the format that it accepts to that which it gives.
     not_accepted: why a model of another format has no place before the pass, and what to do, by format; {name} is the
@@ -118,6 +120,7 @@ class Pass(ABC):
     spreads: ClassVar[bool] = False
     spellings: ClassVar[Mapping[str, str]] = {}
     reads_inputs: ClassVar[bool] = False
+    of_parts: ClassVar[Literal["each", "whole", "neither"]] = "neither"
     when_too_large: ClassVar[str] = "Use a larger machine."
     is_usual_way: ClassVar[bool] = False
     not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {}
@@ -179,9 +182,9 @@ class Pass(ABC):
 
     def requires(self, model: Model) -> None:
         """Raise Unsupported unless the pass can work on the model."""
-        if model.format not in self.accepts:
+        if model.form not in self.accepts:
             formats = " or ".join(sorted(self.accepts))
-            raise Unsupported(f"pass '{self.name}' takes a model of format {formats}, but got {model.format}")
+            raise Unsupported(f"pass '{self.name}' takes a model of format {formats}, but got {model.form}")
 
     def claim(self) -> Mapping[str, Any] | None:
         """What decides whether the result is right whatever the weights, as JSON values; None: there is no `prove`."""

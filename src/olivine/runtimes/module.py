@@ -1,14 +1,17 @@
 """Any model of transformers as a function: named arrays in, named arrays out."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.interface import signatures_of
 from olivine.models.loading import load_module
 from olivine.models.onnx_files import graph_of
+from olivine.models.seq2seq import seq2seq
 from olivine.models.speech import hears
+from olivine.runtimes.seq2seq import Seq2SeqSession
 from olivine.runtimes.session import OnnxSession
 from olivine.runtimes.speech import SpeechSession
 
@@ -46,11 +49,54 @@ def call(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in outputs.items() if isinstance(value, torch.Tensor)}
 
 
-AnySession = OnnxSession | ModuleSession | SpeechSession
+class PartsSession:
+    """The parts of a model, each open by itself; inputs and outputs are named PART/NAME."""
+
+    def __init__(self, sessions: "Mapping[str, AnySession]") -> None:
+        self._sessions = sessions
+
+    def run(self, inputs: Mapping[str, Any]) -> "dict[str, npt.NDArray[Any]]":
+        """All outputs of all parts; of an error, the part is named."""
+        outputs: dict[str, npt.NDArray[Any]] = {}
+        for part, session in self._sessions.items():
+            own = {
+                name.removeprefix(f"{part}/"): value for name, value in inputs.items() if name.startswith(f"{part}/")
+            }
+            try:
+                given = session.run(own)
+            except ModelError as error:
+                raise ModelError(f"the part '{part}': {error}") from error
+            outputs |= {f"{part}/{name}": value for name, value in given.items()}
+        return outputs
+
+
+AnySession = OnnxSession | ModuleSession | SpeechSession | PartsSession | Seq2SeqSession
+
+
+def fed_to(whole: Model, part: str, rows: Sequence[Mapping[str, Any]], n_most: int) -> "list[Mapping[str, Any]] | None":
+    """What a part of an encoder-decoder is given where rows are read by all of it, `n_most` times at most.
+
+    None for parts that give each other nothing.
+    """
+    session = open_session(whole, "CPUExecutionProvider", "cpu")
+    if not isinstance(session, Seq2SeqSession):
+        return None
+    fed: list[Mapping[str, Any]] = []
+    session.heard = lambda name, inputs: fed.append(inputs) if name == part else None
+    for row in rows:
+        session.run(row)
+        if len(fed) >= n_most:
+            break
+    return fed[:n_most]
 
 
 def open_session(model: Model, provider: str, device: str) -> AnySession:
     """A model of any format, ready to be asked for its outputs."""
+    if model.format == "composite":
+        sessions = {name: open_session(part, provider, device) for name, part in model.parts.items()}
+        signatures = signatures_of(model)
+        roles = seq2seq(signatures) if len(signatures) == len(sessions) else None
+        return PartsSession(sessions) if roles is None else Seq2SeqSession(roles, signatures, sessions)
     if model.packaging == "genai" and hears(model.path):
         return SpeechSession(model.path, provider)
     if model.format == "onnx":

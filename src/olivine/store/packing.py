@@ -1,7 +1,7 @@
 """Results without the places of a run, so that they hold wherever the entry and its input lie."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +11,20 @@ OUTPUT, INPUT = "${output}", "${input}"
 def pack(value: Any, output: Path, record: Mapping[str, Any] | None) -> Any:
     """A result without the places of this run: `${output}` for the folder, `${input}` for the input model's record.
 
-    `${input.base}` is the record of what the input model was made from, and so on.
+    `${input.base}` is the record of what the input model was made from, `${input/encoder}` that of a part of it, and so
+    on.
     """
-    places = {}
-    name = "input"
-    while record is not None:
-        places["${" + name + "}"] = record
-        name, record = f"{name}.base", record["base"]
-    return _pack(value, str(output), places)
+    return _pack(value, str(output), dict(_records("input", record)))
+
+
+def _records(name: str, record: Mapping[str, Any] | None) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """A record and those in it, each by its placeholder."""
+    if record is None:
+        return
+    yield "${" + name + "}", record
+    yield from _records(f"{name}.base", record["base"])
+    for part, inner in record.get("parts", {}).items():
+        yield from _records(f"{name}/{part}", inner)
 
 
 def _pack(value: Any, output: str, places: Mapping[str, Any]) -> Any:
@@ -43,7 +49,5 @@ def unpack(value: Any, content: Path, record: Mapping[str, Any] | None) -> Any:
     if isinstance(value, str) and value.startswith(OUTPUT):
         return str(content / value.removeprefix(OUTPUT).lstrip("/"))
     if isinstance(value, str) and value.startswith("${input") and value.endswith("}"):
-        for _ in range(value.count(".base")):
-            record = record["base"] if record else None
-        return record
+        return dict(_records("input", record)).get(value)
     return value

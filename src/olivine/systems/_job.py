@@ -24,7 +24,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, OlivineError
 from olivine.messages import FULL_DISK, Events, sentence
 from olivine.models import Model
-from olivine.passes import Pass, passes
+from olivine.passes import Pass, parts, passes
 from olivine.store.entries import WRITTEN
 from olivine.store.files import remove_tree
 from olivine.store.transfer import Files
@@ -168,9 +168,7 @@ def _run_pass(job: Job, events: Events) -> dict[str, Any]:
     models = {name: Model.from_json(value) for name, value in job.models.items()}
     context = Context(job.output, job.scratch, Machine(**job.machine), events, data, models)
     model = _model(job)
-    step.requires(model)
-    result = step.run(model, context)
-    step.ensures(result)
+    result = parts.run(step, model, context)
     inside = {path: one for path, one in context.written.items() if path.is_relative_to(job.output)}
     written = {path.relative_to(job.output).as_posix(): one.to_json() for path, one in inside.items()}
     return {"model": result.to_json(), "facts": events.facts, WRITTEN: written}

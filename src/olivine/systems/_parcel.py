@@ -135,6 +135,8 @@ def _reads(job: Job) -> dict[str, dict[str, Path]]:
             for model in _made_from(Model.from_json(record)):
                 files = dict(deciding_files(model))
                 if model.path.is_file():
+                    if model.format == "composite":
+                        continue  # it has no folder of its own, and its parts are sent
                     found.setdefault(str(model.path.parent), {})[model.path.name] = model.path
                 else:
                     found.setdefault(str(model.path), {}).update(files)
@@ -154,9 +156,12 @@ def _reads(job: Job) -> dict[str, dict[str, Path]]:
 
 
 def _made_from(model: Model | None) -> Iterator[Model]:
-    while model is not None:
-        yield model
-        model = model.base
+    if model is None:
+        return
+    yield model
+    yield from _made_from(model.base)
+    for part in model.parts.values():
+        yield from _made_from(part)
 
 
 def result_files(output: Path, store: Files) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from olivine.config.schema import DataConfig
 from olivine.models.facts import ModelFacts
-from olivine.passes import UNCHANGED, Pass, passes
+from olivine.passes import UNCHANGED, Pass, parts, passes
 from olivine.systems import Installed
 from olivine.work import Estimate, Machine
 from olivine.workflow.steps import Step
@@ -68,10 +68,10 @@ class Chain:
             calibrates_on=one.calibrates_on(),
             files=tuple(one.files()),
             implicit=implicit,
-            estimate=one.estimate(self.facts, self.machine, data) if self.facts else Estimate(),
+            estimate=parts.estimate(one, self.facts, self.machine, data) if self.facts else Estimate(),
             produces=one.produces,
         )
-        facts = one.forecast(self.facts) if self.facts else None
+        facts = parts.forecast(one, self.facts) if self.facts else None
         return replace(self.past(type(one)), facts=facts, steps=(*self.steps, step), passes=(*self.passes, one))
 
     def past(self, plugin: type[Pass] | None) -> Self:

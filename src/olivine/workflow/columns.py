@@ -1,6 +1,6 @@
 """The table of the seams: which scores it shows, how they are written, and what it does not say of them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from olivine.workflow.units import readable_bytes
@@ -45,12 +45,20 @@ def cell(row: Mapping[str, Any], key: str, form: str) -> str:
     return readable_bytes(value) if key == "size_bytes" else form.format(value)
 
 
+def with_parts(rows: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """The rows of a table, each followed by those of the parts that its model has."""
+    for row in rows:
+        yield row
+        for name, numbers in (row.get("parts") or {}).items():
+            yield {"model": f"- {name}", **numbers}
+
+
 def score_table(rows: Iterable[Mapping[str, Any]], width: int = WIDTH) -> list[str]:
     """The seams as lines of a Markdown table, at most `width` wide: it can be pasted into a README.
 
     A column without a number is left out, a name that is too long is cut, and a narrow table spares some columns.
     """
-    rows = list(rows)
+    rows = list(with_parts(rows))
     columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
     names = ["model", *(str(row["model"]) for row in rows)]
     longest = max(len(name) for name in names)

@@ -43,6 +43,8 @@ def model_content(model: Model, hashes: Hashes) -> str:
         "path": {name: _content(path, hashes) for name, path in sorted(deciding_files(model))},
         "base": model_content(model.base, hashes) if model.base else None,
     }
+    if model.parts:
+        record["parts"] = [[name, model_content(part, hashes)] for name, part in model.parts.items()]
     if files := script_files(model):
         told = {key: value for key, value in model.attributes[SCRIPT].items() if key not in _NOT_THE_MODEL}
         told |= {"files": {name: hashes.file(path) for name, path in files.items()}}

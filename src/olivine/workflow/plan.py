@@ -17,7 +17,7 @@ from olivine.config.schema import DataConfig, PassConfig, Workflow
 from olivine.config.unserved import without_effect
 from olivine.errors import ConfigError, Problem
 from olivine.models.facts import DecoderFacts, ModelFacts, words
-from olivine.passes import Pass, passes
+from olivine.passes import Pass, parts, passes
 from olivine.paths import of_user
 from olivine.systems import Probe
 from olivine.work import Machine
@@ -134,7 +134,7 @@ def _make_plan(
         asked=asked,
         remotes=settled.remotes,
         facts=draft.facts,
-        form=draft.model.format if draft.model else meant_format(draft),
+        form=draft.model.form if draft.model else meant_format(draft),
         scoring_bytes=scoring,
     )
     if plan.problems or not all(host.is_known for host in plan.hosts.values()):
@@ -229,7 +229,7 @@ def _plan_steps(draft: Draft) -> None:
     """Every pass in the order of the config, each checked against the model that reaches it."""
     configs = draft.workflow.passes
     first = next(iter(configs.values()), None)
-    form = draft.model.format if draft.model else meant_format(draft)
+    form = draft.model.form if draft.model else meant_format(draft)
     main, machine = draft.hosts[None]
     links = Chain(machine, draft.facts, form, host=main.name, versions=main.probe.versions)
     base = draft.model.base.format if draft.model and draft.model.base else None
@@ -258,7 +258,7 @@ def _plan_steps(draft: Draft) -> None:
 def _check_place(draft: Draft, name: str, plugin: type[Pass]) -> None:
     """That a pass works on the kind of model, and the format, that reaches it."""
     facts, form = draft.chain.facts, draft.chain.form
-    if facts is not None and facts.kind not in plugin.kinds:
+    if facts is not None and not parts.serves(plugin, facts):
         _explain_kind(draft, name, plugin, facts)
     elif form is not None and form not in plugin.accepts:
         _explain_chain(draft, name, plugin, form)
@@ -268,8 +268,8 @@ def _check_pass(draft: Draft, name: str, one: Pass, used: Mapping[str, DataConfi
     """What a pass says of the model that reaches it."""
     facts, machine = draft.chain.facts or STAND_IN, draft.chain.machine
     _check_model_names(draft, name, one)
-    draft.problems += [_placed(draft, name, type(one), problem) for problem in one.check(facts, machine, used)]
-    draft.translated += [f"step {name}: {note}" for note in one.notes(facts, machine, used)]
+    draft.problems += [_placed(draft, name, type(one), problem) for problem in parts.check(one, facts, machine, used)]
+    draft.translated += [f"step {name}: {note}" for note in parts.notes(one, facts, machine, used)]
     check_held_out(draft, name, one, used)
 
 
@@ -336,6 +336,12 @@ def _explain_chain(draft: Draft, name: str, plugin: type[Pass], form: str) -> No
 def _explain_kind(draft: Draft, name: str, plugin: type[Pass], facts: ModelFacts) -> None:
     """Say that a pass is for another kind of model, once: what comes after it is checked as for the right kind."""
     path = ("input_model", "model_path")
+    if facts.parts and plugin.of_parts == "neither":
+        message = f"the pass '{name}' ({plugin.name}) works on one model, and this is {facts.in_words}."
+        fix = "Run it on a part by itself, with that as input_model, or leave the pass out."
+        draft.problem("unsupported", ("passes", name), message, fix)
+        draft.chain = replace(draft.chain, facts=None)
+        return
     message = f"the pass '{name}' ({plugin.name}) works on {words(plugin.kinds)}, and the model is {facts.in_words}."
     draft.problem("unsupported", path, message, "Name another model, or leave the pass out.")
     draft.chain = replace(draft.chain, facts=None)

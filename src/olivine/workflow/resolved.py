@@ -8,8 +8,10 @@ from pydantic import BaseModel
 
 from olivine import data
 from olivine.config.schema import DataConfig, PassConfig, System
+from olivine.config.shape import SCRIPTED
 from olivine.errors import DataError
-from olivine.models import ONNX_FILE
+from olivine.models import ONNX_FILE, Model
+from olivine.models.scripted import SCRIPT
 from olivine.paths import of_user
 from olivine.workflow.steps import Plan
 
@@ -31,10 +33,8 @@ def resolved(plan: Plan) -> dict[str, Any]:
     if workflow is None:
         return {**plan.workflow, **places}
     content = _said(workflow) | places
-    if isinstance(workflow.input_model.model_path, str):
-        content["input_model"] |= _model_places(plan)
-    if not content["input_model"]["task"]:  # that of a graph is not known
-        del content["input_model"]["task"]
+    if isinstance(workflow.input_model.model_path, str) and plan.input_model is not None:
+        _place_model(content["input_model"], plan.input_model)
     for said, config in zip(content["data_configs"], workflow.data_configs, strict=True):
         said["load_dataset_config"] |= _places(config)
         if "max_seq_len" not in config.pre_process_data_config.model_fields_set:  # it is then what the model reads
@@ -87,10 +87,22 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _model_places(plan: Plan) -> dict[str, str]:
-    model = plan.input_model
-    if model is None:
-        return {}
+def _place_model(said: dict[str, Any], model: Model) -> None:
+    """Name a model, and each part that it has, by its whole path; the task of a graph is not known."""
+    said |= _model_places(model)
+    if not said["task"]:
+        del said["task"]
+    for inner, part in zip(said.get("model_components", ()), model.parts.values(), strict=True):
+        _place_model(inner, part)
+
+
+def _model_places(model: Model) -> dict[str, str]:
+    if model.parts:
+        has_folder = all(part.path != model.path for part in model.parts.values())
+        return {"task": model.task, "model_path": str(model.path) if has_folder else ""}
+    if model.format == "script":
+        given = model.attributes[SCRIPT].get("model_path")
+        return {"type": SCRIPTED, "task": model.task, **({"model_path": str(given)} if given else {})}
     if model.format == "adapter" and model.base is not None:
         return {"model_path": str(model.base.path), "adapter_path": str(model.path)}
     kind = "ONNXModel" if model.format == "onnx" else "HfModel"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.config.schema import IoConfig, LoadKwargs, Workflow
-from olivine.config.shape import SCRIPTED
+from olivine.config.shape import COMPOSITE, SCRIPTED
 from olivine.config.unserved import MODELS
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
 from olivine.models import Format, Model, sources
@@ -22,6 +22,7 @@ from olivine.models.signature import Signature
 from olivine.paths import exists, hub_cache, of_user, real
 from olivine.runtimes import onnx_folder
 from olivine.user_scripts import UserScript
+from olivine.workflow.composite import plan_composite
 from olivine.workflow.draft import Draft, short
 from olivine.workflow.resources import Remote
 from olivine.workflow.scripts import check_script
@@ -38,6 +39,9 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     """The input model: a local folder or file, one in the hub's cache, one that has just come, or one to fetch."""
     given = draft.workflow.input_model
     _check_task(draft, given.task)
+    if given.type == COMPOSITE:
+        plan_composite(draft, plan_model)
+        return
     remote = next((remote for remote in draft.remotes if remote.is_model), None)
     if remote is not None:
         _plan_remote_model(draft, remote)
@@ -82,12 +86,14 @@ def _check_subfolder(draft: Draft, folder: Path) -> Path | None:
     return None
 
 
-def meant_format(draft: Draft) -> Format:
+def meant_format(draft: Draft) -> Format | None:
     """How the files of an input model would lie that cannot be used, so that what follows is not told to be wrong."""
     given = draft.workflow.input_model
     is_graph = given.type == "ONNXModel" or is_onnx(of_user(str(given.model_path)))
     if given.type == SCRIPTED:
         return "script"
+    if given.type == COMPOSITE:  # the parts are told to be wrong
+        return None
     return "onnx" if is_graph else "hf"
 
 
@@ -140,7 +146,9 @@ def _plan_interface(draft: Draft) -> None:
     """What the config says of inputs and outputs, itself or by its script."""
     plan_model_script(draft)
     if draft.facts is not None and draft.facts.decoder is None:
-        draft.facts = replace(draft.facts, signature=_signature(draft, draft.facts.signature))
+        given = draft.workflow.input_model
+        is_told = given.io_config is not None or given.dummy_inputs_func is not None
+        draft.facts = replace(draft.facts, signature=_signature(draft, draft.facts.signature), is_told=is_told)
 
 
 def exporting(workflow: Workflow) -> dict[str, Any]:
@@ -154,6 +162,7 @@ def exporting(workflow: Workflow) -> dict[str, Any]:
     if given.model_script is not None:
         names = {
             "model_loader": given.model_loader,
+            "component_func": given.component_func,
             "io_config": given.io_config if isinstance(given.io_config, str) else None,
             "dummy_inputs_func": given.dummy_inputs_func,
         }
@@ -168,7 +177,8 @@ def exporting(workflow: Workflow) -> dict[str, Any]:
 def _plan_scripted(draft: Draft) -> None:
     """A model that a function of a script gives: nothing of it is known but what the config says."""
     given = draft.workflow.input_model
-    if given.model_script is None or given.model_loader is None:  # told where the config is read
+    function = given.component_func or given.model_loader
+    if given.model_script is None or function is None:  # told where the config is read
         return
     if not plan_model_script(draft):
         return
@@ -178,12 +188,13 @@ def _plan_scripted(draft: Draft) -> None:
         attributes[SCRIPT]["model_path"] = str(path.absolute()) if exists(path) else str(given.model_path)
     task = given.task if "task" in given.model_fields_set else ""
     draft.model = Model("script", Path(given.model_script), task=task, attributes=attributes)
-    draft.facts = ModelFacts(given.model_loader, 0, kind="script", task=task, signature=_signature(draft, None))
+    draft.facts = ModelFacts(function, 0, kind="script", task=task, signature=_signature(draft, None))
     if given.io_config is None and given.dummy_inputs_func is None:
-        message = f"nothing says what goes into the module that '{given.model_loader}' gives."
+        message = f"nothing says what goes into the module that '{function}' gives."
         fix = "Write io_config with input_names and input_shapes, or dummy_inputs_func."
-        draft.problem("invalid-value", ("input_model", "model_loader"), message, fix)
-    draft.translated.append(f"the model is what '{given.model_loader}' of {given.model_script} gives, in the worker")
+        key = "component_func" if given.component_func is not None else "model_loader"
+        draft.problem("invalid-value", ("input_model", key), message, fix)
+    draft.translated.append(f"the model is what '{function}' of {given.model_script} gives, in the worker")
 
 
 def _signature(draft: Draft, base: Signature | None) -> Signature | None:
@@ -203,7 +214,8 @@ def plan_model_script(draft: Draft) -> bool:
     given = draft.workflow.input_model
     if given.model_script is None:
         return True
-    functions = {"model_loader": given.model_loader, "dummy_inputs_func": given.dummy_inputs_func}
+    functions = {"model_loader": given.model_loader, "component_func": given.component_func}
+    functions["dummy_inputs_func"] = given.dummy_inputs_func
     functions["io_config"] = given.io_config if isinstance(given.io_config, str) else None
     named = {key: name for key, name in functions.items() if name is not None}
     script = UserScript.of(given.model_script, given.script_dir)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from olivine.config.explain import shown
+from olivine.models import Model
 from olivine.search.objectives import Goal
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan, Step
@@ -137,6 +138,12 @@ def _in_words(n_parameters: int) -> str:
     return f"{n_parameters / 1e6:,.0f} million"
 
 
+def _place(model: Model) -> str:
+    """Where a model lies, or each of its parts."""
+    parts = [f"{name} ({part.path})" for name, part in model.parts.items()]
+    return f"of {len(parts)} parts: {', '.join(parts)}" if parts else str(model.path)
+
+
 def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
@@ -144,7 +151,7 @@ def lines(plan: Plan) -> list[str]:
     host = plan.steps[0].host if len({step.host for step in plan.steps}) == 1 else None
     there = f" on the system '{host}'" if host is not None else ""
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
-    name = plan.model_address or (str(plan.input_model.path) if plan.input_model else "that cannot be used")
+    name = plan.model_address or (_place(plan.input_model) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [*_search_lines(plan), *_step_lines(plan), *_scores_line(plan), *_asked_lines(plan), *_needs(plan)]
     return text + [f"note: {note}" for note in notes(plan)]

@@ -11,6 +11,7 @@ from encoders import tiny_encoder
 from olivine.config import load
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.loading import load_module
 from olivine.models.scripted import opened
 from olivine.store.hashes import Hashes
 from olivine.workflow.engine import run
@@ -181,5 +182,8 @@ def test_loader_that_gives_no_module_is_told(tmp_path, given, said):
     )
     script = {"path": str(tmp_path / "net.py"), "folder": str(tmp_path), "model_loader": "load"}
     model = Model("script", tmp_path / "net.py", attributes={"script": script})
-    with opened(model) as scripted_model, pytest.raises(ModelError, match=f"net.py gave {said}, no torch module"):
+    with (
+        opened(model, load_module) as scripted_model,
+        pytest.raises(ModelError, match=f"net.py gave {said}, no torch module"),
+    ):
         scripted_model.module()

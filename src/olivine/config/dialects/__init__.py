@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from olivine.config.dialects import _foreign as foreign
 from olivine.config.dialects import (
+    composite,
     data_forms,
     data_tasks,
     data_text,
@@ -42,6 +43,7 @@ DIALECTS: tuple[Callable[[Object], Findings], ...] = (
     inline_systems.translate,
     metric_forms.translate,
     evaluator_types.translate,
+    composite.translate,
     type_names.translate,
     hf_config.translate,
     resources.translate,

@@ -103,6 +103,15 @@ def named(config: Object, key: str) -> Iterator[tuple[str, Object]]:
                 yield name, item
 
 
+def models(config: Object) -> Iterator[Object]:
+    """The input model, and the parts that it has."""
+    model = config.mapping("input_model")
+    if model is not None:
+        yield model
+        parts = model.get("model_components")
+        yield from (part for part in parts if isinstance(part, Object)) if isinstance(parts, Array) else ()
+
+
 def data_configs(config: Object) -> Iterator[Object]:
     """Every data config of a config in which they are a list."""
     value = config.get("data_configs")

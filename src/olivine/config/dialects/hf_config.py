@@ -1,8 +1,8 @@
 """`PyTorchModel` with `hf_config`, until 2024-07; loading arguments under their names of 2023, 2024 and today."""
 
-from olivine.config.dialects._edit import Findings, Note, drop, lift, move, rename, text_of
+from olivine.config.dialects._edit import Findings, Note, drop, lift, models, move, rename, text_of
 from olivine.config.dialects.script_data import of_dataset
-from olivine.config.nodes import Array, Object
+from olivine.config.nodes import Object
 from olivine.errors import Problem
 
 _LOADING = ("model_loading_args", "from_pretrained_args")
@@ -19,14 +19,12 @@ _FLASH = ("flash_attention_2", "flash_attention_3", "flex_attention")
 
 
 def translate(config: Object) -> Findings:
-    """Make it an `HfModel` with `model_path`, `task` and `load_kwargs`."""
-    model = config.mapping("input_model")
-    if model is None:
-        return
-    if isinstance(model.get("config"), Object):
-        yield _flat(model, "config")
-        yield from lift(model, "config")
-    yield from _parts(model)
+    """Make every model that is one an `HfModel` with `model_path`, `task` and `load_kwargs`."""
+    for model in models(config):
+        yield from _translate(config, model)
+
+
+def _translate(config: Object, model: Object) -> Findings:
     if text_of(model, "type") == "optimummodel":
         yield from drop(model, "model_components", "'model_components' is dropped: a decoder is exported as one graph.")
         yield Note(model.where("type"), str(model["type"]), "HfModel", "'OptimumModel' is 'HfModel' today.")
@@ -49,25 +47,6 @@ def translate(config: Object) -> Findings:
         yield Note(
             model.where("type"), "PyTorchModel", "HfModel", "'PyTorchModel' from Hugging Face is 'HfModel' today."
         )
-
-
-def _parts(model: Object) -> Findings:
-    """A model of several parts is refused in one message; what follows is checked with the first of them."""
-    kind, written, place = text_of(model, "type"), model.get("type"), model.places.get("type", model.place)
-    if kind not in ("compositemodel", "compositeonnxmodel", "diffusersmodel"):
-        return
-    parts = model.get("model_components")
-    first = parts[0] if isinstance(parts, Array) and parts and isinstance(parts[0], Object) else None
-    for key in [key for key in model if first is not None or key not in ("type", "model_path")]:
-        model.take(key)
-    if first is None:  # refused by its type
-        return
-    message = f"an input model of type '{written}' is not served as one: each part is a model of its own."
-    fix = "Run this config once for each part, with the part as input_model and an output_dir of its own."
-    yield Problem("unsupported", str(place), message, fix)
-    yield from lift(first, "config")
-    for key in list(first):
-        yield from move(first, key, model)
 
 
 _FOLLOW = {
@@ -139,8 +118,3 @@ def _is_hugging_face(model: Object, *, had_hf_config: bool) -> bool:
     """Without code that loads it, a PyTorch model with a path is a Hugging Face folder."""
     has_loader = any(model.get(key) is not None for key in ("model_loader", "model_script"))
     return had_hf_config or ("model_path" in model and not has_loader)
-
-
-def _flat(model: Object, key: str) -> Note:
-    message = f"The keys of '{key}' stand in 'input_model' itself today."
-    return Note(model.where(key), f"input_model.{key}", "input_model", message)

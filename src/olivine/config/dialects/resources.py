@@ -1,6 +1,6 @@
 """Models and data by reference: a local file, folder or name needs no `{type, config}`; the other types do."""
 
-from olivine.config.dialects._edit import Findings, Note, named
+from olivine.config.dialects._edit import Findings, Note, models, named
 from olivine.config.nodes import Array, Object, Place
 from olivine.config.schema import RESOURCE_SETTINGS
 
@@ -9,8 +9,7 @@ _LOCAL = {"local_file", "local_folder", "string_name"}
 
 def translate(config: Object) -> Findings:
     """Replace local references by their path, and spell the types of the others in lower case."""
-    model = config.mapping("input_model")
-    if model is not None:
+    for model in models(config):
         yield from _reference(model, "model_path")
     data = config.get("data_configs")
     entries = list(data) if isinstance(data, Array) else [entry for _, entry in named(config, "data_configs")]

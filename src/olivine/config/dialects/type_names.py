@@ -1,6 +1,6 @@
 """Type names in any case: systems, input model, data sets and resources; passes are matched in any case anyway."""
 
-from olivine.config.dialects._edit import Findings, Note, named
+from olivine.config.dialects._edit import Findings, Note, models, named
 from olivine.config.nodes import Array, Object
 
 _SYSTEMS = {
@@ -17,7 +17,15 @@ _SYSTEMS = {
     "ray": "Ray",
     "raysystem": "Ray",
 }
-_MODELS = {"hfmodel": "HfModel", "pytorchmodel": "PyTorchModel", "onnxmodel": "ONNXModel"}
+_MODELS = {
+    "hfmodel": "HfModel",
+    "pytorchmodel": "PyTorchModel",
+    "onnxmodel": "ONNXModel",
+    "compositemodel": "CompositeModel",
+    "compositeonnxmodel": "CompositeModel",
+    "compositepytorchmodel": "CompositeModel",
+    "compositemodelhandler": "CompositeModel",
+}
 _DATA = {
     "huggingfacecontainer": "HuggingfaceContainer",
     "datacontainer": "DataContainer",
@@ -33,8 +41,7 @@ def translate(config: Object) -> Findings:
     """Write every known type name as it is written today."""
     for _, system in named(config, "systems"):
         yield from _spell(system, _SYSTEMS)
-    model = config.mapping("input_model")
-    if model is not None:
+    for model in models(config):
         yield from _spell(model, _MODELS)
     data = config.get("data_configs")
     entries = list(data) if isinstance(data, Array) else [entry for _, entry in named(config, "data_configs")]

@@ -87,6 +87,7 @@ class QuantizeOnnx(Pass):
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("onnxruntime", "onnx-ir", "torch", "numba")
     modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu"}
+    of_parts = "each"
     params: Params
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002

@@ -71,6 +71,7 @@ class GraphPass(Pass):
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxscript", "onnxruntime")
     modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu"}
+    of_parts = "each"
     nothing: ClassVar[str] = "nothing in the graph was changed"
     growth: ClassVar[float] = 1.0
     copies: ClassVar[float] = 1.0

@@ -210,7 +210,8 @@ def _rows(model: Model, params: Int8Params, context: Context) -> list[Any]:
     from olivine.evaluate import inputs_of
 
     config = context.data.get(params.data_config) if params.data_config else None
-    return padded(inputs_of(model, config, params.max_samples if config else min(16, params.max_samples)))
+    n_most = params.max_samples if config else min(16, params.max_samples)
+    return padded(inputs_of(model, config, n_most, whole=context.whole, part=context.part))
 
 
 def padded(rows: Sequence[Mapping[str, Any]]) -> list[Any]:

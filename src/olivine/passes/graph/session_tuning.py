@@ -92,7 +92,7 @@ class SessionTuning(GraphPass):
         from olivine.evaluate import inputs_of
 
         config = context.data.get(self.params.data_config) if self.params.data_config else None
-        rows = inputs_of(model, config, 4)
+        rows = inputs_of(model, config, 4, whole=context.whole, part=context.part)
         timed = self._timed(model, rows, context)
         names = list(timed)
         best = fastest(timed)

@@ -8,7 +8,7 @@ from markupsafe import Markup
 from olivine.report.html import rendered
 from olivine.report.run import Run
 from olivine.report.section import Section
-from olivine.workflow.columns import COLUMNS, cell, note_on, table_notes
+from olivine.workflow.columns import COLUMNS, cell, note_on, table_notes, with_parts
 
 _BARS = (
     ("accuracy", "label_accuracy", "higher is better"),
@@ -31,7 +31,7 @@ class Scores(Section):
         if not rows:
             return None
         columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
-        table = [[str(row["model"]), *(cell(row, *column[1:]) for column in columns)] for row in rows]
+        table = [[str(row["model"]), *(cell(row, *column[1:]) for column in columns)] for row in with_parts(rows)]
         notes = [*([note_on(rows)] if len(rows) > 1 else []), *table_notes(rows)]
         broken = [(row["model"], row["degenerate"]) for row in rows if row.get("degenerate")]
         return rendered(

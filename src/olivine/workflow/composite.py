@@ -1,0 +1,114 @@
+"""An input model of several parts, each planned as a model by itself."""
+
+import re
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from olivine.config.schema import InputModel
+from olivine.config.shape import COMPOSITE
+from olivine.models import Model
+from olivine.models.interface import composite_facts
+from olivine.paths import is_folder, of_user
+from olivine.workflow.draft import Draft
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of a part, which is also that of a folder
+Planner = Callable[[Draft, Path | None], None]
+
+
+def plan_composite(draft: Draft, plan_model: Planner) -> None:
+    """Plan every part, and put them together; of one that cannot be used, its problem is that of the whole.
+
+    plan_model: plans an input model.
+    """
+    given = draft.workflow.input_model
+    parts, names = given.model_components or [], given.model_component_names or []
+    if not _check_names(draft, parts, names):
+        return
+    planned: dict[str, Draft] = {}
+    for index, (name, part) in enumerate(zip(names, parts, strict=True)):
+        planned[name] = one = draft.of_part(part, "model_components", index)
+        _plan_part(one, name, plan_model)
+        draft.problems += one.problems
+        draft.translated += [f"the part '{name}': {note}" for note in one.translated]
+    models = {name: one.model for name, one in planned.items() if one.model is not None}
+    if len(models) < len(planned):
+        return
+    if not _check_forms(draft, models):
+        return
+    task = given.task if "task" in given.model_fields_set else ""
+    draft.model = Model("composite", _folder(given, models), task=task, parts=models)
+    facts = {name: one.facts for name, one in planned.items() if one.facts is not None}
+    if len(facts) == len(planned):
+        draft.facts = composite_facts(facts, task)
+    draft.template = ""
+
+
+def _check_names(draft: Draft, parts: list[InputModel], names: list[str]) -> bool:
+    """That every part has a name of its own which can be that of a folder."""
+    where = ("input_model", "model_component_names")
+    twice = next((name for name, count in Counter(name.casefold() for name in names).items() if count > 1), None)
+    unusable = next((name for name in names if _NAME.fullmatch(name) is None or ".." in name), None)
+    if not parts:  # told where the config is read
+        return False
+    if len(parts) != len(names):
+        message = f"the model has {len(parts)} parts, and {len(names) or 'none'} of them {_has(len(names))} a name."
+        draft.problem("invalid-value", where, message, "Name each, in the order of 'model_components'.")
+    elif twice is not None:
+        draft.problem("invalid-value", where, f"two parts are named '{twice}'.", "Give each a name of its own.")
+    elif unusable is not None:
+        message = f"a part cannot be named '{unusable}': the name is that of a folder too."
+        draft.problem("invalid-value", where, message, "Use letters, digits, '_', '-' and '.'.")
+    else:
+        return True
+    return False
+
+
+def _has(count: int) -> str:
+    return "has" if count <= 1 else "have"
+
+
+def _plan_part(draft: Draft, name: str, plan_model: Planner) -> None:
+    given = draft.workflow.input_model
+    if given.type == COMPOSITE:
+        message = f"the part '{name}' is a model of several parts itself."
+        fix = "List the parts of both beside each other."
+        draft.problem("unsupported", ("input_model", "type"), message, fix)
+    elif not isinstance(given.model_path, str):
+        message, fix = f"the part '{name}' lies elsewhere, and is not brought.", "Download it and name its folder."
+        draft.problem("unsupported", ("input_model", "model_path"), message, fix)
+    else:
+        plan_model(draft, None)
+        if draft.hub_name is not None:
+            draft.translated.clear()
+            message = f"the part '{name}' is '{draft.hub_name}' of the hub, which is not on this machine."
+            fix = "Fetch it first (hf download), or name a folder."
+            draft.problem("missing-model", ("input_model", "model_path"), message, fix)
+
+
+def _check_forms(draft: Draft, models: dict[str, Model]) -> bool:
+    """That all parts are of one format: a pass takes each of them."""
+    (first, model), *others = models.items()
+    other = next(((name, one) for name, one in others if one.form != model.form), None)
+    if other is None:
+        return True
+    message = f"the part '{first}' is {_WORDS[model.form]}, and '{other[0]}' is {_WORDS[other[1].form]}."
+    fix = "Passes work on each part: let all be of one kind."
+    draft.problem("invalid-value", ("input_model", "model_components"), message, fix)
+    return False
+
+
+_WORDS = {
+    "hf": "a checkpoint",
+    "gguf": "a GGUF file",
+    "adapter": "an adapter",
+    "onnx": "an ONNX graph",
+    "script": "what a script gives",
+    "composite": "a model of parts",
+}
+
+
+def _folder(given: InputModel, models: dict[str, Model]) -> Path:
+    """The folder of what belongs to all parts, where one is named; else the first part's place."""
+    folder = of_user(str(given.model_path)) if given.model_path else Path()
+    return folder.absolute() if given.model_path and is_folder(folder) else next(iter(models.values())).path
