@@ -190,12 +190,12 @@ def test_what_a_model_of_a_script_lacks_is_one_message(tmp_path, keys, said):
 def test_other_kinds_of_data_are_refused_without_a_cascade(tmp_path):
     data = {
         "name": "train",
-        "load_dataset_config": {"type": "raw_dataset", "input_shapes": [[1, 2]]},
+        "load_dataset_config": {"type": "image_folder_dataset", "input_shapes": [[1, 2]]},
         "pre_process_data_config": {"type": "audio_classification_pre_process", "input_cols": ["a"]},
     }
     assert refused(tmp_path, data_configs=[data]) == []  # nothing reads it
     (message,) = refused(tmp_path, data_configs=[data], passes=TRAINED)
-    assert "the data source 'raw_dataset' is not served." in message
+    assert "the data source 'image_folder_dataset' is not served." in message
 
 
 @pytest.mark.parametrize(

@@ -455,7 +455,7 @@ def test_several_flows_are_a_search(tmp_path):
     passes = {"a": {"type": "LoRA"}, "b": {"type": "ModelBuilder"}}
     result = today(tmp_path, passes=passes, pass_flows=[["a"], ["a", "b"]])
     assert result["search_strategy"] == {"sampler": "sequential"}
-    assert result["pass_flows"] == [["a"], ["a", "b"]]
+    assert result["pass_flows"] == [["a"], ["a", "merge", "b"]]
     (problem,) = load(written(tmp_path, config(passes=passes, pass_flows=[["a"], ["c"]]))).problems
     assert "'pass_flows' names the pass 'c', which 'passes' has not." in problem.message
 

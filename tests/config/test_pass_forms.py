@@ -193,3 +193,29 @@ def test_param_that_another_pass_serves_is_refused_with_that(tmp_path, step, fix
     problems = load(path).problems
     assert problems
     assert all(fix in problem.fix for problem in problems)
+
+
+LORA, BUILD = {"type": "LoRA"}, {"type": "ModelBuilder"}
+
+
+@pytest.mark.parametrize(
+    ("config", "order"),
+    [
+        ({"passes": {"l": LORA, "b": BUILD}}, ["l", "merge", "b"]),
+        ({"passes": {"merge": LORA, "b": BUILD}}, ["merge", "merge-adapter", "b"]),
+        ({"passes": {"b": BUILD}, "input_model": MODEL | {"adapter_path": "a"}}, ["merge", "b"]),
+        ({"passes": {"l": LORA, "m": {"type": "MergeAdapterWeights"}, "b": BUILD}}, ["l", "m", "b"]),
+        ({"passes": {"l": LORA, "b": BUILD, "e": {"type": "ExtractAdapters"}}}, ["l", "b", "e"]),
+        ({"passes": {"l": LORA, "c": {"type": "OnnxConversion"}}}, ["l", "c"]),
+    ],
+)
+def test_adapter_that_reaches_the_builder_is_merged_before_and_said(tmp_path, config, order):
+    result, notes = migrated(tmp_path, **config)
+    assert list(result["passes"]) == order
+    assert any("the adapter is merged" in note for note in notes) == (len(order) > len(config["passes"]))
+
+
+def test_adapter_is_merged_in_the_flow_that_builds_it(tmp_path):
+    steps = {"l": LORA, "b": BUILD, "c": {"type": "OnnxConversion"}}
+    result, _ = migrated(tmp_path, passes=steps, pass_flows=[["l", "b"], ["l", "c"]], search_strategy=True)
+    assert result["pass_flows"] == [["l", "merge", "b"], ["l", "c"]]

@@ -387,7 +387,10 @@ def test_architecture_is_checked_from_the_config_alone(planned, tiny_llama, tmp_
 
 
 def test_passes_in_the_wrong_order_say_what_to_insert(planned):
-    problem = only(planned(lambda c: c["passes"].pop("merge")), "invalid-value")
+    def change(config):
+        config["passes"] = {"lora": config["passes"]["lora"], "round": {"type": "Rtn"}}
+
+    problem = only(planned(change), "invalid-value")
     assert "takes hf, but what reaches it is adapter" in problem.message
     assert "Put 'merge' before it" in problem.fix
 
@@ -396,7 +399,7 @@ def test_passes_in_the_wrong_order_say_what_to_insert(planned):
     ("types", "said"),
     [
         (["MergeAdapterWeights"], "Put 'lora' before it."),
-        (["LoRA", "ModelBuilder"], "Put 'merge' before it."),
+        (["LoRA", "Rtn"], "Put 'merge' before it."),
         (["LoRA", "quantize_onnx"], "Put 'merge' and 'build' before it."),
         (["quantize_onnx"], "Put 'build' before it."),
     ],
@@ -407,6 +410,12 @@ def test_bridge_that_is_named_is_the_usual_one(planned, types, said):
         config["passes"] = {f"step_{name}": {"type": name, **more.get(name, {})} for name in types}
 
     assert only(planned(change), "invalid-value").fix == said
+
+
+def test_adapter_that_reaches_the_builder_is_merged_on_the_way(planned):
+    plan = planned(lambda c: c["passes"].pop("merge"))
+    assert [step.pass_name for step in plan.steps] == ["lora", "merge", "build"]
+    assert any("the adapter is merged, no part of the graph" in line for line in plan.translated)
 
 
 def test_hub_name_without_a_network_is_a_network_problem(planned):

@@ -29,6 +29,7 @@ from olivine.config.dialects import (
     search_names,
     string_accelerators,
     type_names,
+    unmerged_adapters,
 )
 from olivine.config.dialects._edit import Finding, Findings, Note
 from olivine.config.nodes import Object, copy
@@ -56,6 +57,7 @@ DIALECTS: tuple[Callable[[Object], Findings], ...] = (
     script_data.of_passes,
     lora_names.translate,
     search_names.translate,
+    unmerged_adapters.translate,
 )
 
 

@@ -42,9 +42,10 @@ _AFTER = (
 def translate(config: Object) -> Findings:
     """Write names of components in lower case, and the arguments of tokenizers under today's names."""
     for entry in data_configs(config):
-        if entry.get("type") in _LOADS:
+        kind = entry["type"] if isinstance(entry.get("type"), str) else ""
+        if kind in _LOADS:
             yield from _source(entry)
-        elif entry.get("type") in _TOKENS:
+        elif kind in _TOKENS:
             yield from _tokens(entry)
         for name in SECTIONS:
             section = entry.mapping(name)
