@@ -76,6 +76,48 @@ def test_outputs_are_closer_than_after_a_search(tiny_llama, tmp_path):
     assert errors[1] < errors[0]
 
 
+def test_drift_is_what_the_layers_before_have_moved(tiny_llama):
+    """Counted by hand: the inputs of the second layer's linear layers in two whole models."""
+    model = Model("hf", tiny_llama)
+    source, moved = weights(model), load_causal_lm(model)
+    name = "model.layers.0.mlp.down_proj.weight"
+    moved.get_parameter(name).data *= 1.5
+    stream, beside = LayerStream(model, TOKENS), LayerStream(model, TOKENS, source=source)
+    for layer, other in zip(stream, beside, strict=True):
+        statistics = layer.run("full", beside=other)
+        if layer.name.endswith(".0"):
+            assert all(float(one.drift.abs().max()) == 0 for one in statistics)
+            layer.parameter(name).data *= 1.5
+            layer.run()
+        by_name = {leader: one for one in statistics for leader in one.names}
+    inputs = {}
+    for whole in (load_causal_lm(model), moved):
+        module = whole.get_submodule("model.layers.1.mlp.up_proj")
+        module.register_forward_pre_hook(lambda _, args, whole=whole: inputs.__setitem__(id(whole), args[0]))
+        with torch.inference_mode():
+            whole(TOKENS)
+    was, now = (one.reshape(-1, one.shape[-1]).float() for one in inputs.values())
+    drift = by_name["model.layers.1.mlp.up_proj.weight"].drift
+    torch.testing.assert_close(drift, (was - now).T @ now / len(now), atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_layers_that_lead_their_inputs_back_end_closer(tiny_llama, tmp_path, sequential):
+    model = Model("hf", tiny_llama)
+    coarse = dict.fromkeys(formats(model), Format(4, 64, symmetric=True))
+    reference, errors = load_causal_lm(model), []
+    with torch.inference_mode():
+        truth = reference(TOKENS).logits
+        for share in (0.0, 1.0):
+            sweep = Sweep(true_sequential=sequential, led_back=share)
+            stream, beside = LayerStream(model, TOKENS), LayerStream(model, TOKENS)
+            other = load_causal_lm(model)
+            for name, read in gptq_layers(stream, coarse, sweep, tmp_path / str(share), beside).items():
+                other.get_parameter(name).data = read().dequantized()
+            errors.append(float((other(TOKENS).logits - truth).square().mean()))
+    assert errors[1] < errors[0]
+
+
 def test_killed_run_goes_on_from_its_last_layer(tiny_llama, tmp_path):
     model = Model("hf", tiny_llama)
     whole = gptq_layers(LayerStream(model, TOKENS), formats(model), Sweep(), tmp_path / "whole")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from olivine.kernels.blockwise import Format, rtn, search
-from olivine.kernels.gptq import factor, gptq
+from olivine.kernels.gptq import factor, gptq, led_back
 from olivine.kernels.hessian import output_error
 
 
@@ -98,6 +98,22 @@ def test_factor_is_of_the_inverse():
     assert torch.allclose(
         (shared.upper.T @ shared.upper).double(), inverse, rtol=1e-2, atol=1e-4 * float(inverse.max())
     )
+
+
+@given(seed=st.integers(0, 2**16), act_order=st.booleans())
+@settings(max_examples=20, deadline=None)
+def test_weight_that_is_led_back_is_that_of_least_squares(seed, act_order):
+    generator = torch.Generator().manual_seed(seed)
+    was = torch.randn(400, 24, generator=generator, dtype=torch.float64)
+    now = was + 0.3 * torch.randn(400, 24, generator=generator, dtype=torch.float64)
+    weight = torch.randn(7, 24, generator=generator, dtype=torch.float64)
+    best = torch.linalg.lstsq(now, was @ weight.T).solution.T
+    shared = factor((now.T @ now / 400).float(), damping=1e-7, act_order=act_order)
+    drift = ((was - now).T @ now / 400).float()
+    whole = led_back(weight.float(), drift, shared, 1.0)
+    torch.testing.assert_close(whole.double(), best, atol=1e-4, rtol=1e-3)
+    half = led_back(weight.float(), drift, shared, 0.5)
+    torch.testing.assert_close(half, (whole + weight.float()) / 2, atol=1e-4, rtol=1e-3)
 
 
 def test_fewer_tokens_than_columns_are_no_error():

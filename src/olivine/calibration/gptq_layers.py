@@ -1,7 +1,8 @@
 """GPTQ over a model, layer by layer: each layer sees what the quantized layers before it give."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import torch
 
     from olivine.kernels.blockwise import Blockwise, Format
-    from olivine.kernels.gptq import Factor
 else:
     torch = lazy.module("torch")
 
@@ -31,27 +31,36 @@ class Sweep:
 
     damping: share of the mean diagonal added to a Hessian. act_order: visit columns by falling importance.
     true_sequential: within a layer, too, every input is that which quantized weights make. n_refinements: how often
-    codes and scales are mended in turn after the sweep, see `kernels.refine`.
+    codes and scales are mended in turn after the sweep, see `kernels.refine`. led_back: share of what the layers before
+    have moved its inputs that a layer makes up for, see `kernels.gptq.led_back`.
     """
 
     damping: float = 0.01
     act_order: bool = True
     true_sequential: bool = False
     n_refinements: int = 0
+    led_back: float = 0.0
 
 
-def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep, folder: Path) -> Quantized:
+def gptq_layers(
+    stream: LayerStream,
+    formats: "Mapping[str, Format]",
+    sweep: Sweep,
+    folder: Path,
+    beside: LayerStream | None = None,
+) -> Quantized:
     """Quantize the weights that `formats` names; each is read again from `folder` when it is asked for.
 
     A layer's file is written whole or not at all. One that is there already is taken over: a run that was killed goes
-    on from its last layer, and ends with the same codes. Raises ModelError that names a weight which is not finite.
+    on from its last layer, and ends with the same codes. beside: the model as it was, for `led_back`. Raises ModelError
+    that names a weight which is not finite.
     """
     folder.mkdir(parents=True, exist_ok=True)
     readers: dict[str, Callable[[], Blockwise]] = {}
-    for layer in stream:
+    for layer, other in zip(stream, repeat(None) if beside is None else beside, strict=False):
         file = folder / f"{layer.name}.safetensors"
         if not is_whole(file):
-            _save(file, dict(_quantized(layer, stream, formats, sweep)))
+            _save(file, dict(_quantized(layer, stream, formats, sweep, other)))
         of_layer = load_layer(file)
         for name, read in of_layer.items():
             _replace(layer, name, read())
@@ -60,7 +69,7 @@ def gptq_layers(stream: LayerStream, formats: "Mapping[str, Format]", sweep: Swe
     if HEAD in formats:
         file = folder / "head.safetensors"
         if not is_whole(file):
-            _save(file, dict(_group(stream.head("full"), stream, formats, sweep)))
+            _save(file, dict(_group(stream.head("full", beside), stream, formats, sweep)))
         readers |= load_layer(file)
     return readers
 
@@ -93,16 +102,16 @@ def _rounded(weight: "torch.Tensor", hessian: "torch.Tensor", fmt: "Format", swe
 
 
 def _quantized(
-    layer: Layer, stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep
+    layer: Layer, stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep, beside: Layer | None
 ) -> "Iterator[tuple[str, Blockwise]]":
     """The weights of a layer, those that read one input together."""
     if not sweep.true_sequential:
-        for statistic in layer.run("full", formats):
+        for statistic in layer.run("full", formats, beside):
             yield from _group(statistic, stream, formats, sweep)
         return
     inputs = [statistic.names for statistic in layer.run("diagonal", formats)]
     for names in inputs:
-        for statistic in layer.run("full", names):
+        for statistic in layer.run("full", names, beside):
             for name, blocks in _group(statistic, stream, formats, sweep):
                 _replace(layer, name, blocks)
                 yield name, blocks
@@ -112,7 +121,7 @@ def _group(
     statistic: Statistic, stream: LayerStream, formats: "Mapping[str, Format]", sweep: Sweep
 ) -> "Iterator[tuple[str, Blockwise]]":
     """The weights that read one input: one factor for all, one sweep for those of one format."""
-    from olivine.kernels.gptq import factor
+    from olivine.kernels.gptq import factor, gptq, led_back
 
     names = [name for name in statistic.names if name in formats]
     try:
@@ -120,7 +129,12 @@ def _group(
         refined = _refiner(statistic.values, sweep)
         for fmt in dict.fromkeys(formats[name] for name in names):
             together = [name for name in names if formats[name] == fmt]
-            yield from zip(together, _stacked(together, stream, shared, fmt, refined), strict=True)
+            parts = [stream.source[name].read().to(stream.device, torch.float32) for name in together]
+            weight = torch.cat(parts)
+            if statistic.drift is not None and sweep.led_back:
+                weight = led_back(weight, statistic.drift, shared, sweep.led_back)
+            blocks = refined(weight, gptq(weight, shared, fmt, half_scales=True))
+            yield from zip(together, _apart(blocks, map(len, parts)), strict=True)
     except ValueError as error:
         raise ModelError(f"{', '.join(names)} cannot be quantized: {error}") from error
 
@@ -136,23 +150,12 @@ def _refiner(hessian: "torch.Tensor", sweep: Sweep) -> "Callable[[torch.Tensor, 
     return refined
 
 
-def _stacked(
-    names: list[str],
-    stream: LayerStream,
-    shared: "Factor",
-    fmt: "Format",
-    refined: "Callable[[torch.Tensor, Blockwise], Blockwise]",
-) -> "Iterator[Blockwise]":
-    """The weights one above the other in one sweep (rows do not depend on each other), cut apart again."""
-    from olivine.kernels.gptq import gptq
-
-    parts = [stream.source[name].read().to(stream.device, torch.float32) for name in names]
-    weight = torch.cat(parts)
-    blocks = refined(weight, gptq(weight, shared, fmt, half_scales=True))
+def _apart(blocks: "Blockwise", heights: "Iterable[int]") -> "Iterator[Blockwise]":
+    """Weights that were quantized one above the other in one sweep (rows do not depend on each other), cut apart."""
     first = 0
-    for part in parts:
-        yield blocks.rows(first, first + len(part))
-        first += len(part)
+    for height in heights:
+        yield blocks.rows(first, first + height)
+        first += height
 
 
 def _replace(layer: Layer, name: str, blocks: "Blockwise") -> None:

@@ -7,6 +7,7 @@ what its predecessor gave for all tokens. The peak is one layer and the activati
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -127,11 +128,12 @@ class LayerStream:
                 self._fill(child, f"{self.prefix.removesuffix('layers')}{name}.")
         fill_buffers(self._decoder, self.device)
 
-    def head(self, kind: Kind = "diagonal") -> Statistic:
-        """The statistic of the head's input; only after all layers were run."""
+    def head(self, kind: Kind = "diagonal", beside: "LayerStream | None" = None) -> Statistic:
+        """The statistic of the head's input; only after all layers were run. beside: the model as it was, run too."""
         total = Total((HEAD,), kind)
-        for hidden in self.final():
-            total.add(hidden)
+        others = repeat(None) if beside is None else beside.final()
+        for hidden, other in zip(self.final(), others, strict=False):
+            total.add(hidden, other)
         return total.statistic()
 
     def _embedded(self) -> tuple[list["torch.Tensor"], list[list["_Call"]]]:
@@ -226,27 +228,44 @@ class Layer:
     calls: list[_Call]
     _outputs: list["torch.Tensor"] | None = None
 
-    def run(self, kind: Kind | None = None, names: Collection[str] | None = None) -> list[Statistic]:
+    def run(
+        self, kind: Kind | None = None, names: Collection[str] | None = None, beside: "Layer | None" = None
+    ) -> list[Statistic]:
         """Run it over all tokens with its present weights; gives a statistic for every input of linear layers.
 
-        names: only of these weights.
+        names: only of these weights. beside: this layer of the model as it was, which is run too.
         """
         from olivine.kernels.blockwise import all_finite
 
         collector = Collector(self.name, self.module, kind, names) if kind else None
         with torch.inference_mode():
-            self._outputs = [self.forward(index, collector) for index in range(len(self.inputs))]
+            self._outputs = [self.forward(index, collector, beside) for index in range(len(self.inputs))]
         if not all(all_finite(hidden) for hidden in self._outputs):
             raise NotFiniteError(f"the activations of {self.name} are not finite: its weights are damaged, or overflow")
         return collector.finish() if collector else []
 
-    def forward(self, index: int, collector: Collector | None = None) -> "torch.Tensor":
+    def forward(self, index: int, collector: Collector | None = None, beside: "Layer | None" = None) -> "torch.Tensor":
         """The layer's output for one batch, [n_rows, length, hidden_size]."""
         if collector:
             collector.begin()
+            collector.beside = beside.linear_inputs(index) if beside else {}
         output = self.module(self.inputs[index], *self.calls[index].args, **self.calls[index].kwargs)
         hidden: torch.Tensor = output[0] if isinstance(output, tuple) else output
         return hidden
+
+    def linear_inputs(self, index: int) -> dict[str, "torch.Tensor"]:
+        """What reaches each linear layer, by its weight's name, when one batch is run."""
+        inputs: dict[str, torch.Tensor] = {}
+
+        def noting(name: str) -> Callable[[Any, tuple[Any, ...]], None]:
+            return lambda _, args: inputs.__setitem__(f"{self.name}.{name}.weight", args[0])
+
+        linears = [(name, one) for name, one in self.module.named_modules() if isinstance(one, torch.nn.Linear)]
+        handles = [module.register_forward_pre_hook(noting(name)) for name, module in linears]
+        self.forward(index)
+        for handle in handles:
+            handle.remove()
+        return inputs
 
     def outputs(self) -> list["torch.Tensor"]:
         """What the layer gave when it was last run; a layer that never was is run now."""

@@ -33,7 +33,7 @@ else:
 
 # Ten times GPTQ's usual damping: on text that was not calibrated on, mended codes then have a tenth less error than
 # GPTQ's, and half of that gain with the usual (docs/decisions/0022).
-SWEEP = Sweep(damping=0.1, n_refinements=2)
+SWEEP = Sweep(damping=0.1, n_refinements=2, led_back=0.5)
 
 
 def refined(
@@ -63,12 +63,13 @@ def refined(
         raise Unsupported(f"mixed_bits {bits:g} cannot be met: {error}") from error
     if report is not None:
         report.record(mixed={"shares": shares(formats, source)})
+    beside = LayerStream(model, tokens, device=device, source=source)
     first: Quantized = {}
     if head and HEAD not in source:
         first = _tied(model, tokens, formats.pop(HEAD), known, folder, device=device, source=source)
         source = {**source, **_embedding(source, first)}
     stream = LayerStream(model, tokens, device=device, report=report, source=source)
-    return {**gptq_layers(stream, formats, SWEEP, folder), **first}
+    return {**gptq_layers(stream, formats, SWEEP, folder, beside), **first}
 
 
 def _known(model: Model, tokens: "torch.Tensor", folder: Path, device: str, source: Weights) -> Sensitivity:

@@ -63,6 +63,17 @@ def factor(hessian: torch.Tensor, *, damping: float = 0.01, act_order: bool = Tr
     raise ValueError("the Hessian is not positive: it is no X'X")
 
 
+def led_back(weight: torch.Tensor, drift: torch.Tensor, shared: Factor, share: float) -> torch.Tensor:
+    """The weight [n_rows, n_columns] that gives on the inputs X what W gives on X0, those of the model as it was.
+
+    Least squares: W + share W D inverse(H), for the drift D = (X0 - X)'X / n_tokens [n_columns, n_columns] and the
+    damped H of `shared`. With a share of 1 this is the asymmetric target of GPTAQ (Li et al. 2025, arXiv:2504.02692);
+    less of it trusts the calibration text less, as in QEP (Arai and Ichikawa 2025, arXiv:2504.09629).
+    """
+    moved = (weight.float() @ drift)[:, shared.order] @ shared.upper.T @ shared.upper
+    return weight.float() + share * torch.empty_like(moved).index_copy_(1, shared.order, moved)
+
+
 def _inverse_factor(matrix: torch.Tensor) -> torch.Tensor | None:
     """U with U'U = inverse(matrix), or None when the matrix is not positive; without the inverse itself.
 

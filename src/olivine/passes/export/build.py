@@ -526,8 +526,9 @@ class Build(Pass):
         algo = self.params.int4_algo_config
         if algo in ("mixed", "best"):  # a backward pass, and logits of some words at a time
             needed += batch / 2 + 0.2e9
-        if algo == "best":  # X'X of four inputs, and the head whole with two copies
-            needed += 16 * max(decoder.hidden_size, decoder.intermediate_size) ** 2 + 12 * decoder.embedding_size
+        if algo == "best":  # the model as it was beside it, X'X of four inputs, and the head whole with two copies
+            widest = max(decoder.hidden_size, decoder.intermediate_size)
+            needed += layer + activations + 20 * widest**2 + 12 * decoder.embedding_size
         return needed
 
     def notes(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[str]:  # noqa: ARG002
