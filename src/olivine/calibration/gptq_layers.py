@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +56,9 @@ def gptq_layers(
     """
     folder.mkdir(parents=True, exist_ok=True)
     readers: dict[str, Callable[[], Blockwise]] = {}
-    for layer, other in zip(stream, repeat(None) if beside is None else beside, strict=False):
+    # strict: the model beside is run to its end, too
+    both = ((layer, None) for layer in stream) if beside is None else zip(stream, beside, strict=True)
+    for layer, other in both:
         file = folder / f"{layer.name}.safetensors"
         if not is_whole(file):
             _save(file, dict(_quantized(layer, stream, formats, sweep, other)))
