@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from olivine.config.schema import DataConfig
+from olivine.errors import OlivineError
 from olivine.models import Model
 from olivine.store.hashes import Hashed
 
@@ -52,6 +53,7 @@ class Machine:
     multiplies_bf16: whether the processor computes in bfloat16 itself; else what runs on it is loaded as float32.
     compute_capability: NVIDIA's, of the GPU that has the least; 0 where there is none, or the driver does not say.
     is_target_here: whether a model that is built for the execution provider can run where it is measured.
+    n_nodes: machines of this kind on which a pass that can use several of them runs at once; all else is of each.
     """
 
     device: str
@@ -65,6 +67,32 @@ class Machine:
     multiplies_bf16: bool = False
     compute_capability: float = 0.0
     is_target_here: bool = True
+    n_nodes: int = 1
+
+    @property
+    def n_processes(self) -> int:
+        """Of a pass that runs on every device of all nodes together."""
+        return self.n_nodes * self.n_devices
+
+
+@dataclass(frozen=True)
+class Team:
+    """The nodes that run a pass together, as one of them sees it; node 0 alone has the result.
+
+    node: which of them this is, from 0. address, port: where node 0 hears the others. outcomes: a file in which it
+    stands how others have ended as soon as that is known, JSON by node: {"devices": [facts of each]} where all went
+    well, else {"message", "exit_code", "is_lost": whether others went away from it}.
+    """
+
+    node: int
+    n_nodes: int
+    address: str
+    port: int
+    outcomes: str
+
+
+class NodeLost(OlivineError):  # noqa: N818 - as the errors that it derives from
+    """Another node went away from this one in the middle of a pass that they run together."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +117,7 @@ class Context:
     rank: which of the processes this is that run the pass together, one on each device; None when it is the only one.
       The process of rank 0 fills `output`.
     whole, part: where the input model is a part of another one, that model and the name of the part.
+    team: the nodes that run the pass together; None when this is the only one.
     written: filled by the pass where it can: hashes of files in `output` that it took while it wrote them.
     """
 
@@ -102,3 +131,4 @@ class Context:
     whole: Model | None = None
     part: str = ""
     written: dict[Path, Hashed] = field(default_factory=dict)
+    team: Team | None = None

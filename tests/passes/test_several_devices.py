@@ -110,7 +110,7 @@ class Ended:
 
     def __init__(self, folder, n_ranks=2):
         self.folder, self.report = folder, Told()
-        self.ranks = _launch._Ranks(folder, n_ranks, self.report)
+        self.ranks = _launch._Ranks(folder, replace(MACHINE, n_devices=n_ranks), None, self.report)
 
     def say(self, rank, *events):
         with (self.folder / f"rank-{rank}.jsonl").open("a") as file:
@@ -118,7 +118,10 @@ class Ended:
         self.ranks.listen()
 
     def fail(self, rank, message, time, exit_code=1):
-        self.say(rank, {"event": "failed", "error": {"message": message, "time": time, "exit_code": exit_code}})
+        self.say(
+            rank,
+            {"event": "failed", "error": {"message": message, "time": time, "exit_code": exit_code, "is_lost": False}},
+        )
 
     def ended(self, **codes):
         (self.folder / "ended.json").write_text(json.dumps({rank[1:]: code for rank, code in codes.items()}))

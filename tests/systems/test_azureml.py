@@ -223,7 +223,6 @@ def test_what_is_not_there_is_one_sentence_before_anything_is_sent(azure, system
         ({"aml_docker_config": {"build_context_path": "."}}, "there is no file '.*Dockerfile'"),
         ({"aml_docker_config": None}, "neither aml_docker_config nor aml_environment_config"),
         ({"requirements_file": "no.txt"}, "there is no requirements_file '.*no.txt'"),
-        ({"instance_count": 2}, "instance_count: a worker has one node"),
         ({"resources": {"shm_sise": "2g"}}, "unknown key 'shm_sise' in 'resources'; there is instance_type, shm_size"),
         ({"azureml_client_config": {"workspace_name": "x"}}, "azureml_client lacks subscription_id, resource_group"),
         ({"azureml_client_config": {"aml_config_path": "no.json"}}, "aml_config_path '.*no.json' cannot be read"),

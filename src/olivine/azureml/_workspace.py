@@ -12,7 +12,7 @@ from olivine.azureml._files import Address, files_at
 from olivine.config.schema import AzureMLClient
 
 _EXPERIMENT = "olivine"
-_LOG = "std_log.txt"  # the end of the name of the file that has what a command printed
+_LOG = re.compile(r"std_log(?:_process_(\d+))?\.txt$")  # the files that have what a command printed, on each node
 _LOG_BYTES = 2**16
 _ADDRESS = re.compile(
     r"azureml://registries/(?P<registry>[^/]+)/environments/(?P<name>[^/]+)"
@@ -22,11 +22,12 @@ _ADDRESS = re.compile(
 
 @dataclass(frozen=True)
 class Compute:
-    """n_gpus: of one node; None where AzureML does not say."""
+    """n_gpus: of one node; n_nodes: at most; None where AzureML does not say."""
 
     name: str
     kind: str
     n_gpus: int | None
+    n_nodes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Environment:
 class Command:
     """A job to be sent. resources: settings of it beside the compute, as AzureML names them.
 
-    inputs: what its node sees, by the names that the command has for them.
+    inputs: what its node sees, by the names that the command has for them. n_nodes: each of which runs the command.
     """
 
     name: str
@@ -51,14 +52,15 @@ class Command:
     resources: Mapping[str, Any] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=dict)
     inputs: Mapping[str, Asset] = field(default_factory=dict)
+    n_nodes: int = 1
 
 
 @dataclass(frozen=True)
 class Ended:
-    """error: what AzureML says of a job that failed. log: the end of what its command printed."""
+    """error: what AzureML says of a job that failed. logs: the end of what its command printed, on each node."""
 
     error: str
-    log: str
+    logs: list[str]
 
 
 class Workspace:
@@ -128,7 +130,8 @@ class Workspace:
                 raise self._without_compute(name) from None
             if _word(compute.provisioning_state).lower() == "failed":
                 raise Refused(f"the compute '{name}' was not made: {compute.provisioning_errors or 'see the studio'}")
-            return Compute(name, str(compute.type), self._n_gpus(compute, instance_type))
+            n_gpus, n_nodes = self._n_gpus(compute, instance_type), _n_nodes(compute)
+            return Compute(name, str(compute.type), n_gpus, n_nodes)
 
     def _without_compute(self, name: str) -> Refused:
         there = ", ".join(sorted(compute.name for compute in self._client.compute.list())) or "none"
@@ -207,8 +210,8 @@ class Workspace:
             details = self._client.jobs._runs_operations.get_run_details(name)  # noqa: SLF001 - it knows where runs are
         error = details.error.error.message if details.error and details.error.error else ""
         logs = details.log_files or {}
-        address = next((logs[one] for one in sorted(logs) if one.endswith(_LOG)), None)
-        return Ended(" ".join(str(error or "").split()), _tail(address) if address else "")
+        by_node = {int(parts[1] or 0): address for name, address in logs.items() if (parts := _LOG.search(name))}
+        return Ended(" ".join(str(error or "").split()), [_tail(by_node[node]) for node in sorted(by_node)])
 
     @property
     def _client(self) -> Any:
@@ -235,7 +238,8 @@ def _job_of(command: Command) -> Any:
         compute=command.compute,
         environment_variables=dict(command.variables),
         tags=dict(command.tags),
-        instance_count=1,
+        instance_count=command.n_nodes,
+        distribution={"type": "PyTorch", "process_count_per_instance": 1} if command.n_nodes > 1 else None,
         instance_type=resources.get("instance_type"),
         shm_size=resources.get("shm_size"),
         docker_args=resources.get("docker_args"),
@@ -243,6 +247,14 @@ def _job_of(command: Command) -> Any:
     if (properties := resources.get("properties")) is not None:
         job.resources.properties = properties
     return job
+
+
+def _n_nodes(compute: Any) -> int | None:
+    """How many nodes a job may have at most."""
+    if str(compute.type).lower() == "computeinstance":
+        return 1
+    most = getattr(compute, "max_instances", None)
+    return int(most) if most is not None else None
 
 
 def _gpus_of_instance(compute: Any, instance_type: str | None) -> int | None:

@@ -496,7 +496,9 @@ class AzureMLSettings(Section):
     azureml_client_config: AzureMLClient | None = Field(None, description="the workspace; else that of the workflow")
     aml_docker_config: AzureMLDocker | None = Field(None, description="what its environment is made of")
     aml_environment_config: AzureMLEnvironment | None = Field(None, description="a registered one in its place")
-    instance_count: int = Field(1, gt=0, description="1: a worker has one node, with all of its GPUs")
+    instance_count: int = Field(
+        1, gt=0, description="nodes of a worker, on all of which fine-tuning runs; other passes run on the first"
+    )
     resources: dict[str, Any] | None = Field(
         None, description="of the job: instance_type of a compute of Arc, shm_size, docker_args, properties"
     )

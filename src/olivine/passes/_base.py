@@ -95,7 +95,7 @@ class Pass(ABC):
     modules: importable modules that `run` needs, each with the extra that brings it.
     works_with: modules that take long to import and that `run` needs whatever the params are; a worker begins with them
       while its parent still prepares the first job.
-    spreads: whether it uses all of `Machine.n_devices`, or one of them.
+    spreads: whether it uses all devices of `Machine` on all of its nodes, or one of them.
     spellings: other names of params, each with the field that it is; a problem is then put at the name that is written.
     reads_inputs: whether the rows that its params name are inputs of the model, rather than text to write.
     of_parts: what it does with a model of several parts: it works on "each" as if that were the model, on the "whole",

@@ -3,14 +3,18 @@
     python -m olivine.systems._azureml_node [--secret VARIABLE=VAULT/NAME] [--mounted NAME=FOLDER] WORKER_ARGUMENTS
 
 A secret goes from the key vault into the environment of this process, and nowhere else. A folder is an input of the
-job, which AzureML lets the node see.
+job, which AzureML lets the node see. Of several nodes (`--nodes`) AzureML says in the environment which one this is,
+and where the first is heard.
 """
 
 import os
 import sys
+from collections.abc import Mapping
 
 from olivine.systems._mounted import variable
 from olivine.systems._worker import main as work
+
+_OF_DISTRIBUTION = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +31,16 @@ def main(arguments: list[str]) -> int:
         name, _, folder = arguments[1].partition("=")
         os.environ[variable(name)] = folder
         arguments = arguments[2:]
-    return work(arguments)
+    return work([*_among_nodes(dict(os.environ)), *arguments])
+
+
+def _among_nodes(said: Mapping[str, str]) -> list[str]:
+    """Which of several nodes this is; a library that reads it by itself would take each pass for one of all nodes."""
+    for name in _OF_DISTRIBUTION:
+        os.environ.pop(name, None)
+    if "NODE_RANK" not in said:
+        return []
+    return ["--node", said["NODE_RANK"], "--address", said["MASTER_ADDR"], "--port", said["MASTER_PORT"]]
 
 
 def _secret(vault: str, name: str) -> str:

@@ -131,6 +131,11 @@ class System(ABC):
         Raises StepFailed with the cause.
         """
 
+    @property
+    def n_nodes(self) -> int:
+        """How many nodes a worker has, all of which a pass that spreads over devices uses together."""
+        return 1
+
     def reserve(self, need: Estimate) -> None:  # noqa: B027 - most systems have what they have
         """Told before the first job what the jobs of a run need of it at most, for one that asks for room."""
 

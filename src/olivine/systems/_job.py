@@ -14,7 +14,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +36,7 @@ from olivine.systems._probe import probe
 from olivine.systems._protocol import Ahead, Job
 from olivine.systems._scratch import resumable
 from olivine.systems._survey import survey
-from olivine.work import Context, Machine
+from olivine.work import Context, Machine, Team
 
 if TYPE_CHECKING:
     import filelock
@@ -64,13 +64,22 @@ def begin(record: Mapping[str, Any]) -> None:
     gc.freeze()
 
 
+def run(job: Job, events: Events) -> dict[str, Any]:
+    """The result of a job whose places are here."""
+    return KINDS[job.kind](job, events)
+
+
 def serve(
-    record: Mapping[str, Any], events: Events, store: Files | None, printed: Callable[[], None] = lambda: None
+    record: Mapping[str, Any],
+    events: Events,
+    store: Files | None,
+    printed: Callable[[], None] = lambda: None,
+    do: Callable[[Job, Events], dict[str, Any]] = run,
 ) -> int:
     """Do one job and say how it ended; returns the exit code that fits.
 
     store: where a job without places finds what it reads. printed: called before it is said how the job ended, to send
-    what was printed.
+    what was printed. do: does it, once its places are here.
     """
     job = Job.from_json(record)
     if job.log:
@@ -82,7 +91,7 @@ def serve(
     started = time.monotonic()
     try:
         with _placed(job, events, store) as here, _alone(here):
-            result = KINDS[here.kind](here, events)
+            result = do(here, events)
             if store is not None:
                 result["files"] = result_files(here.output, store)
             cost = {"seconds": time.monotonic() - started, "peak_memory_bytes": memory.peak_bytes()}
@@ -128,7 +137,7 @@ def _placed(job: Job, events: Events, store: Files | None) -> Iterator[Job]:
     try:
         here, places = unpacked(job, store, output)
         events.rename = partial(named, places=places)
-        with resumable(here.scratch, store):
+        with nullcontext() if is_helper(job) else resumable(here.scratch, store):
             yield here
         remove_tree(here.scratch)
     finally:
@@ -154,6 +163,11 @@ def _device_memory() -> dict[str, int]:
     return {"peak_device_memory_bytes": peak}
 
 
+def is_helper(job: Job) -> bool:
+    """Whether this node has no part in the result, as others go on from."""
+    return job.team is not None and job.team["node"] > 0
+
+
 def _pass(job: Job) -> Pass:
     plugin = passes.find(job.name)
     if plugin is None:
@@ -166,8 +180,13 @@ def _run_pass(job: Job, events: Events) -> dict[str, Any]:
     step = _pass(job)
     data = {name: DataConfig.model_validate(value) for name, value in job.data.items()}
     models = {name: Model.from_json(value) for name, value in job.models.items()}
-    context = Context(job.output, job.scratch, Machine(**job.machine), events, data, models)
+    team = Team(**job.team) if job.team is not None else None
+    context = Context(job.output, job.scratch, Machine(**job.machine), events, data, models, team=team)
     model = _model(job)
+    if is_helper(job):  # it has no result that could hold to anything
+        step.requires(model)
+        step.run(model, context)
+        return {"facts": events.facts}
     result = parts.run(step, model, context)
     inside = {path: one for path, one in context.written.items() if path.is_relative_to(job.output)}
     written = {path.relative_to(job.output).as_posix(): one.to_json() for path, one in inside.items()}

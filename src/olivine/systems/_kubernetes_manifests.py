@@ -7,9 +7,11 @@ from typing import Any
 
 MOUNT = "/olivine"
 CONFIG = "/etc/olivine"
+INDEX = "batch.kubernetes.io/job-completion-index"  # label of a pod: which of several it is
+_NODE = ("--node", "$(JOB_COMPLETION_INDEX)", "--address", "$(POD_IP)")  # Kubernetes says so to each pod
 _KEPT_SECONDS = 24 * 3600  # of a Job that has ended: to look at its pod and log
 _GRACE_SECONDS = 10
-_SIGTERM = 128 + 15
+SIGTERM = 128 + 15  # the exit code of a pod that was asked to end
 
 
 def job(
@@ -26,7 +28,7 @@ def job(
         "podFailurePolicy": {
             "rules": [
                 {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                {"action": "Count", "onExitCodes": {"operator": "In", "values": [_SIGTERM]}},
+                {"action": "Count", "onExitCodes": {"operator": "In", "values": [SIGTERM]}},
                 {"action": "FailJob", "onExitCodes": {"operator": "NotIn", "values": [0]}},
             ]
         },
@@ -48,6 +50,26 @@ def job(
         "metadata": {"name": name, "labels": dict(labels)},
         "spec": spec,
     }
+
+
+def spread(manifest: Mapping[str, Any], n_nodes: int) -> dict[str, Any]:
+    """A Job of a worker that has several pods at once, each of which knows which one it is."""
+    template = manifest["spec"]["template"]
+    (container,) = template["spec"]["containers"]
+    address = {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}
+    among = {
+        **container,
+        "command": [*container["command"], *_NODE, "--nodes", str(n_nodes)],
+        "env": [*container["env"], address],
+    }
+    spec = {
+        **manifest["spec"],
+        "completionMode": "Indexed",
+        "completions": n_nodes,
+        "parallelism": n_nodes,
+        "template": {**template, "spec": {**template["spec"], "containers": [among]}},
+    }
+    return {**manifest, "spec": spec}
 
 
 def environment(plain: Mapping[str, str], secrets: Mapping[str, str]) -> list[dict[str, Any]]:

@@ -64,6 +64,12 @@ class KubernetesParams(SystemParams):
     memory: Quantity | None = Field(None, description="of a pod, such as 32Gi; else what the plan needs")
     ephemeral_storage: Quantity | None = Field(None, description="disk of a pod; else what the plan needs")
     gpus: int | None = Field(None, ge=0, description="of a pod; else as many as the accelerators say")
+    nodes: int = Field(
+        1,
+        gt=0,
+        le=1000,
+        description="pods of a worker, on all of which fine-tuning runs; other passes run on the first",
+    )
     gpu_resource: str = Field("nvidia.com/gpu", description="by which name nodes offer GPUs")
     node_selector: dict[str, Text] = Field(default_factory=dict, description="labels of the nodes that may be used")
     tolerations: list[Toleration] = Field(default_factory=list, description="taints of nodes that may be used")

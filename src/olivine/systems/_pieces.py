@@ -32,22 +32,29 @@ def write_end(far: RemoteFiles, name: str) -> None:
     far.write(f"jobs/{name}/end", b"")
 
 
-def jobs(far: RemoteFiles, name: str, patience_seconds: float, pause_seconds: float = _PIECE_SECONDS) -> Iterator[Any]:
-    """The jobs left for a worker, as they come; until the end is said, or none came for that long.
+def jobs(
+    far: RemoteFiles, name: str, patience_seconds: float, pause_seconds: float = _PIECE_SECONDS
+) -> Iterator[tuple[int, Any]]:
+    """The jobs left for a worker, as they come, with their numbers; until the end is said, or none came for that long.
 
     A worker that was started again, after the one before was taken away, goes on with the job that has not ended.
     """
-    number = 1 + sum(fields["event"] in ENDINGS for fields in Pieces(far, name).new())
+    number = next_number(far, name)
     waited_since = time.monotonic()
     while True:
         content = far.read(f"jobs/{name}/job-{number:06}")
         if content is not None:
-            yield json.loads(content)
+            yield number, json.loads(content)
             number, waited_since = number + 1, time.monotonic()
         elif far.read(f"jobs/{name}/end") is not None or time.monotonic() - waited_since > patience_seconds:
             return
         else:
             time.sleep(pause_seconds)
+
+
+def next_number(far: RemoteFiles, name: str) -> int:
+    """Which job of a worker is the first that has not ended."""
+    return 1 + sum(fields["event"] in ENDINGS for fields in Pieces(far, name).new())
 
 
 def publish(log: EventLog, far: RemoteFiles, name: str) -> None:

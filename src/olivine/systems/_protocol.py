@@ -60,6 +60,7 @@ class Job:
     trees: a job without places has names for what it reads, `${tree:DIGEST}` for a folder, and here the hashes of the
       files in it, by their names; see `_parcel`. Who runs it finds them in a store of its own, where also lies what it
       writes. Its log is what the process prints.
+    team: fields of work.Team, said by whoever brings several nodes together for it.
     """
 
     kind: JobKind
@@ -75,6 +76,7 @@ class Job:
     log: str = ""
     files: tuple[str, ...] = ()
     trees: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    team: Mapping[str, Any] | None = None
 
     @property
     def log_path(self) -> Path | None:
@@ -90,7 +92,7 @@ class Job:
     def title(self) -> str:
         """What it is called where jobs are looked for: the same for the same job, wherever and whenever it is given."""
         record = self.to_json()
-        del record["machine"]  # how much disk is free there is no other job
+        del record["machine"], record["team"]  # how much disk is free there, and which nodes, is no other job
         return digest(record)[:24]
 
     def to_json(self) -> dict[str, Any]:

@@ -6,6 +6,8 @@
     --job FILE [--events FILE]     the one job of a file; events to standard output, or to the end of another file
     --batch NAME                   the jobs at `jobs/NAME` of the address `--files`, as they come; events go there in
                                    pieces; ends when none came for `--patience SECONDS`
+    ... --node I --nodes N         one of several that were started for it: node 0 does the jobs, the others help; it is
+                                   heard at `--address HOST --port PORT`, else wherever it finds itself
 
 The exit code is 0, or that of the error of a single job. `--store FOLDER` is where jobs without places find what they
 read by content, and leave what they make; `--files URL` is where files come from that are not in that folder, and go:
@@ -23,6 +25,7 @@ import queue
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -32,11 +35,13 @@ from olivine.messages import Events, Notes, sentence
 from olivine.store.remote import Mirror, RemoteFiles
 from olivine.store.transfer import Files
 from olivine.systems._environment import prepare
-from olivine.systems._job import begin, serve
+from olivine.systems._job import begin, run, serve
 from olivine.systems._line import Caller, address_of, token_of_environment
 from olivine.systems._log import EventLog, Printed, print_to
-from olivine.systems._pieces import jobs, publish
+from olivine.systems._nodes import Ending, Nodes, helping, spreads
+from olivine.systems._pieces import jobs, next_number, publish, write_end
 from olivine.systems._protocol import Job
+from olivine.work import Team
 
 if TYPE_CHECKING:
     import psutil
@@ -140,17 +145,38 @@ def _batch(given: Mapping[str, str], store: Files) -> int:
     far.read(
         f"jobs/{name}/end"
     )  # where files cannot be reached, that is said to who started this: nobody else hears it
+    nodes = _nodes(given, far)
+    if nodes is not None and nodes.node > 0:
+        nodes.help(partial(_help, store), next_number(far, name), store.folder / "nodes")
+        return 0
     log, events, printed = _kept(store, name)
     publisher = threading.Thread(target=publish, args=(log, far, name), name="pieces")
     publisher.start()
     try:
         events.send("started", pid=os.getpid())
-        for record in jobs(far, name, patience_seconds):
-            serve(record, events, store, printed.send)
+        for number, record in jobs(far, name, patience_seconds):
+            do = nodes.led(number, run) if nodes is not None and spreads(Job.from_json(record)) else run
+            serve(record, events, store, printed.send, do)
+        write_end(far, name)  # those that help wait for it
     finally:
         log.close()
         publisher.join()
     return 0
+
+
+def _nodes(given: Mapping[str, str], far: RemoteFiles) -> Nodes | None:
+    """The nodes that this one was started with."""
+    if int(given.get("--nodes", 1)) == 1:
+        return None
+    address, port = given.get("--address", ""), int(given.get("--port", 0))
+    return Nodes(far, given["--batch"], int(given["--node"]), int(given["--nodes"]), address, port)
+
+
+def _help(store: Files, job: Job, team: Team) -> dict[str, Any]:
+    """Do what a node does that has no part in the result; gives how it ended. What it prints stays where it is."""
+    ending = Ending()
+    serve(helping(job, team).to_json(), Events(ending), store)
+    return ending.outcome
 
 
 def _kept(store: Files, name: str) -> tuple[EventLog, Events, Printed]:

@@ -57,11 +57,6 @@ class AzureML(Batch):
     def __init__(self, params: AzureMLParams) -> None:
         super().__init__(params)
         self._settings = workspace_settings(params.azureml_client_config, Path())
-        if params.instance_count > 1:
-            raise Unsupported(
-                "instance_count: a worker has one node, all GPUs of which train together; name a compute with "
-                "more GPUs in a node"
-            )
         if unknown := sorted(set(params.resources or {}) - {*_RESOURCES}):
             raise RequestError(f"unknown key '{unknown[0]}' in 'resources'; there is {', '.join(_RESOURCES)}")
         if params.aml_environment_config is None:
@@ -69,6 +64,7 @@ class AzureML(Batch):
                 raise RequestError("neither aml_docker_config nor aml_environment_config says what a job runs in")
             self._image.check()
         self._mounted: dict[str, Asset] = {}  # inputs of the jobs, by the names that commands have for them
+        self._is_asking = False  # what a node has, for which one is enough
         self._states: dict[str, tuple[str, float]] = {}  # of a job, and since when it is in it
 
     @cached_property
@@ -110,6 +106,11 @@ class AzureML(Batch):
     def _check(self) -> None:
         compute = self._workspace.compute(self.params.aml_compute, (self.params.resources or {}).get("instance_type"))
         self._check_gpus(compute)
+        if compute.n_nodes is not None and compute.n_nodes < self.n_nodes:
+            raise Unsupported(
+                f"instance_count asks for {self.n_nodes} nodes, but the compute '{compute.name}' has "
+                f"{compute.n_nodes} node{'s' * (compute.n_nodes > 1)} at most"
+            )
         if self.params.hf_token:
             self._workspace.check_secret(self._vault, _SECRET)
         if self.params.aml_environment_config is not None and self._environment is None:
@@ -149,6 +150,11 @@ class AzureML(Batch):
                 f"these credentials may not use the files of the datastore '{self.params.datastores}': "
                 f"ask for the role {_ROLE} ({error})"
             ) from None
+
+    @property
+    def n_nodes(self) -> int:
+        """See System."""
+        return self.params.instance_count
 
     # The environment
 
@@ -221,6 +227,7 @@ class AzureML(Batch):
     def _ask(self, log: Path) -> dict[str, Any]:
         """What a worker there says that it has: it has then found its way to the files, too."""
         asked = Job("probe", "prepare", Path(OUTPUT), Path("probe"), params=self._where, log=str(log))
+        self._is_asking = True
         with log.open("a", encoding="utf-8", buffering=1) as told, BatchWorker(self) as worker:
 
             def tell(event: str, fields: Mapping[str, Any]) -> None:
@@ -230,6 +237,8 @@ class AzureML(Batch):
                 answer = worker.run(asked, tell)
             except StepFailed as failure:
                 raise StepFailed("prepare", self._unfit(failure.cause), log) from None
+            finally:
+                self._is_asking = False
         probe: dict[str, Any] = answer["probe"]
         if probe["olivine"] != __version__:
             raise RequestError(
@@ -278,7 +287,9 @@ class AzureML(Batch):
         """See Batch."""
         secrets = ["--secret", f"HF_TOKEN={self._vault}/{_SECRET}"] if self.params.hf_token else []
         mounted = [text for name in self._mounted for text in ("--mounted", f"{name}=${{{{inputs.{name}}}}}")]
-        line = shlex.join([*_NODE, *secrets, *mounted, *arguments, "--store", _STORE, "--files", self.far.url])
+        n_nodes = 1 if self._is_asking else self.n_nodes
+        nodes = ["--nodes", str(n_nodes)] if n_nodes > 1 else []
+        line = shlex.join([*_NODE, *secrets, *mounted, *nodes, *arguments, "--store", _STORE, "--files", self.far.url])
         command = Command(
             name=f"olivine-{name}",
             line=f'{line}; code=$?; echo "{_EXIT}$code"; exit $code',
@@ -289,6 +300,7 @@ class AzureML(Batch):
             resources=self.params.resources or {},
             tags={str(key): str(value) for key, value in (self.params.tags or {}).items()},
             inputs=dict(self._mounted),
+            n_nodes=n_nodes,
         )
         self._workspace.submit(command)
         return command.name
@@ -310,13 +322,16 @@ class AzureML(Batch):
 
     def _failure(self, identity: str) -> str:
         how = self._workspace.how_it_ended(identity)
-        lines = [line.strip() for line in how.log.splitlines() if line.strip()]
-        code = next((line.removeprefix(_EXIT) for line in reversed(lines) if line.startswith(_EXIT)), "")
-        printed = [line for line in lines if not _OF_SHELL.match(line)]
-        if not code.isdigit():  # the command never ran, or its node went away
-            return f"was ended by AzureML: {how.error or f'see the job {identity} in the studio'}"
-        ended = ending(int(code) if int(code) <= 128 else 128 - int(code))
-        return f"{ended}; the log of its job ends: {printed[-1]}" if printed else ended
+        for node, log in enumerate(how.logs):  # the others of several are ended by AzureML, and say nothing
+            lines = [line.strip() for line in log.splitlines() if line.strip()]
+            code = next((line.removeprefix(_EXIT) for line in reversed(lines) if line.startswith(_EXIT)), "")
+            if code.isdigit() and code != "0":
+                which = f"on node {node + 1} of {len(how.logs)} " if len(how.logs) > 1 else ""
+                ended = which + ending(int(code) if int(code) <= 128 else 128 - int(code))
+                printed = [line for line in lines if not _OF_SHELL.match(line)]
+                return f"{ended}; the log of its job ends: {printed[-1]}" if printed else ended
+        # the command never ran, or its node went away
+        return f"was ended by AzureML: {how.error or f'see the job {identity} in the studio'}"
 
     def waiting(self, identity: str) -> str:
         """See Batch."""

@@ -20,7 +20,17 @@ from olivine.systems._base import Manifests
 from olivine.systems._batch import Batch
 from olivine.systems._kubernetes import Absent, Cluster, Forbidden
 from olivine.systems._kubernetes_check import check
-from olivine.systems._kubernetes_manifests import MOUNT, as_local, environment, job, moved, workflow_job
+from olivine.systems._kubernetes_manifests import (
+    INDEX,
+    MOUNT,
+    SIGTERM,
+    as_local,
+    environment,
+    job,
+    moved,
+    spread,
+    workflow_job,
+)
 from olivine.systems._kubernetes_params import KubernetesParams
 from olivine.systems._kubernetes_pods import has_ended, image_id, state_at_end, stuck, waits_for
 from olivine.systems._kubernetes_pods import told as told_of
@@ -99,6 +109,11 @@ class Kubernetes(Batch):
         except OlivineError as error:
             raise StepFailed("prepare", str(error), log) from None
 
+    @property
+    def n_nodes(self) -> int:
+        """See System."""
+        return self.params.nodes
+
     def reserve(self, need: Estimate) -> None:
         """See System: pods ask for it where the config does not say more."""
         self._need = need
@@ -144,11 +159,12 @@ class Kubernetes(Batch):
             return self._success(identity)
         if "Failed" in conditions:
             return self._failure(pods, conditions["Failed"].get("message", ""))
-        if pods and (why := self._stays_stuck(identity, pods[-1]) or self._has_changed(pods[-1])):
-            self.cancel(identity)
-            return f"was not started: {why}"
-        if pods and (why := waits_for(pods[-1])):
-            self._waiting[identity] = f"its pod waits for a node: {why}"
+        for pod in pods[-self.n_nodes :]:
+            if why := self._stays_stuck(identity, pod) or self._has_changed(pod):
+                self.cancel(identity)
+                return f"was not started: {why}"
+            if why := waits_for(pod):
+                self._waiting[identity] = f"its pod waits for a node: {why}"
         return None
 
     def waiting(self, identity: str) -> str:
@@ -168,7 +184,8 @@ class Kubernetes(Batch):
     def worker_manifest(self, name: str, arguments: Sequence[str]) -> dict[str, Any]:
         """The Job of a worker. arguments: see Batch.submit."""
         places = ["--store", MOUNT] if self._shares_folder else ["--store", MOUNT, "--files", str(self.params.files)]
-        return self._job(name, [self.params.python, *WORKER, *arguments, *places], self._need)
+        manifest = self._job(name, [self.params.python, *WORKER, *arguments, *places], self._need)
+        return spread(manifest, self.n_nodes) if self.n_nodes > 1 else manifest
 
     def probe_manifest(self, name: str) -> dict[str, Any]:
         """The Job that says what a pod has."""
@@ -192,6 +209,8 @@ class Kubernetes(Batch):
                 notes.append(f"the workflow is not written as a Job of its own: {places} lies outside of volume_folder")
             else:
                 jobs["run"] = workflow_job(title, self.params.python, inside, *parts)
+                if self.n_nodes > 1:
+                    notes.append("the workflow as a Job of its own has one pod, and fine-tunes on that alone")
             if nodes is not None and not outside:
                 ray = _kubernetes_ray.as_ray(self.params, system, self._n_gpus)
                 spread, _ = moved(workflow, ray, self.params.volume_folder, f"{title}-rayjob")
@@ -327,7 +346,16 @@ class Kubernetes(Batch):
         """How the last pod of a Job that failed has ended, in words that follow "its worker "."""
         if not pods:
             return f"was ended by the cluster: {message or 'its pod is gone'}"
-        pod, state = pods[-1], state_at_end(pods[-1])
+        pod = ([pod for pod in pods if state_at_end(pod).get("exitCode", 0) not in (0, SIGTERM)] or pods)[-1]
+        which = f"on node {self._index(pod) + 1} of {self.n_nodes} " if self.n_nodes > 1 else ""
+        return which + self._end_of(pod, message)
+
+    def _index(self, pod: Mapping[str, Any]) -> int:
+        return int(pod["metadata"].get("labels", {}).get(INDEX, 0))
+
+    def _end_of(self, pod: Mapping[str, Any], message: str) -> str:
+        """How a pod has ended, in words that follow "its worker "."""
+        state = state_at_end(pod)
         if state.get("reason") == "OOMKilled":
             limit = f" (its limit is {self.params.memory})" if self.params.memory else ""
             return f"was killed by the kernel: out of memory{limit}"

@@ -149,7 +149,7 @@ def estimate(shape: Shape, machine: Machine, longest: int, n_tokens: int, disk_b
     on_device = needed if machine.device == "cuda" else 0
     held = shape.weight_bytes if on_device else needed * n_devices
     return Estimate(
-        memory_bytes=int(process * (n_devices + (n_devices > 1)) + held),
+        memory_bytes=int(process * (n_devices + (machine.n_processes > 1)) + held),
         device_memory_bytes=int(on_device),
         disk_bytes=int(disk_bytes),
     )

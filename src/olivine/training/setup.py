@@ -31,7 +31,8 @@ class Settings:
     """What the pass decides beside TrainingArguments.
 
     compile: "auto", or whether decoder layers are compiled. early_stopping_patience: evaluations without a better loss
-    after which training ends; None for never. rank and world_size: this process among those that train together.
+    after which training ends; None for never. rank and world_size: this process among those that train together,
+    n_here of them on this node.
     sharded: the frozen base lies in parts on the devices of all of them. loraplus: learning rates by kind of parameter.
     master_weights: what is trained is held in fewer than 32 bits, and the optimizer works on float32 copies.
     memory_limit: bytes of the device's memory that the run may use at most, over all processes; 0 for all of it.
@@ -43,6 +44,7 @@ class Settings:
     early_stopping_patience: int | None = None
     rank: int = 0
     world_size: int = 1
+    n_here: int = 1
     sharded: bool = False
     loraplus: LoraPlus | None = None
     master_weights: bool = False
@@ -98,7 +100,7 @@ def prepare(
     fused = None if reason else _fuse(model, device, settings, report)
     compiles = not reason and not fused and _compiles(model, args, settings, lengths, rows_per_step)
     shape = replace(_shape_of(model, args), compiled=compiles, fused=fused is not None)
-    available = _available_bytes(shape, settings.memory_limit)
+    available = _available_bytes(shape, settings.memory_limit, settings.n_here)
     limit = _fit(model, shape, lengths, rows_per_step, report, available, packed=not reason)
     steps = StepSet(
         samples,
@@ -255,15 +257,15 @@ def _update_bytes(model: Any) -> int:
     return sum(4 * layer.weight.numel() for layer in layers)
 
 
-def _available_bytes(shape: memory.Shape, limit: int) -> int:
+def _available_bytes(shape: memory.Shape, limit: int, n_here: int) -> int:
     """What this process may use in all, with what it holds already; the least of all ranks, which choose alike."""
     world_size = distributed.get_world_size() if distributed.is_initialized() else 1
     if shape.device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         available = int(free + torch.cuda.memory_reserved())
     else:
-        available = int(available_bytes() / world_size + shape.weight_bytes)
-        limit //= world_size
+        available = int(available_bytes() / n_here + shape.weight_bytes)
+        limit //= n_here
     available = min(available, limit or available)
     if world_size == 1:
         return available

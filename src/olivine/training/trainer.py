@@ -16,7 +16,7 @@ from olivine.data import IGNORED, SampleSet
 from olivine.errors import RequestError
 from olivine.kernels.averaging import Averaged
 from olivine.kernels.master_weights import MasterWeights
-from olivine.training import acceleration, checkpoints, sharding
+from olivine.training import acceleration, checkpoints, nodes, sharding
 from olivine.training.batches import MicroBatch, StepSet
 from olivine.training.reports import Reports, Watch, Work
 from olivine.training.setup import Settings, Setup, prepare, token_counts
@@ -116,7 +116,12 @@ def _checkpoint(folder: Path, settings: Settings, device: torch.device, report: 
     checkpoint = checkpoints.last_whole(folder, settings.world_size, report.warn) if settings.rank == 0 else None
     step = torch.tensor(int(checkpoint.rpartition("-")[2]) if checkpoint else -1, device=device)
     distributed.broadcast(step, src=0)
-    return str(folder / f"checkpoint-{int(step)}") if step >= 0 else None
+    if step < 0:
+        return None
+    shared = folder / f"checkpoint-{int(step)}"
+    if nodes.spans_nodes(settings):
+        nodes.share(shared, settings, device)
+    return str(shared)
 
 
 class Collator:
@@ -325,6 +330,12 @@ class _Trainer(Trainer):  # type: ignore[misc]
             rank=setup.settings.rank,
             world_size=setup.settings.world_size,
         )
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """A checkpoint is whole on node 0 alone: a node that is lost takes nothing with it."""
+        super()._save_rng_state(output_dir)
+        if nodes.spans_nodes(self._setup.settings):
+            nodes.gather_random_state(Path(output_dir), self._setup.settings)
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """No checkpoint holds weights that came from a loss which is not a number."""

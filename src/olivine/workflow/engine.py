@@ -234,7 +234,7 @@ def _asked(plan: Plan) -> Mapping[str, Any]:
 def _machine(plan: Plan) -> dict[str, Any]:
     """What the workflow's host has, as far as a reader of the results needs it."""
     machine = plan.machine
-    names = ("device", "execution_provider", "n_cores", "memory_bytes", "n_devices", "device_memory_bytes")
+    names = ("device", "execution_provider", "n_cores", "memory_bytes", "n_devices", "n_nodes", "device_memory_bytes")
     host = plan.hosts.get(plan.steps[0].host if plan.steps else None)
     gpus = list(host.probe.gpu_names) if host is not None and machine.device != "cpu" else []
     return {name: getattr(machine, name) for name in names} | {"gpu_names": gpus}

@@ -92,7 +92,7 @@ def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> st
             "files": [hashes.file(path) for path in step.files],
             "libraries": library_versions(plugin.libraries, step.versions),
             "device": step.machine.device,
-            **({"devices": step.machine.n_devices} if step.machine.n_devices > 1 and plugin.spreads else {}),
+            **({"devices": step.machine.n_processes} if step.machine.n_processes > 1 and plugin.spreads else {}),
             # weights do not depend on what will run them; a graph and what is measured of it do
             "execution_provider": step.machine.execution_provider if plugin.produces in ("onnx", UNCHANGED) else None,
         }

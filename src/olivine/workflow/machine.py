@@ -52,11 +52,12 @@ def choose(
     host: str | None = None,
     target: Probe | None = None,
     there: str = HERE,
+    n_nodes: int = 1,
 ) -> Choice:
     """The machine as the config asks for it: `host`, which was probed, runs the passes, `target` runs the result.
 
     host: the name of the system, else the workflow's own. target: what that has, where it is another one. there: the
-    host in words.
+    host in words. n_nodes: that a worker of the host has.
 
     today's accelerators are a demand: what is not there is a problem of kind hardware. An old form's list of providers
     was a preference: what is not there is passed over, in words. Memory that an accelerator names is a limit.
@@ -90,6 +91,7 @@ def choose(
         device_memory_bytes=min(on_gpu or limit, limit or on_gpu) if device == "cuda" else 0,
         multiplies_bf16=probe.multiplies_bf16,
         compute_capability=probe.compute_capability if device == "cuda" else 0.0,
+        n_nodes=n_nodes,
         is_target_here=provider == CPU or provider in (target or probe).execution_providers,
     )
     return Choice(machine, tuple(notes), tuple(problems))

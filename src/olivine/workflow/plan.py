@@ -149,7 +149,16 @@ def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, h
     main, target = hosts.in_role("host"), hosts.in_role("target")
     where = loaded.document.where(("systems",))
     measured = target.probe if target.name != main.name and workflow.target is not None else None
-    choice = choose(workflow, cache_dir, where, main.probe, target=measured, offline=offline, there=str(main))
+    choice = choose(
+        workflow,
+        cache_dir,
+        where,
+        main.probe,
+        target=measured,
+        offline=offline,
+        there=str(main),
+        n_nodes=main.system.n_nodes,
+    )
     draft = Draft(loaded, workflow, choice.machine, scratch)
     draft.hosts[None] = main, choice.machine
     problems, notes = list(choice.problems), list(choice.notes)
@@ -157,7 +166,16 @@ def _begun(loaded: Loaded, workflow: Workflow, scratch: Path, cache_dir: Path, h
         if name is not None:
             host = hosts.of(name)
             place = draft.where("systems", name)
-            choice = choose(workflow, cache_dir, place, host.probe, offline=offline, host=name, there=str(host))
+            choice = choose(
+                workflow,
+                cache_dir,
+                place,
+                host.probe,
+                offline=offline,
+                host=name,
+                there=str(host),
+                n_nodes=host.system.n_nodes,
+            )
             draft.hosts[name] = host, choice.machine
             if name != workflow.target:
                 problems += choice.problems

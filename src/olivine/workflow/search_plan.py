@@ -273,7 +273,7 @@ def _n_on_machine(plans: Sequence[Plan], need: Estimate, hosts: set[str | None])
     machines += [
         plan.score.machine or plan.machine for plan in plans if plan.score is not None and plan.score.host in hosts
     ]
-    if any(machine.device != "cpu" or machine.n_devices > 1 for machine in machines):
+    if any(machine.device != "cpu" or machine.n_processes > 1 for machine in machines):
         return 1  # one device: the others would wait, or fill its memory
     room = [machine.memory_bytes // need.memory_bytes for machine in machines if need.memory_bytes]
     return min([*room, *(machine.n_cores for machine in machines)], default=1)

@@ -148,6 +148,7 @@ def lines(plan: Plan) -> list[str]:
     """The plan for a person."""
     machine = plan.machine
     device = machine.device if machine.n_devices == 1 else f"{machine.n_devices} x {machine.device}"
+    device = device if machine.n_nodes == 1 else f"{machine.n_nodes} nodes of {device}"
     host = plan.steps[0].host if len({step.host for step in plan.steps}) == 1 else None
     there = f" on the system '{host}'" if host is not None else ""
     text = [f"runs on {device}{there}, {machine.n_cores} cores; the result is for {machine.execution_provider}"]
@@ -177,7 +178,7 @@ def _needs(plan: Plan) -> Iterator[str]:
     if needed.download_bytes:
         yield f"fetches about {size(needed.download_bytes)}"
     if needed.device_memory_bytes:
-        which = "the GPU" if plan.machine.n_devices == 1 else "each GPU"
+        which = "the GPU" if plan.machine.n_processes == 1 else "each GPU"
         yield f"needs about {size(needed.device_memory_bytes)} on {which}"
 
 

@@ -234,6 +234,7 @@ def _faults(azure, name, given):
     for part, model in ((given, models.CommandJob), (given.get("resources") or {}, models.JobResourceConfiguration)):
         if unknown := _unknown_keys(part, model):
             yield f"Could not find member {unknown[0]}"
+    yield from _unfit_nodes(azure, given)
     near = f"/workspaces/{azure.workspace}/computes/"
     if near not in str(given.get("computeId")) or given["computeId"].rpartition("/")[2] not in azure.computes:
         yield f"Unknown compute target '{given.get('computeId')}'"
@@ -253,6 +254,22 @@ def _faults(azure, name, given):
         names = set(re.findall(r"\$\{\{inputs\.(\w+)\}\}", text))
         if names - bound or re.search(r"\$\{\{(?!inputs\.)", text):
             yield f"the job names what is not bound: {sorted(names - bound)}"
+
+
+def _unfit_nodes(azure, given):
+    """What is wrong with the nodes that a job asks for."""
+    n_nodes, distribution = (given.get("resources") or {}).get("instanceCount", 1), given.get("distribution")
+    compute = azure.computes.get(str(given.get("computeId")).rpartition("/")[2], {}).get("properties", {})
+    most = compute.get("scaleSettings", {}).get("maxNodeCount", n_nodes)
+    if n_nodes > most:
+        yield f"The requested {n_nodes} nodes exceed the maximum of {most} of the compute"
+    if distribution is not None:
+        if unknown := _unknown_keys(distribution, models.PyTorch):
+            yield f"Could not find member {unknown[0]}"
+        if distribution.get("distributionType") != "PyTorch" or distribution.get("processCountPerInstance") != 1:
+            yield f"no such distribution is known here: {distribution}"
+    elif n_nodes > 1:
+        yield "a job of several nodes without a distribution runs the same command on each"
 
 
 def _cancel(request, name):

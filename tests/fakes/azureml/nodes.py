@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -22,10 +23,10 @@ MSI_PATH = "/msi/token"
 
 
 class Run:
-    """A job at work. error: what AzureML says of one that failed."""
+    """A job at work. error: what AzureML says of one that failed. processes: its command, once on each node."""
 
     def __init__(self, azure, name):
-        self.azure, self.name, self.error, self.process = azure, name, "", None
+        self.azure, self.name, self.error, self.processes = azure, name, "", []
         self.folder = azure.folder / "nodes" / name
         self._is_over = False
         self.is_taken = False
@@ -48,8 +49,13 @@ class Run:
         self.kill()
 
     def kill(self):
-        if self.process is not None and self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
+        for process in self.processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+
+    @property
+    def n_nodes(self):
+        return (self.properties.get("resources") or {}).get("instanceCount", 1)
 
     def join(self):
         self._thread.join(30)
@@ -83,25 +89,44 @@ class Run:
             self.properties["status"] = status
 
     def _run(self, image):
-        log = self.azure.folder / runs.ACCOUNT / runs.CONTAINER / runs.log_of(self.name)
-        log.parent.mkdir(parents=True, exist_ok=True)
+        """Run the command on every node; when it fails on one, the service ends the others."""
         shutil.rmtree(self.folder, ignore_errors=True)
-        wd = self.folder / "wd"
-        wd.mkdir(parents=True)
         self._say("Running")
+        port = free_port()
+        self.processes = [self._started(image, node, port) for node in range(self.n_nodes)]
+        if self._is_over:
+            self.kill()
+        failed = 0
+        while any(process.poll() is None for process in self.processes):
+            failed = failed or next((one.poll() for one in self.processes if one.poll()), 0)
+            if failed:
+                time.sleep(self.azure.notices_after if self.n_nodes > 1 else 0)
+                self.kill()
+            time.sleep(0.02)
+        return failed or next((one.poll() for one in self.processes if one.poll()), 0)
+
+    def _started(self, image, node, port):
+        log = self.azure.folder / runs.ACCOUNT / runs.CONTAINER / runs.log_of(self.name, node, self.n_nodes)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        wd = self.folder / f"node{node}" / "wd"
+        wd.mkdir(parents=True)
         with log.open("ab") as told:
-            self.process = subprocess.Popen(
+            return subprocess.Popen(
                 ["bash", "-c", self._command()],
                 cwd=wd,
-                env=self._environment(image, wd),
+                env=self._environment(image, wd) | self._of_distribution(node, port),
                 stdout=told,
                 stderr=told,
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
-            if self._is_over:
-                self.kill()
-            return self.process.wait()
+
+    def _of_distribution(self, node, port):
+        """What the service says to each process of a PyTorch job, of which a node has one here."""
+        if self.properties.get("distribution") is None:
+            return {}
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": str(node), "RANK": str(node)}
+        return where | {"WORLD_SIZE": str(self.n_nodes), "LOCAL_RANK": "0"}
 
     def _command(self):
         return re.sub(r"\$\{\{inputs\.(\w+)\}\}", lambda found: str(self._input(found[1])), self.properties["command"])
@@ -124,6 +149,11 @@ class Run:
             **self.azure.trust(),
             **self.properties.get("environmentVariables", {}),
         }
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 class FailedError(Exception):

@@ -9,7 +9,6 @@ _RUN = re.compile(
     r"/providers/Microsoft\.MachineLearningServices/workspaces/(?P<workspace>[^/]+)/runs/(?P<name>[^/]+)/details"
 )
 ACCOUNT, CONTAINER = "storeaccount", "azureml"
-LOG = "user_logs/std_log.txt"
 
 
 def answer(request):
@@ -25,13 +24,23 @@ def answer(request):
         request.error(404, "UserError", f"Run {name} was not found")
         return
     run = azure.runs.get(name)
-    signed = f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}/{log_of(name)}?{blobs.READS}"
-    details = {"runId": name, "status": azure.jobs[name]["status"], "logFiles": {LOG: signed}}
+    n_nodes = run.n_nodes if run is not None else 1
+    where = f"https://{ACCOUNT}.blob.core.windows.net/{CONTAINER}/{_folder(name)}"
+    logs = {log: f"{where}/{log}?{blobs.READS}" for log in (_log(node, n_nodes) for node in range(n_nodes))}
+    details = {"runId": name, "status": azure.jobs[name]["status"], "logFiles": logs}
     if run is not None and run.error:
         details["error"] = {"error": {"code": "UserError", "message": run.error}}
     request.reply(200, details)
 
 
-def log_of(name):
-    """Where the log of a job lies in the container."""
-    return f"ExperimentRun/dcid.{name}/{LOG}"
+def log_of(name, node=0, n_nodes=1):
+    """Where the log of a job on one of its nodes lies in the container."""
+    return f"{_folder(name)}/{_log(node, n_nodes)}"
+
+
+def _folder(name):
+    return f"ExperimentRun/dcid.{name}"
+
+
+def _log(node, n_nodes):
+    return "user_logs/std_log.txt" if n_nodes == 1 else f"user_logs/std_log_process_{node}.txt"

@@ -58,6 +58,7 @@ class Azure(ThreadingHTTPServer):
         self.computes = {"cluster": amlcompute("STANDARD_DS3_V2"), "gpus": amlcompute("STANDARD_NC24ADS_A100_V4")}
         self.sizes = {"STANDARD_DS3_V2": 0, "STANDARD_NC24ADS_A100_V4": 1}
         self.images, self.environments, self.runs, self._built = {}, {}, {}, {}
+        self.notices_after = 0.5  # seconds until the nodes of a job are ended of which one has failed
         self.has_no_nodes, self.n_built, self.n_received, self.read_by_nodes = False, 0, 0, 0
         self.user_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
         self.node_roles = {"Storage Blob Data Contributor", "Key Vault Secrets User"}
@@ -181,7 +182,7 @@ class Azure(ThreadingHTTPServer):
 
 def amlcompute(size, state="Succeeded"):
     """A cluster of machines of that size."""
-    cluster = {"vmSize": size, "vmPriority": "Dedicated", "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 1}}
+    cluster = {"vmSize": size, "vmPriority": "Dedicated", "scaleSettings": {"minNodeCount": 0, "maxNodeCount": 2}}
     return {"computeType": "AmlCompute", "provisioningState": state, "properties": cluster}
 
 

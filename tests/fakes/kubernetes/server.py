@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import random
+import re
 import signal
 import string
 import subprocess
@@ -118,7 +119,10 @@ class Cluster:
             job["metadata"] |= {"uid": str(uuid.uuid4()), "creationTimestamp": _now(), "namespace": "default"}
             job["status"] = {"conditions": [], "failed": 0}
             self.jobs[name] = job
-        threading.Thread(target=self._control, args=(name,), daemon=True).start()
+        indexes = range(job["spec"]["completions"]) if job["spec"].get("completionMode") == "Indexed" else [None]
+        left = set(indexes)
+        for index in indexes:
+            threading.Thread(target=self._control, args=(name, index, left), daemon=True).start()
         return job
 
     def apply(self, documents):
@@ -141,26 +145,32 @@ class Cluster:
         return job
 
     def preempt(self, name):
-        """Take the node of a Job's pod for something of more weight."""
+        """Take the node of a Job's pod for something of more weight; of several pods, that of the last."""
         with self.changed:
-            (pod,) = [pod for pod in self.pods.values() if pod.job == name and pod.is_at_work()]
-        pod.delete("PreemptionByScheduler")
+            pods = [pod for pod in self.pods.values() if pod.job == name and pod.is_at_work()]
+        max(pods, key=lambda pod: pod.index or 0).delete("PreemptionByScheduler")
 
     def running(self):
         """The pods whose process is there."""
         with self.changed:
             return [pod for pod in self.pods.values() if pod.process is not None and pod.process.poll() is None]
 
-    def _control(self, name):
-        """Make pods for a Job until one did well, or its policy says that no more shall be made."""
+    def _control(self, name, index, left):
+        """Make pods for a Job until one did well, or its policy says that no more shall be made.
+
+        index: of an Indexed Job, which makes pods for each; left: those that did not do well yet.
+        """
         while (job := self.jobs.get(name)) is not None:
-            pod = Pod(self, name, job)
+            pod = Pod(self, name, job, index)
             with self.changed:
+                if job["status"]["conditions"]:
+                    return None
                 self.pods[pod.name] = pod
                 self.tell("ADDED", pod)
             pod.run()
             if pod.state == "Succeeded":
-                return self._end(job, "Complete", "")
+                left.discard(index)
+                return self._end(job, "Complete", "") if not left else None
             action = _action(job["spec"], pod)
             if action == "FailJob":
                 message = f"Container olivine for pod default/{pod.name} failed with exit code {pod.exit_code}"
@@ -173,7 +183,11 @@ class Cluster:
     def _end(self, job, kind, message):
         condition = {"type": kind, "status": "True", "message": message, "lastTransitionTime": _now()}
         with self.changed:
-            job["status"]["conditions"].append(condition)
+            if not job["status"]["conditions"]:
+                job["status"]["conditions"].append(condition)
+            others = [pod for pod in self.pods.values() if pod.job == job["metadata"]["name"] and pod.is_at_work()]
+        for pod in others:  # of a Job that has failed
+            pod.stop()
 
     # Scheduling
 
@@ -215,13 +229,15 @@ class Cluster:
 class Pod:
     """A pod of a Job with one container."""
 
-    def __init__(self, cluster, job, manifest):
-        self.cluster, self.job = cluster, job
+    def __init__(self, cluster, job, manifest, index=None):
+        self.cluster, self.job, self.index = cluster, job, index
         self.name = f"{job}-{''.join(random.choices(string.ascii_lowercase, k=5))}"
         self.spec = manifest["spec"]["template"]["spec"]
         (self.container,) = self.spec["containers"]
         labels = manifest["spec"]["template"].get("metadata", {}).get("labels", {})
         self.labels = {**labels, "job-name": job, "batch.kubernetes.io/job-name": job}
+        if index is not None:
+            self.labels["batch.kubernetes.io/job-completion-index"] = str(index)
         self.state, self.exit_code, self.reason, self.message = "Pending", None, "", ""
         self.waiting, self.conditions, self.process = {"reason": "ContainerCreating"}, [], None
         self.is_deleted, self.created, self.image_id = False, _now(), ""
@@ -239,6 +255,10 @@ class Pod:
             if disruption:
                 self.conditions.append({"type": "DisruptionTarget", "status": "True", "reason": disruption})
             self.cluster.changed.notify_all()
+        self.stop()
+
+    def stop(self):
+        """End what runs in it."""
         if self.process is None or self.process.poll() is not None:
             return
         os.killpg(self.process.pid, signal.SIGTERM)
@@ -284,8 +304,10 @@ class Pod:
             environment = {one["name"]: self._value(one) for one in self.container.get("env", [])}
         except Refused as missing:
             return self._wait("CreateContainerConfigError", str(missing))
+        if self.index is not None:
+            environment["JOB_COMPLETION_INDEX"] = str(self.index)
         root = Path(self.cluster.images[image])
-        command = self._command()
+        command = [_expanded(word, environment) for word in self._command()]
         if not (root / "bin" / command[0]).exists():
             self.exit_code, self.reason = 128, "StartError"
             self.message = f'exec: "{command[0]}": executable file not found in $PATH: unknown'
@@ -320,6 +342,8 @@ class Pod:
     def _value(self, variable):
         if "valueFrom" not in variable:
             return variable.get("value", "")
+        if (field := variable["valueFrom"].get("fieldRef")) is not None:
+            return {"status.podIP": "127.0.0.1"}[field["fieldPath"]]
         reference = variable["valueFrom"]["secretKeyRef"]
         if reference["name"] not in self.cluster.secrets:
             raise Refused(404, f'secret "{reference["name"]}" not found')
@@ -385,6 +409,11 @@ class Pod:
             "spec": self.spec,
             "status": {**told, **({"containerStatuses": [status]} if is_placed else {})},
         }
+
+
+def _expanded(word, environment):
+    """An argument with the values of variables that stand in it as $(NAME)."""
+    return re.sub(r"\$\((\w+)\)", lambda name: environment.get(name[1], name[0]), word)
 
 
 def _action(spec, pod):

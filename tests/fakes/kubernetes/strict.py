@@ -85,6 +85,12 @@ def check_job(job):
     _labels(job["metadata"].get("labels", {}), "metadata.labels")
     spec = job["spec"]
     _rule(spec.get("backoffLimit", 0) >= 0, "spec.backoffLimit", "must be greater than or equal to 0")
+    if spec.get("completionMode", "NonIndexed") == "Indexed":
+        _rule(spec.get("completions", 0) > 0, "spec.completions", "Required value: when completion mode is Indexed")
+        most = spec["completions"]
+        _rule(0 < spec.get("parallelism", 1) <= max(most, 10**5), "spec.parallelism", "is out of range")
+    else:
+        _rule("completions" not in spec, "spec.completions", "nothing here counts pods that are all alike")
     pod = spec["template"]["spec"]
     _labels(spec["template"].get("metadata", {}).get("labels", {}), "spec.template.labels")
     restart = pod.get("restartPolicy")

@@ -171,7 +171,7 @@ def estimate(
     fused: whether a GPU runs the layers in their fused form, unless the params say otherwise.
     """
     decoder = facts.as_decoder
-    n_devices = machine.n_devices
+    n_processes = machine.n_processes
     targets = target_modules.as_list(params.target_modules)
     if targets is not None:  # a pattern may mean any of them
         targets = (
@@ -192,8 +192,8 @@ def estimate(
     )
     shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
     if params.sharding == "fsdp":
-        shape = replace(shape, weight_bytes=shape.weight_bytes // n_devices)
-    rows = -(-training_arguments.rows_per_step(arguments) // n_devices)
+        shape = replace(shape, weight_bytes=shape.weight_bytes // n_processes)
+    rows = -(-training_arguments.rows_per_step(arguments) // n_processes)
     longest, n_tokens = memory.tokens_of(data.get(params.train_data_config), rows, decoder.vocab_size)
     estimate = memory.estimate(shape, machine, longest, n_tokens, n_adapter * 4 + 3 * n_adapter * 12 + 20e6)
     if machine.device == "cuda":  # the whole base on its way to the GPU

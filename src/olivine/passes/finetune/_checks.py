@@ -65,7 +65,7 @@ def notes_on(params: TrainingParams, facts: ModelFacts, *, usual: tuple[float, f
 
 
 def _check_sharding(params: AdapterParams, machine: Machine, where: str) -> Iterator[Problem]:
-    if machine.n_devices == 1:
+    if machine.n_processes == 1:
         message = f"sharding '{params.sharding}' spreads the base over several devices, and this step has one."
         fix = "Remove it, or set 'devices' in the host's accelerator."
         yield Problem("invalid-value", where, message, fix, ("sharding",))

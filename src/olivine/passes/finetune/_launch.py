@@ -4,6 +4,8 @@
 
 The worker writes the job as JSON; each rank writes its events, one JSON object a line, to a file of its own. When one
 rank fails, the launcher ends the others; when the worker is gone, however it ended, all of them end.
+
+On several nodes each has a worker that does so, and the launchers find each other, see `work.Team`.
 """
 
 import json
@@ -23,7 +25,8 @@ from olivine.errors import OlivineError, RequestError
 from olivine.messages import EventFile, ending
 from olivine.models import Model
 from olivine.passes import Pass
-from olivine.work import Context, Reporter
+from olivine.passes.finetune._others import Others
+from olivine.work import Context, Machine, NodeLost, Reporter, Team
 
 if TYPE_CHECKING:
     import psutil
@@ -35,33 +38,34 @@ _ENDED_BY_LAUNCHER = -15  # SIGTERM: how the launcher ends the others when one h
 
 
 def run_on_all(step: Pass, model: Model, context: Context) -> Model:
-    """Run the pass once on every device of the machine together; gives the result of the first.
+    """Run the pass once on every device together, here and on the other nodes of its team; gives the result.
 
     What the first reports is reported, and warnings of the others that it does not have. Facts get `devices`: of each
     its `peak_memory_bytes`, and `device_peak_bytes` on a GPU. Raises RequestError or OlivineError with the cause that
-    came first when a rank fails; no process is left then.
+    came first when a rank fails, and NodeLost when that is only known as the end of another node; no process is left
+    here then.
     """
     folder = context.scratch / "ranks"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     job = folder / "job.json"
     job.write_text(json.dumps(_job(step, model, context)), encoding="utf-8")
-    ranks = _Ranks(folder, context.machine.n_devices, context.report)
+    ranks, others = _Ranks(folder, context.machine, context.team, context.report), Others(context.team)
     process = subprocess.Popen(
         [sys.executable, "-P", "-m", "olivine.passes.finetune._launcher", str(job)], stdin=subprocess.DEVNULL
     )
     try:
-        while process.poll() is None:
+        while process.poll() is None and not others.have_failed:
             ranks.listen()
             time.sleep(_LOOK_SECONDS)
     finally:
         _end(process)
     ranks.listen()
     if process.returncode != 0 or len(ranks.done) < context.machine.n_devices:
-        raise ranks.failure(process.returncode)
-    facts = [ranks.done[rank] for rank in range(context.machine.n_devices)]
+        raise others.cause(ranks.failure(process.returncode))
+    facts = [fact for _, fact in sorted(ranks.done.items())]
     devices = [{key: fact[key] for key in ("peak_memory_bytes", "device_peak_bytes") if key in fact} for fact in facts]
-    context.report.record(**facts[0], devices=devices)
+    context.report.record(**facts[0], devices=[*devices, *others.devices()])
     return Model.from_json(ranks.model)
 
 
@@ -76,6 +80,7 @@ def _job(step: Pass, model: Model, context: Context) -> dict[str, Any]:
         "machine": asdict(context.machine),
         "data": {name: config.model_dump(mode="json") for name, config in context.data.items()},
         "models": {name: other.to_json() for name, other in context.models.items()},
+        "team": asdict(context.team) if context.team is not None else None,
         "worker": os.getpid(),
         "worker_started": psutil.Process().create_time(),
     }
@@ -94,9 +99,11 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 class _Ranks:
     """What the ranks have said so far."""
 
-    def __init__(self, folder: Path, n_ranks: int, report: Reporter) -> None:
-        self._folder, self._report = folder, report
-        self._files = [EventFile(folder / f"rank-{rank}.jsonl") for rank in range(n_ranks)]
+    def __init__(self, folder: Path, machine: Machine, team: Team | None, report: Reporter) -> None:
+        self._folder, self._report, self._n_ranks = folder, report, machine.n_processes
+        self._first = (team.node if team is not None else 0) * machine.n_devices
+        here = range(self._first, self._first + machine.n_devices)
+        self._files = {rank: EventFile(folder / f"rank-{rank}.jsonl") for rank in here}
         self._warned: set[str] = set()
         self._failed: dict[int, Mapping[str, Any]] = {}
         self.done: dict[int, dict[str, Any]] = {}
@@ -104,15 +111,15 @@ class _Ranks:
 
     def listen(self) -> None:
         """Pass on what is new."""
-        for rank, file in enumerate(self._files):
+        for rank, file in self._files.items():
             for event in file.new():
                 self._take(rank, event)
 
     def _take(self, rank: int, event: Mapping[str, Any]) -> None:
         match event["event"]:
-            case "progress" if rank == 0:
+            case "progress" if rank == self._first:
                 self._report.progress(event["done"], event["total"], **event["metrics"])
-            case "note" if rank == 0:
+            case "note" if rank == self._first:
                 self._report.note(event["message"])
             case "warning" if event["message"] not in self._warned:
                 self._warned.add(event["message"])
@@ -124,15 +131,21 @@ class _Ranks:
                 self.model = event["model"]
 
     def failure(self, code: int) -> OlivineError:
-        """The cause that came first: others lose the connection after it, and are ended."""
-        n_ranks, ended = len(self._files), self._ended()
+        """The cause that came first: others lose the connection after it, and are ended.
+
+        A NodeLost when all that is known here is that lost connection.
+        """
+        n_ranks, ended = self._n_ranks, self._ended()
         killed = {rank: end for rank, end in ended.items() if rank not in self._failed and end != _ENDED_BY_LAUNCHER}
         if killed:
             rank, end = min(killed.items())
             return OlivineError(f"the process of device {rank + 1} of {n_ranks} {ending(end)}")
         if not self._failed:
-            return OlivineError(f"the launcher of the {n_ranks} processes {ending(code)}")
-        rank, error = min(self._failed.items(), key=lambda item: item[1]["time"])
+            how = f"the launcher of the {n_ranks} processes {ending(code)}"
+            return NodeLost(how) if len(self._files) < n_ranks else OlivineError(how)
+        rank, error = min(self._failed.items(), key=lambda item: (item[1]["is_lost"], item[1]["time"]))
+        if error["is_lost"] and len(self._files) < n_ranks:
+            return NodeLost(error["message"])
         alike = all(other["message"] == error["message"] for other in self._failed.values())
         text = error["message"] if alike else f"{error['message']} (device {rank + 1} of {n_ranks})"
         return RequestError(text) if error["exit_code"] == RequestError.exit_code else OlivineError(text)

@@ -3,6 +3,7 @@
 import faulthandler
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ from olivine.errors import OlivineError
 from olivine.messages import Events, Notes, sentence
 from olivine.models import Model
 from olivine.passes import passes
-from olivine.work import Context, Machine
+from olivine.work import Context, Machine, Team
 
 if TYPE_CHECKING:
     import filelock
@@ -30,6 +31,7 @@ else:
     distributed = lazy.module("torch.distributed")
 
 _LOOK_SECONDS = 0.3
+_LOST = re.compile(r"by peer|Broken pipe|Connection refused|connectFullMesh|remote process exited|gloo.*Timed out")
 
 
 def main(path: Path) -> None:
@@ -49,6 +51,7 @@ def main(path: Path) -> None:
             print(traceback.format_exc(), file=sys.stderr, flush=True)  # noqa: T201 - standard error is the log here
             exit_code = error.exit_code if isinstance(error, OlivineError) else 1
             described = {"message": sentence(error), "exit_code": exit_code, "time": time.time()}
+            described["is_lost"] = _is_lost(error)
             events.send("failed", error=described)
             os._exit(1)  # the teardown of a communication that others still wait in would wait for them
     if distributed.is_initialized():
@@ -65,8 +68,18 @@ def _run(job: Mapping[str, Any], rank: int, events: Events) -> Model:
         {name: DataConfig.model_validate(value) for name, value in job["data"].items()},
         {name: Model.from_json(value) for name, value in job["models"].items()},
         rank,
+        team=Team(**job["team"]) if job["team"] else None,
     )
     return plugin(plugin.Params.model_validate(job["params"])).run(Model.from_json(job["model"]), context)
+
+
+def _is_lost(error: BaseException | None) -> bool:
+    """Whether another process went away, which tells its own cause if it can; of gloo that stands in the text alone."""
+    while error is not None:
+        if isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and _LOST.search(str(error))):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

@@ -49,7 +49,7 @@ def run(
 
     defaults: training arguments where the config is silent, over those of every training.
     """
-    if context.machine.n_devices > 1 and context.rank is None:
+    if context.machine.n_processes > 1 and context.rank is None:
         _samples(params, context, model, load_tokenizer(model))  # prepared once, found by every rank
         return _launch.run_on_all(step, model, context)
     return _train(params, model, context, make, defaults or {})
@@ -97,7 +97,8 @@ def base_settings(params: TrainingParams, context: Context) -> dict[str, Any]:
         "fuse": "auto" if params.compile else False,
         "early_stopping_patience": params.early_stopping_patience,
         "rank": context.rank or 0,
-        "world_size": 1 if context.rank is None else context.machine.n_devices,
+        "world_size": 1 if context.rank is None else context.machine.n_processes,
+        "n_here": 1 if context.rank is None else context.machine.n_devices,
         "memory_limit": context.machine.device_memory_bytes or context.machine.memory_bytes,
     }
 

@@ -85,7 +85,7 @@ class FullFinetune(Training):
         size = 2 if machine.device == "cuda" else 4
         shape = memory.Shape.of_facts(facts, n, size, machine.device)
         shape = replace(shape, weight_bytes=n * (_bytes_per_weight(size) - memory.BYTES_PER_TRAINED_WEIGHT))
-        rows = -(-training_arguments.rows_per_step(self.params.training_args) // machine.n_devices)
+        rows = -(-training_arguments.rows_per_step(self.params.training_args) // machine.n_processes)
         n_words = facts.as_decoder.vocab_size
         longest, n_tokens = memory.tokens_of(data.get(self.params.train_data_config), rows, n_words)
         # two checkpoints and the one that is being written, each with the moments (and the copies in float32)
