@@ -1,11 +1,13 @@
 """What it costs to run elsewhere: overhead of a step, bytes of a second run, time to re-attach, trials on Ray.
 
-A small random Llama, so that next to nothing of a number is the work itself. Docker and Kubernetes are the fakes of the
-tests (they speak the API and really run what they are told to, without images and mounts), unless OLIVINE_TEST_IMAGE
-names an image of a real engine; Ray is a cluster of several nodes on this machine. Needs an environment with all of
-them: `make test-ray` makes .venv-ray.
+A small random Llama, so that next to nothing of a number is the work itself. Docker, Kubernetes and AzureML are the
+fakes of the tests (they speak the API and really run what they are told to, without images, mounts and queues), unless
+OLIVINE_TEST_IMAGE names an image of a real engine; Ray is a cluster of several nodes on this machine. No environment
+can have Ray and AzureML: `make test-ray` makes .venv-ray, `make test-azureml` .venv-azureml, and each system is
+measured beside a step here in the same one. What is not measured stays in the result as it was.
 
     .venv-ray/bin/python benchmarks/systems.py [--smoke] [--only ray local ...]
+    .venv-azureml/bin/python benchmarks/systems.py --only local azureml [--smoke]
 """
 
 import argparse
@@ -125,12 +127,31 @@ def ray(folder: Path, n_nodes: int = 1) -> Iterator[dict[str, Any]]:
         cluster.shutdown()
 
 
+@contextmanager
+def azureml(folder: Path) -> Iterator[dict[str, Any]]:
+    """A compute of a workspace, which is asked as often as a real one."""
+    import azure.ai.ml  # noqa: F401 - the fake needs it, and trustme
+
+    from fakes.azureml import Azure, believe, plain_image
+
+    (folder / "cloud" / "storeaccount" / "azureml-blobstore").mkdir(parents=True)
+    with Azure(folder / "cloud") as cloud:
+        os.environ.update(cloud.environment())
+        believe(cloud)
+        cloud.images["IMAGE"] = plain_image(folder / "image")
+        conda = {"dependencies": ["python", {"pip": ["torch"]}]}
+        made_of = {"base_image": "IMAGE", "conda_file_path": conda}
+        given = {"aml_compute": "cluster", "azureml_client_config": cloud.client(), "aml_docker_config": made_of}
+        yield {"type": "AzureML", "config": given}
+
+
 SYSTEMS = {
     "local": local,
     "python_environment": python_environment,
     "docker": docker,
     "kubernetes": kubernetes,
     "ray": ray,
+    "azureml": azureml,
 }
 
 
@@ -346,14 +367,21 @@ def main() -> None:
     if (here := result.get("local")) is not None:
         for name, numbers in result.items():
             if name not in ("local", "trials") and "warm_seconds" in numbers:
+                numbers["local"] = here
                 for kind in ("cold", "warm"):
                     numbers[f"{kind}_overhead_seconds"] = round(numbers[f"{kind}_seconds"] - here[f"{kind}_seconds"], 3)
     print(json.dumps(result, indent=2))
     if not given.smoke:
-        write(
-            "systems",
-            {"fakes": "docker and kubernetes" if "OLIVINE_TEST_IMAGE" not in os.environ else "kubernetes", **result},
-        )
+        fakes = ["azureml", "kubernetes", *([] if "OLIVINE_TEST_IMAGE" in os.environ else ["docker"])]
+        measured = {name: numbers for name, numbers in result.items() if "left_out" not in numbers}
+        write("systems", {"fakes": fakes, **result, **_before(set(measured))})
+
+
+def _before(measured: set[str]) -> dict[str, Any]:
+    """The numbers of an earlier run that this one did not measure; a step here is kept beside each system."""
+    path = Path(__file__).parent / "results" / "systems.json"
+    numbers = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return {name: numbers[name] for name in (*SYSTEMS, "trials") if name in numbers and name not in measured}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ os.unsetenv("COLUMNS")  # readline puts it where os.environ does not see it and 
 import hypothesis
 import pytest
 
+from left_out import lines
 from tiny import tiny_adapter, tiny_model
 
 # A busy machine is slow and nothing else is wrong with it; continuous integration sees the same examples each time.
@@ -39,6 +40,14 @@ def pytest_collection_modifyitems(items):
     """Files with slow tests come first: the last of two processes to end has little left then."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Systems that were not tested, or not whole, are named with the reason."""
+    if left_out := lines(terminalreporter.stats.get("skipped", [])):
+        terminalreporter.section("tests of systems that were left out")
+        for line in left_out:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")

@@ -136,14 +136,22 @@ class StepFailed(OlivineError):  # noqa: N818 - as above
     """A step failed or its worker died.
 
     step: name of the step in the workflow. log: the worker's log, with everything the libraries printed. is_refused:
-    the worker refused what was asked of it, with a RequestError.
+    the worker refused what was asked of it, with a RequestError. is_lost: other nodes that did it, too, went away.
     Exit code 1, whatever the cause: 2 says that nothing was started.
     """
 
     def __init__(
-        self, step: str, cause: str, log: Path | None = None, *, tail: str = "", is_refused: bool = False
+        self,
+        step: str,
+        cause: str,
+        log: Path | None = None,
+        *,
+        tail: str = "",
+        is_refused: bool = False,
+        is_lost: bool = False,
     ) -> None:
-        self.step, self.cause, self.log, self.tail, self.is_refused = step, cause, log, tail, is_refused
+        self.step, self.cause, self.log, self.tail = step, cause, log, tail
+        self.is_refused, self.is_lost = is_refused, is_lost
         text = f"step '{step}' failed: {cause}"
         super().__init__(f"{text} (log: {log})" if log else text)
 

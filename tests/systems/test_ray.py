@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from olivine import __version__
 from olivine.cli import exit_code
@@ -210,14 +211,50 @@ def test_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster, spot_
     assert [note for note in notes if "going on from step" in note]
 
 
-def _kill_at_checkpoint(cluster, nodes, store, is_over):
-    """End the node that trains as soon as a checkpoint has been sent; nobody looks at its disk any more."""
+def _kill_at_checkpoint(cluster, nodes, store, is_over, place="spot-*/scratch/*/checkpoints/checkpoint-*/sealed.json"):
+    """End the node with that place as soon as a checkpoint has been sent; nobody looks at its disk any more."""
     while not any("sealed" in index.read_text() for index in store.glob("scratch/*.json")):
         if is_over.wait(0.05):
             return
-    (checkpoint, *_) = store.glob("spot-*/scratch/*/checkpoints/checkpoint-*/sealed.json")
-    name = checkpoint.relative_to(store).parts[0]
+    (first, *_) = store.glob(place)
+    name = first.relative_to(store).parts[0]
     cluster.remove_node(nodes.pop(name), allow_graceful=False)
+
+
+@pytest.mark.slow
+def test_node_that_is_killed_while_several_train_together_changes_nothing(cluster, spot_nodes, tmp_path, tiny_llama):
+    """The others go on with a third, from the first one's last checkpoint, to the result of one machine."""
+    write_rows(tmp_path / "rows.jsonl", 32)
+    params = {"address": cluster.address, "store": str(tmp_path / "store"), "resources": {"spot": 1}, "nodes": 2}
+    paths = {where: _config(tmp_path, tiny_llama, where, params) for where in ("here", "cluster")}
+    for path in paths.values():
+        config = json.loads(path.read_text())
+        config["passes"]["lora"]["training_args"] |= {"max_steps": 60, "save_steps": 6, "learning_rate": 1e-3}
+        config["passes"].pop("build")
+        path.write_text(json.dumps(config))
+    here, events = run(make_plan(load(paths["here"]))), []
+    is_over = threading.Event()
+    spot_nodes["spot-3"] = cluster.add_node(num_cpus=1, node_name="spot-3", resources={"spot": 1})
+    killer = threading.Thread(
+        target=_kill_at_checkpoint, args=(cluster, spot_nodes, tmp_path / "store", is_over, "spot-*/scratch/*-node1")
+    )
+    killer.start()
+    try:
+        there = run(make_plan(load(paths["cluster"])), events.append)
+    finally:
+        is_over.set()
+        killer.join()
+    one, two = (load_file(result.model / "model.safetensors") for result in (here, there))
+    assert one.keys() == two.keys()
+    assert all((one[name] - two[name]).abs().max() < 1e-5 for name in one)
+    notes = [event.message for event in events if isinstance(event, Noted)]
+    assert [note for note in notes if "node 2 of 2 is gone" in note and note.endswith("others go on with the step")]
+    assert [note for note in notes if "going on from step" in note]
+
+
+def test_cluster_without_room_for_so_many_nodes_is_one_sentence(system):
+    with pytest.raises(RequestError, match=r"a worker has 3 nodes with 1 CPUs each, but .* have room for 2; ask for"):
+        system(nodes=3).probe()
 
 
 def _config(folder, model, where, params):

@@ -104,6 +104,11 @@ def cancel(run: str | None) -> int:
     from olivine.workflow.detached import find
 
     known = find(run)
+    if known.state == "lost" and known.host is not None:
+        raise RequestError(
+            f"{known.identity} was lost with its process, and its job on '{known.host}' may still be at work: "
+            f"take it up with 'olivine jobs attach {known.identity}' (Ctrl-C leaves it at work), then cancel it"
+        )
     if not known.is_at_work:
         raise RequestError(f"{known.identity} is {known.state}: there is nothing to cancel")
     _end(known)

@@ -50,6 +50,7 @@ def as_ray(params: KubernetesParams, system: Mapping[str, Any], n_gpus: int) -> 
     """A system of the cluster that a RayJob makes, for the workflow that runs there; files go by the claim."""
     config: dict[str, Any] = {"address": "auto", "files": f"{MOUNT}/ray", "gpus": n_gpus}
     config |= {"autoscales": True} if params.autoscales else {}
+    config |= {"nodes": params.nodes} if params.nodes > 1 else {}
     return {"type": "Ray", "accelerators": system.get("accelerators", []), "config": config}
 
 

@@ -27,7 +27,6 @@ from olivine.store.remote import RemoteFiles
 from olivine.systems._protocol import Job
 from olivine.work import NodeLost, Team
 
-LOOK_SECONDS = 1.0
 _N_ATTEMPTS = 3
 _COME_SECONDS = 1800.0  # another machine may have to be found for a node that went away
 
@@ -75,7 +74,11 @@ class Ending:
 
 @dataclass(frozen=True)
 class Nodes:
-    """Those of a worker. node: which of them this is. address: of node 0, where it is known; port: that it may use."""
+    """Those of a worker.
+
+    node: which of them this is. address: of node 0, where it is known; port: that it may use. look_seconds: between two
+    looks at what the others have written.
+    """
 
     far: RemoteFiles
     name: str
@@ -83,6 +86,7 @@ class Nodes:
     n_nodes: int
     address: str = ""
     port: int = 0
+    look_seconds: float = 1.0
 
     def led(self, number: int, run: Run, come_seconds: float = _COME_SECONDS) -> Run:
         """How node 0 does the worker's job of that number: again, from its checkpoint, when a node was lost."""
@@ -114,7 +118,7 @@ class Nodes:
             elif self.far.read(f"jobs/{self.name}/end") is not None:
                 return
             else:
-                time.sleep(LOOK_SECONDS)
+                time.sleep(self.look_seconds)
 
     def _joined(self, meeting: Mapping[str, Any], number: int, run: Help, folder: Path) -> None:
         """Do this node's part of a job; how it ended is told to the others."""
@@ -137,7 +141,7 @@ class Nodes:
             if time.monotonic() > until:
                 who = f"node {missing[0] + 1} of {self.n_nodes}"
                 raise OlivineError(f"{who} did not come within {come_seconds / 60:g} minutes")
-            time.sleep(LOOK_SECONDS)
+            time.sleep(self.look_seconds)
 
     @contextmanager
     def _attempt(self, meeting: Mapping[str, Any], folder: Path) -> Iterator[tuple[Team, dict[str, Any]]]:
@@ -163,7 +167,7 @@ class Nodes:
     def _listen(self, meeting: Mapping[str, Any], path: Path, is_over: threading.Event) -> None:
         """Keep in a file how others have ended."""
         ended: dict[str, Any] = {}
-        while not is_over.wait(LOOK_SECONDS):
+        while not is_over.wait(self.look_seconds):
             with suppress(OlivineError):  # it is asked again
                 for name in self.far.names(self._folder(meeting)):
                     word, _, node = name.partition("-")

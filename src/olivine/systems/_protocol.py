@@ -25,6 +25,7 @@ from typing import Any, Literal, Self, get_args
 from olivine.errors import RequestError, StepFailed
 from olivine.store.hashes import digest
 from olivine.store.packing import OUTPUT
+from olivine.work import NodeLost
 
 Listener = Callable[[str, Mapping[str, Any]], None]
 JobKind = Literal["pass", "score", "fetch", "materialize", "prove", "rows", "survey", "time", "probe", "take"]
@@ -123,8 +124,11 @@ def answer(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any]
         return result
     if event == "failed":
         error = fields["error"]
-        is_refused = error["exit_code"] == RequestError.exit_code
-        raise StepFailed(job.step, error["message"], job.log_path, tail=error["traceback"], is_refused=is_refused)
+        how = {
+            "is_refused": error["exit_code"] == RequestError.exit_code,
+            "is_lost": error["type"] == NodeLost.__name__,
+        }
+        raise StepFailed(job.step, error["message"], job.log_path, tail=error["traceback"], **how)
     if event == "printed":
         if job.log:
             with Path(job.log).open("a", encoding="utf-8") as log:

@@ -20,6 +20,7 @@ from olivine.store.remote import RemoteFiles
 from olivine.systems._ray_files import NAMESPACE, open_files
 from olivine.systems._ray_line import Lost
 from olivine.systems._ray_node import NodeWorker
+from olivine.systems._ray_team import Holder
 from olivine.systems._wheel import build_wheel
 
 if TYPE_CHECKING:
@@ -91,15 +92,46 @@ class Cluster:
 
     def start(self, name: str, owner: str, request: Mapping[str, Any], node: str | None) -> None:
         """Ask for a worker. request: options of Ray, such as num_cpus. node: where it had best be."""
-        options: dict[str, Any] = {**request, "name": name, "namespace": NAMESPACE, "lifetime": "detached"}
-        options |= {"get_if_exists": True, "max_concurrency": 8, "max_restarts": 0}
-        options["scheduling_strategy"] = "SPREAD"
+        strategy: Any = "SPREAD"
         if node is not None:
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=True)
-        actor = ray.remote(NodeWorker).options(**options).remote(owner, self._folder, self._url)
-        self._actors[name] = actor
+            strategy = NodeAffinitySchedulingStrategy(node, soft=True)
+        self._begin(name, owner, request, strategy)
+
+    def _begin(self, name: str, owner: str, request: Mapping[str, Any], strategy: Any) -> None:
+        options: dict[str, Any] = {**request, "name": name, "namespace": NAMESPACE, "lifetime": "detached"}
+        options |= {"get_if_exists": True, "max_concurrency": 8, "max_restarts": 0, "scheduling_strategy": strategy}
+        self._actors[name] = ray.remote(NodeWorker).options(**options).remote(owner, self._folder, self._url)
+
+    def gather(self, holder: str, n_nodes: int, request: Mapping[str, Any]) -> None:
+        """Ask for a place for so many workers at once. holder: the name of the actor that has it."""
+        options = {"name": holder, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
+        made = ray.remote(Holder).options(**options, num_cpus=0, max_concurrency=4)
+        self._actors[holder] = made.remote(dict(request), n_nodes)
+
+    def gathered(
+        self, holder: str, names: Sequence[str], owner: str, request: Mapping[str, Any], seconds: float
+    ) -> list[dict[str, str]] | None:
+        """The nodes of the workers of a place; None while there is no room for all of them."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        group = self._call(holder, "group", seconds)
+        if group is None:
+            return None
+        for index, name in enumerate(names):
+            if name not in self._actors:
+                strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
+                self._begin(name, owner, request, strategy)
+        places = [self.where(name, 4 * _CALL_SECONDS) for name in names]
+        return [place for place in places if place is not None] if None not in places else None
+
+    def run_together(self, holder: str, names: Sequence[str], owner: str, turn: str, title: str, job: str) -> None:
+        """Give a job to the workers of a place; the first of them is heard."""
+        address, port = self._call(names[0], "meeting")
+        team = {"names": list(names), "holder": holder, "address": address, "port": port}
+        for node in reversed(range(len(names))):
+            self._call(names[node], "run", owner, turn, title, job, {**team, "node": node})
 
     def where(self, name: str, seconds: float) -> dict[str, str] | None:
         """The node that a worker is on; None while none has room for it."""

@@ -90,6 +90,37 @@ class Crew:
             self._at_work.discard(member)
         self._bridge.ask("kill", name=member.name)
 
+    def gather(
+        self, n_nodes: int, note: Callable[[str], None], is_over: Callable[[], bool]
+    ) -> tuple[Member, list[Member]]:
+        """Workers that do one job together, and the holder of their place, with which all of them leave."""
+        holder = Member(f"team-{uuid.uuid4().hex[:12]}", "", "")
+        names = [f"{holder.name}-{index}" for index in range(n_nodes)]
+        self.joins(holder)
+        try:
+            request = self._request(self._bridge.ask("nodes"))
+            self._bridge.ask("gather", holder=holder.name, n_nodes=n_nodes, request=request)
+            places = self._gathered(holder.name, names, request, note, is_over)
+        except BaseException:
+            self.leaves(holder)
+            raise
+        return holder, [Member(name, one["id"], one["name"]) for name, one in zip(names, places, strict=True)]
+
+    def _gathered(
+        self, holder: str, names: list[str], request: Request, note: Callable[[str], None], is_over: Callable[[], bool]
+    ) -> list[dict[str, str]]:
+        n = 0
+        while True:
+            asked = {"holder": holder, "names": names, "owner": self.owner, "request": request}
+            places: list[dict[str, str]] | None = self._bridge.ask("gathered", **asked, seconds=_LOOK_SECONDS)
+            if places is not None:
+                return places
+            n += 1
+            if is_over():
+                raise OlivineError("was ended while it waited for nodes")
+            if n == _LOOKS_UNTOLD:
+                note(f"{len(names)} workers wait for nodes with room for {told(request)} each")
+
     def close(self) -> bool:
         """End those that have nothing to do; gives whether there are others."""
         with self._lock:

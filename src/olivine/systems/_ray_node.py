@@ -10,20 +10,24 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import replace
+from contextlib import nullcontext, suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.errors import OlivineError, StepFailed
+from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.messages import sentence
 from olivine.store.remote import Mirror
+from olivine.systems._job import is_helper
+from olivine.systems._nodes import free_port, helping
 from olivine.systems._probe import PROBE, ask
 from olivine.systems._process import WORKER, WorkerProcess
 from olivine.systems._protocol import Job
-from olivine.systems._ray_files import Patient, open_files
+from olivine.systems._ray_files import NAMESPACE, Patient, open_files
+from olivine.systems._ray_team import Companions
 from olivine.systems._scratch import resumable
+from olivine.work import Team
 
 if TYPE_CHECKING:
     import ray
@@ -45,6 +49,7 @@ class NodeWorker(Patient):
     def __init__(self, owner: str, folder: str, address: str, idle_seconds: float = _IDLE_SECONDS) -> None:
         self._changed = threading.Condition()
         self._turn, self._is_at_work, self._events = "", False, list[dict[str, Any]]()
+        self._companions: Companions | None = None
         super().__init__(idle_seconds)
         self._owner, self._owner_called = owner, time.monotonic()
         self._node = node_name()
@@ -75,17 +80,34 @@ class NodeWorker(Patient):
         """See Patient."""
         return self._is_at_work
 
-    def run(self, owner: str, turn: str, title: str, job: str) -> None:
-        """Begin a job. turn: a name for this time; what was begun is not begun again. title: see `attached`."""
+    def meeting(self) -> tuple[str, int]:
+        """Where this node could be heard by others."""
+        self.called()
+        return ray.util.get_node_ip_address(), free_port()
+
+    def companion_ended(self, node: int, outcome: dict[str, Any]) -> None:
+        """Another worker of the team has ended, as `work.Team` has it."""
+        self.called()
+        if self._companions is not None:
+            self._companions.hear(node, outcome)
+
+    def run(self, owner: str, turn: str, title: str, job: str, team: Mapping[str, Any] | None = None) -> None:
+        """Begin a job. turn: a name for this time; what was begun is not begun again. title: see `attached`.
+
+        team: the names of all actors that do it together and of their "holder", which "node" of them this is, and the
+        "address" and "port" of the first.
+        """
         self._heard_of(owner)
         with self._changed:
             if self._turn == turn:
                 return
             self._turn, self._is_at_work, self._events = turn, True, []
             self._log.write_bytes(b"")
-        record = {"worker": ray.get_runtime_context().get_actor_name(), "turn": turn}
-        self._store.far.write(f"jobs/{title}.json", json.dumps(record).encode())
-        threading.Thread(target=self._work, args=(title, Job.from_json(json.loads(job))), daemon=True).start()
+        begun = self._joined(Job.from_json(json.loads(job)), turn, team)
+        if not is_helper(begun):
+            record = {"worker": ray.get_runtime_context().get_actor_name(), "turn": turn}
+            self._store.far.write(f"jobs/{title}.json", json.dumps(record).encode())
+        threading.Thread(target=self._work, args=(title, begun), daemon=True).start()
 
     def heard(self, owner: str, turn: str, n_events: int, n_printed: int) -> dict[str, Any]:
         """The events of a turn after so many, and what was printed after so many bytes; waits a moment for them."""
@@ -123,23 +145,51 @@ class NodeWorker(Patient):
         if owner == self._owner:
             self._owner_called = time.monotonic()
 
+    def _joined(self, job: Job, turn: str, team: Mapping[str, Any] | None) -> Job:
+        """The job as this worker of a team does it; as it is, where it does it alone."""
+        self._companions = None
+        if team is None:
+            return job
+        path = self._folder / "teams" / f"{turn}-{team['node']}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        among = Team(team["node"], len(team["names"]), team["address"], team["port"], str(path))
+        self._companions = Companions(among, team["names"], team["holder"], path, NAMESPACE)
+        return helping(job, among) if among.node else replace(job, team=asdict(among))
+
     def _work(self, title: str, job: Job) -> None:
-        scratch = self._folder / "scratch" / job.scratch.name
         try:
-            scratch.mkdir(parents=True, exist_ok=True)
-            self._bring(job)
-            with resumable(scratch, self._store, _SCRATCH_SECONDS):
-                result = self._process.run(replace(job, log=str(self._log)), self._tell)
-            self._send(result, title)
+            result = self._done(job)
+            if not is_helper(job):
+                self._send(result, title)
+            self._ended({"devices": result.get("facts", {}).get("devices", [])})
             self._tell("done", {"result": result})
         except StepFailed as failure:
+            exit_code = RequestError.exit_code if failure.is_refused else 1
+            all_there = self._ended({"message": failure.cause, "exit_code": exit_code, "is_lost": failure.is_lost})
             told = {"cause": failure.cause, "tail": failure.tail, "is_refused": failure.is_refused}
-            self._tell("failed", told)
+            self._tell("failed", told | {"is_lost": failure.is_lost and not all_there})
         except BaseException as error:  # noqa: BLE001 - the border of the node: whatever it was, the parent decides
-            self._tell("failed", {"cause": sentence(error), "tail": "", "is_refused": False})
+            self._ended({"message": sentence(error), "exit_code": 1, "is_lost": False})
+            self._tell("failed", {"cause": sentence(error), "tail": "", "is_refused": False, "is_lost": False})
         finally:
             self._is_at_work = False
             self.called()
+
+    def _done(self, job: Job) -> dict[str, Any]:
+        scratch = self._folder / "scratch" / job.scratch.name
+        scratch.mkdir(parents=True, exist_ok=True)
+        self._bring(job)
+        with nullcontext() if is_helper(job) else resumable(scratch, self._store, _SCRATCH_SECONDS):
+            return self._process.run(replace(job, log=str(self._log)), self._tell)
+
+    def _ended(self, outcome: Mapping[str, Any]) -> bool:
+        """Tell the other workers of a team how this one has ended; gives whether they are all there."""
+        if self._companions is None:
+            return True
+        self._companions.tell(outcome)
+        are_there = self._companions.look()
+        self._companions.end()
+        return are_there
 
     def _bring(self, job: Job) -> None:
         """Fetch what the job reads and is not here yet."""

@@ -16,6 +16,7 @@ from pydantic import ByteSize, Field, field_validator
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError, StepFailed, Unsupported
 from olivine.systems._base import System, SystemParams, Worker
+from olivine.systems._nodes import spreads
 from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
 from olivine.systems._ray_bridge import Bridge
@@ -47,6 +48,9 @@ class Ray(System):
         gpus: int | None = Field(None, ge=0, description="of a worker; else as many as the accelerators say")
         workers: int | None = Field(
             None, gt=0, description="at once, at most; else as many as there is room for on the nodes of now"
+        )
+        nodes: int = Field(
+            1, gt=0, description="of a worker, on all of which fine-tuning runs; other passes run on one"
         )
         memory: ByteSize | None = Field(None, description="of a worker, such as 16GB; else what the plan needs")
         resources: dict[str, float] = Field(
@@ -111,10 +115,21 @@ class Ray(System):
     def _n_gpus(self) -> int:
         return self.params.gpus if self.params.gpus is not None else self.n_gpus
 
+    @property
+    def n_nodes(self) -> int:
+        """See System."""
+        return self.params.nodes
+
     def probe(self) -> Probe:
         """What a worker has, on a node that could have one."""
         nodes = self.bridge.ask("nodes")
         request = self._request(nodes)
+        if (room := self._room(nodes, request)) < self.n_nodes and not self.params.autoscales:
+            raise Unsupported(
+                f"a worker has {self.n_nodes} nodes with {told(request)} each, but the {len(nodes)} nodes of the "
+                f"cluster have room for {room}; ask for fewer or less, or say 'autoscales: true' where nodes come when "
+                "they are needed"
+            )
         name = f"probe-{uuid4().hex[:12]}"
         # its cores may be at work, which is no reason not to plan
         asked = {**request, "num_cpus": request["num_cpus"] if self.params.autoscales else 0}
@@ -149,12 +164,17 @@ class Ray(System):
     def n_jobs(self, need: Estimate) -> int:
         """See System: as many as the nodes have cores, memory and GPUs for, or will have."""
         nodes = self.bridge.ask("nodes")
-        asked = _amounts(self._request(nodes, need))
-        room = [min(int(node["resources"].get(name, 0) // amount) for name, amount in asked.items()) for node in nodes]
+        room = self._room(nodes, self._request(nodes, need)) // self.n_nodes
         most = self.params.workers
         if self.params.autoscales and most is not None:
             return most
-        return max(1, min(sum(room), most or sum(room)))
+        return max(1, min(room, most or room))
+
+    def _room(self, nodes: list[dict[str, Any]], request: Request) -> int:
+        """How many that ask for so much have room at once."""
+        asked = _amounts(request)
+        room = [min(int(node["resources"].get(name, 0) // amount) for name, amount in asked.items()) for node in nodes]
+        return sum(room)
 
     def missing(self, hashes: Iterable[str]) -> set[str]:
         """See System."""
@@ -170,7 +190,7 @@ class Ray(System):
 
     def worker(self) -> "RayWorker":
         """One that takes any worker of the crew for each job."""
-        return RayWorker(self.bridge, self.crew)
+        return RayWorker(self.bridge, self.crew, self.n_nodes)
 
     def _request(self, nodes: list[dict[str, Any]], need: Estimate | None = None) -> Request:
         """What a worker asks of a node, in Ray's words; Unsupported where no node has it."""
@@ -205,8 +225,8 @@ class Ray(System):
 class RayWorker(Worker):
     """Gives each job to a worker of the crew, and follows its events; a node that is lost is replaced by another."""
 
-    def __init__(self, bridge: Bridge, crew: Crew) -> None:
-        self._bridge, self._crew = bridge, crew
+    def __init__(self, bridge: Bridge, crew: Crew, n_nodes: int) -> None:
+        self._bridge, self._crew, self._n_nodes = bridge, crew, n_nodes
         self._member: Member | None = None
         self._node, self._is_ended = "", False
 
@@ -221,7 +241,8 @@ class RayWorker(Worker):
                     if self._is_ended or not lost.with_node or n_lost == _N_NODES_LOST:
                         how = "was ended" if self._is_ended else str(lost)
                         raise StepFailed(job.step, f"its worker {how}", job.log_path) from None
-                    listen("note", {"message": f"the node '{self._node}' is gone; another one goes on with the step"})
+                    gone = f"the node '{self._node}' is gone; another one goes" if self._node else f"{lost}; others go"
+                    listen("note", {"message": f"{gone} on with the step"})
                 except StepFailed:
                     raise
                 except OlivineError as error:
@@ -257,8 +278,10 @@ class RayWorker(Worker):
         if attached:
             member = Member(attached["worker"], attached["id"], attached["name"], is_own=attached["is_own"])
             self._crew.joins(member)
-            with self._at_work(member):
+            with self._at_work(member, stays=not spreads(job)):
                 return self._followed(member, attached["turn"], job, listen)
+        if spreads(job):
+            return self._done_together(job, listen)
         needed = {hashed for tree in job.trees.values() for hashed in tree.values()}
         member = self._crew.take(needed, lambda text: listen("note", {"message": text}), lambda: self._is_ended)
         with self._at_work(member):
@@ -268,21 +291,33 @@ class RayWorker(Worker):
             self._bridge.ask("run", **who, turn=turn, title=job.title, job=text)
             return self._followed(member, turn, job, listen)
 
+    def _done_together(self, job: Job, listen: Listener) -> dict[str, Any]:
+        """The result of a job that several workers do together, of whom the first is heard."""
+        note, turn, owner = lambda text: listen("note", {"message": text}), uuid4().hex, self._crew.owner
+        holder, members = self._crew.gather(self._n_nodes, note, lambda: self._is_ended)
+        with self._at_work(holder, stays=False):
+            who = {"holder": holder.name, "names": [member.name for member in members], "owner": owner}
+            self._bridge.ask("run_together", **who, turn=turn, title=job.title, job=json.dumps(job.to_json()))
+            return self._followed(members[0], turn, job, listen)
+
     @contextmanager
-    def _at_work(self, member: Member) -> Iterator[None]:
-        """A worker that has done its job, or failed in it, takes another one; one that is lost or unfit does not."""
+    def _at_work(self, member: Member, *, stays: bool = True) -> Iterator[None]:
+        """A worker that has done its job, or failed in it, takes another one; one that is lost or unfit does not.
+
+        stays: whether it may; those of a team do one job.
+        """
         self._member, self._node = member, member.node_name
         try:
             yield
         except StepFailed as failure:
-            is_fit = not self._is_ended and not failure.cause.startswith("out of memory")
+            is_fit = stays and not self._is_ended and not failure.cause.startswith("out of memory")
             (self._crew.rests if is_fit else self._crew.leaves)(member)
             raise
         except BaseException:
             self._crew.leaves(member)
             raise
         else:
-            self._crew.rests(member)
+            (self._crew.rests if stays else self._crew.leaves)(member)
         finally:
             self._member = None
 
@@ -310,6 +345,8 @@ def _result(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any
             return result
         case "failed":
             tail, is_refused = fields["tail"], fields["is_refused"]
+            if fields["is_lost"]:
+                raise Lost(fields["cause"], with_node=True)
             raise StepFailed(job.step, fields["cause"], job.log_path, tail=tail, is_refused=is_refused)
         case event:
             listen(event, fields)

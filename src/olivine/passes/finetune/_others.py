@@ -26,9 +26,8 @@ class Others:
     @property
     def have_failed(self) -> bool:
         """Whether one has ended so that nothing comes of the work here, for long enough to be told so by the work."""
-        if self._team is None or time.monotonic() - self._looked < _LOOK_SECONDS:
-            return False
-        self._look()
+        if self._team is not None and time.monotonic() - self._looked > _LOOK_SECONDS:
+            self._look()
         if not any("message" in outcome for outcome in self._outcomes.values()):
             return False
         self._failed_since = self._failed_since or time.monotonic()
