@@ -128,7 +128,10 @@ def failed(message, *, is_lost=False, exit_code=1):
     return {"message": message, "exit_code": exit_code, "is_lost": is_lost}
 
 
-LOST = NodeLost("Connection closed by peer")
+LOST = NodeLost(
+    "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Connection closed by peer. This is "
+    "typically caused by a remote worker hanging or bugs in the application."
+)
 
 
 def test_cause_is_that_of_the_node_that_lost_nobody(tmp_path):

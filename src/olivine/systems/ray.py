@@ -298,7 +298,12 @@ class RayWorker(Worker):
         with self._at_work(holder, stays=False):
             who = {"holder": holder.name, "names": [member.name for member in members], "owner": owner}
             self._bridge.ask("run_together", **who, turn=turn, title=job.title, job=json.dumps(job.to_json()))
-            return self._followed(members[0], turn, job, listen)
+            try:
+                return self._followed(members[0], turn, job, listen)
+            except (
+                Lost
+            ) as lost:  # that of a place of which a part is gone may be lost with it, though its node is there
+                raise Lost(str(lost), with_node=True) from None
 
     @contextmanager
     def _at_work(self, member: Member, *, stays: bool = True) -> Iterator[None]:

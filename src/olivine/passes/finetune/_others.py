@@ -1,6 +1,7 @@
 """The other nodes of a pass that several run together: what became of them, as far as this node is told."""
 
 import json
+import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -10,6 +11,7 @@ from typing import Any
 from olivine.errors import OlivineError, RequestError
 from olivine.work import NodeLost, Team
 
+_BESIDE_THE_CAUSE = re.compile(r"^\w+: \[\S+:\d+\] |\. This is typically caused by .*")  # in gloo's sentences
 _LOOK_SECONDS = 0.5
 _GRACE_SECONDS = 5.0  # until the processes here are ended that may say by themselves what is wrong
 _NEWS_SECONDS = 20.0  # that an answer of another node takes to come
@@ -50,7 +52,7 @@ class Others:
                 return kind(f"{outcome['message']} (node {node + 1} of {team.n_nodes})")
         gone = [node for node in range(team.n_nodes) if node != team.node and node not in self._outcomes]
         who = f"node {gone[0] + 1} of {team.n_nodes} is gone" if gone else f"the {team.n_nodes} nodes lost each other"
-        return NodeLost(f"{who}: {own}")
+        return NodeLost(f"{who}: {_BESIDE_THE_CAUSE.sub('', str(own))}")
 
     def _wait(self) -> None:
         """Give the others the time to say how they ended; node 0 does not hear it from those that wait for it."""
