@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -87,8 +88,10 @@ def kill_the_second(cluster):  # noqa: F811
 def test_worker_of_several_pods_is_an_indexed_job_that_a_dry_run_writes(cluster, tmp_path, tiny_llama, capfd):  # noqa: F811
     write_rows(tmp_path / "rows.jsonl")
     assert exit_code(["run", "--config", str(on_nodes(tmp_path, tiny_llama, cluster, "cluster")), "--dry-run"]) == 0
-    files = [line for line in capfd.readouterr().out.splitlines() if line.endswith(("-worker.yaml", "-probe.yaml"))]
-    probe, worker = (yaml.safe_load(open(file).read()) for file in sorted(files))  # noqa: SIM115, PTH123 - read at once
+    files = {
+        Path(line).stem.rpartition("-")[2]: Path(line) for line in capfd.readouterr().out.splitlines() if "/" in line
+    }
+    probe, worker = (yaml.safe_load(files[kind].read_text()) for kind in ("probe", "worker"))
     check(worker, "V1Job")
     spec = worker["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 2, 2)

@@ -2,11 +2,17 @@
 
 import shutil
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
-import torch
-from torch import distributed
-
+from olivine import lazy
 from olivine.training.setup import Settings
+
+if TYPE_CHECKING:
+    import torch
+    from torch import distributed
+else:
+    torch = lazy.module("torch")
+    distributed = lazy.module("torch.distributed")
 
 _PART_BYTES = 64 * 2**20
 
@@ -26,7 +32,7 @@ def gather_random_state(checkpoint: Path, settings: Settings) -> None:
             (checkpoint / _random_state(rank)).write_bytes(state)
 
 
-def share(checkpoint: Path, settings: Settings, device: torch.device) -> None:
+def share(checkpoint: Path, settings: Settings, device: "torch.device") -> None:
     """Bring node 0's checkpoint to the others, in parts; the first process of each of them writes it there."""
     is_first_of_all, is_first_here = settings.rank == 0, settings.rank % settings.n_here == 0
     files = sorted(path for path in checkpoint.rglob("*") if path.is_file()) if is_first_of_all else []
@@ -41,7 +47,7 @@ def share(checkpoint: Path, settings: Settings, device: torch.device) -> None:
     distributed.barrier()  # none reads what is not whole
 
 
-def _share_file(path: Path, n_bytes: int, settings: Settings, device: torch.device) -> None:
+def _share_file(path: Path, n_bytes: int, settings: Settings, device: "torch.device") -> None:
     is_sender, is_writer = settings.rank == 0, settings.rank > 0 and settings.rank % settings.n_here == 0
     if is_writer:
         path.parent.mkdir(parents=True, exist_ok=True)
