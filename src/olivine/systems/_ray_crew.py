@@ -116,6 +116,7 @@ class Crew:
             if places is not None:
                 return places
             n += 1
+            self._end_idle()  # what they hold may be what is waited for
             if is_over():
                 raise OlivineError("was ended while it waited for nodes")
             if n == _LOOKS_UNTOLD:
@@ -123,12 +124,15 @@ class Crew:
 
     def close(self) -> bool:
         """End those that have nothing to do; gives whether there are others."""
+        self._end_idle()
+        with self._lock:
+            return bool(self._at_work)
+
+    def _end_idle(self) -> None:
         with self._lock:
             idle, self._idle = self._idle, []
-            is_at_work = bool(self._at_work)
         for member in idle:
             self._bridge.ask("kill", name=member.name)
-        return is_at_work
 
     def _started(self, hashes: list[str], note: Callable[[str], None], is_over: Callable[[], bool]) -> Member:
         node = self._nearest(hashes)
