@@ -66,6 +66,8 @@ def test_settings_that_cannot_be_are_one_sentence(settings, sentence):
 def test_environment_that_is_not_there_is_named(tmp_path):
     with pytest.raises(RequestError, match=r"there is no Python environment '.*none'; 'olive_managed_env'"):
         environment(tmp_path / "none").probe()
+    with pytest.raises(RequestError, match="there is no Python environment"):
+        environment(tmp_path / ("x" * 300)).probe()
     (tmp_path / "empty").mkdir()
     with pytest.raises(RequestError, match=r"the folder '.*empty' holds no Python"):
         environment(tmp_path / "empty").probe()

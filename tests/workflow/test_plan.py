@@ -210,10 +210,13 @@ def test_problem_stands_at_the_param_that_it_is_about(planned, tmp_path, changes
     assert found == {f"{tmp_path / 'config.json'}:{line_of(tmp_path, f'{chr(34)}{key}{chr(34)}')}"}
 
 
-def test_what_has_no_effect_is_said(planned):
+def test_what_has_no_effect_is_said(planned, tmp_path):
     def change(config):
         config["log_severity_level"] = 0
         config["data_configs"].append({**config["data_configs"][0], "name": "forgotten"})
+        config["data_configs"][0]["user_script"] = "rows.py"
+        config["input_model"]["model_script"] = "model.py"
+        (tmp_path / "model.py").touch()
 
     plan = planned(change)
     assert plan.problems == ()
@@ -221,6 +224,8 @@ def test_what_has_no_effect_is_said(planned):
     assert "'log_severity_level' has no effect: the log of a step keeps everything" in told
     assert "the data config 'forgotten' is used by nothing" in told
     assert "'rows' is used by nothing" not in told
+    assert "/rows.py' of 'rows' is not read: no 'type' there is one that it registers" in told
+    assert "/model.py' is not read: nothing of 'input_model' names a function of it" in told
 
 
 @pytest.mark.parametrize(

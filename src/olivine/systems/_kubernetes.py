@@ -5,12 +5,12 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.messages import sentence
+from olivine.paths import is_file, of_user
 from olivine.systems._kubernetes_pods import has_ended
 
 if TYPE_CHECKING:
@@ -146,7 +146,7 @@ class Cluster:
         settings.retries = False
         is_inside = "KUBERNETES_SERVICE_HOST" in os.environ and not self._is_named
         try:
-            if is_inside and not Path(self._file).expanduser().is_file():
+            if is_inside and not is_file(of_user(self._file)):
                 kubernetes.config.load_incluster_config(settings)
             else:
                 kubernetes.config.load_kube_config(self._file, self._context, settings, persist_config=False)

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from olivine.paths import exists
+
 MOUNT = "/olivine"
 CONFIG = "/etc/olivine"
 INDEX = "batch.kubernetes.io/job-completion-index"  # label of a pod: which of several it is
@@ -142,7 +144,7 @@ def moved(
             return value
         if folder is not None and Path(value).is_relative_to(folder):
             return str(PurePosixPath(MOUNT, Path(value).relative_to(folder).as_posix()))
-        if Path(value).exists():
+        if exists(value):
             outside.append(value)
         return value
 

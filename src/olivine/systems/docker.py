@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator
 from olivine import __version__, lazy
 from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.messages import ending
-from olivine.paths import of_user
+from olivine.paths import is_file, of_user
 from olivine.store.hashes import digest, hash_file
 from olivine.store.remote import RemoteFiles
 from olivine.store.transfer import Files
@@ -93,11 +93,9 @@ class Docker(Batch):
                 raise RequestError(f"'{key}' is not served: {_ADVICE[key]}")
         if self.image.image_name is None and self.image.build_context_path is None:
             raise RequestError("neither 'image_name' nor 'build_context_path' says what is run")
-        if (context := self.image.build_context_path) is not None and not Path(
-            context, self.image.dockerfile
-        ).is_file():
+        if (context := self.image.build_context_path) is not None and not is_file(Path(context, self.image.dockerfile)):
             raise RequestError(f"there is no file '{Path(context, self.image.dockerfile)}' to build an image of")
-        if (file := params.requirements_file) is not None and not Path(file).is_file():
+        if (file := params.requirements_file) is not None and not is_file(file):
             raise RequestError(f"there is no requirements_file '{file}'")
         if params.hf_token and not os.environ.get("HF_TOKEN"):
             raise RequestError("'hf_token' is set, but this environment has no HF_TOKEN")

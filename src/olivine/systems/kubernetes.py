@@ -12,6 +12,7 @@ from typing import IO, Any, ClassVar
 from olivine import __version__
 from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.messages import ending
+from olivine.paths import is_folder
 from olivine.store.hashes import digest
 from olivine.store.remote import RemoteFiles
 from olivine.store.transfer import Files
@@ -63,7 +64,7 @@ class Kubernetes(Batch):
                 "files have no way to the pods: name an address that both reach as 'files', or a 'volume_claim' and as "
                 "'volume_folder' where this machine has it mounted"
             )
-        if params.volume_folder is not None and not Path(params.volume_folder).is_dir():
+        if params.volume_folder is not None and not is_folder(params.volume_folder):
             raise RequestError(f"there is no volume_folder '{params.volume_folder}'")
         self._cluster = Cluster(params.kubeconfig, params.context)
         self._need = Estimate()

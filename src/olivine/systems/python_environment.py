@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 
 from olivine import __version__
 from olivine.errors import OlivineError, RequestError, StepFailed
+from olivine.paths import exists, is_file, is_folder
 from olivine.systems._base import FilePath, System, SystemParams
 from olivine.systems._probe import PROBE, Probe, ask
 from olivine.systems._process import WORKER, WorkerProcess
@@ -58,7 +59,7 @@ class PythonEnvironment(System):
                 "'conda_yaml_path' is not served: make the environment with conda, and name its folder as "
                 "python_environment_path"
             )
-        if (file := params.requirements_file) is not None and not Path(file).is_file():
+        if (file := params.requirements_file) is not None and not is_file(file):
             raise RequestError(f"there is no requirements_file '{file}'")
         self.place = Path(params.python_environment_path)
 
@@ -72,11 +73,11 @@ class PythonEnvironment(System):
         if not self.makes:
             return True
         made = self.place / _MADE
-        return made.is_file() and made.read_text(encoding="utf-8") == self._made_of()
+        return is_file(made) and made.read_text(encoding="utf-8") == self._made_of()
 
     def prepare(self, log: Path) -> None:
         """Make the virtual environment and install the requirements and this olivine."""
-        if self.place.exists() and not (self.place / "pyvenv.cfg").is_file():
+        if exists(self.place) and not is_file(self.place / "pyvenv.cfg"):
             raise StepFailed("prepare", f"'{self.place}' is in the way: it is no virtual environment")
         with log.open("ab") as told, tempfile.TemporaryDirectory() as folder:
             wheel = build_wheel(Path(folder))
@@ -107,19 +108,19 @@ class PythonEnvironment(System):
         return WorkerProcess([self._python(), *WORKER], environment=self._environment())
 
     def _python(self) -> str:
-        if self.place.is_file():
+        if is_file(self.place):
             return str(self.place)
-        there = [path for name in _PYTHONS if (path := self.place / name).is_file()]
+        there = [path for name in _PYTHONS if is_file(path := self.place / name)]
         if there or self.makes:
             return str((there or [self.place / _PYTHONS[os.name == "nt"]])[0])
-        if self.place.is_dir():
+        if is_folder(self.place):
             raise RequestError(f"the folder '{self.place}' holds no Python")
         raise RequestError(f"there is no Python environment '{self.place}'; 'olive_managed_env' lets one be made there")
 
     def _environment(self) -> dict[str, str]:
         """What its processes see: as this one, with what the config says."""
         seen = {**os.environ, **self.params.environment_variables}
-        bins = [str(Path(self._python()).parent)] if not self.place.is_file() else []
+        bins = [str(Path(self._python()).parent)] if not is_file(self.place) else []
         return seen | {"PATH": os.pathsep.join([*self.params.prepend_to_path, *bins, seen.get("PATH", "")])}
 
     def _made_of(self) -> str:

@@ -36,6 +36,7 @@ from olivine.workflow.packing import check_packing, packed_names
 from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
+from olivine.workflow.scripts import unread_scripts
 from olivine.workflow.source import meant_format, plan_model
 from olivine.workflow.steps import TASKS, Asked, Host, Plan, ScoreRows
 
@@ -234,6 +235,7 @@ def _plan_unused(draft: Draft) -> None:
     """Say what the config holds and nothing reads."""
     for path, advice in without_effect(draft.workflow):
         draft.translated.append(f"'{path[-1]}' has no effect: {advice[0].lower()}{advice[1:].rstrip('.')}")
+    draft.translated += [f"warning: {sentence}" for sentence in unread_scripts(draft.workflow)]
     used = {name for step in draft.steps for name in step.data} | {draft.workflow.quality.data_config}
     named = {str(value) for config in draft.workflow.passes.values() for value in config.params.values()}
     for config in draft.workflow.data_configs:

@@ -103,6 +103,18 @@ def check_data_script(draft: Draft, config: schema.DataConfig, path: Where) -> b
     return True
 
 
+def unread_scripts(workflow: schema.Workflow) -> Iterator[str]:
+    """A sentence for each script that nothing of its section names a function of: it is not even opened."""
+    given = workflow.input_model
+    functions = (given.model_loader, given.dummy_inputs_func, given.io_config)
+    if given.model_script is not None and not any(isinstance(name, str) for name in functions):
+        yield f"the model_script '{given.model_script}' is not read: nothing of 'input_model' names a function of it"
+    for config in workflow.data_configs:
+        script = config.user_script or config.script_dir
+        if script is not None and not data.is_scripted(config):
+            yield f"the script '{script}' of '{config.name}' is not read: no 'type' there is one that it registers"
+
+
 def refused(draft: Draft, script: UserScript) -> Iterator[tuple[str, str, str, str]]:
     """Consent: a script beside its config runs, one that lies elsewhere with --trust, and none with --no-scripts."""
     consent = os.environ.get(CONSENT, "")
