@@ -3,7 +3,9 @@ import pytest
 from olivine.workflow.names import FileNames, name_problem
 
 
-@pytest.mark.parametrize("name", ["base", "input", "", "  ", "score:lora", "fetch:x", "materialize:lora"])
+@pytest.mark.parametrize(
+    "name", ["base", "input", "", "  ", "score:lora", "fetch:x", "time:lora", "prepare:x", "data", "prove"]
+)
 def test_name_that_the_program_uses_itself_is_refused_in_a_sentence(name):
     assert name_problem(name).endswith(".")
 

@@ -6,9 +6,17 @@ import threading
 RESERVED = {
     "base": "the table of scores calls the input model so",
     "input": "passes that compare call the input model so",
+    "data": "the look at all rows before the first step is called so",
     "prove": "the proof before the first step is called so",
 }
-OF_THE_PROGRAM = ("score:", "fetch:", "materialize:", "rows:")  # its own steps, beside those of the user
+OF_THE_PROGRAM = (
+    "score:",
+    "fetch:",
+    "materialize:",
+    "rows:",
+    "time:",
+    "prepare:",
+)  # its own steps, beside those of the user
 _OF_WINDOWS = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))}
 _LONGEST = 100  # characters of a file name
 
