@@ -1,6 +1,7 @@
 """What only the tokenizer tells of rows is told before a run begins, and once."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -76,6 +77,21 @@ def test_rows_that_the_tokenizer_shows_to_be_useless_are_refused_before_anything
     assert told.count(fault) == 1
     assert not (there / "out").exists()
     assert command == ["run"] or not (there / "cache").exists()
+
+
+def test_tokens_that_were_added_to_the_tokenizer_alone_are_refused_where_rows_have_them(
+    there, tiny_llama, tmp_path, capsys
+):
+    model = shutil.copytree(tiny_llama, tmp_path / "model")
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    number = json.loads((model / "config.json").read_text())["vocab_size"]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized", "special"), False)
+    tokenizer["added_tokens"].append({"id": number, "content": "<new>", **flags})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    write(there, model, [*ROWS, {"prompt": "a <new> one", "completion": "joy"}])
+    code, told = refused(capsys, "run")
+    assert code == 2
+    assert f"rows.jsonl:21: the token '<new>' has the number {number}, but the model has {number} embeddings" in told
 
 
 def test_data_that_only_calibrates_says_which_step_takes_more_and_what_to_do(there, tiny_llama, capsys):

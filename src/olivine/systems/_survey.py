@@ -11,7 +11,7 @@ from olivine.data import Prepared, prepare, seen_sentence, shared_rows, split
 from olivine.errors import DataError, ModelError, RequestError, sentence
 from olivine.messages import Events
 from olivine.models import Model
-from olivine.models.context import context_of
+from olivine.models.context import context_of, vocabulary_of
 from olivine.models.gguf import readable
 from olivine.models.loading import load_tokenizer
 from olivine.systems._protocol import Job
@@ -57,8 +57,21 @@ class Survey:
         if name not in self._prepared:
             cache = self._scratch.parent
             made = prepare(self._configs[name], self._tokenizer, cache, self._events.progress, self._context)
+            self._refuse_unknown_tokens(made)
             self._prepared[name] = made
         return self._prepared[name]
+
+    def _refuse_unknown_tokens(self, rows: Prepared) -> None:
+        """DataError for a token that the tokenizer knows and the model has no embedding of."""
+        ids, n_known = rows.store.ids, vocabulary_of(self._model)
+        if n_known is None or not len(ids) or int(ids.max()) < n_known:
+            return
+        at = int((ids >= n_known).argmax())
+        place = rows.where(int(rows.store.stops.searchsorted(at, side="right")))
+        raise DataError(
+            f"{place}: the token {self._tokenizer.decode([int(ids[at])])!r} has the number {int(ids[at])}, but the "
+            f"model has {n_known} embeddings: resize them (transformers: resize_token_embeddings) or leave it out"
+        )
 
     def _train(self, use: Mapping[str, Any]) -> Iterator[str]:
         """As a training step lays rows out. eval_data: held out, all of it; or eval_size and seed of a part."""
