@@ -12,7 +12,6 @@ from olivine.workflow import _known_passes
 CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 # what is refused where the config is read, and by which words
 REFUSED = {
-    "asr-2025": "the pre-processing 'speech_transcription_pre_process' is not served",
     "mteb-2025": "of type 'MTEBEvaluator' is not served",
     "prepost-2025": "'use_ort_extensions' is not served",
     "sd-diffusers-2026": "input models of type 'DiffusersModel' are not served",

@@ -1,6 +1,8 @@
 """A Whisper for onnxruntime-genai: the graphs are the model, in every precision, and what they are not is refused."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -224,3 +226,32 @@ def test_other_encoder_decoders_are_refused_by_name(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     (problem,) = Build(Build.Params()).check(read_facts(tmp_path), MACHINE, {})
     assert "'T5ForConditionalGeneration' cannot be exported" in problem.message
+
+
+@pytest.mark.slow
+def test_the_example_runs_and_what_it_delivers_transcribes(sound, tmp_path, monkeypatch):
+    example = Path(__file__).parents[2] / "examples" / "whisper" / "olive-config.json"
+    config = json.loads(example.read_text())
+    assert config["input_model"]["model_path"] == "openai/whisper-tiny.en"
+    model = tiny_whisper(tmp_path / "model", multilingual=False)
+    (tmp_path / "sounds").mkdir()
+    for name in ("one", "two"):
+        (tmp_path / "sounds" / f"{name}.wav").write_bytes(wav_of(sound))
+    lines = [{"audio": f"sounds/{name}.wav", "text": f"{name} and two"} for name in ("one", "two")]
+    (tmp_path / "sounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    config["input_model"]["model_path"] = str(model)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    command = [sys.executable, "-m", "olivine", "run", "--config", "config.json", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    output = tmp_path / config["output_dir"]
+    rows = json.loads(done.stdout)["scores"]
+    assert rows[-1]["cosine"] > 0.99
+    assert {"wer", "cer"} <= set(rows[-1])
+    prompt = "".join(SPECIAL[token] for token in prompt_of(output / "model").tokens)
+    said = plainly_transcribed(output / "model", wav_of(sound), prompt)
+    run = [sys.executable, output / "run.py", tmp_path / "sounds" / "one.wav"]
+    written = subprocess.run(run, capture_output=True, check=True).stdout.decode(errors="replace").strip()
+    decoded = transformers.WhisperTokenizer.from_pretrained(output / "model").decode(said, skip_special_tokens=True)
+    assert written[:5] == decoded.strip()[:5]

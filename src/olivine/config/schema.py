@@ -311,15 +311,28 @@ class PreProcess(Section):
     type: str = Field(
         "text_generation_huggingface_pre_process",
         description="text_generation_huggingface_pre_process; of models that write no text huggingface_pre_process, "
-        "tokenizer_pre_process, ner_huggingface_preprocess, audio_classification_pre_process or skip_pre_process; or "
+        "tokenizer_pre_process, ner_huggingface_preprocess, audio_classification_pre_process, "
+        "speech_transcription_pre_process or skip_pre_process; or "
         "what your script registers",
     )
-    label_col: str | None = Field(None, description="column of the label, for a model that classifies; else label")
+    label_col: str | None = Field(
+        None,
+        description="column of the label, else label; for a model of speech, of what is said in the sound, else text",
+    )
     align_labels: Any = _without_effect(
         "Labels that are names are always those of the model.", False, "accepted; names of labels are the model's"
     )
     labels_to_filter: list[str] = Field(default_factory=list, description="labels whose rows are left out")
     max_duration: float | None = Field(None, gt=0, description="seconds of a sound that are read at most; else 30")
+    sample_rate: int | None = Field(
+        None, gt=0, description="samples a second that sounds are brought to, which must be what the model hears"
+    )
+    limit: float | None = Field(
+        None,
+        ge=0,
+        description="rows for a model that writes no text: the first so many; below 1 a share of them, drawn by "
+        "random_seed; 0: all",
+    )
     feature_extractor_args: Mapping[str, Any] = Field(
         default_factory=dict, description="of a sound: settings of the model's feature extractor in place of its own"
     )

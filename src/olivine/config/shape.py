@@ -19,6 +19,7 @@ LOADS = (LOAD_DATASET_TYPE, DUMMY_TYPE, RAW_TYPE, TOKENS_TYPE)
 PRE_PROCESSES = (
     *(PRE_PROCESS_TYPE, "huggingface_pre_process", "tokenizer_pre_process"),
     *("pre_process", "skip_pre_process", "ner_huggingface_preprocess", "audio_classification_pre_process"),
+    "speech_transcription_pre_process",
 )
 SECTIONS = ("load_dataset_config", "pre_process_data_config", "post_process_data_config", "dataloader_config")
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from olivine.data._encoder import Encoder, begins_itself
     from olivine.data._examine import examine, shared_rows
     from olivine.data._files import data_files, locate
+    from olivine.data._named import named_file, named_files
     from olivine.data._plugins import check_names, plugin_modules
     from olivine.data._prepare import Prepared, prepare
     from olivine.data._raw import is_raw
@@ -72,6 +73,8 @@ __all__ = [
     "look",
     "may_move",
     "named_components",
+    "named_file",
+    "named_files",
     "pick_any",
     "pick_rows",
     "plugin_modules",
@@ -104,6 +107,7 @@ __getattr__ = lazy.names(
         "_encoder": "Encoder begins_itself",
         "_examine": "examine shared_rows",
         "_files": "data_files locate",
+        "_named": "named_file named_files",
         "_plugins": "check_names plugin_modules",
         "_prepare": "Prepared prepare",
         "_raw": "is_raw",

@@ -1,5 +1,6 @@
 """The rows of a data config one after the other: none of them stays in memory, and each knows where it stands."""
 
+import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -118,11 +119,23 @@ def pick_any(config: DataConfig, choose: Callable[[int], Sequence[int]]) -> Rows
     names = stream.label_names(column) if _compares_names(settings) else None
     left_out = set(settings.labels_to_filter)
     numbers = [number for number, placed in enumerate(stream) if _named(placed, column, names) not in left_out]
+    numbers = _limited(numbers, settings)
     chosen = {numbers[index] for index in choose(len(numbers))}
     chosen_rows: list[Placed] = [placed for index, placed in enumerate(stream) if index in chosen]
     if names is not None:
         chosen_rows = [one._replace(row={**one.row, column: _named(one, column, names)}) for one in chosen_rows]
     return _kept(stream, chosen_rows)
+
+
+def _limited(numbers: list[int], settings: PreProcess) -> list[int]:
+    """The first rows, or a share of them that is drawn, as `limit` or `max_samples` say."""
+    limit = settings.limit if settings.limit is not None else settings.max_samples
+    if not limit:
+        return numbers
+    if limit >= 1:
+        return numbers[: int(limit)]
+    n_drawn = max(1, int(limit * len(numbers)))
+    return sorted(random.Random(settings.random_seed).sample(numbers, min(n_drawn, len(numbers))))  # noqa: S311
 
 
 def _compares_names(settings: PreProcess) -> bool:

@@ -46,12 +46,17 @@ class OutputEvidence:
     scores: names of the outputs whose last dimension are scores of classes (logits, probabilities), the best first.
     labels: the expected class of each row as its number, or of each of its tokens, of which NO_CLASS is not asked for;
       empty where the rows have none.
+    transcripts: of a model of speech, for each row what is said in it and what the model writes; with the seconds of
+      all these sounds, and those that it took.
     """
 
     outputs: "Sequence[Mapping[str, npt.NDArray[Any]]]"
     previous: "Sequence[Mapping[str, npt.NDArray[Any]]] | None" = None
     scores: Sequence[str] = ()
     labels: Sequence[int | Sequence[int]] = ()
+    transcripts: Sequence[tuple[str, str]] = ()
+    seconds_heard: float = 0.0
+    seconds_taken: float = 0.0
 
     def answered(self) -> "list[tuple[npt.NDArray[Any], int]]":
         """The scores of all classes and the expected one, of each row that has one, or of each such token."""

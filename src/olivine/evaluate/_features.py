@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import DataConfig
+from olivine.data import named_file
 from olivine.errors import DataError, ModelError
 from olivine.models.inspect import PREPROCESSOR
 from olivine.models.signature import Signature
@@ -67,12 +68,18 @@ def _hearing(folder: Path, config: DataConfig, column: str) -> Extract:
     longest = int(rate * (settings.max_duration or _DURATION))
     limits = {} if extract.model_input_names[0] == "input_features" else {"max_length": longest, "truncation": True}
 
+    asked = settings.sample_rate
+    if asked is not None and asked != rate:
+        raise DataError(f"sample_rate is {asked}, and the model hears {rate} samples a second")
+
     def features(row: Mapping[str, Any]) -> Mapping[str, Any]:
-        samples, own_rate = sound_of(row.get(column), column, Path(config.folder))
-        if own_rate is not None and own_rate != rate:
+        samples, own_rate = sound_of(row.get(column), column, config)
+        if own_rate is not None and own_rate != rate and asked is None:
             raise DataError(
-                f"the sound in '{column}' has {own_rate} samples a second, and the model hears {rate}: resample it"
+                f"the sound in '{column}' has {own_rate} samples a second, and the model hears {rate}: resample it, or "
+                f"write sample_rate: {rate}"
             )
+        samples = resampled(samples, own_rate or rate, rate)
         given = extract(samples[:longest], sampling_rate=rate, return_tensors="np", **_fitting(limits, extract))
         return {name: value[0] for name, value in given.items()}
 
@@ -95,23 +102,44 @@ def _seeing(folder: Path, config: DataConfig, column: str) -> Extract:
         ) from None
 
     def features(row: Mapping[str, Any]) -> Mapping[str, Any]:
-        given = process(image_of(row.get(column), column, Path(config.folder)), return_tensors="np")
+        given = process(image_of(row.get(column), column, config), return_tensors="np")
         return {name: np.asarray(value)[0] for name, value in given.items()}
 
     return features
 
 
-def sound_of(value: Any, column: str, folder: Path) -> tuple[Any, int | None]:
-    """Samples in -1..1 as float32, and how many a second has; None where nothing says it. folder: of the data."""
+def sound_of(value: Any, column: str, config: DataConfig) -> tuple[Any, int | None]:
+    """Samples in -1..1 as float32, and how many a second has; None where nothing says it. config: of the data."""
     if isinstance(value, Mapping) and value.get("array") is not None:
         rate = value.get("sampling_rate")
         return _wave(value["array"], column), int(rate) if rate is not None else None
     if isinstance(value, str | bytes | Mapping):
-        return _decoded(_bytes(value, column, folder), column)
+        return _decoded(_bytes(value, column, config), column)
     return _wave(value, column), None
 
 
-def image_of(value: Any, column: str, folder: Path) -> Any:
+def seconds_of(row: Mapping[str, Any], column: str | None, config: DataConfig) -> float:
+    """How long the sound of a row is; 0 where nothing says it."""
+    if column is None or column not in row:
+        return 0.0
+    samples, rate = sound_of(row[column], column, config)
+    return len(samples) / rate if rate else 0.0
+
+
+def resampled(samples: Any, rate: int, other: int) -> Any:
+    """The same sound with another number of samples a second, without what would be above half of that.
+
+    By its spectrum, cut or filled up, of the whole sound (Oppenheim and Schafer, Discrete-Time Signal Processing, 4.6).
+    """
+    if rate == other:
+        return samples
+    n_samples = round(len(samples) * other / rate)
+    spectrum = np.fft.rfft(samples)
+    n_kept = min(len(spectrum), n_samples // 2 + 1)
+    return (np.fft.irfft(spectrum[:n_kept], n_samples) * (n_samples / len(samples))).astype(np.float32)
+
+
+def image_of(value: Any, column: str, config: DataConfig) -> Any:
     """An image as an array of [height, width, channels]."""
     if not isinstance(value, str | bytes | Mapping):
         array = np.asarray(value)
@@ -121,19 +149,19 @@ def image_of(value: Any, column: str, folder: Path) -> Any:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return np.asarray(Image.open(io.BytesIO(_bytes(value, column, folder))).convert("RGB"))
+        return np.asarray(Image.open(io.BytesIO(_bytes(value, column, config))).convert("RGB"))
     except (UnidentifiedImageError, OSError) as error:
         raise DataError(f"the column '{column}' holds no image that Pillow reads: {error}") from None
 
 
-def _bytes(value: "str | bytes | Mapping[str, Any]", column: str, folder: Path) -> bytes:
-    """The content of a file, by its path from the folder of the data or as it is."""
+def _bytes(value: "str | bytes | Mapping[str, Any]", column: str, config: DataConfig) -> bytes:
+    """The content of a file, as it is or by its path: see `named_file`."""
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path") or ""
     if isinstance(value, bytes):
         return value
     try:
-        return (folder / value).read_bytes()
+        return (named_file(config, value) or Path(config.folder) / value).read_bytes()
     except OSError as error:
         raise DataError(f"the file '{value}' of the column '{column}' cannot be read: {error.strerror}") from None
 
@@ -149,15 +177,33 @@ def _wave(value: Any, column: str) -> Any:
 
 
 def _decoded(content: bytes, column: str) -> tuple[Any, int]:
-    """A WAV file of whole numbers, its channels as one."""
+    """A sound file, its channels as one: a WAV file of whole numbers, or what soundfile reads where that is here."""
     try:
         with wave.open(io.BytesIO(content)) as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             frames = file.readframes(file.getnframes())
     except (wave.Error, EOFError):
-        raise DataError(f"the column '{column}' holds no WAV file; convert the sound to one of 16 bits") from None
+        return _by_soundfile(content, column)
     if width not in _WIDTHS or not frames:
-        raise DataError(f"the column '{column}' holds a WAV file of {8 * width} bits or none; convert it to 16 bits")
+        return _by_soundfile(content, column)
     numbers: Any = np.frombuffer(frames, _WIDTHS[width]).astype(np.float32)
     numbers = numbers / 128 - 1 if width == 1 else numbers / 2 ** (8 * width - 1)
     return numbers.reshape(-1, channels).mean(axis=1), rate
+
+
+def _by_soundfile(content: bytes, column: str) -> tuple[Any, int]:
+    """FLAC, Ogg, MP3, and WAV files of floats or 24 bits."""
+    try:
+        import soundfile
+    except ImportError:
+        raise DataError(
+            f"the column '{column}' holds no WAV file of 8, 16 or 32 bits; what else there is (FLAC, Ogg, MP3) is read "
+            "by soundfile, which is not installed. Run: pip install 'olivine[sounds]'"
+        ) from None
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except RuntimeError as error:  # of libsndfile
+        raise DataError(f"the column '{column}' holds no sound that soundfile reads: {error}") from None
+    if not len(samples):
+        raise DataError(f"the column '{column}' holds a sound file without a sample")
+    return samples.mean(axis=1), int(rate)

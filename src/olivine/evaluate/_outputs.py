@@ -3,7 +3,9 @@
 import json
 import math
 import random
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +15,18 @@ from olivine.data import Rows, is_raw, is_scripted, pick_any, position, text_col
 from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import NO_CLASS, Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
-from olivine.evaluate._features import extractor
+from olivine.evaluate._features import extractor, feature_column, seconds_of
 from olivine.evaluate._inputs import Tokenize, fits, of_parts, of_row
 from olivine.evaluate._metrics import measured
+from olivine.evaluate._speech import FEATURES, TASK, TOKENS, Transcriber, expected_of, teacher
+from olivine.evaluate.word_errors import bare_words
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
 from olivine.models.interface import facts_of, signature_of
 from olivine.models.loading import load_tokenizer
 from olivine.models.sample_inputs import Inputs, dtype_of, made_up
 from olivine.models.signature import Signature, TensorSpec
-from olivine.runtimes.module import fed_to, open_session
+from olivine.runtimes.module import PartsSession, fed_to, open_session
 from olivine.work import Machine, Reporter
 
 if TYPE_CHECKING:
@@ -48,11 +52,19 @@ def score_outputs(
     params: as of `score`; without data, max_rows rows are made up, with open sizes as `sizes` names
     them. Returns the same as `score`.
     """
-    rows, labels = _inputs(model, params)
+    given = _inputs(model, params)
+    rows, labels = given.rows, given.labels
     session = open_session(model, machine.execution_provider, machine.device)
-    outputs = []
+    said = [] if isinstance(session, PartsSession) else given.said  # parts of which nothing is known write nothing
+    transcriber = Transcriber(model, session, has_decoder=TOKENS in rows[0]) if said else None
+    outputs, written = [], []
     for number, row in enumerate(rows, 1):
-        outputs.append(_numbers(session.run(row)))
+        started = time.perf_counter()
+        own = session.run(row)
+        seconds = time.perf_counter() - started
+        outputs.append(_numbers(own))
+        if transcriber is not None:
+            written.append(transcriber.text(row, own, seconds))
         report.progress(number, len(rows))
     _keep(outputs, output / OUTPUTS, kept_bytes)
     if not params.get("data"):
@@ -63,6 +75,9 @@ def score_outputs(
         previous=_kept(Path(previous) / OUTPUTS) if previous else None,
         scores=_scores(outputs, is_classifier=bool(labels)),
         labels=labels,
+        transcripts=list(zip(said, written, strict=True)),
+        seconds_heard=sum(given.seconds),
+        seconds_taken=transcriber.seconds if transcriber is not None else 0.0,
     )
     numbers = measured(params.get("metrics") or {}, evidence, Artifact(bytes_on_disk(model)))
     if evidence.previous and "cosine" not in numbers:
@@ -73,7 +88,7 @@ def score_outputs(
         scores["degenerate"] = broken
     if parts := _of_parts(model, evidence):
         scores["parts"] = parts
-    told = _classes(evidence)
+    told = _transcripts(evidence) or _classes(evidence)
     return {"scores": named(scores), "samples": [_sample(row) for row in told[:N_SAMPLES]], "answers": told}
 
 
@@ -96,37 +111,55 @@ def rows_of(values: Sequence[int], params: Mapping[str, Any]) -> list[int]:
     return kept if n_few is None or n_few >= len(kept) else sorted(random.Random(n_few).sample(kept, n_few))  # noqa: S311
 
 
-def _inputs(model: Model, params: Mapping[str, Any]) -> tuple[list[Inputs], list[int | list[int]]]:
-    """Inputs of every row, and the class of each where they have labels."""
+@dataclass(frozen=True)
+class _Given:
+    """What a model is given. labels: the class of each row, where rows have some.
+
+    said: what is said in the sound of each row, where that is known; seconds: how long the sound is.
+    """
+
+    rows: list[Inputs]
+    labels: list[int | list[int]] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+
+def _inputs(model: Model, params: Mapping[str, Any]) -> _Given:
+    """Inputs of every row, and the class or the text of each where they have some."""
     facts, signature = facts_of(model), signature_of(model)
     if signature is None:
         raise ModelError(f"it is not known what {facts.in_words} takes: nothing can be asked of it")
     if params.get("data") is None:
         sizes = params.get("sizes") or {}
-        return _same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"], sizes), []
+        return _Given(_same_rows(signature, params) or made_up(signature, params["max_rows"], params["seed"], sizes))
     config = DataConfig.model_validate(params["data"])
     if (counts := token_counts(config)) is not None:
         n_rows = min(config.load_dataset_config.max_samples or N_DUMMY, params["max_rows"])
-        return made_up(signature, n_rows, params["seed"], _token_sizes(signature, *counts)), []
+        return _Given(made_up(signature, n_rows, params["seed"], _token_sizes(signature, *counts)))
     rows = pick_any(config, lambda n_rows: rows_of(range(n_rows), params))
     if not len(rows):
         raise DataError(f"data config '{config.name}' has no rows to score")
-    tokenize = None if is_scripted(config) or is_raw(config) else _reader(model, config, rows, signature)
+    target = params.get("target")
+    tokenize = None if is_scripted(config) or is_raw(config) else _reader(model, config, rows, signature, target)
     given = [by_name(signature, rows[index]) for index in range(len(rows))]
     if any(spec.name.startswith(f"{part}/") for spec in signature.inputs for part in model.parts):
         spare = made_up(signature, len(given), params["seed"])
         pairs = enumerate(zip(given, spare, strict=True))
-        return [of_parts(signature, row, rows.where(index), tokenize, other) for index, (row, other) in pairs], []
+        return _Given([of_parts(signature, row, rows.where(index), tokenize, other) for index, (row, other) in pairs])
     inputs = [of_row(signature, row, rows.where(index), tokenize) for index, row in enumerate(given)]
-    target = params.get("target")
     if _is_written(config) and not facts.labels:  # what the text of a row ends with is no class
         target = None
     if (is_scripted(config) or is_raw(config)) and not any(
         target in row for row in given
     ):  # only its rows tell whether it has labels
         target = None
+    if target and facts.task == TASK:
+        said = [expected_of(row, target, rows.where(index)) for index, row in enumerate(given)]
+        column = feature_column(config, rows.columns(), "audio")
+        return _Given(inputs, said=said, seconds=[seconds_of(row, column, config) for row in given])
     numbers = {name: number for number, name in enumerate(facts.labels)}
-    return inputs, [_label(rows, index, target, numbers, tokenize) for index in range(len(rows))] if target else []
+    labels = [_label(rows, index, target, numbers, tokenize) for index in range(len(rows))] if target else []
+    return _Given(inputs, labels)
 
 
 def _token_sizes(signature: Signature, n_tokens: int, n_past: int) -> dict[str, int]:
@@ -155,8 +188,8 @@ def inputs_of(
     data = config.model_dump(mode="json") if config is not None else None
     params = {"data": data, "max_rows": n_most, "seed": 0}
     if whole is None:
-        return _inputs(model, params)[0]
-    rows = _inputs(whole, params)[0]
+        return _inputs(model, params).rows
+    rows = _inputs(whole, params).rows
     if (fed := fed_to(whole, part, rows, n_most)) is not None:
         return fed
     start = f"{part}/"
@@ -182,9 +215,13 @@ def by_name(signature: Signature, row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {names.get(name, name): value for name, value in row.items()}
 
 
-def _reader(model: Model, config: DataConfig, rows: Rows, signature: Signature) -> Tokenize | None:
-    """What makes inputs of the text, sound or image of a row."""
-    return extractor(model.path, config, signature, rows.columns()) or _tokenizer(model, config, rows)
+def _reader(model: Model, config: DataConfig, rows: Rows, signature: Signature, target: str | None) -> Tokenize | None:
+    """What makes inputs of the text, sound or image of a row. target: the column of what is said in a sound."""
+    extract = extractor(model.path, config, signature, rows.columns())
+    if extract is None or not {FEATURES, TOKENS} <= {spec.name for spec in signature.inputs}:
+        return extract or _tokenizer(model, config, rows)
+    read = teacher(model.path, target)
+    return lambda row: {**extract(row), TOKENS: read(row)}
 
 
 def _is_written(config: DataConfig) -> bool:
@@ -314,6 +351,14 @@ def _classes(evidence: OutputEvidence) -> list[dict[str, Any]]:
     return [
         {"prompt": f"row {number}", "expected": f"class {label}", "text": f"class {best}", "right": label == best}
         for number, (label, best) in enumerate(ranked, 1)
+    ]
+
+
+def _transcripts(evidence: OutputEvidence) -> list[dict[str, Any]]:
+    """What is said and what is written, of the first rows."""
+    return [
+        {"prompt": f"sound {number}", "expected": one, "text": other, "right": bare_words(one) == bare_words(other)}
+        for number, (one, other) in enumerate(evidence.transcripts[:N_ANSWERS], 1)
     ]
 
 

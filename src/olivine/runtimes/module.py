@@ -1,6 +1,6 @@
 """Any model of transformers as a function: named arrays in, named arrays out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
@@ -40,6 +40,25 @@ class ModuleSession:
             told = " ".join(str(error).split())[:300] or type(error).__name__
             raise ModelError(f"{self._path} does not run on {shapes}: {told}") from error
         return {name: value.cpu().numpy() for name, value in outputs.items()}
+
+    def decoder(self, features: Any) -> "Callable[[Sequence[int]], npt.NDArray[np.float32]]":
+        """What gives the logits [vocabulary] after tokens that grow by one from call to call, of one sound."""
+        module, given = self._module, torch.as_tensor(np.array(features)).to(self._device)
+        with torch.inference_mode():
+            heard = module.get_encoder()(given)
+        state: dict[str, Any] = {"cache": None, "n_read": 0}
+
+        def following(tokens: Sequence[int]) -> "npt.NDArray[np.float32]":
+            ids = torch.tensor([tokens[state["n_read"] :]], device=self._device)
+            with torch.inference_mode():
+                said = module(
+                    encoder_outputs=heard, decoder_input_ids=ids, past_key_values=state["cache"], use_cache=True
+                )
+            state.update(cache=said.past_key_values, n_read=len(tokens))
+            last: npt.NDArray[np.float32] = said.logits[0, -1].float().cpu().numpy()
+            return last
+
+        return following
 
 
 def call(module: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:

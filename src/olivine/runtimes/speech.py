@@ -6,7 +6,7 @@ input_features [rows, mels, 3000] ─ encoder ─> states, keys and values of wh
 
 import io
 import wave
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,21 @@ class SpeechSession:
         ids = np.asarray(inputs["decoder_input_ids"], np.int32)
         logits = self._decoder.run({"input_ids": ids, **past, **heard})["logits"]
         return {"logits": logits.astype(np.float32), "encoder_last_hidden_state": states.astype(np.float32)}
+
+    def decoder(self, features: Any) -> "Callable[[Sequence[int]], npt.NDArray[np.float32]]":
+        """What gives the logits [vocabulary] after tokens that grow by one from call to call: it keeps their caches."""
+        heard, past, n_read = self._hear(features), dict(self._empty), 0
+        heard.pop(self._config["encoder"]["outputs"]["encoder_hidden_states"])
+
+        def following(tokens: Sequence[int]) -> "npt.NDArray[np.float32]":
+            nonlocal past, n_read
+            ids = np.array([tokens[n_read:]], np.int32)
+            given = self._decoder.run({"input_ids": ids, **past, **heard})
+            past, n_read = {name: given[name.replace("past_", "present_")] for name in past}, len(tokens)
+            last: npt.NDArray[np.float32] = given["logits"][0, -1].astype(np.float32)
+            return last
+
+        return following
 
     def _hear(self, features: Any) -> "dict[str, npt.NDArray[Any]]":
         """The encoder's states, and keys and values under the names that the decoder has for them."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from olivine.absent import absent
 from olivine.config.schema import DataConfig
-from olivine.data import data_files, locate
+from olivine.data import data_files, locate, named_files
 from olivine.data.sources import is_kind
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
@@ -141,7 +141,8 @@ def _reads(job: Job) -> dict[str, dict[str, Path]]:
                 else:
                     found.setdefault(str(model.path), {}).update(files)
     configs = [*job.data.values(), *([job.params["data"]] if job.kind == "score" and job.params["data"] else [])]
-    paths = [path for config in configs for path in data_files(DataConfig.model_validate(config))]
+    read = [DataConfig.model_validate(config) for config in configs]
+    paths = [path for config in read for path in (*data_files(config), *named_files(config))]
     paths += [Path(file) for file in job.files]
     for path in sorted(paths, key=lambda path: len(path.parts)):
         if path.is_dir():  # its own root, whether it holds files or only folders of them

@@ -11,13 +11,17 @@ _WEIGHTS = "Use Gptq, AutoAWQQuantizer or Rtn, which quantize a checkpoint, and 
 _PRUNING = "Nothing here prunes weights; Gptq or ModelBuilder with precision int4 make a model smaller."
 _SPLIT = "Nothing here splits models; ModelBuilder makes one graph, and onnxruntime-genai runs it as a whole."
 _BLOCKS = "Use OnnxBlockWiseRtnQuantization, or ModelBuilder with precision int4."
-_BEAMS = "ModelBuilder makes a model that onnxruntime-genai searches in, with num_beams under search."
+_BEAMS = (
+    "ModelBuilder in place of OnnxConversion makes a model, a Whisper too, that onnxruntime-genai searches in, with "
+    "num_beams under search."
+)
 
 # name in lower case -> what to use in its place, a sentence
 OLIVE_PASSES = {
     "addolivemetadata": "Leave it out: workflow.json and journal.jsonl tell how a model was made.",
     "aimetquantization": "It needs aimet; OnnxStaticQuantization with QDQ makes such a graph.",
-    "appendprepostprocessingops": "Nothing here puts operators for images, sound or text into a graph; leave it out.",
+    "appendprepostprocessingops": "Nothing here puts operators for images, sound or text into a graph; leave it out. A "
+    "Whisper by ModelBuilder reads WAV files and writes text as it is.",
     "autoclip": _WEIGHTS,
     "capturelayerannotations": _INTERNAL,
     "devicespecificonnxconversion": "Use OnnxConversion, whose device is that of its host.",

@@ -9,6 +9,8 @@ from olivine.workflow.units import readable_bytes
 COLUMNS = (
     ("accuracy", "label_accuracy", "{:.1%}"),
     ("change", "change", "{:+.1%}"),
+    ("WER", "wer", "{:.1%}"),
+    ("CER", "cer", "{:.1%}"),
     ("loss", "loss", "{:.3f}"),
     ("KL", "kl", "{:.4f}"),
     ("same top", "top1_agreement", "{:.1%}"),
@@ -24,7 +26,7 @@ NOTE = (
 NOTE_ON_OUTPUTS = "Cosine, largest diff.: of the outputs to those of the model before."
 NOTE_ON_CLASSES = "Same top: how often both rank one class first."
 # columns that a narrow terminal does without, the first one first: the report has them all
-_SPARED = ("same top", "largest diff.", "change", "KL")
+_SPARED = ("CER", "same top", "largest diff.", "change", "KL")
 _NAME = 8  # letters of a model's name that a table has room for in any case
 
 

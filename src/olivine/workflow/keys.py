@@ -12,7 +12,7 @@ from typing import Any
 
 from olivine.absent import absent
 from olivine.config.schema import DataConfig
-from olivine.data import data_files, plugin_modules
+from olivine.data import data_files, named_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
@@ -69,7 +69,8 @@ def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
         name = settings["load_dataset_config"]["data_name"]
         settings["load_dataset_config"]["data_name"] = PurePath(name).name
     code = {"code": [code_digest(module) for module in modules]} if (modules := plugin_modules(config)) else {}
-    return {"settings": settings, "files": [hashes.file(path) for path in files], **code}
+    named = {"named": [hashes.file(path) for path in paths]} if (paths := named_files(config)) else {}
+    return {"settings": settings, "files": [hashes.file(path) for path in files], **named, **code}
 
 
 def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> str:

@@ -33,6 +33,8 @@ PASSAGES = {
     },
     "pre_process_data_config": {"text_cols": "text", "strategy": "line-by-line"},
 }
+HEARS = "automatic-speech-recognition"
+LABELS, TRANSCRIPTS = ("label", "labels"), ("text", "sentence", "transcription", "transcript")
 N_MADE_UP = 16  # rows of the inputs of a graph, where a config names none
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
 
@@ -288,7 +290,7 @@ def _output_rows(draft: Draft) -> ScoreRows:
             f"those before it on {n_rows} made-up rows"
         )
         return ScoreRows(None, "all", None, 0, "", n_rows, on_outputs=True, sizes=_fixed_sizes(draft), metrics=metrics)
-    aim = f", and its largest score should be that of '{target}'" if target else ""
+    aim = f", and {_aim(draft)} '{target}'" if target else ""
     draft.translated.append(f"every model is scored on the rows of '{config.name}'{aim}")
     n_most = quality.max_samples
     return ScoreRows(config, "all", None, 0, target, n_most, on_outputs=True, metrics=metrics)
@@ -325,7 +327,17 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
         close = difflib.get_close_matches(target, columns, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
         draft.problem("invalid-value", ("quality", "target"), f"the rows have no column '{target}'.", hint)
-    return target or next((name for name in ("label", "labels") if name in columns), "")
+    usual = TRANSCRIPTS if _hears(draft) else LABELS
+    return target or next((name for name in usual if name in columns), "")
+
+
+def _hears(draft: Draft) -> bool:
+    """Whether the model writes what is said in a sound."""
+    return draft.facts is not None and draft.facts.task == HEARS
+
+
+def _aim(draft: Draft) -> str:
+    return "what it writes should be that of" if _hears(draft) else "its largest score should be that of"
 
 
 def _check_files(draft: Draft, config: DataConfig) -> bool:

@@ -16,6 +16,7 @@ _FOLLOW = {
     "is_split_into_words": "rows tell whether they hold words or texts",
     "truncation": "a text is cut where the model reads no further",
 }
+SPEECH = "speech_transcription_pre_process"
 _IDLE_LOADERS = (
     *("default_dataloader", "no_auto_batch_dataloader", "default_calibration_dataloader", "skip_dataloader"),
     "dataloader_with_ignored_batch_fields",
@@ -53,9 +54,21 @@ def translate(config: Object) -> Findings:
                 section["type"] = section["type"].lower()
         settings = entry.mapping("pre_process_data_config")
         if settings is not None:
+            yield from _heard(settings) if settings.get("type") == SPEECH else ()
             yield from _tokenizer(settings)
         yield from _loader(entry)
         yield from _after(entry)
+
+
+def _heard(settings: Object) -> Findings:
+    """Sounds and what is said in them: columns and choice of rows under the names that other tasks have for them."""
+    yield from lift(settings, "kwargs")
+    yield from rename(settings, "audio_col", "text_cols")
+    yield from rename(settings, "text_col", "label_col")
+    yield from rename(settings, "seed", "random_seed")
+    yield from drop(settings, "id_col", "'id_col' of pre-processing is dropped: rows are named by where they stand.")
+    if "limit" in settings and settings["limit"] is not None:  # which Olive prefers
+        yield from drop(settings, "max_samples", "'max_samples' of pre-processing is dropped: 'limit' says the same.")
 
 
 def _source(entry: Object) -> Findings:

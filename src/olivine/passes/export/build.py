@@ -57,7 +57,8 @@ ARCHITECTURES = frozenset(
     }
 )
 _OWN_CODE = "it brings its own Python, and transformers has no class to compare the export with"
-_MORE_THAN_TEXT = "it reads images or sound too, and only models of text are exported"
+_MORE_THAN_TEXT = "the model builder makes its text part alone, and what sees images or hears would be left out"
+_TEXT_APART = f"{_MORE_THAN_TEXT}; its text part, saved as a {{}} of its own, can be exported"
 # the others that the builder knows -> why they are not among them
 NOT_EXPORTED = {
     "ChatGLMForConditionalGeneration": _OWN_CODE,
@@ -66,11 +67,11 @@ NOT_EXPORTED = {
     "Phi3SmallForCausalLM": _OWN_CODE,
     "Lfm2MoeForCausalLM": "its experts lie apart in the checkpoint and together in transformers",
     "PhiMoEForCausalLM": "its experts are built for CUDA alone, and under a name that transformers no longer has",
-    "Gemma3ForConditionalGeneration": _MORE_THAN_TEXT,
+    "Gemma3ForConditionalGeneration": _TEXT_APART.format("Gemma3ForCausalLM"),
     "Gemma4ForConditionalGeneration": _MORE_THAN_TEXT,
     "Gemma4UnifiedForConditionalGeneration": _MORE_THAN_TEXT,
     "Lfm2AudioForConditionalGeneration": _MORE_THAN_TEXT,
-    "Lfm2VlForConditionalGeneration": _MORE_THAN_TEXT,
+    "Lfm2VlForConditionalGeneration": _TEXT_APART.format("Lfm2ForCausalLM"),
     "Mistral3ForConditionalGeneration": _MORE_THAN_TEXT,
     "Phi3VForCausalLM": _MORE_THAN_TEXT,
     "Phi4MMForCausalLM": _MORE_THAN_TEXT,
