@@ -296,3 +296,33 @@ def test_llama_with_dora_whose_adapter_is_taken_out(tmp_path):
     ids = np.ones((1, 5), np.int64)
     (logits,) = session.run(["logits"], {"input_ids": ids, "attention_mask": ids, **weights})
     assert np.isfinite(logits).all()
+
+
+def test_t5_to_the_three_graphs_of_optimum_in_int8(tmp_path):
+    latency = {"name": "latency", "type": "latency", "sub_types": [{"name": "avg", "priority": 1}]}
+    config = {
+        "input_model": {
+            "type": "HfModel",
+            "model_path": str(tiny_encoder(tmp_path / "model", "t5")),
+            "task": "text2text-generation",
+        },
+        "systems": {"local_system": CPU},
+        "evaluators": {"common": {"metrics": [latency]}},
+        "passes": {
+            "conversion": {"type": "OnnxConversion", "target_opset": 17},
+            "transformers_optimization": {"type": "OrtTransformersOptimization", "model_type": "t5"},
+            "quantization": {"type": "OnnxDynamicQuantization", "per_channel": False, "reduce_range": False},
+        },
+        "evaluator": "common",
+        "host": "local_system",
+        "target": "local_system",
+        "output_dir": str(tmp_path / "out"),
+    }
+    result = outcome(tmp_path, config)
+    names = ["encoder_model", "decoder_model", "decoder_with_past_model"]
+    base, *others = result.scores
+    assert [list(row["parts"]) for row in others] == [names] * 3
+    assert min(row["cosine"] for row in others) > 0.98
+    assert others[-1]["size_bytes"] < others[0]["size_bytes"]
+    assert base["latency_avg"] > 0 < others[-1]["latency_avg"]
+    assert {path.parent.name for path in (tmp_path / "out" / "model").rglob("*.onnx")} == set(names)

@@ -14,7 +14,6 @@ CORPUS = sorted((Path(__file__).parent / "corpus").glob("*.json"))
 REFUSED = {
     "mteb-2025": "of type 'MTEBEvaluator' is not served",
     "prepost-2025": "'use_ort_extensions' is not served",
-    "sd-diffusers-2026": "input models of type 'DiffusersModel' are not served",
     "docker-auto-2024": "'auto_optimizer_config' is not served",
     "vendor-snpe-2023": "input models of type 'TensorFlowModel' are not served",
 }

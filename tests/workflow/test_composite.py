@@ -12,7 +12,7 @@ from encoders import tiny_encoder
 from graphs import N_TOKENS, logits_of, text_classifier
 from olivine.config import load
 from olivine.models import Model
-from olivine.models.onnx_files import onnx_model
+from olivine.models.onnx_files import onnx_facts, onnx_model
 from olivine.store.hashes import Hashes
 from olivine.store.packing import pack, unpack
 from olivine.workflow.columns import score_table
@@ -209,7 +209,30 @@ def test_parts_of_two_formats_and_passes_on_one_model_are_refused_while_planning
         "unsupported: the pass 'b' (build) works on one model, and this is a model of the parts 'encoder', 'decoder'."
     )
     told = problem_of(folder, graphs(folder), {"c": {"type": "OnnxConversion"}})
-    assert told == "invalid-value: pass 'c' takes adapter or hf or script, but what reaches it is onnx."
+    assert told == "invalid-value: pass 'c' takes adapter or diffusers or hf or script, but what reaches it is onnx."
+
+
+def test_sizes_are_fixed_where_a_part_has_them(folder):
+    text_classifier(folder / "given" / "decoder" / "model.onnx", last="other")
+    graph = onnx.load(folder / "given" / "decoder" / "model.onnx")
+    for value in graph.graph.input:
+        value.type.tensor_type.shape.dim[1].dim_param = "tokens"
+    onnx.save(graph, folder / "given" / "decoder" / "model.onnx")
+    fixed = {"type": "DynamicToFixedShape", "dim_param": ["batch", "sequence"], "dim_value": [1, 7]}
+    plan = planned(folder, graphs(folder), {"f": fixed}, quality={"enabled": False})
+    assert plan.problems == ()
+    model = run(plan).model
+    shapes = [
+        [one.shape for one in onnx_facts(onnx_model(model / name)).signature.inputs] for name in ("encoder", "decoder")
+    ]
+    assert shapes == [[(1, 7)] * 2, [(1, "tokens")] * 2]
+    told = problem_of(folder, graphs(folder), {"f": fixed | {"dim_param": ["batch", "heads"]}})
+    assert told == "invalid-value: no input has an open size 'heads'."
+
+
+def test_parts_are_no_single_file(folder):
+    told = [problem.message for problem in planned(folder, graphs(folder), output_dir=str(folder / "o.onnx")).problems]
+    assert told == ["the result is to be the file 'o.onnx', but it has the parts encoder, decoder."]
 
 
 def test_error_in_a_part_names_it(folder):

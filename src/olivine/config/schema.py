@@ -203,7 +203,8 @@ class InputModel(Section):
     type: str = Field(
         "HfModel",
         description="HfModel: a Hugging Face folder, hub name or GGUF file; ONNXModel: an ONNX file, or its folder; "
-        "PyTorchModel: what a function of your script gives; CompositeModel: several of these, as model_components",
+        "PyTorchModel: what a function of your script gives; CompositeModel: several of these, as model_components; "
+        "DiffusersModel: the parts of a pipeline of diffusers",
     )
     model_path: str | Resource = Field(
         description="folder, .gguf or .onnx file, hub name or resource; of a PyTorchModel what model_loader gets; of a "

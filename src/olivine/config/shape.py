@@ -10,6 +10,7 @@ _OWN_PASS_KEYS = frozenset(PassConfig.model_fields) - {"params"}
 _OWN_SYSTEM_KEYS = frozenset(System.model_fields) - {"config"}
 SCRIPTED = "PyTorchModel"
 COMPOSITE = "CompositeModel"
+DIFFUSERS = "DiffusersModel"
 LOAD_DATASET_TYPE = "huggingface_dataset"
 DUMMY_TYPE = "dummy_dataset"
 PRE_PROCESS_TYPE = "text_generation_huggingface_pre_process"

@@ -9,11 +9,11 @@ from olivine.config.dialects.metric_forms import WITHOUT_ROWS
 from olivine.config.explain import Path, shown
 from olivine.config.read import Document
 from olivine.config.schema import DataConfig, InputModel, Workflow
-from olivine.config.shape import COMPOSITE, LOADS, PRE_PROCESSES, SCRIPTED
+from olivine.config.shape import COMPOSITE, DIFFUSERS, LOADS, PRE_PROCESSES, SCRIPTED
 from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]
-MODELS = ("HfModel", "ONNXModel", SCRIPTED, COMPOSITE)
+MODELS = ("HfModel", "ONNXModel", SCRIPTED, COMPOSITE, DIFFUSERS)
 _OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
 _DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer", "RawDataContainer")
 

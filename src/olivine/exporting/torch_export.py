@@ -28,7 +28,14 @@ else:
 Exporter = Literal["torchscript", "dynamo"]
 OPSETS: Mapping[Exporter, range] = {"torchscript": range(9, 21), "dynamo": range(18, 24)}
 _TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}  # of the largest output
-_SIZES = {"height": (64, 96), "width": (64, 96), "samples": (4000, 5200), "frames": (96, 160)}  # else small primes
+_SIZES = {  # else small primes
+    "height": (64, 96),
+    "width": (64, 96),
+    "samples": (4000, 5200),
+    "frames": (96, 160),
+    "latent_height": (8, 16),
+    "latent_width": (16, 8),  # attention over latents takes the square of their product
+}
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any, Literal, Self
 
 from olivine.paths import is_file
 
-Format = Literal["hf", "gguf", "adapter", "onnx", "script", "composite"]
+Format = Literal["hf", "gguf", "adapter", "onnx", "script", "diffusers", "composite"]
 GENAI_CONFIG = "genai_config.json"
 ONNX_FILE = "onnx_file"  # the attribute of an ONNX model that names its graph where no genai_config.json does
 
@@ -17,8 +17,9 @@ class Model:
     """A model on disk; nothing of it is loaded.
 
     format: how its files lie: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a
-      graph in a folder, with its external data, "script" a file whose function gives a module of torch, "composite"
-      several models that are used together. `packaging` is another thing.
+      graph in a folder, with its external data, "script" a file whose function gives a module of torch, "diffusers"
+      a part of a pipeline of diffusers, "composite" several models that are used together. `packaging` is another
+      thing.
     path: the folder, or the GGUF file or script; of a composite, the folder of what belongs to all of its parts, or the
       path of the first part where there is no such folder.
     base: what the weights come from when they do not lie in `path`. For an adapter, the model that it adapts. For an

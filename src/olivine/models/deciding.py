@@ -6,6 +6,7 @@ from pathlib import Path, PurePath
 from olivine.models import Model
 from olivine.models.adapter_files import BASE_FILE
 from olivine.models.companions import COMPANIONS
+from olivine.models.diffusion_files import pipeline_files
 from olivine.models.onnx_files import SESSION_FILE, files_of_adapter, header_of
 
 
@@ -41,6 +42,7 @@ def _of_all_parts(model: Model) -> Iterator[tuple[str, Path]]:
         for name in COMPANIONS:
             if (model.path / name).is_file():
                 yield name, model.path / name
+        yield from pipeline_files(model.path)
 
 
 def _decides(model: Model, name: PurePath) -> bool:

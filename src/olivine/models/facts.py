@@ -10,9 +10,21 @@ from olivine.models.signature import Signature
 
 UNNAMED = "unknown"  # the architecture of a config.json that names none
 
-Kind = Literal["decoder", "encoder", "vision", "audio", "encoder-decoder", "image-text", "graph", "script", "composite"]
+Kind = Literal[
+    "decoder",
+    "encoder",
+    "vision",
+    "audio",
+    "encoder-decoder",
+    "image-text",
+    "graph",
+    "script",
+    "diffusion",
+    "composite",
+]
 """What a model reads and gives, by architecture; a graph is an ONNX model that only its signature tells of, a script
-gives a module of which nothing else is known, and a composite has parts, each of a kind of its own."""
+gives a module of which nothing else is known, diffusion is a part of a pipeline, and a composite has parts, each of a
+kind of its own."""
 
 _IN_WORDS: Mapping[Kind, str] = {
     "decoder": "a decoder",
@@ -23,6 +35,7 @@ _IN_WORDS: Mapping[Kind, str] = {
     "image-text": "a model of images and texts",
     "graph": "an ONNX graph",
     "script": "a module that a script gives",
+    "diffusion": "a part of a diffusion pipeline",
     "composite": "a model of several parts",
 }
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from olivine.errors import ModelError
 from olivine.models._model import Model
+from olivine.models.diffusion import diffusion_facts
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import read_facts
 from olivine.models.io_config import signature_by
@@ -21,6 +22,8 @@ def facts_of(model: Model) -> ModelFacts:
         return onnx_facts(model)
     if model.format == "composite":
         return composite_facts({name: facts_of(part) for name, part in model.parts.items()}, model.task)
+    if model.format == "diffusers":
+        return diffusion_facts(model)
     if model.format == "script":
         name = str(model.attributes[SCRIPT].get("model_loader", ""))
         return ModelFacts(name, 0, kind="script", task=model.task, signature=_of_script(model))

@@ -9,6 +9,7 @@ from olivine.models._deltas import HEAD, embedding_of
 from olivine.models._model import Model
 from olivine.models.adapter import has_fused_layers, merged_weights, n_tokens_of, trained_base, unties
 from olivine.models.config import load_config
+from olivine.models.diffusion import load_component
 from olivine.models.inspect import read_facts
 from olivine.models.io_config import examples
 from olivine.models.scripted import opened
@@ -65,6 +66,8 @@ def load_module(model: Model, *, device: str = "cpu", attention: str | None = No
     """
     if model.format == "script":
         return load_scripted(model)
+    if model.format == "diffusers":
+        return load_component(model)
     if model.format == "adapter" or model.base is not None or read_facts(model.path).kind == "decoder":
         module = load_causal_lm(model, device=device)
     else:

@@ -32,7 +32,9 @@ def copy_companions(source: Path, target: Path) -> None:
 
     The config comes without `quantization_config`: what is made of the source's weights is no longer packed its way.
     """
-    copy_some(source, target)
+    for name in COMPANIONS:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if plain_config(config) != config:
         text = json.dumps(plain_config(config), indent=2) + "\n"
@@ -40,13 +42,6 @@ def copy_companions(source: Path, target: Path) -> None:
     if config.get("auto_map"):
         for file in source.glob("*.py"):
             shutil.copyfile(file, target / file.name)
-
-
-def copy_some(source: Path, target: Path) -> None:
-    """Copy those of the files that go with a model which exist in `source`, as they are."""
-    for name in COMPANIONS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
 
 
 def materialize(model: Model, folder: Path, *, max_shard_bytes: int = MAX_SHARD_BYTES) -> Model:

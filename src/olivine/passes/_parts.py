@@ -1,5 +1,6 @@
 """A pass and what reaches it: one model, or several parts of which it works on each as if that were the model."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models import Model
+from olivine.models.deciding import deciding_files
 from olivine.models.facts import ModelFacts
 from olivine.models.interface import composite_facts
 from olivine.passes._base import Pass
@@ -32,6 +34,8 @@ def check(one: Pass, facts: ModelFacts, machine: Machine, data: Mapping[str, Dat
         for problem in one.check(part, machine, data):
             told.setdefault(problem, []).append(name)
     for problem, names in told.items():
+        if one.names_in_parts and len(names) < len(facts.parts):
+            continue
         of_some = f"of the part '{names[0]}': " if len(names) < len(facts.parts) else ""
         yield replace(problem, message=f"{of_some}{problem.message}")
 
@@ -85,10 +89,9 @@ def run(step: Pass, model: Model, context: Context) -> Model:
     parts = {name: _run_part(step, name, model, context, told) for name in model.parts}
     if all(parts[name] == model.parts[name] for name in parts):  # a pass that only looked
         return model
-    if not any(part.path == model.path for part in model.parts.values()):
-        from olivine.models.materialize import copy_some
-
-        copy_some(model.path, context.output)
+    for name, path in deciding_files(model):
+        (context.output / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, context.output / name)
     context.report.record(parts=told.facts, summary="; ".join(told.summaries))
     return replace(model, path=context.output, parts=parts)
 

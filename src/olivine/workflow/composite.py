@@ -3,24 +3,35 @@
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+from olivine import lazy
 from olivine.config.schema import InputModel
-from olivine.config.shape import COMPOSITE
+from olivine.config.shape import COMPOSITE, DIFFUSERS
+from olivine.errors import ModelError, Unsupported, sentence
 from olivine.models import Model
-from olivine.models.interface import composite_facts
-from olivine.paths import is_folder, of_user
-from olivine.workflow.draft import Draft
+from olivine.models.diffusion import pipeline_parts
+from olivine.models.diffusion_files import PIPELINE
+from olivine.models.interface import composite_facts, facts_of
+from olivine.models.scripted import LOAD
+from olivine.paths import hub_cache, is_file, is_folder, of_user
+from olivine.workflow.draft import Draft, short
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of a part, which is also that of a folder
 Planner = Callable[[Draft, Path | None], None]
 
 
-def plan_composite(draft: Draft, plan_model: Planner) -> None:
-    """Plan every part, and put them together; of one that cannot be used, its problem is that of the whole.
+def plan_parts(draft: Draft, plan_model: Planner) -> None:
+    """Plan a CompositeModel, or the parts of a pipeline of diffusers. plan_model: plans an input model."""
+    if draft.workflow.input_model.type == DIFFUSERS:
+        _plan_pipeline(draft)
+    else:
+        _plan_composite(draft, plan_model)
 
-    plan_model: plans an input model.
-    """
+
+def _plan_composite(draft: Draft, plan_model: Planner) -> None:
+    """Plan every part, and put them together; of one that cannot be used, its problem is that of the whole."""
     given = draft.workflow.input_model
     parts, names = given.model_components or [], given.model_component_names or []
     if not _check_names(draft, parts, names):
@@ -42,6 +53,47 @@ def plan_composite(draft: Draft, plan_model: Planner) -> None:
     if len(facts) == len(planned):
         draft.facts = composite_facts(facts, task)
     draft.template = ""
+
+
+def _plan_pipeline(draft: Draft) -> None:
+    """Plan the parts of a pipeline of diffusers, in a folder or in the hub's cache."""
+    given, key = draft.workflow.input_model, ("input_model", "model_path")
+    if not isinstance(given.model_path, str) or not draft.has_model:
+        message = "a pipeline of diffusers lies in a folder."
+        draft.problem("unsupported", key, message, "Download it and name its folder as model_path.")
+        return
+    folder = of_user(given.model_path) if is_folder(of_user(given.model_path)) else _cached(given)
+    if folder is None:
+        message = f"the pipeline '{short(given.model_path)}' is not on this machine."
+        draft.problem("missing-model", key, message, "Fetch it first (hf download), or name a folder.")
+        return
+    if given.adapter_path is not None:
+        message = "an adapter of a pipeline is not put into it."
+        draft.problem("unsupported", ("input_model", "adapter_path"), message, "Fuse it with diffusers, and save that.")
+    if "diffusers" not in draft.hosts[None][0].probe.modules:
+        draft.problem("missing-extra", key, f"{lazy.missing_sentence('diffusers', 'diffusers')}.")
+    try:
+        parts = pipeline_parts(folder.absolute())
+        facts = {name: facts_of(part) for name, part in parts.items()}
+    except (ModelError, Unsupported) as error:
+        draft.problem(error.kind, key, sentence(error))
+        return
+    load = given.load_kwargs.model_dump(include={"dtype"}, exclude_none=True)
+    told = {LOAD: load} if load else {}
+    parts = {name: replace(part, attributes={**part.attributes, **told}) for name, part in parts.items()}
+    draft.model = Model("composite", folder.absolute(), task="", parts=parts)
+    draft.facts, draft.template = composite_facts(facts), ""
+    draft.translated.append(f"the parts of the pipeline are {', '.join(parts)}")
+
+
+def _cached(given: InputModel) -> Path | None:
+    """The folder of a pipeline in the hub's cache; None where it is not there."""
+    root = hub_cache() / f"models--{str(given.model_path).replace('/', '--')}"
+    revision = given.load_kwargs.revision
+    reference = root / "refs" / (revision or "main")
+    commit = reference.read_text(encoding="ascii").strip() if is_file(reference) else revision
+    snapshot = root / "snapshots" / commit if commit else None
+    return snapshot if snapshot is not None and is_file(snapshot / PIPELINE) else None
 
 
 def _check_names(draft: Draft, parts: list[InputModel], names: list[str]) -> bool:
@@ -104,6 +156,7 @@ _WORDS = {
     "adapter": "an adapter",
     "onnx": "an ONNX graph",
     "script": "what a script gives",
+    "diffusers": "a part of a pipeline",
     "composite": "a model of parts",
 }
 

@@ -47,6 +47,14 @@ def check_packing(draft: Draft) -> None:
         draft.problem("invalid-value", ("output_file",), message, "Name a folder as output_dir.")
 
 
+def check_parts(draft: Draft) -> None:
+    """That a result of several parts, as the planned steps make it, is not wanted as one file."""
+    facts, name = draft.chain.facts, draft.workflow.output_file
+    if name is not None and facts is not None and facts.parts:
+        message = f"the result is to be the file '{name}', but it has the parts {', '.join(facts.parts)}."
+        draft.problem("invalid-value", ("output_file",), message, "Name a folder as output_dir.")
+
+
 def packed_names(workflow: Workflow) -> list[str]:
     """The files that are written into output_dir."""
     archives = [f"{one.name}.zip" for one in workflow.packaging_config]

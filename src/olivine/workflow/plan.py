@@ -32,7 +32,7 @@ from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
 from olivine.workflow.names import name_problem
-from olivine.workflow.packing import check_packing, packed_names
+from olivine.workflow.packing import check_packing, check_parts, packed_names
 from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
@@ -98,6 +98,7 @@ def _make_plan(
     check_packing(draft)
     asked = plan_asked(draft)
     _plan_steps(draft)
+    check_parts(draft)
     no_begin_token(draft)
     score = _measured(draft, plan_score(draft))
     check_asked(draft, asked, score)

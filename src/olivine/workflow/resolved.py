@@ -92,8 +92,9 @@ def _place_model(said: dict[str, Any], model: Model) -> None:
     said |= _model_places(model)
     if not said["task"]:
         del said["task"]
-    for inner, part in zip(said.get("model_components", ()), model.parts.values(), strict=True):
-        _place_model(inner, part)
+    if "model_components" in said:
+        for inner, part in zip(said["model_components"], model.parts.values(), strict=True):
+            _place_model(inner, part)
 
 
 def _model_places(model: Model) -> dict[str, str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from olivine.config.schema import IoConfig, LoadKwargs, Workflow
-from olivine.config.shape import COMPOSITE, SCRIPTED
+from olivine.config.shape import COMPOSITE, DIFFUSERS, SCRIPTED
 from olivine.config.unserved import MODELS
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
 from olivine.models import Format, Model, sources
@@ -21,8 +21,8 @@ from olivine.models.scripted import IO_CONFIG, LOAD, SCRIPT
 from olivine.models.signature import Signature
 from olivine.paths import exists, hub_cache, of_user, real
 from olivine.runtimes import onnx_folder
-from olivine.user_scripts import UserScript
-from olivine.workflow.composite import plan_composite
+from olivine.user_scripts import SECONDS, UserScript
+from olivine.workflow.composite import plan_parts
 from olivine.workflow.draft import Draft, short
 from olivine.workflow.resources import Remote
 from olivine.workflow.scripts import check_script
@@ -39,8 +39,8 @@ def plan_model(draft: Draft, fetched: Path | None) -> None:
     """The input model: a local folder or file, one in the hub's cache, one that has just come, or one to fetch."""
     given = draft.workflow.input_model
     _check_task(draft, given.task)
-    if given.type == COMPOSITE:
-        plan_composite(draft, plan_model)
+    if given.type in (COMPOSITE, DIFFUSERS):
+        plan_parts(draft, plan_model)
         return
     remote = next((remote for remote in draft.remotes if remote.is_model), None)
     if remote is not None:
@@ -92,7 +92,7 @@ def meant_format(draft: Draft) -> Format | None:
     is_graph = given.type == "ONNXModel" or is_onnx(of_user(str(given.model_path)))
     if given.type == SCRIPTED:
         return "script"
-    if given.type == COMPOSITE:  # the parts are told to be wrong
+    if given.type in (COMPOSITE, DIFFUSERS):  # the parts are told to be wrong
         return None
     return "onnx" if is_graph else "hf"
 
@@ -169,7 +169,7 @@ def exporting(workflow: Workflow) -> dict[str, Any]:
         script = UserScript.of(given.model_script, given.script_dir)
         places = {"path": str(script.path), "folder": str(script.folder)}
         attributes[SCRIPT] = places | {key: name for key, name in names.items() if name is not None}
-        if "max_seconds" in given.model_fields_set:
+        if given.max_seconds != SECONDS:
             attributes[SCRIPT]["max_seconds"] = given.max_seconds
     return attributes
 

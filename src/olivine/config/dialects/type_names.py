@@ -22,6 +22,7 @@ _MODELS = {
     "pytorchmodel": "PyTorchModel",
     "onnxmodel": "ONNXModel",
     "compositemodel": "CompositeModel",
+    "diffusersmodel": "DiffusersModel",
     "compositeonnxmodel": "CompositeModel",
     "compositepytorchmodel": "CompositeModel",
     "compositemodelhandler": "CompositeModel",

@@ -71,7 +71,7 @@ class Convert(Pass):
 
     aliases: ClassVar[tuple[str, ...]] = ("OnnxConversion",)
     example: ClassVar[Mapping[str, Any]] = {"target_opset": 20}
-    accepts: ClassVar[frozenset[str]] = frozenset({"hf", "script", "adapter"})
+    accepts: ClassVar[frozenset[str]] = frozenset({"hf", "script", "adapter", "diffusers"})
     produces: ClassVar[str] = "onnx"
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
@@ -213,7 +213,7 @@ def told_of(model: Model, given: Model | None) -> Told:
         with opened(said, load_module) as scripted:
             io_config = scripted.io_config()
             example = examples(scripted.example(), (io_config or {}).get("input_names") or ())
-    own = signature_of(replace(model, attributes={})) if model.format != "script" else None
+    own = _own(model)
     signature = signature_by(own, io_config, example)
     if signature is None or not signature.inputs:
         raise Unsupported(f"it is not known what the model {model.path} takes as inputs")
@@ -223,6 +223,13 @@ def told_of(model: Model, given: Model | None) -> Told:
     numbered = {name: {int(axis): str(size) for axis, size in one.items()} for name, one in axes.items() if one}
     sizes, load = sizes_by(signature, io, example), said.attributes.get(LOAD) or {}
     return Told(signature, outputs, sizes, numbered, load, is_told=bool(io or example))
+
+
+def _own(model: Model) -> Signature | None:
+    """What goes in and comes out by the model itself, whatever a config says."""
+    if model.format == "script":
+        return None
+    return signature_of(model if model.format == "diffusers" else replace(model, attributes={}))
 
 
 def _as_graph(facts: ModelFacts, signature: Signature | None, bytes_per_weight: float) -> ModelFacts:

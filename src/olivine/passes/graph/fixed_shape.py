@@ -58,6 +58,7 @@ class FixedShape(GraphPass):
 
     aliases: ClassVar[tuple[str, ...]] = ("DynamicToFixedShape",)
     example: ClassVar[Mapping[str, Any]] = {"dim_param": ["batch_size"], "dim_value": [1]}
+    names_in_parts: ClassVar[bool] = True
     nothing: ClassVar[str] = "no size of the graph was open, or has one of these names"
     params: Params
 
@@ -100,12 +101,14 @@ class FixedShape(GraphPass):
         )
         return replace(facts, signature=Signature(inputs, facts.signature.outputs))
 
-    def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":  # noqa: ARG002
-        """Fix inputs, everything that is called as they were, and infer the rest anew."""
+    def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":
+        """Fix inputs, everything that is called as they were, and infer the rest anew; another part may have others."""
         graph = open_graph(graph_of(model))
         inputs = {str(value.name): value for value in graph.graph.inputs}
         for name, shape in self.params.shapes.items():
             if name not in inputs:
+                if context.whole is not None:
+                    continue
                 raise ModelError(f"the graph has no input '{name}'; there are {', '.join(inputs)}")
             if (told := _sizes_of(inputs[name])) and not _could_be(told, shape):
                 raise ModelError(f"the input '{name}' cannot have the shape {shape}: it is {list(told)}")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from olivine.exporting.eight_bit_graph import Recipe, plain_type
 from olivine.passes.graph._int8 import WEIGHT_TYPES, Int8Params, Int8Pass
@@ -15,10 +15,21 @@ class StaticParams(Int8Params):
     quant_format: Literal["QDQ", "QOperator"] = Field(
         "QDQ", description="pairs of nodes that runtimes fuse, or operators"
     )
-    activation_type: WEIGHT_TYPES = Field("QInt8", description="of what is computed")
+    activation_type: WEIGHT_TYPES = Field(
+        "QInt8", description="of what is computed; where it is left out beside unsigned weights of 8 bits, theirs"
+    )
     calibrate_method: Literal["MinMax", "Entropy", "Percentile", "Distribution"] = Field(
         "MinMax", description="how a range follows from what the rows have shown"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_weights(cls, values: Any) -> Any:
+        """Onnxruntime has no operators for signed activations beside unsigned weights, so no other type is meant."""
+        if not isinstance(values, Mapping) or "activation_type" in values:
+            return values
+        weights = plain_type(values.get("weight_type", values.get("precision")))
+        return {**values, "activation_type": weights} if weights == "QUInt8" else values
 
     @field_validator("activation_type", mode="before")
     @classmethod
