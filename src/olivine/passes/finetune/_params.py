@@ -42,11 +42,11 @@ class TrainingParams(PassParams):
 
     @classmethod
     def n_wrong_inside(cls, params: Mapping[str, Any]) -> int:
-        """Arguments of another type than transformers takes; of the share of a warm-up nothing else is checked."""
+        """Arguments of another type than transformers takes."""
         given = params.get("training_args")
         if not isinstance(given, Mapping):
             return 0
-        return sum(1 for _ in check(given, "")) + isinstance(given.get("warmup_ratio"), list)
+        return sum(1 for _ in check(given, ""))
 
     @property
     def evaluates(self) -> bool:
