@@ -78,7 +78,7 @@ def test_columns_that_the_template_does_not_use_are_named(there, tiny_llama, cap
     assert "! the column 'tools' of 'rows' is not read: the model's chat template does not use it" in text
     assert "the column 'id'" not in text
     exit_code(["plan", "--config", "config.json"])
-    assert "note: warning: the column 'tools' of 'rows' is not read" in capsys.readouterr().out
+    assert "\nwarning: the column 'tools' of 'rows' is not read" in capsys.readouterr().out
 
 
 def test_json_has_every_number(there, tiny_llama, capsys):
@@ -98,7 +98,7 @@ def test_json_has_every_number(there, tiny_llama, capsys):
     assert sum(bar["n"] for bar in found["row_lengths"]["histogram"]) == 7
     assert 0 < found["share_trained"] < 0.5
     assert found["problem"] is None
-    assert found["warnings"][0] == "1 of 7 rows have the text of an earlier one"
+    assert found["warnings"][0] == "1 of 7 rows has the text of an earlier one"
     assert found["warnings"][-1] == (
         "1 of 8 rows of 'rows' has no answer in 'completion' and is left out (first: rows.jsonl:8)"
     )
@@ -112,7 +112,20 @@ def test_rows_shared_by_train_and_eval_are_named(there, tiny_llama, capsys):
     assert "rows (train)" in text
     assert "other (eval)" in text
     assert "! 1 of the 2 held-out rows of 'other' (50%) is also among those that are trained on" in text
-    assert "other.jsonl:1 is rows.jsonl:4" in text
+    lines = [line.strip() for line in text.splitlines()]
+    told = next(n for n, line in enumerate(lines) if line.startswith("! 1 of the 2 held-out"))
+    assert lines[told + 1] == "other.jsonl:1 is rows.jsonl:4"
+
+
+def test_places_stand_below_the_sentence_that_they_are_about_and_lines_fit(there, tiny_llama, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    write_rows(there / "rows.jsonl", [*ROWS, ROWS[0], {"prompt": "so ", "completion": ""}])
+    _, text, _ = run(capsys, write_config(there, tiny_llama))
+    lines = text.splitlines()
+    told = lines.index("  ! 1 of 7 rows has the text of an earlier one")
+    assert lines[told + 1] == "    rows.jsonl:7 is rows.jsonl:1"
+    assert lines[told + 2].startswith("  ! 1 of 8 rows")
+    assert max(map(len, lines)) <= 60
 
 
 def test_held_out_rows_are_looked_at_on_their_own(there, tiny_llama, capsys):

@@ -79,6 +79,22 @@ def test_drop_is_written_as_in_other_commands(text, tiny_phi3, here, capsys):
     assert "write 0.01, 1% or 1pp" in capsys.readouterr().err
 
 
+def test_guess_among_several_columns_is_told_with_the_others(tiny_phi3, here, capsys):
+    rows = [f"The router {n} is slow,{('net', 'pay')[n % 2]},agent {'ABC'[n % 3]}" for n in range(12)]
+    Path("mine.csv").write_text("\n".join(["Words,Queue,Agent", *rows]) + "\n", encoding="utf-8")
+    assert exit_code(["init", "mine.csv", "--yes", "--model", str(tiny_phi3), "-o", "my own.yaml"]) == 0
+    screen = capsys.readouterr()
+    assert "! 'Agent' is a guess by its cells; 'Queue' would do as well: --answer-col" in screen.err
+    assert "olivine run 'my own.yaml'" in screen.out
+    assert max(map(len, Path("my own.yaml").read_text(encoding="utf-8").splitlines())) <= 110
+
+
+@pytest.mark.parametrize("command", [["schema"], ["init", "labels.jsonl", "--yes", "--model", "m", "--force"]])
+def test_file_that_has_no_room_is_named(command, here, capsys):
+    assert exit_code([*command, "--output", "/dev/full"]) == 2
+    assert "'/dev/full' cannot be written: no space left on device" in capsys.readouterr().err
+
+
 def test_yaml_says_what_json_says(tiny_phi3, here):
     for output in ("a.yaml", "b.json"):
         exit_code(["init", "labels.jsonl", "--yes", "--model", str(tiny_phi3), "--device", "cpu", "-o", output])
@@ -140,7 +156,7 @@ def test_new_line_of_a_template_is_typed_as_a_shell_has_it(tiny_phi3, here):
 @pytest.mark.skipif(os.name != "posix", reason="there are no pseudo-terminals")
 def test_five_questions_are_asked_on_a_terminal(tiny_phi3, here, program):
     ours, theirs = os.openpty()
-    os.write(ours, "\n".join([str(tiny_phi3), "labels.jsonl", "phrase", "", "folder", "cpu", "5", ""]).encode())
+    os.write(ours, "\n".join([str(tiny_phi3), "labels.jsonl", "phrase", "", "folder", "cpu", "5", "5pp", ""]).encode())
     done = subprocess.run(["olivine", "init"], env=program, stdin=theirs, capture_output=True, text=True, check=False)
     os.close(ours)
     os.close(theirs)

@@ -203,6 +203,26 @@ def test_trial_begins_with_every_step_waiting(monkeypatch):
     assert terminal.shown.splitlines()[-1] != "✓ lora  1.0 s"
 
 
+def test_step_that_the_chosen_trial_has_not_is_not_in_the_list_that_stays(monkeypatch):
+    terminal = as_terminal(monkeypatch)
+    screen = Screen(["lora", "q", "build"])
+    for step in ("lora", "build"):
+        screen(StepStarted(step=step, description="Work"))
+        screen(StepDone(step=step, seconds=1.0))
+    assert "· q" in terminal.shown
+    screen.close()
+    assert terminal.shown.splitlines()[-2:] == ["✓ lora   1.0 s", "✓ build  1.0 s"]
+
+
+def test_doubt_of_a_plan_looks_like_a_warning(capsys):
+    screen = Screen()
+    screen.note("every model is scored on the held-out rows")
+    screen.note("warning: half of them are also trained on")
+    assert capsys.readouterr().err == (
+        "note: every model is scored on the held-out rows\n! half of them are also trained on\n"
+    )
+
+
 def test_log_file_gets_a_line_for_each_step_and_no_bar(monkeypatch, capsys):
     screen = Screen()
     screen(StepStarted(step="lora", description="Fine-tune"))
@@ -275,6 +295,9 @@ def test_narrow_table_spares_columns_and_keeps_what_was_asked_for(width):
 def test_note_names_columns_that_are_there():
     rows = [seam("base"), seam("quantize", cosine=0.99, largest_difference=0.1)]
     assert "Same top" not in note_on(rows)
+    rows_of_text = [seam("base", loss=10.0, label_accuracy=0.0), seam("merge_adapter_weights", **LARGEST)]
+    assert "KL" in note_on(rows_of_text)
+    assert note_on(rows_of_text, 40) == ""
     assert "rank one class first" in note_on([*rows, seam("again", cosine=0.9, top1_agreement=0.5)])
 
 

@@ -60,6 +60,17 @@ def test_file_of_another_kind_is_named(there, name, content, said):
     assert said in problem(config(there, name))
 
 
+@pytest.mark.parametrize("quote", ["", '"'])
+@pytest.mark.parametrize("separator", [";", "|"])
+def test_separator_that_the_config_names_wrongly_is_told_with_the_right_one(there, separator, quote):
+    rows = [("Customer's words", "tone"), ("a, b\nand c" if quote else "a b", "joy"), ("c", "joy")]
+    (there / "a.csv").write_text("".join(",".join(f"{quote}{cell}{quote}" for cell in row) + "\n" for row in rows))
+    (there / "b.csv").write_text(f"text{separator}tone\na b{separator}joy\n")
+    load = {"data_name": "csv", "sep": separator}
+    assert f"the separator of the columns is ',' and not {separator!r}" in problem(config(there, "a.csv", load=load))
+    assert len(read_rows(config(there, "b.csv", load=load))) == 1
+
+
 @pytest.mark.parametrize(("name", "separator"), [("a.csv", ";"), ("a.csv", "\t"), ("a.csv", "|"), ("a.tsv", ",")])
 def test_separator_that_is_another_is_named_and_read_when_it_is_written(there, name, separator):
     (there / name).write_text(f"question{separator}answer\na b{separator}joy\n")

@@ -42,6 +42,18 @@ def test_card_is_one_that_the_hub_reads(tmp_path):
     assert "4,884,480 parameters trained" in card.text
 
 
+@pytest.mark.parametrize(("base", "call"), [("m/llama", "AutoPeftModel"), (None, "PeftModel.from_pretrained(base")])
+def test_card_of_an_adapter_loads_the_base_that_it_names(base, call, tmp_path):
+    (tmp_path / "model").mkdir(parents=True)
+    (tmp_path / "model" / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}))
+    journals.write(tmp_path, journals.ordinary(tmp_path))
+    hand_over(tmp_path, lambda _: None)
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.library_name == "peft"
+    assert call in card.text
+    assert ("AutoPeft" in card.text) == (base is not None)
+
+
 def test_base_that_lies_on_a_disk_is_named_and_no_repository(tmp_path):
     journals.write(tmp_path, journals.ordinary(tmp_path))
     text = (tmp_path / "journal.jsonl").read_text()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 import journals
 from olivine.cli import exit_code
 from olivine.errors import RequestError
-from olivine.report import html_of, last_run, write_report
+from olivine.report import html_of, last_run, svg, write_report
 from olivine.workflow.events import StepDone
+from olivine.workflow.units import readable_bytes
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}</pre>"
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -89,6 +91,26 @@ def test_verdict_comes_first_and_says_what_was_missed(tmp_path):
     assert missed[0] in told.text
     assert re.search(r"speed\s*9 ms\s*12 ms\s*≤ 10 ms\s*-2 ms\s*✗ no", told.text)
     assert told.text.index("it misses a goal") < told.text.index("Every model on the same rows", 400)
+
+
+def test_verdict_tells_what_the_plan_warned_of(tmp_path):
+    started, *others = journals.ordinary(tmp_path)
+    told = Page(
+        drawn(tmp_path, [replace(started, translated=("a note", "warning: half of them are trained on")), *others])
+    )
+    head = told.text[: told.text.index("Measured on")]
+    assert "half of them are trained on" in head
+    assert "a note" not in head
+
+
+def test_ticks_of_an_axis_are_told_apart():
+    dots = [svg.Dot(0.6, 143_100, "a", "best", "trial-1"), svg.Dot(0.7, 144_900, "b", "other", "trial-2")]
+    drawn_dots = str(
+        svg.scatter(dots, svg.Axis("accuracy", "{:.0%}".format), svg.Axis("size", readable_bytes), "Trials")
+    )
+    told = re.findall(r'class="(?:middle|end)">([^<]+)<', drawn_dots)
+    assert len(told) > 3
+    assert len(set(told)) == len(told)
 
 
 def test_failed_run_says_cause_and_log(tmp_path):

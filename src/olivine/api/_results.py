@@ -44,6 +44,8 @@ class Plan(steps.Plan):
     def __str__(self) -> str:
         return "\n".join([*lines(self), *map(str, self.problems)])
 
+    __repr__ = __str__  # as that of a result, below
+
     def _repr_html_(self) -> str:
         rows = [
             (
@@ -185,7 +187,16 @@ class Comparison:
 
 
 def _cost(side: Side) -> str:
-    return ", ".join(f"{key.replace('_', ' ')} {_number(getattr(side, key))}" for key in _SIDE)
+    """What a side costs, as far as it was measured."""
+    told = {
+        "": readable_bytes(side.size_bytes) if side.size_bytes is not None else None,
+        "bits a weight": side.bits_per_weight,
+        "s to load": side.load_seconds,
+        "of memory": readable_bytes(side.peak_memory_bytes) if side.peak_memory_bytes is not None else None,
+        "tokens/s": side.decode_tokens_per_second,
+    }
+    written = {unit: value if isinstance(value, str) else _number(value) for unit, value in told.items()}
+    return ", ".join(f"{value} {unit}".rstrip() for unit, value in written.items() if value)
 
 
 def _number(value: float | None) -> str:

@@ -95,10 +95,11 @@ def olivine(context: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The program: parse, run, and turn every expected failure into one sentence and an exit code."""
-    from olivine.cli._process import answer_soon, end_in_order, write_to_nobody
+    from olivine.cli._process import answer_soon, end_in_order, write_anything, write_to_nobody
 
     answer_soon()
     write_to_nobody()
+    write_anything()
     end_in_order()
     sys.exit(exit_code(arguments))
 

@@ -83,6 +83,7 @@ class Board:
         self._names, self._lock = tuple(names), threading.RLock()
         self._rows = {name: Row(name) for name in names}
         self._live: Live | None = None
+        self._is_last = False  # whether what is drawn will stay
 
     def start(self, name: str, description: str) -> None:
         """A step is at work."""
@@ -131,8 +132,9 @@ class Board:
                     row.state = "stopped" if tells_stopped else "waiting"
             live, self._live = self._live, None
         if live is not None:
-            live.update(self._rendered(is_last=True), refresh=True)
-            live.stop()
+            self._is_last = True
+            live.stop()  # which draws once more
+            self._is_last = False
 
     def _show(self) -> None:
         from rich.live import Live
@@ -165,11 +167,11 @@ class Board:
         names.insert(place, name)
         self._rows = {one: self._rows.get(one) or Row(one) for one in names}
 
-    def _rendered(self, *, is_last: bool = False) -> "RenderableType":
+    def _rendered(self) -> "RenderableType":
         from rich.console import Group
 
         with self._lock:
-            return Group(*self.lines(self._console, is_last=is_last))
+            return Group(*self.lines(self._console, is_last=self._is_last))
 
     def lines(self, console: "Console", *, is_last: bool = False) -> list["Text"]:
         """The board as lines that fit the console; of a long one the part that is at work."""

@@ -138,8 +138,7 @@ def _print_line(value: object) -> None:
     """A JSON document on a line of its own, as strict as that of `print_json`, and at once."""
     from olivine.workflow.journal import hide_secrets
 
-    text = json.dumps(hide_secrets(value), ensure_ascii=False, allow_nan=False)
-    click.echo(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    click.echo(json_text(hide_secrets(value)))
     sys.stdout.flush()
 
 
@@ -154,14 +153,46 @@ def read_plan(config: Path, overrides: Iterable[str], *, offline: bool) -> "Plan
 
 
 def print_json(value: object) -> None:
-    """One JSON document on standard output: strict, so null where a number is none, and without secrets.
-
-    A lone surrogate, which UTF-8 has no bytes for, is written as JSON's escape.
-    """
+    """One JSON document on standard output: strict, so null where a number is none, and without secrets."""
     from olivine.workflow.journal import hide_secrets
 
-    text = json.dumps(hide_secrets(value), indent=2, ensure_ascii=False, allow_nan=False)
-    click.echo(text.encode("utf-8", errors="backslashreplace").decode("utf-8"))
+    click.echo(json_text(hide_secrets(value), indent=2))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """JSON that standard output has every character of: what its encoding lacks is written as JSON's escape.
+
+    So is a lone surrogate, which UTF-8 has no bytes for.
+    """
+    from olivine.cli._process import writes_all
+
+    text = json.dumps(value, indent=indent, ensure_ascii=not writes_all(sys.stdout), allow_nan=False)
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file that the user named, whole or not at all; RequestError where it cannot be.
+
+    What a link or a device (/dev/stdout) leads to is written in its place.
+    """
+    from olivine.workflow.deliver import write_text
+
+    with written_to(path):
+        if path.is_symlink() or (path.exists() and not path.is_file()):
+            path.write_text(text, encoding="utf-8")
+        else:
+            write_text(path, text)
+
+
+@contextmanager
+def written_to(path: Path) -> Iterator[None]:
+    """What the system has against writing a file, as a sentence with the file's name."""
+    from olivine.errors import RequestError
+
+    try:
+        yield
+    except OSError as error:
+        raise RequestError(f"'{path}' cannot be written: {(error.strerror or str(error)).lower()}") from None
 
 
 @contextmanager

@@ -70,10 +70,10 @@ def template_as_typed(text: str) -> str:
     return text.replace("\\n", "\n").replace("\\t", "\t")
 
 
-def config_text(loaded: "Loaded", folder: Path | None = None) -> str:
-    """The config as JSON. folder: where its file will lie; names of data files then hold from there."""
+def config_text(loaded: "Loaded", folder: Path) -> str:
+    """The config as JSON of a file in that folder: names of data files hold from there."""
     content: dict[str, Any] = plain(loaded.document.root)
-    if folder is not None and folder.resolve() != Path.cwd().resolve():
+    if folder.resolve() != Path.cwd().resolve():
         for config in content.get(_DATA_CONFIGS, ()):
             source = config.get("load_dataset_config", {})
             if isinstance(files := source.get("data_files"), str | list):

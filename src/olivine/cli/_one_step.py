@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from olivine.cli._common import json_option, print_json, print_problems, print_refused, say
+from olivine.cli._common import json_option, json_text, print_json, print_problems, print_refused, say, write_file
 from olivine.cli._flags import Flags, config_text
 from olivine.cli._rows import in_flags
+from olivine.config.nodes import plain
 
 if TYPE_CHECKING:
     from olivine.config import Loaded
@@ -86,7 +87,6 @@ class Request:
         if not self.dry_run:
             return run_and_show(plan, shows="json" if self.as_json else "text", told=told)
         if self.as_json:
-            from olivine.config.nodes import plain
             from olivine.workflow.words import to_json
 
             print_json(to_json(plan) | {"config": plain(loaded.document.root)})
@@ -97,19 +97,15 @@ class Request:
         from olivine.workflow.words import lines
 
         if self.save_config is None and tells_config:
-            click.echo(config_text(loaded), nl=False)
+            click.echo(json_text(plain(loaded.document.root), indent=2))
         if self.dry_run:
             for line in lines(plan):
                 say(line)
 
 
 def _save(text: str, path: Path) -> None:
-    from olivine.store.files import write_synced
-
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
-    write_synced(partial, text)
-    partial.replace(path)
+    write_file(path, text)
     say(f"the config is in {path}: olivine run --config {path} repeats this", err=True)
 
 

@@ -1,5 +1,9 @@
-"""How the program behaves as a process: signals that end it do so in order, a reader that went away is no error."""
+"""How the program behaves as a process.
 
+Signals that end it do so in order, a reader that went away is no error, and a terminal that lacks a character is none.
+"""
+
+import codecs
 import errno
 import gc
 import io
@@ -17,6 +21,9 @@ if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
 ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")  # the last is of Windows, SIGHUP is not
+IN_PLAIN = "olivine.plain"  # how streams write a character that their encoding lacks, by codecs' names
+# what stands for our own signs; any other character is written as its number, \\u9867
+_PLAIN = {"✓": "+", "✗": "x", "→": "->", "·": ".", "…": "...", "«": "<<", "»": ">>", "±": "+-", "≥": ">=", "≤": "<="}
 _PATIENCE_SECONDS = 3.0  # for tidying up after the first signal; one that comes later is heard again
 
 
@@ -62,6 +69,47 @@ def write_to_nobody() -> None:
             with suppress(OSError, ValueError):
                 stream.flush()
                 setattr(sys, name, _rewrapped(stream, descriptor))
+
+
+def write_anything() -> None:
+    """Let output in an encoding that lacks a character say it in plain ones, and input be read that is not in it.
+
+    A pipe on Windows has one of 256 characters, a file of rows any. ASCII is taken at its word: click would send it
+    UTF-8 instead.
+    """
+    codecs.register_error(IN_PLAIN, _in_plain)
+    if isinstance(sys.stdin, io.TextIOWrapper) and sys.stdin.errors == "strict":
+        sys.stdin.reconfigure(errors="surrogateescape")  # as the words of the command line come
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if not isinstance(stream, io.TextIOWrapper):
+            continue
+        if codecs.lookup(stream.encoding).name == "ascii":
+            lines = stream.line_buffering
+            stream.flush()
+            setattr(sys, name, _Ascii(stream.detach(), "latin-1", IN_PLAIN, line_buffering=lines))
+        else:
+            stream.reconfigure(errors=IN_PLAIN)
+
+
+def writes_all(stream: Any) -> bool:
+    """Whether a stream has every character."""
+    return str(getattr(stream, "encoding", None) or "").lower().startswith("utf")
+
+
+def _in_plain(error: UnicodeError) -> tuple[str | bytes, int]:
+    """The handler of characters that an encoding lacks."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(one) or one.encode("ascii", "backslashreplace").decode() for one in lacking), error.end
+
+
+class _Ascii(io.TextIOWrapper):
+    """Text in ASCII alone, under a name that click does not take for a mistake."""
+
+    def write(self, text: str, /) -> int:
+        return super().write(text.encode("ascii", IN_PLAIN).decode("ascii"))
 
 
 def _rewrapped(stream: io.TextIOWrapper, descriptor: int) -> io.TextIOWrapper:

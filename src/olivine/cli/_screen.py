@@ -27,6 +27,7 @@ from olivine.workflow.events import (
     Warned,
 )
 from olivine.workflow.units import distance, duration, in_unit, readable_bytes
+from olivine.workflow.words import DOUBT
 
 if TYPE_CHECKING:
     from olivine.cli._board import Board, State
@@ -81,8 +82,11 @@ class Screen:
                 self._end(event.step, [f"{event.n_rows:,} rows"], "done")
 
     def note(self, message: str) -> None:
-        """What was made of the config, before anything runs."""
-        self._say(f"note: {message}", "dim")
+        """What was made of the config, before anything runs; what is doubted of it looks like any warning."""
+        if message.startswith(DOUBT):
+            self._say(f"! {message.removeprefix(DOUBT)}", "yellow")
+        else:
+            self._say(f"note: {message}", "dim")
 
     def line(self, text: str) -> None:
         """What a command tells of a run while it goes on: above the list where there is one."""

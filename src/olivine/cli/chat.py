@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from olivine.cli._common import columns, say, wrapped
+
 if TYPE_CHECKING:
     from olivine.runtimes.chat import Chat
 
@@ -109,11 +111,16 @@ class _Talk:
 def _open(folder: Path, base: Path | None, system: str | None, *, raw: bool, max_new_tokens: int) -> _Talk:
     from olivine.runtimes.chat import open_chat
 
-    before = [{"role": "system", "content": system}] if system is not None else []
+    before = [{"role": "system", "content": _as_typed(system)}] if system is not None else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of libraries to their callers, which a person who chats is not
         chat = open_chat(folder, lambda sentence: click.echo(f"olivine: {sentence}", err=True), base)
     return _Talk(str(folder), chat, raw, max_new_tokens, before)
+
+
+def _as_typed(text: str) -> str:
+    """What was typed, as text: where the locale says ASCII, Python hands bytes over that it could not read."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _said(text: str) -> dict[str, str]:
@@ -124,8 +131,9 @@ def _prompts(prompt: str | None, prompt_file: Path | None, prompts_file: Path | 
     """What is asked, in order; None where a person asks."""
     if prompts_file is not None:
         return list(_lines(prompts_file))
-    text = _read(prompt_file) if prompt_file is not None else prompt
-    return [text] if text is not None else None
+    if prompt_file is not None:
+        return [_read(prompt_file)]
+    return [_as_typed(prompt)] if prompt is not None else None
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -164,7 +172,7 @@ def _answer_each(talks: Sequence[_Talk], prompts: Sequence[str], *, tells_prompt
     """Each prompt by itself: none is part of the chat of the one before."""
     for prompt in prompts:
         if tells_prompts:
-            click.secho(f"> {prompt}", bold=True)
+            say(f"> {prompt}", indent=2, bold=True)
         elif talks[0].raw and len(talks) == 1:
             _write(prompt)
         _answer(talks, prompt)
@@ -191,12 +199,12 @@ def _answer(talks: Sequence[_Talk], prompt: str) -> None:
 
 def _side_by_side(names: Sequence[str], texts: Sequence[str]) -> Iterator[str]:
     """Two answers in columns, or one below the other where there is no room."""
-    from olivine.cli._common import columns
+    from rich.cells import set_cell_size
 
     width = columns() or 100
     if width < _NARROW:
         for name, text in zip(names, texts, strict=True):
-            yield from (f"{name}:", text, "")
+            yield from (wrapped(f"{name}:", width), text, "")
         return
     room = (width - 3) // 2
     blocks = [[*_folded(name, room), "-" * room, *_folded(text, room)] for name, text in zip(names, texts, strict=True)]
@@ -204,18 +212,26 @@ def _side_by_side(names: Sequence[str], texts: Sequence[str]) -> Iterator[str]:
     blocks = [[""] * (max(heads) - head) + block for head, block in zip(heads, blocks, strict=True)]
     for place in range(max(map(len, blocks))):
         left, right = (block[place] if place < len(block) else "" for block in blocks)
-        yield f"{left.ljust(room)} | {right}".rstrip()
+        yield f"{set_cell_size(left, room)} | {right}".rstrip()
     yield ""
     if len(set(texts)) == 1:
         yield "both answer the same"
 
 
 def _folded(text: str, width: int) -> list[str]:
-    return [line for part in text.splitlines() or [""] for line in textwrap.wrap(part, width) or [""]]
+    """Lines of that width; a letter of Chinese or Japanese takes two columns."""
+    from rich.cells import chop_cells
+
+    return [
+        line
+        for part in text.splitlines() or [""]
+        for words in textwrap.wrap(part, width, break_long_words=False) or [""]
+        for line in chop_cells(words, width) or [""]
+    ]
 
 
 def _ask() -> str | None:
     """One line of the user; None at the end of input or an empty line."""
     if sys.stdin.isatty():
         click.echo("> ", nl=False, err=True)
-    return sys.stdin.readline().strip() or None
+    return _as_typed(sys.stdin.readline()).strip() or None

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from olivine.cli._common import config_options, json_option, print_json, read_plan
+from olivine.cli._common import columns, config_options, json_option, print_json, read_plan, say
 
 if TYPE_CHECKING:
     from olivine.config.schema import DataConfig
@@ -42,10 +42,10 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, n_samples: 
         print_json(found)
     else:
         for each in found:
-            click.echo("\n".join(_lines(each)))
+            _show(each)
     problems = {each["data"]: each["problem"] for each in reversed(found) if each["problem"]}  # of train before eval
     for name, problem in reversed(problems.items()):
-        click.secho(f"olivine: data config '{name}' {problem}", err=True, fg="red")
+        say(f"olivine: data config '{name}' {problem}", err=True, fg="red")
     return 2 if problems else 0
 
 
@@ -179,40 +179,60 @@ def _screen() -> Any:
     return Screen()
 
 
-def _lines(found: Mapping[str, Any]) -> Iterator[str]:
-    title = f"{found['data']} ({found['part']})"
-    yield click.style(title, bold=True)
-    yield f"  {found['form']}"
+def _show(found: Mapping[str, Any]) -> None:
+    """All that is told of a part; what a sentence is about stands below it."""
+    say(f"{found['data']} ({found['part']})", bold=True)
+    for line in _numbers(found):
+        say(f"  {line}")
+    for line in _histogram(found["row_lengths"], found["max_seq_len"]):
+        click.echo(line)
+    for sample in found["samples"]:
+        say(f"  sample{' of ' + sample['where'] if sample['where'] else ''}, {sample['n_tokens']} tokens:")
+        click.echo(_coloured(sample["pieces"]))
+    places = _places(found)
+    for warning in found["warnings"]:
+        say(f"  ! {warning}", fg="yellow")
+        for first, again in places.get(warning, ()):
+            say(f"    {again} is {first}", indent=6)
+
+
+def _numbers(found: Mapping[str, Any]) -> Iterator[str]:
+    yield found["form"]
     yield (
-        f"  {found['n_rows']:,} rows, {found['n_samples']:,} samples of at most {found['max_seq_len']:,} tokens "
+        f"{found['n_rows']:,} rows, {found['n_samples']:,} samples of at most {found['max_seq_len']:,} tokens "
         f"({found['strategy']}), {found['n_tokens']:,} tokens"
     )
-    yield f"  trained: {found['share_trained']:.1%} of the tokens; cut: {found['share_truncated']:.1%} of the samples"
+    yield f"trained: {found['share_trained']:.1%} of the tokens; cut: {found['share_truncated']:.1%} of the samples"
     begin, end = found["begin"], found["end"]
     once = f"{begin['token']}, exactly once in {begin['share_once']:.1%} of the rows" if begin["token"] else "none"
-    yield f"  begin token: {once}"
-    yield f"  end token: {end['token'] or 'none'}, an end is trained in {end['share_trained']:.1%} of the rows"
-    yield from _histogram(found["row_lengths"], found["max_seq_len"])
-    for sample in found["samples"]:
-        yield f"  sample{' of ' + sample['where'] if sample['where'] else ''}, {sample['n_tokens']} tokens:"
-        yield _coloured(sample["pieces"])
-    for warning in found["warnings"]:
-        yield click.style(f"  ! {warning}", fg="yellow")
-    for first, again in (*found["duplicates"]["places"], *(found["shared_with_train"] or {}).get("places", ())):
-        yield f"    {again} is {first}"
+    yield f"begin token: {once}"
+    yield f"end token: {end['token'] or 'none'}, an end is trained in {end['share_trained']:.1%} of the rows"
+    lengths = found["row_lengths"]
+    yield (
+        f"tokens of a row: {lengths['shortest']:,} to {lengths['longest']:,}, half up to {lengths['median']:,}, "
+        f"95 % up to {lengths['p95']:,}"
+    )
+
+
+def _places(found: Mapping[str, Any]) -> dict[str | None, Sequence[tuple[str, str]]]:
+    """Where rows stand that are there before, or are also trained on, by the sentence that warns of them."""
+    from olivine.data import doubled_sentence, seen_sentence
+
+    n_rows, doubled, shared = found["n_rows"], found["duplicates"], found["shared_with_train"] or {"n": 0, "places": ()}
+    return {
+        doubled_sentence(doubled["n"], n_rows): doubled["places"],
+        seen_sentence(shared["n"], n_rows, found["data"]): shared["places"],
+    }
 
 
 def _histogram(lengths: Mapping[str, Any], limit: int) -> Iterator[str]:
-    yield (
-        f"  tokens of a row: {lengths['shortest']:,} to {lengths['longest']:,}, half up to {lengths['median']:,}, "
-        f"95 % up to {lengths['p95']:,}"
-    )
     bars = list(dropwhile(lambda bar: not bar["n"], lengths["histogram"]))
     most = max(bar["n"] for bar in bars)
     width = len(f"{bars[-1]['to']:,}")
+    room = max(5, min(_BAR, (columns() or 2 * _BAR) - width - len("    up to   1,000,000 < max_seq_len")))
     for bar in bars:
         mark = " < max_seq_len" if bar["from"] <= limit <= bar["to"] else ""
-        yield f"    up to {bar['to']:>{width},} {'#' * round(_BAR * bar['n'] / most)} {bar['n']:,}{mark}"
+        yield f"    up to {bar['to']:>{width},} {'#' * round(room * bar['n'] / most)} {bar['n']:,}{mark}"
 
 
 def _coloured(pieces: Sequence[Mapping[str, Any]]) -> str:

@@ -1,6 +1,7 @@
 """`olivine init`."""
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import click
 
 from olivine.cli._amounts import share
-from olivine.cli._common import print_problems, say
+from olivine.cli._common import print_problems, say, write_file
 from olivine.cli._flags import template_as_typed
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def command(rows: Path | None, output: Path | None, editor: bool, yes: bool, for
     ask = _asks if sys.stdin.isatty() and not yes else _takes
     wishes, columns = _wishes(rows, options, ask)
     folder = target.parent.absolute()
-    target.write_text(_text(wishes, columns, target, folder, editor=editor), encoding="utf-8")
+    write_file(target, _text(wishes, columns, target, folder, editor=editor))
     if editor:
         from olivine.cli.schema import config_schema
 
         schema = json.dumps(config_schema(), indent=2, ensure_ascii=False)
-        (target.parent / _SCHEMA).write_text(f"{schema}\n", encoding="utf-8")
+        write_file(target.parent / _SCHEMA, f"{schema}\n")
     _tell(target, has_rows=wishes.rows is not None)
     return 0
 
@@ -85,7 +86,7 @@ def _wishes(rows: Path | None, options: dict[str, Any], ask: Ask) -> tuple["Wish
     if "text_template" in said:
         said["text_template"] = template_as_typed(said["text_template"])
     if "max_drop" in said:
-        said["max_drop"] = 100 * share(said["max_drop"], "--max-drop")
+        share(said["max_drop"], "--max-drop")  # what is wrong is told before anything is asked
     model = said.pop("model", None) or ask("Model to start from (a folder, .gguf file or hub name)", MODEL)
     method = said.pop("method", "lora")
     if rows is None and method != "none":
@@ -94,16 +95,22 @@ def _wishes(rows: Path | None, options: dict[str, Any], ask: Ask) -> tuple["Wish
         if answer is None:
             raise click.UsageError("no rows are named: write their file, or --method none to train nothing")
         rows = Path(answer)
-    wishes, columns = Wishes(model=model, rows=rows, method=method, **said), None
+    told = {key: value for key, value in said.items() if key != "max_drop"}
+    wishes, columns = Wishes(model=model, rows=rows, method=method, **told), None
     if rows is not None:
         wishes, columns = _with_columns(wishes, ask)
     ship = said.get("ship") or ask("What should come out", "int4", click.Choice(get_args(Ship)))
     device = said.get("device") or ask("Where will it run", _usual_device(), click.Choice(["cpu", "gpu"]))
     if (method, ship) == ("none", "folder"):
         raise click.UsageError("nothing would be done: with --method none, --ship int4, fp16 or fp32")
-    drop = said.get("max_drop")
-    drop = ask("Points of accuracy that a step may lose", 3.0, float) if drop is None else drop
-    return replace(wishes, ship=ship, device=device, max_drop=drop), columns
+    drop = said.get("max_drop") or ask("Accuracy that a step may lose (3pp are 3 points)", "3pp", _as_share)
+    return replace(wishes, ship=ship, device=device, max_drop=100 * share(drop, "--max-drop")), columns
+
+
+def _as_share(text: str) -> str:
+    """An answer that other commands take too; click asks once more after any other."""
+    share(text, "the answer")
+    return text
 
 
 def _with_columns(wishes: "Wishes", ask: Ask) -> tuple["Wishes", "Columns"]:
@@ -122,9 +129,12 @@ def _with_columns(wishes: "Wishes", ask: Ask) -> tuple["Wishes", "Columns"]:
     if not columns.is_told and named == (None, None, None):
         if len(columns.names) == 1:
             raise click.UsageError(f"the rows have the column {columns.names[0]} alone; write a --text-template")
-        pair = columns.pair or (None, None)
-        asked = ask("Column of what is asked", pair[0], click.Choice(columns.names))
-        answered = ask("Column of what is answered", pair[1], click.Choice(columns.names))
+        first, second, *others = columns.pair or (None, None)
+        asked = ask("Column of what is asked", first, click.Choice(columns.names))
+        answered = ask("Column of what is answered", second, click.Choice(columns.names))
+        if others and ask is _takes:
+            told = " or ".join(map(repr, others))
+            say(f"! '{answered}' is a guess by its cells; {told} would do as well: --answer-col", err=True, fg="yellow")
         if asked is None or answered is None:
             told = ", ".join(columns.names)
             raise click.UsageError(f"no column tells what is asked; write --prompt-col and --answer-col, of: {told}")
@@ -162,5 +172,6 @@ def _tell(target: Path, *, has_rows: bool) -> None:
     if problems:
         say("It cannot run here yet:", err=True)
         print_problems(problems)
-    rows = f"  olivine data {target}     # the rows as the model will see them\n" if has_rows else ""
-    click.echo(f"{rows}  olivine plan {target}     # what would run, and what it needs\n  olivine run {target}")
+    name = shlex.quote(str(target))
+    rows = f"  olivine data {name}     # the rows as the model will see them\n" if has_rows else ""
+    click.echo(f"{rows}  olivine plan {name}     # what would run, and what it needs\n  olivine run {name}")

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from olivine.cli._common import config_option, json_option, one_file, print_json, say
+from olivine.cli._common import config_option, json_option, json_text, one_file, print_json, say, write_file
 
 
 @click.command("migrate")
@@ -27,11 +27,12 @@ def command(config: Path | None, config_file: Path | None, output: Path | None, 
         return 0
     for note in notes:
         say(str(note), err=True, fg="yellow" if note.warning else None)
-    text = json.dumps(today, indent=2, ensure_ascii=False)
     if output is None:
-        click.echo(text)
+        click.echo(json_text(today, indent=2))
+    elif output.exists():
+        raise click.UsageError(f"{output} exists and would be overwritten; choose another --output")
     else:
-        _write_new(output, text + "\n")
+        write_file(output, json.dumps(today, indent=2, ensure_ascii=False) + "\n")
     folder = output.absolute().parent if output is not None else Path.cwd()  # where a shell's > would put it
     if folder != named.absolute().parent and (files := _relative_files(today)):
         say(f"'{files[0]}' is looked for beside the config: move the data too, or write its whole path", err=True)
@@ -44,14 +45,3 @@ def _relative_files(config: dict[str, Any]) -> list[str]:
     named = [value for load in loads for value in (load.get("data_files"), load.get("data_dir"))]
     files = [file for value in named for file in (value if isinstance(value, list) else [value])]
     return [file for file in files if isinstance(file, str) and "://" not in file and not Path(file).is_absolute()]
-
-
-def _write_new(path: Path, text: str) -> None:
-    """Create the file; one that exists is the user's and stays as it is."""
-    try:
-        with path.open("x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise click.UsageError(f"{path} exists and would be overwritten; choose another --output") from None
-    except OSError as error:
-        raise click.UsageError(f"{path} cannot be written: {error.strerror}") from None

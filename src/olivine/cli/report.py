@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from olivine.cli._common import json_option, print_json
+from olivine.cli._common import json_option, print_json, written_to
 
 COMPARISON = "comparison.html"
 
@@ -25,7 +25,8 @@ def command(runs: tuple[Path, ...], output: Path | None, as_json: bool) -> int:
     folders = [_folder(of_user(run)) for run in runs]
     drawn = [last_run(folder) for folder in folders]
     path = output or (folders[0] / REPORT if len(folders) == 1 else Path(COMPARISON))
-    write_report(drawn, path)
+    with written_to(path):
+        write_report(drawn, path)
     if as_json:
         print_json({"report": str(path)})
     else:

@@ -165,18 +165,20 @@ def _rows_in_words(result: "Result", plan: "Plan") -> str:
 
 
 def _print(result: "Result", plan: "Plan") -> None:
-    from olivine.cli._common import columns
+    from olivine.cli._common import columns, say
     from olivine.cli._screen import asked_table
     from olivine.report import REPORT
     from olivine.workflow.columns import WIDTH, note_on, score_table, table_notes
 
     if result.scores:
         rows = _rows_in_words(result, plan)
-        click.echo(f"\nEvery model on the same {result.scores[0]['n_rows']} {rows}:\n")
+        click.echo()
+        say(f"Every model on the same {result.scores[0]['n_rows']} {rows}:", indent=0)
+        click.echo()
         width = min(WIDTH, columns() or WIDTH)
         click.echo("\n".join(score_table(result.scores, width)) + "\n")
-        notes = [*([note_on(result.scores)] if len(result.scores) > 1 else []), *table_notes(result.scores)]
-        for note in notes:
+        notes = [note_on(result.scores, width) if len(result.scores) > 1 else "", *table_notes(result.scores)]
+        for note in filter(None, notes):
             click.echo(click.wrap_text(note, width=width))
     if result.measured:
         click.echo("\n".join(["", *asked_table(result.measured)]))
@@ -190,8 +192,9 @@ def _print(result: "Result", plan: "Plan") -> None:
 def _uses(folder: Path) -> Iterable[str]:
     """What to do with a delivered model, in a line each."""
     from olivine.models.speech import hears
+    from olivine.report.handover import names_base
 
-    if _is_adapter(folder) and not _names_base(folder):
+    if _is_adapter(folder) and not names_base(folder):
         yield "an adapter that names no base which PEFT finds: MergeAdapterWeights (--merge) makes a whole model"
         return
     if parts := _parts_in(folder):
@@ -232,10 +235,3 @@ def _graph_in(folder: Path) -> Path | None:
 
 def _is_adapter(folder: Path) -> bool:
     return (folder / "adapter_config.json").is_file()
-
-
-def _names_base(adapter: Path) -> bool:
-    """Whether an adapter says of which model it is, by which PEFT loads both."""
-    from olivine.models.json_files import read_object
-
-    return bool(read_object(adapter / "adapter_config.json").get("base_model_name_or_path"))

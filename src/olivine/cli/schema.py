@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from olivine.cli._common import print_json
+from olivine.cli._common import print_json, write_file
 
 
 @click.command("schema")
@@ -23,7 +23,7 @@ def command(output: Path | None) -> int:
     if output is None:
         print_json(schema)
     else:
-        output.write_text(json.dumps(schema, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_file(output, json.dumps(schema, indent=2, ensure_ascii=False) + "\n")
     return 0
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from olivine import lazy
 
 if TYPE_CHECKING:
-    from olivine.data._answers import seen_sentence
+    from olivine.data._answers import doubled_sentence, seen_sentence
     from olivine.data._check import Look, check, check_split, look, seen
     from olivine.data._detect import (
         columns_without_form,
@@ -62,6 +62,7 @@ __all__ = [
     "content_of",
     "data_files",
     "describe",
+    "doubled_sentence",
     "doubts",
     "examine",
     "examples",
@@ -101,7 +102,7 @@ __all__ = [
 __getattr__ = lazy.names(
     __name__,
     {
-        "_answers": "seen_sentence",
+        "_answers": "doubled_sentence seen_sentence",
         "_check": "Look check check_split look seen",
         "_detect": "columns_without_form describe doubts for_model resolved sample_of text_columns unread",
         "_encoder": "Encoder begins_itself",

@@ -46,6 +46,13 @@ class Unanswered:
         return f"{self.n:,} of {self.n_rows:,} rows of '{config.name}' {have} no {form.lack}"
 
 
+def doubled_sentence(n: int, n_rows: int) -> str | None:
+    """What is said of `n` rows of `n_rows` that are there before; None where there are none."""
+    if not n:
+        return None
+    return f"{n:,} of {n_rows:,} rows {'has' if n == 1 else 'have'} the text of an earlier one"
+
+
 def seen_sentence(n: int, n_rows: int, name: str) -> str | None:
     """What is said of `n` held-out rows of `n_rows` whose text is also trained on; None where there are none."""
     if not n:

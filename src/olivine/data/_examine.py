@@ -5,6 +5,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
+from olivine.data._answers import doubled_sentence
 from olivine.data._prepare import Prepared
 from olivine.data._samples import SampleSet
 
@@ -180,7 +181,7 @@ def _warnings(result: dict[str, Any]) -> Iterable[str]:
         )
     if result["n_truncated"]:
         yield f"{result['n_truncated']:,} samples are cut, and with their end token lose where to stop"
-    if result["duplicates"]["n"]:
-        yield f"{result['duplicates']['n']:,} of {n_rows:,} rows have the text of an earlier one"
+    if (sentence := doubled_sentence(result["duplicates"]["n"], n_rows)) is not None:
+        yield sentence
     if result["n_empty_rows"]:
         yield f"{result['n_empty_rows']:,} rows have no text"

@@ -28,7 +28,10 @@ ASKED = {"genai": "'What do you know?'", "whisper": "SOUND.wav"}
 
 
 def model_card(run: Run, format_of_result: str) -> str:
-    """The card of what a run delivers. format_of_result: "genai", "whisper", "onnx", "hf" or "adapter"."""
+    """The card of what a run delivers.
+
+    format_of_result: "genai", "whisper", "onnx", "hf", "adapter", or "bare adapter" for one that names no base.
+    """
     return f"---\n{_metadata(run, format_of_result)}\n---\n\n{_text(run, format_of_result)}"
 
 
@@ -45,7 +48,7 @@ def _metadata(run: Run, format_of_result: str) -> str:
     base, licence = base_on_hub(run), run.delivered.licence if run.delivered is not None else None
     known = licence is not None and _LICENCES.fullmatch(licence) is not None
     runtime = dict.fromkeys(ASKED, "onnxruntime-genai")
-    libraries = {**runtime, "onnx": "onnxruntime", "hf": "transformers", "adapter": "peft"}
+    libraries = {**runtime, "onnx": "onnxruntime", "hf": "transformers", "adapter": "peft", "bare adapter": "peft"}
     writes_text = any("loss" in row for row in run.scores)
     data = ModelCardData(
         base_model=base,
@@ -73,7 +76,7 @@ def name_of(run: Run) -> str:
 
 
 def _relation(run: Run, format_of_result: str) -> str:
-    if format_of_result == "adapter":
+    if format_of_result.endswith("adapter"):
         return "adapter"
     return "finetune" if _trained(run) else "quantized"
 
@@ -143,7 +146,10 @@ def _use(format_of_result: str) -> Iterator[str]:
         "onnx": 'onnxruntime.InferenceSession("model/model.onnx")',
         "hf": 'transformers.AutoModelForCausalLM.from_pretrained("model")',
         "adapter": 'peft.AutoPeftModelForCausalLM.from_pretrained("model")',
+        "bare adapter": 'peft.PeftModel.from_pretrained(base, "model")',
     }
+    if format_of_result == "bare adapter":
+        yield "The adapter names no base that PEFT finds: load the model that it was trained on as `base` first."
     yield f"The model lies in `model/`: `{calls[format_of_result]}`."
 
 
@@ -153,11 +159,11 @@ def _results(run: Run) -> Iterator[str]:
     yield "## Results"
     yield f"Every model on the way on the same {run.rows_in_words}:"
     yield "\n".join(score_table(run.scores))
-    notes = [*([note_on(run.scores)] if len(run.scores) > 1 else []), *table_notes(run.scores)]
-    yield "\n\n".join(notes)
+    notes = [note_on(run.scores) if len(run.scores) > 1 else "", *table_notes(run.scores)]
+    yield "\n\n".join(filter(None, notes))
     if run.done is not None and run.done.missed:
         yield "Goals that it misses:\n\n" + _list(run.done.missed)
-    if sentences := [f"{event.step}: {event.message}" for event in run.warnings]:
+    if sentences := [f"{event.step}: {event.message}" if event.step else event.message for event in run.warnings]:
         yield "What to look at:\n\n" + _list(sentences)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import __version__
 from olivine.errors import RequestError
+from olivine.models.json_files import read_object
 from olivine.models.speech import hears, prompt_of, spelled
 from olivine.report import REPORT, last_run, write_report
 from olivine.workflow.deliver import alone_in, write_text, write_whole
@@ -190,11 +191,16 @@ def _files(run: "Run", output_dir: Path) -> Iterator[tuple[str, str]]:
         yield SCRIPT, f"{rendered('run.py.txt', is_chat=_is_chat(run, model))}\n"
 
 
+def names_base(adapter: Path) -> bool:
+    """Whether an adapter says of which model it is, by which PEFT loads both."""
+    return bool(read_object(adapter / "adapter_config.json").get("base_model_name_or_path"))
+
+
 def _format(model: Path) -> str:
     if (model / "genai_config.json").is_file():
         return "genai"
     if (model / "adapter_config.json").is_file():
-        return "adapter"
+        return "adapter" if names_base(model) else "bare adapter"
     return "onnx" if any(model.glob("*.onnx")) else "hf"
 
 

@@ -24,6 +24,7 @@ from olivine.workflow.events import (
     TrialDone,
     Warned,
 )
+from olivine.workflow.words import DOUBT
 
 Kind = TypeVar("Kind", bound=Event)
 
@@ -122,8 +123,12 @@ class Run:
 
     @cached_property
     def warnings(self) -> list[Warned]:
-        """What was warned of, each sentence once."""
-        return list({(event.step, event.message): event for event in self.all(Warned)}.values())
+        """What was warned of, by the plan and while it ran, each sentence once."""
+        noted = self.started.translated
+        planned = [Warned(step="", message=note.removeprefix(DOUBT)) for note in noted if note.startswith(DOUBT)]
+        told = {event.message: event for event in planned}  # a run that looks at its rows may say the same
+        told |= {event.message: event for event in self.all(Warned)}
+        return list(told.values())
 
     @property
     def samples(self) -> Sequence[Mapping[str, Any]]:

@@ -81,15 +81,24 @@ def scatter(dots: Sequence[Dot], x: Axis, y: Axis, title: str) -> Markup:
     return _drawing("scatter", width, height, title, parts, role="group")
 
 
+def _told_apart(scale: Scale, axis: Axis) -> list[float]:
+    """Ticks, as many as the way in which the axis writes numbers tells apart."""
+    for n_most in range(6, 1, -1):
+        ticks = scale.ticks(n_most)
+        if len({axis.write(value) for value in ticks}) == len(ticks):
+            return ticks
+    return scale.ticks(1)[:1]
+
+
 def _grid(to_x: Scale, to_y: Scale, x: Axis, y: Axis, frame: tuple[int, int, int, int]) -> Markup:
     width, height, left, bottom = frame
     parts = []
-    for value in to_x.ticks():
+    for value in _told_apart(to_x, x):
         line = Markup(
             '<line class="grid" x1="{0}" x2="{0}" y1="14" y2="{1}"/><text x="{0}" y="{2}" class="middle">{3}</text>'
         )
         parts.append(line.format(to_x(value), height - bottom, height - bottom + 17, x.write(value)))
-    for value in to_y.ticks():
+    for value in _told_apart(to_y, y):
         line = Markup(
             '<line class="grid" y1="{0}" y2="{0}" x1="{1}" x2="{2}"/><text x="{3}" y="{4}" class="end">{5}</text>'
         )

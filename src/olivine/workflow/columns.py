@@ -1,6 +1,6 @@
 """The table of the seams: which scores it shows, how they are written, and what it does not say of them."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from olivine.workflow.units import readable_bytes
@@ -19,24 +19,30 @@ COLUMNS = (
     ("size", "size_bytes", "{}"),
 )
 WIDTH = 80  # of a terminal
-NOTE = (
+_NOTE_ON_KL = (
     "KL: divergence from the model before, in nats a token: 0 after a merge, below 0.05 good after rounding to 4 bits, "
-    "above 0.15 look at the answers. Same top: how often both put the same token first."
+    "above 0.15 look at the answers."
 )
-NOTE_ON_OUTPUTS = "Cosine, largest diff.: of the outputs to those of the model before."
-NOTE_ON_CLASSES = "Same top: how often both rank one class first."
+_NOTE_ON_TOKENS = "Same top: how often both put the same token first."
+_NOTE_ON_CLASSES = "Same top: how often both rank one class first."
 # columns that a narrow terminal does without, the first one first: the report has them all
 _SPARED = ("CER", "same top", "largest diff.", "change", "KL")
 _NAME = 8  # letters of a model's name that a table has room for in any case
 
 
-def note_on(rows: Iterable[Mapping[str, Any]]) -> str:
-    """What the columns of a table of several models mean."""
-    rows = list(rows)
-    if not any("cosine" in row for row in rows):
-        return NOTE
-    has_classes = any(row.get("top1_agreement") is not None for row in rows)
-    return f"{NOTE_ON_OUTPUTS} {NOTE_ON_CLASSES}" if has_classes else NOTE_ON_OUTPUTS
+def note_on(rows: Iterable[Mapping[str, Any]], width: int = WIDTH) -> str:
+    """What the columns mean that a table of several models has in that width; empty where all speak for themselves."""
+    rows = list(with_parts(rows))
+    titles = [title for title, _, _ in _columns(rows, width)[0]]
+    outputs = [title for title in ("cosine", "largest diff.") if title in titles]
+    told = []
+    if "KL" in titles:
+        told.append(_NOTE_ON_KL)
+    if outputs:
+        told.append(f"{', '.join(outputs).capitalize()}: of the outputs to those of the model before.")
+    if "same top" in titles:
+        told.append(_NOTE_ON_CLASSES if outputs else _NOTE_ON_TOKENS)
+    return " ".join(told)
 
 
 def cell(row: Mapping[str, Any], key: str, form: str) -> str:
@@ -61,23 +67,30 @@ def score_table(rows: Iterable[Mapping[str, Any]], width: int = WIDTH) -> list[s
     A column without a number is left out, a name that is too long is cut, and a narrow table spares some columns.
     """
     rows = list(with_parts(rows))
-    columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
+    columns, room = _columns(rows, width)
     names = ["model", *(str(row["model"]) for row in rows)]
-    longest = max(len(name) for name in names)
-    for spared in ("", *_SPARED):
-        columns = [column for column in columns if column[0] != spared]
-        cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
-        widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
-        room = width - 4 - sum(one + 3 for one in widths)
-        if room >= min(longest, _NAME):
-            break
-    room = max(1, min(longest, room))
+    cells = [[title for title, _, _ in columns], *([cell(row, *column[1:]) for column in columns] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(columns))]
     written = [
         f"| {' | '.join([_cut(name, room), *(text.rjust(w) for text, w in zip(line, widths, strict=True))])} |"
         for name, line in zip(names, cells, strict=True)
     ]
     rule = f"|{'-' * (room + 2)}|{''.join('-' * (width + 1) + ':|' for width in widths)}"
     return [written[0], rule, *written[1:]]
+
+
+def _columns(rows: Sequence[Mapping[str, Any]], width: int) -> tuple[list[tuple[str, str, str]], int]:
+    """The columns that fit the width, of those with a number, and what they leave to the names."""
+    columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
+    longest = max(len(name) for name in ("model", *(str(row["model"]) for row in rows)))
+    room = 0
+    for spared in ("", *_SPARED):
+        columns = [column for column in columns if column[0] != spared]
+        widths = [max(len(title), *(len(cell(row, key, form)) for row in rows)) for title, key, form in columns]
+        room = width - 4 - sum(one + 3 for one in widths)
+        if room >= min(longest, _NAME):
+            break
+    return columns, max(1, min(longest, room))
 
 
 def _cut(name: str, room: int) -> str:

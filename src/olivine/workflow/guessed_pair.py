@@ -7,8 +7,8 @@ _FEW = 4  # words of a label at most
 _LONG = 12  # letters of a cell from which it is prose in a script that puts no blanks between words
 
 
-def guessed_pair(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
-    """The column that asks and the one that answers; None where the cells leave it open.
+def guessed_pair(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
+    """The column that asks, the one that answers, and others that could; None where the cells leave it open.
 
     Of two columns the first asks. Of more, the first whose cells are prose asks; the next one of prose answers, and
     where there is none, the last whose cells are few words that come again: a label. Numbers, addresses and words that
@@ -20,7 +20,7 @@ def guessed_pair(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str] | None:
     columns = {name: [row.get(name) for row in rows] for name in names}
     prose = [name for name, cells in columns.items() if _is_prose(cells)]
     answers = [*prose[1:2], *reversed([name for name, cells in columns.items() if _is_label(cells)])]
-    return (prose[0], answers[0]) if prose and answers else None
+    return (prose[0], *answers) if prose and answers else None
 
 
 def _is_prose(cells: Sequence[Any]) -> bool:

@@ -1,6 +1,7 @@
 """A first config from a few wishes: what `olivine init` writes, with a comment for everything that one may change."""
 
 import json
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ Device = Literal["cpu", "gpu"]
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 ROWS = "rows"  # what the config calls them
+_WIDTH = 108  # of a comment
 _TYPES = {"lora": "LoRA", "qlora": "QLoRA", "full": "FullFinetune"}
 _RATES = {"lora": 2e-4, "qlora": 2e-4, "full": 1e-5}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "gpu": "CUDAExecutionProvider"}
@@ -66,13 +68,13 @@ class Columns:
     """What a look at the first rows tells.
 
     names: of the columns; is_told: they say how a row becomes text. pair: else the columns that ask and answer, as far
-    as cells tell.
+    as cells tell, and then others that could answer.
     """
 
     names: tuple[str, ...]
     is_told: bool
     sentence: str = ""
-    pair: tuple[str, str] | None = None
+    pair: tuple[str, ...] | None = None
 
 
 def kind_of(path: Path) -> str:
@@ -144,7 +146,8 @@ def commented(wishes: Wishes, folder: Path, sentence: str = "", schema: str | No
     lines = [f"# yaml-language-server: $schema={schema}"] if schema else []
     lines += ["# Made by 'olivine init'. 'olivine plan' says what it would do, 'olivine run' does it.", ""]
     for key, value in config.items():
-        lines += [*(f"# {line}" for line in _comments(key, wishes, sentence)), *_yaml({key: value}), ""]
+        told = [line for comment in _comments(key, wishes, sentence) for line in textwrap.wrap(comment, _WIDTH)]
+        lines += [*(f"# {line}" for line in told), *_yaml({key: value}), ""]
     return "\n".join(lines)
 
 

@@ -155,7 +155,11 @@ def lines(plan: Plan) -> list[str]:
     name = plan.model_address or (_place(plan.input_model) if plan.input_model else "that cannot be used")
     text.append(f"model {name}" + (f", {_in_words(plan.n_parameters)} parameters" if plan.n_parameters else ""))
     text += [*_search_lines(plan), *_step_lines(plan), *_scores_line(plan), *_asked_lines(plan), *_needs(plan)]
-    return text + [f"note: {note}" for note in notes(plan)]
+    return text + [note if note.startswith(DOUBT) else f"note: {note}" for note in notes(plan)]
+
+
+DOUBT = "warning: "
+"""How a note of a plan begins that warns."""
 
 
 def notes(plan: Plan) -> list[str]:

@@ -18,6 +18,8 @@ _BARS = (
 )
 _UNUSUAL_KL = 1.0  # of a step that trains: its distance says nothing of its quality, and would flatten the others
 
+_WIDE = 1000  # characters: a page has room for every column
+
 
 class Scores(Section):
     """Base, adapter, merged, ONNX: a row each."""
@@ -32,7 +34,7 @@ class Scores(Section):
             return None
         columns = [column for column in COLUMNS if any(cell(row, *column[1:]) for row in rows)]
         table = [[str(row["model"]), *(cell(row, *column[1:]) for column in columns)] for row in with_parts(rows)]
-        notes = [*([note_on(rows)] if len(rows) > 1 else []), *table_notes(rows)]
+        notes = [*filter(None, [note_on(rows, _WIDE) if len(rows) > 1 else ""]), *table_notes(rows)]
         broken = [(row["model"], row["degenerate"]) for row in rows if row.get("degenerate")]
         return rendered(
             "scores.html",
