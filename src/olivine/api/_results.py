@@ -188,15 +188,15 @@ class Comparison:
 
 def _cost(side: Side) -> str:
     """What a side costs, as far as it was measured."""
-    told = {
-        "": readable_bytes(side.size_bytes) if side.size_bytes is not None else None,
+    numbers = {
         "bits a weight": side.bits_per_weight,
         "s to load": side.load_seconds,
-        "of memory": readable_bytes(side.peak_memory_bytes) if side.peak_memory_bytes is not None else None,
         "tokens/s": side.decode_tokens_per_second,
     }
-    written = {unit: value if isinstance(value, str) else _number(value) for unit, value in told.items()}
-    return ", ".join(f"{value} {unit}".rstrip() for unit, value in written.items() if value)
+    told = [f"{_number(value)} {unit}" for unit, value in numbers.items() if value is not None]
+    sizes = {"on disk": side.size_bytes, "of memory": side.peak_memory_bytes}
+    told += [f"{readable_bytes(value)} {where}" for where, value in sizes.items() if value is not None]
+    return ", ".join(told)
 
 
 def _number(value: float | None) -> str:
