@@ -49,7 +49,8 @@ def test_norm_of_an_updated_stream_and_its_slope_are_those_of_autograd():
     close(x, rms_norm(stream, weight.double(), 1e-5))
     dx, beside, a = random(N_ROWS, HIDDEN, seed=2), random(N_ROWS, HIDDEN, seed=3), random(2 * RANK, HIDDEN)
     du = random(N_ROWS, 2 * RANK)
-    found = fused_ops.norm_slope(dx, Update(du, a.t(), (HIDDEN,), (0,)), stream, weight, inverse, beside)
+    along = ((dx + du @ a) * x).sum(1)
+    found = fused_ops.norm_slope(dx, Update(du, a.t(), (HIDDEN,), (0,)), stream, weight, inverse, beside, along)
     (expected,) = gradient(lambda s: rms_norm(s, weight.double(), 1e-5), stream, slope=dx + du @ a)
     close(found, expected + beside)
 
@@ -66,9 +67,11 @@ def test_gate_and_its_slopes_are_those_of_autograd(n_parts, gelu):
         return (functional.gelu(gate, approximate="tanh") if gelu else functional.silu(gate)) * up
 
     close(fused_ops.gate(gu, change, gelu=gelu), activation(gu))
-    dgu, da = fused_ops.gate_slope(gu, change, dact, Update(du, a.t(), (INNER,), (0,)), gelu=gelu)
+    bias = random(2 * INNER)
+    dgu, along, da = fused_ops.gate_slope(gu, change, dact, Update(du, a.t(), (INNER,), (0,)), bias, gelu=gelu)
     (expected,) = gradient(activation, gu, slope=dact + du @ a)
     close(dgu, expected)
+    close(along, (expected * (with_update(gu, change) - bias)).sum(1))
     close(da, du.t() @ activation(gu))
 
 
@@ -102,8 +105,10 @@ def test_rotation_and_its_slope_are_those_of_autograd(width, half, norms):
     close(written[:, 6 * width :].unflatten(1, (-1, width)), expected[:, 6:])
     slope = random(N_ROWS, 8, width, seed=5)
     (wanted,) = gradient(turned, qkv, slope=slope)
-    slopes = tuple(part.transpose(0, 1) for part in slope.split([4, 2, 2], dim=1))
-    close(fused_ops.rotate_slope(slopes, qkv, change, rotation), wanted)
+    slopes, bias = tuple(part.transpose(0, 1) for part in slope.split([4, 2, 2], dim=1)), random(sum(columns))
+    back, along = fused_ops.rotate_slope(slopes, written, change, bias, rotation)
+    close(back, wanted)
+    close(along, (wanted * (with_update(qkv, change) - bias)).sum(1))
 
 
 def test_slopes_of_an_update_are_those_of_autograd():
@@ -169,9 +174,9 @@ def test_norm_and_add_kernels_give_what_torch_gives(rank):
     def run(how, device):
         w = weight.float().to(device)
         stream, x, inverse, _ = fused_ops.norm(how(h), how(y), cast(change, how), w, 1e-5)
-        reduced = 1.5 * (x @ how(a).t()) if rank else None
         slope = Update(how(back.u), how(a).t(), (HIDDEN,), (0,)) if rank else None
-        dh = fused_ops.norm_slope(how(dx), slope, stream, w, inverse, how(y), reduced, 1.5)
+        along = (exact(dx) * exact(y)).sum(1).float().to(device)
+        dh = fused_ops.norm_slope(how(dx), slope, stream, w, inverse, how(y), along)
         return stream, x, inverse, dh, fused_ops.add(how(y), cast(change, how), how(h)), fused_ops.add(how(y), slope)
 
     assert_near(run(on_gpu, "cuda"), run(exact, "cpu"))
@@ -189,7 +194,8 @@ def test_gate_kernels_give_what_torch_gives(rank, n_parts, gelu):
     def run(how):
         slope = Update(how(back.u), how(a).t(), (INNER,), (0,)) if rank else None
         act = fused_ops.gate(how(gu), cast(change, how), gelu=gelu)
-        return act, *fused_ops.gate_slope(how(gu), cast(change, how), how(dact), slope, gelu=gelu)
+        bias = how(random(2 * INNER)) if n_parts == 1 else None
+        return act, *fused_ops.gate_slope(how(gu), cast(change, how), how(dact), slope, bias, gelu=gelu)
 
     assert_near(run(on_gpu), run(exact))
 
@@ -208,8 +214,9 @@ def test_rotation_kernels_give_what_torch_gives(width, half, norms, rank):
         rotation = Rotation(how(angle.cos()), how(angle.sin()), 4, 2, width, *weights, 1e-6)
         written = how(qkv)
         turned = fused_ops.rotate(written, cast(change, how), rotation)
-        back = fused_ops.rotate_slope(tuple(map(how, slopes)), how(qkv), cast(change, how), rotation)
-        return turned[:, : 6 * width], written[:, 6 * width :], back
+        bias = how(random(8 * width, seed=7)) if half * 2 == width else None
+        back = fused_ops.rotate_slope(tuple(map(how, slopes)), written, cast(change, how), bias, rotation)
+        return turned[:, : 6 * width], written[:, 6 * width :], *back
 
     assert_near(run(on_gpu, "cuda"), run(exact, "cpu"))
 

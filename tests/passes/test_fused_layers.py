@@ -6,7 +6,7 @@ from training_tools import Told, adapted, arguments, assert_equal, ours, plain, 
 from transformers import AutoModelForCausalLM
 
 from olivine.kernels.linear8bit import Linear8bit, round_layer
-from olivine.training import acceleration, trainer
+from olivine.training import acceleration, sharding, trainer
 from olivine.training.trainer import Settings
 from tiny import tiny_model
 
@@ -132,7 +132,9 @@ def test_neither_norms_nor_activations_are_kept(tiny_llama):
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(ids, use_cache=False, logits_to_keep=1)
-    wide = [tensor for tensor in kept if tensor.shape[-2:] == (64, config.intermediate_size)]
+    shape = (64, config.intermediate_size)  # which the projection of queries, keys and values may have as well
+    beside = {tensor.untyped_storage().data_ptr() for tensor in kept if tensor.shape[-2:] != shape}
+    wide = [tensor for tensor in kept if tensor.untyped_storage().data_ptr() not in beside]
     stream = {tensor.data_ptr() for tensor in kept if tensor.shape[-2:] == (64, config.hidden_size)}
     assert not wide
     # of each layer the stream twice and attention's result; the last norm's input once more
@@ -167,3 +169,28 @@ def test_fused_layers_on_a_base_in_eight_bits_give_the_gradients_of_its_own(arch
 def test_every_linear_layer_of_a_decoder_layer_goes_into_eight_bits(tiny_llama):
     layers = AutoModelForCausalLM.from_pretrained(tiny_llama).model.layers
     assert [round_layer(layer) for layer in layers] == [7] * len(layers)
+
+
+@pytest.fixture
+def one_rank(tmp_path):
+    """A process group of this process alone: a base that is sharded over it is gathered like any other."""
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("recomputed", [False, True])
+@pytest.mark.parametrize("architecture", ["qwen2", "qwen3"])
+def test_fused_layers_of_a_sharded_base_give_the_gradients_of_plain_peft(
+    architecture, recomputed, one_rank, tmp_path, monkeypatch
+):
+    folder = tiny_model(tmp_path / "model", architecture)
+    expected = plain(monkeypatch, adapted(folder), rows(), tmp_path / "a")
+    model = adapted(folder, each_layer=sharding.shard_layer)
+    sharding.shard_rest(model)
+    settings = Settings(fuse=True, sharded=True)
+    more = {"gradient_checkpointing": True} if recomputed else {}
+    found, report = ours(monkeypatch, model, rows(), tmp_path / "b", settings=settings, **more)
+    assert report.facts["fused_layers"] is True
+    assert_equal(found, expected)

@@ -12,13 +12,15 @@ from training_tools import adapted, arguments, whole
 from olivine.kernels import lora_linear
 from olivine.models.inspect import read_facts
 from olivine.training import acceleration, setup
-from olivine.training.memory import Shape, choose, layer_bytes, peak_bytes
+from olivine.training.memory import Shape, choose, layer_bytes, may_offload, offloaded_bytes, peak_bytes
 from tiny import tiny_model
 
 # Phi-3-mini with LoRA of rank 16 on all linear layers, bfloat16
 PHI = Shape(3072, 8192, 32, 32064, 3072, 3072, 7_642_159_104, 25_165_824, compiled=True)
 # Qwen3-4B: a norm on the heads of queries and keys, a tied head
 QWEN = Shape(2560, 9728, 36, 151936, 4096, 1024, 8_044_936_192, 33_030_144, compiled=True, head_norms=True)
+FUSED_QWEN = replace(QWEN, compiled=False, fused=True)
+LLAMA = Shape(4096, 14336, 32, 128256, 4096, 1024, 16_060_522_496, 41_943_040, fused=True)  # Llama-3.1-8B
 QLORA = replace(PHI, weight_bytes=2_263_857_664)  # layers in 4 bits, the embedding and the head in bfloat16
 
 
@@ -31,6 +33,13 @@ QLORA = replace(PHI, weight_bytes=2_263_857_664)  # layers in 4 bits, the embedd
         (QLORA, 8192, 32.656e9),
         (replace(QLORA, checkpointed=32), 2048, 3.627e9),
         (QWEN, 8192, 45.520e9),  # one NVIDIA H200, benchmarks/finetune_command.py
+        (
+            replace(FUSED_QWEN, checkpointed=36, offloads=True),
+            8192,
+            9.746e9,
+        ),  # the same GPU, benchmarks/finetune_gpu.py
+        (LLAMA, 8192, 42.607e9),
+        (replace(LLAMA, checkpointed=16, offloads=True), 32768, 69.947e9),
     ],
 )
 def test_estimate_is_within_a_fiftieth_of_the_measured_peak(shape, n_tokens, measured):
@@ -49,8 +58,10 @@ def test_norms_of_heads_are_seen_in_the_model_and_in_its_facts(tmp_path):
 def test_peak_grows_with_tokens_and_falls_with_checkpoints(n_tokens, checkpointed):
     shape = replace(PHI, checkpointed=checkpointed)
     assert peak_bytes(shape, n_tokens + 1) > peak_bytes(shape, n_tokens)
-    if checkpointed:  # the first one costs its own recomputation
+    # the first one saves nothing: the last layer goes back before it, with all that it keeps; nor does the last
+    if 0 < checkpointed < 31:
         assert peak_bytes(replace(shape, checkpointed=checkpointed + 1), n_tokens) < peak_bytes(shape, n_tokens)
+    assert peak_bytes(replace(PHI, checkpointed=32), n_tokens) <= peak_bytes(replace(PHI, checkpointed=31), n_tokens)
 
 
 def test_all_that_pays_is_taken_where_it_fits():
@@ -75,6 +86,17 @@ def test_only_as_many_layers_are_checkpointed_as_it_takes():
 
 def test_vocabulary_that_a_file_does_not_tell_costs_nothing():
     assert peak_bytes(replace(PHI, vocabulary=0), 64) <= peak_bytes(PHI, 64)
+
+
+def test_inputs_of_checkpointed_layers_wait_in_the_machines_memory_where_half_of_it_holds_them():
+    waiting = replace(LLAMA, checkpointed=32, offloads=True)
+    n_bytes = offloaded_bytes(waiting, 8192)
+    assert n_bytes == 32 * 8192 * 4096 * 2
+    assert may_offload(LLAMA, 2 * n_bytes, 2048, 8192)
+    assert not may_offload(LLAMA, 2 * n_bytes - 2, 2048, 8192)
+    assert not may_offload(replace(LLAMA, fused=False), 2 * n_bytes, 2048, 8192)
+    saved = peak_bytes(replace(LLAMA, checkpointed=32), 8192) - peak_bytes(waiting, 8192)
+    assert saved == (31 - 3) * 8192 * 4096 * 2
 
 
 def test_what_the_user_said_of_checkpoints_is_kept():

@@ -28,12 +28,18 @@ def rows(n_rows=8, seed=0, longest=24):
     return made
 
 
-def adapted(folder, method="LoraConfig", **settings):
-    """A model with an adapter that changes something; method: PEFT's class of its config."""
+def adapted(folder, method="LoraConfig", each_layer=None, **settings):
+    """A model with an adapter that changes something; method: PEFT's class of its config.
+
+    each_layer: what is done to the layers of the base before.
+    """
     torch.manual_seed(3)
     alpha = "lora_alpha" if method == "LoraConfig" else "alpha"
     config = {"r": 4, alpha: 8, "target_modules": "all-linear", "task_type": "CAUSAL_LM"} | settings
-    model = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), getattr(peft, method)(**config))
+    base = AutoModelForCausalLM.from_pretrained(folder)
+    for layer in base.model.layers if each_layer is not None else ():
+        each_layer(layer)
+    model = peft.get_peft_model(base, getattr(peft, method)(**config))
     with torch.no_grad():  # one factor starts at zero, where the others have no gradient
         for name, parameter in model.named_parameters():
             if "lora_B" in name or "hada_w2_b" in name or "lokr_w1" in name:

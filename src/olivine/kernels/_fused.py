@@ -7,6 +7,7 @@ wide result is never read and written for the update alone. `fused_ops` has the 
 # mypy: disable-error-code="import-not-found,untyped-decorator,no-untyped-def,unused-ignore,no-any-return"
 # (Triton comes with torch for CUDA only, and its kernels are not typed)
 # ruff: noqa: ANN001, ANN202, N803, PLR0917 - kernels name their arguments as the tensors of the equations
+# ruff: noqa: C901, PLR0912, PLR0915 - each is one loop over what is read once
 
 import math
 
@@ -18,13 +19,15 @@ from olivine.kernels.fused_types import FLOAT8_LARGEST, Rotation, Update
 
 # Sizes of a program, each the fastest of half a dozen on an H200 for the shapes of Phi-3-mini and Qwen3-4B with 8,192
 # tokens. Norms: rows, columns of a tile, warps. The matrix units take no fewer than 16 rows.
-NORM, NORM_SLOPE = (16, 512, 4), (32, 128, 4)
+NORM = (16, 512, 4)
 TILE_ROWS, TILE_COLUMNS = 64, 64
 # Rows and columns of a tile, warps of a program, tiles of rows that it goes through.
 GATE, GATE_SLOPE = (32, 64, 4, 16), (32, 64, 4, 16)
+NORM_SLOPE = (64, 128, 8, 4)
 # Rows of a tile, warps of a program, heads that it goes through.
-ROTATE, ROTATE_SLOPE = (32, 4, 1), (64, 4, 2)
-QUANTIZE = (2048, 4)  # columns of a tile, warps
+ROTATE, ROTATE_SLOPE = (32, 4, 1), (64, 4, 1)
+MOST_HELD, QUANTIZE = 8192, 2048  # columns of a row that stays in registers, and of a tile of a longer one
+TRANSPOSE = (64, 64, 4)  # words of four rows, columns, warps
 SLAB = 256  # tokens over which one program of the slopes sums
 PROGRAMS = 256  # of the slopes: enough to fill a large GPU, few enough that the sum of their parts stays short
 
@@ -141,7 +144,7 @@ def _norm_slope(
     dx,
     du,
     a,
-    u,
+    along,
     h,
     weight,
     inverse_rms,
@@ -150,42 +153,34 @@ def _norm_slope(
     n_rows,
     n_columns,
     rank,
-    inverse_scaling,
+    n_tiles,
     STREAM: tl.constexpr,
     RANK: tl.constexpr,
-    ROWS: tl.constexpr,
-    COLUMNS: tl.constexpr,
+    TILE_ROWS: tl.constexpr,
+    TILE_COLUMNS: tl.constexpr,
 ):
-    """The slope by the norm's input, for dx + du a behind the norm and `stream` beside it."""
-    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    first = row[:, None].to(tl.int64) * n_columns
-    inverse = tl.load(inverse_rms + row, mask=row < n_rows, other=1.0)
-    total = tl.zeros((ROWS,), dtype=tl.float32)
-    if RANK > 0:  # the update's part of the sum: (du a) (w h) = du (a x) / r
-        k = tl.arange(0, RANK)
-        place, known = row[:, None].to(tl.int64) * rank + k, (row[:, None] < n_rows) & (k < rank)
-        left = tl.load(du + place, mask=known, other=0.0).to(tl.float32)
-        right = tl.load(u + place, mask=known, other=0.0).to(tl.float32)
-        total += tl.sum(left * right, axis=1) * inverse_scaling / inverse
-    for start in range(0, n_columns, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
+    """The slope by the norm's input, for dx + du a behind the norm and `stream` beside it; a's part is read once.
+
+    along: what the slope has in the direction of the norm's result, which the caller knows: nothing is summed here.
+    """
+    column = tl.program_id(0) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
+    factor = tl.load(weight + column, mask=column < n_columns, other=0.0)
+    if RANK > 0:
+        of_columns = _columns_of(a, column, n_columns, 1, n_columns, rank, RANK)
+    for tile in range(n_tiles):
+        row = (tl.program_id(1) * n_tiles + tile) * TILE_ROWS + tl.arange(0, TILE_ROWS)
         inside = (row[:, None] < n_rows) & (column < n_columns)
-        slope = tl.load(dx + first + column, mask=inside, other=0.0).to(tl.float32)
-        factor = tl.load(weight + column, mask=column < n_columns, other=0.0)
-        total += tl.sum(slope * factor * tl.load(h + first + column, mask=inside, other=0.0).to(tl.float32), axis=1)
-    along = total * inverse * inverse * inverse / n_columns
-    for start in range(0, n_columns, COLUMNS):
-        column = start + tl.arange(0, COLUMNS)
-        inside = (row[:, None] < n_rows) & (column < n_columns)
-        slope = tl.load(dx + first + column, mask=inside, other=0.0).to(tl.float32)
+        place = row[:, None].to(tl.int64) * n_columns + column
+        inverse = tl.load(inverse_rms + row, mask=row < n_rows, other=1.0)
+        share = tl.load(along + row, mask=row < n_rows, other=0.0) * inverse * inverse / n_columns
+        slope = tl.load(dx + place, mask=inside, other=0.0).to(tl.float32)
+        value = tl.load(h + place, mask=inside, other=0.0).to(tl.float32)
         if RANK > 0:
-            slope += _low_rank(du, a, row, column, n_rows, n_columns, rank, 1, n_columns, rank, RANK)
-        factor = tl.load(weight + column, mask=column < n_columns, other=0.0)
-        value = tl.load(h + first + column, mask=inside, other=0.0).to(tl.float32)
-        result = slope * factor * inverse[:, None] - value * along[:, None]
+            slope += tl.dot(_ranks_of(du, row, n_rows, rank, rank, RANK), of_columns)
+        result = slope * factor * inverse[:, None] - value * share[:, None]
         if STREAM:
-            result += tl.load(stream + first + column, mask=inside, other=0.0).to(tl.float32)
-        tl.store(out + first + column, result.to(out.dtype.element_ty), mask=inside)
+            result += tl.load(stream + place, mask=inside, other=0.0).to(tl.float32)
+        tl.store(out + place, result.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -268,8 +263,10 @@ def _gate_slope(
     dact,
     du,
     a,
+    bias,
     dgu,
     da,
+    along,
     n_rows,
     n_inner,
     u_stride,
@@ -278,12 +275,16 @@ def _gate_slope(
     a_rank,
     n_tiles,
     GELU: tl.constexpr,
+    BIAS: tl.constexpr,
     RANK: tl.constexpr,
     A_RANK: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     TILE_COLUMNS: tl.constexpr,
 ):
-    """The slopes by both halves, for dact + du a, and partial sums of du' act over the program's rows."""
+    """The slopes by both halves, for dact + du a, and partial sums of du' act over the program's rows.
+
+    along: of each row the program's part of the slope's product with what it is a slope by, without the bias.
+    """
     column = tl.program_id(0) * TILE_COLUMNS + tl.arange(0, TILE_COLUMNS)
     if RANK > 0:
         b_gate = _columns_of(b, column, n_inner, rank, 1, rank, RANK)
@@ -291,6 +292,9 @@ def _gate_slope(
     if A_RANK > 0:
         a_down = _columns_of(a, column, n_inner, 1, n_inner, a_rank, A_RANK)
         total = tl.zeros((A_RANK, TILE_COLUMNS), dtype=tl.float32)
+    if BIAS:
+        gate_bias = tl.load(bias + column, mask=column < n_inner, other=0.0).to(tl.float32)
+        up_bias = tl.load(bias + n_inner + column, mask=column < n_inner, other=0.0).to(tl.float32)
     for tile in range(n_tiles):
         row = (tl.program_id(1) * n_tiles + tile) * TILE_ROWS + tl.arange(0, TILE_ROWS)
         inside = (row[:, None] < n_rows) & (column < n_inner)
@@ -307,8 +311,16 @@ def _gate_slope(
             reduced = _ranks_of(du, row, n_rows, a_rank, a_rank, A_RANK)
             slope += tl.dot(reduced, a_down)
             total += tl.dot(tl.trans(reduced), (active * up).to(reduced.dtype))
-        tl.store(dgu + wide, (slope * up * _activation_slope(gate, GELU)).to(dgu.dtype.element_ty), mask=inside)
-        tl.store(dgu + wide + n_inner, (slope * active).to(dgu.dtype.element_ty), mask=inside)
+        tl.debug_barrier()  # all of a tile is read before any of it is written over
+        gate_slope = slope * up * _activation_slope(gate, GELU)
+        up_slope = slope * active
+        tl.store(dgu + wide, gate_slope.to(dgu.dtype.element_ty), mask=inside)
+        tl.store(dgu + wide + n_inner, up_slope.to(dgu.dtype.element_ty), mask=inside)
+        if BIAS:
+            gate -= gate_bias
+            up -= up_bias
+        product = tl.sum(gate_slope * gate + up_slope * up, axis=1)
+        tl.store(along + tl.program_id(0).to(tl.int64) * n_rows + row, product, mask=row < n_rows)
     if A_RANK > 0:
         k = tl.arange(0, A_RANK)[:, None]
         target = da + (tl.program_id(1) * a_rank + k) * n_inner + column
@@ -417,6 +429,31 @@ def _rotate(
 
 
 @triton.jit
+def _head_product(
+    slope1,
+    slope2,
+    rest_slope,
+    source,
+    row_mask,
+    HALF: tl.constexpr,
+    WIDTH: tl.constexpr,
+    SIZE: tl.constexpr,
+    REST: tl.constexpr,
+):
+    """Of each row the product of a head's slope with what lies at `source`: pointers [rows or 1, 1]."""
+    one = tl.arange(0, SIZE)
+    known = row_mask & (one[None, :] < HALF)
+    product = slope1 * tl.load(source + one, mask=known, other=0.0).to(tl.float32)
+    product += slope2 * tl.load(source + HALF + one, mask=known, other=0.0).to(tl.float32)
+    total = tl.sum(product, axis=1)
+    if REST > 0:
+        beyond = tl.arange(0, REST)
+        inside = row_mask & (beyond[None, :] < WIDTH - 2 * HALF)
+        total += tl.sum(rest_slope * tl.load(source + 2 * HALF + beyond, mask=inside, other=0.0).to(tl.float32), axis=1)
+    return total
+
+
+@triton.jit
 def _head_norm_slope(
     slope1,
     slope2,
@@ -464,7 +501,9 @@ def _rotate_slope(
     sin,
     q_weight,
     k_weight,
+    bias,
     out,
+    along,
     n_rows,
     n_queries,
     n_keys,
@@ -486,11 +525,16 @@ def _rotate_slope(
     SIZE: tl.constexpr,
     REST: tl.constexpr,
     NORMS: tl.constexpr,
+    BIAS: tl.constexpr,
     RANK: tl.constexpr,
     TILE_ROWS: tl.constexpr,
     HEADS: tl.constexpr,
 ):
-    """Back through rotation and norm into one tensor; with NORMS what the norm has read is computed again."""
+    """Back through rotation and norm into one tensor; with NORMS what the norm has read is computed again.
+
+    along: of each row the program's part of the slope's product with what it is a slope by, without the bias. Turning
+    changes no such product, so that turned queries and keys serve where they lie in the place of what was turned.
+    """
     row = tl.program_id(0) * TILE_ROWS + tl.arange(0, TILE_ROWS)
     long_row = row[:, None].to(tl.int64)
     padded_rest: tl.constexpr = REST if REST > 0 else 16
@@ -499,6 +543,9 @@ def _rotate_slope(
     inside_rest = (row[:, None] < n_rows) & (beyond < WIDTH - 2 * HALF)
     cosine = tl.load(cos + long_row * HALF + one, mask=inside, other=0.0).to(tl.float32)
     sine = tl.load(sin + long_row * HALF + one, mask=inside, other=0.0).to(tl.float32)
+    known = row[:, None] < n_rows
+    first_as_it_lies = n_queries + n_keys if NORMS else 0  # heads whose turned form lies in qkv
+    total = tl.zeros((TILE_ROWS,), dtype=tl.float32)
     for number in range(HEADS):
         head = tl.program_id(1) * HEADS + number
         if head < n_heads:
@@ -513,6 +560,10 @@ def _rotate_slope(
             slope2 = tl.load(source + HALF + one, mask=inside, other=0.0).to(tl.float32)
             if REST > 0:
                 rest_slope = tl.load(source + 2 * HALF + beyond, mask=inside_rest, other=0.0).to(tl.float32)
+            if head >= first_as_it_lies:
+                there = qkv + long_row * stride + start
+                rest_or_any = rest_slope if REST > 0 else slope1
+                total += _head_product(slope1, slope2, rest_or_any, there, known, HALF, WIDTH, SIZE, REST)
             if head < n_queries + n_keys:
                 turned = slope1 * cosine + slope2 * sine
                 slope2 = slope2 * cosine - slope1 * sine
@@ -544,11 +595,18 @@ def _rotate_slope(
                     slope1, slope2, rest_slope = _head_norm_slope(
                         slope1, slope2, rest_before, first, second, rest, weight, eps, WIDTH, HALF, SIZE, REST
                     )
+                    total += tl.sum(slope1 * first + slope2 * second, axis=1)
+                    if REST > 0:
+                        total += tl.sum(rest_slope * rest, axis=1)
+            if BIAS:
+                rest_or_any = rest_slope if REST > 0 else slope1
+                total -= _head_product(slope1, slope2, rest_or_any, bias + start, known, HALF, WIDTH, SIZE, REST)
             target = out + long_row * out_stride + start
             tl.store(target + one, slope1.to(out.dtype.element_ty), mask=inside)
             tl.store(target + HALF + one, slope2.to(out.dtype.element_ty), mask=inside)
             if REST > 0:
                 tl.store(target + 2 * HALF + beyond, rest_slope.to(out.dtype.element_ty), mask=inside_rest)
+    tl.store(along + tl.program_id(1).to(tl.int64) * n_rows + row, total, mask=row < n_rows)
 
 
 @triton.jit(do_not_specialize=["n_rows"])
@@ -631,38 +689,65 @@ def _sum_shares(
 
 @triton.jit
 def _quantize(
-    x, column_scales, codes, scales, n_columns, LARGEST: tl.constexpr, SCALED: tl.constexpr, BLOCK: tl.constexpr
+    x,
+    column_scales,
+    codes,
+    scales,
+    n_columns,
+    LARGEST: tl.constexpr,
+    SCALED: tl.constexpr,
+    HELD: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """A row a program: its largest magnitude becomes the largest number of 8 bits. The second pass finds it cached."""
+    """A row a program: its largest magnitude becomes the largest number of 8 bits.
+
+    HELD: the row is one block, which stays in registers; else a second pass reads it again, from the cache.
+    """
     row = tl.program_id(0).to(tl.int64)
-    largest = tl.zeros((BLOCK,), dtype=tl.float32)
-    for start in range(0, n_columns, BLOCK):
-        column = start + tl.arange(0, BLOCK)
+    column = tl.arange(0, BLOCK)
+    if HELD:
         inside = column < n_columns
         value = tl.load(x + row * n_columns + column, mask=inside, other=0.0).to(tl.float32)
         if SCALED:
             value *= tl.load(column_scales + column, mask=inside, other=0.0)
-        largest = tl.maximum(largest, tl.abs(value))
-    scale = tl.maximum(tl.max(largest, axis=0), 1e-12) / LARGEST
+        scale = tl.maximum(tl.max(tl.abs(value), axis=0), 1e-12) / LARGEST
+        tl.store(codes + row * n_columns + column, (value * (1.0 / scale)).to(codes.dtype.element_ty), mask=inside)
+    else:
+        largest = tl.zeros((BLOCK,), dtype=tl.float32)
+        for start in range(0, n_columns, BLOCK):
+            inside = start + column < n_columns
+            value = tl.load(x + row * n_columns + start + column, mask=inside, other=0.0).to(tl.float32)
+            if SCALED:
+                value *= tl.load(column_scales + start + column, mask=inside, other=0.0)
+            largest = tl.maximum(largest, tl.abs(value))
+        scale = tl.maximum(tl.max(largest, axis=0), 1e-12) / LARGEST
+        inverse = 1.0 / scale
+        for start in range(0, n_columns, BLOCK):
+            inside = start + column < n_columns
+            value = tl.load(x + row * n_columns + start + column, mask=inside, other=0.0).to(tl.float32)
+            if SCALED:
+                value *= tl.load(column_scales + start + column, mask=inside, other=0.0)
+            target = codes + row * n_columns + start + column
+            tl.store(target, (value * inverse).to(codes.dtype.element_ty), mask=inside)
     tl.store(scales + row, scale)
-    inverse = 1.0 / scale
-    for start in range(0, n_columns, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        inside = column < n_columns
-        value = tl.load(x + row * n_columns + column, mask=inside, other=0.0).to(tl.float32)
-        if SCALED:
-            value *= tl.load(column_scales + column, mask=inside, other=0.0)
-        tl.store(codes + row * n_columns + column, (value * inverse).to(codes.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _transpose(x, out, n_rows, n_columns, SIDE: tl.constexpr):
-    row = tl.program_id(0) * SIDE + tl.arange(0, SIDE)
-    column = tl.program_id(1) * SIDE + tl.arange(0, SIDE)
-    inside = (row[:, None] < n_rows) & (column < n_columns)
-    tile = tl.load(x + row[:, None].to(tl.int64) * n_columns + column, mask=inside, other=0)
-    turned = (column[:, None] < n_columns) & (row < n_rows)
-    tl.store(out + column[:, None].to(tl.int64) * n_rows + row, tl.trans(tile), mask=turned)
+def _transpose(x, out, n_rows, n_columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """Four rows of bytes become one of words, whose columns turn: bytes by themselves turn at half of the speed.
+
+    x: uint8 [n_rows, n_columns], n_rows a multiple of 4; out: int32 [n_columns, n_rows / 4]. ROWS: of words in a tile.
+    """
+    word = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
+    inside = (word[:, None] * 4 < n_rows) & (column < n_columns)
+    first = x + word[:, None].to(tl.int64) * 4 * n_columns + column
+    words = tl.load(first, mask=inside, other=0).to(tl.int32)
+    words |= tl.load(first + n_columns, mask=inside, other=0).to(tl.int32) << 8
+    words |= tl.load(first + 2 * n_columns, mask=inside, other=0).to(tl.int32) << 16
+    words |= tl.load(first + 3 * n_columns, mask=inside, other=0).to(tl.int32) << 24
+    turned = (column[:, None] < n_columns) & (word * 4 < n_rows)
+    tl.store(out + column[:, None].to(tl.int64) * (n_rows // 4) + word, tl.trans(words), mask=turned)
 
 
 @triton.jit
@@ -758,19 +843,17 @@ def norm_slope(
     weight: torch.Tensor,
     inverse: torch.Tensor,
     stream: torch.Tensor | None,
-    reduced: torch.Tensor | None,
-    scaling: float,
+    along: torch.Tensor,
 ) -> torch.Tensor:
     """See `fused_ops.norm_slope`; update: u is the slope of the ranks, b is A' as a view of A."""
     n_rows, n_columns = h.shape
     out = torch.empty_like(h)
     u, b, rank = _of(update, h)
-    a = b.t() if rank else b
-    _norm_slope[(triton.cdiv(n_rows, NORM_SLOPE[0]),)](
-        dx, u, a, u if reduced is None else reduced, h, weight, inverse, dx if stream is None else stream, out,
-        n_rows, n_columns, rank, 1.0 / scaling,
-        STREAM=stream is not None, RANK=_padded(rank),
-        ROWS=NORM_SLOPE[0], COLUMNS=NORM_SLOPE[1], num_warps=NORM_SLOPE[2],
+    rows, columns, warps, n_tiles = NORM_SLOPE
+    _norm_slope[(triton.cdiv(n_columns, columns), triton.cdiv(n_rows, rows * n_tiles))](
+        dx, u, b.t() if rank else b, along, h, weight, inverse, dx if stream is None else stream, out,
+        n_rows, n_columns, rank, n_tiles,
+        STREAM=stream is not None, RANK=_padded(rank), TILE_ROWS=rows, TILE_COLUMNS=columns, num_warps=warps,
     )  # fmt: skip
     return out
 
@@ -790,22 +873,29 @@ def gate(gu: torch.Tensor, update: Update | None, *, gelu: bool) -> torch.Tensor
 
 
 def gate_slope(
-    gu: torch.Tensor, update: Update | None, dact: torch.Tensor, slope: Update | None, *, gelu: bool
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """See `fused_ops.gate_slope`."""
+    gu: torch.Tensor,
+    update: Update | None,
+    dact: torch.Tensor,
+    slope: Update | None,
+    bias: torch.Tensor | None,
+    *,
+    gelu: bool,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """See `fused_ops.gate_slope`; each tile of the slope is written over what was read for it."""
     n_rows, n_inner = dact.shape
-    dgu = torch.empty_like(gu)
     u, b, rank = _of(update, gu)
     du, a, a_rank = _of(slope, dact)
     rows, columns, warps, n_tiles = GATE_SLOPE
     grid = (triton.cdiv(n_inner, columns), triton.cdiv(n_rows, rows * n_tiles))
     da = torch.empty(grid[1], a_rank, n_inner, dtype=torch.float32, device=gu.device)
+    along = torch.empty(grid[0], n_rows, dtype=torch.float32, device=gu.device)
     _gate_slope[grid](
-        gu, u, b, dact, du, a.t() if a_rank else a, dgu, da, n_rows, n_inner, u.shape[1],
-        update.offsets[-1] if update else 0, rank, a_rank, n_tiles,
-        GELU=gelu, RANK=_padded(rank), A_RANK=_padded(a_rank), TILE_ROWS=rows, TILE_COLUMNS=columns, num_warps=warps,
+        gu, u, b, dact, du, a.t() if a_rank else a, gu if bias is None else bias, gu, da, along,
+        n_rows, n_inner, u.shape[1], update.offsets[-1] if update else 0, rank, a_rank, n_tiles,
+        GELU=gelu, BIAS=bias is not None, RANK=_padded(rank), A_RANK=_padded(a_rank),
+        TILE_ROWS=rows, TILE_COLUMNS=columns, num_warps=warps,
     )  # fmt: skip
-    return dgu, da.sum(0) if a_rank else None
+    return gu, along.sum(0), da.sum(0) if a_rank else None
 
 
 def _rotation_sizes(rotation: Rotation) -> dict[str, int | bool]:
@@ -843,25 +933,28 @@ def rotate(qkv: torch.Tensor, update: Update | None, rotation: Rotation) -> torc
 
 def rotate_slope(
     slopes: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    qkv: torch.Tensor | None,
+    qkv: torch.Tensor,
     update: Update | None,
+    bias: torch.Tensor | None,
     rotation: Rotation,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """See `fused_ops.rotate_slope`; slopes: [n_heads, n_rows, width] with any strides but the last."""
     slopes = tuple(slope if slope.stride(2) == 1 else slope.contiguous() for slope in slopes)
     n_rows, n_heads = slopes[0].shape[1], sum(slope.shape[0] for slope in slopes)
     out = slopes[0].new_empty(n_rows, n_heads * rotation.width)
-    raw = out if qkv is None else qkv
     u, b, rank = _of(update if rotation.q_weight is not None else None, out)
     weights = (out, out) if rotation.q_weight is None else (rotation.q_weight, rotation.k_weight)
     strides = [stride for slope in slopes for stride in slope.stride()[:2]]
     rows, warps, heads = ROTATE_SLOPE
-    _rotate_slope[(triton.cdiv(n_rows, rows), triton.cdiv(n_heads, heads))](
-        *slopes, raw, u, b, rotation.cos, rotation.sin, *weights, out, n_rows, rotation.n_queries, rotation.n_keys,
-        n_heads, *strides, raw.shape[1], out.shape[1], u.shape[1], rank, _offsets(update)[0], rotation.eps,
-        **_rotation_sizes(rotation), RANK=_padded(rank), TILE_ROWS=rows, HEADS=heads, num_warps=warps,
+    grid = (triton.cdiv(n_rows, rows), triton.cdiv(n_heads, heads))
+    along = torch.empty(grid[1], n_rows, dtype=torch.float32, device=out.device)
+    _rotate_slope[grid](
+        *slopes, qkv, u, b, rotation.cos, rotation.sin, *weights, qkv if bias is None else bias, out, along,
+        n_rows, rotation.n_queries, rotation.n_keys, n_heads, *strides, qkv.shape[1], out.shape[1], u.shape[1], rank,
+        _offsets(update)[0], rotation.eps, **_rotation_sizes(rotation),
+        BIAS=bias is not None, RANK=_padded(rank), TILE_ROWS=rows, HEADS=heads, num_warps=warps,
     )  # fmt: skip
-    return out
+    return out, along.sum(0)
 
 
 def shares_of(columns: tuple[int, ...], n_slabs: int) -> tuple[int, int]:
@@ -906,20 +999,24 @@ def quantize(x: torch.Tensor, column_scales: torch.Tensor | None) -> tuple[torch
     """See `fused_ops.quantize`."""
     n_rows, n_columns = x.shape
     codes, scales = torch.empty_like(x, dtype=torch.float8_e4m3fn), x.new_empty(n_rows, 1, dtype=torch.float32)
-    block, warps = QUANTIZE
+    held = n_columns <= MOST_HELD
     _quantize[(n_rows,)](
         x, scales if column_scales is None else column_scales, codes, scales, n_columns,
-        LARGEST=FLOAT8_LARGEST, SCALED=column_scales is not None, BLOCK=block, num_warps=warps,
+        LARGEST=FLOAT8_LARGEST, SCALED=column_scales is not None, HELD=held,
+        BLOCK=triton.next_power_of_2(n_columns) if held else QUANTIZE, num_warps=4,
     )  # fmt: skip
     return codes, scales
 
 
 def transpose(codes: torch.Tensor) -> torch.Tensor:
-    """A matrix of bytes with its rows as columns."""
+    """A matrix of bytes with its rows, a multiple of 4, as columns."""
     n_rows, n_columns = codes.shape
     out = codes.new_empty(n_columns, n_rows)
-    grid = (triton.cdiv(n_rows, 128), triton.cdiv(n_columns, 128))
-    _transpose[grid](codes.view(torch.uint8), out.view(torch.uint8), n_rows, n_columns, SIDE=128, num_warps=8)
+    rows, columns, warps = TRANSPOSE
+    grid = (triton.cdiv(n_rows // 4, rows), triton.cdiv(n_columns, columns))
+    _transpose[grid](
+        codes.view(torch.uint8), out.view(torch.int32), n_rows, n_columns, ROWS=rows, COLUMNS=columns, num_warps=warps
+    )
     return out
 
 

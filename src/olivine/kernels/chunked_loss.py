@@ -79,7 +79,8 @@ def chunked_loss(
     A head that is a plain linear layer takes the fast form, whether it is trained or frozen; any other module (an
     adapted head) is called chunk by chunk and computed again in the backward pass.
     """
-    n_rows = n_rows or chunk_sizes.chunk_rows(_n_outputs(head), hidden.device.type)
+    in_one_kernel = in_triton(hidden) and type(head) is torch.nn.Linear
+    n_rows = n_rows or chunk_sizes.chunk_rows(_n_outputs(head), "kernel" if in_one_kernel else hidden.device.type)
     if hidden.shape[0] == 0:
         return hidden.sum().float() * 0.0
     if type(head) is torch.nn.Linear:
@@ -163,6 +164,7 @@ class _LinearLoss(torch.autograd.Function):  # type: ignore[misc] # torch is not
                 grad_weight += slope.t() @ states
             if grad_bias is not None:
                 grad_bias += slope.sum(dim=0, dtype=torch.float32)
+            del raw, slope  # before the next chunk takes as much
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
         ctx.dtypes = (weight.dtype, None if bias is None else bias.dtype)
         return total

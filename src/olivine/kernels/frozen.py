@@ -4,7 +4,8 @@ Layers that read one input are one product: where their weights allow it they be
 layer keeps its own parameter and memory holds each weight once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -20,6 +21,10 @@ class Frozen(Protocol):
 
     in_eight_bits: bool
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """What is added to the product [out], one layer's after the other's."""
+
     def forward(self, x: torch.Tensor, eight: Eight | None = None) -> torch.Tensor:
         """The product x W' + bias [n, out] of x [n, in]; eight: x in 8 bits, where somebody has it already."""
 
@@ -27,14 +32,22 @@ class Frozen(Protocol):
         """The product g W [n, in] of g [n, out]."""
 
 
-def together(layers: Sequence[Any]) -> Frozen | None:
-    """The product of these linear layers; None when they do not go together."""
+def together(layers: Sequence[Any], *, gathered: bool = False) -> Frozen | None:
+    """The product of these linear layers; None when they do not go together.
+
+    gathered: their weights lie in parts on several devices, and each layer has its own only while it computes.
+    """
     kinds = {type(layer) for layer in layers}
+    if kinds == {torch.nn.Linear} and gathered:
+        return OneByOne(layers, lambda layer, _: layer.weight, lambda: _one_bias(layers))
     if kinds == {torch.nn.Linear}:
         return Dense(layers)
     if kinds == {Linear8bit}:
         return EightBits(layers)
-    return FourBits(layers) if kinds == {Linear4bit} else None
+    if kinds != {Linear4bit}:
+        return None
+    bias = _one_bias(layers)
+    return OneByOne(layers, lambda layer, dtype: layer.unpacked(dtype), lambda: bias)
 
 
 def _one_bias(layers: Sequence[Any]) -> torch.Tensor | None:
@@ -77,6 +90,44 @@ class Dense:
         return g @ self.weight
 
 
+@dataclass
+class OneByOne:
+    """Weights that are there for their product alone: each layer multiplies by itself, into its part of one result.
+
+    They lie in 4 bits, or in parts on several devices (FSDP2). weight_of: a layer's in a type; bias_of: that of all.
+    """
+
+    layers: Sequence[Any]
+    weight_of: Callable[[Any, torch.dtype], torch.Tensor]
+    bias_of: Callable[[], torch.Tensor | None]
+    in_eight_bits: bool = False
+
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """As Frozen says."""
+        return self.bias_of()
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [layer.out_features for layer in self.layers]
+
+    def forward(self, x: torch.Tensor, eight: Eight | None = None) -> torch.Tensor:  # noqa: ARG002 - it has 16 bits
+        """As Frozen says."""
+        y = x.new_empty(len(x), sum(self._sizes))
+        for layer, part in zip(self.layers, y.split(self._sizes, dim=1), strict=True):
+            torch.mm(x, self.weight_of(layer, x.dtype).t(), out=part)
+        bias = self.bias
+        return y if bias is None else y.add_(bias)
+
+    def backward(self, g: torch.Tensor) -> torch.Tensor:
+        """As Frozen says."""
+        parts = g.split(self._sizes, dim=1)
+        dx = parts[0] @ self.weight_of(self.layers[0], g.dtype)
+        for layer, part in zip(self.layers[1:], parts[1:], strict=True):
+            dx.addmm_(part, self.weight_of(layer, g.dtype))
+        return dx
+
+
 class EightBits:
     """Weights in 8 bits: the inputs of both products are rounded to 8 bits as well, a scale a row."""
 
@@ -95,29 +146,3 @@ class EightBits:
     def backward(self, g: torch.Tensor) -> torch.Tensor:
         """As Frozen says."""
         return backward_product(g, self.codes, self.scales)
-
-
-class FourBits:
-    """Weights in 4 bits, each unpacked for its product."""
-
-    in_eight_bits = False
-
-    def __init__(self, layers: Sequence[Linear4bit]) -> None:
-        self.layers = list(layers)
-        self.bias = _one_bias(layers)
-
-    def forward(self, x: torch.Tensor, eight: Eight | None = None) -> torch.Tensor:  # noqa: ARG002 - it has 16 bits
-        """As Frozen says."""
-        sizes = [layer.out_features for layer in self.layers]
-        y = x.new_empty(len(x), sum(sizes))
-        for layer, part in zip(self.layers, y.split(sizes, dim=1), strict=True):
-            torch.mm(x, layer.unpacked(x.dtype).t(), out=part)
-        return y if self.bias is None else y.add_(self.bias)
-
-    def backward(self, g: torch.Tensor) -> torch.Tensor:
-        """As Frozen says."""
-        parts = g.split([layer.out_features for layer in self.layers], dim=1)
-        dx = parts[0] @ self.layers[0].unpacked(g.dtype)
-        for layer, part in zip(self.layers[1:], parts[1:], strict=True):
-            dx.addmm_(part, layer.unpacked(g.dtype))
-        return dx

@@ -11,7 +11,8 @@ made once for each forward pass of the decoder.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -92,10 +93,10 @@ class Projection:
         norm: "Norm",
         inverse: torch.Tensor,
         stream: torch.Tensor | None,
-        u: torch.Tensor | None,
+        along: torch.Tensor,
     ) -> torch.Tensor:
         """The slope by the stream before the norm whose result is projected; dx: the base's part of the norm's."""
-        return fused_ops.norm_slope(dx, self.input_update(du), h, norm.weight, inverse, stream, u, self.scaling)
+        return fused_ops.norm_slope(dx, self.input_update(du), h, norm.weight, inverse, stream, along)
 
     def gradients(self, da: torch.Tensor | None, db: torch.Tensor | None) -> list[torch.Tensor]:
         """The slopes of the masters, in their order."""
@@ -174,7 +175,7 @@ class _First(torch.autograd.Function):  # type: ignore[misc] # torch is not read
         turned = fused_ops.rotate(qkv, projection.update(u), rotation)
         n_turned = (heads.n_queries + heads.n_keys) * heads.width
         ctx.parts = parts
-        ctx.save_for_backward(h, inverse, u, cos, sin, qkv if heads.q_norm is not None else None)
+        ctx.save_for_backward(h, inverse, u, cos, sin, qkv)  # attention keeps views of it in any case
         queries, keys = turned[:, :n_turned].split([heads.n_queries * heads.width, heads.n_keys * heads.width], dim=1)
         q, k, v = (part.unflatten(1, (-1, heads.width)).transpose(0, 1) for part in (queries, keys, qkv[:, n_turned:]))
         return q, k, v, h
@@ -186,13 +187,14 @@ class _First(torch.autograd.Function):  # type: ignore[misc] # torch is not read
         h, inverse, u, cos, sin, qkv = ctx.saved_tensors
         parts, projection = ctx.parts, ctx.parts.qkv
         rotation = _rotation(parts.heads, cos, sin)
-        dqkv = fused_ops.rotate_slope((dq, dk, dv), qkv, projection.update(u), rotation)
+        bias = projection.frozen.bias
+        dqkv, along = fused_ops.rotate_slope((dq, dk, dv), qkv, projection.update(u), bias, rotation)
         du, db, scaled = projection.slopes(dqkv, u, inverse)
         da = _slope_of_a(scaled, h, parts.before)
         dh = None
         if ctx.needs_input_grad[0]:
             dx = projection.frozen.backward(dqkv)
-            dh = projection.norm_slope(dx, du, h, parts.before, inverse, stream, u)
+            dh = projection.norm_slope(dx, du, h, parts.before, inverse, stream, along)
         return dh, None, None, None, *projection.gradients(da, db)
 
 
@@ -204,7 +206,7 @@ def _rotation(heads: Heads, cos: torch.Tensor, sin: torch.Tensor) -> Rotation:
 
 
 class _Second(torch.autograd.Function):  # type: ignore[misc] # as above
-    """Attention's output projection, the stream, norm, gated MLP, and the stream again."""
+    """Attention's output projection, the stream, norm, gated MLP, and the stream again as [1, n, hidden]."""
 
     @staticmethod
     def forward(
@@ -227,22 +229,27 @@ class _Second(torch.autograd.Function):  # type: ignore[misc] # as above
         result = fused_ops.add(down.frozen.forward(act), down.update(ud), middle) if wants_result else _unread(middle)
         ctx.parts = parts
         ctx.save_for_backward(a, uo, middle, inverse, gu, ug, ud)
-        return result
+        return result[None]
 
     @staticmethod
     def backward(ctx: Any, g: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         a, uo, middle, inverse, gu, ug, ud = ctx.saved_tensors
         parts, out, gate_up, down = ctx.parts, ctx.parts.out, ctx.parts.gate_up, ctx.parts.down
-        g = g.contiguous()
+        g = g.squeeze(0).contiguous()
         dud, dbd, _ = down.slopes(g, ud)
-        dgu, dad = fused_ops.gate_slope(
-            gu, gate_up.update(ug), down.frozen.backward(g), down.input_update(dud), gelu=parts.gelu
+        dgu, along, dad = fused_ops.gate_slope(
+            gu,
+            gate_up.update(ug),
+            down.frozen.backward(g),
+            down.input_update(dud),
+            gate_up.frozen.bias,
+            gelu=parts.gelu,
         )
         dug, dbg, scaled = gate_up.slopes(dgu, ug, inverse)
         dag = _slope_of_a(scaled, middle, parts.after)
         dx = gate_up.frozen.backward(dgu)
         del dgu
-        dh = gate_up.norm_slope(dx, dug, middle, parts.after, inverse, g, ug)
+        dh = gate_up.norm_slope(dx, dug, middle, parts.after, inverse, g, along)
         duo, dbo, _ = out.slopes(dh, uo)
         dao = None if duo is None else duo.t() @ a
         attended = fused_ops.add(out.frozen.backward(dh), out.input_update(duo))
@@ -286,7 +293,7 @@ def run(
     )
     masters = (*parts.out.masters, *parts.gate_up.masters, *parts.down.masters)
     result: torch.Tensor = _Second.apply(attended.squeeze(0).flatten(1).contiguous(), h, parts, wants_result, *masters)
-    return result[None]
+    return result
 
 
 def _half(angles: torch.Tensor) -> torch.Tensor:
@@ -339,12 +346,16 @@ def _fused_class(layer_class: type) -> type:
 
 @dataclass(frozen=True)
 class Recorded:
-    """All layers as one CUDA graph in each direction. n_tokens, n_bounds, longest: of the rows that it takes."""
+    """All layers as one CUDA graph in each direction. n_tokens, n_bounds, longest: of the rows that it takes.
+
+    length: of each segment, where all of them have one; None for any lengths.
+    """
 
     call: Callable[..., torch.Tensor]
     n_tokens: int
     n_bounds: int
     longest: int
+    length: int | None
 
     def takes(self, layer: Any, hidden: torch.Tensor, more: dict[str, Any]) -> bool:
         """Whether a forward pass has the recorded form, and a backward pass after it."""
@@ -352,6 +363,8 @@ class Recorded:
         if bounds is None or not layer.training or not torch.is_grad_enabled():
             return False
         is_alike = (*hidden.shape[:2], len(bounds)) == (1, self.n_tokens, self.n_bounds)
+        if self.length is not None and more.get("segment_length") != self.length:
+            return False
         return bool(is_alike and more["max_length_q"] <= self.longest)
 
 
@@ -382,22 +395,27 @@ class FusedLayers:
             del layer.fused_parts, layer.fused_layers
 
     def record(
-        self, hidden: torch.Tensor, angles: tuple[torch.Tensor, torch.Tensor], bounds: torch.Tensor, longest: int
+        self,
+        hidden: torch.Tensor,
+        angles: tuple[torch.Tensor, torch.Tensor],
+        bounds: torch.Tensor,
+        longest: int,
+        length: int | None = None,
     ) -> None:
         """Record a CUDA graph of both directions for rows such as these; the gradients lie in the graph's memory.
 
-        A step must have one micro-batch then: the next replay writes over its gradients.
+        A step must have one micro-batch then: the next replay writes over its gradients. length: see Recorded.
         """
 
         def whole(hidden: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, bounds: torch.Tensor, *_: Any) -> Any:
             for layer in self.layers:
-                segments = {"cu_seq_lens_q": bounds, "max_length_q": longest}
+                segments = {"cu_seq_lens_q": bounds, "max_length_q": longest, "segment_length": length}
                 hidden = run(layer.fused_parts, hidden, cos, sin, **segments)
             return hidden
 
         self.refresh()
         call = torch.cuda.make_graphed_callables(whole, (hidden, *angles, bounds, *self.masters))
-        self.recorded = Recorded(call, hidden.shape[1], len(bounds), longest)
+        self.recorded = Recorded(call, hidden.shape[1], len(bounds), longest, length)
 
     def replays(self, layer: Any, hidden: torch.Tensor, more: dict[str, Any]) -> bool:
         """Whether this forward pass is a replay; the first layer decides for all."""
@@ -418,9 +436,13 @@ def take_over(
     """Let the decoder's layers compute as `run` does, in place; None when one of them is of another kind.
 
     layers: all of them, adapted, with LoraLinear in the place of PEFT's layers. attention: the scaling and the window
-    of each attention module. model: the decoder, before whose forward pass the adapters are copied.
+    of each attention module. model: the decoder, before whose forward pass the adapters are copied. A layer that lies
+    in parts on several devices (FSDP2) gathers its weights as before, in hooks of its own.
     """
-    taken = [_taken_apart(layer, attention) for layer in layers]
+    taken = []
+    for layer in layers:
+        with _gathered(layer):
+            taken.append(_taken_apart(layer, attention))
     if not taken or any(description is None for description in taken):
         return None
     fused = FusedLayers(list(layers))
@@ -436,6 +458,19 @@ def take_over(
     return fused
 
 
+@contextmanager
+def _gathered(layer: Any) -> Iterator[None]:
+    """Let a layer that lies in parts have its weights for a moment; all ranks look at their layers in one order."""
+    if not hasattr(layer, "unshard"):
+        yield
+        return
+    layer.unshard()
+    try:
+        yield
+    finally:
+        layer.reshard()
+
+
 @dataclass(frozen=True)
 class _Description:
     """A layer that can be put together; nothing is changed before `joined`."""
@@ -449,7 +484,8 @@ class _Description:
     gelu: bool
 
     def joined(self) -> Parts:
-        qkv, out, gate_up, down = (_projection(group) for group in self.groups)
+        gathered = hasattr(self.layer, "unshard")
+        qkv, out, gate_up, down = (_projection(group, gathered=gathered) for group in self.groups)
         return Parts(self.attention, self.before, qkv, self.heads, out, self.after, gate_up, down, self.gelu)
 
 
@@ -518,9 +554,9 @@ def _scaling(layer: LoraLinear) -> float:
     return float(layer.scaling[layer.active_adapters[0]])
 
 
-def _projection(layers: Sequence[Any]) -> Projection:
+def _projection(layers: Sequence[Any], *, gathered: bool) -> Projection:
     bases = [_base(layer) for layer in layers]
-    frozen = together(bases)
+    frozen = together(bases, gathered=gathered)
     assert frozen is not None  # noqa: S101 - `_go_together` has seen to it
     columns, n_inputs = tuple(base.out_features for base in bases), bases[0].in_features
     adapted = tuple(isinstance(layer, LoraLinear) for layer in layers)

@@ -5,7 +5,7 @@ half precision each function is one kernel (`_fused`).
 
     update of a product y [n, out]:  y += u B',  u = s x A' [n, parts * rank]
     norm:      x = w h r,  r = 1 / sqrt(mean(h^2) + eps)
-    its slope: dh = w dx r - h r^3 mean(w dx h)
+    its slope: dh = w dx r - h r^2 mean(dx x),  sum(dx x) = sum(g y) for y = x W' with the slope g
     gate:      act = f(gate) up;  dup = dact f(gate),  dgate = dact up f'(gate)
     rotation:  [q1, q2] -> [q1 cos - q2 sin, q2 cos + q1 sin]
 """
@@ -77,21 +77,21 @@ def norm_slope(
     weight: torch.Tensor,
     inverse: torch.Tensor,
     stream: torch.Tensor | None,
-    reduced: torch.Tensor | None = None,
-    scaling: float = 1.0,
+    along: torch.Tensor,
 ) -> torch.Tensor:
     """The slope by the stream h, for dx and its update by the norm, plus the slope that reaches the stream otherwise.
 
-    update: u is the slope by the ranks [n, all ranks], b is A' [hidden, all ranks]; in one part. reduced: s x A' as the
-    forward pass had it; the kernel takes the update's part of mean(w dx h) from it: (du A) (w h) = du (A x) / r.
+    update: u is the slope by the ranks [n, all ranks], b is A' [hidden, all ranks]; in one part. along: sum(dx x) of
+    each row, the update counted, in float32 [n]. The caller has it from the projection behind the norm: for y = x W' it
+    is sum(g y), and both lie side by side where the slope g is made.
     """
     if in_triton(h):
         from olivine.kernels import _fused
 
-        return _fused.norm_slope(dx, update, h, weight, inverse, stream, reduced, scaling)
-    slope, wide = _updated(dx, update) * weight, h.to(weight.dtype)
-    along = (slope * wide).mean(-1, keepdim=True) * inverse[:, None] ** 3
-    slope = slope * inverse[:, None] - wide * along
+        return _fused.norm_slope(dx, update, h, weight, inverse, stream, along)
+    wide = h.to(weight.dtype)
+    slope = _updated(dx, update) * weight * inverse[:, None]
+    slope = slope - wide * (along * inverse.square() / h.shape[1])[:, None]
     return (slope if stream is None else slope + stream).to(h.dtype)
 
 
@@ -110,20 +110,30 @@ def _activated(z: torch.Tensor, *, gelu: bool) -> torch.Tensor:
 
 
 def gate_slope(
-    gu: torch.Tensor, update: Update | None, dact: torch.Tensor, slope: Update | None, *, gelu: bool = False
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The slope by both halves [n, 2 inner] for dact [n, inner] and its update du A, and A's own: du' act in float32.
+    gu: torch.Tensor,
+    update: Update | None,
+    dact: torch.Tensor,
+    slope: Update | None,
+    bias: torch.Tensor | None = None,
+    *,
+    gelu: bool = False,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """The slope by both halves [n, 2 inner] for dact [n, inner] with its update, its sum(g y), and A's own: du' act.
 
-    slope: u is du [n, rank], b is A' [inner, rank]. The activation is computed again and never written.
+    slope: u is du [n, rank], b is A' [inner, rank]. bias: [2 inner], the part of both halves that is no product; it is
+    taken from y (see `norm_slope`). Sums are float32. The activation is computed again and never written. On a GPU the
+    slope lies in the place of gu, which nobody reads after it.
     """
     if in_triton(gu):
         from olivine.kernels import _fused
 
-        return _fused.gate_slope(gu, update, dact, slope, gelu=gelu)
-    first, second = _updated(gu, update).chunk(2, dim=1)
+        return _fused.gate_slope(gu, update, dact, slope, bias, gelu=gelu)
+    both = _updated(gu, update)
+    first, second = both.chunk(2, dim=1)
     back, active = _updated(dact, slope), _activated(first, gelu=gelu)
     dgu = torch.cat([back * second * _activation_slope(first, gelu=gelu), back * active], dim=1)
-    return dgu.to(gu.dtype), None if slope is None else slope.u.t().to(active) @ (active * second)
+    along = (dgu * (both if bias is None else both - bias)).sum(1)
+    return dgu.to(gu.dtype), along, None if slope is None else slope.u.t().to(active) @ (active * second)
 
 
 def _activation_slope(z: torch.Tensor, *, gelu: bool) -> torch.Tensor:
@@ -179,29 +189,39 @@ def _turn(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Te
 
 def rotate_slope(
     slopes_of: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    qkv: torch.Tensor | None,
+    qkv: torch.Tensor,
     update: Update | None,
+    bias: torch.Tensor | None,
     rotation: Rotation,
-) -> torch.Tensor:
+) -> tuple[torch.Tensor, torch.Tensor]:
     """The slope by the fused projection's result [n, features], for slopes by queries, keys, values [heads, n, width].
 
-    qkv, update: as they went into `rotate`; needed where heads are normed.
+    With it its sum(g y) [n] in float32, y without the bias [features] (see `norm_slope`). qkv: as `rotate` left it;
+    turned queries and keys have that sum as well. update: as it went into `rotate`.
     """
     if in_triton(slopes_of[0]):
         from olivine.kernels import _fused
 
-        return _fused.rotate_slope(slopes_of, qkv, update, rotation)
+        return _fused.rotate_slope(slopes_of, qkv, update, bias, rotation)
     dq, dk, dv = (slope.transpose(0, 1) for slope in slopes_of)
     wide = torch.promote_types(dq.dtype, torch.float32)
-    heads = _turn(torch.cat([dq, dk], dim=1).to(wide), rotation.cos, -rotation.sin)
-    weight = _head_weights(rotation)
-    if weight is not None:
-        assert qkv is not None  # noqa: S101 - for the type checker
-        raw = _updated(qkv, update).unflatten(1, (-1, rotation.width))[:, : heads.shape[1]]
+    before, dv = torch.cat([dq, dk], dim=1).to(wide), dv.to(wide)
+    heads, weight = _turn(before, rotation.cos, -rotation.sin), _head_weights(rotation)
+    left = qkv.to(wide).unflatten(1, (-1, rotation.width))
+    n_turned = heads.shape[1]
+    if weight is None:
+        along = (before * left[:, :n_turned]).sum((1, 2))
+    else:
+        raw = _updated(qkv, update).unflatten(1, (-1, rotation.width))[:, :n_turned]
         inverse = torch.rsqrt(raw.square().mean(-1, keepdim=True) + rotation.eps)
         heads = heads * weight
         heads = inverse * heads - raw * (heads * raw).mean(-1, keepdim=True) * inverse**3
-    return torch.cat([heads, dv.to(wide)], dim=1).flatten(1).to(dq.dtype)
+        along = (heads * raw).sum((1, 2))
+    along = along + (dv * left[:, n_turned:]).sum((1, 2))
+    slope = torch.cat([heads, dv], dim=1).flatten(1)
+    if bias is not None:
+        along = along - slope @ bias.to(slope)
+    return slope.to(dq.dtype), along
 
 
 def slopes(

@@ -66,6 +66,8 @@ class Segments:
         longest: what the field says if no segment is longer, so that it need not change from row to row either.
         """
         ends = torch.tensor([0, *lengths, *[0] * max(0, n_segments - len(lengths))]).cumsum(0).to(torch.int32)
+        if torch.device(device).type == "cuda":
+            ends = ends.pin_memory()  # a copy from other memory may wait until the device has no work
         return Segments(ends.to(device, non_blocking=True), max([longest, *lengths]), tuple(lengths))
 
     @property

@@ -190,7 +190,7 @@ def use_fused_layers(model: Any) -> tuple[fused_layer.FusedLayers | None, str]:
             return None, "its layers are not those of Llama's decoder, or their adapters are not plain"
         try:
             ours = model(**rows, use_cache=False).logits[0]
-            agree = _agree(ours, expected, base.dtype, at_least=_IN_EIGHT_BITS * _has_eight_bits(model))
+            agree = _agree(ours, expected, base.dtype, at_least=_IN_EIGHT_BITS * has_eight_bits(model))
             reason = "" if agree else "fused layers do not compute what its own do"
         except torch.OutOfMemoryError:
             raise
@@ -202,23 +202,31 @@ def use_fused_layers(model: Any) -> tuple[fused_layer.FusedLayers | None, str]:
     return fused, ""
 
 
-def record_layers(model: Any, fused: fused_layer.FusedLayers, n_tokens: int, n_segments: int, longest: int) -> str:
-    """Record the layers as CUDA graphs for packed rows of that form; gives the reason when that fails."""
+def record_layers(
+    model: Any, fused: fused_layer.FusedLayers, n_tokens: int, n_segments: int, longest: int, length: int | None
+) -> str:
+    """Record the layers as CUDA graphs for packed rows of that form; gives the reason when that fails.
+
+    length: of each segment, where all have one.
+    """
     base = base_of(model)
     device = base.device
     hidden = torch.zeros(1, n_tokens, base.config.get_text_config().hidden_size, dtype=base.dtype, device=device)
     angles = getattr(base, base.base_model_prefix).rotary_emb(hidden, torch.arange(n_tokens, device=device)[None])
-    segments = Segments.of([min(longest, n_tokens)], device, n_segments)
+    lengths = [length] * (n_tokens // length) if length else [min(longest, n_tokens)]
+    segments = Segments.of(lengths, device, n_segments)
     try:
-        fused.record(hidden, angles, segments.bounds, longest)
+        fused.record(hidden, angles, segments.bounds, longest, length)
     except torch.OutOfMemoryError:
-        raise
+        torch.cuda.empty_cache()
+        return "not enough memory is free"
     except _REFUSALS as error:
         return _first_line(error)
     return ""
 
 
-def _has_eight_bits(model: Any) -> bool:
+def has_eight_bits(model: Any) -> bool:
+    """Whether the base multiplies in 8 bits."""
     from olivine.kernels.linear8bit import Linear8bit
 
     return any(isinstance(module, Linear8bit) for module in model.modules())
@@ -298,14 +306,24 @@ def _layers(model: Any) -> list[Any]:
     return [module for module in base_of(model).modules() if isinstance(module, GradientCheckpointingLayer)]
 
 
-def checkpoint_layers(model: Any, n_layers: int) -> None:
-    """Compute the activations of the first `n_layers` decoder layers again in the backward pass."""
+def checkpoint_layers(model: Any, n_layers: int, *, offload: bool = False) -> None:
+    """Compute the activations of the first `n_layers` decoder layers again in the backward pass.
+
+    offload: their inputs wait in the machine's memory until then.
+    """
     base = base_of(model)
     if not n_layers:
         return
     base.gradient_checkpointing_enable({"use_reentrant": False})
-    for index, layer in enumerate(_layers(model)):
+    layers = _layers(model)
+    for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < n_layers
+    if offload:
+        from olivine.training.host_copies import HostCopies
+
+        copies = HostCopies()
+        for layer in layers:
+            layer._gradient_checkpointing_func = copies.checkpoint  # noqa: SLF001 - transformers has no public name
 
 
 def measured_peak(device: "torch.device", dtype: "torch.dtype") -> float:

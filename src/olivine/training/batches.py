@@ -75,11 +75,11 @@ class Packer:
             del segments["segment_lengths"]
         positions = torch.cat([torch.arange(length) for length in lengths])
         inputs = {"input_ids": torch.tensor([ids]), "position_ids": positions[None]}
-        return MicroBatch(
-            _on(self.device, inputs) | segments,
-            torch.tensor(where, dtype=torch.long).to(self.device, non_blocking=True),
-            torch.tensor([targets[index] for index in where], dtype=torch.long).to(self.device, non_blocking=True),
-        )
+        trained = {
+            "where": torch.tensor(where, dtype=torch.long),
+            "targets": torch.tensor([targets[index] for index in where], dtype=torch.long),
+        }
+        return MicroBatch(_on(self.device, inputs) | segments, **_on(self.device, trained))
 
     def fix(self, sizes: Sequence[int], n_rows: int, longest: int) -> bool:
         """Let micro-batches of these sizes, of up to `n_rows` rows, look alike to compiled layers.
@@ -123,6 +123,9 @@ class Padder:
 
 
 def _on(device: "torch.device", tensors: Mapping[str, "torch.Tensor"]) -> dict[str, Any]:
+    """The tensors on the device; from pinned memory, as a copy from any other waits until the device has no work."""
+    if device.type == "cuda":
+        tensors = {name: tensor.pin_memory() for name, tensor in tensors.items()}
     return {name: tensor.to(device, non_blocking=True) for name, tensor in tensors.items()}
 
 

@@ -29,8 +29,11 @@ PROCESS_BYTES = {"cuda": 1_200_000_000, "cpu": 600_000_000}
 HEAD_NORMS = ("qwen3", "gemma3", "olmo2", "olmo3", "lfm2", "hunyuan")
 # model types whose decoder layers have a fused form (`kernels.fused_layer`, which asks the layers themselves)
 FUSED = ("gemma", "llama", "mistral", "phi3", "qwen2", "qwen3")
+# Inputs of checkpointed layers that are on the device while the others wait in the machine's memory: that of the layer
+# which computes, the one that comes, and the one that goes.
+INPUTS_AT_ONCE = 3
 # Share of the free memory that is planned with: allocators lose some to fragments.
-_USABLE = 0.92
+USABLE = 0.92
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,7 @@ class Shape:
     layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr, DoRA). scales_outputs:
     whether each layer's output is kept beside that of its update, to be scaled (DoRA). head_norms: whether queries and
     keys are normalised, which keeps what the norms read. fused: whether layers compute as `kernels.fused_layer` does.
+    offloads: whether the inputs of checkpointed layers wait in the machine's memory (`training.host_copies`).
     """
 
     hidden: int
@@ -60,6 +64,7 @@ class Shape:
     scales_outputs: bool = False
     head_norms: bool = False
     fused: bool = False
+    offloads: bool = False
 
     @staticmethod
     def of_facts(facts: ModelFacts, n_trained: int, size: int, device: str) -> "Shape":
@@ -145,9 +150,12 @@ def estimate(shape: Shape, machine: Machine, longest: int, n_tokens: int, disk_b
     """
     n_devices, process = machine.n_devices, PROCESS_BYTES[machine.device]
     there = machine.device_memory_bytes if machine.device == "cuda" else machine.memory_bytes // n_devices - process
-    needed = choose(shape, there if there > 0 else 2**60, longest, n_tokens).peak_bytes
+    shape = replace(shape, offloads=may_offload(shape, machine.memory_bytes / n_devices, longest, n_tokens))
+    choice = choose(shape, there if there > 0 else 2**60, longest, n_tokens)
+    needed = choice.peak_bytes
     on_device = needed if machine.device == "cuda" else 0
-    held = shape.weight_bytes if on_device else needed * n_devices
+    waiting = offloaded_bytes(replace(shape, checkpointed=choice.checkpointed), choice.n_tokens) * n_devices
+    held = max(shape.weight_bytes, waiting) if on_device else needed * n_devices
     return Estimate(
         memory_bytes=int(process * (n_devices + (machine.n_processes > 1)) + held),
         device_memory_bytes=int(on_device),
@@ -193,12 +201,38 @@ def _written_bytes(shape: Shape) -> int:
 def peak_bytes(shape: Shape, n_tokens: int) -> int:
     """The peak of one micro-batch of that many tokens: at the head, or where the backward pass enters a layer."""
     kept = (shape.n_layers - shape.checkpointed) * layer_bytes(shape)
-    kept += shape.checkpointed * shape.hidden * shape.size
+    inputs = min(shape.checkpointed, shape.n_layers - 1)  # the last layer goes back at once: what it keeps has its own
+    inputs = min(inputs, INPUTS_AT_ONCE) if shape.offloads else inputs
+    kept += inputs * shape.hidden * shape.size
     at_head = n_tokens * (kept + 3 * shape.hidden * shape.size) + _head_bytes(shape, n_tokens)
-    # gradients of the widest part of a layer, and of the stream; a checkpointed layer is there again as a whole
-    moving = shape.size * (4 * shape.intermediate + 6 * shape.hidden) + layer_bytes(shape) * bool(shape.checkpointed)
+    # gradients of the widest part of a layer, and of the stream. A checkpointed layer is there again as a whole; where
+    # others are not checkpointed, they have gone by then. Fused layers write the gate's slope over what they kept.
+    widest = (2 if shape.fused and shape.device == "cuda" else 4) * shape.intermediate
+    again = layer_bytes(shape) * (shape.checkpointed == shape.n_layers)
+    moving = shape.size * (widest + 6 * shape.hidden) + again
     fixed = shape.weight_bytes + shape.n_trained * BYTES_PER_TRAINED_WEIGHT + _update_bytes(shape)
     return fixed + max(at_head, n_tokens * (kept + moving))
+
+
+def recorded_peak_bytes(shape: Shape, n_tokens: int) -> int:
+    """The peak where the layers are CUDA graphs: their memory is their own, and the head's lies beside it.
+
+    With it the gradients that the graph writes, and a copy of its input and of its output with their slopes.
+    """
+    beside = _head_bytes(shape, n_tokens) + 4 * n_tokens * shape.hidden * shape.size + 4 * shape.n_trained
+    return peak_bytes(shape, n_tokens) + beside
+
+
+def may_offload(shape: Shape, host_bytes: float, longest_row: int, tokens_per_step: int) -> bool:
+    """Whether inputs of checkpointed layers can wait in the machine's memory: of fused layers, and in half of it."""
+    n_tokens = max(longest_row, min(tokens_per_step, ENOUGH_TOKENS[shape.device]))
+    whole = replace(shape, checkpointed=shape.n_layers, offloads=True)
+    return shape.fused and shape.device == "cuda" and offloaded_bytes(whole, n_tokens) <= host_bytes / 2
+
+
+def offloaded_bytes(shape: Shape, n_tokens: int) -> int:
+    """What the inputs of the checkpointed layers take of the machine's memory, for one micro-batch."""
+    return shape.checkpointed * shape.hidden * shape.size * n_tokens if shape.offloads else 0
 
 
 def _head_bytes(shape: Shape, n_tokens: int) -> int:
@@ -206,7 +240,8 @@ def _head_bytes(shape: Shape, n_tokens: int) -> int:
 
     A CPU writes the slope in the place of the output, and has the copy of a part at a time.
     """
-    n_logits = min(n_tokens, chunk_rows(shape.vocabulary, shape.device)) * shape.vocabulary
+    kind = "kernel" if shape.fused and shape.device == "cuda" else shape.device
+    n_logits = min(n_tokens, chunk_rows(shape.vocabulary, kind)) * shape.vocabulary
     if shape.device == "cpu":
         return n_logits * shape.size + PART_BYTES + PART_BYTES * shape.size // 4
     if shape.fused:  # the slope is written over the output
@@ -243,7 +278,7 @@ def choose(
     shape.checkpointed is what the user asked for and is kept when it is not 0; available_bytes: what the device has
     for this process, weights included. A micro-batch is never smaller than the longest row.
     """
-    usable = int(available_bytes * _USABLE)
+    usable = int(available_bytes * USABLE)
     enough = max(longest_row, min(tokens_per_step, ENOUGH_TOKENS[shape.device]))
     shapes = [shape]
     if may_checkpoint and shape.checkpointed == 0:

@@ -22,8 +22,11 @@ else:
     distributed = lazy.module("torch.distributed")
 
 
-# More tokens than these keep a GPU busy for as long as the next launches take.
-MOST_TOKENS_RECORDED = 3072
+# Tokens of a step up to which its launches take longer than the work: padding pays there that would double most steps,
+# to have them all of one form. A base in 8 bits is done before its launches in longer steps, too (8,192 tokens of
+# Qwen3-4B's shape on H200s: 236 ms in place of 246 to 263), but padding hardly pays.
+SHORT_STEP = 3072
+MOST_PADDED_SHORT, MOST_PADDED_LONG = 2.0, 1.03
 
 
 @dataclass(frozen=True)
@@ -65,6 +68,7 @@ class Setup:
     limit: int
     lengths: Sequence[int]
     settings: Settings
+    recorded: FusedLayers | None = None
 
     @property
     def packed(self) -> bool:
@@ -81,6 +85,8 @@ class Setup:
     def lower_limit(self, n_tokens: int) -> None:
         """Have smaller micro-batches from now on; compiled layers see one length again."""
         self.limit = max(1, n_tokens)
+        if self.recorded is not None:  # its memory is what is missing
+            self.recorded.recorded = None
         if isinstance(self.collate, Packer):
             self.collate.least = min(self.collate.least, self.limit)
 
@@ -101,7 +107,8 @@ def prepare(
     compiles = not reason and not fused and _compiles(model, args, settings, lengths, rows_per_step)
     shape = replace(_shape_of(model, args), compiled=compiles, fused=fused is not None)
     available = _available_bytes(shape, settings.memory_limit, settings.n_here)
-    limit = _fit(model, shape, lengths, rows_per_step, report, available, packed=not reason)
+    host = _least_of_ranks(int(available_bytes() / settings.n_here), shape.device)
+    limit = _fit(model, shape, lengths, rows_per_step, report, available, host, packed=not reason, args=args)
     steps = StepSet(
         samples,
         lengths,
@@ -118,8 +125,8 @@ def prepare(
     setup = Setup(head, collate, steps, limit, lengths, settings)
     if compiles:
         _compile(model, setup, report)
-    if fused is not None and device.type == "cuda" and not shape.checkpointed:
-        _record_layers(model, fused, setup, report)
+    if fused is not None and device.type == "cuda" and not shape.checkpointed and not settings.sharded:
+        _record_layers(model, fused, setup, shape, available, report)
     return setup
 
 
@@ -147,28 +154,42 @@ def _needs_own_loss(args: "TrainingArguments") -> str:
 
 
 def _fuse(model: Any, device: "torch.device", settings: Settings, report: Reporter) -> FusedLayers | None:
-    """Put the layers into their fused form where that is possible; a sharded base lies in parts, which stay apart."""
+    """Put the layers into their fused form where that is possible."""
     dtype = acceleration.base_of(model).dtype
-    if settings.sharded or not acceleration.wants_fused_layers(settings.fuse, device, dtype):
+    if not acceleration.wants_fused_layers(settings.fuse, device, dtype):
         return None
     fused, reason = acceleration.use_fused_layers(model)
     report.record(fused_layers=not reason, not_fused_because=reason or None)
     return fused
 
 
-def _record_layers(model: Any, fused: FusedLayers, setup: Setup, report: Reporter) -> None:
-    """Record the layers as CUDA graphs where steps are a few short rows, all of one length when padded."""
+def _record_layers(
+    model: Any, fused: FusedLayers, setup: Setup, shape: memory.Shape, available: int, report: Reporter
+) -> None:
+    """Record the layers as CUDA graphs where each step is one micro-batch, and all can have one form by padding."""
     assert isinstance(setup.collate, Packer)  # noqa: S101 - for the type checker: only packed rows are fused
     steps = [rows for step in setup.steps.steps for rows in step.ranks]
     sizes = [sum(setup.lengths[row] for row in rows) for micro_batches in steps for rows in micro_batches if rows]
-    if any(len(micro_batches) > 1 for micro_batches in steps) or max(sizes) > MOST_TOKENS_RECORDED:
+    n_tokens = -(-max(sizes) // 64) * 64
+    most_tokens = memory.ENOUGH_TOKENS["cuda"] if acceleration.has_eight_bits(model) else SHORT_STEP
+    if any(len(micro_batches) > 1 for micro_batches in steps) or n_tokens > most_tokens:
         return
-    if max(sizes) * len(sizes) > 2 * sum(sizes):  # a longer step than most would have them all padded
+    most_padded = MOST_PADDED_SHORT if n_tokens <= SHORT_STEP else MOST_PADDED_LONG
+    if max(sizes) * len(sizes) > most_padded * sum(sizes):
         return
-    setup.collate.least = n_tokens = -(-max(sizes) // 64) * 64
+    expected = memory.recorded_peak_bytes(shape, n_tokens)
+    if expected > memory.USABLE * available:
+        return
+    lengths = {setup.lengths[row] for micro_batches in steps for rows in micro_batches for row in rows}
+    length = lengths.pop() if len(lengths) == 1 and n_tokens == max(sizes) else None
+    setup.collate.least = n_tokens
     setup.collate.fix(sizes, max(len(rows) for micro_batches in steps for rows in micro_batches), max(setup.lengths))
-    reason = acceleration.record_layers(model, fused, n_tokens, setup.collate.n_segments, setup.collate.longest)
+    collate = setup.collate
+    reason = acceleration.record_layers(model, fused, n_tokens, collate.n_segments, collate.longest, length)
+    setup.recorded = None if reason else fused
     report.record(recorded_layers=not reason, not_recorded_because=reason or None)
+    if not reason:
+        report.record(expected_peak_bytes=expected)
 
 
 def _compiles(
@@ -187,18 +208,29 @@ def _fit(
     rows_per_step: int,
     report: Reporter,
     available: int,
+    host: int,
     *,
     packed: bool,
+    args: "TrainingArguments",
 ) -> int:
-    """Tokens of a micro-batch that fits into `available` bytes; layers are checkpointed where it takes that."""
+    """Tokens of a micro-batch that fits into `available` bytes; layers are checkpointed where it takes that.
+
+    host: bytes of the machine's memory that this process may use.
+    Where their inputs wait in the machine's memory it is done here even if args ask for it, and not by the Trainer.
+    """
     longest = max(lengths)
     whole_step = min(rows_per_step * longest, sum(lengths)) if packed else rows_per_step * longest
-    choice = memory.choose(shape, available, longest, whole_step)
-    if choice.checkpointed and not shape.checkpointed:
-        acceleration.checkpoint_layers(model, choice.checkpointed)
+    offloads = not _checkpointing_options(args) and memory.may_offload(shape, host, longest, whole_step)
+    choice = memory.choose(replace(shape, offloads=offloads), available, longest, whole_step)
+    if choice.checkpointed and (offloads or not shape.checkpointed):
+        acceleration.checkpoint_layers(model, choice.checkpointed, offload=offloads)
+        args.gradient_checkpointing = False
+        if hasattr(args, "activation_checkpointing"):
+            args.activation_checkpointing = False
     report.record(
         micro_batch_tokens=choice.n_tokens,
         checkpointed_layers=choice.checkpointed,
+        offloaded_inputs=bool(choice.checkpointed and offloads),
         expected_peak_bytes=choice.peak_bytes,
     )
     if not choice.fits:
@@ -245,6 +277,12 @@ def _checkpoints(args: "TrainingArguments") -> bool:
     return bool(args.gradient_checkpointing or getattr(args, "activation_checkpointing", False))
 
 
+def _checkpointing_options(args: "TrainingArguments") -> bool:
+    """Whether the user says how activations are computed again; that is left to transformers then."""
+    names = ("gradient_checkpointing_kwargs", "activation_checkpointing_kwargs")
+    return any(getattr(args, name, None) for name in names)
+
+
 def _update_bytes(model: Any) -> int:
     """Of the updates that PEFT's LoHa, LoKr and DoRA write out, each in float32 and as large as its layer's weight."""
     from peft.tuners.lycoris_utils import LycorisLayer
@@ -259,17 +297,20 @@ def _update_bytes(model: Any) -> int:
 
 def _available_bytes(shape: memory.Shape, limit: int, n_here: int) -> int:
     """What this process may use in all, with what it holds already; the least of all ranks, which choose alike."""
-    world_size = distributed.get_world_size() if distributed.is_initialized() else 1
     if shape.device == "cuda":
         free, _ = torch.cuda.mem_get_info()
         available = int(free + torch.cuda.memory_reserved())
     else:
         available = int(available_bytes() / n_here + shape.weight_bytes)
         limit //= n_here
-    available = min(available, limit or available)
-    if world_size == 1:
-        return available
-    least = torch.tensor(available, device=shape.device)
+    return _least_of_ranks(min(available, limit or available), shape.device)
+
+
+def _least_of_ranks(n_bytes: int, device: str) -> int:
+    """The least that any process of the training has."""
+    if not distributed.is_initialized() or distributed.get_world_size() == 1:
+        return n_bytes
+    least = torch.tensor(n_bytes, device=device)
     distributed.all_reduce(least, op=distributed.ReduceOp.MIN)
     return int(least)
 

@@ -5,6 +5,7 @@ and the head are gathered once for each micro-batch. What is trained stays whole
 checkpoints and the adapter are then the same files as on one device.
 """
 
+import itertools
 from typing import TYPE_CHECKING, Any
 
 from packaging.version import Version
@@ -32,6 +33,9 @@ def shard_rest(model: Any) -> None:
     from torch.distributed.fsdp import fully_shard
 
     fully_shard(model, ignored_params={parameter for parameter in model.parameters() if parameter.requires_grad})
+    layers = [module for module in model.modules() if hasattr(module, "unshard") and module is not model]
+    for layer, following in itertools.pairwise(layers):  # gathered while the layer before it computes
+        layer.set_modules_to_forward_prefetch([following])
 
 
 def drop_gathered(model: Any) -> None:

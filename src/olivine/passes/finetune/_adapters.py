@@ -188,7 +188,7 @@ def estimate(
         compiled=machine.device == "cuda" and bool(params.compile) and not writes_update,
         update_bytes=4 * max(0, facts.n_parameters - 2 * decoder.embedding_size) if writes_update else 0,
         scales_outputs=scales_outputs,
-        fused=fused and machine.device == "cuda" and bool(params.compile) and params.sharding == "none",
+        fused=fused and machine.device == "cuda" and bool(params.compile),
     )
     shape = replace(shape, weight_bytes=shape.weight_bytes - saved_bytes)
     if params.sharding == "fsdp":
