@@ -2,12 +2,12 @@
 
     python benchmarks/finetune_gpu.py [--only NAME ...] [--unsloth FOLDER] [--out FILE] [--profile]
 
-Random weights of Phi-3-mini's and Qwen3-4B's shape made on the device (3.8 and 4.0 billion parameters, bfloat16);
-random tokens; rank 16 on all linear layers. Each configuration runs in a process of its own with a time limit, and the
-results are written after each. "Unsloth" is its FastLanguageModel under transformers' Trainer, with the packages of the
-folder `--unsloth` alone. "peer" is Trainer and peft as olive-ai 0.13.0 sets them up: float32 adapters,
-one row a micro-batch, checkpointing, rank 64 on `qkv_proj` and `o_proj`; phrases padded to 1,024 tokens. Speeds
-are medians of the steps after the first two (Unsloth: four).
+Random weights of Phi-3-mini's and Qwen3-4B's shape made on the device (3.8 and 4.0 billion parameters, bfloat16), and
+of Llama-3.1-8B's for long rows with a limit on the memory; random tokens; rank 16 on all linear layers. Each
+configuration runs in a process of its own with a time limit, and the results are written after each. "Unsloth" is its
+FastLanguageModel under transformers' Trainer, with the packages of the folder `--unsloth` alone. "peer" is Trainer and
+peft as olive-ai 0.13.0 sets them up: float32 adapters, one row a micro-batch, checkpointing, rank 64 on `qkv_proj` and
+`o_proj`; phrases padded to 1,024 tokens. Speeds are medians of the steps after the first two (Unsloth: four).
 """
 
 import argparse
@@ -47,6 +47,16 @@ SHAPES: dict[str, dict] = {
         "vocab_size": 151936,
         "tie_word_embeddings": True,
     },
+    "llama8": {
+        "class": "LlamaConfig",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+    },
     "smollm2": {
         "class": "LlamaConfig",
         "hidden_size": 576,
@@ -68,8 +78,11 @@ SMOKE = {
     "head_dim": 16,
 }
 LONG, PHRASES = "2,048-token rows", "phrases of 20 to 60 tokens"
+LONGER, LONGEST = "8,192-token rows", "32,768-token rows"
+N_TOKENS = {LONG: 2048, LONGER: 8192, LONGEST: 32768}
 OURS = {"kind": "ours", "shape": "phi3", "rows": LONG, "per_step": 4, "n_steps": 22, "seconds": 90}
 RECOMPUTED = {"args": {"gradient_checkpointing": True}}
+ON_80_GB = OURS | {"shape": "llama8", "memory_limit": 80 * 10**9, "n_steps": 7}
 UNSLOTH = {"kind": "unsloth", "shape": "qwen3", "rows": LONG, "per_step": 4, "n_steps": 14, "seconds": 110}
 PEER = {"kind": "peer", "shape": "phi3", "rows": LONG, "per_step": 4, "micro": 1}
 
@@ -87,6 +100,8 @@ CONFIGURATIONS = {
     "ours, Qwen3-4B, recomputed": OURS | RECOMPUTED | {"shape": "qwen3"},
     "ours, Qwen3-4B, fp8, recomputed": OURS | RECOMPUTED | {"shape": "qwen3", "base": "fp8"},
     "ours, SmolLM2-135M, 6 phrases": OURS | {"shape": "smollm2", "rows": PHRASES, "per_step": 6, "n_steps": 42},
+    "ours, Llama-3.1-8B, rows of 8,192, 80 GB": ON_80_GB | {"rows": LONGER, "per_step": 2},
+    "ours, Llama-3.1-8B, rows of 32,768, 80 GB": ON_80_GB | {"rows": LONGEST, "per_step": 1},
     "ours, Phi-3-mini, compiled": OURS | {"fuse": False, "seconds": 150},
     "ours, Qwen3-4B, compiled": OURS | {"shape": "qwen3", "fuse": False, "seconds": 150},
     "Unsloth, Qwen3-4B": UNSLOTH,
@@ -176,7 +191,7 @@ def make_rows(kind: str, count: int, pad: int = 0) -> Rows:
     generator = torch.Generator().manual_seed(0)
     made = Rows()
     for _ in range(count):
-        length = 2048 if kind == LONG else int(torch.randint(20, 61, (1,), generator=generator))
+        length = N_TOKENS.get(kind) or int(torch.randint(20, 61, (1,), generator=generator))
         ids = torch.randint(10, 32000, (length,), generator=generator).tolist()
         rest = max(0, pad - length)
         mask = [1] * length + [0] * rest
@@ -280,7 +295,8 @@ def train_ours(model, what: dict, folder: str, report: Report) -> dict[int, floa
     on_cpu = not torch.cuda.is_available()
     args = trainer.arguments(given | what.get("args", {}), Path(folder), on_cpu=on_cpu, has_eval=False)
     starts = steps_timed(trainer._Trainer, what["n_steps"])  # noqa: SLF001 - the class whose steps are timed
-    settings = trainer.Settings(compile=not on_cpu, fuse=what.get("fuse", "auto"))
+    limit = what.get("memory_limit", 0)
+    settings = trainer.Settings(compile=not on_cpu, fuse=what.get("fuse", "auto"), memory_limit=limit)
     trainer.train(model, rows, None, args, 0, report, settings)
     return starts
 
@@ -340,6 +356,7 @@ def run_one(name: str, what: dict, pipe, profile: Path | None) -> None:  # noqa:
             "examples_per_second": what["per_step"] / median,
             "first_step_done_seconds_after_load": starts[1] - loaded,
             "peak_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0,
+            "reserved_bytes": torch.cuda.max_memory_reserved() if torch.cuda.is_available() else 0,
             "expected_peak_bytes": report.facts.get("expected_peak_bytes"),
             "facts": report.facts,
             "warnings": report.warnings,
@@ -388,7 +405,24 @@ class Profiled:
             table = self.profile.key_averages().table(
                 sort_by="self_cuda_time_total", row_limit=45, max_name_column_width=110
             )
+            table += "\n" + waits(self.profile.events())
             (self.folder / f"{self.name.replace(' ', '_').replace(',', '')}.txt").write_text(table, encoding="utf-8")
+
+
+def waits(events) -> str:  # noqa: ANN001 - the profiler's
+    """Between which kernels the device waits the longest in all: milliseconds, number, the two names."""
+    from torch.autograd import DeviceType
+
+    kernels = [event for event in events if event.device_type == DeviceType.CUDA]
+    kernels.sort(key=lambda event: event.time_range.start)
+    end, spent = 0.0, {}
+    for before, after in itertools.pairwise(kernels):
+        end = max(end, before.time_range.end)
+        if (gap := after.time_range.start - end) > 0:
+            total, count = spent.get((before.name, after.name), (0.0, 0))
+            spent[before.name, after.name] = (total + gap / 1e3, count + 1)
+    longest = sorted(spent.items(), key=lambda item: -item[1][0])[:25]
+    return "\n".join(f"{ms:9.2f} {count:6} {a[:60]} -> {b[:60]}" for (a, b), (ms, count) in longest)
 
 
 def environment() -> dict:
@@ -437,6 +471,8 @@ def main() -> None:
     for name in options.only or CONFIGURATIONS:
         what = dict(CONFIGURATIONS[name])
         what["sizes"] = SHAPES[what["shape"]] | (SMOKE if options.smoke else {})
+        if options.profile:  # each step has thousands of kernels
+            what["n_steps"] = 6
         is_unsloth = what["kind"] == "unsloth"
         numbers = run_unsloth(what, options.unsloth) if is_unsloth else run_forked(context, name, what, options)
         result["results"][name] = {"configuration": what} | numbers

@@ -2,10 +2,11 @@
 
     python benchmarks/finetune_multi.py [--devices 1 2 ...] [--out FILE]
 
-Phi-3-mini's shape with random weights made on the devices (bfloat16), 2,048-token rows, LoRA of rank 16 on all linear
-layers, through olivine's own launcher and training. Every number of GPUs trains the same optimiser step: four rows for
-each GPU of the largest run. A configuration runs in processes of its own with a time limit; results are written after
-each. Speeds are medians over windows of five steps after compiling; the last step runs under the profiler instead.
+Phi-3-mini's shape (or `--shape llama8`) with random weights made on the devices (bfloat16, and for replicas also in 8
+bits), 2,048-token rows, LoRA of rank 16 on all linear layers, through olivine's own launcher and training. Every number
+of GPUs trains the same optimiser step: four rows for each GPU of the largest run. A configuration runs in processes of
+its own with a time limit; results are written after each. Speeds are medians over windows of five steps after
+compiling; the last step runs under the profiler instead.
 
 Then the whole LoRA pass trains a tiny float32 model on one GPU and on two: the curves must agree to 1e-5.
 """
@@ -26,7 +27,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]  # tests/tiny.py makes the tiny model
 
-from finetune_gpu import EVERY, LONG, SIZES, SMOKE, Report, environment, make_model, make_rows, wait  # noqa: E402
+from finetune_gpu import EVERY, LONG, SHAPES, SMOKE, Report, environment, make_model, make_rows, wait  # noqa: E402
 
 ROWS_PER_DEVICE = 4
 WINDOW = 5
@@ -138,7 +139,7 @@ def train_share(what: dict, folder: Path) -> None:
     begin = time.perf_counter()
     if not on_cpu:
         torch.cuda.set_device(args.device)
-    model = make_model(what["sizes"], 16, EVERY)
+    model = make_model(what["sizes"], 16, EVERY, what["base"])
     if what["sharding"] == "fsdp":
         from transformers.modeling_layers import GradientCheckpointingLayer
 
@@ -280,10 +281,10 @@ def curves(folder: Path) -> dict:
 
 def configurations(counts: list[int], options: argparse.Namespace) -> dict[str, dict]:
     """What runs, by name."""
-    sizes = SMOKE if options.smoke else SIZES
     common = {
         "per_step": ROWS_PER_DEVICE * max(counts),
-        "sizes": sizes,
+        "sizes": SHAPES[options.shape] | (SMOKE if options.smoke else {}),
+        "base": "bf16",
         "n_steps": options.steps,
         "seconds": options.seconds,
     }
@@ -295,6 +296,9 @@ def configurations(counts: list[int], options: argparse.Namespace) -> dict[str, 
                 continue
             title = "1 GPU" if n_devices == 1 else f"{n_devices} GPUs, {name}"
             made[title] = common | {"n_devices": n_devices, "sharding": sharding}
+    for n_devices in () if options.smoke else counts:
+        title = "1 GPU, fp8" if n_devices == 1 else f"{n_devices} GPUs, ddp, fp8"
+        made[title] = common | {"n_devices": n_devices, "sharding": "none", "base": "fp8"}
     return made
 
 
@@ -304,6 +308,7 @@ def main() -> int:
     parser.add_argument(
         "--devices", nargs="*", type=int, help="numbers of GPUs; else 1, 2, 4 and 8, as far as there are"
     )
+    parser.add_argument("--shape", choices=("phi3", "llama8"), default="phi3", help="Phi-3-mini's or Llama-3.1-8B's")
     parser.add_argument("--steps", type=int, default=WARM + 4 * WINDOW + 2)
     parser.add_argument("--seconds", type=int, default=170, help="time limit of a configuration")
     parser.add_argument("--out", type=Path, default=HERE / "results" / "finetune_multi.json")
@@ -329,7 +334,7 @@ def main() -> int:
         if options.only and options.only not in name:
             continue
         numbers = run_one(what)
-        alone = result["results"].get("1 GPU", {}).get("tokens_per_second")
+        alone = result["results"].get("1 GPU, fp8" if what["base"] == "fp8" else "1 GPU", {}).get("tokens_per_second")
         if alone and "tokens_per_second" in numbers:
             numbers["scaling_per_device"] = numbers["tokens_per_second"] / alone / what["n_devices"]
         result["results"][name] = {"configuration": what} | numbers
