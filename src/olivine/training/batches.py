@@ -43,6 +43,11 @@ class MicroBatch:
     labels: "torch.Tensor | None" = None
 
 
+def multiple_of(largest: int) -> int:
+    """Tokens to a multiple of which micro-batches are padded when the largest has so many."""
+    return 512 if largest >= 4096 else 64
+
+
 @dataclass
 class Packer:
     """Rows to one packed row [1, tokens], padded to a multiple (or more) so that few shapes occur.
@@ -87,7 +92,7 @@ class Packer:
         All are padded to the largest when that adds less than a fifth; gives whether they are.
         """
         largest = max(sizes)
-        self.multiple = 512 if largest >= 4096 else 64
+        self.multiple = multiple_of(largest)
         if largest * len(sizes) <= 1.2 * sum(sizes):
             self.least = largest
         self._grow(n_rows + 1, max(longest, self.least - min(sizes), self.multiple - 1))

@@ -9,7 +9,7 @@ from olivine.allowance import available_bytes
 from olivine.data import SampleSet
 from olivine.kernels.fused_layer import FusedLayers
 from olivine.training import acceleration, memory, sharding
-from olivine.training.batches import Packer, Padder, Row, StepSet, split_rows
+from olivine.training.batches import Packer, Padder, Row, StepSet, multiple_of, split_rows
 from olivine.training.learning_rates import LoraPlus
 from olivine.work import Reporter
 
@@ -170,12 +170,14 @@ def _record_layers(
     assert isinstance(setup.collate, Packer)  # noqa: S101 - for the type checker: only packed rows are fused
     steps = [rows for step in setup.steps.steps for rows in step.ranks]
     sizes = [sum(setup.lengths[row] for row in rows) for micro_batches in steps for rows in micro_batches if rows]
-    n_tokens = -(-max(sizes) // 64) * 64
+    multiple = multiple_of(max(sizes))
+    n_tokens = -(-max(sizes) // multiple) * multiple
     most_tokens = memory.ENOUGH_TOKENS["cuda"] if acceleration.has_eight_bits(model) else SHORT_STEP
     if any(len(micro_batches) > 1 for micro_batches in steps) or n_tokens > most_tokens:
         return
-    most_padded = MOST_PADDED_SHORT if n_tokens <= SHORT_STEP else MOST_PADDED_LONG
-    if max(sizes) * len(sizes) > most_padded * sum(sizes):
+    is_short = n_tokens <= SHORT_STEP
+    padded, most = (max(sizes), MOST_PADDED_SHORT) if is_short else (n_tokens, MOST_PADDED_LONG)
+    if padded * len(sizes) > most * sum(sizes):
         return
     expected = memory.recorded_peak_bytes(shape, n_tokens)
     if expected > memory.USABLE * available:
