@@ -319,7 +319,7 @@ def checkpoint_layers(model: Any, n_layers: int, *, offload: bool = False) -> No
     for index, layer in enumerate(layers):
         layer.gradient_checkpointing = index < n_layers
     if offload:
-        from olivine.training.host_copies import HostCopies
+        from olivine.kernels.host_copies import HostCopies
 
         copies = HostCopies()
         for layer in layers:

@@ -45,7 +45,7 @@ class Shape:
     layers where they are written out as matrices and kept for the backward pass (LoHa, LoKr, DoRA). scales_outputs:
     whether each layer's output is kept beside that of its update, to be scaled (DoRA). head_norms: whether queries and
     keys are normalised, which keeps what the norms read. fused: whether layers compute as `kernels.fused_layer` does.
-    offloads: whether the inputs of checkpointed layers wait in the machine's memory (`training.host_copies`).
+    offloads: whether the inputs of checkpointed layers wait in the machine's memory (`kernels.host_copies`).
     """
 
     hidden: int

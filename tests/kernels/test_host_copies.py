@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from olivine.training.host_copies import HostCopies
+from olivine.kernels.host_copies import HostCopies
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no other memory without a GPU")
