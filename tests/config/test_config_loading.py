@@ -275,4 +275,5 @@ def test_evaluator_without_metrics_is_refused_in_one_message(tmp_path, evaluator
     (tmp_path / "c.json").write_text(json.dumps(content | {"evaluator": "ev"}))
     (problem,) = load(tmp_path / "c.json").problems
     assert (problem.kind, "evaluator 'ev'" in problem.message) == ("unsupported", True)
-    assert problem.message.endswith("is not served: it has no metrics.")
+    is_mteb = evaluator.get("type") == "MTEBEvaluator"
+    assert problem.message.endswith("mteb, which are not served." if is_mteb else "is not served: it has no metrics.")

@@ -14,6 +14,7 @@ from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]
 MODELS = ("HfModel", "ONNXModel", SCRIPTED, COMPOSITE, DIFFUSERS)
+_MTEB = "mtebevaluator"
 _OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
 _DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer", "RawDataContainer")
 
@@ -161,4 +162,8 @@ def _measures(workflow: Workflow) -> Iterator[Wish]:
     if evaluator is not None and not evaluator.metrics:
         kind = f" of type '{evaluator.type}'" if evaluator.type else ""
         message = f"evaluator '{workflow.evaluator}'{kind} is not served: it has no metrics."
-        yield ("evaluators", str(workflow.evaluator)), message, "Write what is to be measured as its 'metrics'."
+        fix = "Write what is to be measured as its 'metrics'."
+        if (evaluator.type or "").lower() == _MTEB:
+            message = f"evaluator '{workflow.evaluator}' asks for tasks of the package mteb, which are not served."
+            fix = "Name a metric such as accuracy on rows of your own, or run mteb on the result."
+        yield ("evaluators", str(workflow.evaluator)), message, fix

@@ -2,8 +2,11 @@
 
 import json
 
+import numpy as np
+import onnx
 import onnxruntime
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from encoders import write_config
 from graph_tools import changed, largest_difference, operators
@@ -86,3 +89,21 @@ def test_products_in_blocks_compute_the_same_in_onnx_operators(tmp_path, bits, s
     assert largest_difference(quantized, plain) < (0.005 if bits == 4 else 0.05)
     _, heard = changed("MatMulNBitsToQDQ", plain, tmp_path / "again")
     assert heard.warnings == ["no MatMulNBits of 4 or 8 bits is in the graph"]
+
+
+def test_scales_that_are_cast_from_16_bits_are_written_as_what_they_become(tmp_path):
+    graph = text_classifier(tmp_path / "given" / "model.onnx")
+    blocks = {"block_size": 16, "nodes_to_include": ["classify"]}
+    quantized, _ = changed("OnnxBlockWiseRtnQuantization", graph, tmp_path / "q", **blocks)
+    proto = onnx.load(quantized)
+    (node,) = [node for node in proto.graph.node if node.op_type == "MatMulNBits"]
+    (scales,) = [one for one in proto.graph.initializer if one.name == node.input[2]]
+    halves = numpy_helper.from_array(numpy_helper.to_array(scales).astype(np.float16), "halves")
+    proto.graph.initializer.remove(scales)
+    proto.graph.initializer.append(halves)
+    proto.graph.node.insert(0, helper.make_node("Cast", ["halves"], [scales.name], to=TensorProto.FLOAT))
+    onnx.save(proto, quantized)
+    plain, heard = changed("MatMulNBitsToQDQ", quantized, tmp_path)
+    assert heard.facts["changes"] == {"MatMulNBits": 1}
+    assert operators(plain).get("Cast") == operators(graph).get("Cast")
+    assert largest_difference(quantized, plain) < 0.005

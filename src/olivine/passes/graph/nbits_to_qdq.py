@@ -60,7 +60,7 @@ class NbitsToQdq(GraphPass):
     def _can(self, node: "ir.Node") -> bool:
         zeros = node.inputs[3] if len(node.inputs) > 3 else None
         has_order = len(node.inputs) > 4 and node.inputs[4] is not None
-        is_stored = constant_of(node.inputs[1]) is not None and constant_of(node.inputs[2]) is not None
+        is_stored = constant_of(node.inputs[1]) is not None and _cast(node.inputs[2]) is not None
         whole = zeros is None or (constant_of(zeros) is not None and constant_of(zeros).dtype == np.uint8)  # type: ignore[union-attr]
         is_meant = node.name not in self.params.nodes_to_exclude and number(node, "bits", 4) in (4, 8)
         return is_meant and is_stored and whole and not has_order
@@ -70,7 +70,7 @@ class NbitsToQdq(GraphPass):
         rows = number(node, "N", 0)
         n_blocks = -(-width // block)
         codes = _unpacked(constant_of(node.inputs[1]).reshape(rows, -1), bits)[:, :width]  # type: ignore[union-attr]
-        scales = constant_of(node.inputs[2]).reshape(rows, n_blocks)  # type: ignore[union-attr]
+        scales = _cast(node.inputs[2]).reshape(rows, n_blocks)  # type: ignore[union-attr]
         zeros = np.full((rows, n_blocks), 2 ** (bits - 1), np.uint8)
         if len(node.inputs) > 3 and node.inputs[3] is not None:
             zeros = _unpacked(constant_of(node.inputs[3]).reshape(rows, -1), bits)[:, :n_blocks]  # type: ignore[union-attr]
@@ -98,6 +98,15 @@ class NbitsToQdq(GraphPass):
             shifted = (codes.astype(np.int16) - 2 ** (bits - 1)).astype(np.int8)
             return shifted.astype(ir.DataType.INT4.numpy()) if bits == 4 else shifted
         return codes.astype(ir.DataType.UINT4.numpy()) if bits == 4 else codes
+
+
+def _cast(value: "ir.Value | None") -> Any | None:
+    """The numbers of a constant, or of the Cast of one, as which ModelBuilder stores scales of 16 bits."""
+    maker = value.producer() if value is not None else None
+    if maker is None or maker.op_type != "Cast":
+        return constant_of(value)
+    numbers = constant_of(maker.inputs[0])
+    return None if numbers is None else numbers.astype(ir.DataType(number(maker, "to", 1)).numpy())
 
 
 def _unpacked(packed: Any, bits: int) -> Any:
