@@ -36,7 +36,7 @@ def on_nodes(folder, model, cluster, where, **arguments):  # noqa: F811 - a fixt
 @pytest.mark.slow
 def test_second_pod_is_taken_away_and_training_goes_on_to_the_result_of_one_machine(cluster, tmp_path, tiny_llama):  # noqa: F811
     write_rows(tmp_path / "rows.jsonl", 32)
-    paths = {where: on_nodes(tmp_path, tiny_llama, cluster, where, max_steps=40) for where in ("here", "cluster")}
+    paths = {where: on_nodes(tmp_path, tiny_llama, cluster, where, max_steps=24) for where in ("here", "cluster")}
     here, events = run(make_plan(load(paths["here"]))), []
     taken = threading.Thread(target=take_away_at_checkpoint, args=(cluster,), daemon=True)
     taken.start()

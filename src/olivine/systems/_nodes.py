@@ -162,7 +162,8 @@ class Nodes:
             is_over.set()
             listener.join()
             path.unlink(missing_ok=True)
-            self.far.write(f"{self._folder(meeting)}/ended-{self.node}", json.dumps(told).encode())
+            with suppress(OlivineError):  # how the job ended is no less so when the others do not hear it
+                self.far.write(f"{self._folder(meeting)}/ended-{self.node}", json.dumps(told).encode())
 
     def _listen(self, meeting: Mapping[str, Any], path: Path, is_over: threading.Event) -> None:
         """Keep in a file how others have ended."""
