@@ -28,7 +28,7 @@ def config(azure, system, tmp_path, tiny_llama, monkeypatch):  # noqa: F811
     write_rows(tmp_path / "rows.jsonl")
 
     def make(max_steps):
-        arguments = {"max_steps": max_steps, "save_steps": 2, "per_device_train_batch_size": 4}
+        arguments = {"max_steps": max_steps, "save_steps": 300, "per_device_train_batch_size": 4}
         written = {
             "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},
             "azureml_client": azure.client(),
@@ -90,7 +90,7 @@ def test_detached_run_is_cancelled_there_too(azure, config):  # noqa: F811
 
 @pytest.mark.slow
 def test_run_that_was_lost_with_its_laptop_is_attached_to_where_it_is_and_fetched(azure, config, tmp_path):  # noqa: F811
-    assert olivine("run", "--config", config(60), "--detach").returncode == 0
+    assert olivine("run", "--config", config(3000), "--detach").returncode == 0
     assert wait_for(lambda: trains(azure))
     os.kill(detached()["pid"], signal.SIGKILL)
     assert wait_for(lambda: detached()["state"] == "lost", 30)

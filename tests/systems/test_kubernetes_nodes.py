@@ -26,7 +26,7 @@ def on_nodes(folder, model, cluster, where, **arguments):  # noqa: F811 - a fixt
     if where == "cluster":
         config["systems"]["cluster"]["config"]["nodes"] = 2
     lora = next(iter(config["passes"].values()))
-    lora["training_args"] = {"save_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 1e-3, **arguments}
+    lora["training_args"] = {"save_steps": 10, "per_device_train_batch_size": 4, "learning_rate": 1e-4, **arguments}
     config["passes"] = {"lora": lora, "merge": {"type": "MergeAdapterWeights"}}
     path = folder / f"{where}.json"
     path.write_text(json.dumps(config, indent=1))
@@ -36,7 +36,7 @@ def on_nodes(folder, model, cluster, where, **arguments):  # noqa: F811 - a fixt
 @pytest.mark.slow
 def test_second_pod_is_taken_away_and_training_goes_on_to_the_result_of_one_machine(cluster, tmp_path, tiny_llama):  # noqa: F811
     write_rows(tmp_path / "rows.jsonl", 32)
-    paths = {where: on_nodes(tmp_path, tiny_llama, cluster, where, max_steps=24) for where in ("here", "cluster")}
+    paths = {where: on_nodes(tmp_path, tiny_llama, cluster, where, max_steps=200) for where in ("here", "cluster")}
     here, events = run(make_plan(load(paths["here"]))), []
     taken = threading.Thread(target=take_away_at_checkpoint, args=(cluster,), daemon=True)
     taken.start()

@@ -229,7 +229,7 @@ def test_node_that_is_killed_while_several_train_together_changes_nothing(cluste
     paths = {where: _config(tmp_path, tiny_llama, where, params) for where in ("here", "cluster")}
     for path in paths.values():
         config = json.loads(path.read_text())
-        config["passes"]["lora"]["training_args"] |= {"max_steps": 24, "save_steps": 4, "learning_rate": 1e-3}
+        config["passes"]["lora"]["training_args"] |= {"max_steps": 300, "save_steps": 20, "learning_rate": 1e-4}
         config["passes"].pop("build")
         path.write_text(json.dumps(config))
     here, events = run(make_plan(load(paths["here"]))), []
