@@ -203,7 +203,8 @@ def _by_soundfile(content: bytes, column: str) -> tuple[Any, int]:
     try:
         samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
     except RuntimeError as error:  # of libsndfile
-        raise DataError(f"the column '{column}' holds no sound that soundfile reads: {error}") from None
+        told = str(error).rpartition(": ")[2]  # after the name of what was opened
+        raise DataError(f"the column '{column}' holds no sound that soundfile reads: {told}") from None
     if not len(samples):
         raise DataError(f"the column '{column}' holds a sound file without a sample")
     return samples.mean(axis=1), int(rate)
