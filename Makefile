@@ -5,6 +5,7 @@
 # make test-browser   the report in Chromium (chromium, chromedriver and npm are there), in one more such environment
 # make test-ray   the tests on a real Ray cluster of several nodes, in another such environment
 # make test-lm-eval   the tests that ask tasks of lm-eval, in another such environment
+# make test-openvino   the tests that run openvino and nncf, in another such environment
 # make docs   the site of the documentation, in build/site, in an environment of its own; a link that leads nowhere fails
 # make lint   ruff and mypy
 
@@ -17,11 +18,12 @@ AZUREML := .venv-azureml
 BROWSER := .venv-browser
 RAY := .venv-ray
 LM_EVAL := .venv-lm-eval
+OPENVINO := .venv-openvino
 DOCS := .venv-docs
 AXE_VERSION := 4.14.1
 TEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo docs test test-slow test-azureml test-browser test-ray test-lm-eval lint format wheel-test clean
+.PHONY: demo docs test test-slow test-azureml test-browser test-ray test-lm-eval test-openvino lint format wheel-test clean
 
 demo: $(VENV)/demo
 	$(BIN)/python examples/tone/prepare.py $(DEMO)
@@ -47,6 +49,9 @@ test-ray: $(RAY)/dev
 
 test-lm-eval: $(LM_EVAL)/dev
 	$(LM_EVAL)/bin/python -m pytest tests/evaluate/test_lm_eval.py
+
+test-openvino: $(OPENVINO)/dev
+	$(OPENVINO)/bin/python -m pytest tests/passes/test_openvino.py
 
 docs: $(DOCS)/dev
 	$(DOCS)/bin/python docs/_ext/readme.py
@@ -116,6 +121,15 @@ $(LM_EVAL)/dev: $(VENV)/dev constraints-lm-eval.txt
 	  --constraint constraints-lm-eval.txt --editable '.[lm-eval]'
 	touch $@
 
+# nncf brings scipy and scikit-learn, openvino 150 MB of libraries, which nothing else needs
+$(OPENVINO)/dev: $(VENV)/dev constraints-openvino.txt
+	test -x $(OPENVINO)/bin/python || $(BIN)/python -m venv $(OPENVINO)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > "$$($(OPENVINO)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/below.pth"
+	$(OPENVINO)/bin/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt \
+	  --constraint constraints-openvino.txt --editable '.[openvino]'
+	touch $@
+
 # Sphinx and its theme; what the pages tell of the code they read in the sources, which see the packages of $(VENV)
 $(DOCS)/dev: $(VENV)/dev constraints-docs.txt
 	test -x $(DOCS)/bin/python || $(BIN)/python -m venv $(DOCS)
@@ -126,4 +140,4 @@ $(DOCS)/dev: $(VENV)/dev constraints-docs.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(LM_EVAL) $(DOCS) $(DEMO) build dist
+	rm -rf $(VENV) $(AZUREML) $(BROWSER) $(RAY) $(LM_EVAL) $(OPENVINO) $(DOCS) $(DEMO) build dist

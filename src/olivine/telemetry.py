@@ -6,6 +6,7 @@ them. What a user has set already stays.
 """
 
 import os
+import sys
 
 SWITCHES = {
     "ORT_DISABLE_TELEMETRY": "1",  # onnxruntime, and onnxruntime-genai by it
@@ -14,7 +15,13 @@ SWITCHES = {
 }
 
 
+# openvino and nncf send unless a file in HOME says that they must not; without this package they cannot.
+SENDERS = ("openvino_telemetry",)
+
+
 def off() -> None:
     """Turn it off for this process and those that it starts."""
+    for name in SENDERS:
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]  # which is how Python is told that it is not there
     for name, value in SWITCHES.items():
         os.environ.setdefault(name, value)

@@ -1,6 +1,6 @@
 """From a config file to a workflow: read, override, translate, validate; every problem at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,12 +136,22 @@ def _in_folder(workflow: Workflow, folder: Path) -> Workflow:
         config.model_copy(update={"folder": config.folder or str(folder), **_placed(config, _OF_DATA, folder)})
         for config in workflow.data_configs
     ]
+    passes = {
+        name: step.model_copy(update={"params": {**step.params, **_scripts_of(step.params, folder)}})
+        for name, step in workflow.passes.items()
+    }
     model = workflow.input_model
     model = model.model_copy(update=_placed(model, _OF_MODEL, folder))
     if model.model_components is not None:
         parts = [part.model_copy(update=_placed(part, _OF_MODEL, folder)) for part in model.model_components]
         model = model.model_copy(update={"model_components": parts})
-    return workflow.model_copy(update={"data_configs": data, "input_model": model})
+    return workflow.model_copy(update={"data_configs": data, "input_model": model, "passes": passes})
+
+
+def _scripts_of(params: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """Whole paths of the scripts that the params of a pass name."""
+    given = {key: params[key] for key in _OF_DATA if isinstance(params.get(key), str) and params[key]}
+    return {key: str((folder / of_user(name)).absolute()) for key, name in given.items()}
 
 
 def _placed(section: BaseModel, keys: Sequence[str], folder: Path) -> dict[str, str]:

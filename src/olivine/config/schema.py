@@ -203,6 +203,7 @@ class InputModel(Section):
     type: str = Field(
         "HfModel",
         description="HfModel: a Hugging Face folder, hub name or GGUF file; ONNXModel: an ONNX file, or its folder; "
+        "OpenVINOModel: an .xml file, or its folder; "
         "PyTorchModel: what a function of your script gives; CompositeModel: several of these, as model_components; "
         "DiffusersModel: the parts of a pipeline of diffusers",
     )

@@ -13,7 +13,7 @@ from olivine.config.shape import COMPOSITE, DIFFUSERS, LOADS, PRE_PROCESSES, SCR
 from olivine.errors import Problem
 
 Wish = tuple[Path, str, str]
-MODELS = ("HfModel", "ONNXModel", SCRIPTED, COMPOSITE, DIFFUSERS)
+MODELS = ("HfModel", "ONNXModel", "OpenVINOModel", SCRIPTED, COMPOSITE, DIFFUSERS)
 _MTEB = "mtebevaluator"
 _OF_SCRIPTS = ("PyTorch.EntireModel", "PyTorch.StateDict", "PyTorch.TorchScript")  # what a loader makes of a file
 _DATA_TYPES = ("HuggingfaceContainer", "DataContainer", "DummyDataContainer", "RawDataContainer")

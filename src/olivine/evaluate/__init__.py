@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from olivine.evaluate._custom import custom_numbers
     from olivine.evaluate._degenerate import degenerate
     from olivine.evaluate._metrics import check_metrics, measured, metric_modules, metrics
-    from olivine.evaluate._outputs import inputs_of, rows_of
+    from olivine.evaluate._outputs import inputs_of, labelled_inputs_of, rows_of
     from olivine.evaluate._rounds import in_turns, seconds_of, spread
     from olivine.evaluate._rows import Question, passages
     from olivine.evaluate._score import KEPT_FILE, check_rows, score
@@ -54,6 +54,7 @@ __all__ = [
     "in_turns",
     "inputs_of",
     "known_answer",
+    "labelled_inputs_of",
     "measured",
     "metric_modules",
     "metrics",
@@ -78,7 +79,7 @@ __getattr__ = lazy.names(
         "_custom": "custom_numbers",
         "_degenerate": "degenerate",
         "_metrics": "check_metrics measured metric_modules metrics",
-        "_outputs": "inputs_of rows_of",
+        "_outputs": "inputs_of labelled_inputs_of rows_of",
         "_rounds": "in_turns seconds_of spread",
         "_rows": "Question passages",
         "_score": "KEPT_FILE check_rows score",

@@ -196,6 +196,13 @@ def inputs_of(
     return [{name.removeprefix(start): one for name, one in row.items() if name.startswith(start)} for row in rows]
 
 
+def labelled_inputs_of(
+    model: Model, config: DataConfig, target: str | None, n_most: int
+) -> tuple[list[Inputs], list[int | list[int]]]:
+    """The same of rows with the class of each, which the column `target` tells; no classes where there is none."""
+    return _inputs(model, {"data": config.model_dump(mode="json"), "max_rows": n_most, "target": target})
+
+
 def _same_rows(signature: Signature, params: Mapping[str, Any]) -> list[Inputs] | None:
     """The made-up rows of the seam before, as this model takes them; None where it takes others."""
     previous = params.get("previous")

@@ -151,7 +151,7 @@ def _folder(output: Path, name: str) -> Path:
 def _asked(model: Model, settings: TimingParams, machine: Machine, folder: Path) -> Asked:
     """What is asked of a model; the inputs of a graph are written to the folder."""
     if (model.packaging == "genai" and not hears(model.path)) or (
-        model.format != "onnx" and facts_of(model).kind == "decoder"
+        not (model.is_graph or model.format == "onnx") and facts_of(model).kind == "decoder"
     ):
         return Asked(settings.prompt_tokens, settings.new_tokens, _SEED, n_rows=settings.batch_size)
     signature = signature_of(model) or Signature((), ())

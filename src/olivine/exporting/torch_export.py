@@ -1,22 +1,25 @@
 """A module of transformers to an ONNX graph: traced once, run beside torch at two sizes of every open dimension.
 
 Two exporters are tried in turn. The older one traces in a second and writes the nodes that onnxruntime's fusions know;
-the newer one (torch.export) takes what the older one cannot, such as Whisper, and opsets above 20.
+the newer one (torch.export) takes what the older one cannot, such as Whisper, and opsets above 20. A model of OpenVINO
+comes from the traced module, or from the ONNX graph of one of the two.
 """
 
 import contextlib
 import io
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from olivine import lazy
 from olivine.errors import ModelError
+from olivine.exporting import openvino_ir as ir
 from olivine.models.sample_inputs import made_up
 from olivine.models.signature import Signature, TensorSpec
 from olivine.runtimes.module import call
+from olivine.runtimes.openvino import OpenvinoSession
 from olivine.runtimes.session import OnnxSession
 
 if TYPE_CHECKING:
@@ -25,8 +28,13 @@ if TYPE_CHECKING:
 else:
     np, torch = lazy.module("numpy"), lazy.module("torch")
 
-Exporter = Literal["torchscript", "dynamo"]
+Exporter = Literal["torchscript", "dynamo", "openvino", "openvino_by_torchscript", "openvino_by_dynamo"]
 OPSETS: Mapping[Exporter, range] = {"torchscript": range(9, 21), "dynamo": range(18, 24)}
+OPENVINO: tuple[Exporter, ...] = ("openvino", "openvino_by_torchscript", "openvino_by_dynamo")
+_BETWEEN: Mapping[Exporter, tuple[Exporter, int]] = {  # exporter and opset of the graph on the way to OpenVINO
+    "openvino_by_torchscript": ("torchscript", 17),
+    "openvino_by_dynamo": ("dynamo", 18),
+}
 _TOLERANCE = {"float32": 1e-3, "float16": 5e-2, "bfloat16": 2e-1}  # of the largest output
 _SIZES = {  # else small primes
     "height": (64, 96),
@@ -72,7 +80,7 @@ def export(request: Request, folder: Path, exporters: Sequence[Exporter], note: 
     expected = [_expected(request, sample) for sample in samples]
     failures: list[str] = []
     for exporter in exporters:
-        path = folder / exporter / "model.onnx"
+        path = folder / exporter / ("model.xml" if exporter in OPENVINO else "model.onnx")
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             _export(request, samples, expected, path, exporter)
@@ -83,7 +91,8 @@ def export(request: Request, folder: Path, exporters: Sequence[Exporter], note: 
                 note(f"the exporter '{exporter}' does not serve this model ({error}); another one is tried")
             continue
         return Exported(path, exporter, difference)
-    raise ModelError(f"the model cannot be exported to opset {request.opset}: {'; '.join(failures)}")
+    target = "OpenVINO" if set(exporters) <= set(OPENVINO) else f"opset {request.opset}"
+    raise ModelError(f"the model cannot be exported to {target}: {'; '.join(failures)}")
 
 
 def _samples(request: Request) -> Iterator[Mapping[str, Any]]:
@@ -130,6 +139,11 @@ def _export(
     exporter: Exporter,
 ) -> None:
     names, outputs = list(samples[0]), list(expected[0])
+    if exporter in _BETWEEN:
+        graph, (own, opset) = path.with_suffix(".onnx"), _BETWEEN[exporter]
+        _export(replace(request, opset=opset), samples, expected, graph, own)
+        ir.save(ir.from_onnx(graph), path, half=False)
+        return
     module = _positional(request, names, outputs)
     axes = _axes(request.signature) if len(samples) > 1 else {}
     given: dict[str, Any] = {"dynamo": exporter == "dynamo"}
@@ -141,6 +155,11 @@ def _export(
     try:
         with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings(), torch.inference_mode():
             warnings.simplefilter("ignore")  # of tracing: what it froze is seen in the second sample
+            if exporter == "openvino":
+                is_open = len(samples) > 1
+                shapes = [_shape(spec, samples[0][spec.name], is_dynamic=is_open) for spec in request.signature.inputs]
+                ir.save(ir.from_torch(module, samples[0], outputs, shapes), path, half=False)
+                return
             torch.onnx.export(
                 module,
                 tuple(samples[0].values()),
@@ -150,10 +169,16 @@ def _export(
                 opset_version=request.opset,
                 **given,
             )
-    except MemoryError:
+    except (MemoryError, ModelError):
         raise
     except Exception as error:  # exporters raise whatever the code that they trace does
         raise ModelError(_last_line(error)) from error
+
+
+def _shape(spec: TensorSpec, sample: Any, *, is_dynamic: bool) -> list[int]:
+    """The sizes of an input in the result, -1 where it is open."""
+    sizes = spec.shape if spec.shape is not None and is_dynamic else tuple(sample.shape)
+    return [size if isinstance(size, int) else -1 for size in sizes]
 
 
 def _positional(request: Request, names: Sequence[str], outputs: Sequence[str]) -> Any:
@@ -206,7 +231,7 @@ def _compare(
     path: Path, samples: Sequence[Mapping[str, Any]], expected: Sequence[Mapping[str, Any]], tolerance: float
 ) -> float:
     """The largest difference of the graph to the module; ModelError when it is no rounding."""
-    session = OnnxSession(path)
+    session = OpenvinoSession(path, exact=True) if path.suffix == ".xml" else OnnxSession(path)
     taken = session.input_names
     worst = 0.0
     for sample, outputs in zip(samples, expected, strict=True):

@@ -7,9 +7,10 @@ from typing import Any, Literal, Self
 
 from olivine.paths import is_file
 
-Format = Literal["hf", "gguf", "adapter", "onnx", "script", "diffusers", "composite"]
+Format = Literal["hf", "gguf", "adapter", "onnx", "openvino", "script", "diffusers", "composite"]
 GENAI_CONFIG = "genai_config.json"
 ONNX_FILE = "onnx_file"  # the attribute of an ONNX model that names its graph where no genai_config.json does
+OPENVINO_FILE = "openvino_file"  # the attribute of a model of OpenVINO that names its .xml file
 
 
 @dataclass(frozen=True)
@@ -17,9 +18,9 @@ class Model:
     """A model on disk; nothing of it is loaded.
 
     format: how its files lie: "hf" a Hugging Face folder, "gguf" one GGUF file, "adapter" a PEFT folder, "onnx" a
-      graph in a folder, with its external data, "script" a file whose function gives a module of torch, "diffusers"
-      a part of a pipeline of diffusers, "composite" several models that are used together. `packaging` is another
-      thing.
+      graph in a folder, with its external data, "openvino" an .xml file of layers with its .bin of weights, "script"
+      a file whose function gives a module of torch, "diffusers" a part of a pipeline of diffusers, "composite" several
+      models that are used together. `packaging` is another thing.
     path: the folder, or the GGUF file or script; of a composite, the folder of what belongs to all of its parts, or the
       path of the first part where there is no such folder.
     base: what the weights come from when they do not lie in `path`. For an adapter, the model that it adapts. For an
@@ -51,6 +52,11 @@ class Model:
         """Whether onnxruntime-genai loads it: a folder with the graph of a decoder, its tokenizer and its settings."""
         is_genai = self.format == "onnx" and ONNX_FILE not in self.attributes and is_file(self.path / GENAI_CONFIG)
         return "genai" if is_genai else "plain"
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is a graph that gives numbers and writes no text: of ONNX as it is, or of OpenVINO."""
+        return self.format == "openvino" or (self.format == "onnx" and self.packaging == "plain")
 
     def to_json(self) -> dict[str, Any]:
         """JSON values only; the inverse of `from_json`."""

@@ -8,6 +8,7 @@ from olivine.models.adapter_files import BASE_FILE
 from olivine.models.companions import COMPANIONS
 from olivine.models.diffusion_files import pipeline_files
 from olivine.models.onnx_files import SESSION_FILE, files_of_adapter, header_of
+from olivine.models.openvino_files import context_of, ir_of
 
 
 def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
@@ -21,6 +22,9 @@ def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
     if model.format == "onnx" and model.packaging == "plain":
         yield from _of_graph(model)
         return
+    if model.format == "openvino":
+        yield from _of_ir(model)
+        return
     pattern = "**/*" if model.format == "onnx" else "*"
     for path in [*model.path.glob(pattern), *model.path.glob("additional_chat_templates/*.jinja")]:
         name = path.relative_to(model.path)
@@ -30,8 +34,10 @@ def deciding_files(model: Model) -> Iterator[tuple[str, Path]]:
 
 def _of_graph(model: Model) -> Iterator[tuple[str, Path]]:
     """A graph, its weights, and what tells how it is fed; the folder may hold anything else."""
-    header = header_of(model)
-    for name in [header.path.name, *header.external_files, *COMPANIONS, SESSION_FILE, *files_of_adapter(model.path)]:
+    header, wrapped = header_of(model), context_of(model)
+    inside = [wrapped.name, wrapped.with_suffix(".bin").name] if wrapped is not None else []
+    files = [*header.external_files, *inside, *COMPANIONS, SESSION_FILE, *files_of_adapter(model.path)]
+    for name in [header.path.name, *files]:
         if (model.path / name).is_file():
             yield name, model.path / name
 
@@ -43,6 +49,14 @@ def _of_all_parts(model: Model) -> Iterator[tuple[str, Path]]:
             if (model.path / name).is_file():
                 yield name, model.path / name
         yield from pipeline_files(model.path)
+
+
+def _of_ir(model: Model) -> Iterator[tuple[str, Path]]:
+    """The two files of an IR, and what tells how it is fed."""
+    file = ir_of(model)
+    for path in [file, file.with_suffix(".bin"), *(model.path / name for name in COMPANIONS)]:
+        if path.is_file():
+            yield path.relative_to(model.path).as_posix(), path
 
 
 def _decides(model: Model, name: PurePath) -> bool:

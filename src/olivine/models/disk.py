@@ -15,6 +15,6 @@ def bytes_on_disk(model: Model) -> int | None:
         return model.base.path.stat().st_size if model.base.format == "gguf" else None
     if model.path.is_file():
         return model.path.stat().st_size
-    if model.format == "onnx" and model.packaging == "plain":  # anything may lie beside a user's graph
+    if model.is_graph:  # anything may lie beside a user's graph
         return sum(file.stat().st_size for _, file in deciding_files(model))
     return sum(whole_size(file) for file in model.path.iterdir() if file.is_file())

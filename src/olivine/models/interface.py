@@ -10,6 +10,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.inspect import read_facts
 from olivine.models.io_config import signature_by
 from olivine.models.onnx_files import onnx_facts, told_signature
+from olivine.models.openvino_files import openvino_facts
 from olivine.models.sample_inputs import fitted
 from olivine.models.scripted import IO_CONFIG, SCRIPT
 from olivine.models.seq2seq import seq2seq
@@ -24,6 +25,8 @@ def facts_of(model: Model) -> ModelFacts:
         return composite_facts({name: facts_of(part) for name, part in model.parts.items()}, model.task)
     if model.format == "diffusers":
         return diffusion_facts(model)
+    if model.format == "openvino":
+        return openvino_facts(model)
     if model.format == "script":
         name = str(model.attributes[SCRIPT].get("model_loader", ""))
         return ModelFacts(name, 0, kind="script", task=model.task, signature=_of_script(model))

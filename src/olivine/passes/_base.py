@@ -16,6 +16,7 @@ from olivine.config.schema import DataConfig, Typed
 from olivine.errors import Problem, Unsupported
 from olivine.models import Model
 from olivine.models.facts import Kind, ModelFacts
+from olivine.user_scripts import UserScript
 from olivine.work import Context, Estimate, Machine
 
 ANY_KIND: frozenset[Kind] = frozenset(get_args(Kind))
@@ -134,6 +135,15 @@ class Pass(ABC):
     def inherited(cls, earlier: Sequence["Pass"]) -> Mapping[str, Any]:  # noqa: ARG003
         """Params that the config leaves out and the passes of earlier steps decide; what the config says wins."""
         return {}
+
+    @classmethod
+    def gives(cls, form: str | None) -> str:  # noqa: ARG003
+        """The format of the result for an input model of that format, where it follows from it; else `produces`."""
+        return cls.produces
+
+    def script(self) -> tuple[UserScript, Mapping[str, str]] | None:
+        """The script of a user that the params name, and the functions of it by the param that names each."""
+        return None
 
     def trains_on(self) -> TrainingRows | None:
         """The rows that it trains on; None for a pass that does not train, and so keeps what the model says."""

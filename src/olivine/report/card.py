@@ -30,7 +30,8 @@ ASKED = {"genai": "'What do you know?'", "whisper": "SOUND.wav"}
 def model_card(run: Run, format_of_result: str) -> str:
     """The card of what a run delivers.
 
-    format_of_result: "genai", "whisper", "onnx", "hf", "adapter", or "bare adapter" for one that names no base.
+    format_of_result: "genai", "whisper", "onnx", "openvino", "hf", "adapter", or "bare adapter" for one that names no
+    base.
     """
     return f"---\n{_metadata(run, format_of_result)}\n---\n\n{_text(run, format_of_result)}"
 
@@ -48,7 +49,8 @@ def _metadata(run: Run, format_of_result: str) -> str:
     base, licence = base_on_hub(run), run.delivered.licence if run.delivered is not None else None
     known = licence is not None and _LICENCES.fullmatch(licence) is not None
     runtime = dict.fromkeys(ASKED, "onnxruntime-genai")
-    libraries = {**runtime, "onnx": "onnxruntime", "hf": "transformers", "adapter": "peft", "bare adapter": "peft"}
+    graphs = {"onnx": "onnxruntime", "openvino": "openvino"}
+    libraries = {**runtime, **graphs, "hf": "transformers", "adapter": "peft", "bare adapter": "peft"}
     writes_text = any("loss" in row for row in run.scores)
     data = ModelCardData(
         base_model=base,
@@ -144,6 +146,7 @@ def _use(format_of_result: str) -> Iterator[str]:
         return
     calls = {
         "onnx": 'onnxruntime.InferenceSession("model/model.onnx")',
+        "openvino": 'openvino.Core().compile_model("model/ov_model.xml")',
         "hf": 'transformers.AutoModelForCausalLM.from_pretrained("model")',
         "adapter": 'peft.AutoPeftModelForCausalLM.from_pretrained("model")',
         "bare adapter": 'peft.PeftModel.from_pretrained(base, "model")',

@@ -201,7 +201,9 @@ def _format(model: Path) -> str:
         return "genai"
     if (model / "adapter_config.json").is_file():
         return "adapter" if names_base(model) else "bare adapter"
-    return "onnx" if any(model.glob("*.onnx")) else "hf"
+    if any(model.glob("*.onnx")):
+        return "onnx"
+    return "openvino" if any(model.glob("*.xml")) else "hf"
 
 
 def _is_chat(run: "Run", model: Path) -> bool:

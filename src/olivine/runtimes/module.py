@@ -9,8 +9,10 @@ from olivine.models import Model
 from olivine.models.interface import signatures_of
 from olivine.models.loading import load_module
 from olivine.models.onnx_files import graph_of
+from olivine.models.openvino_files import context_of, ir_of
 from olivine.models.seq2seq import seq2seq
 from olivine.models.speech import hears
+from olivine.runtimes.openvino import OpenvinoSession
 from olivine.runtimes.seq2seq import Seq2SeqSession
 from olivine.runtimes.session import OnnxSession
 from olivine.runtimes.speech import SpeechSession
@@ -89,7 +91,7 @@ class PartsSession:
         return outputs
 
 
-AnySession = OnnxSession | ModuleSession | SpeechSession | PartsSession | Seq2SeqSession
+AnySession = OnnxSession | OpenvinoSession | ModuleSession | SpeechSession | PartsSession | Seq2SeqSession
 
 
 def fed_to(whole: Model, part: str, rows: Sequence[Mapping[str, Any]], n_most: int) -> "list[Mapping[str, Any]] | None":
@@ -110,7 +112,7 @@ def fed_to(whole: Model, part: str, rows: Sequence[Mapping[str, Any]], n_most: i
 
 
 def open_session(model: Model, provider: str, device: str) -> AnySession:
-    """A model of any format, ready to be asked for its outputs."""
+    """A model of any format, ready to be asked for its outputs; a graph that wraps an IR is run as that IR."""
     if model.format == "composite":
         sessions = {name: open_session(part, provider, device) for name, part in model.parts.items()}
         signatures = signatures_of(model)
@@ -118,6 +120,9 @@ def open_session(model: Model, provider: str, device: str) -> AnySession:
         return PartsSession(sessions) if roles is None else Seq2SeqSession(roles, signatures, sessions)
     if model.packaging == "genai" and hears(model.path):
         return SpeechSession(model.path, provider)
+    if model.format == "openvino":
+        return OpenvinoSession(ir_of(model))
     if model.format == "onnx":
-        return OnnxSession(graph_of(model), provider)
+        wrapped = context_of(model)
+        return OnnxSession(graph_of(model), provider) if wrapped is None else OpenvinoSession(wrapped)
     return ModuleSession(model, device)

@@ -16,7 +16,18 @@ from olivine.testing._plugin import check_help, check_params, give_name, refusal
 from olivine.testing.tiny import tiny_checkpoint
 from olivine.work import Context, Estimate, Machine, Silent
 
-HEAVY = ("torch", "transformers", "peft", "datasets", "onnx", "onnxruntime", "onnxruntime_genai", "onnx_ir", "numpy")
+HEAVY = (
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime_genai",
+    "onnx_ir",
+    "numpy",
+    "openvino",
+)
 MACHINE = Machine("cpu", "CPUExecutionProvider", memory_bytes=2**34, disk_bytes=2**34, n_cores=2, offline=True)
 _FACTS = ModelFacts("LlamaForCausalLM", 10**6, DecoderFacts(hidden_size=64, n_layers=2, vocab_size=259))
 
@@ -45,7 +56,7 @@ class PassDeclaration:
         plugin = self.plugin
         assert isinstance(plugin.accepts, frozenset)
         assert plugin.accepts
-        assert plugin.produces in {"hf", "gguf", "adapter", "onnx", UNCHANGED}
+        assert plugin.produces in {"hf", "gguf", "adapter", "onnx", "openvino", UNCHANGED}
         assert plugin.version >= 1
         assert all(isinstance(name, str) for name in (*plugin.libraries, *plugin.modules, *plugin.modules.values()))
         assert set(plugin.spellings.values()) <= set(plugin.Params.model_fields)
@@ -63,7 +74,7 @@ class PassDeclaration:
 
     def test_model_of_another_format_is_refused_in_a_sentence(self) -> None:
         """The sentence names the format that came."""
-        for name in ("hf", "gguf", "adapter", "onnx"):
+        for name in ("hf", "gguf", "adapter", "onnx", "openvino"):
             if name not in self.plugin.accepts:
                 model = Model(name, Path("nowhere"))
                 assert name in refusal(partial(self.make().requires, model))
@@ -113,7 +124,7 @@ class PassContract(PassDeclaration):
         if self.plugin.produces == UNCHANGED:
             assert result == model
             return
-        assert result.format == self.plugin.produces
+        assert result.format == self.plugin.gives(model.format)
         assert result.path.is_relative_to(tmp_path / "first" / "output")
         assert result.path.exists()
         assert Model.from_json(result.to_json()) == result

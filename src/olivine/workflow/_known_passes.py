@@ -1,7 +1,13 @@
 """Passes of Olive that olivine does not have: a config that names one is right, and told what to use instead."""
 
 _INTERNAL = "Leave it out: it prepares what later passes of Olive need, and passes here find it out by themselves."
-_OPENVINO = "It needs openvino; OnnxConversion and OnnxStaticQuantization make a graph that its provider takes."
+_OPTIMUM = (
+    "It needs optimum-intel, of which no release works beside transformers 5; OpenVINOConversion makes a model of "
+    "OpenVINO of a checkpoint, and OpenVINOWeightCompression rounds its weights to 8 or 4 bits."
+)
+_PACKAGE = (
+    "It needs onnxruntime-ep-openvino, which compiles for an NPU; OpenVINOEncapsulation makes a graph for the provider."
+)
 _QNN = "It needs the QNN SDK of Qualcomm; OnnxStaticQuantization with QDQ makes a graph that QNN's provider takes."
 _SNPE = "It needs the SNPE SDK of Qualcomm; OnnxConversion and OnnxStaticQuantization make a graph for any provider."
 _VITIS = "It needs the tools of AMD; OnnxStaticQuantization with QDQ makes a graph that VitisAI's provider takes."
@@ -44,14 +50,8 @@ OLIVE_PASSES = {
     "onnxfloat16tofloat32": "Export the model in fp32.",
     "onnxiofloat16tofloat32": "Export the model with the types that are wanted.",
     "onnxquantizationpreprocess": _INTERNAL,
-    "openvinoconversion": _OPENVINO,
-    "openvinoencapsulation": _OPENVINO,
-    "openvinoioupdate": _OPENVINO,
-    "openvinooptimumconversion": _OPENVINO,
-    "openvinoquantization": _OPENVINO,
-    "openvinoquantizationwithaccuracy": _OPENVINO,
-    "openvinoreshape": _OPENVINO,
-    "openvinoweightcompression": _OPENVINO,
+    "openvinomodelpackage": _PACKAGE,
+    "openvinooptimumconversion": _OPTIMUM,
     "poweroftwomethod": _VITIS,
     "pytorchtensorparallel": _SPLIT,
     "qairtencapsulation": _QNN,

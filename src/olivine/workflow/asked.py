@@ -260,7 +260,7 @@ def _kind(draft: Draft) -> "type[Evidence | OutputEvidence]":
     from olivine.evaluate import Evidence, OutputEvidence
 
     model, facts = draft.model, draft.facts
-    is_graph = model is not None and model.format == "onnx" and model.packaging == "plain"
+    is_graph = model is not None and model.is_graph
     return OutputEvidence if is_graph or (facts is not None and facts.kind != "decoder") else Evidence
 
 

@@ -69,7 +69,7 @@ class Chain:
             files=tuple(one.files()),
             implicit=implicit,
             estimate=parts.estimate(one, self.facts, self.machine, data) if self.facts else Estimate(),
-            produces=one.produces,
+            produces=one.gives(self.form),
         )
         facts = parts.forecast(one, self.facts) if self.facts else None
         return replace(self.past(type(one)), facts=facts, steps=(*self.steps, step), passes=(*self.passes, one))
@@ -78,7 +78,7 @@ class Chain:
         """The chain after a pass that gives no step; what an unknown one would give is not known."""
         if plugin is None:
             return replace(self, form=None)
-        return self if plugin.produces == UNCHANGED else replace(self, form=plugin.produces)
+        return self if plugin.produces == UNCHANGED else replace(self, form=plugin.gives(self.form))
 
     def begun(self, first: type[Pass] | None, taken: Collection[str], base: str | None = None) -> Self:
         """The chain with the step that reads a GGUF file, where the first pass does not take one itself.

@@ -122,7 +122,7 @@ def _warm(plan: Plan, workers: Workers) -> None:
     if plan.awaits or plan.search is not None or not _left(plan, plan.cached):  # what runs is known later, or nothing
         return
     done = cached(plan)  # a plan that was made before another run does not know what that made
-    scores = plan.form != "onnx" and any(f"score:{seam.name}" not in done for seam in seams(plan))
+    scores = plan.form not in ("onnx", "openvino") and any(f"score:{seam.name}" not in done for seam in seams(plan))
     steps = _left(plan, done)
     unknown = {name for name, host in plan.hosts.items() if not host.is_known}  # what they run in is still to be made
     for host in dict.fromkeys(step.host for step in steps if step.host not in unknown):

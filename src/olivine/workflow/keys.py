@@ -25,7 +25,7 @@ from olivine.store.packing import unpack
 from olivine.workflow.code import code_digest
 from olivine.workflow.steps import TASKS, Plan, ScoreRows, Script, Step, timing_params
 
-SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai")
+SCORE_LIBRARIES = ("torch", "transformers", "peft", "onnxruntime", "onnxruntime-genai", "openvino")
 
 _NOT_THE_MODEL = ("path", "folder", "max_seconds")  # of what a record says of a script
 # One library, published under a name for each kind of hardware.
@@ -86,7 +86,7 @@ def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> st
             "pass": plugin.name,
             "version": plugin.version,
             "code": code_digest(plugin.__module__),
-            "params": step.params,
+            "params": _without_scripts(step.params),
             "input": models[step.parent],
             **({"models": [models[None if name == "input" else name] for name in step.models]} if step.models else {}),
             "data": {name: data_content(config, hashes) for name, config in step.data.items()},
@@ -98,6 +98,11 @@ def step_key(step: Step, models: Mapping[str | None, str], hashes: Hashes) -> st
             "execution_provider": step.machine.execution_provider if plugin.produces in ("onnx", UNCHANGED) else None,
         }
     )
+
+
+def _without_scripts(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Params without where a script lies: the bytes of its files decide."""
+    return {key: value for key, value in params.items() if key not in ("user_script", "script_dir")}
 
 
 def score_key(model_key: str, rows: ScoreRows, previous_key: str | None, device: str, hashes: Hashes) -> str:

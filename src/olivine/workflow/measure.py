@@ -9,6 +9,7 @@ from olivine.errors import ConfigError, RequestError
 from olivine.evaluate.parity import open_model
 from olivine.models import Model
 from olivine.models.onnx_files import check_onnx, onnx_model
+from olivine.models.openvino_files import is_openvino, openvino_model
 from olivine.workflow.alone import run_alone
 from olivine.workflow.events import Listener, Scored
 from olivine.workflow.keys import score_params
@@ -60,7 +61,7 @@ def _asked(plan: Plan, scores: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _model(folder: Path, plan: Plan) -> Model:
     """The model in the folder; an adapter there adapts the config's input model."""
     base = plan.input_model
-    if base is not None and base.format == "onnx" and base.packaging == "plain":
+    if base is not None and base.is_graph:
         return _graph(folder)
     is_adapter = (folder / "adapter_config.json").is_file()
     if is_adapter and base is None and (no_base := [one for one in plan.problems if one.kind in _NO_MODEL]):
@@ -77,6 +78,8 @@ def _model(folder: Path, plan: Plan) -> Model:
 
 def _graph(path: Path) -> Model:
     """The graph at the path: the config's models are measured by their outputs."""
+    if is_openvino(path):
+        return openvino_model(path.absolute())
     model = onnx_model(path.absolute())
     if model.packaging != "plain":
         raise RequestError(f"{path} writes text, and the config's input model is a graph that does not")

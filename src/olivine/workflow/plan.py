@@ -36,7 +36,7 @@ from olivine.workflow.packing import check_packing, check_parts, packed_names
 from olivine.workflow.resources import Remote, settle
 from olivine.workflow.room import check_folder, check_room, scoring_bytes, total
 from olivine.workflow.rows import check_held_out, data_of, index_of, no_begin_token, plan_score, tell_seen
-from olivine.workflow.scripts import unread_scripts
+from olivine.workflow.scripts import check_script, unread_scripts
 from olivine.workflow.source import meant_format, plan_model
 from olivine.workflow.steps import TASKS, Asked, Host, Plan, ScoreRows
 
@@ -289,6 +289,8 @@ def _check_pass(draft: Draft, name: str, one: Pass, used: Mapping[str, DataConfi
     """What a pass says of the model that reaches it."""
     facts, machine = draft.chain.facts or STAND_IN, draft.chain.machine
     _check_model_names(draft, name, one)
+    if (asked := one.script()) is not None:
+        check_script(draft, *asked, ("passes", name))
     draft.problems += [_placed(draft, name, type(one), problem) for problem in parts.check(one, facts, machine, used)]
     draft.translated += [f"step {name}: {note}" for note in parts.notes(one, facts, machine, used)]
     check_held_out(draft, name, one, used)

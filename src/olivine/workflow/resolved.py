@@ -106,7 +106,7 @@ def _model_places(model: Model) -> dict[str, str]:
         return {"type": SCRIPTED, "task": model.task, **({"model_path": str(given)} if given else {})}
     if model.format == "adapter" and model.base is not None:
         return {"model_path": str(model.base.path), "adapter_path": str(model.path)}
-    kind = "ONNXModel" if model.format == "onnx" else "HfModel"
+    kind = {"onnx": "ONNXModel", "openvino": "OpenVINOModel"}.get(model.format, "HfModel")
     graph = {"onnx_file_name": str(model.attributes[ONNX_FILE])} if ONNX_FILE in model.attributes else {}
     return {"type": kind, "model_path": str(model.path), "task": model.task, **graph}
 

@@ -224,7 +224,7 @@ def _gives_outputs(draft: Draft) -> bool:
     """Whether models are measured by their outputs: no decoder, or one of which a plain graph is made untrained."""
     facts, last = draft.facts, draft.chain.facts
     if facts is None:
-        return draft.model is not None and draft.model.format == "onnx" and draft.model.packaging == "plain"
+        return draft.model is not None and draft.model.is_graph
     is_graph = last is not None and last.kind == "graph"
     return facts.kind != "decoder" or (is_graph and not any(step.trains for step in draft.steps))
 

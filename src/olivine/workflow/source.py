@@ -2,11 +2,13 @@
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from olivine.config.schema import IoConfig, LoadKwargs, Workflow
+from olivine import lazy
+from olivine.config.schema import InputModel, IoConfig, LoadKwargs, Workflow
 from olivine.config.shape import COMPOSITE, DIFFUSERS, SCRIPTED
 from olivine.config.unserved import MODELS
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
@@ -17,6 +19,7 @@ from olivine.models.inspect import check_checkpoint, read_facts
 from olivine.models.io_config import signature_by
 from olivine.models.kinds import TASKS
 from olivine.models.onnx_files import check_onnx, is_onnx, onnx_facts, onnx_model
+from olivine.models.openvino_files import ir_header_of, is_openvino, openvino_facts, openvino_model
 from olivine.models.scripted import IO_CONFIG, LOAD, SCRIPT
 from olivine.models.signature import Signature
 from olivine.paths import exists, hub_cache, of_user, real
@@ -27,6 +30,7 @@ from olivine.workflow.draft import Draft, short
 from olivine.workflow.resources import Remote
 from olivine.workflow.scripts import check_script
 
+OPENVINO = "OpenVINOModel"
 # How the models of the hub are called that have no owner, being older than owners.
 _WITHOUT_OWNER = (
     *("albert-", "bert-base-", "bert-large-", "camembert-", "distilbert-base-", "distilgpt2", "distilroberta-", "gpt2"),
@@ -94,6 +98,8 @@ def meant_format(draft: Draft) -> Format | None:
         return "script"
     if given.type in (COMPOSITE, DIFFUSERS):  # the parts are told to be wrong
         return None
+    if given.type == OPENVINO or is_openvino(of_user(str(given.model_path))):
+        return "openvino"
     return "onnx" if is_graph else "hf"
 
 
@@ -106,15 +112,13 @@ def _check_task(draft: Draft, task: str) -> None:
 
 def _plan_local_model(draft: Draft, path: Path) -> None:
     given = draft.workflow.input_model
-    if given.type == "ONNXModel" or ("type" not in given.model_fields_set and is_onnx(path)):
-        _plan_onnx(draft, path)
+    if (plan_graph := _graph_planner(given, path)) is not None:
+        plan_graph(draft, path)
         return
     if given.onnx_file_name is not None:
         fix = 'Write "type": "ONNXModel", or remove it.'
         draft.problem("invalid-value", ("input_model", "onnx_file_name"), "the model is no ONNXModel.", fix)
-    if is_onnx(path):
-        message = f"'{path}' is an ONNX model, and the type is {given.type}."
-        draft.problem("missing-model", ("input_model", "model_path"), message, 'Write "type": "ONNXModel".')
+    if _is_other_type(draft, path):
         return
     if path.is_file() and path.suffix != ".gguf":
         message = f"'{path}' is neither a model folder nor a .gguf or .onnx file."
@@ -140,6 +144,25 @@ def _plan_local_model(draft: Draft, path: Path) -> None:
     _plan_interface(draft)
     if given.adapter_path is not None:
         _plan_adapter(draft, of_user(given.adapter_path).absolute())
+
+
+def _graph_planner(given: InputModel, path: Path) -> Callable[[Draft, Path], None] | None:
+    """What plans the model, where its type, or what lies there, says that it is a graph."""
+    for kind, is_one, plan in (("ONNXModel", is_onnx, _plan_onnx), (OPENVINO, is_openvino, _plan_openvino)):
+        if given.type == kind or ("type" not in given.model_fields_set and is_one(path)):
+            return plan
+    return None
+
+
+def _is_other_type(draft: Draft, path: Path) -> bool:
+    """Whether the model is a graph and the config says another type, which is told."""
+    given = draft.workflow.input_model
+    for kind, what, is_one in (("ONNXModel", "an ONNX model", is_onnx), (OPENVINO, "a model of OpenVINO", is_openvino)):
+        if is_one(path):
+            message = f"'{path}' is {what}, and the type is {given.type}."
+            draft.problem("missing-model", ("input_model", "model_path"), message, f'Write "type": "{kind}".')
+            return True
+    return False
 
 
 def _plan_interface(draft: Draft) -> None:
@@ -247,6 +270,27 @@ def _plan_onnx(draft: Draft, path: Path) -> None:
         draft.translated.append(f"the graph is {draft.facts.signature.in_words}")
 
 
+def _plan_openvino(draft: Draft, path: Path) -> None:
+    """A model of OpenVINO: what it is, and what keeps it from running."""
+    given = draft.workflow.input_model
+    for name in ("adapter_path", "onnx_file_name"):
+        if getattr(given, name) is not None:
+            draft.problem("unsupported", ("input_model", name), f"a model of OpenVINO has no {name}.", "Remove it.")
+    try:
+        model = openvino_model(path, given.task if "task" in given.model_fields_set else "")
+        ir_header_of(model).check()
+        draft.facts = openvino_facts(model)
+    except ModelError as error:
+        draft.problem(error.kind, ("input_model", "model_path"), sentence(error))
+        return
+    draft.model = model
+    main, _ = draft.hosts[None]
+    if "openvino" not in main.probe.modules:
+        draft.problem("missing-extra", ("input_model", "type"), f"{lazy.missing_sentence('openvino', 'openvino')}.")
+    if draft.facts.signature is not None:
+        draft.translated.append(f"the graph is {draft.facts.signature.in_words}")
+
+
 def _look_at(draft: Draft, path: Path, name: str) -> bool:
     """Read the facts of a model and what is wrong with it; False when there are none."""
     key = ("input_model", "model_path")
@@ -287,12 +331,12 @@ def _plan_absent_model(draft: Draft, name: str) -> None:
     key = ("input_model", "model_path")
     is_on_hub = name.count("/") == 1 or name.startswith(_WITHOUT_OWNER)
     looks_local = not is_on_hub or name.startswith((".", "/", "~")) or name.endswith(".gguf") or "\\" in name
-    is_graph = draft.workflow.input_model.type == "ONNXModel"
+    is_graph = draft.workflow.input_model.type in ("ONNXModel", OPENVINO)
     if not looks_local and (snapshot := _hub_snapshot(draft, name)):
         _plan_here(draft, snapshot)
     elif not looks_local and is_graph:
         fix = "Download it and name the folder as model_path."
-        draft.problem("missing-model", key, f"an ONNX model is not fetched from the hub ('{short(name)}').", fix)
+        draft.problem("missing-model", key, f"a graph is not fetched from the hub ('{short(name)}').", fix)
     elif looks_local:
         draft.problem("missing-model", key, f"the model '{short(name)}' does not exist{_nearest_path(Path(name))}")
     elif draft.machine.offline:
@@ -368,4 +412,4 @@ def _hub_snapshot(draft: Draft, name: str) -> Path | None:
     if snapshot is None or not snapshot.is_dir():
         return None
     part = part_of(snapshot, given.load_kwargs)
-    return snapshot if given.type == "ONNXModel" or not any(check_checkpoint(part)) else None
+    return snapshot if given.type in ("ONNXModel", OPENVINO) or not any(check_checkpoint(part)) else None

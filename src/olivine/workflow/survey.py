@@ -75,7 +75,7 @@ def _uses(plan: Plan) -> list[dict[str, Any]]:
 
     A run that goes on asks what the run before it asked, whose answer is kept.
     """
-    if plan.input_model is not None and plan.input_model.format == "onnx":
+    if plan.input_model is not None and plan.input_model.format in ("onnx", "openvino"):
         return []  # a graph may be no model of text
     uses: list[dict[str, Any]] = []
     are_made = True

@@ -50,6 +50,12 @@ _RENAMED = {
     "autoawqquantizer": {"w_bit": "bits", "q_group_size": "group_size"},
     "gptqquantizer": {"seed": "calibration_seed"},
     "onnxconversion": {"use_device": "device"},
+    "openvinoconversion": {
+        "output_model": "model_name",
+        "extra_config": "extra_configs",
+        "input": "input_shapes",
+        "input_shape": "input_shapes",
+    },
 }
 # What OrtMixedPrecision left in 32 bits where nothing was named.
 _KEPT_IN_32 = ("SimplifiedLayerNormalization", "SkipSimplifiedLayerNormalization", "Relu", "Add")
@@ -155,6 +161,13 @@ _IDLE: dict[str, _Idle] = {
         for kind in _INT8
     },
 }
+for _kind in ("conversion", "ioupdate", "reshape", "weightcompression", "encapsulation"):
+    _IDLE[f"openvino{_kind}"] = {"reuse_cache": (None, "results of earlier passes are never written over")}
+for _kind in ("quantization", "quantizationwithaccuracy"):
+    _IDLE[f"openvino{_kind}"] = {
+        "reuse_cache": (None, "results of earlier passes are never written over"),
+        "metric_func": (None, "outputs are held to those before; OpenVINOQuantizationWithAccuracy holds an accuracy"),
+    }
 _IDLE["ortperftuning"] = _IDLE["ortsessionparamstuning"]
 _MODES = {"onnxstaticquantization": "static", "onnxdynamicquantization": "dynamic"}
 # What onnxruntime-genai has of generation_config.json.

@@ -5,6 +5,7 @@ from olivine.config.nodes import Array, Object, Place
 
 _PASSES = (
     *("onnxquantization", "onnxstaticquantization", "onnxdynamicquantization"),
+    *("openvinoquantization", "openvinoquantizationwithaccuracy", "openvinoweightcompression"),
     *("ortperftuning", "ortsessionparamstuning", "incquantization", "incstaticquantization", "vitisaiquantization"),
     *("autoawqquantizer", "gptqquantizer", "onnxconversion", "optimumconversion", "onnxmatmul4quantizer"),
 )
@@ -20,7 +21,10 @@ def of_passes(config: Object) -> Findings:
     for name, step in list(named(config, "passes")):
         kind = text_of(step, "type")
         if kind in _PASSES:
+            own = [(key, step[key], step.places[key]) for key in _SCRIPT if key in step and step.get("validation_func")]
             yield from rows_of(config, step, f"{name}_data", reads=kind not in _WITHOUT_ROWS)
+            for key, value, place in own:  # the script has the function that measures, too
+                step.put(key, value, place)
         if kind in _FROM_DATA:
             yield from drop(step, "data_config", "'data_config' is dropped: it reads no rows.")
 
@@ -32,7 +36,8 @@ def rows_of(
     function = section.get("dataloader_func")
     if not reads or not isinstance(function, str):
         why = "it reads no rows" if not reads else "no dataloader_func takes it"
-        for key in [key for key in _KEYS if key in section]:
+        taken = _SCRIPT if section.get("validation_func") else ()
+        for key in [key for key in _KEYS if key in section and key not in taken]:
             yield from drop(section, key, f"'{key}' is dropped: {why}.")
         return
     place = section.places["dataloader_func"]

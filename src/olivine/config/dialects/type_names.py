@@ -26,6 +26,7 @@ _MODELS = {
     "compositeonnxmodel": "CompositeModel",
     "compositepytorchmodel": "CompositeModel",
     "compositemodelhandler": "CompositeModel",
+    "openvinomodel": "OpenVINOModel",
 }
 _DATA = {
     "huggingfacecontainer": "HuggingfaceContainer",

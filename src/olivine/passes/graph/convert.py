@@ -14,7 +14,7 @@ from olivine.exporting.graph_files import open_graph, save_graph
 from olivine.models import ONNX_FILE, Model
 from olivine.models.facts import Kind, ModelFacts
 from olivine.models.interface import composite_facts, facts_of, signature_of, text_signature
-from olivine.models.io_config import examples, signature_by, sizes_by
+from olivine.models.io_config import Example, examples, signature_by, sizes_by
 from olivine.models.loading import load_module
 from olivine.models.materialize import copy_companions
 from olivine.models.onnx_files import graph_of
@@ -205,14 +205,17 @@ class Told:
     is_told: bool
 
 
-def told_of(model: Model, given: Model | None) -> Told:
-    """How a model is exported. given: the input model of the workflow, to which the config's words belong."""
+def told_of(model: Model, given: Model | None, shown: Mapping[str, Example] | None = None) -> Told:
+    """How a model is exported. given: the input model of the workflow, to which the config's words belong.
+
+    shown: an example of the inputs, where the script of the model gives none.
+    """
     said = given if given is not None else model
-    io_config, example = said.attributes.get(IO_CONFIG), {}
+    io_config, example = said.attributes.get(IO_CONFIG), dict(shown or {})
     if script_of(said) is not None:
         with opened(said, load_module) as scripted:
             io_config = scripted.io_config()
-            example = examples(scripted.example(), (io_config or {}).get("input_names") or ())
+            example = examples(scripted.example(), (io_config or {}).get("input_names") or ()) or example
     own = _own(model)
     signature = signature_by(own, io_config, example)
     if signature is None or not signature.inputs:

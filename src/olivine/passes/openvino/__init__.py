@@ -1,0 +1,1 @@
+"""Passes that make and change models of OpenVINO, by openvino and nncf."""
