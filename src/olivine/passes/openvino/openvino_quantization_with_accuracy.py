@@ -84,7 +84,7 @@ class OpenVINOQuantizationWithAccuracy(QuantizingPass):
             result = nncf.quantize_with_accuracy_control(
                 self.opened(model),
                 calibration_dataset=dataset(rows, before.input_names),
-                validation_dataset=nncf.Dataset(labelled),
+                validation_dataset=nncf.Dataset(labelled, lambda item: _taken(item, before.input_names)),
                 validation_fn=measure,
                 max_drop=self.params.max_drop,
                 drop_type=nncf.DropType(self.params.drop_type.lower()),
@@ -152,6 +152,11 @@ class OpenVINOQuantizationWithAccuracy(QuantizingPass):
                 yield lambda model, rows: float(function(model, rows))
         except ScriptError as error:
             raise ModelError(str(error)) from error
+
+
+def _taken(item: Labelled, names: Sequence[str]) -> dict[str, Any]:
+    """The inputs of a row that the model takes, without its label."""
+    return {name: np.asarray(item[0][name]) for name in names if name in item[0]}
 
 
 def _measured(graph: Any, scratch: Path) -> Any:

@@ -229,9 +229,9 @@ class OpenVINOWeightCompression(RoundingPass):
         if not hasattr(graph, "graph"):
             return scopes
         in_rows = self.params.compress_config.mode.startswith("int8")
-        wider = with_types(scopes, graph, ("Conv",) if in_rows else ("Conv", "Gemm"))
+        wider = with_types(scopes, graph, ("Conv",) if in_rows else ("Conv", "Gather", "Gemm"))
         if wider != scopes:
-            left = " and ".join(set(wider["types"]) - set(scopes.get("types", ())))
+            left = " and ".join(sorted(set(wider["types"]) - set(scopes.get("types", ()))))
             context.report.note(
                 f"weights of {left} stay as they are: onnxruntime does not run what nncf makes of them (of a Gemm, "
                 "GemmToMatMulAdd of GraphSurgeries makes a product that it rounds)"
