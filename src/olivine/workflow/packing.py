@@ -36,10 +36,11 @@ def check_packing(draft: Draft) -> None:
             draft.problem("invalid-value", (*here, "name"), f"'{one.name}' is no name of a file.", "Choose another.")
     if workflow.output_file is None:
         return
-    last: str | None = draft.model.form if draft.model is not None else None
+    form: str | None = draft.model.form if draft.model is not None else None
+    last: str | None = None
     for plugin in (passes.find(step.type) for step in workflow.passes.values()):
         if plugin is None or plugin.produces != UNCHANGED:
-            last = plugin.gives(last) if plugin is not None else None
+            last = form = plugin.gives(form) if plugin is not None else None
     if not could_be(workflow.output_file) or Path(workflow.output_file).suffix.lower() != SUFFIX:
         message = f"'{workflow.output_file}' is no name of an ONNX file."
         draft.problem("invalid-value", ("output_file",), message, "Let it end in .onnx.")
