@@ -200,7 +200,8 @@ def labelled_inputs_of(
     model: Model, config: DataConfig, target: str | None, n_most: int
 ) -> tuple[list[Inputs], list[int | list[int]]]:
     """The same of rows with the class of each, which the column `target` tells; no classes where there is none."""
-    return _inputs(model, {"data": config.model_dump(mode="json"), "max_rows": n_most, "target": target})
+    given = _inputs(model, {"data": config.model_dump(mode="json"), "max_rows": n_most, "target": target})
+    return given.rows, given.labels
 
 
 def _same_rows(signature: Signature, params: Mapping[str, Any]) -> list[Inputs] | None:

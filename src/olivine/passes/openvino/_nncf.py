@@ -122,7 +122,8 @@ class RoundingPass(OpenvinoPass):
 
         most = n_most or self.params.max_samples
         config = context.data.get(self.params.data_config) if self.params.data_config else None
-        return inputs_of(model, config, most if config is not None else min(N_MADE_UP, most))
+        n_most = most if config is not None else min(N_MADE_UP, most)
+        return inputs_of(model, config, n_most, whole=context.whole, part=context.part)
 
     def opened(self, model: Model) -> Any:
         """The model as nncf takes it."""
