@@ -100,7 +100,7 @@ def test_run_that_was_lost_with_its_laptop_is_attached_to_where_it_is_and_fetche
     done = olivine("jobs", "attach")
     assert done.returncode == 0, done.stderr
     assert "was lost with its process; it goes on" in done.stderr
-    assert len(azure.jobs) == 2  # what a node has was asked, and the job that was there was followed
+    assert len(azure.jobs) == 3  # what a node has; the training, which was followed; and its score, for another worker
     fetched = olivine("jobs", "fetch", "--to", tmp_path / "mine")
     assert fetched.returncode == 0, fetched.stderr
     assert (Path(fetched.stdout.strip()) / "adapter_model.safetensors").is_file()
