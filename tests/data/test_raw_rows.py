@@ -104,6 +104,27 @@ def test_config_of_2024_calibrates_on_raw_files(tmp_path):
     assert heard.facts["rungs"][-1]["cosine"] > 0.95
 
 
+def test_accuracy_is_measured_against_the_annotations(tmp_path):
+    graph = text_classifier(tmp_path / "given" / "model.onnx")
+    (tmp_path / "cal" / "input_ids").mkdir(parents=True)
+    np.zeros((1, 5), "int64").tofile(tmp_path / "cal" / "input_ids" / "0.raw")
+    np.save(tmp_path / "cal" / "labels.npy", np.zeros(1, "int64"))
+    load_raw = {"data_dir": "cal", "input_names": ["input_ids"], "input_shapes": [[1, 5]], "input_types": ["int64"]}
+    metric = {"name": "acc", "type": "accuracy", "data_config": "raw", "sub_types": [{"name": "accuracy_score"}]}
+    config = {
+        "input_model": {"type": "ONNXModel", "model_path": str(graph)},
+        "evaluators": {"e": {"metrics": [metric]}},
+        "evaluator": "e",
+        "passes": {"q": {"type": "OnnxDynamicQuantization"}},
+        "output_dir": "out",
+    }
+    path = tmp_path / "config.json"
+    for labels, n_problems in (({"annotations_file": "labels.npy"}, 0), ({}, 1)):
+        data = {"name": "raw", "type": "RawDataContainer", "load_dataset_config": load_raw | labels}
+        path.write_text(json.dumps(config | {"data_configs": [data]}))
+        assert len(make_plan(load(path)).problems) == n_problems
+
+
 @pytest.mark.parametrize(
     ("kind", "lengths"),
     [

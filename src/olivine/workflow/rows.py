@@ -313,7 +313,8 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
     """The column of the label, empty where there is none; what the first rows lack of a graph's inputs is told."""
     index, target = index_of(draft, config), draft.workflow.quality.target or config.pre_process_data_config.label_col
     missing = _check_files(draft, config)
-    if data.is_scripted(config):
+    has_labels = data.is_raw(config) and config.load_dataset_config.annotations_file is not None
+    if data.is_scripted(config) or has_labels:
         return target or "label"
     try:
         columns = list(dict.fromkeys(column for row in data.sample_of(config) or [] for column in row))
