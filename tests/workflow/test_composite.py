@@ -156,6 +156,7 @@ def test_parts_that_functions_of_a_script_give_are_exported(folder):
     assert make_plan(load(folder / "out" / "workflow.json")).cached >= {"c", "f"}
 
 
+@pytest.mark.slow
 def test_components_of_a_model_of_2023_are_what_their_functions_take_out_of_it(folder):
     tiny_encoder(folder / "model")
     components = [

@@ -83,7 +83,7 @@ def test_parts_and_their_inputs_follow_from_the_files_of_a_pipeline(tmp_path):
     told = {name: facts_of(part).signature.in_words for name, part in parts.items()}
     assert told["text_encoder"].startswith("input_ids int64 [batch, sequence] -> last_hidden_state float32")
     assert told["unet"] == (
-        "sample float32 [batch, 4, latent_height, latent_width], timestep float32, "
+        "sample float32 [batch, 4, latent_height, latent_width], timestep float32 [], "
         "encoder_hidden_states float32 [batch, sequence, 16] -> out_sample float32"
     )
     assert told["vae_decoder"] == "latent_sample float32 [batch, 4, latent_height, latent_width] -> sample float32"
