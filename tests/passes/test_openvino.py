@@ -158,7 +158,7 @@ def constants(model, kind):
             yield np.asarray(one.get_data(dtype=np.int8), np.float32), np.asarray(scale.get_data(), np.float32)
 
 
-def test_weights_of_products_in_8_bits_are_off_by_half_a_step_of_the_scale_of_their_row(made, tmp_path):
+def test_weights_of_products_in_8_bits_are_off_by_a_step_of_the_scale_of_their_row_at_most(made, tmp_path):
     _, ir = made("bert")
     rounded, heard = done("OpenVINOWeightCompression", ir, tmp_path, compress_config={"mode": "INT8_SYM"})
     stored = {}
@@ -169,10 +169,10 @@ def test_weights_of_products_in_8_bits_are_off_by_half_a_step_of_the_scale_of_th
     for codes, scale in constants(rounded, "i8"):
         if len(codes) > 64:  # a table of tokens, from which rows are picked
             continue
-        steps = np.abs(scale)
-        near = [one for one in stored.get(codes.shape, ()) if np.all(np.abs(codes * scale - one) <= 0.6 * steps + 1e-4)]
+        steps = np.abs(scale)  # the largest weight of a row is the code -128: its opposite is cut by a step
+        near = [one for one in stored.get(codes.shape, ()) if np.all(np.abs(codes * scale - one) <= 1.05 * steps)]
         assert near, f"no weight of shape {codes.shape} is what codes and scales tell"
-        assert np.allclose(steps, np.abs(near[0]).max(axis=-1, keepdims=True) / 127, rtol=0.02, atol=1e-6)
+        assert np.allclose(steps, np.abs(near[0]).max(axis=-1, keepdims=True) / 128, rtol=0.02, atol=1e-6)
         n_seen += 1
     assert n_seen > 10
     assert heard.facts["cosine"] > 0.99
