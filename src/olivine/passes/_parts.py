@@ -29,11 +29,11 @@ def check(one: Pass, facts: ModelFacts, machine: Machine, data: Mapping[str, Dat
     if not _is_for_each(one, facts):
         yield from one.check(facts, machine, data)
         return
-    told: dict[Problem, list[str]] = {}
+    told: dict[str, tuple[Problem, list[str]]] = {}  # by what is said: what could be done may differ
     for name, part in facts.parts.items():
         for problem in one.check(part, machine, data):
-            told.setdefault(problem, []).append(name)
-    for problem, names in told.items():
+            told.setdefault(problem.message, (problem, []))[1].append(name)
+    for problem, names in told.values():
         if one.names_in_parts and len(names) < len(facts.parts):
             continue
         of_some = f"of the part '{names[0]}': " if len(names) < len(facts.parts) else ""
