@@ -213,7 +213,8 @@ def _loaded_by(folder: Path) -> str:
     if (folder / "genai_config.json").is_file():
         return f"onnxruntime_genai.Model({str(folder)!r})"
     if (graph := _graph_in(folder)) is not None:
-        return f"onnxruntime.InferenceSession({str(graph)!r})"
+        opened = "openvino.Core().compile_model" if graph.suffix == ".xml" else "onnxruntime.InferenceSession"
+        return f"{opened}({str(graph)!r})"
     library = "peft.AutoPeftModelForCausalLM" if _is_adapter(folder) else "transformers.AutoModelForCausalLM"
     return f"{library}.from_pretrained({str(folder)!r})"
 
@@ -230,7 +231,7 @@ def _graph_in(folder: Path) -> Path | None:
     """The ONNX file of a delivered model that writes no text."""
     if (folder / "genai_config.json").is_file():
         return None
-    return next(iter(sorted(folder.glob("*.onnx"))), None)
+    return next(iter([*sorted(folder.glob("*.onnx")), *sorted(folder.glob("*.xml"))]), None)
 
 
 def _is_adapter(folder: Path) -> bool:
