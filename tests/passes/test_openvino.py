@@ -6,6 +6,8 @@ from typing import ClassVar
 
 import pytest
 
+import olivine  # noqa: F401 - it keeps nncf from counting who uses it, which begins with its import
+
 pytest.importorskip("openvino", reason="needs the extra openvino: make test-openvino")
 pytest.importorskip("nncf", reason="needs the extra openvino: make test-openvino")
 
