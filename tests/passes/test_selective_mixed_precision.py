@@ -74,7 +74,7 @@ def test_export_after_it_keeps_the_head_in_8_bits():
         ({"algorithm": "snr", "ratio": 1.0}, "needs a ratio"),
         ({"algorithm": "k_quant_last", "bits": 2}, "bits 2"),
         ({"algorithm": "k_quant_last", "high_bits": 16}, "high_bits 16"),
-        ({"algorithm": "k_quant_last", "group_size": -1}, "group_size -1"),
+        ({"algorithm": "k_quant_last", "group_size": -2}, "group_size -2"),
         ({"algorithm": "snr", "ratio": 0.9, "high_group_size": 64, "group_size": 32}, "high_group_size differs"),
         ({"algorithm": "snr", "ratio": 0.9, "high_sym": True}, "high_sym differs"),
         ({"algorithm": "k_quant_last", "moe": True}, "moe"),

@@ -176,7 +176,9 @@ def test_unknown_pass_names_the_nearest(planned):
     assert "Did you mean 'MergeAdapterWeights'?" in problem.fix
 
 
-@pytest.mark.parametrize("name", ["TorchTRTConversion", "HqqQuantizer", "OpenVINOConversion", "SparseGPT", "slicegpt"])
+@pytest.mark.parametrize(
+    "name", ["TorchTRTConversion", "HqqQuantizer", "OpenVINOModelPackage", "SparseGPT", "slicegpt"]
+)
 def test_pass_of_olive_that_is_not_built_is_unsupported_by_name(planned, name):
     plan = planned(lambda c: c["passes"].update(merge={"type": name}))
     problem = next(problem for problem in plan.problems if problem.kind == "unsupported")

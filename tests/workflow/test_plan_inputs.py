@@ -573,7 +573,7 @@ def test_examples_of_the_page_on_errors_are_what_a_plan_says(planned, tmp_path):
         config["input_model"]["model_path"] = "org/name"
 
     def order(config):
-        config["passes"].pop("merge")
+        config["passes"] = {"fp16": {"type": "OnnxFloatToFloat16"}, **config["passes"]}
         config["input_model"]["model_path"] = str(write_model(tmp_path / "cut"))
         weights = tmp_path / "cut" / "model.safetensors"
         weights.write_bytes(weights.read_bytes()[:-10])

@@ -228,7 +228,9 @@ class InputModel(Section):
     model_file_format: str | None = Field(
         None, description="PyTorch.MLflow: the model lies in an MLflow folder, which is also known without this"
     )
-    model_variant: str | None = Field(None, description="DiffusersModel: accepted; the files of the pipeline tell")
+    model_variant: str | None = _without_effect(
+        "The files of a pipeline tell which it is.", None, "DiffusersModel: accepted; the files of the pipeline tell"
+    )
     model_loader: str | None = Field(None, description="PyTorchModel: function of model_script that gives the model")
     component_func: str | None = Field(
         None, description="the same, for a part: it gets the model that it is a part of, by its name or to load it"

@@ -100,7 +100,9 @@ def meant_format(draft: Draft) -> Format | None:
         return None
     if given.type == OPENVINO or is_openvino(of_user(str(given.model_path))):
         return "openvino"
-    return "onnx" if is_graph else "hf"
+    if is_graph:
+        return "onnx"
+    return "hf" if given.adapter_path is None else None  # the adapter, or its base, is told to be wrong
 
 
 def _check_task(draft: Draft, task: str) -> None:
@@ -322,6 +324,7 @@ def _plan_adapter(draft: Draft, path: Path) -> None:
         check(Model("adapter", path, base=draft.model), base)
     except (ModelError, Unsupported) as error:
         draft.problem(error.kind, ("input_model", "adapter_path"), str(error))
+        draft.model = None  # what takes an adapter is not told to be wrong as well
         return
     draft.model = Model("adapter", path, base=draft.model, task=draft.workflow.input_model.task)
     draft.template = read_chat_template(draft.model)

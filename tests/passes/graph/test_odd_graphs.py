@@ -188,7 +188,7 @@ def test_names_that_the_graph_does_not_have_are_told(tmp_path):
             "dynamic quantization has no weights of type QInt16",
         ),
         (
-            {"type": "OnnxStaticQuantization", "weight_type": "QUInt8"},
+            {"type": "OnnxStaticQuantization", "weight_type": "QUInt8", "activation_type": "QInt8"},
             "no operators for QUInt8 weights and QInt8 activ",
         ),
         (
