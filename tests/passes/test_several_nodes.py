@@ -152,6 +152,7 @@ def test_nodes_that_lost_each_other_are_named(tmp_path):
     assert str(told) == "the 3 nodes lost each other: Connection closed by peer"
 
 
+@pytest.mark.slow
 def test_node_that_failed_ends_the_others_though_they_have_not_noticed(tmp_path):
     others = others_that(tmp_path, n2=failed("the disk is full"))
     until = time.monotonic() + 60

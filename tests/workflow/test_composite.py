@@ -85,6 +85,7 @@ def outputs(path, **given):
     return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, given)[0]
 
 
+@pytest.mark.slow
 def test_every_part_goes_through_every_pass_is_compared_and_delivered(folder):
     plan = planned(folder, graphs(folder, model_path=str(folder / "given")))
     assert plan.problems == ()
@@ -136,6 +137,7 @@ def test_record_of_parts_holds_wherever_the_entry_lies(folder):
     assert (back.path, back.parts["decoder"].path) == (folder / "b", folder / "b" / "d")
 
 
+@pytest.mark.slow
 def test_parts_that_functions_of_a_script_give_are_exported(folder):
     loaders = [
         {"type": "PyTorchModel", "model_loader": f"load_{name}", "model_script": "parts.py", "io_config": IO}
@@ -173,6 +175,7 @@ def test_components_of_a_model_of_2023_are_what_their_functions_take_out_of_it(f
     assert {path.name for path in (folder / "out" / "model").iterdir()} == {"first", "second"}
 
 
+@pytest.mark.slow
 def test_rows_give_each_part_the_columns_that_it_has_names_for(folder):
     rows = "".join(json.dumps({"input_ids": [n, n + 1]}) + "\n" for n in range(5))
     (folder / "rows.jsonl").write_text(rows)
