@@ -32,6 +32,8 @@ CLIENT = "ray://"
 _REACH_SECONDS = 10.0
 _AWAY_SECONDS = 120.0  # that an actor may not be reached
 _GONE_SECONDS = 5.0
+_TRIES = 3
+_TOO_BUSY = "Starting Ray client server failed"
 _CALL_SECONDS = 60.0  # an actor that is at work answers in a moment
 
 
@@ -250,14 +252,7 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
     _reach(address)
     with _told(address):
         try:
-            ray.init(
-                address=address,
-                namespace=NAMESPACE,
-                runtime_env=environment or None,
-                log_to_driver=False,
-                logging_level="ERROR",
-                **({} if address.startswith(CLIENT) else {"configure_logging": False}),
-            )
+            _begin(address, environment)
         except ImportError as error:
             raise MissingExtra(f"'{address}' needs {error.name}; run: pip install 'olivine[ray]'") from None
         except (RuntimeError, ConnectionError) as error:
@@ -270,6 +265,25 @@ def _connect(address: str, environment: dict[str, Any]) -> None:
                     "another, such as ray://HOST:10001"
                 ) from None
             raise OlivineError(f"the Ray cluster at {address} gives no answer: {text[:200]}") from None
+
+
+def _begin(address: str, environment: dict[str, Any]) -> None:
+    """Ray's own connecting; a cluster that is too busy to start a server for one more client in time is asked again."""
+    for n_left in reversed(range(_TRIES)):
+        try:
+            ray.init(
+                address=address,
+                namespace=NAMESPACE,
+                runtime_env=environment or None,
+                log_to_driver=False,
+                logging_level="ERROR",
+                **({} if address.startswith(CLIENT) else {"configure_logging": False}),
+            )
+        except ConnectionError as error:
+            if not n_left or _TOO_BUSY not in str(error):
+                raise
+        else:
+            return
 
 
 def _of_this_machine() -> str:
