@@ -46,6 +46,7 @@ def with_paths(name: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["local-2024.json", "local-today.json"])
 def test_published_config_runs_with_only_its_paths_changed(name, workplace):
     done = subprocess.run(
@@ -98,6 +99,7 @@ def test_search_config_plans_four_trials_that_share_training_and_merge(tmp_path,
     assert (plan.search.n_steps, plan.search.n_own) == (3 * 4 + 3, 2 + 3 + 4)
 
 
+@pytest.mark.slow
 def test_optimize_example_runs_as_it_is_typed_but_for_its_model(tmp_path, monkeypatch, tiny_llama, llama_adapter):
     """Every command of the page, on a tiny model and few rows; a random model keeps no speed-up."""
     text = (EXAMPLES / "optimize" / "README.md").read_text(encoding="utf-8")
@@ -164,6 +166,7 @@ def test_tone_phrases_are_balanced_and_do_not_overlap():
     assert len(set(phrases)) == len(phrases)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", ["README.md", "docs/config.md"])
 def test_config_of_the_documentation_runs(page, workplace):
     """As it stands on the page, but for the paths, the number of steps, and the budget (a tiny model keeps none)."""

@@ -96,6 +96,7 @@ def agree(found, expected):
         assert found.to_json()[name] == pytest.approx(value, rel=2e-3, abs=2e-5), name
 
 
+@pytest.mark.slow
 def test_float32_export_equals_its_checkpoint_in_every_number(tiny_llama, exported):
     found = compare(tiny_llama, exported, WINDOWS, Settings(n_prompts=3, n_new=12, device="cpu"))
     module = load_causal_lm(Model("hf", tiny_llama))
@@ -185,6 +186,7 @@ def test_adapter_of_another_method_is_the_model_that_peft_runs(method, tiny_llam
     assert compare(tmp_path / "merged", adapter, WINDOWS, QUICK).summary.kl < 1e-6
 
 
+@pytest.mark.slow
 def test_adapter_of_split_layers_is_compared_on_its_fused_base(tiny_phi3, llama_adapter, tmp_path):
     adapter = llama_adapter  # of q_proj, k_proj, v_proj, gate_proj and up_proj, in the shapes of the fused layers
     merge = passes.classes["merge"]
@@ -264,6 +266,7 @@ def test_nan_of_the_reference_is_no_success(exported, tiny_llama, tmp_path):
     assert said == "no divergence can be computed: the reference has NaN logits at 156 of 156 positions"
 
 
+@pytest.mark.slow
 def test_windows_as_long_as_the_context_leave_room_for_the_measurement_of_speed(tiny_llama, exported):
     settings = Settings(n_tokens=512, length=1024, n_prompts=2, n_new=200, device="cpu")
     found = compare(tiny_llama, exported, None, settings)  # both read 256 tokens at most

@@ -61,6 +61,7 @@ def bytes_of(model):
     return {name: (model.path / name).read_bytes() for name in names if (model.path / name).is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_cut_training_and_second_one_end_with_the_same_bytes(method, tiny_llama, tmp_path, monkeypatch):
     whole, report = train(method, tiny_llama, tmp_path, "whole")

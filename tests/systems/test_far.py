@@ -182,6 +182,7 @@ def test_address_that_cannot_be_reached_for_a_while_is_asked_again(job, tmp_path
     assert next(n_asked) > 5
 
 
+@pytest.mark.slow
 def test_queue_is_waited_for_once(job, tmp_path):
     """The second job goes to the worker that did the first, though they are different ones."""
     (tmp_path / "there").mkdir()
@@ -207,6 +208,7 @@ def test_one_job_of_a_file_says_its_events_in_another(job, tmp_path):
     assert [event for event in events if event != "progress"] == ["started", "done"]
 
 
+@pytest.mark.slow
 def test_worker_that_is_started_again_goes_on_where_the_one_before_was_taken_away(job, tmp_path):
     """Jobs that ended are not done again, and no piece of the events is written over."""
     queue = Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path)))

@@ -333,6 +333,7 @@ def _take_away_at_checkpoint(cluster):
     cluster.preempt(pod.job)
 
 
+@pytest.mark.slow
 def test_server_that_is_busy_broken_or_forgets_the_token_is_asked_again(cluster, system):
     slow = images.that_does(cluster.folder / "images" / "slow", f"sleep 1\ncat <<'END'\n{ANSWER}\nEND")  # is watched
     cluster.images["slow"] = slow
@@ -501,6 +502,7 @@ def test_pod_that_ends_by_itself_is_told_as_a_process_is_and_not_made_again(clus
     assert len(cluster.pods) == 1
 
 
+@pytest.mark.slow
 def test_image_that_cannot_be_pulled_for_a_moment_ends_nothing_and_one_that_never_comes_is_named(cluster, system):
     asked = system(image="late")
     name = asked.submit("one", [])

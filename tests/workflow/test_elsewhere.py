@@ -63,6 +63,7 @@ def test_workflow_elsewhere_gives_the_bytes_of_one_here_and_sends_what_is_new(
     assert toy.sent == [rows.stat().st_size]
 
 
+@pytest.mark.slow
 def test_steps_in_a_row_go_to_a_queue_as_one_command(fakes, tmp_path):
     (tmp_path / "node").mkdir()
     queue, submitted = Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "node"))), []

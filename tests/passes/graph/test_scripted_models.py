@@ -104,6 +104,7 @@ def test_module_of_a_script_is_exported_as_it_computes(planned, tmp_path, keys):
     assert "c" not in planned(scripted(**keys)).cached
 
 
+@pytest.mark.slow
 def test_sizes_that_the_config_opens_are_open_and_others_are_not(planned, tmp_path):
     run(planned(scripted(io_config=IO)))
     assert scores_of(tmp_path / "out", 2, size=24).shape == (2, 5)
@@ -130,6 +131,7 @@ def test_what_is_not_told_of_a_module_is_one_message(planned, keys, said):
     assert said in problem.message
 
 
+@pytest.mark.slow
 def test_names_of_an_io_config_are_those_of_the_graph(planned, tmp_path):
     folder = tiny_encoder(tmp_path / "bert", "bert")
     io = {
