@@ -29,17 +29,24 @@ class Heard(Silent):
         self.warnings.append(message)
 
 
-def changed(name, model, folder, data=None, **params):
-    """Run a pass on a model, or the file of a graph; gives the file of the result, and what was said."""
-    model = model if isinstance(model, Model) else onnx_model(model)
+def result_of(name, model, folder, data=None, **params):
+    """Run a pass on a model, with what the run checks before and after; gives its result, and what was said."""
     plugin = passes.find(name)
-    step = plugin(plugin.Params(**params))
+    step = plugin(plugin.Params.model_validate(params))
     (folder / "out").mkdir(parents=True)
     (folder / "scratch").mkdir()
     heard = Heard()
     step.requires(model)
     result = step.run(model, Context(folder / "out", folder / "scratch", MACHINE, heard, data or {}))
     step.ensures(result)
+    assert result.format == plugin.gives(model.format)
+    return result, heard
+
+
+def changed(name, model, folder, data=None, **params):
+    """As `result_of`, on the file of a graph as well; gives the file of the result, and what was said."""
+    model = model if isinstance(model, Model) else onnx_model(model)
+    result, heard = result_of(name, model, folder, data, **params)
     return graph_of(result), heard
 
 

@@ -17,7 +17,7 @@ import openvino as ov
 import torch
 
 from encoders import tiny_encoder
-from graph_tools import Heard
+from graph_tools import result_of
 from olivine.cli import exit_code
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError
@@ -31,23 +31,8 @@ from olivine.passes import passes
 from olivine.runtimes.module import ModuleSession, open_session
 from olivine.runtimes.openvino import OpenvinoSession
 from olivine.testing.passes import MACHINE, PassContract
-from olivine.work import Context
 
 SIZES = {"batch": 2, "sequence": 6}
-
-
-def done(name, model, folder, data=None, **params):
-    """The result of a pass, and what it said."""
-    plugin = passes[name]
-    step = plugin(plugin.Params.model_validate(params))
-    (folder / "out").mkdir(parents=True)
-    (folder / "scratch").mkdir()
-    heard = Heard()
-    step.requires(model)
-    result = step.run(model, Context(folder / "out", folder / "scratch", MACHINE, heard, data or {}))
-    step.ensures(result)
-    assert result.format == plugin.gives(model.format)
-    return result, heard
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +45,7 @@ def made(tmp_path_factory):
             folder = tmp_path_factory.mktemp(name)
             path = tiny_encoder(folder / "model", name)
             checkpoint = Model("hf", path, task=read_facts(path).task)
-            ir, _ = done("OpenVINOConversion", checkpoint, folder / "made", compress_to_fp16=False)
+            ir, _ = result_of("OpenVINOConversion", checkpoint, folder / "made", compress_to_fp16=False)
             known[name] = checkpoint, ir
         return known[name]
 
@@ -97,8 +82,8 @@ def test_model_that_openvino_does_not_take_comes_by_an_onnx_graph(made):
 
 def test_onnx_graph_becomes_a_model_with_the_same_names_and_outputs(made, tmp_path):
     checkpoint, _ = made("bert")
-    graph, _ = done("OnnxConversion", checkpoint, tmp_path / "onnx", target_opset=17)
-    ir, _ = done("OpenVINOConversion", graph, tmp_path / "ir", compress_to_fp16=False)
+    graph, _ = result_of("OnnxConversion", checkpoint, tmp_path / "onnx", target_opset=17)
+    ir, _ = result_of("OpenVINOConversion", graph, tmp_path / "ir", compress_to_fp16=False)
     assert [spec.name for spec in signature_of(ir).inputs] == [spec.name for spec in signature_of(graph).inputs]
     same = farthest(
         open_session(graph, MACHINE.execution_provider, "cpu"), OpenvinoSession(ir_of(ir), exact=True), rows_for(graph)
@@ -108,19 +93,19 @@ def test_onnx_graph_becomes_a_model_with_the_same_names_and_outputs(made, tmp_pa
 
 def test_weights_of_16_bits_take_half_the_room(made, tmp_path):
     checkpoint, ir = made("bert")
-    half, _ = done("OpenVINOConversion", checkpoint, tmp_path)
+    half, _ = result_of("OpenVINOConversion", checkpoint, tmp_path)
     assert ir_header_of(half).weights.stat().st_size < 0.55 * ir_header_of(ir).weights.stat().st_size
 
 
 def test_shapes_fix_sizes_of_conversion_and_of_io_update_alike(made, tmp_path):
     checkpoint, ir = made("bert")
     shapes = [[2, 6]] * 3
-    converted, _ = done("OpenVINOConversion", checkpoint, tmp_path / "a", input_shapes=shapes)
-    updated, heard = done("OpenVINOReshape", ir, tmp_path / "b", input_shapes=shapes, static=True)
+    converted, _ = result_of("OpenVINOConversion", checkpoint, tmp_path / "a", input_shapes=shapes)
+    updated, heard = result_of("OpenVINOReshape", ir, tmp_path / "b", input_shapes=shapes, static=True)
     assert [spec.shape for spec in signature_of(converted).inputs] == [(2, 6)] * 3
     assert [spec.shape for spec in signature_of(updated).inputs] == [(2, 6)] * 3
     assert heard.facts["changes"] == {"names given": 0, "shapes fixed": 3}
-    again, heard = done("OpenVINOIoUpdate", updated, tmp_path / "c", static=True)
+    again, heard = result_of("OpenVINOIoUpdate", updated, tmp_path / "c", static=True)
     assert heard.facts["changes"] == {"names given": 0, "shapes fixed": 0}
     with pytest.raises(ModelError, match="does not run on"):
         OpenvinoSession(ir_of(again)).run(
@@ -130,7 +115,7 @@ def test_shapes_fix_sizes_of_conversion_and_of_io_update_alike(made, tmp_path):
 
 def test_shapes_of_an_example_leave_sizes_open(made, tmp_path):
     checkpoint, _ = made("bert")
-    open_one, _ = done("OpenVINOConversion", checkpoint, tmp_path, input_shapes=[[1, 9]] * 3, static=False)
+    open_one, _ = result_of("OpenVINOConversion", checkpoint, tmp_path, input_shapes=[[1, 9]] * 3, static=False)
     assert [spec.shape for spec in signature_of(open_one).inputs] == [(None, None)] * 3
 
 
@@ -139,7 +124,7 @@ def test_outputs_without_names_get_some(tmp_path):
     assert not nameless.outputs[0].get_names()
     (tmp_path / "model").mkdir()
     ov.save_model(nameless, str(tmp_path / "model" / "nameless.xml"))
-    model, heard = done("OpenVINOIoUpdate", openvino_model(tmp_path / "model"), tmp_path / "io")
+    model, heard = result_of("OpenVINOIoUpdate", openvino_model(tmp_path / "model"), tmp_path / "io")
     assert heard.facts["changes"]["names given"] == 1
     (name,) = [spec.name for spec in signature_of(model).inputs]
     row = {name: np.float32([[-1, 0, 1, 2]])}
@@ -162,7 +147,7 @@ def constants(model, kind):
 
 def test_weights_of_products_in_8_bits_are_off_by_a_step_of_the_scale_of_their_row_at_most(made, tmp_path):
     _, ir = made("bert")
-    rounded, heard = done("OpenVINOWeightCompression", ir, tmp_path, compress_config={"mode": "INT8_SYM"})
+    rounded, heard = result_of("OpenVINOWeightCompression", ir, tmp_path, compress_config={"mode": "INT8_SYM"})
     stored = {}
     for one in ov.Core().read_model(str(ir_of(ir))).get_ops():
         if one.get_type_name() == "Constant" and one.get_element_type().get_type_name() == "f32":
@@ -183,7 +168,7 @@ def test_weights_of_products_in_8_bits_are_off_by_a_step_of_the_scale_of_their_r
 def test_weights_in_4_bits_have_a_scale_for_each_group(made, tmp_path):
     _, ir = made("bert")
     config = {"mode": "INT4_SYM", "group_size": 16, "all_layers": True, "ratio": 1.0}
-    rounded, heard = done("OpenVINOWeightCompression", ir, tmp_path, compress_config=config, min_cosine=0)
+    rounded, heard = result_of("OpenVINOWeightCompression", ir, tmp_path, compress_config=config, min_cosine=0)
     assert heard.facts["rounded"]["i4"] > 10
     text = ir_of(rounded).read_text()
     assert 'element_type="i4" shape="32, 2, 16"' in text
@@ -194,32 +179,32 @@ def test_rounding_that_breaks_the_model_fails_with_the_cosine(made, tmp_path):
     _, ir = made("bert")
     config = {"mode": "INT4_SYM", "group_size": 16, "all_layers": True, "ratio": 1.0}
     with pytest.raises(ModelError, match=r"have a cosine of 0\.\d+ to those before, and min_cosine asks for 0\.999"):
-        done("OpenVINOWeightCompression", ir, tmp_path, compress_config=config, min_cosine=0.999)
+        result_of("OpenVINOWeightCompression", ir, tmp_path, compress_config=config, min_cosine=0.999)
 
 
 def test_scopes_keep_layers_as_they_are(made, tmp_path):
     _, ir = made("bert")
-    _, whole = done("OpenVINOWeightCompression", ir, tmp_path / "a")
+    _, whole = result_of("OpenVINOWeightCompression", ir, tmp_path / "a")
     scope = {"ignored_scope": [[".*pooler.*"], ["Gather"]], "ignored_scope_type": ["patterns", "types"]}
-    _, part = done("OpenVINOWeightCompression", ir, tmp_path / "b", **scope)
+    _, part = result_of("OpenVINOWeightCompression", ir, tmp_path / "b", **scope)
     assert sum(part.facts["rounded"].values()) < sum(whole.facts["rounded"].values())
     with pytest.raises(ModelError, match="nncf does not round"):
-        done("OpenVINOWeightCompression", ir, tmp_path / "c", ignored_scope="nowhere", ignored_scope_type="names")
+        result_of("OpenVINOWeightCompression", ir, tmp_path / "c", ignored_scope="nowhere", ignored_scope_type="names")
 
 
 def test_setting_that_nncf_lacks_is_told_with_those_that_it_has(made, tmp_path):
     _, ir = made("bert")
     args = {"advanced_compression_parameters": {"awq_params": {"stepz": 3}}}
     with pytest.raises(ModelError, match=r"awq_params has no 'stepz'; it has subset_size"):
-        done("OpenVINOWeightCompression", ir, tmp_path, extra_args=args)
+        result_of("OpenVINOWeightCompression", ir, tmp_path, extra_args=args)
 
 
 @pytest.mark.parametrize("mode", ["INT8_ASYM", "INT4_ASYM"])
 def test_onnx_graph_whose_weights_are_rounded_runs_in_onnxruntime(made, tmp_path, mode):
     checkpoint, _ = made("bert")
-    graph, _ = done("OnnxConversion", checkpoint, tmp_path / "onnx", target_opset=17)
+    graph, _ = result_of("OnnxConversion", checkpoint, tmp_path / "onnx", target_opset=17)
     config = {"mode": mode} | ({"group_size": 16, "all_layers": True} if "4" in mode else {})
-    rounded, heard = done(
+    rounded, heard = result_of(
         "OpenVINOWeightCompression", graph, tmp_path / "rounded", compress_config=config, min_cosine=0
     )
     assert sum(heard.facts["rounded"].values()) > 10
@@ -231,8 +216,8 @@ def test_onnx_graph_whose_weights_are_rounded_runs_in_onnxruntime(made, tmp_path
 def test_quantized_model_is_near_the_one_before_and_computes_in_8_bits(made, tmp_path, form):
     checkpoint, model = made("resnet")
     if form == "onnx":
-        model, _ = done("OnnxConversion", checkpoint, tmp_path / "onnx", target_opset=17)
-    result, heard = done("OpenVINOQuantization", model, tmp_path / "q", preset="mixed", target_device="cpu")
+        model, _ = result_of("OnnxConversion", checkpoint, tmp_path / "onnx", target_opset=17)
+    result, heard = result_of("OpenVINOQuantization", model, tmp_path / "q", preset="mixed", target_device="cpu")
     assert heard.facts["quantized"]["quantizers"] > 5
     assert heard.facts["ways"][-1]["cosine"] > 0.95
     before, after = (open_session(one, MACHINE.execution_provider, "cpu") for one in (model, result))
@@ -242,10 +227,10 @@ def test_quantized_model_is_near_the_one_before_and_computes_in_8_bits(made, tmp
 def test_what_was_tried_is_told_where_nothing_holds(made, tmp_path):
     _, ir = made("bert")
     with pytest.raises(ModelError) as failure:
-        done("OpenVINOQuantization", ir, tmp_path / "a", min_cosine=1.0)
+        result_of("OpenVINOQuantization", ir, tmp_path / "a", min_cosine=1.0)
     assert str(failure.value).count("with the scheme for transformers") == 2
     with pytest.raises(ModelError) as failure:
-        done("OpenVINOQuantization", ir, tmp_path / "b", min_cosine=1.0, mend=False)
+        result_of("OpenVINOQuantization", ir, tmp_path / "b", min_cosine=1.0, mend=False)
     assert "scheme" not in str(failure.value)
 
 
@@ -262,7 +247,7 @@ def labelled(tmp_path):
 def test_accuracy_that_holds_is_recorded_and_one_that_falls_fails(made, tmp_path, labelled):
     _, ir = made("bert")
     name, asked = "OpenVINOQuantizationWithAccuracy", {"data_config": "rows", "model_type": "TRANSFORMER"}
-    _, heard = done(name, ir, tmp_path / "a", labelled, max_drop=1.0, **asked)
+    _, heard = result_of(name, ir, tmp_path / "a", labelled, max_drop=1.0, **asked)
     assert 0 <= heard.facts["accuracy_after"] <= 1
     script = tmp_path / "script.py"
     # 1 for the model as it is, 0 for one that has quantizers
@@ -275,12 +260,12 @@ def test_accuracy_that_holds_is_recorded_and_one_that_falls_fails(made, tmp_path
     params = {**asked, "user_script": str(script), "validation_func": "validate", "max_drop": 0.5}
     advanced = {"advanced_accuracy_restorer_parameters": {"max_num_iterations": 1}}
     with pytest.raises(ModelError, match=r"accuracy falls from 1 to 0, and max_drop allows 0\.5"):
-        done(name, ir, tmp_path / "b", labelled, extra_configs=[advanced], **params)
+        result_of(name, ir, tmp_path / "b", labelled, extra_configs=[advanced], **params)
 
 
 def test_graph_that_wraps_a_model_has_its_names_and_is_run_as_it(made, tmp_path):
     _, ir = made("bert")
-    wrapped, _ = done("OpenVINOEncapsulation", ir, tmp_path, target_device="NPU", ov_version="2025.1")
+    wrapped, _ = result_of("OpenVINOEncapsulation", ir, tmp_path, target_device="NPU", ov_version="2025.1")
     (node,) = onnx.load(str(wrapped.path / "ov_model.onnx")).graph.node
     told = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
     assert (node.op_type, node.domain) == ("EPContext", "com.microsoft")
@@ -346,7 +331,7 @@ class _OfAnIr(PassContract):
 
     def model(self, folder):
         path = tiny_encoder(folder / "checkpoint", "resnet")
-        model, _ = done("OpenVINOConversion", Model("hf", path, task=read_facts(path).task), folder / "made")
+        model, _ = result_of("OpenVINOConversion", Model("hf", path, task=read_facts(path).task), folder / "made")
         return model
 
 

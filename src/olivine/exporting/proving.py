@@ -13,6 +13,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,10 +84,17 @@ def prove(config: Mapping[str, Any], export: Export, context: Context) -> Mappin
 
     config: of the model, as config.json holds it. export: the export to prove, of a model in full precision.
     """
+    with proof_folder(context) as folder:
+        return _compare(config, export, context, folder)
+
+
+@contextmanager
+def proof_folder(context: Context) -> Iterator[Path]:
+    """A folder for the small model and its export, which is gone afterwards; it is not there yet."""
     folder = context.scratch / "proof"
     shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
     try:
-        return _compare(config, export, context, folder)
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

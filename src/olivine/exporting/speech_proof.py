@@ -8,14 +8,13 @@ Every token that the runtime wrote, one at a time with its caches, must be the l
 """
 
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError, OlivineError
-from olivine.exporting.proving import SEED, TOLERANCE, Export, differs, exported, randomize
+from olivine.exporting.proving import SEED, TOLERANCE, Export, differs, exported, proof_folder, randomize
 from olivine.models.config import CODE_KEYS, load_config
 from olivine.models.speech import RATE
 from olivine.runtimes.speech import Listener, SpeechSession, Written, wav_of
@@ -39,12 +38,8 @@ _LEFT_OUT = ("quantization_config", "auto_map", "_name_or_path", "torch_dtype", 
 
 def prove(config: Mapping[str, Any], export: Export, context: Context) -> Mapping[str, Any]:
     """Facts of the proof, as Pass.prove gives them; raises OlivineError when the export is not the model."""
-    folder = context.scratch / "proof"
-    shutil.rmtree(folder, ignore_errors=True)  # of a worker that was killed
-    try:
+    with proof_folder(context) as folder:
         return _compare(config, export, context, folder)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _compare(config: Mapping[str, Any], export: Export, context: Context, folder: Path) -> Mapping[str, Any]:

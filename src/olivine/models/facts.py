@@ -1,7 +1,7 @@
 """What is known of a model before anything is loaded: from config.json, a GGUF header or an ONNX header alone."""
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,6 +94,18 @@ class ModelFacts:
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     parts: Mapping[str, "ModelFacts"] = field(default_factory=dict)
     is_told: bool = False
+
+    def as_graph(self, signature: Signature | None, bytes_per_weight: float) -> "ModelFacts":
+        """The facts of a graph of this model."""
+        return replace(
+            self,
+            kind="graph",
+            decoder=None,
+            signature=signature,
+            bytes_per_weight=bytes_per_weight,
+            weight_bytes=int(bytes_per_weight * self.n_parameters),
+            shapes={},
+        )
 
     @property
     def as_decoder(self) -> DecoderFacts:

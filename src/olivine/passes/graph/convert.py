@@ -103,7 +103,7 @@ class Convert(Pass):
             part = ModelFacts("", facts.n_parameters // 2, kind="graph", task=facts.task)
             return composite_facts(dict.fromkeys((ENCODER, DECODER, WITH_PAST), part), facts.task)
         signature = facts.signature or (text_signature(facts.decoder.vocab_size) if facts.decoder else None)
-        return _as_graph(facts, signature, 4.0 if self.params.torch_dtype in (None, "float32") else 2.0)
+        return facts.as_graph(signature, 4.0 if self.params.torch_dtype in (None, "float32") else 2.0)
 
     def run(self, model: Model, context: Context) -> Model:
         """Export into the scratch folder, compare, and write the graph with what belongs to it."""
@@ -233,15 +233,3 @@ def _own(model: Model) -> Signature | None:
     if model.format == "script":
         return None
     return signature_of(model if model.format == "diffusers" else replace(model, attributes={}))
-
-
-def _as_graph(facts: ModelFacts, signature: Signature | None, bytes_per_weight: float) -> ModelFacts:
-    return replace(
-        facts,
-        kind="graph",
-        decoder=None,
-        signature=signature,
-        bytes_per_weight=bytes_per_weight,
-        weight_bytes=int(bytes_per_weight * facts.n_parameters),
-        shapes={},
-    )

@@ -2,7 +2,6 @@
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,7 +14,6 @@ from olivine.models.companions import COMPANIONS
 from olivine.models.deciding import deciding_files
 from olivine.models.facts import Kind, ModelFacts
 from olivine.models.openvino_files import ir_of
-from olivine.models.signature import Signature
 from olivine.passes._base import ANY_KIND, Pass, PassParams
 from olivine.runtimes.openvino import EXTRA, OpenvinoSession
 from olivine.user_scripts import UserScript
@@ -79,19 +77,6 @@ def copy_companions_of(model: Model, target: Path) -> None:
     for name, path in deciding_files(model):
         if name in COMPANIONS:
             shutil.copyfile(path, target / name)
-
-
-def as_graph(facts: ModelFacts, signature: Signature | None, bytes_per_weight: float) -> ModelFacts:
-    """The facts of a graph of that model."""
-    return replace(
-        facts,
-        kind="graph",
-        decoder=None,
-        signature=signature,
-        bytes_per_weight=bytes_per_weight,
-        weight_bytes=int(bytes_per_weight * facts.n_parameters),
-        shapes={},
-    )
 
 
 def one_or_more(value: Any) -> Any:

@@ -8,7 +8,6 @@ from pydantic import Field, field_validator, model_validator
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem
 from olivine.models.facts import ModelFacts
-from olivine.passes.openvino._base import as_graph
 from olivine.passes.openvino._nncf import RoundingParams, RoundingPass, ignored, record_of
 from olivine.work import Estimate, Machine
 
@@ -105,7 +104,7 @@ class QuantizingPass(RoundingPass):
 
     def forecast(self, facts: ModelFacts) -> ModelFacts:
         """A graph with weights of 8 bits."""
-        return as_graph(facts, facts.signature, 1.1)
+        return facts.as_graph(facts.signature, 1.1)
 
     def arguments(self, nncf: Any, changes: Mapping[str, Any]) -> dict[str, Any]:
         """What nncf is asked for. changes: params that are others than the config's."""

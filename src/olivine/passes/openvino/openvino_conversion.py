@@ -10,7 +10,7 @@ from olivine.errors import ModelError, Problem, sentence
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.io_config import Example, examples
-from olivine.passes.openvino._base import NAME, OpenvinoParams, OpenvinoPass, as_graph, stored
+from olivine.passes.openvino._base import NAME, OpenvinoParams, OpenvinoPass, stored
 from olivine.passes.openvino._converting import Wishes, converted, signature_before
 from olivine.passes.openvino._shapes import fixed, named_shapes, plain_shapes
 from olivine.work import Context, Estimate, Machine
@@ -117,7 +117,7 @@ class OpenVINOConversion(OpenvinoPass):
                 signature = fixed(signature, named_shapes(signature, shapes))
             except ModelError:  # told by `check`
                 signature = None
-        return as_graph(facts, signature, 2.0 if self.params.compress_to_fp16 else 4.0)
+        return facts.as_graph(signature, 2.0 if self.params.compress_to_fp16 else 4.0)
 
     def run(self, model: Model, context: Context) -> Model:
         """Convert, hold the result to the model, and write it."""

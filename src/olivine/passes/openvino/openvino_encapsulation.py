@@ -14,7 +14,7 @@ from olivine.models.facts import ModelFacts
 from olivine.models.onnx_header import TYPES
 from olivine.models.openvino_files import CONTEXT, context_of, ir_header_of
 from olivine.models.signature import TensorSpec
-from olivine.passes.openvino._base import OpenvinoPass, TargetParams, as_graph, copy_companions_of, told_elsewhere
+from olivine.passes.openvino._base import OpenvinoPass, TargetParams, copy_companions_of, told_elsewhere
 from olivine.runtimes.openvino import OpenvinoSession
 from olivine.work import Context, Estimate, Machine
 
@@ -80,7 +80,7 @@ class OpenVINOEncapsulation(OpenvinoPass):
 
     def forecast(self, facts: ModelFacts) -> ModelFacts:
         """The same graph."""
-        return as_graph(facts, facts.signature, facts.bytes_per_weight)
+        return facts.as_graph(facts.signature, facts.bytes_per_weight)
 
     def run(self, model: Model, context: Context) -> Model:
         """Write the graph and copy the model beside it."""

@@ -11,7 +11,7 @@ from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.openvino_files import ir_header_of, ir_of
 from olivine.models.signature import Signature
-from olivine.passes.openvino._base import OpenvinoParams, OpenvinoPass, as_graph, stored
+from olivine.passes.openvino._base import OpenvinoParams, OpenvinoPass, stored
 from olivine.passes.openvino._shapes import fixed, is_static, named_shapes, plain_shapes
 from olivine.work import Context, Machine
 
@@ -74,9 +74,9 @@ class OpenVINOIoUpdate(OpenvinoPass):
         if facts.signature is None:
             return facts
         try:
-            return as_graph(facts, self._after(facts.signature), facts.bytes_per_weight)
+            return facts.as_graph(self._after(facts.signature), facts.bytes_per_weight)
         except ModelError:  # told by `check`
-            return as_graph(facts, None, facts.bytes_per_weight)
+            return facts.as_graph(None, facts.bytes_per_weight)
 
     def run(self, model: Model, context: Context) -> Model:
         """Name, reshape and write."""

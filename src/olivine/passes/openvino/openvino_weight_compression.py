@@ -10,7 +10,6 @@ from olivine.config.schema import DataConfig, Section
 from olivine.errors import ModelError, Problem
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
-from olivine.passes.openvino._base import as_graph
 from olivine.passes.openvino._converting import Wishes, converted, signature_before
 from olivine.passes.openvino._nncf import (
     RoundingParams,
@@ -150,7 +149,7 @@ class OpenVINOWeightCompression(RoundingPass):
 
     def forecast(self, facts: ModelFacts) -> ModelFacts:
         """A graph with smaller weights."""
-        return as_graph(facts, signature_before(facts), 4 * self._share)
+        return facts.as_graph(signature_before(facts), 4 * self._share)
 
     def run(self, model: Model, context: Context) -> Model:
         """Round, compare and write."""
