@@ -229,7 +229,7 @@ def test_node_that_is_killed_while_several_train_together_changes_nothing(cluste
     paths = {where: _config(tmp_path, tiny_llama, where, params) for where in ("here", "cluster")}
     for path in paths.values():
         config = json.loads(path.read_text())
-        config["passes"]["lora"]["training_args"] |= {"max_steps": 300, "save_steps": 20, "learning_rate": 1e-4}
+        config["passes"]["lora"]["training_args"] |= {"max_steps": 900, "save_steps": 20, "learning_rate": 1e-4}
         config["passes"].pop("build")
         path.write_text(json.dumps(config))
     here, events = run(make_plan(load(paths["here"]))), []
@@ -248,8 +248,8 @@ def test_node_that_is_killed_while_several_train_together_changes_nothing(cluste
     assert one.keys() == two.keys()
     assert all((one[name] - two[name]).abs().max() < 1e-5 for name in one)
     notes = [event.message for event in events if isinstance(event, Noted)]
-    assert [note for note in notes if "node 2 of 2 is gone" in note and note.endswith("others go on with the step")]
-    assert [note for note in notes if "going on from step" in note]
+    assert [note for note in notes if note.endswith("others go on with the step")], notes  # whoever hears of it first
+    assert [note for note in notes if "going on from step" in note], notes
 
 
 def test_cluster_without_room_for_so_many_nodes_is_one_sentence(system):
