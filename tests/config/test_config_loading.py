@@ -147,11 +147,6 @@ def test_search_and_none_are_read(tmp_path, search):
     assert (workflow.search is not None) == (search not in (False, None))
 
 
-def test_models_beside_the_chosen_one_are_not_delivered(tmp_path):
-    (message,) = refused(tmp_path, search_strategy={"output_model_num": 3})
-    assert "'output_model_num' is not served: 3" in message
-
-
 def test_alternatives_of_a_pass_are_a_search(tmp_path):
     passes = {"build": [{"type": "ModelBuilder", "precision": "int4"}, {"type": "ModelBuilder", "precision": "fp16"}]}
     (message,) = refused(tmp_path, passes=passes)

@@ -707,3 +707,62 @@ def test_a_check_of_a_graph_that_writes_no_text_is_left_out_and_its_limits_are_t
     assert "'max_mae' is no limit" in " ".join(warnings(tmp_path, passes=steps))
     builder = {"m": {"type": "ModelBuilder", "precision": "int4"}, "d": {"type": "OnnxDiscrepancyCheck"}}
     assert list(today(tmp_path, passes=builder)["passes"]) == ["m", "d"]
+
+
+def of_metric(tmp_path, **metric):
+    """A metric of a config of those years as it is today, with what is said of it."""
+    sections = {"evaluators": {"ev": {"metrics": [{"name": "m"} | metric]}}, "evaluator": "ev", "data_configs": [DATA]}
+    (told,) = today(tmp_path, **sections)["evaluators"]["ev"]["metrics"]
+    return told, warnings(tmp_path, **sections)
+
+
+def test_one_sub_type_of_2023_takes_the_goal_and_rank_beside_it(tmp_path):
+    goal = {"type": "max-degradation", "value": 0.01}
+    told, _ = of_metric(
+        tmp_path, type="accuracy", sub_type="accuracy_score", goal=goal, priority_rank=1, data_config="train"
+    )
+    assert told["sub_types"] == [{"name": "accuracy_score", "goal": goal, "priority": 1}]
+    assert told.keys() == {"name", "type", "data_config", "sub_types"}
+    told, _ = of_metric(tmp_path, type="latency", sub_types=[{"name": "avg", "priority_rank": 2}])
+    assert told["sub_types"] == [{"name": "avg", "priority": 2}]
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "kept", "said"),
+    [
+        ("f1_score", {"multiclass": False}, {"average": "binary"}, ""),
+        ("f1_score", {"multiclass": True, "average": "macro"}, {"average": "macro"}, ""),
+        ("auc", {"reorder": True}, {}, ""),
+        ("accuracy_score", {"task": "multiclass", "average": "micro", "num_classes": 3}, {}, ""),
+        ("accuracy_score", {"average": "macro"}, {}, "ask for the sub type recall with average: macro"),
+    ],
+)
+def test_params_of_libraries_that_mean_nothing_here_are_dropped(tmp_path, name, given, kept, said):
+    sub_types = [{"name": name, "metric_config": given}]
+    told, warned = of_metric(tmp_path, type="accuracy", sub_types=sub_types, data_config="train")
+    assert told["sub_types"][0]["metric_config"] == kept
+    assert bool(warned) == bool(said)
+    assert said in "".join(warned)
+
+
+def test_params_of_other_metrics_are_kept_whatever_they_are_called(tmp_path):
+    params = {"threshold": 3, "task": "x"}
+    told, _ = of_metric(tmp_path, type="perplexity", sub_types=[{"name": "perplexity", "metric_config": params}])
+    assert told["sub_types"][0]["metric_config"] == params
+
+
+def test_function_that_gets_the_model_is_the_one_that_is_called(tmp_path):
+    both = {"user_script": "own.py", "evaluate_func": "ev", "metric_func": "fn", "metric_func_kwargs": {"a": 1}}
+    for more in ({}, {"metric_func": "None"}):
+        told, _ = of_metric(tmp_path, type="custom", user_config=both | more)
+        assert told["user_config"] == {"user_script": "own.py", "evaluate_func": "ev"} | (
+            {"metric_func_kwargs": {"a": 1}} if more else {}
+        )
+
+
+def test_models_beside_the_best_are_dropped_with_a_warning(tmp_path):
+    assert "output_model_num" not in today(tmp_path, search_strategy={"output_model_num": 3})["search_strategy"]
+    (said,) = warnings(tmp_path, search_strategy={"output_model_num": 3})
+    assert "the best model is delivered" in said
+    assert warnings(tmp_path, search_strategy={"output_model_num": 1}) == []
+    assert notes(tmp_path, search_strategy={"output_model_num": None}) == []

@@ -300,7 +300,7 @@ def test_script_that_raises_ends_the_run_with_1(graph, tmp_path, script, capsys)
         ({"metric_func": "shar"}, "has no function 'shar'. Did you mean 'share'?"),
         ({"metric_func": "share", "user_script": "gone.py"}, "gone.py' does not exist."),
         ({"metric_func": "share", "script_dir": "gone"}, "gone' does not exist."),
-        ({"metric_func": "share", "evaluate_func": "size"}, "and either evaluate_func or metric_func."),
+        ({"metric_func": "None"}, "and either evaluate_func or metric_func."),
         ({}, "and either evaluate_func or metric_func."),
         ({"metric_fun": "share"}, "unknown key 'metric_fun' in the user_config of 'own'; did you mean 'metric_func'?"),
         ({"metric_func": "share", "metric_func_kwargs": [1]}, "the arguments of 'share' are no mapping."),

@@ -1,5 +1,6 @@
 """Which rows are shown beside each other."""
 
+from olivine.evaluate import answers_of_samples
 from olivine.workflow.samples import side_by_side
 
 
@@ -26,3 +27,19 @@ def test_row_that_stands_twice_in_the_data_stays_two_rows():
 def test_rows_without_an_expectation_keep_their_order():
     assert [row["prompt"] for row in side_by_side({"base": answers(None, None)})] == ["row 0", "row 1"]
     assert side_by_side({}) == []
+
+
+def test_rows_that_one_model_did_not_answer_come_last():
+    given = {"base": answers(True), "int4": answers(True, False, False)}
+    assert [row["prompt"] for row in side_by_side(given)] == ["row 0", "row 1", "row 2"]
+
+
+def test_answers_that_an_earlier_version_kept_are_marked_and_stand_beside_those_of_today():
+    long = "a long story. " * 100 + "row 0"
+    kept = [{"prompt": long, "expected": "joy", "generated": "Joy.\nmore"}]
+    (old,) = answers_of_samples(kept, is_graded=True)
+    assert old["right"] is True
+    today = [{"prompt": old["prompt"], "expected": "joy", "text": "fear", "right": False}]
+    (row,) = side_by_side({"base": [old], "int4": today})
+    assert [one["right"] for one in row["answers"].values()] == [True, False]
+    assert answers_of_samples(kept, is_graded=False)[0]["right"] is None

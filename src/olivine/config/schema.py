@@ -578,9 +578,6 @@ class SearchStrategy(Section):
     include_pass_params: bool = Field(
         True, description="search params that are not set and have values to be searched of their own, too"
     )
-    output_model_num: int | None = _unserved(
-        "Remove it: the chosen model is delivered, the others stay in the cache.", 1
-    )
 
 
 GoalType = Literal[

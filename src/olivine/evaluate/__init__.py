@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from olivine.evaluate._rounds import in_turns, seconds_of, spread
     from olivine.evaluate._rows import Question, passages
     from olivine.evaluate._score import KEPT_FILE, check_rows, score
+    from olivine.evaluate._shown import answers_of_samples
     from olivine.evaluate._sub_types import number_of
     from olivine.evaluate._timing import time_models
 
@@ -45,6 +46,7 @@ __all__ = [
     "TimingParams",
     "Timings",
     "answers_of",
+    "answers_of_samples",
     "bare",
     "batch_bytes",
     "check_metrics",
@@ -83,6 +85,7 @@ __getattr__ = lazy.names(
         "_rounds": "in_turns seconds_of spread",
         "_rows": "Question passages",
         "_score": "KEPT_FILE check_rows score",
+        "_shown": "answers_of_samples",
         "_sub_types": "number_of",
         "_timing": "time_models",
     },

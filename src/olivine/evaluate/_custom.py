@@ -1,5 +1,6 @@
 """Numbers of a user's own script, which a config names and so allows to run."""
 
+import inspect
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from olivine.user_scripts import UserScript
 from olivine.work import Machine
 
 OF_2023 = ("data_dir", "batch_size")  # arguments that functions had beside their kwargs
+_PLACES = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
 class ScriptModel:
@@ -42,7 +44,8 @@ def custom_numbers(
 
     scripts: name (of the metric), user_script, script_dir, function, on_outputs (whether the function gets what the
     model gave, and what it should have, in place of the model), kwargs, numbers (that it must give), max_seconds (that
-    it may take). Raises OlivineError, with the script's own words, for one that does not.
+    it may take), of_2023 (data_dir and batch_size that stand beside the kwargs). Raises OlivineError, with the script's
+    own words, for one that does not.
     """
     numbers: dict[str, float] = {}
     for script in scripts:
@@ -75,7 +78,8 @@ def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
         try:
             with code.opened() as at_work:
                 function = at_work.function(script["function"])
-                ended.append(function(*_of_2023(arguments, script), **_kwargs(script)))
+                places, names = _bound(function, arguments, script)
+                ended.append(function(*places, **names))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - of a user: whatever it raises is told
             failed.append(error)
 
@@ -91,14 +95,38 @@ def _called(script: Mapping[str, Any], arguments: tuple[Any, ...]) -> Any:
     return ended[0]
 
 
-def _of_2023(arguments: tuple[Any, ...], script: Mapping[str, Any]) -> tuple[Any, ...]:
-    """The arguments, with data_dir and batch_size after the first one, where a config gives them."""
-    given = [key for key in OF_2023 if key in script["kwargs"]]
-    return (arguments[0], *(script["kwargs"].get(key) for key in OF_2023), *arguments[1:]) if given else arguments
+def _bound(
+    function: Any, arguments: tuple[Any, ...], script: Mapping[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What a function gets by place and by name.
+
+    1. Its kwargs go by name. 2. What else there is goes by name too, where its params have the names of Olive; so do
+    data_dir and batch_size of a user_config, but for a function that does not take them. 3. Params of other names are
+    filled in the order of Olive, as many as there are: of 2023, data_dir and batch_size first.
+    """
+    first, *rest = arguments
+    kwargs, older = dict(script["kwargs"]), script.get("of_2023") or {}
+    told = {name: older.get(name) for name in OF_2023 if older} | dict(zip(_names(script), rest, strict=True))
+    try:
+        params = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a builtin
+        return arguments, kwargs
+    kinds = {param.kind for param in params}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        return (first, *told.values()), kwargs
+    open_ones = [param for param in params[1:] if param.kind in _PLACES and param.name not in kwargs]
+    if not all(param.name in told or param.default is not inspect.Parameter.empty for param in open_ones):
+        values = list(told.values())
+        if inspect.Parameter.POSITIONAL_ONLY in kinds:
+            return (first, *values[: len(open_ones)]), kwargs
+        return (first,), {param.name: value for param, value in zip(open_ones, values, strict=False)} | kwargs
+    takes_all, known = inspect.Parameter.VAR_KEYWORD in kinds, {param.name for param in params}
+    return (first,), {name: value for name, value in told.items() if takes_all or name in known} | kwargs
 
 
-def _kwargs(script: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in script["kwargs"].items() if key not in OF_2023}
+def _names(script: Mapping[str, Any]) -> tuple[str, ...]:
+    """What Olive calls the arguments after the first."""
+    return ("targets",) if script["on_outputs"] else ("device", "execution_providers")
 
 
 def _place(script: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from olivine.evaluate._degenerate import degenerate
 from olivine.evaluate._metrics import chosen, measured
 from olivine.evaluate._outputs import evenly, named, rows_of, score_outputs
 from olivine.evaluate._rows import Question, passages, questions
+from olivine.evaluate._shown import shortened
 from olivine.evaluate.label_accuracy import matches
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
@@ -37,7 +38,7 @@ KEPT_BYTES = 32 * 2**20  # log-probabilities kept for the next seam: 340 positio
 KEPT_FILE = "log_probabilities.npy"
 PASSAGE_NEW = 16  # tokens that are written after the prompt of a passage
 N_SAMPLES = 8
-N_ANSWERS, MAX_SHOWN = 1000, 600  # that can be shown beside those of other models; characters of a text of them
+N_ANSWERS = 1000  # that can be shown beside those of other models
 MAX_TOKENS = 4096  # of a prompt and its target; a longer prompt keeps its end
 
 
@@ -318,10 +319,3 @@ def _answers(
         }
         for row, reading in list(zip(rows, readings, strict=True))[:N_ANSWERS]
     ]
-
-
-def shortened(text: str, *, from_end: bool = False) -> str:
-    """A text as it is shown; of a prompt that is too long its end, which is what was asked."""
-    if len(text) <= MAX_SHOWN:
-        return text
-    return f"…{text[-MAX_SHOWN:]}" if from_end else f"{text[:MAX_SHOWN]}…"

@@ -16,7 +16,7 @@ class Auroc(Metric):
 
     reads = OutputEvidence
     types = ("accuracy",)
-    numbers: ClassVar = {"auroc": Number("auroc", higher_is_better=True, unit="share")}
+    numbers: ClassVar = dict.fromkeys(("auroc", "auc"), Number("auroc", higher_is_better=True, unit="share"))
     only_when_asked = True
     needs_labels = True
 

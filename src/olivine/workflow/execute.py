@@ -60,8 +60,13 @@ class Score:
 
     @property
     def answers(self) -> list[dict[str, Any]]:
-        """Those that can be shown beside the answers of other models; none of an entry that an earlier version made."""
-        return list(self.entry.result.get("answers", ()))
+        """Those that can be shown beside the answers of other models; what an earlier version kept has its samples."""
+        from olivine.evaluate import answers_of_samples
+
+        if (told := self.entry.result.get("answers")) is not None:
+            return list(told)
+        is_graded = self.event.scores.get("label_accuracy") is not None
+        return answers_of_samples(self.samples, is_graded=is_graded)
 
 
 class Execution:

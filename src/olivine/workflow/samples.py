@@ -11,8 +11,9 @@ Answers = Sequence[Mapping[str, Any]]  # of a model, a row each: prompt, expecte
 def side_by_side(answers: Mapping[str, Answers], n_most: int = N_SHOWN) -> list[dict[str, Any]]:
     """Some rows with the answer of each model, by the names of the models in their order.
 
-    First stand rows where the last model is wrong, and of these those that another has right: what was lost on the way.
-    Then those where any is wrong, then the rest; otherwise they are in their order.
+    First stand rows that every model answered, and of these those where the last model is wrong, those that another has
+    right before the others: what was lost on the way. Then those where any is wrong, then the rest; otherwise they are
+    in their order.
     """
     rows: dict[tuple[str, str, int], dict[str, Any]] = {}
     for model, given in answers.items():
@@ -23,7 +24,8 @@ def side_by_side(answers: Mapping[str, Answers], n_most: int = N_SHOWN) -> list[
             seen[row] = n_before + 1
             empty = {"prompt": row[0], "expected": row[1], "answers": {}}
             rows.setdefault((*row, n_before), empty)["answers"][model] = {"text": one["text"], "right": one["right"]}
-    return sorted(rows.values(), key=_rank)[:n_most]
+    n_models = sum(bool(given) for given in answers.values())
+    return sorted(rows.values(), key=lambda row: (len(row["answers"]) < n_models, _rank(row)))[:n_most]
 
 
 def _rank(row: Mapping[str, Any]) -> int:

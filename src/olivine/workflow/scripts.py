@@ -52,7 +52,6 @@ def plan_script(draft: Draft, metric: schema.Metric, path: Where) -> Script | No
         message = f"max_seconds of '{metric.name}' must be a number above 0, but is {seconds!r}."
         draft.problem("invalid-value", (*here, "max_seconds"), message)
         return None
-    kwargs = kwargs | {name: settings[name] for name in _OF_2023 if settings.get(name) is not None}
     return Script(
         metric.name,
         script,
@@ -62,6 +61,7 @@ def plan_script(draft: Draft, metric: schema.Metric, path: Where) -> Script | No
         kwargs=kwargs,
         numbers=tuple(one.name for one in metric.sub_types) or (metric.name,),
         max_seconds=float(seconds),
+        of_2023={name: settings[name] for name in _OF_2023 if settings.get(name) is not None},
     )
 
 

@@ -81,7 +81,8 @@ class Script:
     """A user's own metric: a function of a file.
 
     name: of the metric. folder: whose modules it may import. on_outputs: it gets what a model gave and should have
-    given, in place of the model. numbers: that it must give. max_seconds: that it may take.
+    given, in place of the model. numbers: that it must give. max_seconds: that it may take. of_2023: data_dir and
+    batch_size of a user_config, which functions had beside their kwargs.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Script:
     kwargs: Mapping[str, Any]
     numbers: tuple[str, ...]
     max_seconds: float = SECONDS
+    of_2023: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def files(self) -> list[Path]:
@@ -109,6 +111,7 @@ class Script:
             "kwargs": dict(self.kwargs),
             "numbers": list(self.numbers),
             "max_seconds": self.max_seconds,
+            "of_2023": dict(self.of_2023),
         }
 
 

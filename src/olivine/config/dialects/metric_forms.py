@@ -2,13 +2,19 @@
 
 from collections.abc import Iterator
 
-from olivine.config.dialects._edit import Findings, Note, drop, lift, move, named, section_of
+from olivine.config.dialects._edit import Findings, Note, drop, lift, move, named, rename, section_of, text_of
 from olivine.config.dialects.script_data import rows_of
 from olivine.config.nodes import Array, Object
 
 INLINE = "evaluator"  # the name of an evaluator that is written in place
 # Keys of torchmetrics and of `evaluate` that follow from the rows and their labels.
-_FOLLOW = ("load_params", "num_classes", "num_labels", "result_key", "task", "validate_args")
+_FOLLOW = (
+    *("load_params", "multiclass", "num_classes", "num_labels", "reorder", "result_key"),
+    *("task", "threshold", "validate_args"),
+)
+_OF_SUB_TYPE = ("goal", "priority", "higher_is_better", "metric_config")  # keys of a metric that has one number
+_OF_CLASSES = ("f1_score", "f1", "precision", "recall")
+_OF_ROWS = ("accuracy_score", "accuracy")
 # Keys of user_config that say how rows come to the model, which the data config and the runtime know.
 _IDLE = ("batch_size", "input_names", "input_shapes", "input_types", "inference_settings", "io_bind", "run_kwargs")
 _OF_CUSTOM = ("batch_size", "data_dir")  # which functions of 2023 got
@@ -22,13 +28,54 @@ def translate(config: Object) -> Findings:
     yield from _name(config)
     yield from _of_passes(config)
     for name, metric in _metrics(config):
+        yield from _ranks(metric)
+        yield from _one_sub_type(metric)
+        yield from _functions(metric)
         yield from _data(config, name, metric)
         yield from _rows_of_script(config, f"{name}_{metric.get('name', 'metric')}_data", metric)
         yield from _user_config(metric)
-        sub_types = metric.get("sub_types")
-        for section in [metric, *(sub_types if isinstance(sub_types, Array) else [])]:
-            if isinstance(section, Object):
-                yield from _params(section)
+        for section in _numbers(metric):
+            yield from _params(section, of_accuracy=text_of(metric, "type") == "accuracy")
+
+
+def _numbers(metric: Object) -> list[Object]:
+    """The metric and its sub types: each may carry the goal and the params of a number."""
+    sub_types = metric.get("sub_types")
+    listed = sub_types if isinstance(sub_types, Array) else []
+    return [section for section in [metric, *listed] if isinstance(section, Object)]
+
+
+def _ranks(metric: Object) -> Findings:
+    for section in _numbers(metric):
+        yield from rename(section, "priority_rank", "priority")
+
+
+def _one_sub_type(metric: Object) -> Findings:
+    """`sub_type`, of the first versions: the one number of a metric, whose goal stands beside it."""
+    if not isinstance(metric.get("sub_type"), str) or "sub_types" in metric:
+        return
+    name, place = metric.take("sub_type")
+    only = Object(place)
+    only.put("name", name, place)
+    for key in _OF_SUB_TYPE:
+        yield from move(metric, key, only)
+    listed = Array(place)
+    listed.add(only, place)
+    metric.put("sub_types", listed, place)
+    yield Note(str(place), "sub_type", "sub_types", "'sub_type' is the only one of 'sub_types' today.")
+
+
+def _functions(metric: Object) -> Findings:
+    """Of a script one function is called: the one that gets the model, where both are named."""
+    settings = metric.mapping("user_config")
+    if settings is None or text_of(metric, "type") != "custom":
+        return
+    for key in ("evaluate_func", "metric_func"):
+        if text_of(settings, key) == "none":
+            yield from drop(settings, key, f"'{key}: {settings[key]}' is dropped: no function is called so.")
+    if settings.get("evaluate_func") is not None and settings.get("metric_func") is not None:
+        for key in ("metric_func", "metric_func_kwargs"):
+            yield from drop(settings, key, f"'{key}' is dropped: where evaluate_func stands, it alone is called.")
 
 
 def _name(config: Object) -> Findings:
@@ -113,19 +160,32 @@ def _user_config(metric: Object) -> Findings:
         metric.take("user_config")
 
 
-def _params(section: Object) -> Findings:
-    """`metric_config` with the params alone; `task: binary` is the average over one class."""
+def _params(section: Object, *, of_accuracy: bool) -> Findings:
+    """`metric_config` with the params alone. of_accuracy: torchmetrics or `evaluate` read them, in Olive."""
     settings = section.mapping("metric_config")
     if settings is None:
         if "metric_config" in section and section["metric_config"] is None:
             section.take("metric_config")
         return
     yield from lift(settings, "compute_params")
-    if settings.get("top_k") == 1:
-        yield from drop(settings, "top_k", "'top_k: 1' of a metric is dropped: the best class is the answer.")
-    if settings.get("task") == "binary" and section.get("name") in ("f1_score", "f1", "precision", "recall"):
-        settings.put("average", "binary", settings.places["task"])
-    for key in [key for key in settings if key in _FOLLOW]:
-        yield from drop(settings, key, f"'{key}' of a metric is dropped: it follows from the rows and their labels.")
+    if of_accuracy:
+        yield from _of_libraries(section, settings)
     for key in [key for key in settings if settings[key] is None]:
         settings.take(key)
+
+
+def _of_libraries(section: Object, settings: Object) -> Findings:
+    """`task: binary` and `multiclass: false` are the average over one class; what follows from the rows is dropped."""
+    if settings.get("top_k") == 1:
+        yield from drop(settings, "top_k", "'top_k: 1' of a metric is dropped: the best class is the answer.")
+    name = text_of(section, "name")
+    for key, value in (("task", "binary"), ("multiclass", False)):
+        if key in settings and settings[key] == value and name in _OF_CLASSES:
+            settings.put("average", "binary", settings.places[key])
+    if name in _OF_ROWS and text_of(settings, "average") in ("micro", "macro", "weighted"):
+        is_other = text_of(settings, "average") == "macro"
+        which = "; ask for the sub type recall with average: macro, if each class is to count alike" if is_other else ""
+        message = f"'average' of an accuracy is dropped: it is a share of all rows{which}."
+        yield from drop(settings, "average", message, warning=is_other)
+    for key in [key for key in settings if key in _FOLLOW]:
+        yield from drop(settings, key, f"'{key}' of a metric is dropped: it follows from the rows and their labels.")
