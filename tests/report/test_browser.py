@@ -3,12 +3,14 @@
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import journals
 from olivine.report import html_of, last_run
+from olivine.workflow.events import RunDone
 
 selenium = pytest.importorskip("selenium", reason="Selenium is not installed: make test-browser")
 from selenium import webdriver  # noqa: E402
@@ -58,13 +60,17 @@ def pages(tmp_path_factory):
         "thousand": [journals.ordinary(folder, n_trials=1000)],
         "evil": [hostile(folder)],
         "failed": [journals.failing(folder)],
+        "smaller": [smaller(folder)],
     }
     runs = {}
     for name, histories in events.items():
         for place, history in enumerate(histories):
             journals.write(folder / name, history, run=f"{name}{place}", start=journals.START + 1e5 * place)
         runs[name] = last_run(folder / name)
-    pages = {name: html_of([run]) for name, run in runs.items()} | {"several": html_of([runs["plain"], runs["search"]])}
+    pages = {name: html_of([run]) for name, run in runs.items()} | {
+        "several": html_of([runs["plain"], runs["search"]]),
+        "unlike": html_of([runs["plain"], runs["smaller"]]),
+    }
     for name, html in pages.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
     return {name: (folder / f"{name}.html").as_uri() for name in pages}
@@ -74,6 +80,17 @@ def hostile(folder):
     """A run whose rows, names and warnings are markup."""
     for event in journals.ordinary(folder, warning=EVIL, n_trials=5, name=EVIL):
         yield journals.sampled((EVIL,), EVIL) if event.kind == "samples" else event
+
+
+def smaller(folder):
+    """A run of another config, with keys as long as they get, whose result is half as large."""
+    arguments = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2}
+    for event in journals.ordinary(folder, training_args=arguments):
+        if isinstance(event, RunDone):
+            halved = [{**row, "size_bytes": (row["size_bytes"] or 0) // 2} for row in event.scores]
+            yield replace(event, scores=halved)
+        else:
+            yield event
 
 
 def opened(browser, address, width=1280, scheme="light"):
@@ -87,7 +104,7 @@ def opened(browser, address, width=1280, scheme="light"):
     return browser
 
 
-NAMES = ("plain", "search", "thousand", "evil", "failed", "several")
+NAMES = ("plain", "search", "thousand", "evil", "failed", "several", "unlike")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -99,10 +116,36 @@ def test_page_loads_nothing_and_says_nothing_on_the_console(name, browser, pages
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("name", ["plain", "search", "several"])
+@pytest.mark.parametrize("name", ["plain", "search", "several", "unlike"])
 def test_page_fits_its_window(name, width, browser, pages):
     opened(browser, pages[name], width)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+
+
+def sticks_out(browser, inner, outer):
+    """The texts of inner elements that reach over the right edge of the outer one around them."""
+    assert browser.find_elements(By.CSS_SELECTOR, inner)
+    return browser.execute_script(
+        "return [...document.querySelectorAll(arguments[0])].filter(one => "
+        "one.getBoundingClientRect().right > one.closest(arguments[1]).getBoundingClientRect().right + 0.5"
+        ").map(one => one.textContent)",
+        inner,
+        outer,
+    )
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_what_differs_and_the_figures_are_seen_without_scrolling(width, browser, pages):
+    opened(browser, pages["unlike"], width)
+    assert sticks_out(browser, ".pairs td", "section") == []
+    opened(browser, pages["plain"], width)
+    assert sticks_out(browser, ".figures strong", ".figures div") == []
+    assert sticks_out(browser, ".figures div", ".figures") == []
+
+
+def test_table_of_several_runs_fits_a_desk(browser, pages):
+    opened(browser, pages["unlike"])
+    assert sticks_out(browser, ".runs td", "section") == []
 
 
 def ink(browser):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
 
 import pytest
@@ -11,7 +11,7 @@ import journals
 from olivine.cli import exit_code
 from olivine.errors import RequestError
 from olivine.report import html_of, last_run, svg, write_report
-from olivine.workflow.events import StepDone
+from olivine.workflow.events import RunDone, StepCached, StepDone
 from olivine.workflow.units import readable_bytes
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}</pre>"
@@ -229,6 +229,27 @@ def test_runs_of_several_folders_are_compared(tmp_path, capsys, monkeypatch):
     told = Page((tmp_path / "comparison.html").read_text())
     assert re.search(r"a/out.*b/out.*passes\.lora\.r\s*8\s*16", told.text, re.DOTALL)
     assert "failed" in told.text
+
+
+def test_comparison_tells_a_cached_run_as_such_and_leaves_out_what_reads_the_same(tmp_path):
+    """Its 0.0 s beside the minutes of another say nothing; nor does a divergence of 1e-9 beside one of 2e-9."""
+
+    def events(kl, kind):
+        for event in journals.ordinary(tmp_path):
+            match event:
+                case StepDone():
+                    yield kind(**{one.name: getattr(event, one.name) for one in fields(event)})
+                case RunDone():
+                    yield replace(event, scores=[{**row, "kl": kl} for row in event.scores])
+                case _:
+                    yield event
+
+    for name, kl, kind in (("made", 1e-9, StepDone), ("again", 2e-9, StepCached)):
+        journals.write(tmp_path / name, events(kl, kind), run=name)
+    told = Page(html_of([last_run(tmp_path / name) for name in ("made", "again")]))
+    assert re.search(r"whole run\s*\d+.*? s\s*cached", told.text)
+    assert "e-09" not in told.text
+    assert "merge: kl" not in told.text
 
 
 def test_report_is_made_again_from_the_journal(tmp_path, capsys):

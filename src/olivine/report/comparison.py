@@ -9,7 +9,6 @@ from olivine.report.difference import differences
 from olivine.report.html import rendered
 from olivine.report.run import Run
 from olivine.report.values import moment, number, size
-from olivine.workflow.units import duration
 
 # column, key, whether higher is better
 _NUMBERS = (
@@ -66,7 +65,7 @@ def _row(
         }
         for _, key, higher in columns
     ]
-    told = {"status": run.status, "time": duration(run.seconds), "memory": size(run.peak_memory_bytes)}
+    told = {"status": run.status, "time": run.time_in_words, "memory": size(run.peak_memory_bytes)}
     return {"name": name, "began": moment(run.started.time), "kind": kind, "cells": cells, **told}
 
 

@@ -5,7 +5,6 @@ from typing import Any
 
 from olivine.report.run import Run
 from olivine.report.values import flat, number, plain, words
-from olivine.workflow.units import duration
 
 Rows = list[tuple[str, str, str]]  # what, in the first run, in the second
 
@@ -49,4 +48,4 @@ def _scores(before: Run, after: Run) -> Rows:
 
 
 def _times(before: Run, after: Run) -> Rows:
-    return [("whole run", duration(before.seconds), duration(after.seconds))]
+    return [("whole run", before.time_in_words, after.time_in_words)]

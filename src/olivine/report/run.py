@@ -24,6 +24,7 @@ from olivine.workflow.events import (
     TrialDone,
     Warned,
 )
+from olivine.workflow.units import duration
 from olivine.workflow.words import DOUBT
 
 Kind = TypeVar("Kind", bound=Event)
@@ -79,6 +80,11 @@ class Run:
     def seconds(self) -> float:
         """From its first event to its last."""
         return max(0.0, self.events[-1].time - self.started.time)
+
+    @property
+    def time_in_words(self) -> str:
+        """How long it took; of a run in which no step worked that would say nothing of what its result costs."""
+        return "cached" if {job.state for job in self.jobs} == {"cached"} else duration(self.seconds)
 
     @cached_property
     def tail(self) -> Sequence[Event]:

@@ -9,9 +9,12 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from olivine.workflow.columns import COLUMNS
 from olivine.workflow.units import duration, in_unit, readable_bytes
 
 MAX_TEXT = 400  # characters of a value in a table
+_FORMS = {key: form for _, key, form in COLUMNS}  # a score is written on the page as in the table of the seams
+_SHARES = ("accuracy", "f1", "precision", "recall", "drop")
 
 
 def moment(seconds: float) -> str:
@@ -47,8 +50,7 @@ def number(value: float | None, key: str = "") -> str:
         return readable_bytes(value)
     if key.endswith("seconds"):
         return duration(value)
-    is_share = key in ("label_accuracy", "top1_agreement", "accuracy", "f1", "precision", "recall", "drop")
-    return f"{value:.1%}" if is_share else f"{value:.4g}"
+    return _FORMS.get(key, "{:.1%}" if key in _SHARES else "{:.4g}").format(value)
 
 
 def words(name: str) -> str:

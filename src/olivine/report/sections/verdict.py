@@ -12,7 +12,7 @@ from olivine.report.html import rendered
 from olivine.report.run import Run
 from olivine.report.section import Section
 from olivine.report.values import number, size
-from olivine.workflow.units import distance, duration, in_unit
+from olivine.workflow.units import distance, in_unit
 
 # status -> class of the style sheet, mark, and what it says
 _STATUS = {
@@ -52,7 +52,7 @@ def _figures(run: Run) -> Iterator[Mapping[str, str]]:
     """The numbers in large type: of the result, with those of the input model below."""
     if len(run.scores) > 1:
         yield from _of_models(run.scores[0], run.scores[-1])
-    yield {"name": "time", "value": duration(run.seconds), "below": _cached(run)}
+    yield {"name": "time", "value": run.time_in_words, "below": _cached(run)}
     if run.peak_memory_bytes:
         yield {"name": "peak memory", "value": size(run.peak_memory_bytes), "below": "of the largest step"}
 
