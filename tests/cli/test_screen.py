@@ -3,11 +3,13 @@
 import io
 import re
 import sys
+import threading
 
 import pytest
 from rich.console import Console, Group
 
 from olivine.cli._board import Board, sparkline
+from olivine.cli._pulse import Pulse
 from olivine.cli._screen import Screen, _metric
 from olivine.workflow.columns import note_on, score_table, table_notes
 from olivine.workflow.events import (
@@ -188,6 +190,63 @@ def test_dumb_terminal_and_no_progress_get_lines(dumb, monkeypatch):
     screen(Progress(step="lora", done=45, total=100, metrics=METRICS))
     screen(StepDone(step="lora", seconds=1.0))
     assert terminal.shown == "lora: Fine-tune ...\n✓ lora: 1.0 s\n"
+
+
+def pulse(**more):
+    """A pulse at a clock of its own, and the lines that it printed."""
+    now, lines = [100.0], []
+    return Pulse(lines.append, _metric, clock=lambda: now[0], **more), now, lines
+
+
+def test_log_hears_of_a_long_step_once_a_minute_with_the_share_that_is_done():
+    beating, now, lines = pulse()
+    beating.start("tune")
+    beating.start("data")
+    for seconds in range(0, 180, 5):
+        now[0] = 100.0 + seconds
+        beating.move("tune", seconds, 360, {"loss": 0.5, "seconds_left": 360 - seconds})
+        beating.beat()
+    assert lines == [
+        "tune: 17%, at work for 60.0 s, 5:00 left, loss 0.500",
+        "data: at work for 60.0 s",
+        "tune: 33%, at work for 2 min 00 s, 4:00 left, loss 0.500",
+        "data: at work for 2 min 00 s",
+    ]
+    beating.close()
+
+
+def test_step_that_has_ended_or_takes_less_than_a_minute_is_not_told_of_again():
+    beating, now, lines = pulse()
+    beating.start("tune")
+    now[0] += 59
+    beating.beat()
+    beating.end("tune")
+    beating.move("tune", 1, 2, {})  # what was on its way when it ended
+    now[0] += 1000
+    beating.beat()
+    assert lines == []
+    beating.close()
+    beating.beat()
+    assert lines == []
+
+
+def test_lines_of_a_log_come_by_themselves():
+    """No event is needed: a library that computes for minutes sends none."""
+    told = threading.Event()
+    beating = Pulse(lambda line: told.set(), _metric, seconds=0.05)
+    beating.start("build")
+    assert told.wait(20)
+    beating.close()
+
+
+def test_screen_without_a_list_moves_the_pulse_and_ends_it(capsys):
+    screen = Screen(["tune"], progress=False)
+    screen(StepStarted(step="tune", description="Fine-tune"))
+    assert any(thread.name == "pulse" for thread in threading.enumerate())
+    screen(Progress(step="tune", done=1, total=4, metrics={}))
+    screen(StepFailed(step="tune", cause="no room"))
+    screen.close()
+    assert capsys.readouterr().err == "tune (step 1 of 1): Fine-tune ...\n"
 
 
 def test_trial_begins_with_every_step_waiting(monkeypatch):

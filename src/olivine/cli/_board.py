@@ -226,7 +226,7 @@ class Board:
         text.append(full * filled, style="cyan").append(empty * (length - filled), style="dim")
         text.append(f" {100 * share:>3.0f} %")
         if (left := row.seconds_left(now)) is not None:
-            text.append(f"  {_clock_time(left)} left")
+            text.append(f"  {clock_time(left)} left")
         numbers = [self._write(key, value) for key, value in row.metrics.items() if key != "seconds_left"]
         if not is_plain and len(row.curve) > 1:
             numbers.insert(1 if "loss" in row.metrics else 0, sparkline(row.curve))
@@ -245,7 +245,7 @@ def sparkline(values: Sequence[float], n_most: int = 16) -> str:
     return "".join(_HEIGHTS[min(7, int(8 * (value - low) / (high - low)))] for value in values)
 
 
-def _clock_time(seconds: float) -> str:
+def clock_time(seconds: float) -> str:
     """A time that is left: 0:07, 12:40, 3:05:00."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

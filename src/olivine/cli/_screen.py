@@ -31,10 +31,13 @@ from olivine.workflow.words import DOUBT
 
 if TYPE_CHECKING:
     from olivine.cli._board import Board, State
+    from olivine.cli._pulse import Pulse
 
 
 class Screen:
     """A listener that draws events: as a list of steps that moves where the terminal can draw one, else as lines.
+
+    Lines tell the begin and the end of a step, and between them where it is, once a minute.
 
     Everything goes to standard error; standard output carries the result only.
 
@@ -44,6 +47,7 @@ class Screen:
 
     def __init__(self, steps: Sequence[str] = (), *, progress: bool = True) -> None:
         self._board: Board | None = None
+        self._pulse: Pulse | None = None
         self._may_move = progress
         self._steps, self._started = list(steps), time.monotonic()
         self.has_begun = False  # whether a run writes its journal by now
@@ -70,12 +74,16 @@ class Screen:
         match event:
             case StepStarted():
                 self._start(event.step, event.description)
-            case Progress() if self._board is not None:
-                self._board.move(event.step, event.done, event.total, event.metrics)
+            case Progress():
+                if (shown := self._board or self._pulse) is not None:
+                    shown.move(event.step, event.done, event.total, event.metrics)
             case StepDone():
                 self._end(event.step, [event.summary, *_cost(event)], "cached" if event.is_cached else "done")
-            case StepFailed() if self._board is not None:  # the command itself says why, as the last thing
-                self._board.end(event.step, "failed", "failed")
+            case StepFailed():  # the command itself says why, as the last thing
+                if self._board is not None:
+                    self._board.end(event.step, "failed", "failed")
+                elif self._pulse is not None:
+                    self._pulse.end(event.step)
             case Scored() if self._board is not None and event.step is not None and event.size_bytes:
                 self._board.add(event.step, readable_bytes(event.size_bytes))
             case RowsRead():
@@ -96,7 +104,9 @@ class Screen:
         """Leave the terminal as it was."""
         if self._board is not None:
             self._board.close(tells_stopped=self.has_begun)
-        self._board = None
+        if self._pulse is not None:
+            self._pulse.close()
+        self._board = self._pulse = None
 
     def _start(self, step: str, description: str) -> None:
         if self._board is None and self._may_move and _can_move():
@@ -108,11 +118,18 @@ class Screen:
             return
         place = f" (step {self._steps.index(step) + 1} of {len(self._steps)})" if step in self._steps else ""
         say(f"{step}{place}: {description} ...", err=True)
+        if self._pulse is None:
+            from olivine.cli._pulse import Pulse
+
+            self._pulse = Pulse(lambda line: self._say(line, "dim"), _metric)
+        self._pulse.start(step)
 
     def _end(self, step: str, outcome: Sequence[str], state: "State") -> None:
         if self._board is not None:
             self._board.end(step, state, *outcome[1:], *outcome[:1])  # what it cost stands in columns
             return
+        if self._pulse is not None:
+            self._pulse.end(step)
         click.secho("✓", fg="green", nl=False, err=True)
         say(f" {step}: {', '.join(filter(None, outcome))}", err=True)
 

@@ -58,6 +58,11 @@ def words(name: str) -> str:
     return name.replace("_bytes", "").replace("_", " ")
 
 
+def breakable(name: str) -> Markup:
+    """A key or a path that a narrow table may break after its dots and low lines, rather than inside a word."""
+    return Markup("").join(escape(part) + Markup("<wbr>") for part in re.split(r"(?<=[._/])", name))
+
+
 def marked(text: str, expected: str) -> Markup:
     """An answer with the words marked that are not those of the expected one."""
     parts, others = _words(text), _words(expected)
@@ -93,5 +98,6 @@ FILTERS: Mapping[str, Callable[..., Any]] = {
     "pretty": pretty,
     "number": number,
     "words": words,
+    "breakable": breakable,
     "in_unit": in_unit,
 }
