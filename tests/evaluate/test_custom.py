@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from encoders import tiny_encoder
 from olivine.evaluate import Evidence, custom_numbers
 from olivine.models import Model
 from olivine.work import Machine
@@ -70,3 +71,11 @@ def test_function_gets_what_its_params_ask_for(tmp_path, function, kwargs, older
     evidence = Evidence(labels=["fear"], generated=["joy"], token_losses=None, log_probabilities=None)
     assert custom_numbers([script], Model("hf", tmp_path), evidence, MACHINE) == {"own.x": 1}
     assert json.loads((tmp_path / "told.json").read_text()) == given
+
+
+def test_script_opens_a_model_of_any_kind(tmp_path):
+    folder = tiny_encoder(tmp_path / "bert")
+    (tmp_path / "own.py").write_text("def classes(model): return model.load_model().config.num_labels\n")
+    script = {"name": "own", "user_script": str(tmp_path / "own.py"), "script_dir": None, "function": "classes"}
+    script |= {"on_outputs": False, "kwargs": {}, "numbers": ["x"], "max_seconds": 60}
+    assert custom_numbers([script], Model("hf", folder), None, MACHINE) == {"own.x": 3}

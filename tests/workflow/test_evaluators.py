@@ -391,12 +391,32 @@ def test_goal_on_a_distance_to_the_model_before_holds_for_the_step(graph, tmp_pa
             {"name": "s", "type": "size_on_disk", "goal": goal("percent-min-improvement", 100)},
             "no s is 100 % lower than that of the input model. Less than 100 % are possible.",
         ),
+        ({"name": "s", "type": "size_on_disk", "goal": goal("threshold", 0)}, "no s is 0: 0 is the best"),
+        (
+            {"name": "a", "type": "output_agreement", "sub_types": [{"name": "cosine", "goal": goal("threshold", 2)}]},
+            "no a: cosine is 2: 1 is the best that there could be.",
+        ),
+        (
+            {"name": "r", "type": "throughput", "sub_types": [{"name": "prefill"}]},
+            "there is no prefill of a graph that writes no text.",
+        ),
+        (
+            {"name": "l", "type": "latency", "sub_types": [{"name": "time_to_first_token"}]},
+            "there is no time_to_first_token of a graph that writes no text.",
+        ),
+        (accuracy({"name": "wer"}), "there is no wer of an ONNX graph (tiny): it hears no speech."),
     ],
 )
 def test_wrong_wish_is_one_sentence_while_planning(graph, tmp_path, metric, says):
     (told,) = problems(tmp_path, graph, [metric])
     assert says in told
     assert not (tmp_path / "out").exists()
+
+
+def test_priority_0_comes_first_and_that_of_minus_1_does_not_decide(graph, tmp_path):
+    size = {"name": "s", "type": "size_on_disk", "priority": 0}
+    asked = planned(tmp_path, graph, [size, accuracy({"name": "f1", "priority": -1})]).asked
+    assert [one.priority for one in asked] == [0, None]
 
 
 def test_accuracy_needs_labels_and_one_set_of_rows(graph, tmp_path):

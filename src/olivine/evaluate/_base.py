@@ -120,13 +120,16 @@ class Number:
     """One number of a metric, which an evaluator of a config names as a sub type.
 
     key: its name in the scores. unit: "share" of 1, "bytes", "ms", "/s" or nothing. compares: it is a distance to the
-    model before, so that there is none of the input model, and a goal holds for each step that does not train.
+    model before, so that there is none of the input model, and a goal holds for each step that does not train. of: the
+    evidence of the models that have it, where the metric itself is of all. best: what no model is better than.
     """
 
     key: str
     higher_is_better: bool
     unit: Literal["", "share", "bytes", "ms", "/s"] = ""
     compares: bool = False
+    of: "type[Evidence | OutputEvidence] | None" = None
+    best: float | None = None
 
 
 def of_batch(number: str, n_rows: int) -> str:
@@ -165,7 +168,8 @@ class Metric(ABC):
     numbers: what there is of it, by the names that an evaluator has for them; the first one is meant where none is
       named. Of a metric without them, an evaluator says itself whether higher is better.
     only_when_asked: measured only where the config names it, as every metric of a third party is.
-    needs_labels: whether it has nothing to say of rows without an expected answer.
+    needs_labels: whether it has nothing to say of rows without an expected answer. hears: these are words that are
+      said, and not classes, of which models of speech name none.
     """
 
     name: ClassVar[str]
@@ -176,6 +180,7 @@ class Metric(ABC):
     numbers: ClassVar[Mapping[str, Number]] = {}
     only_when_asked: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    hears: ClassVar[bool] = False
 
     def __init__(self, params: Any = None) -> None:
         self.params = self.Params() if params is None else params

@@ -10,7 +10,8 @@ from typing import Any
 from olivine.errors import STILL_AT_WORK, OlivineError
 from olivine.evaluate._base import Evidence, OutputEvidence
 from olivine.models import Model
-from olivine.models.loading import load_causal_lm
+from olivine.models.inspect import read_facts
+from olivine.models.loading import load_causal_lm, load_module
 from olivine.models.onnx_files import graph_of
 from olivine.runtimes.session import OnnxSession
 from olivine.user_scripts import UserScript
@@ -28,7 +29,12 @@ class ScriptModel:
         self.model_path, self.format = str(model.path), model.format
 
     def load_model(self) -> Any:
-        """A checkpoint or adapter, loaded by transformers in float32 on the CPU, in bfloat16 on a GPU."""
+        """A checkpoint or adapter, loaded by transformers in float32 on the CPU, a decoder in bfloat16 on a GPU.
+
+        Of another kind than a decoder, with the head of its task.
+        """
+        if self.format == "hf" and self._model.base is None and read_facts(self._model.path).kind != "decoder":
+            return load_module(self._model, device=self._machine.device)
         is_cpu = self._machine.device == "cpu"
         return load_causal_lm(self._model, dtype="float32" if is_cpu else "bfloat16", device=self._machine.device)
 

@@ -26,6 +26,8 @@ def number_of(type_name: str, sub_type: str | None, kind: Kind) -> tuple[type[Me
     wanted = sub_type or _default(type_name, of_kind)
     for metric in of_kind:
         if (number := metric.number(wanted) or metric.number(wanted.lower())) is not None:
+            if number.of not in (None, kind):
+                raise RequestError(f"there is no {wanted.lower()} of {_IN_WORDS[kind]}")
             return metric, number
         if not metric.numbers:
             return metric, None

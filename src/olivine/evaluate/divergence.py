@@ -16,8 +16,8 @@ class DivergenceMetric(Metric):
 
     aliases = ("kl_divergence", "kl")
     numbers: ClassVar = {
-        "kl_divergence": Number("kl", higher_is_better=False, compares=True),
-        "kl": Number("kl", higher_is_better=False, compares=True),
+        "kl_divergence": Number("kl", higher_is_better=False, compares=True, best=0.0),
+        "kl": Number("kl", higher_is_better=False, compares=True, best=0.0),
         "top1_agreement": Number("top1_agreement", higher_is_better=True, unit="share", compares=True),
     }
 

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from olivine import lazy
-from olivine.evaluate._base import Metric, Number, TimingParams, Timings
+from olivine.evaluate._base import Evidence, Metric, Number, TimingParams, Timings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +19,9 @@ class Latency(Metric):
     Params = TimingParams
     reads = Timings
     numbers: ClassVar = {
-        name: Number(f"latency_{name}", higher_is_better=False, unit="ms")
+        name: Number(f"latency_{name}", higher_is_better=False, unit="ms", best=0.0)
         for name in ("avg", "min", "max", *PERCENTILES)
-    } | {"time_to_first_token": Number("time_to_first_token", higher_is_better=False, unit="ms")}
+    } | {"time_to_first_token": Number("time_to_first_token", higher_is_better=False, unit="ms", of=Evidence, best=0.0)}
     only_when_asked = True
 
     def compute(self, evidence: Timings) -> dict[str, float]:

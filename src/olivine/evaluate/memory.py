@@ -11,8 +11,11 @@ class Memory(Metric):
     Params = TimingParams
     reads = Timings
     numbers: ClassVar = {
-        name: Number("peak_memory_bytes", higher_is_better=False, unit="bytes") for name in ("peak_rss", "memory")
-    } | {"gpu_peak": Number("peak_gpu_bytes", higher_is_better=False, unit="bytes")}
+        **dict.fromkeys(
+            ("peak_rss", "memory"), Number("peak_memory_bytes", higher_is_better=False, unit="bytes", best=0.0)
+        ),
+        "gpu_peak": Number("peak_gpu_bytes", higher_is_better=False, unit="bytes", best=0.0),
+    }
     only_when_asked = True
 
     def compute(self, evidence: Timings) -> dict[str, float]:

@@ -20,8 +20,8 @@ class OutputAgreement(Metric):
 
     reads = OutputEvidence
     numbers: ClassVar = {
-        "cosine": Number("cosine", higher_is_better=True, compares=True),
-        "largest_difference": Number("largest_difference", higher_is_better=False, compares=True),
+        "cosine": Number("cosine", higher_is_better=True, compares=True, best=1.0),
+        "largest_difference": Number("largest_difference", higher_is_better=False, compares=True, best=0.0),
         "top1_agreement": Number("top1_agreement", higher_is_better=True, unit="share", compares=True),
     }
 

@@ -11,8 +11,8 @@ class Perplexity(Metric):
 
     types = ("accuracy",)  # evaluators of Olive list it there too
     numbers: ClassVar = {
-        "perplexity": Number("perplexity", higher_is_better=False),
-        "loss": Number("loss", higher_is_better=False),
+        "perplexity": Number("perplexity", higher_is_better=False, best=1.0),
+        "loss": Number("loss", higher_is_better=False, best=0.0),
     }
 
     def compute(self, evidence: Evidence) -> dict[str, float]:

@@ -10,8 +10,8 @@ class SizeOnDisk(Metric):
 
     reads = Artifact
     numbers: ClassVar = {
-        "bytes": Number("size_bytes", higher_is_better=False, unit="bytes"),
-        "size_on_disk": Number("size_bytes", higher_is_better=False, unit="bytes"),
+        "bytes": Number("size_bytes", higher_is_better=False, unit="bytes", best=0.0),
+        "size_on_disk": Number("size_bytes", higher_is_better=False, unit="bytes", best=0.0),
     }
 
     def compute(self, evidence: Artifact) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, ClassVar
 
 from olivine import lazy
-from olivine.evaluate._base import Metric, Number, TimingParams, Timings
+from olivine.evaluate._base import Evidence, Metric, Number, OutputEvidence, TimingParams, Timings
 from olivine.evaluate.latency import PERCENTILES
 
 if TYPE_CHECKING:
@@ -21,9 +21,9 @@ class Throughput(Metric):
         name: Number(f"throughput_{name}", higher_is_better=True, unit="/s")
         for name in ("avg", "min", "max", *PERCENTILES)
     } | {
-        "decode": Number("decode_tokens_per_second", higher_is_better=True, unit="/s"),
-        "prefill": Number("prefill_tokens_per_second", higher_is_better=True, unit="/s"),
-        "rows": Number("rows_per_second", higher_is_better=True, unit="/s"),
+        "decode": Number("decode_tokens_per_second", higher_is_better=True, unit="/s", of=Evidence),
+        "prefill": Number("prefill_tokens_per_second", higher_is_better=True, unit="/s", of=Evidence),
+        "rows": Number("rows_per_second", higher_is_better=True, unit="/s", of=OutputEvidence),
     }
     only_when_asked = True
 

@@ -37,6 +37,7 @@ class WordErrors(Metric):
         "rtfx": Number("rtfx", higher_is_better=True),
     }
     needs_labels = True
+    hears = True
 
     def compute(self, evidence: OutputEvidence) -> dict[str, float]:
         """`wer` and `cer`, 0 where all is right; `rtfx`, seconds of sound that a second transcribes.

@@ -8,12 +8,12 @@ from olivine.config import schema
 from olivine.errors import RequestError
 from olivine.search.objectives import Goal
 from olivine.workflow.draft import Draft
-from olivine.workflow.rows import no_such_data
+from olivine.workflow.rows import hears, no_such_data
 from olivine.workflow.scripts import plan_script
 from olivine.workflow.steps import GPU_PEAK, Asked, ScoreRows, Script, batch_sizes
 
 if TYPE_CHECKING:
-    from olivine.evaluate import Evidence, Number, OutputEvidence
+    from olivine.evaluate import Evidence, Metric, Number, OutputEvidence
 
 Path = tuple[str | int, ...]
 _SIZE = "batch_size"  # the param of timings of which there may be several
@@ -168,7 +168,7 @@ def _of_script(draft: Draft, metric: schema.Metric, path: Path) -> Iterator[Aske
             name=wish.name,
             number=number.key,
             higher_is_better=number.higher_is_better,
-            priority=told.priority if told.priority is not None and told.priority > 0 else None,
+            priority=_priority(told),
             goal=_goal(draft, wish, number),
             on_rows=script.on_outputs,
             needs_labels=script.on_outputs,
@@ -196,6 +196,9 @@ def _of(draft: Draft, wish: _Wish) -> Asked | None:
         draft.problem("invalid-value", (*at, key), f"{error}.".replace("?.", "?"))
         return None
     told, said = wish.told, wish.told.higher_is_better
+    if (why := _unheard(draft, metric, number)) is not None:
+        draft.problem("invalid-value", (*wish.path, "name" if wish.sub_type is not None else "type"), why)
+        return None
     if metric.reads is TaskEvidence and not _names_number(draft, wish, number):
         return None
     if number is None and said is None and told.goal is not None:
@@ -214,7 +217,7 @@ def _of(draft: Draft, wish: _Wish) -> Asked | None:
         higher_is_better=number.higher_is_better,
         unit=number.unit,
         compares=number.compares,
-        priority=told.priority if told.priority is not None and told.priority > 0 else None,
+        priority=_priority(told),
         goal=_goal(draft, wish, number),
         metric=metric.name,
         params=_params(wish),
@@ -230,6 +233,11 @@ def _params(wish: _Wish) -> dict[str, Any]:
     return {**wish.metric.metric_config, **wish.told.metric_config}
 
 
+def _priority(told: schema.Metric | schema.SubType) -> int | None:
+    """Its place among what decides, from 0 on; None for -1, which Olive writes for what does not decide."""
+    return told.priority if told.priority is not None and told.priority >= 0 else None
+
+
 def _whole(wish: _Wish) -> str | None:
     """The sub type with the name of the task before it, where there is one task alone and it is left out."""
     tasks = _params(wish).get("tasks")
@@ -242,7 +250,7 @@ def _names_number(draft: Draft, wish: _Wish, number: "Number | None") -> bool:
     """Whether a wish for tasks says which of their numbers it is about, where that matters."""
     has_tasks = bool(_params(wish).get("tasks"))  # else that is what is told
     form = 'Write sub_types with a name such as "TASK.acc".'
-    if wish.sub_type is None and (wish.told.goal is not None or (wish.told.priority or 0) > 0):
+    if wish.sub_type is None and (wish.told.goal is not None or _priority(wish.told) is not None):
         message = (
             f"{wish.name} has several numbers, and nothing tells which of them must reach the goal or comes first."
         )
@@ -253,6 +261,17 @@ def _names_number(draft: Draft, wish: _Wish, number: "Number | None") -> bool:
         draft.problem("invalid-value", (*wish.path, "name"), message, form)
         return False
     return True
+
+
+def _unheard(draft: Draft, metric: "type[Metric]", number: "Number | None") -> str | None:
+    """Why a number of words is not there of a model that names classes, or one of classes of a model of speech."""
+    if number is None or number.key == "label_accuracy" or not metric.needs_labels or draft.facts is None:
+        return None
+    if metric.hears and not hears(draft):
+        return f"there is no {number.key} of {draft.facts.in_words}: it hears no speech."
+    if not metric.hears and hears(draft):
+        return f"there is no {number.key} of {draft.facts.in_words}; there is: wer, cer, rtfx, accuracy_score."
+    return None
 
 
 def _kind(draft: Draft) -> "type[Evidence | OutputEvidence]":
@@ -274,20 +293,37 @@ def _goal(draft: Draft, wish: _Wish, number: Any) -> Goal | None:
     except RequestError as error:
         draft.problem("invalid-value", (*path, "value"), f"{error}.")
         return None
+    why = _unreachable(wish.name, number, goal)
+    if why is None:
+        return goal
+    key, message, fix = why
+    draft.problem("invalid-value", (*path, key), message, fix)
+    return None
+
+
+def _unreachable(name: str, number: "Number", goal: Goal) -> tuple[str, str, str] | None:
+    """Why no model could meet a goal, or none says what it means: the key of it, a sentence and the fix."""
     if number.compares and goal.is_relative:
-        message = f"{wish.name} compares with the model before, so the input model has none to count from."
-        draft.problem("invalid-value", (*path, "type"), message, "Write a threshold.")
-        return None
-    is_percent = kind.startswith("percent-")
-    if number.unit == "share" and not is_percent and not 0 <= value <= 1:
-        message = f"{wish.name} is a share of 1, and the goal is {value:g}."
-        draft.problem("invalid-value", (*path, "value"), message, f"Write {value / 100:g} for {value:g} %.")
-        return None
-    if not number.higher_is_better and kind == "percent-min-improvement" and value >= 100:
-        message = f"no {wish.name} is {value:g} % lower than that of the input model."
-        draft.problem("invalid-value", (*path, "value"), message, "Less than 100 % are possible.")
-        return None
-    return goal
+        message = f"{name} compares with the model before, so the input model has none to count from."
+        return "type", message, "Write a threshold."
+    value = goal.value
+    if number.unit == "share" and not goal.kind.startswith("percent-") and not 0 <= value <= 1:
+        message = f"{name} is a share of 1, and the goal is {value:g}."
+        return "value", message, f"Write {value / 100:g} for {value:g} %."
+    if goal.kind == "threshold" and _is_beyond(number, value):
+        message = f"no {name} is {value:g}: {number.best:g} is the best that there could be."
+        return "value", message, "Write what is enough."
+    if not number.higher_is_better and goal.kind == "percent-min-improvement" and value >= 100:
+        return "value", f"no {name} is {value:g} % lower than that of the input model.", "Less than 100 % are possible."
+    return None
+
+
+def _is_beyond(number: "Number", value: float) -> bool:
+    """Whether no model has a number that is as good; bytes and times are never 0."""
+    if number.best is None:
+        return False
+    better = value > number.best if number.higher_is_better else value < number.best
+    return better or (value == 0 and number.unit in ("bytes", "ms"))
 
 
 def _check_twice(draft: Draft, asked: tuple[Asked, ...]) -> None:

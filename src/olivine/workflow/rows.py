@@ -328,17 +328,17 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
         close = difflib.get_close_matches(target, columns, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
         draft.problem("invalid-value", ("quality", "target"), f"the rows have no column '{target}'.", hint)
-    usual = TRANSCRIPTS if _hears(draft) else LABELS
+    usual = TRANSCRIPTS if hears(draft) else LABELS
     return target or next((name for name in usual if name in columns), "")
 
 
-def _hears(draft: Draft) -> bool:
+def hears(draft: Draft) -> bool:
     """Whether the model writes what is said in a sound."""
     return draft.facts is not None and draft.facts.task == HEARS
 
 
 def _aim(draft: Draft) -> str:
-    return "what it writes should be that of" if _hears(draft) else "its largest score should be that of"
+    return "what it writes should be that of" if hears(draft) else "its largest score should be that of"
 
 
 def _check_files(draft: Draft, config: DataConfig) -> bool:
