@@ -58,6 +58,13 @@ def test_dry_run_shows_the_rungs_and_their_goals(graph):
     assert plan["config"]["evaluator"] == "goals"
 
 
+def test_size_that_no_rung_can_have_is_told_before_the_climb(graph):
+    done = run("optimize", "-m", graph, "--max-size", "1kB", "--dry-run")
+    assert done.exit_code == 0
+    assert "no rung is as small as 1 kB: the weights of the smallest, search-128, take about 1 kB" in done.stderr
+    assert "no rung" not in run("optimize", "-m", graph, "--max-size", "90kB", "--dry-run").stderr
+
+
 def test_rungs_are_told_with_their_price_and_what_they_bought(graph, tmp_path):
     command = ("optimize", "-m", graph, "--max-drop", "0.00001", "--save-config", "ladder.json")
     done = run(*command, "-o", "out")

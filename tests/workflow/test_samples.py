@@ -1,6 +1,12 @@
 """Which rows are shown beside each other."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from olivine.evaluate import answers_of_samples
+from olivine.workflow.events import Scored
+from olivine.workflow.execute import Score
 from olivine.workflow.samples import side_by_side
 
 
@@ -42,4 +48,10 @@ def test_answers_that_an_earlier_version_kept_are_marked_and_stand_beside_those_
     today = [{"prompt": old["prompt"], "expected": "joy", "text": "fear", "right": False}]
     (row,) = side_by_side({"base": [old], "int4": today})
     assert [one["right"] for one in row["answers"].values()] == [True, False]
-    assert answers_of_samples(kept, is_graded=False)[0]["right"] is None
+
+
+@pytest.mark.parametrize(("scores", "right"), [({"label_accuracy": 1.0}, True), ({"loss": 2.0}, None)])
+def test_score_of_an_earlier_version_has_its_samples_as_answers(scores, right):
+    entry = SimpleNamespace(result={"samples": [{"prompt": "a", "expected": "joy", "generated": "Joy"}]})
+    event = Scored(model="base", format="hf", scores=scores)
+    assert Score(event, entry).answers == [{"prompt": "a", "expected": "joy", "text": "Joy", "right": right}]

@@ -165,5 +165,8 @@ def _measures(workflow: Workflow) -> Iterator[Wish]:
         fix = "Write what is to be measured as its 'metrics'."
         if (evaluator.type or "").lower() == _MTEB:
             message = f"evaluator '{workflow.evaluator}' asks for tasks of the package mteb, which are not served."
-            fix = "Name a metric such as accuracy on rows of your own, or run mteb on the result."
+            fix = (
+                "Ask for them in the script of a custom metric (docs/evaluators.md has one), or for output_agreement: "
+                "how near embeddings stay to those before."
+            )
         yield ("evaluators", str(workflow.evaluator)), message, fix

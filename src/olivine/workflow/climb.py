@@ -15,6 +15,7 @@ from olivine.models.facts import ModelFacts
 from olivine.passes import Pass, passes
 from olivine.systems import CPU
 from olivine.workflow.steps import Plan
+from olivine.workflow.units import readable_bytes
 
 GROUPS = (32, 64, 128)  # of weights that share a scale; smaller ones where none of these divides a layer's width
 PRECISIONS = ("int4", "int8", "fp16", "bf16", "fp32")
@@ -85,7 +86,16 @@ def ladder(plan: Plan, aim: Aim) -> Ladder:
     }
     if len(rungs) > 1:
         sections["search_strategy"] = _strategy(sections["passes"], rungs, aim)
-    return Ladder(sections, (note,))
+    return Ladder(sections, (note, *_too_large(rungs, aim.max_size_bytes)))
+
+
+def _too_large(rungs: Sequence[Rung], max_bytes: float | None) -> Iterator[str]:
+    """That no rung is foreseen to be as small as it must be: what is foreseen are the weights, without other files."""
+    sized = [(rung.size, rung.name) for rung in rungs if rung.size is not None]
+    if max_bytes is not None and sized and min(sized)[0] > max_bytes:
+        size, name = min(sized)
+        least, most = readable_bytes(size), readable_bytes(max_bytes)
+        yield f"no rung is as small as {most}: the weights of the smallest, {name}, take about {least}"
 
 
 _SLOTS = ("merge", "export", "quantize", "build")
