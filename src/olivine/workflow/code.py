@@ -7,8 +7,9 @@ named in quotes (a process that is started, the plugins of a registry) counts as
 
 import functools
 import importlib.util
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from blake3 import blake3
@@ -16,12 +17,11 @@ from blake3 import blake3
 import olivine
 from olivine.registry import distributions_of
 
+# Begins with a literal, which a search looks for fast: sources are large.
 _IMPORT = re.compile(
-    r"^[ \t]*from[ \t]+(?P<module>\.*[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
-    r"|^[ \t]*import[ \t]+(?P<modules>[^\n]+)",
-    re.MULTILINE,
+    r"\n[ \t]*(?:from[ \t]+(?P<module>\.*[\w.]*)[ \t]+import[ \t]+(?P<names>\([^)]*\)|[^\n]+)"
+    r"|import[ \t]+(?P<modules>[^\n]+))"
 )
-_QUOTED = re.compile(r"[\"'](\w+(?:\.\w+)+)[\"']")
 _WORD = re.compile(r"[\w.]+")
 OURS = "olivine"
 # Not followed: the passes as a whole, of which a result needs its own; what reads a config, as what it says stands in
@@ -79,32 +79,47 @@ def _imported(module: str) -> tuple[str, ...]:
     text = _source(path)
     tops = {OURS, module.partition(".")[0]}
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    names = {name for match in _IMPORT.finditer(text) for name in _names(match, package)}
-    for name in _QUOTED.findall(text):
+    names = {name for match in _IMPORT.finditer(f"\n{text}") for name in _names(match, package, tops)}
+    for name in _quoted(text, tops):
         names |= set() if APART.fullmatch(name) else {name, *_inside(name)}
-    return tuple(sorted(name for name in names if name.partition(".")[0] in tops and _file(name) is not None))
+    return tuple(sorted(name for name in names if _file(name) is not None))
 
 
-def _names(match: "re.Match[str]", package: str) -> Iterator[str]:
+def _names(match: "re.Match[str]", package: str, tops: Collection[str]) -> Iterator[str]:
+    """What an import statement of a module of `package` may import from one of the top packages."""
     if match["modules"] is not None:
-        yield from (part.split()[0] for part in match["modules"].split(",") if part.split())
+        modules = (part.split()[0] for part in match["modules"].split(",") if part.split())
+        yield from (name for name in modules if name.partition(".")[0] in tops)
         return
-    dots = len(match["module"]) - len(match["module"].lstrip("."))
     base = match["module"].lstrip(".")
-    if dots:
+    if dots := len(match["module"]) - len(base):
         above = package.split(".")[: len(package.split(".")) - dots + 1]
         base = ".".join([*above, *([base] if base else [])])
-    yield base
-    yield from (f"{base}.{name}" for name in _WORD.findall(match["names"]))  # a name may be a module of a package
+    if base.partition(".")[0] in tops:
+        yield base
+        path = _file(base)
+        if path is None or path.name == "__init__.py":  # names of a package may be modules
+            yield from (f"{base}.{name}" for name in _WORD.findall(match["names"]))
 
 
-def _inside(name: str) -> Iterator[str]:
-    """Every module of a package; none when it is a module itself."""
+def _quoted(text: str, tops: Collection[str]) -> Iterator[str]:
+    """Names in quotes of modules below the top packages."""
+    text = text.replace("'", '"')
+    for top in tops:
+        for part in text.split(f'"{top}.')[1:]:
+            inner, quote, _ = part.partition('"')
+            if quote and _WORD.fullmatch(inner):
+                yield f"{top}.{inner}"
+
+
+@functools.cache
+def _inside(name: str) -> tuple[str, ...]:
+    """Every module of a package of ours; none when it is a module itself."""
     path = _file(name) if name.partition(".")[0] == OURS else None
-    if path is not None and path.name == "__init__.py":
-        for inner in path.parent.rglob("*.py"):
-            parts = inner.relative_to(path.parent).with_suffix("").parts
-            yield ".".join([name, *(part for part in parts if part != "__init__")])
+    if path is None or path.name != "__init__.py":
+        return ()
+    inner = (file.relative_to(path.parent).with_suffix("").parts for file in path.parent.rglob("*.py"))
+    return tuple(".".join([name, *(part for part in parts if part != "__init__")]) for parts in inner)
 
 
 @functools.cache
@@ -117,18 +132,18 @@ def _file(module: str) -> Path | None:
     if root.name != "__init__.py":
         return None
     *above, last = parts
-    folder = root.parent.joinpath(*above)
+    folder = os.path.join(root.parent, *above)  # noqa: PTH118 - for each of a thousand names
     if f"{last}.py" in _listed(folder):
-        return folder / f"{last}.py"
-    is_package = last in _listed(folder) and "__init__.py" in _listed(folder / last)
-    return folder / last / "__init__.py" if is_package else None
+        return Path(folder, f"{last}.py")
+    is_package = last in _listed(folder) and "__init__.py" in _listed(f"{folder}{os.sep}{last}")
+    return Path(folder, last, "__init__.py") if is_package else None
 
 
 @functools.cache
-def _listed(folder: Path) -> frozenset[str]:
+def _listed(folder: str) -> frozenset[str]:
     """What lies in a folder: most names that a module imports are no modules, and are looked for in few folders."""
     try:
-        return frozenset(path.name for path in folder.iterdir())
+        return frozenset(os.listdir(folder))  # noqa: PTH208
     except OSError:  # it is none, or not there
         return frozenset()
 
