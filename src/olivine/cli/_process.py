@@ -50,12 +50,12 @@ def end_in_order() -> None:
 def answer_soon() -> None:
     """Do without what start-up does not need.
 
-    Modules and classes, which are most of what it makes, stay: garbage is looked for after 50,000 new objects, and not
+    Modules and classes, which are most of what it makes, stay: garbage is looked for after 200,000 new objects, and not
     after 700. Plugins of pydantic are told what a program validates, for services that collect it; to know that there
     are none, the metadata of every installed package would be read. Who wants them sets the variable otherwise;
     processes that are started from here inherit it.
     """
-    gc.set_threshold(50_000)
+    gc.set_threshold(200_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 

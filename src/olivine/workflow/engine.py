@@ -40,7 +40,7 @@ from olivine.workflow.inputs import bring_hosts, bring_model, bring_remotes, loo
 from olivine.workflow.journal import Journal, hide_secrets
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.names import name_problem
-from olivine.workflow.packing import pack
+from olivine.workflow.packing import is_due, pack
 from olivine.workflow.proofs import prove
 from olivine.workflow.resolved import resolved
 from olivine.workflow.samples import side_by_side
@@ -303,9 +303,10 @@ def _deliver(execution: Execution) -> Path | None:
     if not delivery.is_done(results):
         workshop.store.hold()
         delivery.deliver(results)
-    if plan.source is not None and plan.source.workflow is not None:
+    config = plan.source.workflow if plan.source is not None else None
+    if config is not None and is_due(config, plan.output_dir):
         with alone_in(plan.output_dir):
-            pack(plan.source.workflow, plan.output_dir / "model", plan.output_dir, workshop.store.hashes, delivery.warn)
+            pack(config, plan.output_dir / "model", plan.output_dir, workshop.store.hashes, delivery.warn)
     return plan.output_dir / "model"
 
 

@@ -8,10 +8,21 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import cache
 from types import UnionType
-from typing import Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+
+Kind = TypeVar("Kind")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass_transform(eq_default=False, kw_only_default=True, frozen_default=True, field_specifiers=(field,))
+def _event(kind: type[Kind]) -> type[Kind]:
+    """A dataclass that is never changed, as type checkers see to; `Event` compares and shows all of them.
+
+    To make these methods for each kind anew takes longer than to read the journal.
+    """
+    return dataclass(kw_only=True, eq=False, repr=False)(kind)
+
+
+@_event
 class Event:
     """Something that happened.
 
@@ -26,6 +37,16 @@ class Event:
     run: str = field(default="", compare=False)
     time: float = field(default=0.0, compare=False)
     more: Mapping[str, Any] = field(default_factory=dict)
+
+    __hash__ = None  # type: ignore[assignment]  # what it holds has none
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        return all(getattr(self, one.name) == getattr(other, one.name) for one in fields(self) if one.compare)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{one.name}={getattr(self, one.name)!r}' for one in fields(self))})"
 
     def to_json(self) -> dict[str, Any]:
         """The event as it stands in the journal; the inverse of `event_of`."""
@@ -76,7 +97,7 @@ def _key(name: str) -> str:
 Listener = Callable[[Event], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class RunStarted(Event):
     """A run begins.
 
@@ -93,7 +114,7 @@ class RunStarted(Event):
     translated: Sequence[str] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class RowsRead(Event):
     """Rows that lie elsewhere were looked at.
 
@@ -107,7 +128,7 @@ class RowsRead(Event):
     n_rows: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class OfStep(Event):
     """What every event of a step says.
 
@@ -126,7 +147,7 @@ class OfStep(Event):
     host: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class StepStarted(OfStep):
     """A step begins to work; one whose result is in the cache does not. description: what it does, for a person."""
 
@@ -134,7 +155,7 @@ class StepStarted(OfStep):
     description: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class StepDone(OfStep):
     """A step has its result.
 
@@ -168,7 +189,7 @@ class StepDone(OfStep):
         return super().of(record if "step" in record or "name" not in record else {**record, "step": record["name"]})
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class StepCached(StepDone):
     """The result of a step was in the cache; the cost is that of making it, then."""
 
@@ -176,7 +197,7 @@ class StepCached(StepDone):
     is_cached = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class StepFailed(OfStep):
     """A step gave no result. cause: one sentence. log: the file of what was printed."""
 
@@ -185,7 +206,7 @@ class StepFailed(OfStep):
     log: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Progress(Event):
     """A step that is at work came further: `done` of `total`. metrics: short numbers such as loss=0.42."""
 
@@ -197,7 +218,7 @@ class Progress(Event):
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Noted(Event):
     """What goes on in a step that is at work, such as where it goes on from. step: which."""
 
@@ -206,7 +227,7 @@ class Noted(Event):
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Warned(Event):
     """Something that the user should know, though the run goes on. step: what it is about."""
 
@@ -215,7 +236,7 @@ class Warned(Event):
     message: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Scored(Event):
     """A model was measured.
 
@@ -254,7 +275,7 @@ class Scored(Event):
         return replace(event, scores={**event.scores, **event.more}, more={})
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Sampled(Event):
     """What all models of a run answered to some of the rows, beside each other; those that came out wrong stand first.
 
@@ -266,7 +287,7 @@ class Sampled(Event):
     rows: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Delivered(Event):
     """The result lies in the output folder.
 
@@ -282,7 +303,7 @@ class Delivered(Event):
     tensors: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class SearchStarted(Event):
     """A search begins.
 
@@ -299,7 +320,7 @@ class SearchStarted(Event):
     n_trials: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class TrialStarted(Event):
     """A trial begins.
 
@@ -314,7 +335,7 @@ class TrialStarted(Event):
     name: str = ""
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class TrialDone(Event):
     """A trial has ended, in whatever way.
 
@@ -345,7 +366,7 @@ class TrialDone(Event):
         return told | {"missed": list(self.missed)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class SearchDone(Event):
     """A search has ended.
 
@@ -364,7 +385,7 @@ class SearchDone(Event):
     n_refused: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Timed(Event):
     """A model was timed beside the input model, in turns.
 
@@ -383,7 +404,7 @@ class Timed(Event):
     together: bool = True
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class RunDone(Event):
     """The run has ended as promised, or with goals that were missed; the fields are those of `Result`."""
 
@@ -400,7 +421,7 @@ class RunDone(Event):
     measured: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class RunFailed(Event):
     """The run has ended without a result. error: one sentence."""
 
@@ -408,7 +429,7 @@ class RunFailed(Event):
     error: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class RunInterrupted(Event):
     """Ctrl-C or a signal has ended the run. where: in which step."""
 
@@ -416,7 +437,7 @@ class RunInterrupted(Event):
     where: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@_event
 class Other(Event):
     """An event that this version does not know, or that lacks a field: kept as it is."""
 

@@ -63,6 +63,11 @@ def packed_names(workflow: Workflow) -> list[str]:
     return archives if workflow.output_file is None else [*archives, workflow.output_file]
 
 
+def is_due(workflow: Workflow, output_dir: Path) -> bool:
+    """Whether `pack` has anything to write, or to remove of what an earlier run wrote."""
+    return bool(packed_names(workflow) or _read(output_dir))
+
+
 def pack(workflow: Workflow, model: Path, output_dir: Path, hashes: Hashes, warn: Callable[[str], None]) -> None:
     """Write archives and the graph of the delivered folder `model`; what is not ours goes to `kept/`."""
     record = _read(output_dir)
