@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from olivine.calibration import general
-from olivine.calibration.tokens import FEWEST, N_TOKENS, TooFewTokens, read_tokens, tokens_for
+from olivine.calibration.sizes import FEWEST, N_TOKENS, tokens_for
+from olivine.calibration.tokens import TooFewTokens, read_tokens
 from olivine.models import Model
 from olivine.models.opened import Opened
 

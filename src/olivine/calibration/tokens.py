@@ -4,9 +4,10 @@ import random
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any
 
 from olivine import lazy, paths
+from olivine.calibration.sizes import FEWEST, GENERAL, N_TOKENS, Text, in_words
 from olivine.config.schema import DataConfig
 from olivine.data import Encoder, answered, read_rows, resolved, split, template_of, texts
 from olivine.errors import DataError
@@ -20,17 +21,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy.module("torch")
 
-# What to calibrate with where no data is: pages that come with olivine, text that the model writes, or a file.
-Text = Literal["general", "own"] | Path
-GENERAL: Final = "general"
-OWN: Final = "own"
-
-N_TOKENS = 8192
-# Products of a weight and a token that pass through a model on two cores in a minute or two.
-N_PRODUCTS = 16e12
 LENGTH = 512
-# Below this, most inputs of a wide layer were hardly ever seen, and their importance is noise.
-FEWEST = 512
 
 
 class TooFewTokens(DataError):  # noqa: N818 - reads as a sentence: raise TooFewTokens(...)
@@ -41,20 +32,6 @@ class TooFewTokens(DataError):  # noqa: N818 - reads as a sentence: raise TooFew
         super().__init__(
             f"{self.counted}; add text to it, or name none to calibrate with: olivine then takes text that it brings"
         )
-
-
-def tokens_for(n_parameters: int) -> int:
-    """How many tokens to calibrate a model of that size with: all of 8,192 up to two billion weights, then fewer.
-
-    The size alone decides: the same model gives the same codes on any machine.
-    """
-    steps = int(N_PRODUCTS / max(1, n_parameters) / FEWEST)
-    return min(N_TOKENS, max(FEWEST, steps * FEWEST))
-
-
-def in_words(text: Text) -> str:
-    """Whose text that is, as it is told to the user."""
-    return {GENERAL: "general text", OWN: "text that the model wrote"}.get(str(text), str(text))
 
 
 def read_tokens(

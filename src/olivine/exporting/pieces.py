@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.errors import ModelError
+from olivine.exporting.sizes import PIECE_BYTES
 from olivine.memory import give_back
 from olivine.runtimes.decoder_inputs import DecoderInputs, Input
 from olivine.runtimes.session import last_word
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 else:
     np, ir, onnxruntime = lazy.module("numpy"), lazy.module("onnx_ir"), lazy.module("onnxruntime")
 
-PIECE_BYTES = 1 << 27
 LOGITS = "logits"
 
 

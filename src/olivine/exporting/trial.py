@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.exporting import pieces
+from olivine.exporting.sizes import PIECE_BYTES
 from olivine.runtimes.genai import GenaiRuntime
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ CPU = "CPUExecutionProvider"
 
 
 def check_generates(
-    folder: Path, graph: "onnx_ir.Model", execution_provider: str, piece_bytes: int = pieces.PIECE_BYTES
+    folder: Path, graph: "onnx_ir.Model", execution_provider: str, piece_bytes: int = PIECE_BYTES
 ) -> None:
     """Read a prompt and go on with tokens, then the same with a prompt beyond the attention window.
 

@@ -2,12 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models._model import Model
-from olivine.models.gguf_header import GgufHeader
 from olivine.paths import is_file
+
+if TYPE_CHECKING:
+    from olivine.models import gguf_header
+else:
+    gguf_header = lazy.module("olivine.models.gguf_header")
 
 _MOST_BYTES = 64 * 2**20  # a tokenizer_config.json that lists every added token has a few
 
@@ -45,4 +50,4 @@ def _default(template: Any) -> str:
 
 
 def _of_gguf(path: Path) -> str:
-    return _default(GgufHeader.read(path).get("tokenizer.chat_template"))
+    return _default(gguf_header.GgufHeader.read(path).get("tokenizer.chat_template"))

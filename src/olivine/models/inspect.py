@@ -4,20 +4,25 @@ import contextlib
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from olivine import lazy
 from olivine.absent import whole_size
 from olivine.errors import ModelError, Problem, Unsupported
 from olivine.models.checkpoint import checkpoint_weights
 from olivine.models.companions import refuse_companions
 from olivine.models.expected import refuse_unfit, ties_embeddings
 from olivine.models.facts import UNNAMED, DecoderFacts, ModelFacts
-from olivine.models.gguf_header import GgufHeader
 from olivine.models.json_files import is_file, read_object
 from olivine.models.kinds import describe
 from olivine.models.quantized import checkpoint_format
 from olivine.models.safetensors_header import Header, read_safetensors_header
 from olivine.models.weight_files import ADAPTER_CONFIG, refuse_embedded_adapter, safetensors_files
+
+if TYPE_CHECKING:
+    from olivine.models import gguf_header
+else:
+    gguf_header = lazy.module("olivine.models.gguf_header")
 
 # llama.cpp's name of an architecture -> transformers'
 GGUF_ARCHITECTURES = {
@@ -174,9 +179,9 @@ def _product(shape: tuple[int, ...]) -> int:
     return size
 
 
-def _gguf_header(path: Path) -> GgufHeader:
+def _gguf_header(path: Path) -> "gguf_header.GgufHeader":
     """The header of a GGUF file that holds a whole model; raises ModelError when it does not."""
-    header = GgufHeader.read(path)
+    header = gguf_header.GgufHeader.read(path)
     n_parts = header.get("split.count", 1)
     if isinstance(n_parts, int) and n_parts > 1:
         raise ModelError(f"{path} is one of {n_parts} parts: join them with 'llama-gguf-split --merge' of llama.cpp")
@@ -185,7 +190,7 @@ def _gguf_header(path: Path) -> GgufHeader:
     return header
 
 
-def _gguf_count(header: GgufHeader, key: str) -> int:
+def _gguf_count(header: "gguf_header.GgufHeader", key: str) -> int:
     """A size of the model: the largest where the file has one for each layer."""
     value = header.get(f"{header.architecture}.{key}", 0)
     try:

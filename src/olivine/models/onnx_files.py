@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivine import lazy, paths
 from olivine.errors import ModelError, Unsupported
@@ -18,9 +18,13 @@ from olivine.models.facts import DecoderFacts, Kind, ModelFacts
 from olivine.models.inspect import PICKLED
 from olivine.models.json_files import read_object
 from olivine.models.kinds import describe
-from olivine.models.onnx_header import OnnxHeader
 from olivine.models.signature import Signature, TensorSpec
 from olivine.models.speech import hears
+
+if TYPE_CHECKING:
+    from olivine.models import onnx_header
+else:
+    onnx_header = lazy.module("olivine.models.onnx_header")
 
 # Operators that an installed onnxruntime brings; those of other domains need a library, or functions in the file.
 _DOMAINS = frozenset(
@@ -88,9 +92,9 @@ def graph_of(model: Model) -> Path:
     return model.path / name
 
 
-def header_of(model: Model) -> OnnxHeader:
+def header_of(model: Model) -> "onnx_header.OnnxHeader":
     """The header of its graph."""
-    return OnnxHeader.read(graph_of(model))
+    return onnx_header.OnnxHeader.read(graph_of(model))
 
 
 def _genai_config(folder: Path) -> Mapping[str, Any]:
@@ -115,7 +119,7 @@ def check_onnx(model: Model) -> None:
         )
 
 
-def _check_versions(header: OnnxHeader) -> None:
+def _check_versions(header: "onnx_header.OnnxHeader") -> None:
     newest = _newest()
     if newest is None:
         return
@@ -170,14 +174,14 @@ def _heard(model: Model) -> Signature:
     name = encoder.get("filename") if isinstance(encoder, Mapping) else None
     if not isinstance(name, str) or type(n_words) is not int:
         raise ModelError(f"{model.path / GENAI_CONFIG} names no encoder, or not how many words there are")
-    (sound,) = OnnxHeader.read(model.path / name).signature.inputs
+    (sound,) = onnx_header.OnnxHeader.read(model.path / name).signature.inputs
     shape = ("batch", *(sound.shape or (None, None, None))[1:])
     rows = ("batch", "decoder_sequence")
     inputs = (TensorSpec("input_features", "float32", shape), TensorSpec("decoder_input_ids", "int64", rows, n_words))
     return Signature(inputs, (TensorSpec("logits", "float32", (*rows, n_words)),))
 
 
-def _without_adapter(header: OnnxHeader) -> Signature:
+def _without_adapter(header: "onnx_header.OnnxHeader") -> Signature:
     """What rows have to give: not the inputs that are weights of an adapter, which lie beside the graph."""
     file = header.path.parent / ADAPTER_INPUTS
     if not paths.is_file(file):

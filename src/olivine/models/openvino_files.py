@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from xml.etree import ElementTree as ET
+from typing import TYPE_CHECKING
 
-from olivine import paths
+from olivine import lazy, paths
 from olivine.errors import ModelError
 from olivine.models._model import OPENVINO_FILE, Model
 from olivine.models.facts import ModelFacts
@@ -20,6 +20,11 @@ from olivine.models.json_files import read_object
 from olivine.models.kinds import describe
 from olivine.models.onnx_files import header_of
 from olivine.models.signature import Signature, Size, TensorSpec
+
+if TYPE_CHECKING:
+    from xml.etree import ElementTree as ET
+else:
+    ET = lazy.module("xml.etree.ElementTree")
 
 SUFFIX = ".xml"
 CONTEXT = ("com.microsoft", "EPContext")  # the operator of a graph that only names what a provider has made
@@ -55,7 +60,7 @@ class IrHeader:
     def read(cls, path: Path) -> "IrHeader":
         """Read the .xml; ModelError when it is no IR."""
         try:
-            root = ET.parse(path).getroot()  # noqa: S314 - expat bounds what entities come to
+            root = ET.parse(path).getroot()
         except ET.ParseError as error:
             raise ModelError(f"{path} is damaged: it is no XML ({error})") from None
         except OSError as error:
@@ -84,7 +89,7 @@ class IrHeader:
             )
 
 
-def _header(path: Path, root: ET.Element) -> IrHeader:
+def _header(path: Path, root: "ET.Element") -> IrHeader:
     net = _Net(root)
     constants = [data.attrib for layer in root.iter("layer") if (data := layer.find("data")) is not None]
     stored = [one for one in constants if "offset" in one and "element_type" in one]
@@ -105,7 +110,7 @@ def _sizes(text: str) -> list[int]:
 class _Net:
     """The layers of an IR by their numbers, and what leads where."""
 
-    def __init__(self, root: ET.Element) -> None:
+    def __init__(self, root: "ET.Element") -> None:
         layers = root.find("layers")
         self._layers = {layer.attrib["id"]: layer for layer in layers if layer.tag == "layer"} if layers else {}
         self._sources: dict[tuple[str, str], tuple[str, str]] = {
@@ -118,10 +123,10 @@ class _Net:
         outputs = [self._output(layer, number) for number, layer in enumerate(self._of("Result"))]
         return Signature(tuple(inputs), tuple(outputs))
 
-    def _of(self, kind: str) -> list[ET.Element]:
+    def _of(self, kind: str) -> "list[ET.Element]":
         return [layer for layer in self._layers.values() if layer.attrib.get("type") == kind]
 
-    def _input(self, layer: ET.Element, number: int) -> TensorSpec:
+    def _input(self, layer: "ET.Element", number: int) -> TensorSpec:
         port = layer.find("output/port")
         data = layer.find("data")
         if port is None or data is None:
@@ -132,7 +137,7 @@ class _Net:
         kind = _TYPES.get(data.attrib["element_type"], "unknown")
         return TensorSpec(name, kind, shape, self._choices.get(layer.attrib["id"]))
 
-    def _output(self, layer: ET.Element, number: int) -> TensorSpec:
+    def _output(self, layer: "ET.Element", number: int) -> TensorSpec:
         port = layer.find("input/port")
         if port is None:
             raise ValueError("an output has no type")
@@ -169,7 +174,7 @@ class _Net:
         return None
 
 
-def _shape(port: ET.Element) -> tuple[Size, ...]:
+def _shape(port: "ET.Element") -> tuple[Size, ...]:
     """The sizes of a port; -1 is one that is open."""
     sizes = [int(dimension.text or "") for dimension in port.iterfind("dim")]
     return tuple(size if size >= 0 else None for size in sizes)

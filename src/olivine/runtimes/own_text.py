@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.calibration.tokens import FEWEST, N_TOKENS, OWN, Text, context_length, read_tokens
+from olivine.calibration.sizes import FEWEST, N_TOKENS, OWN, Text
+from olivine.calibration.tokens import context_length, read_tokens
 from olivine.config.schema import DataConfig
 from olivine.kernels.precision import cpu_computes_in_bf16
 from olivine.models import Model

@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from olivine.calibration.tokens import FEWEST
+from olivine.calibration.sizes import FEWEST
 from olivine.config.schema import DataConfig
 from olivine.data import Prepared, prepare, seen_sentence, shared_rows, split
 from olivine.errors import DataError, ModelError, RequestError, sentence

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from olivine import search
 from olivine.config import schema
 from olivine.errors import RequestError
-from olivine.search.objectives import Goal
 from olivine.workflow.draft import Draft
 from olivine.workflow.rows import hears, no_such_data
 from olivine.workflow.scripts import plan_script
@@ -14,6 +14,7 @@ from olivine.workflow.steps import GPU_PEAK, Asked, ScoreRows, Script, batch_siz
 
 if TYPE_CHECKING:
     from olivine.evaluate import Evidence, Metric, Number, OutputEvidence
+    from olivine.search import Goal
 
 Path = tuple[str | int, ...]
 _SIZE = "batch_size"  # the param of timings of which there may be several
@@ -283,13 +284,13 @@ def _kind(draft: Draft) -> "type[Evidence | OutputEvidence]":
     return OutputEvidence if is_graph or (facts is not None and facts.kind != "decoder") else Evidence
 
 
-def _goal(draft: Draft, wish: _Wish, number: Any) -> Goal | None:
+def _goal(draft: Draft, wish: _Wish, number: Any) -> "Goal | None":
     """The goal of a number; None where there is none that can be met, which is told."""
     if wish.told.goal is None:
         return None
     kind, value, path = wish.told.goal.type, wish.told.goal.value, (*wish.path, "goal")
     try:
-        goal = Goal(kind, value)
+        goal = search.Goal(kind, value)
     except RequestError as error:
         draft.problem("invalid-value", (*path, "value"), f"{error}.")
         return None
@@ -301,7 +302,7 @@ def _goal(draft: Draft, wish: _Wish, number: Any) -> Goal | None:
     return None
 
 
-def _unreachable(name: str, number: "Number", goal: Goal) -> tuple[str, str, str] | None:
+def _unreachable(name: str, number: "Number", goal: "Goal") -> tuple[str, str, str] | None:
     """Why no model could meet a goal, or none says what it means: the key of it, a sentence and the fix."""
     if number.compares and goal.is_relative:
         message = f"{name} compares with the model before, so the input model has none to count from."

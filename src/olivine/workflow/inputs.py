@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from olivine import data
 from olivine.config.schema import DataConfig
-from olivine.data import doubts
 from olivine.errors import ConfigError, StepFailed
 from olivine.models import Model
 from olivine.models.chat_template import read_chat_template
@@ -108,7 +108,7 @@ def look_at_data(plan: Plan, model: Model, workshop: Workshop) -> Plan:
         return plan
     template = read_chat_template(model) or ""
     for config in configs:
-        for doubt in doubts(config, template, told[config.name]["sample"]):
+        for doubt in data.doubts(config, template, told[config.name]["sample"]):
             workshop.warn(f"rows:{config.name}", doubt)
     return with_rows(plan, told, template)
 

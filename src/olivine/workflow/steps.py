@@ -5,19 +5,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from olivine import search
 from olivine.config import Loaded
 from olivine.config.schema import DataConfig, Quality
 from olivine.errors import Problem
 from olivine.models import Format, Model
 from olivine.models.facts import ModelFacts
 from olivine.passes import CalibrationRows, TrainingRows
-from olivine.search.objectives import Goal, Objective
 from olivine.systems import Installed, Probe, System
 from olivine.user_scripts import SECONDS, UserScript
 from olivine.work import Estimate, Machine
 from olivine.workflow.resources import Remote
 
 if TYPE_CHECKING:
+    from olivine.search import Goal, Objective
     from olivine.workflow.choices import Search
 
 
@@ -164,7 +165,7 @@ class Asked:
     unit: str = ""
     compares: bool = False
     priority: int | None = None
-    goal: Goal | None = None
+    goal: "Goal | None" = None
     metric: str = ""
     params: Mapping[str, Any] = field(default_factory=dict)
     always: bool = False
@@ -179,12 +180,12 @@ class Asked:
         """What asks for it, for a sentence."""
         return f"evaluator '{self.path[1]}'" if len(self.path) > 1 else "the evaluator"
 
-    def objective(self, baseline: Mapping[str, float]) -> Objective:
+    def objective(self, baseline: Mapping[str, float]) -> "Objective":
         """What a search makes better. baseline: the scores of the input model; what counts from none is no goal."""
         before, goal = baseline.get(self.number), self.goal
         if goal is not None and goal.is_relative and before is None:
             goal = None
-        return Objective(self.number, self.higher_is_better, self.priority or 1, goal, before)
+        return search.Objective(self.number, self.higher_is_better, self.priority or 1, goal, before)
 
 
 def timing_params(asked: Iterable[Asked]) -> dict[str, Any] | None:

@@ -4,13 +4,14 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
+from olivine import search
 from olivine.errors import RequestError
-from olivine.search.objectives import Goal
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan
 from olivine.workflow.units import distance, in_unit
 
 if TYPE_CHECKING:
+    from olivine.search import Goal
     from olivine.workflow.events import Scored
 
 # A drop of exactly the allowed share is allowed, whatever binary fractions make of it.
@@ -27,7 +28,7 @@ class Keep:
     """
 
     metric: str
-    goal: Goal
+    goal: "Goal"
     higher_is_better: bool
     setting: str
     since: Literal["previous", "base"] = "previous"
@@ -63,7 +64,7 @@ def goals(max_drop: float | str | None) -> list[Keep]:
     share = drop_allowed(max_drop)
     if share is None:
         return []
-    goal = Goal("max-degradation", share)
+    goal = search.Goal("max-degradation", share)
     return [Keep("label_accuracy", goal, higher_is_better=True, setting="quality.max_drop", unit="share")]
 
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 
 from olivine.config.explain import shown
 from olivine.models import Model
-from olivine.search.objectives import Goal
 from olivine.workflow.keys import seams
 from olivine.workflow.steps import Asked, Plan, Step
 from olivine.workflow.units import distance, duration, in_unit
 
 if TYPE_CHECKING:
+    from olivine.search import Goal
     from olivine.workflow.choices import Search
 
 
@@ -49,7 +49,7 @@ def _asked_lines(plan: Plan) -> Iterator[str]:
         yield f"measure {one.name}" + (f": {_goal_in_words(one, one.goal)}" if one.goal is not None else "")
 
 
-def _goal_in_words(one: Asked, goal: Goal) -> str:
+def _goal_in_words(one: Asked, goal: "Goal") -> str:
     """What a number must be: "at most 100 MB", "at most 2.0 points less than the input model's"."""
     better, worse = ("more", "less") if one.higher_is_better else ("less", "more")
     far = f"{goal.value:g} %" if goal.kind.startswith("percent-") else distance(goal.value, one.unit)

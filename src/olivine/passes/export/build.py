@@ -9,12 +9,24 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from olivine.calibration.sizes import BATCH_TOKENS, BF16_FROM, GROUPS_4, SCALE_BYTES
-from olivine.calibration.tokens import FEWEST, GENERAL, OWN, Text, TooFewTokens, in_words, tokens_for
+from olivine import lazy
+from olivine.calibration.sizes import (
+    BATCH_TOKENS,
+    BF16_FROM,
+    FEWEST,
+    GENERAL,
+    GROUPS_4,
+    OWN,
+    SCALE_BYTES,
+    Text,
+    in_words,
+    tokens_for,
+)
 from olivine.config.schema import DataConfig
 from olivine.errors import Problem, Unsupported
 from olivine.exporting import builder_options, limits
-from olivine.exporting.pieces import PIECE_BYTES
+from olivine.exporting.sizes import PIECE_BYTES
+from olivine.exporting.speech_input import SPEECH
 from olivine.models import Model
 from olivine.models.facts import UNNAMED, Kind, ModelFacts
 from olivine.models.finite import NotFiniteError, explain
@@ -22,7 +34,6 @@ from olivine.models.inspect import read_config, read_facts
 from olivine.models.opened import Opened
 from olivine.models.speech import hears
 from olivine.passes._base import CalibrationRows, Pass, PassParams, last_selection, last_training
-from olivine.passes.export import _speech
 from olivine.runtimes.onnx_folder import PROVIDERS
 from olivine.work import Context, Estimate, Machine
 
@@ -31,6 +42,9 @@ if TYPE_CHECKING:
     from olivine.calibration.gptq_layers import Quantized
     from olivine.exporting.mixed import Goal
     from olivine.exporting.rounding import Settings
+    from olivine.passes.export import _speech
+else:
+    _speech = lazy.module("olivine.passes.export._speech")
 
 # Architectures whose export was proven to be the model, row for row in tests/passes/test_architectures.py.
 ARCHITECTURES = frozenset(
@@ -53,7 +67,7 @@ ARCHITECTURES = frozenset(
         "Qwen2ForCausalLM",
         "Qwen3ForCausalLM",
         "SmolLM3ForCausalLM",
-        *_speech.ARCHITECTURES,
+        SPEECH,
     }
 )
 _OWN_CODE = "it brings its own Python, and transformers has no class to compare the export with"
@@ -733,6 +747,7 @@ class Build(Pass):
         from olivine.calibration.folding import Folding, find_folds
         from olivine.calibration.importances import importances
         from olivine.calibration.refined import refined
+        from olivine.calibration.tokens import TooFewTokens
         from olivine.kernels.blockwise import Format
 
         model, own = opened.model, opened.weights

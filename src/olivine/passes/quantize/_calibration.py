@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-from olivine.calibration.tokens import TooFewTokens, in_words
+from olivine.calibration.sizes import in_words
+from olivine.calibration.tokens import TooFewTokens
 from olivine.config.schema import DataConfig
 from olivine.models.kept import keep, kept
 from olivine.models.opened import Opened

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from olivine.calibration import eight_bits
-from olivine.calibration.tokens import FEWEST, GENERAL, N_TOKENS, OWN, Text
+from olivine.calibration.sizes import FEWEST, GENERAL, N_TOKENS, OWN, Text
 from olivine.errors import Problem
 from olivine.models.blockwise import GROUPS, WHOLE_ROW
 from olivine.models.facts import ModelFacts
