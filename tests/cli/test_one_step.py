@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from encoders import tiny_encoder
 from graphs import text_classifier
 from olivine.cli import exit_code
 from tiny import write_rows
@@ -94,6 +95,18 @@ def test_quantize_calibrates_and_scores_on_the_rows(tiny_llama, here):
     assert gptq["config"]["quality"] == {"data_config": "rows", "max_drop": "3pp"}
     (rtn,) = planned("quantize", "-m", tiny_llama, "--precision", "int8", "--sym", *rows)["steps"]
     assert (rtn["pass"], rtn["params"]["bits"], rtn["params"]["sym"]) == ("rtn", 8, True)
+
+
+@pytest.mark.parametrize(("flags", "bits"), [((), 4), (("--precision", "int8"), 8)])
+def test_quantize_exports_what_is_no_decoder(here, flags, bits):
+    tiny_encoder(here / "bert")
+    plan = planned("quantize", "-m", "bert", *flags)
+    assert plan["problems"] == []
+    assert plan["config"]["passes"]["export"]["type"] == "convert"
+    quantize = plan["config"]["passes"]["quantize"]
+    assert (quantize["type"], quantize.get("bits", 4)) == ("quantize_onnx", bits)
+    refused = run("quantize", "-m", "bert", "--algorithm", "gptq", "--dry-run")
+    assert (refused.exit_code, "gptq" in refused.stderr) == (2, True)
 
 
 def test_export_is_for_the_device_and_takes_each_spelling_of_a_param(tiny_llama, here):

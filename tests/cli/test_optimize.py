@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from encoders import tiny_encoder
 from graphs import text_classifier
 from olivine.cli import exit_code
 
@@ -45,6 +46,17 @@ def test_what_is_wrong_is_said_before_anything_runs(graph, tmp_path, flags, said
     assert done.exit_code == 2
     assert said in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["classifier.onnx"]
+
+
+def test_text_of_a_column_of_another_name_is_named_by_its_flag(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tiny_encoder(tmp_path / "bert")
+    (tmp_path / "rows.csv").write_text("what they say,verdict\nfine,1\npoor,0\n")
+    command = ("optimize", "-m", "bert", "-d", "rows.csv", "--label", "verdict", "--dry-run")
+    done = run(*command)
+    assert done.exit_code == 2
+    assert "such as --text-field 'what they say'" in done.stderr
+    assert run(*command, "--text-field", "what they say").exit_code == 0
 
 
 def test_dry_run_shows_the_rungs_and_their_goals(graph):

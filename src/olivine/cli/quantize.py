@@ -14,7 +14,7 @@ from olivine.paths import of_user
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_STEP = "quantize"
+_STEP, _EXPORT = "quantize", "export"
 _BITS = {"int4": 4, "uint4": 4, "int8": 8, "uint8": 8}
 # what a pass on graphs calls the params and algorithms that passes on checkpoints have, too
 _OF_GRAPHS = {"group_size": "block_size", "sym": "is_symmetric"}
@@ -36,7 +36,8 @@ def _quantizers() -> "dict[str, type[Pass]]":
     "--algorithm",
     default="rtn",
     show_default=True,
-    help="Of a checkpoint: rtn, kquant, awq, gptq or another quantizing pass; of an ONNX model: rtn or search.",
+    help="Of a decoder's checkpoint: rtn, kquant, awq, gptq or another quantizing pass; of an ONNX model, or what is "
+    "exported to one on the way: rtn or search.",
 )
 @click.option("--precision", metavar="int4|int8", help="What a weight is stored in; int4 where nothing is said.")
 @rows_options
@@ -53,10 +54,11 @@ def command(
     """Quantize a checkpoint or an ONNX model, and measure what it costs.
 
     The rows of --data calibrate where the algorithm calibrates, and every model is scored on them; without rows, models
-    are compared on passages of text. The config of this one step is printed, and then run as olivine run does.
+    are compared on passages of text. A checkpoint that is no decoder is exported to ONNX first. The config is printed,
+    and then run as olivine run does.
     """
     request.merge_adapter()
-    is_graph = is_onnx(of_user(request.model))
+    is_graph = is_onnx(of_user(request.model)) or _is_exported(request)
     if is_graph and algorithm.lower() in _ALGORITHMS_OF_GRAPHS:
         kind, params = "quantize_onnx", {_OF_GRAPHS.get(key, key): said for key, said in params.items()}
         _put(request, "algorithm", Said(_ALGORITHMS_OF_GRAPHS[algorithm.lower()], "--algorithm"))
@@ -78,6 +80,16 @@ def command(
     if max_drop is not None:
         request.flags.put(("quality", "max_drop"), max_drop, "--max-drop")
     return request.carry_out()
+
+
+def _is_exported(request: Request) -> bool:
+    """Whether the model is a checkpoint that a graph is made of; the pass that makes it is put before."""
+    from olivine.workflow.climb import exporter_of
+
+    exporter = exporter_of(request.plan().facts)
+    if exporter is not None:
+        request.flags.put(("passes", _EXPORT, "type"), exporter.name)
+    return exporter is not None
 
 
 def _put(request: Request, key: str, said: Said) -> None:

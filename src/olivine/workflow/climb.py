@@ -200,7 +200,7 @@ def _is_graph(plan: Plan) -> bool:
 
 def _rungs(plan: Plan, aim: Aim) -> Iterator[Rung]:
     """What there is for the kind of model, in the order in which it is tried."""
-    exporter = _exporter(plan.facts) if plan.form != "onnx" else None
+    exporter = exporter_of(plan.facts) if plan.form != "onnx" else None
     asked = [aim.precision] if aim.precision is not None else _usual(plan, is_exported=exporter is not None)
     before = {"merge": {"type": "merge", "label": "merge"}} if plan.form == "adapter" else {}
     if exporter is not None:
@@ -217,7 +217,7 @@ def _usual(plan: Plan, *, is_exported: bool) -> list[str]:
     return ["int4", "int8", *whole, *(["fp32"] if is_exported else [])]
 
 
-def _exporter(facts: ModelFacts | None) -> type[Pass] | None:
+def exporter_of(facts: ModelFacts | None) -> type[Pass] | None:
     """The usual pass that makes a graph of a model that is no decoder; None where there is none, or it is one."""
     if facts is None or facts.kind == "decoder":
         return None

@@ -364,10 +364,15 @@ def _check_inputs(draft: Draft, config: DataConfig, columns: Sequence[str]) -> N
     if any(name in columns for name in ("audio", "image")) and is_file(model.path / PREPROCESSOR):
         return
     lacking = [spec.name for spec in signature.inputs if spec.name not in columns and not is_derived(spec.name)]
-    if lacking:
-        message = f"the rows have no column '{lacking[0]}', which the model takes; they have {', '.join(columns[:8])}."
-        fix = "Name the columns as the inputs are, or put the tokenizer or preprocessor_config.json beside the graph."
-        draft.problem("missing-data", ("data_configs", index_of(draft, config)), message, fix)
+    if not lacking:
+        return
+    message = f"the rows have no column '{lacking[0]}', which the model takes; they have {', '.join(columns[:8])}."
+    fix = "Name the columns as the inputs are, or put the tokenizer or preprocessor_config.json beside the graph."
+    others = [name for name in columns if name not in (draft.workflow.quality.target, *LABELS)]
+    if others and any(is_file(model.path / name) for name in readers):
+        name = f"'{others[0]}'" if " " in others[0] else others[0]
+        fix = f"Say which of them the model reads, such as text_cols: {name}, or name the columns as the inputs are."
+    draft.problem("missing-data", ("data_configs", index_of(draft, config)), message, fix)
 
 
 def _metrics(draft: Draft, kind: "type[Evidence | OutputEvidence] | None" = None) -> Mapping[str, Mapping[str, Any]]:
