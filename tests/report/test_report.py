@@ -15,7 +15,7 @@ from olivine.workflow.events import RunDone, StepCached, StepDone
 from olivine.workflow.units import readable_bytes
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)>\"'>{{7*7}}</pre>"
-VOID = {"meta", "br", "img", "input", "link", "hr"}
+VOID = {"meta", "br", "wbr", "img", "input", "link", "hr"}
 
 
 class Page(HTMLParser):
