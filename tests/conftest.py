@@ -1,7 +1,10 @@
 """What every test may use; the environment of all of them is offline."""
 
+import operator
 import os
+import random
 import signal
+import sys
 
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
@@ -18,6 +21,7 @@ import pytest
 
 from left_out import lines
 from tiny import tiny_adapter, tiny_model
+from warm import WORKERS, Warm
 
 # A busy machine is slow and nothing else is wrong with it; continuous integration sees the same examples each time.
 hypothesis.settings.register_profile(
@@ -27,6 +31,25 @@ hypothesis.settings.register_profile(
     derandomize=bool(os.environ.get("CI")),
 )
 hypothesis.settings.load_profile("suite")
+
+# of a worker that trains, merges, builds and scores; what else it needs, it imports itself
+IMPORTS = (
+    "torch",
+    "transformers.trainer",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+    "datasets",
+    "onnx",
+    "onnxruntime_genai.models.builder",
+    "olivine.systems._job",
+    "olivine.evaluate._score",
+    "olivine.exporting.rounding",
+    "olivine.kernels._blocks",
+    "olivine.passes.export.build",
+    "olivine.passes.finetune.lora",
+    "olivine.passes.finetune.merge",
+    "olivine.training.trainer",
+)
 
 
 def pytest_configure():
@@ -48,6 +71,31 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("tests of systems that were left out")
         for line in left_out:
             terminalreporter.write_line(line)
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_each_time():
+    """Whatever ran before in this process: a test that draws numbers draws the same ones."""
+    random.seed(0)
+    for library, seed in (("numpy", "random.seed"), ("torch", "manual_seed")):
+        if library in sys.modules:
+            operator.attrgetter(seed)(sys.modules[library])(0)
+
+
+@pytest.fixture(scope="session")
+def warm_python():
+    """An interpreter whose workers are forks of one process that has imported what they import."""
+    if sys.platform != "linux":
+        yield sys.executable
+        return
+    with Warm(os.environ, parents={("olivine",): (), WORKERS: IMPORTS}) as warm:
+        yield warm.python
+
+
+@pytest.fixture
+def warm(warm_python, monkeypatch):
+    """For tests of what a worker does, not of how it starts: nine tenths of its time are imports."""
+    monkeypatch.setattr(sys, "executable", warm_python)
 
 
 @pytest.fixture(scope="session")

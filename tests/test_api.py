@@ -13,6 +13,8 @@ from olivine.errors import ConfigError, DataError, GoalMissed, RequestError
 from olivine.models import Model
 from tiny import tiny_adapter, write_rows
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SOURCE = Path(olivine.__file__).parent
 
 

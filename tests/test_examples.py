@@ -16,6 +16,8 @@ from olivine.config import load
 from olivine.workflow.plan import make_plan
 from tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 N_ROWS = 24
 

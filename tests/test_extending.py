@@ -14,6 +14,8 @@ import pytest
 import olivine
 from olivine.testing.tiny import tiny_checkpoint
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 BLOCK = re.compile(r"```(?:python|toml)\n# (?P<name>[\w./]+)\n(?P<text>.*?)```", re.DOTALL)
 CONFIG = re.compile(r"```json\n(.*?)```", re.DOTALL)

@@ -13,6 +13,8 @@ from olivine.models.adapter import name_base
 from olivine.runtimes.chat import open_chat
 from tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PACE = r"\d+ tokens?, [\d,.]+ tokens/s"
 
 

@@ -18,6 +18,8 @@ from olivine.errors import Problem
 from olivine.lazy import missing_sentence
 from tiny import write_rows
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def run(*arguments):
     """The command line in this process: exit code, standard output, standard error."""

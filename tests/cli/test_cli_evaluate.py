@@ -15,6 +15,8 @@ from tiny import tiny_adapter, write_rows
 sys.path.insert(0, str(Path(__file__).parent.parent / "models"))
 from test_gguf_weights import write_gguf
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 TEMPLATE = "### Text: {phrase}\n### The tone is:\n{tone}"
 
 

@@ -40,6 +40,8 @@ from olivine.runtimes.process import RuntimeProcess
 from olivine.work import Silent
 from tiny import VOCABULARY, tiny_adapter
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 QUICK = Settings(n_tokens=160, length=40, n_prompts=3, n_new=12, speed=False, device="cpu")
 WINDOWS = [[(7 * i + 3 * j) % 370 for i in range(40)] for j in range(4)]

@@ -14,6 +14,7 @@ import time
 import psutil
 import pytest
 
+from held import Held
 from olivine.config import load
 from olivine.errors import StepFailed
 from olivine.workflow.engine import run
@@ -133,18 +134,22 @@ def test_killed_worker_is_named_and_the_next_run_gives_the_same_bytes(tiny_llama
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGINT")
-def test_ctrl_c_ends_with_130_and_leaves_no_worker(tiny_llama, tmp_path):
+def test_ctrl_c_ends_with_130_and_leaves_no_worker(tiny_llama, tmp_path, monkeypatch):
     made = plan(tmp_path / "a", tiny_llama)
     assert made.problems == ()
+    held, children = Held(tmp_path / "held", "checkpoint-4"), []
+    monkeypatch.setenv("PYTHONPATH", held.pythonpath)
     command = [sys.executable, "-m", "olivine", "run", "--config", tmp_path / "a" / "config.json"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    children = []
-    while not children:
-        time.sleep(0.1)
-        children = psutil.Process(process.pid).children(recursive=True)
-    time.sleep(1.0)
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    process = psutil.Popen(command, stderr=subprocess.PIPE, text=True)
+
+    def interrupt():
+        children.extend(process.children(recursive=True))
+        process.send_signal(signal.SIGINT)
+        process.wait(300)
+
+    held.then(interrupt)
+    _, error = process.communicate(timeout=600)
+    assert children
     assert process.returncode == 130, error
     assert "Traceback" not in error
     assert not [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]

@@ -2,7 +2,6 @@
 
 import json
 import os
-import threading
 from dataclasses import replace
 
 import pytest
@@ -12,10 +11,10 @@ from peft.optimizers import create_loraplus_optimizer
 from safetensors.torch import load_file
 from test_kills import workers
 from test_lora import MACHINE, context
-from test_several_devices import wait_for
 from training_tools import adapted, arguments, rows
 from transformers import AutoModelForCausalLM, Trainer
 
+from held import Held
 from olivine.config import load
 from olivine.errors import StepFailed
 from olivine.models import Model
@@ -286,9 +285,9 @@ def test_adapter_of_every_method_is_scored_merged_and_built(method, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
 @pytest.mark.parametrize("method", ["FullFinetune", "PiSSA", "LoRA+"])
-def test_killed_worker_goes_on_to_the_same_bytes(method, tiny_llama, tmp_path):
+def test_killed_worker_goes_on_to_the_same_bytes(method, tiny_llama, tmp_path, monkeypatch):
     kind, changes = METHODS[method]
-    arguments = TRAINED["training_args"] | {"max_steps": 40, "save_steps": 2}
+    arguments = TRAINED["training_args"] | {"max_steps": 10, "save_steps": 2}
     step = {"type": kind, **changes, **TRAINED, "training_args": arguments}
     plans = []
     for name in ("whole", "cut", "cut"):
@@ -296,13 +295,9 @@ def test_killed_worker_goes_on_to_the_same_bytes(method, tiny_llama, tmp_path):
         plans.append(workflow(tmp_path / name, tiny_llama, step, scored=False))
     run(plans[0])
 
-    def kill():
-        wait_for(lambda: [*(tmp_path / "cut" / "cache").rglob("checkpoint-4/trainer_state.json")])
-        for worker in workers():
-            worker.kill()
-
-    killer = threading.Thread(target=kill)
-    killer.start()
+    held = Held(tmp_path / "held", "checkpoint-6")
+    monkeypatch.setenv("PYTHONPATH", held.pythonpath)
+    killer = held.then(lambda: [worker.kill() for worker in workers()])
     with pytest.raises(StepFailed, match="killed"):
         run(plans[1])
     killer.join()

@@ -16,6 +16,8 @@ from olivine.runtimes.genai import GenaiRuntime
 from olivine.runtimes.onnx import OnnxRuntime
 from olivine.work import Silent
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 OPENING = {
     weights.weights.__code__: "weights",

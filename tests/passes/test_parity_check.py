@@ -18,6 +18,8 @@ from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 from reports import Told
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 QUICK = {"n_tokens": 80, "length": 40, "n_prompts": 2, "n_new": 8, "speed": False}
 
 

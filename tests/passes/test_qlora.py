@@ -1,6 +1,7 @@
 """QLoRA: trained on a base in 4 bits, scored on it, and merged into the base that serves the user's rows better."""
 
 import json
+import sys
 
 import pytest
 import torch
@@ -50,12 +51,14 @@ def workflow(folder, model, **extra):
 
 
 @pytest.fixture(scope="module")
-def done(tiny_llama, tmp_path_factory):
+def done(tiny_llama, tmp_path_factory, warm_python):
     """A finished workflow: its folder and journal."""
     folder = tmp_path_factory.mktemp("qlora")
     made = workflow(folder, tiny_llama)
     assert made.problems == ()
-    run(made)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(sys, "executable", warm_python)
+        run(made)
     return folder, [json.loads(line) for line in (folder / "out" / "journal.jsonl").read_text().splitlines()]
 
 

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 from test_lora import MACHINE, Lora, context, params
 
+from held import Held
 from olivine import lazy
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
@@ -56,7 +57,7 @@ def test_two_processes_train_as_one_does(tiny_llama, tmp_path, sharding):
     assert report.steps[-1] == 6
 
 
-LONG = SETTINGS | {"max_steps": 60, "learning_rate": 1e-3}
+LONG = SETTINGS | {"max_steps": 12, "learning_rate": 1e-3}
 WORKER = """
 import sys
 from pathlib import Path
@@ -78,22 +79,26 @@ def wait_for(what, seconds=120):
 
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends SIGKILL")
-def test_killed_worker_leaves_no_rank_and_its_checkpoint_serves_a_sharded_base(tiny_llama, tmp_path):
+def test_killed_worker_leaves_no_rank_and_its_checkpoint_serves_a_sharded_base(tiny_llama, tmp_path, monkeypatch):
     whole, _ = train(tiny_llama, tmp_path, "whole", MACHINE, training_args=LONG)
     here = Path(__file__).parent
     script = WORKER.format(path=[str(here), str(here.parent)], model=str(tiny_llama), folder=str(tmp_path))
+    held, started = Held(tmp_path / "held", "checkpoint-6"), []
+    monkeypatch.setenv("PYTHONPATH", held.pythonpath)
     worker = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
-    checkpoint = tmp_path / "cut" / "scratch" / "checkpoints" / "checkpoint-4"
-    wait_for((checkpoint / "trainer_state.json").is_file)
-    started = worker.children(recursive=True)
-    worker.kill()
-    worker.wait()
+
+    def kill():
+        started.extend(worker.children(recursive=True))
+        worker.kill()
+        worker.wait()
+
+    held.then(kill).join()
     assert len(started) == 3  # the launcher and two ranks
     wait_for(lambda: not any(map(is_there, started)), 30)
     assert not list(filter(is_there, started))
     resumed, report = train(tiny_llama, tmp_path, "cut", sharding="fsdp", training_args=LONG)
     assert min(report.steps) > 4
-    assert report.steps[-1] == 60
+    assert report.steps[-1] == 12
     assert_alike(resumed, whole)
 
 

@@ -13,6 +13,8 @@ from olivine.runtimes.together import Together, groups, reads_together, writes_t
 from olivine.work import Silent
 from tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 MACHINE = Machine("cpu", "CPUExecutionProvider", 8 * 10**9, 10**12, 2)
 # grouped and single heads of keys and values; windows in the graph, and as a ring in the runtime; 4 bits
 BUILT = {

@@ -196,7 +196,7 @@ def test_queue_is_waited_for_once(job, tmp_path):
             assert (tmp_path / name / "model.safetensors").is_file()
         (process,) = [queue.processes[identity] for identity in queue.processes if queue.ended(identity) is None]
     assert (len(submitted), [event for event in heard if event != "progress"]) == (1, ["started"])
-    assert process.wait(timeout=60) == 0
+    assert process.wait(timeout=300) == 0
 
 
 def test_one_job_of_a_file_says_its_events_in_another(job, tmp_path):

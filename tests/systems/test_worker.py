@@ -33,7 +33,7 @@ def test_job_survives_json(job):
 def test_job_file_ends_with_its_exit_code(job, tmp_path, name, how, exit_code, event):
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job(name, **({"how": how} if how else {})).to_json()))
-    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == exit_code
     assert _events(done.stdout)[-1]["event"] == event
 
@@ -44,7 +44,7 @@ def test_log_without_room_neither_stops_a_job_nor_hides_how_it_ended(job, tmp_pa
     file = tmp_path / "job.json"
     asked = replace(job(name, **({"how": how} if how else {})), log="/dev/full")
     file.write_text(json.dumps(asked.to_json()))
-    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=300, check=False)
     assert _events(done.stdout)[-1]["event"] == event
     assert done.stderr == ""
 
@@ -62,7 +62,7 @@ def test_disk_without_room_is_named_where_a_library_does_not_say_so(job, tmp_pat
 
 
 def test_worker_ends_with_its_input(fakes):
-    done = subprocess.run(WORKER, input="", capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(WORKER, input="", capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0
     assert [event["event"] for event in _events(done.stdout)] in ([], ["started"])
 
@@ -70,7 +70,7 @@ def test_worker_ends_with_its_input(fakes):
 def test_unknown_pass_names_the_environment(job, tmp_path):
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job("nonsense").to_json()))
-    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([*WORKER, "--job", str(file)], capture_output=True, text=True, timeout=300, check=False)
     error = _events(done.stdout)[-1]["error"]
     assert "has no pass 'nonsense'" in error["message"]
     assert "Traceback" in error["traceback"]
@@ -86,7 +86,7 @@ def test_worker_reports_nothing_and_draws_no_bars(job, tmp_path):
     )
     file = tmp_path / "job.json"
     file.write_text(json.dumps(job("write").to_json()))
-    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=60, capture_output=True)
+    subprocess.run([sys.executable, "-c", code, str(file)], check=True, timeout=300, capture_output=True)
 
 
 def _told_by_openmp(**given):
@@ -107,7 +107,7 @@ def _told_by_openmp(**given):
     environment = {name: value for name, value in os.environ.items() if name not in names}
     command = [sys.executable, "-c", code, str(libraries[0])]
     environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **given}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True).stderr
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=True).stderr
 
 
 def test_threads_that_wait_spin_briefly_unless_somebody_says_otherwise():

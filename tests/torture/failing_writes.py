@@ -32,8 +32,7 @@ from dataclasses import dataclass
 from difflib import SequenceMatcher
 from pathlib import Path
 
-from warm import Warm
-from whole import Record, Workflow
+from whole import Record, Warm, Workflow
 
 WAYS = ((errno.ENOSPC, 1), (errno.EIO, 0))  # a disk that is full from then on; one fault of a disk that goes on
 COMPILER = shutil.which("cc") or ""

@@ -22,8 +22,7 @@ from collections import Counter
 from pathlib import Path
 
 import psutil
-from warm import Warm
-from whole import Record, Workflow
+from whole import Record, Warm, Workflow
 
 MARK = "OLIVINE_TORTURE"
 GONE_SECONDS = 600  # on a machine that others keep busy, a process at the lowest priority may sleep for minutes

@@ -18,6 +18,9 @@ sys.path[:0] = [str(TESTS), str(TESTS / "workflow" / "fakes")]
 
 import olivine  # noqa: E402 - found beside this file when it is run as a program
 from tiny import tiny_model, write_rows  # noqa: E402
+from warm import Warm  # noqa: E402
+
+__all__ = ["Record", "Warm", "Workflow"]
 
 FAKES = "write = olivine_fakes:Write\n"
 REAL = {

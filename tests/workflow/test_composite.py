@@ -21,6 +21,8 @@ from olivine.workflow.keys import model_content
 from olivine.workflow.plan import make_plan
 from tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SCRIPT = """
 import torch
 

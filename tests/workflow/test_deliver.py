@@ -166,21 +166,26 @@ def test_folders_within_one_another_that_do_no_harm_are_served(fakes, tmp_path, 
 
 
 def _while_at_work(begun, edit):
-    """Edit something as soon as the step has begun."""
+    """Edit something as soon as the step has begun; it ends after that."""
 
     def wait():
         give_up = time.monotonic() + 60
         while not begun.exists() and time.monotonic() < give_up:
             time.sleep(0.01)
         edit()
+        begun.with_name("edited").touch()
 
     thread = threading.Thread(target=wait)
     thread.start()
     return thread
 
 
+def _slow(begun, **params):
+    return "slow", "write", {"counter": str(begun), "until": str(begun.with_name("edited")), **params}
+
+
 def _reading(fakes, tmp_path, begun, **changes):
-    plan = fakes.plan(tmp_path, ("slow", "write", {"counter": str(begun), "pause_seconds": 0.4, "data": "rows"}))
+    plan = fakes.plan(tmp_path, _slow(begun, data="rows"))
     step = type(plan.steps[0])(**{**vars(plan.steps[0]), "data": {"rows": fakes.rows(tmp_path).data}, **changes})
     return type(plan)(**{**vars(plan), "steps": (step,)})
 
@@ -219,7 +224,7 @@ def test_file_that_was_only_touched_is_the_same(fakes, tmp_path):
 
 def test_edited_rows_do_not_matter_to_steps_that_read_none(fakes, tmp_path):
     begun = tmp_path / "begun"
-    plan = fakes.plan(tmp_path, ("slow", "write", {"counter": str(begun), "pause_seconds": 0.4}), GOOD)
+    plan = fakes.plan(tmp_path, _slow(begun), GOOD)
     rows = fakes.rows(tmp_path).data.load_dataset_config.data_files
     thread = _while_at_work(begun, lambda: (tmp_path / rows).write_text("{}\n"))
     assert run(plan).model.is_dir()

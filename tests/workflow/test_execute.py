@@ -35,12 +35,18 @@ def workshop(tmp_path):
         one.close()
 
 
-def forked(fakes, folder, n_bytes=1000):
-    """A plan of two steps from one parent, and the file in which every step that is made leaves a line."""
+def forked(fakes, folder, n_bytes=1000, *, is_together=False):
+    """A plan of two steps from one parent, and the file in which every step that is made leaves a line.
+
+    is_together: the two do not end before both have begun.
+    """
     counter = folder / "counter"
     names = ("trunk", "left", "right")
-    params = {"counter": str(counter), "pause_seconds": 0.05, "n_bytes": n_bytes}
-    plan = fakes.plan(folder, *((name, "write", {"text": name[0], **params}) for name in names))
+    params = {"counter": str(counter), "n_bytes": n_bytes}
+    together = {name: {"n_together": 3} for name in names[1:] if is_together}
+    plan = fakes.plan(
+        folder, *((name, "write", {"text": name[0], **params, **together.get(name, {})}) for name in names)
+    )
     right = replace(plan.steps[2], parent="trunk")
     return replace(plan, steps=(*plan.steps[:2], right)), counter
 
@@ -65,6 +71,7 @@ def test_threads_get_what_they_get_alone_and_each_result_is_made_once(fakes, tmp
     alone = Execution(plan, plan.input_model, workshop("alone")[0])
     expected = [ask(alone, [step])[0] for step in plan.steps]
     counter.unlink()
+    plan, _ = forked(fakes, tmp_path, is_together=n_workers == 2)
     shop, events = workshop("together", n_workers)
     together = Execution(plan, plan.input_model, shop)
     trunk, left, right = plan.steps

@@ -16,6 +16,8 @@ from olivine.models.onnx_files import onnx_model
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 QUANTIZED = {"small": {"type": "OnnxBlockWiseRtnQuantization", "block_size": 32}}
 
 

@@ -16,6 +16,8 @@ from olivine.workflow.words import lines
 from tiny import write_rows
 from toy_system import Toy
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 VERSIONS = {**Installed(), "torch": "9.9"}
 
 

@@ -11,6 +11,8 @@ from olivine.errors import DataError, StepFailed
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture
 def there(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from olivine.config import load
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture
 def planned(tmp_path):

@@ -2,10 +2,14 @@
 
 import json
 
+import pytest
+
 from graphs import text_classifier
 from olivine.config import load
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
+
+pytestmark = pytest.mark.usefixtures("warm")
 
 PASSES = {
     "four": {"type": "OnnxBlockWiseRtnQuantization", "bits": 4},

@@ -24,6 +24,7 @@ def hanging(fakes, tiny_llama, tmp_path):
     config = {
         "input_model": {"type": "HfModel", "model_path": str(tiny_llama)},
         "passes": {"hanging": {"type": "fail", "how": "hang", "pid_file": str(pid_file)}},
+        "quality": {"enabled": False},
         "cache_dir": str(tmp_path / "cache"),
         "output_dir": str(tmp_path / "out"),
     }
@@ -44,7 +45,7 @@ def test_signal_ends_a_run_in_order(hanging, tmp_path, name, code):
         time.sleep(0.02)
     for _ in range(2):
         process.send_signal(getattr(signal, name))
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == code
     said = errors.splitlines()[-1]
     assert "in step 'hanging'; finished steps are kept" in said

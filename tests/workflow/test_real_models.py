@@ -10,6 +10,7 @@ from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
 from olivine.workflow.keys import cached
 
+pytestmark = pytest.mark.usefixtures("warm")
 ROWS = [
     ("what a lovely day", "joy"),
     ("something moved in the dark", "fear"),

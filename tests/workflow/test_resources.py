@@ -15,6 +15,8 @@ from olivine.workflow.plan import make_plan
 from olivine.workflow.workers import Workers
 from olivine.workflow.workshop import Workshop
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 PARTS = {"model.safetensors": "model", "config.json": "config", "generation_config.json": "config"}
 V2 = "flavors:\n  hftransformersv2:\n    model_data: data\n    task_type: text-generation\n"
 PLAIN = "flavors:\n  python_function: {}\n  transformers:\n    model_binary: model\n    task: text-generation\n"

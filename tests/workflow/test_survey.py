@@ -16,6 +16,8 @@ from olivine.workflow.plan import make_plan
 from olivine.workflow.survey import first_look
 from olivine.workflow.workers import Workers
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 ROWS = [{"prompt": f"the quick fox {index}", "completion": "joy"} for index in range(20)]
 
 

@@ -23,6 +23,8 @@ from olivine.workflow.words import lines
 from olivine.workflow.workers import Pool, Workers
 from tiny import write_rows
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 @pytest.fixture
 def searched(fakes, tiny_llama, tmp_path):
@@ -562,12 +564,12 @@ def test_time_of_one_trial_ends_no_other_that_runs_beside_it():
         threads = [threading.Thread(target=workers.run, args=(None, None), daemon=True) for _ in range(2)]
         for thread in threads:
             thread.start()
-            assert Waiting.at_work.acquire(timeout=60)
+            assert Waiting.at_work.acquire(timeout=300)
         workers.kill(threads[0].ident)
-        threads[0].join(timeout=60)
+        threads[0].join(timeout=300)
         assert [thread.is_alive() for thread in threads] == [False, True]
         workers.kill()
-        threads[1].join(timeout=60)
+        threads[1].join(timeout=300)
         assert not threads[1].is_alive()
 
 

@@ -23,6 +23,8 @@ from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 from tiny import tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 class Heard(Silent):
     def __init__(self):

@@ -20,6 +20,8 @@ from olivine.runtimes import adapter_inputs
 from olivine.runtimes.session import OnnxSession
 from tiny import VOCABULARY, tiny_adapter, tiny_model
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 METHODS = {
     "lora": ("LoraConfig", {}),
     "dora": ("LoraConfig", {"use_dora": True, "target_modules": ["q_proj", "down_proj"]}),

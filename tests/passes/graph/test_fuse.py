@@ -14,6 +14,8 @@ from olivine.passes.graph.fuse import OPTIONS, OWN
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SIZES = {"num_heads": 4, "hidden_size": 32}
 
 

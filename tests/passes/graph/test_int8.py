@@ -18,6 +18,8 @@ from olivine.exporting.mask_constants import replace_masks
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def test_weights_of_a_dynamic_graph_are_integers_and_its_outputs_are_near(exported, tmp_path):
     quantized, heard = changed("OnnxDynamicQuantization", exported("bert"), tmp_path)

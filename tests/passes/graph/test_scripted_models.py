@@ -18,6 +18,8 @@ from olivine.workflow.engine import run
 from olivine.workflow.keys import model_content
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 SCRIPT = """
 import torch
 

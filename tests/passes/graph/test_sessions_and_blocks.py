@@ -17,6 +17,8 @@ from olivine.passes.graph.session_tuning import fastest
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 STEADY = [1.0 + 0.001 * (n % 5) for n in range(40)]
 NOISY = [0.9 + 0.1 * (n % 4) for n in range(40)]  # its median is lower, its interval reaches beyond
 

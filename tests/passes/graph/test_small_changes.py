@@ -14,6 +14,8 @@ from olivine.models.onnx_header import OnnxHeader
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def wasteful(path, **external):
     """y = max(x W, x W + 0 * 1), with an Identity, two equal products, a constant sum, and an If that repeats it all."""

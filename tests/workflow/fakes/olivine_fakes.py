@@ -26,6 +26,8 @@ class Write(Pass):
         n_bytes: int = 1000
         pause_seconds: float = 0.0
         counter: str = ""
+        n_together: int = 0  # lines that the counter has before it is done: so many are at work at once
+        until: str = ""  # a file that is there before it is done
         data: str = ""
         script: str = ""
 
@@ -47,8 +49,20 @@ class Write(Pass):
             self._part(context, index)
             context.report.progress(index + 1, self.params.n_files, loss=1.0 / (index + 1))
             print("written", index)
+        self._wait()
         (context.output / "config.json").write_text("{}")
         return Model("hf", context.output)
+
+    def _wait(self):
+        """For the file, and for the others; not for ever, as what a test forgot would be there for ever."""
+        give_up = time.monotonic() + 120
+        while not self._may_end() and time.monotonic() < give_up:
+            time.sleep(0.01)
+
+    def _may_end(self):
+        if self.params.until and not Path(self.params.until).exists():
+            return False
+        return not self.params.n_together or _n_lines(self.params.counter) >= self.params.n_together
 
     def _part(self, context, index):
         part = context.scratch / f"{index}.part"
@@ -60,6 +74,10 @@ class Write(Pass):
                     time.sleep(self.params.pause_seconds / 10)
             part.with_suffix(".tmp").rename(part)
         shutil.copyfile(part, context.output / f"part{index}.safetensors")
+
+
+def _n_lines(path):
+    return len(Path(path).read_text().splitlines())
 
 
 class Tune(Write):

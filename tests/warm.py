@@ -8,7 +8,7 @@
 Nine tenths of a tiny run are imports, in which nothing is written and nothing can be lost. `warm.python` stands for the
 interpreter, for the workers that a run starts too. Each kind of process, told by the module after -m, has a parent that
 is forked whenever one is asked for: arguments, folder, environment, standard streams are those of who asks, as is the
-end. Who kills the process that asked kills the fork.
+end. Who kills the process that asked kills the fork. What is no such kind is run by the interpreter itself.
 """
 
 import ast
@@ -25,23 +25,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import psutil
 
-KINDS = ("olivine", "olivine.systems._worker", "olivine.runtimes._served")
+WORKERS = ("olivine.systems._worker", "olivine.runtimes._served")
+APART = {("olivine",): None, **{(kind,): None for kind in WORKERS}}  # each kind has a parent of its own
 # What stands for the interpreter: asks the parent of the module, and ends as the fork ends
 ASKING = """#!{python} -IS
 import os, signal, socket, sys
 arguments = sys.argv[1:]
 module = arguments[arguments.index("-m") + 1] if "-m" in arguments else ""
-if not os.path.exists({folder!r} + "/" + module):
+if not module or not os.path.exists({folder!r} + "/" + module):
     os.execv({python!r}, [{python!r}, *arguments])
 line = socket.socket(socket.AF_UNIX)
 line.connect({folder!r} + "/" + module)
-asked = dict(arguments=arguments[arguments.index("-m") + 2 :], folder=os.getcwd(), environment=dict(os.environ))
+rest = arguments[arguments.index("-m") + 2 :]
+asked = dict(module=module, arguments=rest, folder=os.getcwd(), environment=dict(os.environ))
 message = repr(asked).encode()
 socket.send_fds(line, [len(message).to_bytes(8, "big")], [0, 1, 2])
 line.sendall(message)
@@ -59,16 +61,27 @@ os._exit(os.WEXITSTATUS(status))
 class Warm:
     """The parents of all kinds; they end with the `with` statement.
 
-    environment: of the runs. library: loaded into every process, and its `torture_begin` called in each fork.
+    environment: of the runs. library: loaded into every process, and its `torture_begin` called in each fork. parents:
+    the kinds that each stands for, and what it imports at once; None: what the first runs are seen to import.
     """
 
-    def __init__(self, environment: Mapping[str, str], library: Path | None = None) -> None:
+    def __init__(
+        self,
+        environment: Mapping[str, str],
+        library: Path | None = None,
+        parents: Mapping[tuple[str, ...], Sequence[str] | None] = APART,
+    ) -> None:
         self._folder = Path(tempfile.mkdtemp(prefix="warm-"))  # a short path: sockets lie there
-        self._library, self._parents = library, list[subprocess.Popen[bytes]]()
+        self._library, self._parents, self._kinds = library, list[subprocess.Popen[bytes]](), list(parents)
         self._environment = {**environment, **({"LD_PRELOAD": str(library)} if library else {})}
         self.python = str(self._folder / "python")
         Path(self.python).write_text(ASKING.format(python=sys.executable, folder=str(self._folder)))
         Path(self.python).chmod(0o755)
+        for number, (kinds, imports) in enumerate(parents.items()):
+            # in no command line: who looks for workers there finds no parent
+            (self._folder / f"{number}.kinds").write_text("\n".join(kinds))
+            if imports is not None:
+                (self._folder / f"{kinds[0]}.imports").write_text("\n".join(imports))
 
     def __enter__(self) -> Self:
         self._start()
@@ -91,22 +104,26 @@ class Warm:
     def _end(self) -> None:
         for parent in self._parents:
             parent.kill()
-            parent.wait()
+            parent.communicate()
         self._parents = []
 
     def _start(self) -> None:
-        for kind in KINDS:
-            (self._folder / kind).unlink(missing_ok=True)
-            command = [sys.executable, "-P", __file__, str(self._folder), kind, str(self._library or "")]
-            self._parents.append(subprocess.Popen(command, env=self._environment, stdin=subprocess.DEVNULL))
-        for kind in KINDS:
-            while not (self._folder / kind).exists():
+        for number, kinds in enumerate(self._kinds):
+            for kind in kinds:
+                (self._folder / kind).unlink(missing_ok=True)
+            command = [sys.executable, "-P", __file__, str(self._folder), str(number), str(self._library or "")]
+            self._parents.append(subprocess.Popen(command, env=self._environment, stdin=subprocess.PIPE))
+        for first, *others in self._kinds:
+            while not (self._folder / first).exists():
                 assert all(parent.poll() is None for parent in self._parents), "a parent has ended"
                 time.sleep(0.02)
+            for kind in others:
+                (self._folder / kind).symlink_to(first)
 
 
-def main(folder: Path, kind: str, library: str) -> None:
-    """Be the parent of a kind, or in a fork what was asked for."""
+def main(folder: Path, number: str, library: str) -> None:
+    """Be a parent, or in a fork what was asked for."""
+    kind = (folder / f"{number}.kinds").read_text().split()[0]
     imports = folder / f"{kind}.imports"
     is_first = not imports.exists()
     if not is_first:
@@ -116,12 +133,15 @@ def main(folder: Path, kind: str, library: str) -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     os.chdir(asked["folder"])
+    sys.path[:0] = [
+        place for place in os.environ.get("PYTHONPATH", "").split(os.pathsep) if place not in ("", *sys.path)
+    ]
     if library:
         ctypes.CDLL(library).torture_begin()
     if is_first:
         sys.meta_path.insert(0, _Noting(imports))
-    sys.argv, sys.executable = [kind, *asked["arguments"]], str(folder / "python")
-    importlib.import_module("runpy").run_module(kind, run_name="__main__", alter_sys=True)
+    sys.argv, sys.executable = [asked["module"], *asked["arguments"]], str(folder / "python")
+    importlib.import_module("runpy").run_module(asked["module"], run_name="__main__", alter_sys=True)
 
 
 class _Noting:
@@ -161,7 +181,9 @@ def _serve(address: Path) -> dict[str, Any]:
         partial.rename(address)  # it is there once it listens
         forks: dict[socket.socket, int] = {}
         while True:
-            ready, _, _ = select.select([server, waking, *forks], [], [])
+            ready, _, _ = select.select([server, waking, sys.stdin, *forks], [], [])
+            if sys.stdin in ready:
+                os._exit(0)  # whoever started this is gone, however it ended
             for line in [line for line in ready if line in forks]:
                 os.kill(forks[line], signal.SIGKILL)  # who asked is gone
             if waking in ready:
