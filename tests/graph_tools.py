@@ -39,7 +39,7 @@ def result_of(name, model, folder, data=None, **params):
     step.requires(model)
     result = step.run(model, Context(folder / "out", folder / "scratch", MACHINE, heard, data or {}))
     step.ensures(result)
-    assert result.format == plugin.gives(model.format)
+    assert result.form == plugin.gives(model.form)
     return result, heard
 
 

@@ -78,7 +78,7 @@ def score(
     what answers in the place of the model. kept_bytes: of log-probabilities, at most. A model that does not write text
     is measured by its outputs, see `score_outputs`.
     """
-    if params.get("on_outputs") or model.is_graph:
+    if params.get("on_outputs") or model.is_graph or model.format == "composite":
         return score_outputs(model, params, output, machine, report, kept_bytes=kept_bytes)
     config = DataConfig.model_validate(params["data"])
     artifact = Artifact(bytes_on_disk(model))

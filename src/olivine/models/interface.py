@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from olivine.errors import ModelError
 from olivine.models._model import Model
+from olivine.models.chained import chained
 from olivine.models.diffusion import diffusion_facts
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import read_facts
@@ -52,11 +53,12 @@ def signature_of(model: Model) -> Signature | None:
     """Inputs and outputs of a model, as far as graph and config tell; None where neither does.
 
     Those of a model of several parts are named PART/NAME, unless they are an encoder-decoder together, see
-    `olivine.models.seq2seq`; None where nothing is known of one of them.
+    `olivine.models.seq2seq`, or follow each other, see `olivine.models.chained`; None where nothing is known of one of
+    them.
     """
     if model.format == "composite":
         known = signatures_of(model)
-        together = seq2seq(known) if len(known) == len(model.parts) else None
+        together = chained(model, known) or (seq2seq(known) if len(known) == len(model.parts) else None)
         return together.signature if together is not None else _of_parts(model, known)
     facts = facts_of(model)
     if model.format == "script":

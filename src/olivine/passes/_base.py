@@ -156,6 +156,10 @@ class Pass(ABC):
         """
         return None
 
+    def splits_at(self) -> Mapping[str, Any] | None:
+        """Where a later SplitModel splits the graph that is made of the model; None for a pass without a say in it."""
+        return None
+
     def calibrates_on(self) -> CalibrationRows | None:
         """The rows that it calibrates on; None for a pass that reads none."""
         return None

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy
 from olivine.errors import ModelError
 from olivine.models import Model
+from olivine.models.chained import chained
 from olivine.models.interface import signatures_of
 from olivine.models.loading import load_module
 from olivine.models.onnx_files import graph_of
 from olivine.models.openvino_files import context_of, ir_of
 from olivine.models.seq2seq import seq2seq
 from olivine.models.speech import hears
+from olivine.runtimes.chained import ChainedSession
 from olivine.runtimes.openvino import OpenvinoSession
 from olivine.runtimes.seq2seq import Seq2SeqSession
 from olivine.runtimes.session import OnnxSession
@@ -91,16 +93,18 @@ class PartsSession:
         return outputs
 
 
-AnySession = OnnxSession | OpenvinoSession | ModuleSession | SpeechSession | PartsSession | Seq2SeqSession
+AnySession = (
+    OnnxSession | OpenvinoSession | ModuleSession | SpeechSession | PartsSession | Seq2SeqSession | ChainedSession
+)
 
 
 def fed_to(whole: Model, part: str, rows: Sequence[Mapping[str, Any]], n_most: int) -> "list[Mapping[str, Any]] | None":
-    """What a part of an encoder-decoder is given where rows are read by all of it, `n_most` times at most.
+    """What a part of a model is given where rows are read by all of it, `n_most` times at most.
 
     None for parts that give each other nothing.
     """
     session = open_session(whole, "CPUExecutionProvider", "cpu")
-    if not isinstance(session, Seq2SeqSession):
+    if not isinstance(session, Seq2SeqSession | ChainedSession):
         return None
     fed: list[Mapping[str, Any]] = []
     session.heard = lambda name, inputs: fed.append(inputs) if name == part else None
@@ -116,6 +120,8 @@ def open_session(model: Model, provider: str, device: str) -> AnySession:
     if model.format == "composite":
         sessions = {name: open_session(part, provider, device) for name, part in model.parts.items()}
         signatures = signatures_of(model)
+        if (chain := chained(model, signatures)) is not None:
+            return ChainedSession(chain, signatures, sessions)
         roles = seq2seq(signatures) if len(signatures) == len(sessions) else None
         return PartsSession(sessions) if roles is None else Seq2SeqSession(roles, signatures, sessions)
     if model.packaging == "genai" and hears(model.path):

@@ -18,6 +18,7 @@ from typing import Any
 from olivine.absent import address_of
 from olivine.errors import RequestError, StepFailed
 from olivine.models import Model
+from olivine.models.chained import GENAI
 from olivine.passes import Pass, first_line, passes
 from olivine.paths import exists, of_user
 from olivine.store.entries import Entry
@@ -300,7 +301,12 @@ class Execution:
         return replace(machine, execution_provider=provider) if provider else machine
 
     def _can_answer(self, model: Model, rows: ScoreRows) -> bool:
-        """Whether a model can be run where it is measured: one of metadata alone, or for another target, cannot."""
+        """Whether a model can be run where it is measured: one of metadata alone, or for another target, cannot.
+
+        Nor can parts of a decoder with a cache be asked for a text: nothing here hands their caches on.
+        """
+        if GENAI in model.attributes and not rows.on_outputs:
+            return False
         machine = rows.machine or self.plan.machine
         is_elsewhere = model.packaging == "genai" and not machine.is_target_here
         is_built = model.attributes.get("execution_provider", CPU) == machine.execution_provider

@@ -225,7 +225,7 @@ def _gives_outputs(draft: Draft) -> bool:
     facts, last = draft.facts, draft.chain.facts
     if facts is None:
         return draft.model is not None and draft.model.is_graph
-    is_graph = last is not None and last.kind == "graph"
+    is_graph = last is not None and (last.kind == "graph" or (bool(last.parts) and last.decoder is None))
     return facts.kind != "decoder" or (is_graph and not any(step.trains for step in draft.steps))
 
 

@@ -186,6 +186,7 @@ def translate(config: Object) -> Findings:
     yield from _generation(config)
     yield from _compared(config, passes)
     yield from _without(config, passes)
+    yield from _room(config)
     for _, step in named(config, "passes"):
         kind = yield from _type(step)
         for old, new in _RENAMED.get(kind, {}).items():
@@ -206,6 +207,20 @@ def translate(config: Object) -> Findings:
             value, place = step.take("zero_point")
             yield from put(step, "sym", not value, place, old="zero_point")
             yield Note(str(place), "zero_point", "sym", "'zero_point' is the opposite of 'sym' today.")
+
+
+def _room(config: Object) -> Findings:
+    """How large a part of a graph may be: as much as the accelerator has of memory, where the step says nothing."""
+    given = [system.get("accelerators") for _, system in named(config, "systems")]
+    rooms = [one for some in given if isinstance(some, Array) for one in some if isinstance(one, Object)]
+    room = next((one for one in rooms if one.get("memory") is not None), None)
+    for _, step in named(config, "passes"):
+        is_meant = text_of(step, "type") == "capturesplitinfo" and step.get("cost_model") is not None
+        if room is not None and is_meant and step.get("memory") is None:
+            place = room.places["memory"]
+            step.put("memory", room["memory"], place)
+            message = "The memory of the accelerator is that of a part ('memory' of the pass)."
+            yield Note(str(place), "memory", "memory", message)
 
 
 def _without(config: Object, passes: Object) -> Findings:

@@ -4,7 +4,7 @@ import shutil
 from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -71,7 +71,7 @@ class GraphPass(Pass):
     kinds: ClassVar[frozenset[Kind]] = ANY_KIND
     libraries: ClassVar[tuple[str, ...]] = ("onnx", "onnx-ir", "onnxscript", "onnxruntime")
     modules: ClassVar[Mapping[str, str]] = {"onnxruntime": "cpu"}
-    of_parts = "each"
+    of_parts: ClassVar[Literal["each", "whole", "neither"]] = "each"
     nothing: ClassVar[str] = "nothing in the graph was changed"
     growth: ClassVar[float] = 1.0
     copies: ClassVar[float] = 1.0
