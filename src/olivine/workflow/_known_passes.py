@@ -39,7 +39,6 @@ OLIVE_PASSES = {
     "incstaticquantization": _INC,
     "inputnchwtonhwc": "Nothing here changes the order of an image's axes; export the model as it is to be.",
     "insertbeamsearch": _BEAMS,
-    "mixedprecisionoverrides": "Name tensors and their types as tensor_quant_overrides of OnnxStaticQuantization.",
     "mobiusbuilder": "Use ModelBuilder.",
     "llamapytorchtensorparallel": _SPLIT,
     "moeexpertsdistributor": _SPLIT,

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -13,6 +14,7 @@ from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem
 from olivine.exporting.eight_bit_graph import MENDS, Recipe, Rung, climb, plain_type, prepared
 from olivine.exporting.graph_files import open_graph
+from olivine.exporting.surgery import names_in
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.onnx_files import graph_of
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 WEIGHT_TYPES = Literal["QInt8", "QUInt8", "QInt16", "QUInt16", "QInt4", "QUInt4"]
 _OF_8_BITS = ("QInt8", "QUInt8")
+TENSOR_TYPES = "tensor_quant_overrides"  # the attribute of a model that says types of single tensors, as onnxruntime
 N_TIMED = 9  # runs of a row whose median is the price
 
 
@@ -103,10 +106,10 @@ class Int8Pass(GraphPass):
             open_graph(graph_of(model)),
             context.scratch,
             preprocess=folds,
-            optimize=not self._tells_apart(),
+            optimize=not (self._tells_apart() or TENSOR_TYPES in model.attributes),
         )
         expected = [_numbers(before.run(row)) for row in rows]
-        asked = self._without_types(self.recipe(), path)
+        asked = _with_tensors(self._without_types(self.recipe(), path), model.attributes.get(TENSOR_TYPES), path)
         self._tell_unknown(path, context)
         least = self.params.min_cosine or -math.inf  # 0 takes whatever comes
         mends = MENDS if self.params.mend else ()
@@ -165,8 +168,6 @@ class Int8Pass(GraphPass):
 
     def _without_types(self, recipe: Recipe, path: Path) -> Recipe:
         """The recipe with the nodes of excluded operators by name."""
-        from dataclasses import replace
-
         types = self.params.op_types_to_exclude
         if not types:
             return recipe
@@ -203,6 +204,16 @@ class Int8Pass(GraphPass):
                 for one in told
             )
             context.report.warn(f"as asked, the outputs were too far from those before, so it was mended: {steps}")
+
+
+def _with_tensors(recipe: Recipe, types: Mapping[str, Any] | None, path: Path) -> Recipe:
+    """The recipe with the types that an earlier MixedPrecisionOverrides gives to tensors; its own come first."""
+    if not types or recipe.mode != "static":
+        return recipe
+    there = names_in(*open_graph(path).graphs())
+    own = recipe.options.get("TensorQuantOverrides") or {}
+    given = {name: kinds for name, kinds in types.items() if name in there}
+    return replace(recipe, options={**recipe.options, "TensorQuantOverrides": {**given, **own}})
 
 
 def _rows(model: Model, params: Int8Params, context: Context) -> list[Any]:
