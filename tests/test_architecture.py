@@ -41,11 +41,12 @@ LAYERS = (
         "nvidia",
         "paths",
         "patterns",
+        "reading",
         "registry",
         "telemetry",
     ),
     ("__init__", "lazy", "messages", "user_scripts"),
-    ("config",),
+    ("config", "notes"),
     ("data", "models", "search", "store"),
     ("azureml", "work"),
     ("kernels",),
@@ -175,6 +176,45 @@ def test_plan_imports_the_passes_that_its_config_names_and_nothing_for_what_it_d
     unused = ("azureml", "report", "search.samplers", "systems._elsewhere", "systems._line", "workflow.search_plan")
     unused = (*unused, "workflow.engine", "workflow.events", "evaluate._score", "evaluate._timing")
     assert not {name for name in loaded if name.startswith(tuple(f"olivine.{part}" for part in unused))}
+
+
+def test_plan_imports_little_more_than_what_its_one_pass_asks(tiny_llama, tmp_path):
+    """A config that names a model and ModelBuilder: no rows, no goal, nothing remote, no other format."""
+    arguments = ["plan", str(_of_one_pass(tiny_llama, tmp_path))]
+    loaded = modules_after(f"from olivine.cli import exit_code\nassert exit_code({arguments!r}) == 0")
+    own = {name for name in loaded if name.startswith("olivine.")}
+    assert len(own) <= 145
+    unused = ("calibration.tokens", "data.forms", "data.sources", "data.strategies", "exporting.pieces", "messages")
+    unused = (*unused, "models.gguf_header", "models.hub", "models.onnx_header", "models.sources", "search.objectives")
+    assert not own & {f"olivine.{name}" for name in (*unused, "systems._process", "workflow.events")}
+    assert not loaded & {*HEAVY, "concurrent.futures", "filelock", "logging", "rich", "xml.etree.ElementTree", "yaml"}
+
+
+@pytest.mark.slow
+def test_run_that_finds_everything_in_the_cache_imports_nothing_that_works_or_draws(tiny_llama, tmp_path):
+    arguments = ["run", str(_of_one_pass(tiny_llama, tmp_path))]
+    code = f"from olivine.cli import exit_code\nassert exit_code({arguments!r}) == 0"
+    for _ in ("makes it", "knows the hashes of files that were new to the first"):
+        modules_after(code)
+    loaded = modules_after(code)
+    own = {name for name in loaded if name.startswith("olivine.")}
+    assert len(own) <= 170
+    unused = ("data.forms", "data.sources", "models.sources", "report.page", "systems._job", "systems._parcel")
+    assert not own & {f"olivine.{name}" for name in unused}
+    assert not loaded & {*HEAVY, "concurrent.futures", "filelock", "jinja2", "logging", "rich", "yaml"}
+
+
+def _of_one_pass(model, folder):
+    """A config that needs no calibration and scores nothing."""
+    config = {
+        "input_model": {"model_path": str(model)},
+        "passes": {"build": {"type": "ModelBuilder", "precision": "int4", "int4_algo_config": "default"}},
+        "quality": {"enabled": False},
+        "cache_dir": str(folder / "cache"),
+        "output_dir": str(folder / "out"),
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "config.json"
 
 
 @pytest.mark.parametrize("package", ["config", "data", "evaluate", "passes.quantize", "search", "systems"])

@@ -6,7 +6,6 @@ blocks (a pipe, a socket), `EventFile` from a file that grows.
 
 import errno
 import json
-import logging
 import queue
 import signal
 import sys
@@ -31,9 +30,6 @@ _NATIVE = {
     "inline_container": "torch could not write or read a file",
     "PytorchStreamWriter": "torch could not write or read a file",
 }
-
-
-_readers: list[Callable[[int, int], None]] = []  # who hears how much of a model is read; as loggers, of the process
 
 
 class Lines(Protocol):
@@ -92,45 +88,6 @@ class Events:
     def record(self, **facts: Any) -> None:
         """Keep facts, which go out with the result."""
         self.facts |= facts
-
-
-class Notes(logging.Handler):
-    """What our own code logs while a job is at work, as notes of that job: for code that is handed no Reporter.
-
-    What it tells with `tell_reading` is the progress of the job.
-    """
-
-    def __init__(self, events: Events) -> None:
-        super().__init__(logging.INFO)
-        self._events = events
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """See logging.Handler."""
-        self._events.note(record.getMessage())
-
-    def listen(self) -> None:
-        """Hear it all from now on, in this process."""
-        log = logging.getLogger("olivine")
-        log.setLevel(logging.INFO)
-        log.addHandler(self)
-        hear_reading(lambda done, total: self._events.progress(done, total, reading=_amount(done, total)))
-
-
-def tell_reading(done_bytes: int, total_bytes: int) -> None:
-    """How much of a model is read, by code that is handed no Reporter."""
-    for hear in _readers:
-        hear(done_bytes, total_bytes)
-
-
-def hear_reading(hear: Callable[[int, int], None]) -> None:
-    """Be told so from now on, in this process."""
-    _readers.append(hear)
-
-
-def _amount(done: float, total: float) -> str:
-    """As "1.2 of 4.0 GB"."""
-    unit, name = (1e9, "GB") if total >= 1e9 else (1e6, "MB")
-    return f"{done / unit:.1f} of {total / unit:.1f} {name}"
 
 
 class Heard:

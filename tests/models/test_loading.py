@@ -9,11 +9,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from olivine.errors import ModelError
-from olivine.messages import hear_reading
 from olivine.models import Model
 from olivine.models.loading import load_causal_lm
 from olivine.models.materialize import materialize
 from olivine.models.weights import weights
+from olivine.reading import hear_reading
 from tiny import tiny_adapter, tiny_model
 
 IDS = torch.tensor([[1, 40, 50, 60, 70, 80]])

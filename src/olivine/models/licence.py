@@ -2,9 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from olivine import lazy
 from olivine.errors import ModelError
-from olivine.models.gguf_header import GgufHeader
+
+if TYPE_CHECKING:
+    from olivine.models import gguf_header
+else:
+    gguf_header = lazy.module("olivine.models.gguf_header")
 
 _MOST_BYTES = 64 * 2**10  # of a model card that are looked at
 _FRONT = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
@@ -32,7 +38,7 @@ def _of_card(card: Path) -> str | None:
 
 def _of_gguf(path: Path) -> str | None:
     try:
-        said = GgufHeader.read(path).get("general.license")
+        said = gguf_header.GgufHeader.read(path).get("general.license")
     except ModelError:
         return None
     return said.strip().lower() if isinstance(said, str) and said.strip() else None

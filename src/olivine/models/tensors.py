@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from olivine import lazy
 from olivine.absent import absent, address_of
 from olivine.errors import ModelError
-from olivine.messages import tell_reading
 from olivine.models.blockwise import Blockwise
 from olivine.models.safetensors_header import DTYPES, data_start, read_safetensors_header
 from olivine.models.weight_files import safetensors_files
+from olivine.reading import tell_reading
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any, BinaryIO
 
 from olivine import memory
-from olivine.messages import hear_reading
 from olivine.models import Model
+from olivine.reading import hear_reading
 from olivine.runtimes._base import Runtime
 from olivine.runtimes.gpu_memory import GpuMemory
 from olivine.runtimes.opening import open_runtime

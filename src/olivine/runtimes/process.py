@@ -14,8 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, Self
 
 from olivine import errors, lazy
 from olivine.errors import OlivineError
-from olivine.messages import tell_reading
 from olivine.models import Model
+from olivine.reading import tell_reading
 from olivine.runtimes.requests import Asked
 
 if TYPE_CHECKING:

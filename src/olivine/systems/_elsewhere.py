@@ -4,16 +4,21 @@ import shutil
 import uuid
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from olivine import lazy
 from olivine.absent import absent, address_of
 from olivine.errors import StepFailed
 from olivine.store.hashes import Hashes
 from olivine.store.packing import OUTPUT
 from olivine.systems._base import System, Worker
-from olivine.systems._parcel import named, parcel
 from olivine.systems._process import WorkerProcess
 from olivine.systems._protocol import Job, Listener
+
+if TYPE_CHECKING:
+    from olivine.systems import _parcel
+else:
+    _parcel = lazy.module("olivine.systems._parcel")
 
 
 def opened(system: System, cache_dir: Path) -> Worker:
@@ -33,7 +38,7 @@ class Elsewhere(Worker):
         if job.kind == "fetch":  # from there a model goes on by content, as any other
             with WorkerProcess() as here:
                 return here.run(job, listen)
-        sent = parcel(job, self._hashes)
+        sent = _parcel.parcel(job, self._hashes)
         for hashed in sorted(self._system.missing(sent.sources)):
             source = sent.sources[hashed]
             if absent(source) is not None:
@@ -42,16 +47,16 @@ class Elsewhere(Worker):
         places = {**sent.places, OUTPUT: str(job.output)}
 
         def tell(event: str, fields: Mapping[str, Any]) -> None:
-            listen(event, named(fields, places))
+            listen(event, _parcel.named(fields, places))
 
         try:
             result = self._worker.run(sent.job, tell)
         except StepFailed as failure:
-            cause, tail = named([failure.cause, failure.tail], places)
+            cause, tail = _parcel.named([failure.cause, failure.tail], places)
             raise StepFailed(failure.step, cause, failure.log, tail=tail, is_refused=failure.is_refused) from None
         if job.kind != "take":  # what a node takes stays there, and is named by its hashes
             self._fetch(result.pop("files"), job)
-        answered: dict[str, Any] = named(result, places)
+        answered: dict[str, Any] = _parcel.named(result, places)
         return answered
 
     def close(self) -> None:

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from olivine import lazy
 from olivine.errors import OlivineError
-from olivine.messages import Events, Notes, sentence
+from olivine.messages import Events, sentence
+from olivine.notes import Notes
 from olivine.store.remote import Mirror, RemoteFiles
 from olivine.store.transfer import Files
 from olivine.systems._environment import prepare

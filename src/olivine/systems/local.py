@@ -1,9 +1,16 @@
 """The machine that reads the config: its worker is a process of the same Python, and reads files where they lie."""
 
+from typing import TYPE_CHECKING
+
+from olivine import lazy
 from olivine.config.schema import LocalSettings
 from olivine.systems._base import System, SystemParams
 from olivine.systems._probe import Probe, probe
-from olivine.systems._process import WorkerProcess
+
+if TYPE_CHECKING:
+    from olivine.systems import _process
+else:
+    _process = lazy.module("olivine.systems._process")
 
 
 class Local(System):
@@ -19,6 +26,6 @@ class Local(System):
         """What this process finds: no other one is asked."""
         return probe()
 
-    def worker(self) -> WorkerProcess:
+    def worker(self) -> "_process.WorkerProcess":
         """A process of the Python that runs this one."""
-        return WorkerProcess()
+        return _process.WorkerProcess()

@@ -3,17 +3,22 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from olivine import lazy
 from olivine.absent import Absent, absent_files, write_absent
 from olivine.errors import RequestError, StepFailed
-from olivine.models import sources
 from olivine.store.entries import Cache
 from olivine.systems import System
 from olivine.work import Machine
 from olivine.workflow.events import Progress
 from olivine.workflow.resources import Remote, entry_of
 from olivine.workflow.workshop import Task, Workshop
+
+if TYPE_CHECKING:
+    from olivine.models import sources
+else:
+    sources = lazy.module("olivine.models.sources")
 
 _MOUNTED = "model"  # what a job of AzureML calls the input where a model lies
 

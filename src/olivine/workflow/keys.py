@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from olivine import data
 from olivine.absent import absent
 from olivine.config.schema import DataConfig
-from olivine.data import data_files, named_files, plugin_modules
 from olivine.errors import ModelError, OlivineError
 from olivine.models import Model
 from olivine.models.deciding import deciding_files
@@ -63,13 +63,13 @@ def _content(path: Path, hashes: Hashes) -> str:
 def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
     """What a data config reads: its settings without places, and the bytes of its files in the order of reading."""
     settings = config.model_dump(mode="json", exclude={"folder", "name", "user_script", "script_dir", "max_seconds"})
-    files = data_files(config)
+    files = data.data_files(config)
     if files:  # names decide how files are read and which split they are of; their place does not matter
         settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}
         name = settings["load_dataset_config"]["data_name"]
         settings["load_dataset_config"]["data_name"] = PurePath(name).name
-    code = {"code": [code_digest(module) for module in modules]} if (modules := plugin_modules(config)) else {}
-    named = {"named": [hashes.file(path) for path in paths]} if (paths := named_files(config)) else {}
+    code = {"code": [code_digest(module) for module in modules]} if (modules := data.plugin_modules(config)) else {}
+    named = {"named": [hashes.file(path) for path in paths]} if (paths := data.named_files(config)) else {}
     return {"settings": settings, "files": [hashes.file(path) for path in files], **named, **code}
 
 

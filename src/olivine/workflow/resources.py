@@ -12,18 +12,23 @@ AzureML is imported where a config names something in it.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from olivine import lazy
 from olivine.config import Loaded
 from olivine.config.schema import AzureMLClient, Resource, System, Workflow
 from olivine.errors import OlivineError, Problem, RequestError
-from olivine.models import sources
 from olivine.models.mlflow import MARK
-from olivine.models.sources import FolderSource, Source, SourceFile
 from olivine.paths import is_file, of_user
 from olivine.store.entries import Cache, Entry
 from olivine.store.hashes import digest
 from olivine.store.packing import unpack
+
+if TYPE_CHECKING:
+    from olivine.models import sources
+    from olivine.models.sources import Source, SourceFile
+else:
+    sources = lazy.module("olivine.models.sources")
 
 MODEL = ("input_model", "model_path")
 MLFLOW = "PyTorch.MLflow"
@@ -41,8 +46,8 @@ class Remote:
     place: tuple[str | int, ...]
     address: str
     key: str
-    source: Source | None = None
-    files: tuple[SourceFile, ...] = ()
+    source: "Source | None" = None
+    files: "tuple[SourceFile, ...]" = ()
     within: str = ""
     is_mlflow: bool = False
     is_here: bool = False
@@ -137,7 +142,7 @@ def _remote(
 ) -> Remote:
     trusted = workflow.input_model.load_kwargs.trust_remote_code and place == MODEL
     if isinstance(resource, Path):
-        source: Source = FolderSource(resource)
+        source: Source = sources.FolderSource(resource)
         return _listed(Remote(place, str(resource), ""), source, {"address": str(resource)}, trusted=trusted)
     from olivine.azureml import Refused, reference
 
@@ -170,7 +175,7 @@ def _key(identity: Mapping[str, Any], *, trusted: bool) -> str:
 
 
 def _listed(
-    remote: Remote, source: Source, identity: Mapping[str, Any], *, trusted: bool, is_versioned: bool = False
+    remote: Remote, source: "Source", identity: Mapping[str, Any], *, trusted: bool, is_versioned: bool = False
 ) -> Remote:
     """What lies there now. Refused where that is nothing."""
     from olivine.azureml import Blobs, Refused

@@ -5,14 +5,14 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
 from olivine.config.schema import InputModel, IoConfig, LoadKwargs, Workflow
 from olivine.config.shape import COMPOSITE, DIFFUSERS, SCRIPTED
 from olivine.config.unserved import MODELS
 from olivine.errors import ModelError, OlivineError, RequestError, Unsupported, sentence
-from olivine.models import Format, Model, sources
+from olivine.models import Format, Model
 from olivine.models.chat_template import read_chat_template
 from olivine.models.facts import ModelFacts
 from olivine.models.inspect import check_checkpoint, read_facts
@@ -29,6 +29,11 @@ from olivine.workflow.composite import plan_parts
 from olivine.workflow.draft import Draft, short
 from olivine.workflow.resources import Remote
 from olivine.workflow.scripts import check_script
+
+if TYPE_CHECKING:
+    from olivine.models import sources
+else:
+    sources = lazy.module("olivine.models.sources")
 
 OPENVINO = "OpenVINOModel"
 # How the models of the hub are called that have no owner, being older than owners.

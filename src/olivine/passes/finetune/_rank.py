@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 from olivine import lazy, memory
 from olivine.config.schema import DataConfig
 from olivine.errors import OlivineError
-from olivine.messages import Events, Notes, sentence
+from olivine.messages import Events, sentence
 from olivine.models import Model
+from olivine.notes import Notes
 from olivine.passes import passes
 from olivine.work import Context, Machine, Team
 
