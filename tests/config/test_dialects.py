@@ -380,6 +380,27 @@ def test_shared_cache_is_refused_where_it_is_asked_for(tmp_path):
     assert (problem.kind, "'enable_shared_cache'" in problem.message) == ("unsupported", True)
 
 
+def test_evaluation_alone_is_a_command(tmp_path):
+    assert "evaluation_only" not in today(tmp_path, engine={"evaluation_only": False})
+    (problem,) = load(written(tmp_path, config(engine={"evaluation_only": True}))).problems
+    assert problem.kind == "unsupported"
+    assert "olivine evaluate" in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("written_as", "task"),
+    [
+        ("text2text-generation-with-past", "text2text-generation"),
+        ("translation_en_to_de", "translation"),
+        ("translation_en_to_de-with-past", "translation"),
+        ("text-generation-with-past", "text-generation-with-past"),
+    ],
+)
+def test_task_is_that_of_the_hub_without_cache_and_languages(tmp_path, written_as, task):
+    model = {"type": "HfModel", "model_path": "a/b", "task": written_as}
+    assert today(tmp_path, input_model=model)["input_model"]["task"] == task
+
+
 def test_output_name_is_the_last_folder_of_the_output(tmp_path):
     result = today(tmp_path, engine={"output_dir": "models", "output_name": "phi"})
     assert (result["output_dir"], "output_name" in result) == ("models/phi", False)
@@ -487,7 +508,9 @@ def test_the_cache_folder_may_stand_in_cache_config(tmp_path):
     assert result["cache_dir"] == "c"
 
 
-@pytest.mark.parametrize("key", ["workflow_id", "log_to_file", "ort_log_severity_level", "evaluate_input_model"])
+@pytest.mark.parametrize(
+    "key", ["workflow_id", "log_to_file", "verbose", "ort_log_severity_level", "evaluate_input_model"]
+)
 def test_wishes_that_are_met_anyway_are_dropped_with_a_note(tmp_path, key):
     assert key not in today(tmp_path, **{key: 1})
     assert any(f"'{key}' is dropped" in note for note in notes(tmp_path, **{key: 1}))

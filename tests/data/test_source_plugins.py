@@ -66,8 +66,10 @@ def test_wrong_row_of_it_is_told_by_file_and_line(bars):
 def test_third_party_takes_no_name_of_ours(bars):
     assert sources.find("json").__module__ == "olivine.data.sources.json"
     assert kinds() == {
+        "audiofolder": (),
         "bars": (".bars",),
         "csv": (".csv", ".tsv"),
+        "imagefolder": (),
         "json": (".json", ".jsonl", ".ndjson"),
         "parquet": (".parquet",),
         "text": (".txt",),

@@ -87,6 +87,19 @@ def test_sound_of_another_rate_and_what_is_no_sound_are_told(tmp_path, listener)
         inputs_of(listener, rows_config(tmp_path / "c.jsonl", [{"audio": "gone.wav"}]), 1)
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(b"", "holds an empty file"), (None, "holds a sound file without a sample")]
+)
+def test_sound_without_a_sample_is_told_with_its_row(tmp_path, listener, content, said):
+    write_wav(tmp_path / "good.wav", tone(4000))
+    write_wav(tmp_path / "none.wav", tone(0))
+    if content is not None:
+        (tmp_path / "none.wav").write_bytes(content)
+    config = rows_config(tmp_path / "rows.jsonl", [{"audio": "good.wav"}, {"audio": "none.wav"}])
+    with pytest.raises(DataError, match=rf"rows\.jsonl:2: the column 'audio' {said}"):
+        inputs_of(listener, config, 2)
+
+
 @pytest.mark.slow
 def test_names_of_a_data_sets_labels_are_known_and_sounds_are_not_decoded():
     import datasets

@@ -16,11 +16,13 @@ from olivine.data import data_files, named_files
 from olivine.errors import DataError
 from olivine.evaluate import inputs_of, metrics
 from olivine.evaluate._base import OutputEvidence
+from olivine.evaluate._outputs import score_outputs
 from olivine.evaluate.word_errors import bare_words, distance
 from olivine.models import Model
 from olivine.models.speech import prompt_of
 from olivine.runtimes.speech import wav_of
 from olivine.store.hashes import Hashes
+from olivine.work import Machine, Silent
 from olivine.workflow.engine import run
 from olivine.workflow.keys import data_content
 from olivine.workflow.plan import make_plan
@@ -227,3 +229,25 @@ def test_what_is_heard_stays_the_same_from_the_checkpoint_to_the_graph(kind, spe
     assert base["cer"] == last["cer"] > 0
     assert last["cosine"] > 0.999
     assert {row["name"] for row in result.measured} >= {"speech_accuracy: wer", "speech_accuracy: rtfx"}
+
+
+class Listening(Silent):
+    """A reporter that keeps what it is warned of."""
+
+    def __init__(self):
+        self.warned = []
+
+    def warn(self, message):
+        self.warned.append(message)
+
+
+def test_sounds_that_are_heard_in_part_alone_are_told_once(spelling, tmp_path):
+    rows = [{"audio": {"array": tone(n).tolist(), "sampling_rate": RATE}, "text": "HELLO"} for n in (4000, 9000, 4100)]
+    config = sounds(tmp_path / "a", rows, max_duration=0.3)
+    params = {"data": config.model_dump(mode="json"), "max_rows": 3, "seed": 0, "target": "text"}
+    machine, report = Machine("cpu", "CPUExecutionProvider", 10**9, 10**9, 1), Listening()
+    model = Model("hf", spelling, task="automatic-speech-recognition")
+    (tmp_path / "out").mkdir()
+    score_outputs(model, params, tmp_path / "out", machine, report, kept_bytes=10**6)
+    assert len(report.warned) == 1
+    assert report.warned[0].startswith("1 of 3 sounds is longer than what is heard")

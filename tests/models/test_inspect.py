@@ -144,6 +144,11 @@ def test_config_that_is_no_object(copy, content):
         read_config(copy)
 
 
+def test_inner_size_that_is_null_is_a_default(copy):
+    change_config(copy, intermediate_size=None)
+    assert read_facts(copy).decoder.intermediate_size == 0
+
+
 @pytest.mark.parametrize("value", ["wide", "64", [64], {}, -64, 0, True, None, 8.5, float("inf"), float("nan")])
 @pytest.mark.parametrize("key", ["hidden_size", "num_attention_heads", "vocab_size"])
 def test_size_that_is_no_number(copy, key, value):

@@ -19,7 +19,6 @@ from olivine.workflow.columns import score_table
 from olivine.workflow.engine import run
 from olivine.workflow.keys import model_content
 from olivine.workflow.plan import make_plan
-from tiny import tiny_model
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -207,11 +206,58 @@ def test_parts_that_do_not_make_a_model_are_one_problem_each(folder):
     assert problem_of(folder, graphs(folder)).startswith("missing-model: the model '")
 
 
-def test_parts_of_two_formats_and_passes_on_one_model_are_refused_while_planning(folder):
+@pytest.mark.slow
+def test_checkpoint_script_and_graph_become_graphs_of_which_the_one_that_is_there_stays(folder):
+    vit = {"type": "HfModel", "model_path": str(tiny_encoder(folder / "vit", "vit"))}
+    loader = {"type": "PyTorchModel", "model_loader": "load_encoder", "model_script": "parts.py", "io_config": IO}
+    model = graphs(folder)
+    model["model_components"] = [model["model_components"][0], vit, loader]
+    model["model_component_names"] = ["text", "image", "half"]
+    plan = planned(folder, model, {"c": {"type": "OnnxConversion"}, "f": {"type": "OnnxFloatToFloat16"}})
+    assert plan.problems == ()
+    assert "step c: 'text' is a graph already, and left as it is" in plan.translated
+    base, exported, half = run(plan).scores
+    assert exported["parts"]["text"]["largest_difference"] == 0
+    assert exported["parts"]["image"]["cosine"] > 0.9999
+    assert half["parts"]["text"]["size_bytes"] < base["parts"]["text"]["size_bytes"]
+    assert {path.parent.name for path in (folder / "out" / "model").glob("*/model.onnx")} == {"text", "image", "half"}
+    assert make_plan(load(folder / "config.json")).cached >= {"c", "f", "score:base", "score:c", "score:f"}
+
+
+def test_graphs_in_folders_of_a_named_one_are_the_parts(folder):
+    plan = planned(folder, {"type": "CompositeModel", "model_path": str(folder / "given")})
+    assert plan.problems == ()
+    assert list(plan.input_model.parts) == ["decoder", "encoder"]
+    named = {"type": "CompositeModel", "model_path": str(folder / "given"), "model_component_names": ["encoder"]}
+    assert list(planned(folder, named).input_model.parts) == ["encoder"]
+    gone = named | {"model_component_names": ["encoder", "vision"]}
+    assert problem_of(folder, gone).endswith("vision' does not exist.")
+    (folder / "empty").mkdir()
+    empty = {"type": "CompositeModel", "model_path": str(folder / "empty")}
+    assert problem_of(folder, empty).startswith("unsupported: a CompositeModel has parts")
+
+
+def test_parts_lie_in_the_folder_of_the_whole(folder):
+    names, whole = ["encoder", "decoder"], {"type": "CompositeModel", "model_path": str(folder / "given")}
+    below = [{"type": "ONNXModel", "model_path": f"{name}/model.onnx"} for name in names]
+    files = [{"type": "ONNXModel", "onnx_file_name": f"{name}/model.onnx"} for name in names]
+    for parts in (below, files):
+        plan = planned(folder, whole | {"model_component_names": names, "model_components": parts})
+        assert plan.problems == ()
+        assert [part.path.name for part in plan.input_model.parts.values()] == names
+
+
+def test_parts_that_no_pass_takes_and_passes_on_one_model_are_refused_while_planning(folder):
     mixed = graphs(folder)
-    mixed["model_components"][1] = {"type": "HfModel", "model_path": str(tiny_model(folder / "llama", "llama"))}
-    told = problem_of(folder, mixed)
-    assert told == "invalid-value: the part 'encoder' is an ONNX graph, and 'decoder' is a checkpoint."
+    mixed["model_components"][1] = {"type": "HfModel", "model_path": str(tiny_encoder(folder / "vit", "vit"))}
+    plan = planned(folder, mixed)
+    assert [(one.message, one.fix) for one in plan.problems] == [
+        ("pass 'half' takes onnx, but what reaches it is hf.", "Put 'convert' before it.")
+    ]
+    (folder / "layers.xml").write_text("<net/>")
+    (folder / "layers.bin").write_bytes(b"")
+    mixed["model_components"][1] = {"type": "OpenVINOModel", "model_path": str(folder / "layers.xml")}
+    assert all("convert" not in str(one.fix) for one in planned(folder, mixed).problems)
     told = problem_of(folder, graphs(folder), {"b": {"type": "ModelBuilder", "precision": "int4"}})
     assert told == (
         "unsupported: the pass 'b' (build) works on one model, and this is a model of the parts 'encoder', 'decoder'."

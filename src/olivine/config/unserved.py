@@ -73,9 +73,6 @@ def _of_model(model: InputModel, path: Path) -> Iterator[Wish]:
         message = f"input models of type '{model.type}' are not served."
         yield (*path, "type"), message, f"Convert the model to {what}, and use {' or '.join(MODELS)}."
         return
-    if model.type == COMPOSITE and not model.model_components:
-        message = "a CompositeModel has parts, and no 'model_components' names them."
-        yield (*path, "type"), message, "Write each of them as an input_model of its own."
     of_scripts = _OF_SCRIPTS if model.type == SCRIPTED else ()
     if model.model_file_format not in (None, "PyTorch.MLflow", "ONNX", *of_scripts):
         message = f"'model_file_format' is not served: {shown(model.model_file_format)}."

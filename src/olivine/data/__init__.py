@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     )
     from olivine.data._encoder import Encoder, begins_itself
     from olivine.data._examine import examine, shared_rows
-    from olivine.data._files import data_files, locate
+    from olivine.data._files import data_files, file_names, locate
     from olivine.data._named import named_file, named_files
     from olivine.data._plugins import check_names, plugin_modules
     from olivine.data._prepare import Prepared, prepare
@@ -66,6 +66,7 @@ __all__ = [
     "doubts",
     "examine",
     "examples",
+    "file_names",
     "for_model",
     "is_made_up",
     "is_raw",
@@ -107,7 +108,7 @@ __getattr__ = lazy.names(
         "_detect": "columns_without_form describe doubts for_model resolved sample_of text_columns unread",
         "_encoder": "Encoder begins_itself",
         "_examine": "examine shared_rows",
-        "_files": "data_files locate",
+        "_files": "data_files file_names locate",
         "_named": "named_file named_files",
         "_plugins": "check_names plugin_modules",
         "_prepare": "Prepared prepare",

@@ -80,6 +80,13 @@ def data_files(config: DataConfig) -> list[Path]:
     return [*_files_of_rows(config), *(script.files if script is not None and is_file(script.path) else ())]
 
 
+def file_names(config: DataConfig) -> list[str]:
+    """The names of `data_files` as far as rows depend on them: with the folder, where that is the class of a file."""
+    kind = config.load_dataset_config.data_name
+    n_parts = 2 if is_kind(kind) and source_of(kind).is_whole_file else 1
+    return ["/".join(path.parts[-n_parts:]) for path in data_files(config)]
+
+
 def _files_of_rows(config: DataConfig) -> list[Path]:
     if is_raw(config):
         return raw_files(config)
@@ -176,10 +183,22 @@ def _whole_folder(folders: list[Path], kind: str | None, data_dir: str | None, o
         return local
     files = local.find(data_dir or ".", lambda folder: _inside(folder, kind) if is_folder(folder) else [])
     folder = next((one for one in folders if files and files[0].is_relative_to(one)), Path())
+    if kind is not None and source_of(kind).is_whole_file:
+        return _of_classes(local, folder, files, kind)
     words = {path: _split_word(path.relative_to(folder)) for path in files}
     told = {path: word for path, word in words.items() if word} or dict.fromkeys(files, "train")
     for path, word in told.items():
         local.splits.setdefault(word, []).extend(_of_kind([path], kind, options))
+    return local
+
+
+def _of_classes(local: Local, folder: Path, files: list[Path], kind: str) -> Local:
+    """Files in folders of classes; where all of the outermost folders are called as splits are, these lie in them."""
+    outer = {path: path.relative_to(folder).parts[:-1][:1] for path in files}
+    in_splits = all(names and names[0].lower() in _SPLIT_WORDS for names in outer.values())
+    for path, names in outer.items():
+        split, root = (_SPLIT_WORDS[names[0].lower()], folder / names[0]) if in_splits else ("train", folder)
+        local.splits.setdefault(split, []).append(DataFile(path, kind, Options(folder=root)))
     return local
 
 

@@ -13,6 +13,8 @@ from olivine.paths import could_be, is_file
 
 def named_file(config: DataConfig, name: str) -> Path | None:
     """The file that a row calls so: from the folder of the config, or from that of the file in which the row stands."""
+    if could_be(name) and Path(name).is_absolute():
+        return _find(name, [Path()])
     return _find(name, _folders(config))
 
 
@@ -26,7 +28,8 @@ def named_files(config: DataConfig) -> list[Path]:
 
 
 def _of_file(file: DataFile, folders: list[Path]) -> Iterator[Path]:
-    if source_of(file.kind).needs_package:
+    source = source_of(file.kind)
+    if source.needs_package or source.is_whole_file:
         return
     rows = (row for _, row in file.rows() if not isinstance(row, DataError))
     first: Row = next(rows, {})

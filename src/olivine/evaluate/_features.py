@@ -65,7 +65,7 @@ def _hearing(folder: Path, config: DataConfig, column: str) -> Extract:
     settings = config.pre_process_data_config
     extract = AutoFeatureExtractor.from_pretrained(folder, **settings.feature_extractor_args)
     rate = int(extract.sampling_rate)
-    longest = int(rate * (settings.max_duration or _DURATION))
+    longest = int(rate * heard_seconds(config))
     limits = {} if extract.model_input_names[0] == "input_features" else {"max_length": longest, "truncation": True}
 
     asked = settings.sample_rate
@@ -84,6 +84,11 @@ def _hearing(folder: Path, config: DataConfig, column: str) -> Extract:
         return {name: value[0] for name, value in given.items()}
 
     return features
+
+
+def heard_seconds(config: DataConfig) -> float:
+    """Seconds of a sound that are heard; what comes after them is not."""
+    return config.pre_process_data_config.max_duration or _DURATION
 
 
 def _fitting(limits: Mapping[str, Any], extract: Any) -> Mapping[str, Any]:
@@ -178,13 +183,17 @@ def _wave(value: Any, column: str) -> Any:
 
 def _decoded(content: bytes, column: str) -> tuple[Any, int]:
     """A sound file, its channels as one: a WAV file of whole numbers, or what soundfile reads where that is here."""
+    if not content:
+        raise DataError(f"the column '{column}' holds an empty file")
     try:
         with wave.open(io.BytesIO(content)) as file:
             width, channels, rate = file.getsampwidth(), file.getnchannels(), file.getframerate()
             frames = file.readframes(file.getnframes())
     except (wave.Error, EOFError):
         return _by_soundfile(content, column)
-    if width not in _WIDTHS or not frames:
+    if not frames:
+        raise DataError(f"the column '{column}' holds a sound file without a sample")
+    if width not in _WIDTHS:
         return _by_soundfile(content, column)
     numbers: Any = np.frombuffer(frames, _WIDTHS[width]).astype(np.float32)
     numbers = numbers / 128 - 1 if width == 1 else numbers / 2 ** (8 * width - 1)

@@ -21,7 +21,7 @@ def of_row(signature: Signature, row: Mapping[str, Any], where: str, tokenize: T
     """The inputs that a row of data gives; raises DataError, with where it stands, when it does not fit."""
     given: Mapping[str, Any] = row
     if tokenize is not None and any(spec.name not in row for spec in signature.inputs):
-        given = {**row, **tokenize(row)}
+        given = {**row, **_made(tokenize, row, where)}
     arrays = {spec.name: _array(spec, given[spec.name], where) for spec in signature.inputs if spec.name in given}
     for spec in signature.inputs:
         if spec.name not in arrays:
@@ -41,12 +41,20 @@ def of_parts(
         part, _, name = spec.name.partition("/")
         parts.setdefault(part, []).append(replace(spec, name=name))
     arrays: dict[str, Any] = {}
-    given = {**row, **(tokenize(row) if tokenize is not None else {})}
+    given = {**row, **(_made(tokenize, row, where) if tokenize is not None else {})}
     for part, specs in parts.items():
         known = [spec for spec in specs if spec.name in given or ("input_ids" in given and is_derived(spec.name))]
         own = of_row(Signature(tuple(known), ()), given, where, None)
         arrays |= {f"{part}/{spec.name}": own.get(spec.name, spare[f"{part}/{spec.name}"]) for spec in specs}
     return arrays
+
+
+def _made(tokenize: Tokenize, row: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """What a tokenizer or an extractor makes of a row; what it cannot read is told with where it stands."""
+    try:
+        return tokenize(row)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
 
 
 def _derived(spec: TensorSpec, arrays: Inputs, where: str) -> Any:

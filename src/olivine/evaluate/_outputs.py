@@ -15,7 +15,7 @@ from olivine.data import Rows, is_raw, is_scripted, pick_any, position, text_col
 from olivine.errors import DataError, ModelError
 from olivine.evaluate._base import NO_CLASS, Artifact, OutputEvidence
 from olivine.evaluate._custom import custom_numbers
-from olivine.evaluate._features import extractor, feature_column, seconds_of
+from olivine.evaluate._features import extractor, feature_column, heard_seconds, seconds_of
 from olivine.evaluate._inputs import Tokenize, fits, of_parts, of_row
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._speech import FEATURES, TASK, TOKENS, Transcriber, expected_of, teacher
@@ -54,6 +54,12 @@ def score_outputs(
     """
     given = _inputs(model, params)
     rows, labels = given.rows, given.labels
+    if given.n_cut and not params.get("previous"):
+        are = "is" if given.n_cut == 1 else "are"
+        report.warn(
+            f"{given.n_cut} of {len(rows)} sounds {are} longer than what is heard, and the words after it count as "
+            "errors: write pieces of 30 seconds at most"
+        )
     session = open_session(model, machine.execution_provider, machine.device)
     said = [] if isinstance(session, PartsSession) else given.said  # parts of which nothing is known write nothing
     transcriber = Transcriber(model, session, has_decoder=TOKENS in rows[0]) if said else None
@@ -115,13 +121,15 @@ def rows_of(values: Sequence[int], params: Mapping[str, Any]) -> list[int]:
 class _Given:
     """What a model is given. labels: the class of each row, where rows have some.
 
-    said: what is said in the sound of each row, where that is known; seconds: how long the sound is.
+    said: what is said in the sound of each row, where that is known; seconds: how long the sound is. n_cut: so many of
+    them are heard in part alone.
     """
 
     rows: list[Inputs]
     labels: list[int | list[int]] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
+    n_cut: int = 0
 
 
 def _inputs(model: Model, params: Mapping[str, Any]) -> _Given:
@@ -156,7 +164,9 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> _Given:
     if target and facts.task == TASK:
         said = [expected_of(row, target, rows.where(index)) for index, row in enumerate(given)]
         column = feature_column(config, rows.columns(), "audio")
-        return _Given(inputs, said=said, seconds=[seconds_of(row, column, config) for row in given])
+        seconds = [seconds_of(row, column, config) for row in given]
+        n_cut = sum(one > heard_seconds(config) for one in seconds)
+        return _Given(inputs, said=said, seconds=seconds, n_cut=n_cut)
     numbers = {name: number for number, name in enumerate(facts.labels)}
     labels = [_label(rows, index, target, numbers, tokenize) for index in range(len(rows))] if target else []
     return _Given(inputs, labels)

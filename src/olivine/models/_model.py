@@ -43,9 +43,12 @@ class Model:
 
     @property
     def form(self) -> Format:
-        """The format of what a pass works on: of a composite, that of each of its parts."""
-        forms = {part.form for part in self.parts.values()}
-        return forms.pop() if len(forms) == 1 else self.format
+        """The format of what a pass works on: of a composite, that of its parts, graphs of ONNX among others aside.
+
+        Such a graph waits for the others: it is what they become.
+        """
+        forms = dict.fromkeys(part.form for part in self.parts.values())
+        return next((form for form in forms if form != "onnx" or len(forms) == 1), self.format)
 
     @property
     def packaging(self) -> Literal["plain", "genai"]:

@@ -116,7 +116,7 @@ def _decoder(config: Mapping[str, Any], architecture: str, tensors: Mapping[str,
         hidden_size=_count(config, "hidden_size"),
         n_layers=_count(config, "num_hidden_layers"),
         vocab_size=_count(config, "vocab_size"),
-        intermediate_size=_count(config, "intermediate_size", least=0),
+        intermediate_size=_count(_without_defaults(config), "intermediate_size", least=0),
         context_length=_count(config, "max_position_embeddings", least=0),
         tied_embeddings=ties_embeddings(config, architecture),
         linear_modules=_linear_modules(tensors) or (_FUSED if architecture.startswith("Phi3") else _SPLIT),
@@ -126,12 +126,17 @@ def _decoder(config: Mapping[str, Any], architecture: str, tensors: Mapping[str,
 def _n_parameters(config: Mapping[str, Any], decoder: DecoderFacts) -> int:
     """Of a decoder of the usual form, where no header tells."""
     hidden, heads = decoder.hidden_size, _count(config, "num_attention_heads", 1)
-    plain = {key: value for key, value in config.items() if value is not None}  # null is the default of these two
+    plain = _without_defaults(config)
     head = _count(plain, "head_dim", hidden // heads)
     kv_heads = _count(plain, "num_key_value_heads", heads)
     a_layer = hidden * head * (2 * heads + 2 * kv_heads) + 3 * hidden * decoder.intermediate_size + 2 * hidden
     embeddings = decoder.vocab_size * hidden * (1 if decoder.tied_embeddings else 2)
     return decoder.n_layers * a_layer + embeddings + hidden
+
+
+def _without_defaults(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The config without its nulls: of some sizes (GPT-Neo's inner one) they are a default, of others damage."""
+    return {key: value for key, value in config.items() if value is not None}
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

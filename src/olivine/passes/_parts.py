@@ -21,7 +21,7 @@ def serves(plugin: type[Pass], facts: ModelFacts) -> bool:
         return facts.kind in plugin.kinds
     if plugin.of_parts == "whole":
         return True
-    return plugin.of_parts == "each" and all(serves(plugin, part) for part in facts.parts.values())
+    return plugin.of_parts == "each" and all(serves(plugin, part) for part in _worked_on(plugin, facts).values())
 
 
 def check(one: Pass, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:
@@ -30,11 +30,12 @@ def check(one: Pass, facts: ModelFacts, machine: Machine, data: Mapping[str, Dat
         yield from one.check(facts, machine, data)
         return
     told: dict[str, tuple[Problem, list[str]]] = {}  # by what is said: what could be done may differ
-    for name, part in facts.parts.items():
+    parts = _worked_on(type(one), facts)
+    for name, part in parts.items():
         for problem in one.check(part, machine, data):
             told.setdefault(problem.message, (problem, []))[1].append(name)
     for problem, names in told.values():
-        if one.names_in_parts and len(names) < len(facts.parts):
+        if one.names_in_parts and len(names) < len(parts):
             continue
         of_some = f"of the part '{names[0]}': " if len(names) < len(facts.parts) else ""
         yield replace(problem, message=f"{of_some}{problem.message}")
@@ -45,15 +46,18 @@ def notes(one: Pass, facts: ModelFacts, machine: Machine, data: Mapping[str, Dat
     if not _is_for_each(one, facts):
         yield from one.notes(facts, machine, data)
         return
-    told = [note for part in facts.parts.values() for note in one.notes(part, machine, data)]
+    parts = _worked_on(type(one), facts)
+    told = [note for part in parts.values() for note in one.notes(part, machine, data)]
     yield from dict.fromkeys(told)
+    if waiting := [f"'{name}'" for name in facts.parts if name not in parts]:
+        yield f"{', '.join(waiting)} {'is a graph' if len(waiting) == 1 else 'are graphs'} already, and left as it is"
 
 
 def estimate(one: Pass, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Estimate:
     """What a step will need: the parts come one after another, and all of them are kept."""
     if not _is_for_each(one, facts):
         return one.estimate(facts, machine, data)
-    needs = [one.estimate(part, machine, data) for part in facts.parts.values()]
+    needs = [one.estimate(part, machine, data) for part in _worked_on(type(one), facts).values()]
     return Estimate(
         memory_bytes=max(need.memory_bytes for need in needs),
         device_memory_bytes=max(need.device_memory_bytes for need in needs),
@@ -66,7 +70,19 @@ def forecast(one: Pass, facts: ModelFacts) -> ModelFacts:
     """The facts of the result, that of each part among them."""
     if not _is_for_each(one, facts):
         return one.forecast(facts)
-    return composite_facts({name: one.forecast(part) for name, part in facts.parts.items()}, facts.task)
+    parts = {name: one.forecast(part) for name, part in _worked_on(type(one), facts).items()}
+    return composite_facts({name: parts.get(name, part) for name, part in facts.parts.items()}, facts.task)
+
+
+def _worked_on(plugin: type[Pass], facts: ModelFacts) -> Mapping[str, ModelFacts]:
+    """The parts that a pass works on: all, but where some have yet to become graphs, those that are no graphs."""
+    others = {name: part for name, part in facts.parts.items() if part.kind != "graph"}
+    return others if others and _makes_graphs(plugin) else facts.parts
+
+
+def _makes_graphs(plugin: type[Pass]) -> bool:
+    """Whether it makes graphs of ONNX of what is none."""
+    return plugin.produces == "onnx" and "onnx" not in plugin.accepts
 
 
 def _is_for_each(one: Pass, facts: ModelFacts) -> bool:
@@ -85,8 +101,12 @@ def run(step: Pass, model: Model, context: Context) -> Model:
         return result
     if step.of_parts == "neither":
         raise Unsupported(f"pass '{step.name}' takes one model, but got the parts {', '.join(model.parts)}")
-    told = _Told(context.report, len(model.parts))
-    parts = {name: _run_part(step, name, model, context, told) for name in model.parts}
+    waiting = [name for name, part in model.parts.items() if part.form == "onnx" and _makes_graphs(type(step))]
+    told = _Told(context.report, len(model.parts) - len(waiting))
+    parts = {
+        name: part if name in waiting else _run_part(step, name, model, context, told)
+        for name, part in model.parts.items()
+    }
     if all(parts[name] == model.parts[name] for name in parts):  # a pass that only looked
         return model
     for name, path in deciding_files(model):

@@ -15,7 +15,7 @@ from olivine.models.diffusion import pipeline_parts
 from olivine.models.diffusion_files import PIPELINE
 from olivine.models.interface import composite_facts, facts_of
 from olivine.models.scripted import LOAD
-from olivine.paths import hub_cache, is_file, is_folder, of_user
+from olivine.paths import exists, hub_cache, is_file, is_folder, of_user
 from olivine.workflow.draft import Draft, short
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # of a part, which is also that of a folder
@@ -33,7 +33,12 @@ def plan_parts(draft: Draft, plan_model: Planner) -> None:
 def _plan_composite(draft: Draft, plan_model: Planner) -> None:
     """Plan every part, and put them together; of one that cannot be used, its problem is that of the whole."""
     given = draft.workflow.input_model
-    parts, names = given.model_components or [], given.model_component_names or []
+    parts, names = _parts(given)
+    if not parts:
+        message = "a CompositeModel has parts, and neither 'model_components' nor a folder of graphs tells them."
+        fix = "Write each of them as an input_model of its own."
+        draft.problem("unsupported", ("input_model", "type"), message, fix)
+        return
     if not _check_names(draft, parts, names):
         return
     planned: dict[str, Draft] = {}
@@ -53,6 +58,29 @@ def _plan_composite(draft: Draft, plan_model: Planner) -> None:
     if len(facts) == len(planned):
         draft.facts = composite_facts(facts, task)
     draft.template = ""
+
+
+def _parts(given: InputModel) -> tuple[list[InputModel], list[str]]:
+    """The parts and their names: those of the config, else the graphs in folders of the one that it names.
+
+    A part that lies at no path of its own is looked for in the folder of the whole.
+    """
+    folder = of_user(str(given.model_path)) if given.model_path else None
+    names = given.model_component_names or []
+    if given.model_components is not None:
+        return [_below(folder, part) for part in given.model_components], names
+    if folder is None or not is_folder(folder):
+        return [], names
+    graphs = [folder / name for name in names] or sorted(one for one in folder.iterdir() if one.is_dir())
+    graphs = [one for one in graphs if names or any(one.glob("*.onnx"))]
+    return [InputModel(type="ONNXModel", model_path=str(one)) for one in graphs], [one.name for one in graphs]
+
+
+def _below(folder: Path | None, part: InputModel) -> InputModel:
+    if folder is None or not isinstance(part.model_path, str) or exists(of_user(part.model_path)):
+        return part
+    path = folder / part.model_path
+    return part.model_copy(update={"model_path": str(path)}) if exists(path) else part
 
 
 def _plan_pipeline(draft: Draft) -> None:
@@ -101,8 +129,6 @@ def _check_names(draft: Draft, parts: list[InputModel], names: list[str]) -> boo
     where = ("input_model", "model_component_names")
     twice = next((name for name, count in Counter(name.casefold() for name in names).items() if count > 1), None)
     unusable = next((name for name in names if _NAME.fullmatch(name) is None or ".." in name), None)
-    if not parts:  # told where the config is read
-        return False
     if len(parts) != len(names):
         message = f"the model has {len(parts)} parts, and {len(names) or 'none'} of them {_has(len(names))} a name."
         draft.problem("invalid-value", where, message, "Name each, in the order of 'model_components'.")
@@ -139,22 +165,26 @@ def _plan_part(draft: Draft, name: str, plan_model: Planner) -> None:
 
 
 def _check_forms(draft: Draft, models: dict[str, Model]) -> bool:
-    """That all parts are of one format: a pass takes each of them."""
-    (first, model), *others = models.items()
-    other = next(((name, one) for name, one in others if one.form != model.form), None)
-    if other is None:
+    """That a pass can take all parts: they are of one format, or such that OnnxConversion makes graphs of them all."""
+    if len({model.form for model in models.values()}) == 1:
         return True
-    message = f"the part '{first}' is {_WORDS[model.form]}, and '{other[0]}' is {_WORDS[other[1].form]}."
+    foreign = next(((name, one) for name, one in models.items() if one.form not in _CONVERTED), None)
+    if foreign is None:
+        return True
+    other = next((name, one) for name, one in models.items() if one.form != foreign[1].form)
+    message = f"the part '{foreign[0]}' is {_WORDS[foreign[1].form]}, and '{other[0]}' is {_WORDS[other[1].form]}."
     fix = "Passes work on each part: let all be of one kind."
     draft.problem("invalid-value", ("input_model", "model_components"), message, fix)
     return False
 
 
+_CONVERTED = frozenset({"hf", "script", "diffusers", "onnx"})  # what OnnxConversion makes graphs of, and these
 _WORDS = {
     "hf": "a checkpoint",
     "gguf": "a GGUF file",
     "adapter": "an adapter",
     "onnx": "an ONNX graph",
+    "openvino": "a model of OpenVINO",
     "script": "what a script gives",
     "diffusers": "a part of a pipeline",
     "composite": "a model of parts",

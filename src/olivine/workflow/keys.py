@@ -65,7 +65,7 @@ def data_content(config: DataConfig, hashes: Hashes) -> Mapping[str, Any]:
     settings = config.model_dump(mode="json", exclude={"folder", "name", "user_script", "script_dir", "max_seconds"})
     files = data.data_files(config)
     if files:  # names decide how files are read and which split they are of; their place does not matter
-        settings["load_dataset_config"] |= {"data_files": [path.name for path in files], "data_dir": None}
+        settings["load_dataset_config"] |= {"data_files": data.file_names(config), "data_dir": None}
         name = settings["load_dataset_config"]["data_name"]
         settings["load_dataset_config"]["data_name"] = PurePath(name).name
     code = {"code": [code_digest(module) for module in modules]} if (modules := data.plugin_modules(config)) else {}

@@ -4,7 +4,7 @@ import difflib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -349,11 +349,20 @@ def _explain_chain(draft: Draft, name: str, plugin: type[Pass], form: str) -> No
         draft.problem("invalid-value", ("passes", name), message.format(name=maker.name), fix)
         return
     wanted = " or ".join(sorted(plugin.accepts))
-    between = " and ".join(f"'{one}'" for one in bridge(form, plugin.accepts))
+    between = " and ".join(f"'{one}'" for one in _between(draft.chain.facts, form, plugin.accepts))
     fix = f"Put {between} before it." if between else "Change the order of the passes."
     draft.problem(
         "invalid-value", ("passes", name), f"pass '{name}' takes {wanted}, but what reaches it is {form}.", fix
     )
+
+
+def _between(facts: ModelFacts | None, form: str, accepted: Collection[str]) -> list[str]:
+    """The passes that lead from a format to one of others; where the usual ones take no such model, one that does."""
+    usual = bridge(form, accepted)
+    if facts is None or all(parts.serves(passes[name], facts) for name in usual):
+        return usual
+    others = (one for one in passes.classes.values() if form in one.accepts and one.produces in accepted)
+    return [one.name for one in others if parts.serves(one, facts)][:1]
 
 
 def _explain_kind(draft: Draft, name: str, plugin: type[Pass], facts: ModelFacts) -> None:

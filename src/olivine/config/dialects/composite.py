@@ -30,6 +30,8 @@ def translate(config: Object) -> Findings:
             yield Note(str(place), str(written), COMPOSITE, f"A model of several parts is a '{COMPOSITE}' today.")
     for part in parts:
         yield from lift(part, "config")
+        if "model_path" not in part and isinstance(model.get("model_path"), str) and "onnx_file_name" in part:
+            part.put("model_path", model["model_path"], model.places["model_path"])
     yield from _names(model, parts)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 from olivine.config.dialects._edit import Findings, Note, drop, invalid, move, named, put
 from olivine.config.nodes import Array, Object, typed
+from olivine.errors import Problem
 
 # The values with which a key asks for nothing; any other value is left for the schema, which refuses it with advice.
 _IDLE: dict[str, tuple[Any, ...]] = {
@@ -11,6 +12,7 @@ _IDLE: dict[str, tuple[Any, ...]] = {
     "clean_cache": (None, False),
     "clean_evaluation_cache": (None, False),
     "enable_shared_cache": (None, False),
+    "evaluation_only": (None, False),
     "no_artifacts": (None, False),
     "output_name": (None, ""),
     "packaging_config": (None, {}),
@@ -36,6 +38,7 @@ _OUTPUT_DIR = "outputs"  # where today's form has its result when it names no fo
 
 # Keys whose wish is met whatever their value.
 _MET = {
+    "verbose": "'verbose' is dropped: a step's log keeps everything.",
     "log_to_file": "'log_to_file' is dropped: the log of every step is kept in a file.",
     "ort_log_severity_level": "'ort_log_severity_level' is dropped: a step's log keeps what ONNX Runtime prints.",
     "ort_py_log_severity_level": "'ort_py_log_severity_level' is dropped: a step's log keeps what ONNX Runtime prints.",
@@ -54,6 +57,7 @@ def translate(config: Object) -> Findings:
     for key, message in _MET.items():
         yield from drop(config, key, message)
     yield from _evaluate_input_model(config)
+    yield from _evaluation_only(config)
     yield from _auto_optimizer(config)
     yield from _pass_flows(config)
     yield from _cache_config(config)
@@ -69,6 +73,14 @@ def _evaluate_input_model(config: Object) -> Findings:
     if off:
         message += " To score nothing, write quality.enabled: false."
     yield from drop(config, "evaluate_input_model", message, warning=off)
+
+
+def _evaluation_only(config: Object) -> Findings:
+    """A workflow of 2023 that ran no pass; every model that a run makes is measured in any case."""
+    if config.get("evaluation_only") is True:
+        _, place = config.take("evaluation_only")
+        fix = "Measure the model alone: olivine evaluate MODEL --config FILE."
+        yield Problem("unsupported", str(place), "'evaluation_only' is not served: a run does its passes.", fix)
 
 
 def _auto_optimizer(config: Object) -> Findings:

@@ -1,5 +1,7 @@
 """`PyTorchModel` with `hf_config`, until 2024-07; loading arguments under their names of 2023, 2024 and today."""
 
+import re
+
 from olivine.config.dialects._edit import Findings, Note, drop, lift, models, move, rename, text_of
 from olivine.config.dialects.script_data import of_dataset
 from olivine.config.nodes import Object
@@ -40,6 +42,7 @@ def _translate(config: Object, model: Object) -> Findings:
         yield from _load_kwargs(load)
     elif "load_kwargs" in model and model["load_kwargs"] is None:
         model.take("load_kwargs")
+    yield from _task(model)
     for key, why in _FOLLOW.items():
         yield from drop(model, key, f"'{key}' is dropped: {why}.")
     if text_of(model, "type") == "pytorchmodel" and _is_hugging_face(model, had_hf_config=hf_config is not None):
@@ -49,6 +52,20 @@ def _translate(config: Object, model: Object) -> Findings:
         )
 
 
+def _task(model: Object) -> Findings:
+    """Names of tasks with what Optimum and transformers add to them: a cache, or a pair of languages."""
+    task = model.get("task")
+    if not isinstance(task, str):
+        return
+    plain = task if task.startswith("text-generation") else task.removesuffix("-with-past")
+    plain = _LANGUAGES.sub(r"\1", plain)
+    if plain != task:
+        model["task"] = plain
+        message = f"The task '{task}' is '{plain}': what it adds follows from the model."
+        yield Note(model.where("task"), task, plain, message)
+
+
+_LANGUAGES = re.compile(r"^(translation)_\w+_to_\w+$")
 _FOLLOW = {
     "is_file": "the path tells",
     "is_ort_model": "the path tells",

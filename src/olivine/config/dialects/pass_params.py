@@ -130,7 +130,10 @@ _IDLE: dict[str, _Idle] = {
         "fix_com_microsoft_opset": (None, "the version of an operator's domain is written in any case"),
         "cast_chain_elimination": (None, "casts that undo each other go in any case"),
     },
-    "orttransformersoptimization": {"use_gqa": ((False, None), "it asked for nothing")},
+    "orttransformersoptimization": {
+        "use_gqa": ((False, None), "it asked for nothing"),
+        "replace_attn_mask_input_with_seq_len": (None, "masks stay inputs as the graph has them"),
+    },
     "ortsessionparamstuning": {
         **dict.fromkeys(("input_names", "input_shapes", "input_types"), (None, "they follow from the graph")),
         "trt_fp16_enable": (None, "it is a matter of the provider, whose options are not tuned"),

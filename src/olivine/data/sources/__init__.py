@@ -45,7 +45,7 @@ __all__ = [
 
 def kinds() -> Mapping[str, tuple[str, ...]]:
     """Kinds of local files, as `data_name` says them, and the suffixes that tell them when it names a folder."""
-    return {name: source.suffixes for name, source in sources.classes.items()}
+    return {name: () if source.is_whole_file else source.suffixes for name, source in sources.classes.items()}
 
 
 def is_kind(name: str) -> bool:

@@ -17,6 +17,7 @@ class FileSource(ABC):
 
     suffixes: those of such files, with the dot. needs_package: whether reading takes more than the standard library:
     then a plan looks no further than `columns` and `n_rows`. has_lines: whether the number of a row is its line.
+    is_whole_file: whether a file is one row, which its folder says something of; only `data_name` tells such files.
     """
 
     name: ClassVar[str]
@@ -24,6 +25,7 @@ class FileSource(ABC):
     suffixes: ClassVar[tuple[str, ...]]
     needs_package: ClassVar[bool] = False
     has_lines: ClassVar[bool] = True
+    is_whole_file: ClassVar[bool] = False
 
     @abstractmethod
     def read(self, path: Path, options: Options = PLAIN) -> Iterator[Item]:

@@ -42,10 +42,14 @@ _NO_TEXT = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, *(mark for mark, _ in _BY_
 
 
 class Options(NamedTuple):
-    """How text files are read. separator: between the cells of a CSV file. encoding: None is UTF-8."""
+    """How files are read. separator: between the cells of a CSV file. encoding: of text, None is UTF-8.
+
+    folder: that which the config names, where the files are all that lie in it.
+    """
 
     separator: str | None = None
     encoding: str | None = None
+    folder: Path | None = None
 
 
 PLAIN = Options()
