@@ -379,3 +379,96 @@ def test_nineteen_surgeons_of_configs_are_there():
         *("QuantizeEmbeddingInt8", "RemoveMemcpy", "PowReduceSumPowDiv2LpNorm"),
     )
     assert {name.lower() for name in names} <= set(SURGEONS)
+
+
+def shapes_between(path):
+    graph = onnx.load(path).graph
+    return {one.name for one in graph.value_info} - {one.name for one in graph.initializer}
+
+
+def test_shapes_between_are_written_and_forgotten(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], "p"), node("Relu", ["p"], "r"), node("MatMul", ["r", "w"], "y")]
+    graph = graph_file(tmp_path, nodes, [X], [Y], [weight("w", 16, 16)])
+    assert shapes_between(graph) == set()
+    told, counts = operated(graph, tmp_path, "InferShapes")
+    assert (shapes_between(told), counts) == ({"p", "r"}, {"InferShapes": 2})
+    assert largest_difference(graph, told) == 0
+    plain, counts = operated(told, tmp_path / "b", "RemoveShapes")
+    assert (shapes_between(plain), counts) == (set(), {"RemoveShapes": 2})
+    assert largest_difference(graph, plain) == 0
+
+
+def test_weights_that_are_inputs_are_weights_alone(tmp_path):
+    nodes = [node("MatMul", ["x", "w"], "y")]
+    graph = graph_file(tmp_path, nodes, [X, value("w", [16, 16])], [Y], [weight("w", 16, 16)])
+    plain, counts = operated(graph, tmp_path, "RemoveInitializerFromInputs")
+    assert [one.name for one in onnx.load(plain).graph.input] == ["x"]
+    assert counts == {"RemoveInitializerFromInputs": 1}
+    assert largest_difference(graph, plain) == 0
+
+
+def test_what_named_nodes_compute_is_given_too(tmp_path):
+    nodes = [node("Relu", ["x"], "r"), node("Exp", ["r"], "y")]
+    graph = graph_file(tmp_path, nodes, [X], [Y], [])
+    asked = {"surgeon": "ExposeOutputs", "names": ["n_r", "n_z"]}
+    given, heard = changed("GraphSurgeries", graph, tmp_path / "a", surgeries=[asked])
+    assert "the graph has no node 'n_z' whose outputs could be given" in heard.warnings
+    (row,) = rows_for(given, 1)
+    told = outputs(given, [row])[0]
+    assert list(told) == ["y", "r"]
+    assert np.array_equal(told["r"], np.maximum(row["x"], 0))
+    _, again = changed("GraphSurgeries", given, tmp_path / "b", surgeries=[asked])
+    assert again.facts["changes"] == {}
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.FLOAT, TensorProto.FLOAT16])
+def test_erf_is_near_a_tanh_and_quick_gelu_a_product_with_its_sigmoid(tmp_path, dtype):
+    given = [value("x", ["batch", 16], dtype)], [value("y", ["batch", 16], dtype)]
+    graph = graph_file(tmp_path, [node("Erf", ["x"], "y")], *given, [])
+    near, _ = operated(graph, tmp_path, "ReplaceErfWithTanh")
+    assert operators(near) == {"Mul": 1, "Tanh": 1}
+    assert 0 < largest_difference(graph, near) < 0.03
+    (tmp_path / "b").mkdir()
+    quick = node("QuickGelu", ["x"], "y", domain="com.microsoft", alpha=1.5)
+    graph = graph_file(tmp_path / "b", [quick], [X], [Y], [])
+    plain, counts = operated(graph, tmp_path / "b", "QuickGeluToSigmoid")
+    assert (operators(plain), counts) == ({"Mul": 2, "Sigmoid": 1}, {"QuickGeluToSigmoid": 1})
+    assert largest_difference(graph, plain) < 1e-5
+
+
+@pytest.fixture
+def quantized(tmp_path):
+    """x -> 8 bits -> float -> Relu -> 8 bits -> float = y, and a weight in 8 bits."""
+    nodes = [
+        node("QuantizeLinear", ["x", "s", "z"], "q"),
+        node("DequantizeLinear", ["q", "s", "z"], "d"),
+        node("DequantizeLinear", ["w", "s", "z"], "f"),
+        node("MatMul", ["d", "f"], "m"),
+        node("QuantizeLinear", ["m", "s", "z"], "p"),
+        node("DequantizeLinear", ["p", "s", "z"], "y"),
+    ]
+    integers = np.random.default_rng(0).integers(118, 139, (16, 16), np.uint8)
+    stored = [number("s", np.float32(0.01)), number("z", np.uint8(128)), number("w", integers)]
+    return graph_file(tmp_path, nodes, [X], [Y], stored)
+
+
+def test_activations_are_floats_again_and_weights_stay_in_integers(quantized, tmp_path):
+    plain, counts = operated(quantized, tmp_path, "RemoveQDQ")
+    assert counts == {"RemoveQDQ": 2}
+    assert operators(plain) == {"DequantizeLinear": 1, "MatMul": 1, "Identity": 1}
+    (row,) = rows_for(plain, 1)
+    integers = numpy_helper.to_array(next(one for one in onnx.load(plain).graph.initializer if one.name == "w"))
+    # onnxruntime itself may round what meets a weight of 8 bits
+    weights = (integers.astype(np.float32) - 128) * np.float32(0.01)
+    assert np.abs(outputs(plain, [row])[0]["y"] - row["x"] @ weights).max() < 5e-3
+    kept, _ = changed(
+        "GraphSurgeries",
+        quantized,
+        tmp_path / "k",
+        surgeries=[{"surgeon": "RemoveQDQ", "keep_clip_after_inputs": True}],
+    )
+    expected = np.clip(row["x"], -1.28, 1.27) @ weights
+    assert np.abs(outputs(kept, [row])[0]["y"] - expected).max() < 5e-3
+    clipped, counts = operated(quantized, tmp_path / "c", "QDQToClip")
+    assert (operators(clipped)["Clip"], counts) == (2, {"QDQToClip": 2})
+    assert np.abs(outputs(clipped, [row])[0]["y"] - np.clip(expected, -1.28, 1.27)).max() < 5e-3

@@ -18,6 +18,16 @@ from olivine.exporting.surgery._base import (
     replace,
     stored,
 )
+from olivine.exporting.surgery._forms import (
+    ExposeOutputs,
+    InferShapes,
+    QDQToClip,
+    QuickGeluToSigmoid,
+    RemoveInitializerFromInputs,
+    RemoveQDQ,
+    RemoveShapes,
+    ReplaceErfWithTanh,
+)
 from olivine.exporting.surgery._names import RenameInputDims, RenameInputs, RenameOutputDims, RenameOutputs
 from olivine.exporting.surgery._nodes import (
     DeduplicateNodes,
@@ -47,10 +57,12 @@ from olivine.exporting.surgery._weights import (
 SURGEONS: Mapping[str, type[Surgeon]] = {
     one.__name__.lower(): one
     for one in (
-        *(AttentionMaskToSequenceLengths, DeduplicateNodes, DeduplicateSubgraphInitializers, GemmToMatMulAdd),
-        *(MatMulAddToGemm, PackedAttentionToLoopMHA, PowReduceSumPowDiv2LpNorm, QuantizeEmbeddingInt8),
-        *(ReciprocalMulToDiv, RemoveGidxFromMatMulNBits, RemoveMemcpy, RemoveRopeMultiCache, RenameInputDims),
-        *(RenameInputs, RenameOutputDims, RenameOutputs, ReplaceAttentionMaskValue, ShareEmbeddingLmHead),
+        *(AttentionMaskToSequenceLengths, DeduplicateNodes, DeduplicateSubgraphInitializers, ExposeOutputs),
+        *(GemmToMatMulAdd, InferShapes, MatMulAddToGemm, PackedAttentionToLoopMHA, PowReduceSumPowDiv2LpNorm),
+        *(QDQToClip, QuantizeEmbeddingInt8, QuickGeluToSigmoid, ReciprocalMulToDiv, RemoveGidxFromMatMulNBits),
+        *(RemoveInitializerFromInputs, RemoveMemcpy, RemoveQDQ, RemoveRopeMultiCache, RemoveShapes, RenameInputDims),
+        *(RenameInputs, RenameOutputDims, RenameOutputs, ReplaceAttentionMaskValue, ReplaceErfWithTanh),
+        *(ShareEmbeddingLmHead,),
         *(SimplifiedLayerNormToL2Norm, TieWordEmbeddings),
     )
 }
