@@ -154,7 +154,7 @@ def test_alternatives_of_a_pass_are_a_search(tmp_path):
     assert refused(tmp_path, passes=passes, search_strategy=True) == []
 
 
-@pytest.mark.parametrize("kind", ["TensorFlowModel", "CompositeModel"])
+@pytest.mark.parametrize("kind", ["TensorFlowModel", "QNNModel"])
 def test_other_kinds_of_input_models_are_refused(tmp_path, kind):
     (message,) = refused(tmp_path, input_model={"type": kind, "model_path": "a"})
     assert kind in message

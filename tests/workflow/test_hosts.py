@@ -139,3 +139,16 @@ def test_host_with_another_olivine_is_refused(config, monkeypatch):
     monkeypatch.setattr(Box, "probe", lambda self: replace(Toy.probe(self), olivine="0.0.1"))
     (problem,) = make_plan(config(host="far")).problems
     assert "the system 'far' has olivine 0.0.1, but this is" in problem.message
+
+
+def test_environment_of_a_target_on_which_nothing_runs_need_not_be_here(config, tmp_path):
+    def planned(provider, **roles):
+        accelerators = [{"execution_providers": [provider]}]
+        there = {"type": "PythonEnvironment", "python_environment_path": str(tmp_path / "none")}
+        return make_plan(config(systems={"aim": there | {"accelerators": accelerators}}, **roles))
+
+    plan = planned("QNNExecutionProvider", target="aim")
+    assert plan.problems == ()
+    assert any("the target 'aim' is not here (there is no Python environment" in note for note in plan.translated)
+    for refused in (planned("CPUExecutionProvider", target="aim"), planned("QNNExecutionProvider", host="aim")):
+        assert any("there is no Python environment" in one.message for one in refused.problems)

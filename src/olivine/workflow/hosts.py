@@ -10,7 +10,7 @@ from olivine.config import Loaded, explain_params
 from olivine.config.schema import System as SystemConfig
 from olivine.config.schema import Workflow, provider_device
 from olivine.errors import OlivineError, Problem, RequestError
-from olivine.systems import Probe, System, SystemParams, systems
+from olivine.systems import CPU, CUDA, Probe, System, SystemParams, systems
 from olivine.systems.local import Local
 from olivine.workflow.accelerators import LOCAL, name_of
 from olivine.workflow.steps import Host
@@ -67,13 +67,28 @@ class Hosts:
         if not is_prepared:
             self.notes.append(f"the system '{name}' is made before the first step; what it has is not known until then")
             return Host(name, system, self._here.probe, is_known=False)
+        return self._probed(name, config, system) or replace(stand_in, system=system)
+
+    def _probed(self, name: str, config: SystemConfig, system: System) -> Host | None:
+        """What a system says of itself; None, and told, where it says nothing."""
         try:
             host = Host(name, system, system.probe())
         except OlivineError as error:
+            if isinstance(error, RequestError) and self._is_aim(name, config):
+                self.notes.append(f"the target '{name}' is not here ({error}): its results are measured on this machine")
+                return self._here
             self._unreached(name, error)
-            return replace(stand_in, system=system)
+            return None
         self.problems += [replace(one, where=self._where(name)) for one in _unfit(host)]
         return host
+
+    def _is_aim(self, name: str, config: SystemConfig) -> bool:
+        """Whether a system only says what results are for: providers on which no pass of ours runs, of a target."""
+        hosts = {self._workflow.host, *(one.host for one in self._workflow.passes.values())}
+        providers = [one for accelerator in config.accelerators for one in accelerator.execution_providers]
+        return (
+            name == self._workflow.target and name not in hosts and bool(providers) and not {CPU, CUDA} & {*providers}
+        )
 
     def _made(self, name: str, config: SystemConfig) -> System | None:
         from olivine.azureml import client_of
