@@ -75,7 +75,7 @@ class Hosts:
             host = Host(name, system, system.probe())
         except OlivineError as error:
             if isinstance(error, RequestError) and self._is_aim(name, config):
-                self.notes.append(f"the target '{name}' is not here ({error}): its results are measured on this machine")
+                self.notes.append(f"the target '{name}' is not here ({error}): results are measured on this machine")
                 return self._here
             self._unreached(name, error)
             return None
