@@ -114,6 +114,7 @@ READ_OTHERWISE = {
         ("Workflow", "environment"),
         ("Workflow", "search_strategy"),
         ("PassConfig", "disable_search"),
+        ("PassConfig", "searched"),
         ("LocalSettings", "hf_token"),
         ("AzureMLSettings", "is_dev"),
         ("System", "config"),

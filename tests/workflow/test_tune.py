@@ -12,9 +12,10 @@ import pytest
 from graphs import text_classifier
 from olivine.config import load
 from olivine.errors import GoalMissed, Interrupted, StepFailed
+from olivine.passes import passes
 from olivine.search.objectives import GoalKind
 from olivine.systems import Worker
-from olivine.workflow.choices import Choices
+from olivine.workflow.choices import Choices, values_of
 from olivine.workflow.engine import run
 from olivine.workflow.events import Scored, SearchDone, StepStarted, TrialDone, Warned
 from olivine.workflow.journal import read_journal
@@ -341,6 +342,24 @@ def test_values_that_a_pass_has_itself_are_searched_where_they_are_not_set(tiny_
     assert names_of(tmp_path, tiny_llama, {"lora": lora | {"lora_r": 8}}) == {}
     assert names_of(tmp_path, tiny_llama, {"lora": lora | {"disable_search": True}}) == {}
     assert names_of(tmp_path, tiny_llama, {"lora": lora}, {"include_pass_params": False}) == {}
+
+
+def test_every_value_of_a_param_is_searched_where_a_config_asks_for_it(tiny_llama, tmp_path):
+    old = {"type": "rtn", "bits": "SEARCHABLE_VALUES", "sym": "SEARCHABLE_VALUES", "group_size": 32}
+    spaces = {"quantize.bits": values_of(passes["rtn"], "bits"), "quantize.sym": [False, True]}
+    assert {4, 8} <= set(spaces["quantize.bits"])
+    assert names_of(tmp_path, tiny_llama, {"quantize": old}) == spaces
+    today = {"type": "rtn", "searched": ["bits", "sym"], "group_size": 32}
+    assert names_of(tmp_path, tiny_llama, {"quantize": today}) == spaces
+    plan = make_plan(load(tmp_path / "config.json"))
+    assert plan.problems == ()
+    assert "searched" not in plan.workflow["passes"]["quantize"]
+
+
+def test_param_without_a_list_of_values_is_told(tiny_llama, tmp_path):
+    names_of(tmp_path, tiny_llama, {"quantize": {"type": "gptq", "bits": [4, 8], "damp_percent": "SEARCHABLE_VALUES"}})
+    told = make_plan(load(tmp_path / "config.json")).translated
+    assert any("the pass 'quantize' has no list of values for 'damp_percent'" in one for one in told)
 
 
 def test_records_of_values_in_old_configs_are_lists(tiny_llama, tmp_path):

@@ -444,6 +444,10 @@ class PassConfig(Section):
     disable_search: bool = Field(
         False, description="search only what is listed, not the values that the pass has itself"
     )
+    searched: list[str] = Field(
+        default_factory=list,
+        description="params of which a search tries every value, where there is a list of them",
+    )
     alternatives: list[Any] = Field(default_factory=list, description="other passes in its place, which a search tries")
     label: str | None = Field(None, description="what a search calls it among alternatives; else its type")
     output_name: Any = _unserved("Remove it: the result lies in output_dir under the name of its pass.")

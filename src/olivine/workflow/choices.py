@@ -8,7 +8,8 @@ space makes of the config one that a plain run reads.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, cast
+from types import UnionType
+from typing import Any, Literal, NamedTuple, Union, cast, get_args, get_origin
 
 from pydantic import ValidationError
 
@@ -29,7 +30,8 @@ class Site(NamedTuple):
     """Where the config leaves something open.
 
     name: of the pass. label: which of its alternatives, None where it has none. path: of a param; empty for the choice
-    of an alternative. values: which there are, and places: where each stands.
+    of an alternative. values: which there are, and places: where each stands. is_listed: the config or the pass names
+    the values, of which each is meant to run; else they are all that the param's type has.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Site(NamedTuple):
     path: tuple[str, ...]
     values: Sequence[Any]
     places: Sequence[Place]
+    is_listed: bool = True
 
     def place_of(self, value: Any) -> Place:
         """Where a value stands."""
@@ -83,6 +86,10 @@ class Choices:
         configs: Object = document.root["passes"]
         if FLOWS in document.root:
             _order(configs, document.root.take(FLOWS)[0], full[FLOWS])
+        for config in configs.values():
+            for one in config if isinstance(config, Array) else [config]:
+                if isinstance(one, Object):
+                    one.pop("searched", None)
         names = list(configs)
         for name in names[names.index(self.until) :] if self.until is not None else ():
             configs.take(name)
@@ -187,11 +194,52 @@ def _values(
             distinct.setdefault(repr(value), (value, place))
         values, places = [value for value, _ in distinct.values()], [place for _, place in distinct.values()]
         yield _called(name, label, path), Categorical(values, when), Site(name, label, path, values, places)
-    for key, values in searchable(plugin).items():
+    own = searchable(plugin)
+    for key in _searched(config, plugin):
+        if key not in own and (values := values_of(plugin, key)):
+            site = Site(name, label, (key,), values, [config.place] * len(values), is_listed=False)
+            yield _called(name, label, (key,)), Categorical(values, when), site
+    for key, values in own.items():
         is_set = any(plugin.spellings.get(spelling, spelling) == key for spelling in params)
         if has_own and not is_set and config.get("disable_search") is not True:
             site = Site(name, label, (key,), values, [config.place] * len(values))
             yield _called(name, label, (key,)), Categorical(values, when), site
+
+
+def _searched(config: Object, plugin: type[Pass]) -> list[str]:
+    """The params, by their own names, of which a config asks to try what there is."""
+    listed = config.get("searched")
+    named = [name for name in listed if isinstance(name, str)] if isinstance(listed, Array) else []
+    return list(dict.fromkeys(plugin.spellings.get(name, name) for name in named))
+
+
+def without_values(document: Document) -> Iterator[tuple[str, str]]:
+    """Passes by their names with params that they are asked to search, and that have no end of values, or none."""
+    for name, value in (document.root.mapping("passes") or {}).items():
+        for config in value if isinstance(value, Array) else [value]:
+            plugin = passes.find(str(config.get("type"))) if isinstance(config, Object) else None
+            if plugin is None:
+                continue
+            known = searchable(plugin)
+            yield from (
+                (name, key) for key in _searched(config, plugin) if key not in known and not values_of(plugin, key)
+            )
+
+
+def values_of(plugin: type[Pass], key: str) -> list[Any]:
+    """Every value that a param of a pass may have, where its type lists them; none for a number or a text."""
+    field = plugin.Params.model_fields.get(key)
+    return list(dict.fromkeys(_listed(field.annotation))) if field is not None else []
+
+
+def _listed(annotation: Any) -> Iterator[Any]:
+    if annotation is bool:
+        yield from (False, True)
+    elif get_origin(annotation) is Literal:
+        yield from get_args(annotation)
+    elif get_origin(annotation) in (Union, UnionType):
+        for one in get_args(annotation):
+            yield from _listed(one)
 
 
 def searchable(plugin: type[Pass]) -> dict[str, list[Any]]:

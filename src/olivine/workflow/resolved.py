@@ -18,7 +18,7 @@ from olivine.workflow.steps import Plan
 NESTED = {PassConfig: "params", System: "config"}  # sections whose keys of their own stand beside the others in a file
 FOUND_OUT = frozenset({"content", "folder", "environment"})  # by each run itself
 OPEN = frozenset(
-    {"alternatives", "disable_search", "label"}
+    {"alternatives", "disable_search", "label", "searched"}
 )  # what a search chooses of; nothing is open in what was resolved
 
 

@@ -17,9 +17,10 @@ from olivine.search import Categorical, Dimension, Point, Sampler, SamplerParams
 from olivine.search.samplers import samplers
 from olivine.search.space import key_of, shares
 from olivine.work import Estimate
-from olivine.workflow.choices import Choices, Search
+from olivine.workflow.choices import Choices, Search, without_values
 from olivine.workflow.durations import Durations
 from olivine.workflow.steps import Plan, Step, timing_params
+from olivine.workflow.words import DOUBT
 
 N_LOOKED_AT = 100  # points of a larger space that are planned before it is searched
 TIMING_SECONDS = 60.0  # of requests at most, where the config does not say
@@ -36,10 +37,14 @@ def plan_search(loaded: Loaded, strategy: SearchStrategy, planner: Planner, n: i
     no combination is a problem; a combination that cannot run is only left out.
     """
     choices = Choices.of(loaded)
+    notes = [
+        f"{DOUBT}the pass '{name}' has no list of values for '{key}', so that nothing of it is searched: write one"
+        for name, key in without_values(loaded.document)
+    ]
     if not choices.space.dimensions:
         plan = _with(planner(choices.settled({})), list(loaded.problems))
         note = "'search_strategy' has nothing to choose: no pass has alternatives, and no param a list of values"
-        return replace(plan, translated=(*plan.translated, note))
+        return replace(plan, translated=(*plan.translated, *notes, note))
     told, sampler, settings = _sampler(loaded, strategy)
     problems = [*loaded.problems, *told]  # plans of points do not know of the search
     listed = sampler.listed(settings)
@@ -52,6 +57,7 @@ def plan_search(loaded: Loaded, strategy: SearchStrategy, planner: Planner, n: i
         return _with(next(iter(look.plans.values())), problems)
     dead = [] if listed else look.dead_values()  # a rung that cannot run is left out
     problems += [*dead, *_stops(loaded, strategy, settings, first, choices)]
+    first = replace(first, translated=(*first.translated, *notes))
     return _with(replace(first, search=look.outcome(strategy, sampler, settings)), problems)
 
 
@@ -163,7 +169,7 @@ class _Look:
         """What keeps a value from running in every combination that was planned."""
         valid = list(self._valid())
         for name, value in _values(self.choices.space.dimensions):
-            if any(name in point and point[name] == value for point in valid):
+            if any(name in point and point[name] == value for point in valid) or not self.choices.sites[name].is_listed:
                 continue
             failing = [key for key, point in self.points.items() if name in point and point[name] == value]
             yield from self.plans[failing[0]].problems if failing else ()

@@ -24,11 +24,12 @@ def translate(config: Object) -> Findings:
         message = f"The keys of 'config' stand beside 'type' today, in the passes {names}."
         yield Note(passes.where(nested[0]), "passes.*.config", "passes.*", message)
     last = list(passes)[-1] if passes else ""
+    is_searched = bool(config.get("search_strategy"))
     for name, step in named(config, "passes"):
         yield from lift(step, "config")
         yield from lift(step, "params")
-        yield from _switches(step, is_searched=bool(config.get("search_strategy")), is_last=name == last)
-        yield from _default_words(step)
+        yield from _switches(step, is_searched=is_searched, is_last=name == last)
+        yield from _default_words(step, is_searched=is_searched)
         yield from _search_parameters(step)
 
 
@@ -47,14 +48,26 @@ def _switches(step: Object, *, is_searched: bool, is_last: bool) -> Findings:
             yield from drop(step, key, f"'{key}' is dropped: it asked for nothing.")
 
 
-def _default_words(step: Object) -> Findings:
+def _default_words(step: Object, *, is_searched: bool) -> Findings:
     """A param whose value is the old word for "take the default"."""
     for key in list(step):
         if isinstance(step[key], str) and step[key] in _DEFAULTS:
             yield from drop(step, key, f"'{key}: {step[key]}' is dropped: the default is taken without it.")
         elif isinstance(step[key], str) and step[key] == "SEARCHABLE_VALUES":
-            message = f"'{key}: {step[key]}' is dropped: what a pass searches by itself is searched without it."
-            yield from drop(step, key, message)
+            yield from _all_values(step, key, is_searched=is_searched)
+
+
+def _all_values(step: Object, key: str, *, is_searched: bool) -> Findings:
+    """A param whose value is the old word for "try what there is"."""
+    if not is_searched:
+        message = f"'{key}: {step[key]}' is dropped: without 'search_strategy', the default is taken."
+        yield from drop(step, key, message, warning=True)
+        return
+    _, place = step.take(key)
+    if not isinstance(step.get("searched"), Array):
+        step.put("searched", Array(place), place)
+    step["searched"].add(key, place)
+    yield Note(str(place), key, "searched", f"'{key}' stands in 'searched' today: each value that it has is tried.")
 
 
 def _search_parameters(step: Object) -> Findings:
