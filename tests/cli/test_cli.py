@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -265,6 +266,15 @@ def test_schema_decides_by_the_type_of_a_step():
     assert {"r", "alpha", "training_args", "type", "host"} <= set(lora["properties"])
     assert lora["additionalProperties"] is False
     assert {"LoRA", "lora", "ModelBuilder"} <= set(step["properties"]["type"]["enum"])
+
+
+def test_schema_is_the_same_text_whatever_the_order_of_sets():
+    command = [sys.executable, "-m", "olivine", "schema"]
+    texts = {
+        subprocess.run(command, capture_output=True, check=True, env={**os.environ, "PYTHONHASHSEED": seed}).stdout
+        for seed in ("1", "2")
+    }
+    assert len(texts) == 1
 
 
 def test_schema_decides_by_the_type_of_a_system():

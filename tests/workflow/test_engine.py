@@ -297,9 +297,13 @@ def _plant_scores(plan, **scores):
     cache.prepare()
     keys = plan_keys(plan, plan.input_model, Hashes(plan.cache_dir))
     for name, numbers in scores.items():
-        result = {"scores": numbers, "samples": [{"generated": name}]}
+        result = {"scores": numbers, "samples": [_sample(name)]}
         key = keys.scores[None if name == "base" else name]
         cache.obtain(key, f"score:{name}", lambda content, result=result: result)
+
+
+def _sample(generated):
+    return {"prompt": "cheap: ", "expected": "joy", "generated": generated}
 
 
 def _scored_plan(fakes, tmp_path, max_drop):
@@ -313,7 +317,7 @@ def test_drop_within_the_goal_is_done(fakes, tmp_path):
     assert result.status == "done"
     assert [row["model"] for row in result.scores] == ["base", "one", "two"]
     assert result.scores[2]["drop"] == pytest.approx(0.03)
-    assert result.samples == [{"generated": "two"}]
+    assert result.samples == [_sample("two")]
 
 
 def test_drop_past_the_goal_names_the_seam_and_keeps_the_model(fakes, tmp_path):

@@ -332,7 +332,7 @@ def json_schema() -> dict[str, Any]:
         for name, today_s in RENAMED.items()
     }
     flags = {name: f"today {field}: {value}" for name, (field, value) in FLAGS.items()}
-    flags |= {"warmup_ratio": "today warmup_steps, as a share"} | dict.fromkeys(WITHOUT_EFFECT, "has no effect")
+    flags |= {"warmup_ratio": "today warmup_steps, as a share"} | dict.fromkeys(sorted(WITHOUT_EFFECT), "has no effect")
     rest = {name: {"description": told, "deprecated": True} for name, told in flags.items()}
     return {"type": "object", "properties": fields | old | rest, "additionalProperties": False}
 
