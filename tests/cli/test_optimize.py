@@ -91,6 +91,31 @@ def test_rungs_are_told_with_their_price_and_what_they_bought(graph, tmp_path):
     assert again["status"] == "goal missed"
 
 
+def test_trials_of_a_search_stand_in_a_table_that_fits(graph, tmp_path, monkeypatch):
+    bits = {"type": "OnnxBlockWiseRtnQuantization", "bits": [8, 4], "label": "rounded"}
+    size = {"name": "size", "type": "size_on_disk", "priority": 1}
+    config = {
+        "input_model": {"type": "ONNXModel", "model_path": str(graph)},
+        "passes": {"small": [bits, {"type": "OnnxDynamicQuantization"}]},
+        "evaluators": {"ship": {"metrics": [size, {"name": "near", "type": "output_agreement"}]}},
+        "evaluator": "ship",
+        "search_strategy": {"sampler": "sequential"},
+        "cache_dir": "cache",
+        "output_dir": "out",
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    done = run("run", "--config", "config.json")
+    assert done.exit_code == 0, done.stderr
+    table = [line for line in done.stderr.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in table[0].split("|")] == ["", "", "trial", "took", "size", "goals", ""]
+    assert sum("→" in line for line in table) == 1
+    assert len(table) == 2 + 3
+    assert any("2: small rounded, bits 4" in line for line in table)
+    monkeypatch.setenv("COLUMNS", "60")
+    table = [line for line in run("run", "--config", "config.json").stderr.splitlines() if line.startswith("|")]
+    assert max(map(len, table)) <= 60
+
+
 def test_what_was_arrived_at_runs_again_without_a_search(graph, tmp_path):
     done = run("optimize", "-m", graph, "--max-drop", "100%", "-o", "out")
     assert done.exit_code == 0, done.stderr

@@ -70,7 +70,13 @@ def command(
     if detach:
         return _detach(plan, config, overrides, offline=offline, as_json=as_json)
     shows: Shown = "nothing" if stream is not None else "json" if as_json else "text"
-    return run_and_show(plan, shows=shows, listen=stream, progress=not no_progress and stream is None)
+    told = None
+    if plan.search is not None and plan.asked and shows == "text":
+        from olivine.cli._rungs import Trials
+
+        decisive = [one for one in plan.asked if one.goal is not None or one.priority is not None]
+        told = Trials(decisive or plan.asked)
+    return run_and_show(plan, shows=shows, listen=stream, told=told, progress=not no_progress and stream is None)
 
 
 def _write_manifests(plan: "Plan", *, as_json: bool) -> int:
