@@ -177,7 +177,8 @@ class Engine:
                 (image.folder / "tmp").mkdir(exist_ok=True)
                 (image.folder / "tmp" / what).write_bytes(files[what])
             elif word == "RUN":
-                command = rest.replace("/tmp/", f"{image.folder}/tmp/").split()
+                words = rest.replace("/tmp/", f"{image.folder}/tmp/")
+                command = json.loads(words) if words.startswith("[") else words.split()
                 done = subprocess.run(
                     [sys.executable, *command[1:]],
                     env=os.environ | {"PIP_TARGET": str(image.folder), "PIP_NO_DEPS": "1", "PIP_NO_INDEX": "1"},

@@ -1,6 +1,7 @@
 """Containers on an engine that speaks the API strictly and runs them as processes; on a real one where there is one."""
 
 import os
+import re
 import shutil
 import sysconfig
 import tempfile
@@ -143,6 +144,19 @@ def test_image_is_built_of_a_context_with_this_olivine_in_it(engine, made, tmp_p
     assert made(**settings).is_prepared()
     (context / "note").write_text("two")
     assert not made(**settings).is_prepared()
+
+
+def test_image_that_olivine_goes_into_gets_a_runtime_where_nothing_says_which(engine, made, tmp_path):
+    engine.images["bare:latest"], engine.has_gpu = engine.image(), True
+    (tmp_path / "needs.txt").write_text("")
+    for n_gpus, settings, extra in ((0, {}, "cpu"), (1, {}, "gpu"), (0, {"requirements_file": "needs.txt"}, None)):
+        given = {key: str(tmp_path / value) for key, value in settings.items()}
+        system, log = made(image_name="bare:latest", olive_managed_env=True, **given), tmp_path / f"log-{extra}"
+        system.n_gpus = n_gpus
+        assert not system.is_prepared()
+        system.prepare(log)
+        assert re.findall(r"\.whl\[(\w+)\]", log.read_text()) == ([extra] if extra else [])
+        assert system.probe().olivine == olivine.__version__
 
 
 def test_image_that_is_not_here_is_pulled_before_the_first_step(engine, made, tmp_path):

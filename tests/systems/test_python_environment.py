@@ -162,11 +162,24 @@ def _little_wheel(folder):
     return path
 
 
+@pytest.mark.slow
+def test_environment_that_nothing_is_said_of_gets_a_runtime(offline_pip, tmp_path):
+    """That of its device, unless it has one or requirements say what it is to have."""
+    runs = Path(sysconfig.get_paths()["purelib"])
+    for n_gpus, seen, extra in ((0, {}, "[cpu]"), (1, {}, "[gpu]"), (0, {"PYTHONPATH": str(runs)}, "")):
+        system = environment(tmp_path / "made", olive_managed_env=True, environment_variables=seen)
+        system.n_gpus = n_gpus
+        system.prepare(tmp_path / "log")
+        commands = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("$ ")]
+        assert commands[-1].strip("'").endswith(f".whl{extra}")
+        (tmp_path / "log").unlink()
+
+
 def test_requirements_that_cannot_be_installed_name_the_step_and_the_log(offline_pip, tmp_path):
     (tmp_path / "needs.txt").write_text(f"{tmp_path}/none.whl\n")
     system = environment(tmp_path / "made", requirements_file=str(tmp_path / "needs.txt"))
     assert not system.is_prepared()
-    with pytest.raises(StepFailed, match="'-m pip install' ended with 1"):
+    with pytest.raises(StepFailed, match=r"'-m pip install' ended with 1: .*none\.whl"):
         system.prepare(tmp_path / "log")
     assert "none.whl" in (tmp_path / "log").read_text()
     assert not system.is_prepared()

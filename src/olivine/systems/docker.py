@@ -1,6 +1,7 @@
 """A container on this machine's engine, of an image that is there, pulled, or built with this olivine in it."""
 
 import io
+import json
 import os
 import tarfile
 import tempfile
@@ -33,6 +34,10 @@ else:
 
 _STORE = "/olivine"  # where a container sees the store
 _BY_NAME = "write its name alone into a list of 'environment', and set it where olivine is run"
+_UNLESS_THERE = (  # a module, and what brings it
+    "import importlib.util, subprocess, sys; sys.exit(0 if importlib.util.find_spec(sys.argv[1]) else "
+    "subprocess.call([sys.executable, '-m', 'pip', 'install', '--no-cache-dir', sys.argv[2]]))"
+)
 _KILLED = 137  # 128 and SIGKILL
 _PROBE_SECONDS, _END_SECONDS = 120, 5
 
@@ -120,7 +125,7 @@ class Docker(Batch):
             "image": self.image.image_name,
             "context": _contents(Path(context)) if context is not None else None,
             "how": [self.image.dockerfile, self.image.build_args],
-            "needs": hash_file(Path(needs)) if needs is not None else None,
+            "needs": hash_file(Path(needs)) if needs is not None else self._extra,
         }
         return f"olivine-made:{digest(made_of)[:24]}"
 
@@ -144,6 +149,12 @@ class Docker(Batch):
             self._pull(base, log)
         if self.makes:
             self._build(self._on(base), self.tag, log)
+
+    @property
+    def _extra(self) -> str:
+        """The extra of olivine that brings a runtime where the config says nothing of what is in the image."""
+        says = self.params.requirements_file is not None or self.image.build_context_path is not None
+        return "" if says or not self.params.olive_managed_env else "gpu" if self.n_gpus else "cpu"
 
     def _has(self, name: str) -> bool:
         with self._asking(), suppress(docker.errors.ImageNotFound):
@@ -187,6 +198,9 @@ class Docker(Batch):
                 files["requirements.txt"] = Path(self.params.requirements_file).read_bytes()
                 lines += ["COPY requirements.txt /tmp/", f"{pip} -r /tmp/requirements.txt"]
             lines += [f"COPY {wheel.name} /tmp/", f"{pip} /tmp/{wheel.name}"]
+            if self._extra:  # where the image has a runtime of its own, that stays the only one
+                brought = f"/tmp/{wheel.name}[{self._extra}]"  # noqa: S108 - of the image
+                lines += [f"RUN {json.dumps(['python', '-c', _UNLESS_THERE, 'onnxruntime', brought])}"]
         return _tar({**files, "Dockerfile": ("\n".join(lines) + "\n").encode()})
 
     def probe(self) -> Probe:

@@ -1,6 +1,7 @@
 """Another Python of this machine: an interpreter, a virtual environment, or one that is made of a requirements file."""
 
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -85,12 +86,23 @@ class PythonEnvironment(System):
             file = self.params.requirements_file
             steps = [[sys.executable, "-m", "venv", str(self.place)]]
             steps += [[*pip, "-r", file]] if file is not None else []
-            steps += [[*pip, "--force-reinstall", "--no-deps", str(wheel)], [*pip, str(wheel)]]
+            steps += [[*pip, "--force-reinstall", "--no-deps", str(wheel)], [*pip, f"{wheel}{self._runtime()}"]]
             for command in steps:
+                told.write(f"$ {shlex.join(command)}\n".encode())
+                told.flush()
                 done = subprocess.run(command, stdout=told, stderr=told, env=self._environment(), check=False)
                 if done.returncode:
-                    raise StepFailed("prepare", f"'{' '.join(command[1:4])}' ended with {done.returncode}", log)
+                    how = f"'{' '.join(command[1:4])}' ended with {done.returncode}"
+                    raise StepFailed("prepare", f"{how}{_why(log)}", log)
         (self.place / _MADE).write_text(self._made_of(), encoding="utf-8")
+
+    def _runtime(self) -> str:
+        """The extra of olivine that brings a runtime where neither the config nor the environment has one."""
+        if self.params.requirements_file is not None:
+            return ""
+        looks = [self._python(), "-c", "import importlib.util as u, sys; sys.exit(u.find_spec('onnxruntime') is None)"]
+        has_one = exists(self.place) and subprocess.run(looks, env=self._environment(), check=False).returncode == 0
+        return "" if has_one else "[gpu]" if self.n_gpus else "[cpu]"
 
     def probe(self) -> Probe:
         """What that Python says."""
@@ -128,3 +140,10 @@ class PythonEnvironment(System):
         file = self.params.requirements_file
         needs = Path(file).read_text(encoding="utf-8", errors="replace") if file is not None else ""
         return f"olivine {__version__}\n{needs}"
+
+
+def _why(log: Path) -> str:
+    """What pip says to be wrong, as the last of its errors."""
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    errors = [line.removeprefix("ERROR: ").strip() for line in lines if line.startswith("ERROR: ")]
+    return f": {errors[-1]}" if errors else ""
