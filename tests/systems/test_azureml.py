@@ -175,9 +175,12 @@ def test_command_ends_with_2_before_anything_is_sent(registered, tmp_path):
 @pytest.mark.parametrize(
     ("client", "says"),
     [
-        ({"subscription_id": "0000"}, "there is no subscription '0000' for these credentials"),
-        ({"resource_group": "grup"}, "the subscription has no resource group 'grup'"),
-        ({"workspace_name": "other"}, "the resource group 'group' has no workspace 'other'"),
+        ({"subscription_id": "0001"}, "there is no subscription '0001' for these credentials; 'az account list' names"),
+        ({"resource_group": "grup"}, "the subscription has no resource group 'grup'; 'az group list' names"),
+        (
+            {"workspace_name": "other"},
+            "the resource group 'group' has no workspace 'other'; 'az ml workspace list -g group' names",
+        ),
         ({"keyvault_name": "no-vault"}, "there is no key vault 'no-vault'"),
     ],
 )

@@ -307,7 +307,11 @@ def test_wrong_workspace_is_one_sentence(azure, tiny_phi3, client, says):
 @pytest.mark.parametrize(
     ("files", "says", "kind"),
     [
-        ({"relative_path": "path/none.json"}, "nothing lies at 'azureml://", "missing-file"),
+        (
+            {"relative_path": "path/none.json"},
+            "path/none.json'; mend its path, in which the case of letters counts",
+            "missing-file",
+        ),
         ({"datastore_name": "nostore"}, "there is no datastore 'nostore' in the workspace 'workspace'", "missing-file"),
         ({"relative_path": None}, "needs datastore_name and relative_path", "invalid-value"),
         ({"relative_path": "/"}, "names a whole datastore", "invalid-value"),
@@ -324,7 +328,10 @@ def test_wrong_datastore_is_one_sentence(azure, tiny_phi3, files, says, kind):
 @pytest.mark.parametrize(
     ("resource", "says"),
     [
-        ({"version": "12"}, "there is no model 'microsoft/Phi-3-mini-4k-instruct' of version '12' in the registry"),
+        (
+            {"version": "12"},
+            "there is no model 'microsoft/Phi-3-mini-4k-instruct' of version '12' in the registry 'shared'; 'az ml",
+        ),
         ({"registry_name": "azureml-msr"}, "there is no registry 'azureml-msr'"),
         ({"registry_name": None}, "the registry model has no registry_name"),
     ],

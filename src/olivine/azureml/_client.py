@@ -25,10 +25,14 @@ _ARM = {
     "AzureChinaCloud": "https://management.chinacloudapi.cn",
 }
 _REFUSALS = {
-    "SubscriptionNotFound": "there is no subscription '{subscription_id}' for these credentials",
-    "InvalidSubscriptionId": "'{subscription_id}' is no id of a subscription",
-    "ResourceGroupNotFound": "the subscription has no resource group '{resource_group}'",
-    "ResourceNotFound": "the resource group '{resource_group}' has no workspace '{workspace_name}'",
+    "SubscriptionNotFound": "there is no subscription '{subscription_id}' for these credentials; 'az account list' "
+    "names those that there are",
+    "InvalidSubscriptionId": "'{subscription_id}' is no id of a subscription; 'az account list' names those that there "
+    "are",
+    "ResourceGroupNotFound": "the subscription has no resource group '{resource_group}'; 'az group list' names those "
+    "that it has",
+    "ResourceNotFound": "the resource group '{resource_group}' has no workspace '{workspace_name}'; "
+    "'az ml workspace list -g {resource_group}' names those that it has",
 }
 
 
@@ -53,7 +57,7 @@ def workspace_settings(client: AzureMLClient | None, folder: Path) -> AzureMLCli
         client = _from_file(client, folder / of_user(client.aml_config_path))
     missing = [name for name in _WORKSPACE if not getattr(client, name)]
     if missing:
-        raise Refused(f"azureml_client lacks {', '.join(missing)}")
+        raise Refused(f"azureml_client lacks {', '.join(missing)}; write it there, or name a file as aml_config_path")
     return client
 
 
@@ -134,10 +138,13 @@ class Access:
         }
 
     @contextmanager
-    def in_sentences(self, what: str, kind: ProblemKind = "missing-file", may: str = "read") -> Iterator[None]:
+    def in_sentences(
+        self, what: str, kind: ProblemKind = "missing-file", may: str = "read", listed: str = ""
+    ) -> Iterator[None]:
         """What AzureML refuses as a sentence.
 
         what: is asked for. kind: of the problem when there is no such thing. may: the verb for what is done with it.
+        listed: the command that names what there is instead.
         """
         from azure.core.exceptions import (
             AzureError,
@@ -155,11 +162,11 @@ class Access:
         except HttpResponseError as error:
             if isinstance(error, ClientAuthenticationError) and error.status_code is None:
                 raise Refused(_no_credentials(error), "network") from None
-            raise self._refused(error, what, kind, may) from None
+            raise self._refused(error, what, kind, may, listed) from None
         except AzureError as error:
             raise Refused(f"AzureML does not give {what}: {_line(error)}") from None
 
-    def _refused(self, error: Any, what: str, kind: ProblemKind, may: str) -> Refused:
+    def _refused(self, error: Any, what: str, kind: ProblemKind, may: str, listed: str) -> Refused:
         code = str(getattr(error, "error_code", None) or getattr(error.error, "code", "") or "")
         if error.status_code == 401:
             return Refused(f"the token for {what} has expired or is not taken; log in again ('az login')", "network")
@@ -168,7 +175,7 @@ class Access:
         if code in _REFUSALS:
             return Refused(_REFUSALS[code].format(**self.settings.model_dump()))
         if error.status_code == 404:
-            return Refused(f"there is no {what}", kind)
+            return Refused(f"there is no {what}" + (f"; '{listed}' names those that there are" if listed else ""), kind)
         status = error.status_code
         return Refused(f"AzureML does not give {what}: {code or f'status {status}'}: {_line(error)}", "network")
 

@@ -94,9 +94,9 @@ def _registry_model(settings: AzureMLModel, client: AzureMLClient | None) -> Ref
     def place(access: Access) -> Place:
         with access.in_sentences(f"registry '{registry}'", "missing-model"):
             ml = access.registry(registry)
-        with access.in_sentences(
-            f"model '{name}' of version '{version}' in the registry '{registry}'", "missing-model"
-        ):
+        what = f"model '{name}' of version '{version}' in the registry '{registry}'"
+        listed = f"az ml model list --registry-name {registry} --name {name}"
+        with access.in_sentences(what, "missing-model", listed=listed):
             return _signed(ml, registry, name, version)
 
     return Reference(address, {"address": address}, True, _opening(client or AzureMLClient(), place, address))
@@ -139,7 +139,8 @@ def _workspace_model(settings: AzureMLModel, workspace: AzureMLClient) -> Refere
 
     def place(access: Access) -> Place:
         what = f"model '{name}' of version '{version}' in the workspace '{workspace.workspace_name}'"
-        with access.in_sentences(what, "missing-model"):
+        listed = f"az ml model list --name {name} {_flags(workspace)}"
+        with access.in_sentences(what, "missing-model", listed=listed):
             path = access.workspace.models.get(name, version).path
         return _at(access, path)
 
@@ -168,7 +169,8 @@ def _job_output(settings: AzureMLJobOutput, workspace: AzureMLClient) -> Referen
     address = f"{address_of(workspace)}/jobs/{job}/outputs/{output}/{path}".rstrip("/")
 
     def place(access: Access) -> Place:
-        with access.in_sentences(f"job '{job}' in the workspace '{workspace.workspace_name}'", "missing-model"):
+        what = f"job '{job}' in the workspace '{workspace.workspace_name}'"
+        with access.in_sentences(what, "missing-model", listed=f"az ml job list {_flags(workspace)}"):
             done = access.workspace.jobs.get(job)
         if output not in done.outputs:
             known = ", ".join(done.outputs) or "none"
@@ -181,6 +183,11 @@ def _job_output(settings: AzureMLJobOutput, workspace: AzureMLClient) -> Referen
         return _at(access, f"{at}/{path}".rstrip("/"))
 
     return Reference(address, {"address": address}, True, _opening(workspace, place, address))
+
+
+def _flags(workspace: AzureMLClient) -> str:
+    """What tells the command line of Azure of a workspace."""
+    return f"-g {workspace.resource_group} -w {workspace.workspace_name}"
 
 
 def address_of(workspace: AzureMLClient) -> str:
@@ -220,7 +227,8 @@ def store_of(access: Access, name: str) -> Any:
     """A datastore, with the key or signature that it keeps where these credentials may see it."""
     from azure.core.exceptions import HttpResponseError
 
-    with access.in_sentences(f"datastore '{name}' in the workspace '{access.settings.workspace_name}'"):
+    what = f"datastore '{name}' in the workspace '{access.settings.workspace_name}'"
+    with access.in_sentences(what, listed=f"az ml datastore list {_flags(access.settings)}"):
         stores = access.workspace.datastores
         try:
             return stores.get(name, include_secrets=True)

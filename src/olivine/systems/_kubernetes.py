@@ -151,8 +151,18 @@ class Cluster:
             else:
                 kubernetes.config.load_kube_config(self._file, self._context, settings, persist_config=False)
         except _unreadable() as error:
-            raise RequestError(f"the kubeconfig '{self._file}' does not lead to a cluster: {_plain(error)}") from None
+            raise RequestError(self._unled(error)) from None
         return kubernetes.client.ApiClient(settings)
+
+    def _unled(self, error: BaseException) -> str:
+        """Why the kubeconfig leads nowhere, and what would."""
+        if not is_file(of_user(self._file)):
+            return f"there is no kubeconfig '{self._file}'; name yours as 'kubeconfig', or set KUBECONFIG"
+        with suppress(*_unreadable()):
+            names = [str(one["name"]) for one in kubernetes.config.list_kube_config_contexts(self._file)[0]]
+            if self._context is not None and self._context not in names:
+                return f"the kubeconfig '{self._file}' has no context '{self._context}'; it has {', '.join(names)}"
+        return f"the kubeconfig '{self._file}' does not lead to a cluster: {_plain(error)}"
 
 
 def _unreadable() -> tuple[type[Exception], ...]:

@@ -3,15 +3,29 @@
 import re
 from typing import Annotated, Literal
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 from olivine.systems._base import FilePath, SystemParams
 from olivine.systems._secrets import refuse_secrets
 
-Quantity = Annotated[
-    str, BeforeValidator(str), StringConstraints(pattern=r"^\d+(\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?$")
-]
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
+_QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|M|G|T|P|Ki|Mi|Gi|Ti|Pi)?")
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def _quantity(value: object) -> str:
+    if _QUANTITY.fullmatch(text := str(value)) is None:
+        raise ValueError(f"Kubernetes writes an amount as 4, 500m or 32Gi, and not as '{text}'")
+    return text
+
+
+def _name(value: str) -> str:
+    if _NAME.fullmatch(value) is None:
+        raise ValueError(f"names of Kubernetes have small letters, digits, '-' and '.', and '{value}' is none")
+    return value
+
+
+Quantity = Annotated[str, BeforeValidator(_quantity)]
+Name = Annotated[str, AfterValidator(_name)]
 Text = Annotated[str, BeforeValidator(lambda value: str(value).lower() if isinstance(value, bool) else str(value))]
 
 

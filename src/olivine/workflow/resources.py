@@ -183,7 +183,7 @@ def _listed(
     files = tuple(source.files())
     if not files:
         kind: Any = "missing-model" if remote.is_model else "missing-file"
-        raise Refused(f"nothing lies at '{remote.address}'", kind)
+        raise Refused(f"nothing lies at '{remote.address}'; mend its path, in which the case of letters counts", kind)
     layout = sources.Layout(files)
     if remote.is_model:
         layout = sources.model_layout(source, files, trusted=trusted)
