@@ -89,14 +89,27 @@ def test_detached_run_is_cancelled_there_too(azure, config):  # noqa: F811
 
 
 @pytest.mark.slow
+def test_job_of_a_run_that_was_lost_with_its_laptop_is_cancelled_there(azure, config):  # noqa: F811
+    assert olivine("run", "--config", config(100_000), "--detach").returncode == 0
+    assert wait_for(lambda: trains(azure))
+    *_, name = azure.jobs
+    os.kill(detached()["pid"], signal.SIGKILL)
+    assert wait_for(lambda: detached()["state"] == "lost", 30)
+    assert azure.jobs[name]["status"] == "Running"
+    done = olivine("jobs", "cancel")
+    assert done.returncode == 0, done.stderr
+    assert f"ended there, aml: {name}" in done.stderr
+    assert detached()["state"] == "interrupted"
+    assert wait_for(lambda: azure.jobs[name]["status"] == "Canceled", 30)
+    assert not any(process.poll() is None for process in azure.runs[name].processes)
+
+
+@pytest.mark.slow
 def test_run_that_was_lost_with_its_laptop_is_attached_to_where_it_is_and_fetched(azure, config, tmp_path):  # noqa: F811
     assert olivine("run", "--config", config(3000), "--detach").returncode == 0
     assert wait_for(lambda: trains(azure))
     os.kill(detached()["pid"], signal.SIGKILL)
     assert wait_for(lambda: detached()["state"] == "lost", 30)
-    lost = olivine("jobs", "cancel")
-    assert lost.returncode == 2
-    assert "may still be at work: take it up with 'olivine jobs attach" in lost.stderr
     done = olivine("jobs", "attach")
     assert done.returncode == 0, done.stderr
     assert "was lost with its process; it goes on" in done.stderr

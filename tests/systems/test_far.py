@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from olivine.errors import OlivineError
+from olivine.errors import OlivineError, StepFailed
 from olivine.models import Model
 from olivine.store.hashes import Hashes, hash_file
 from olivine.store.remote import Mirror, RemoteFiles
@@ -161,6 +161,27 @@ def test_job_that_is_in_the_queue_is_followed_and_not_submitted_again(job, tmp_p
         ).read_bytes()
 
 
+def test_job_of_a_run_that_is_lost_is_ended_by_its_title(fakes, job, tmp_path):
+    """By somebody else, who knows no more of it."""
+    (tmp_path / "there").mkdir()
+    far, other = (Queue(Queue.Params(url=str(tmp_path / "files"), folder=str(tmp_path / "there"))) for _ in range(2))
+    slow, titles, ended = (
+        replace(job(), kind="pass", name="write", params={"n_files": 400, "pause_seconds": 0.1}),
+        [],
+        [],
+    )
+
+    def listen(event, told):
+        titles.extend([told["title"]] if event == "submitted" else [])
+        if event == "started":
+            ended.extend([other.end_job(titles[0]) == str(told["pid"]), other.end_job("of no job")])
+
+    with opened(far, tmp_path / "cache") as worker, pytest.raises(StepFailed, match="its worker was killed"):
+        worker.run(slow, listen)
+    assert ended == [True, None]
+    assert far.end_job(titles[0]) is None  # it is not at work any more
+
+
 def test_address_that_cannot_be_reached_for_a_while_is_asked_again(job, tmp_path):
     """A laptop that was closed finds its job when it is opened."""
     (tmp_path / "there").mkdir()
@@ -195,7 +216,7 @@ def test_queue_is_waited_for_once(job, tmp_path):
             worker.run(replace(job(name), step=name), lambda event, _: heard.append(event))
             assert (tmp_path / name / "model.safetensors").is_file()
         (process,) = [queue.processes[identity] for identity in queue.processes if queue.ended(identity) is None]
-    assert (len(submitted), [event for event in heard if event != "progress"]) == (1, ["started"])
+    assert (len(submitted), [event for event in heard if event not in ("progress", "submitted")]) == (1, ["started"])
     assert process.wait(timeout=300) == 0
 
 

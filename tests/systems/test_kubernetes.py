@@ -6,6 +6,7 @@ import shutil
 import socket
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import psutil
@@ -19,11 +20,15 @@ from olivine import __version__
 from olivine.cli import exit_code
 from olivine.config import load
 from olivine.errors import OlivineError, RequestError, StepFailed
-from olivine.systems import Probe
+from olivine.store.packing import OUTPUT
+from olivine.systems import Job, Probe
 from olivine.systems.kubernetes import Kubernetes
 from olivine.testing.system import SystemContract, contents
 from olivine.work import Estimate
+from olivine.workflow.detached import Detached
 from olivine.workflow.engine import run
+from olivine.workflow.events import RunStarted, Submitted
+from olivine.workflow.journal import Journal
 from olivine.workflow.plan import make_plan
 from tiny import write_rows
 
@@ -158,6 +163,54 @@ def test_command_ends_with_2_before_anything_is_sent_and_with_1_after(cluster, t
     assert cluster.jobs == {}
     written = b"".join(file.read_bytes() for file in tmp_path.rglob("*") if file.is_file())
     assert b"hf_of_nobody" not in written
+
+
+def test_job_of_a_run_that_was_lost_is_ended_by_jobs_cancel(cluster, system, tmp_path, tiny_llama, monkeypatch, capfd):
+    """The journal of the run names it, and its config leads to the cluster."""
+    monkeypatch.setenv("OLIVINE_STATE", str(tmp_path / "state"))
+    cluster.images["olivine:1"] = images.that_does(cluster.folder / "images" / "busy", "sleep 600")
+    given, failures = Job("rows", "look", Path(OUTPUT), Path("scratch")), []
+
+    def work():
+        with pytest.raises(StepFailed) as failed:
+            system().worker().run(given, lambda *_: None)
+        failures.append(str(failed.value))
+
+    lost = threading.Thread(target=work, daemon=True)
+    lost.start()
+    _until(cluster.running)
+    out = tmp_path / "out-cluster"
+    command = ("run", "--config", str(_config(tmp_path, tiny_llama, cluster, "cluster")))
+    run = Detached(
+        "20260101-000000-aaaa", command, str(tmp_path), "cluster", str(out), 0.0, pid=2**30, born=time.time()
+    )
+    for folder in (run.place, out):
+        folder.mkdir(parents=True)
+    (run.place / "run.json").write_text(json.dumps(asdict(run)))
+    journal = Journal(out)
+    journal.write(RunStarted(workflow={}, versions={}))
+    journal.write(Submitted(step="look", host="cluster", title=given.title))
+    config = Path(command[2]).read_text()
+    Path(command[2]).write_text(config.replace("olivine:1", ""))
+    assert exit_code(["jobs", "cancel"]) == 2
+    assert f"the config of {run.identity} does not lead to its system 'cluster' any more: " in capfd.readouterr().err
+    assert cluster.running()
+    Path(command[2]).write_text(config)
+    assert exit_code(["jobs", "cancel"]) == 0
+    told = capfd.readouterr().err
+    assert f"ended there, cluster: olivine-{given.title}-" in told
+    assert f"{run.identity} is interrupted" in told
+    lost.join(60)
+    assert (cluster.jobs, cluster.running()) == ({}, [])
+    assert "somebody has deleted its Job" in failures[0]
+    assert exit_code(["jobs", "cancel"]) == 2
+
+
+def _until(holds):
+    until = time.monotonic() + 120
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
@@ -386,8 +439,8 @@ def test_what_a_pod_has_is_asked_once(cluster, system):
         ({"gpus": 1}, lambda c: None, "a pod asks for 1 nvidia.com/gpu, but of the 1 nodes of the cluster none offers"),
         ({"gpus": 4}, lambda c: c.nodes.append(node("big", gpus=2)), "one offers 2 at most"),
         ({"gpus": 1, "node_selector": {"gpu": "h100"}}, lambda c: None, "of the 0 nodes with the labels gpu=h100"),
-        ({"context": "other"}, lambda c: None, "does not lead to a cluster"),
-        ({"kubeconfig": "/nowhere/config"}, lambda c: None, "'/nowhere/config' does not lead to a cluster"),
+        ({"context": "other"}, lambda c: None, "has no context 'other'; it has test"),
+        ({"kubeconfig": "/nowhere/config"}, lambda c: None, "there is no kubeconfig '/nowhere/config'; name yours"),
     ],
 )
 def test_what_keeps_every_pod_from_its_start_is_told_before_one_is_made(cluster, system, params, change, sentence):
@@ -417,7 +470,8 @@ def test_who_may_not_look_at_nodes_or_secrets_is_not_refused_for_it(cluster, sys
         ({"volume_folder": "/nowhere"}, "there is no volume_folder '/nowhere'"),
         ({"env": {"HF_TOKEN": "hf_abc"}}, "'HF_TOKEN' does not belong into a config"),
         ({"secrets": {"HF_TOKEN": "hf_abc"}}, "NAME/KEY of a Secret"),
-        ({"memory": "32 GB"}, "memory"),
+        ({"memory": "32 GB"}, "(?s)memory.*Kubernetes writes an amount as 4, 500m or 32Gi, and not as '32 GB'"),
+        ({"namespace": "My_Team"}, "(?s)namespace.*small letters, digits, '-' and '.', and 'My_Team' is none"),
         ({"tolerations": [{"key": "spot", "effect": "Never"}]}, "effect"),
     ],
 )

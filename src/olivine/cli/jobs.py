@@ -99,19 +99,20 @@ def fetch(run: str | None, to: Path | None) -> int:
 @command.command("cancel", short_help="End a run, there too.")
 @click.argument("run", required=False)
 def cancel(run: str | None) -> int:
-    """End a run and what it has started on other systems; finished steps are kept."""
+    """End a run and what it has started on other systems, of one that was lost too; finished steps are kept."""
     from olivine.errors import RequestError
-    from olivine.workflow.detached import find
+    from olivine.workflow.detached import end_lost, find
+    from olivine.workflow.left_behind import end_left_behind
 
     known = find(run)
-    if known.state == "lost" and known.host is not None:
-        raise RequestError(
-            f"{known.identity} was lost with its process, and its job on '{known.host}' may still be at work: "
-            f"take it up with 'olivine jobs attach {known.identity}' (Ctrl-C leaves it at work), then cancel it"
-        )
-    if not known.is_at_work:
+    if known.is_at_work:
+        _end(known)
+    elif known.state != "lost":
         raise RequestError(f"{known.identity} is {known.state}: there is nothing to cancel")
-    _end(known)
+    if known.state == "lost":  # its process went before it could end what it had started
+        for job in end_left_behind(known):
+            say(f"ended there, {job}", err=True)
+        end_lost(known)
     say(f"{known.identity} is {known.state}", err=True)
     return 0
 

@@ -158,6 +158,13 @@ class System(ABC):
     def worker(self) -> Worker:
         """A worker of this system; nothing is started before it has a job."""
 
+    def end_job(self, title: str) -> str | None:  # noqa: ARG002
+        """End a job that a run gave which is lost; gives what it was called there, and None where it is not any more.
+
+        title: as jobs are looked for, see `Job.title`. Workers that end with the run itself need no such call.
+        """
+        return None
+
     def missing(self, hashes: Iterable[str]) -> set[str]:  # noqa: ARG002
         """Those of the files that the store of the system lacks; none where it reads files where they lie."""
         return set()

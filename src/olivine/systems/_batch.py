@@ -72,6 +72,14 @@ class Batch(System):
         """One command in the queue, which does job after job."""
         return BatchWorker(self)
 
+    def end_job(self, title: str) -> str | None:
+        """See System: the command goes with it, which waits for more of a run that is lost."""
+        place = place_of(self.far, title)
+        if place is None or self.ended(place.identity) is not None:
+            return None
+        self.cancel(place.identity)
+        return place.identity
+
     def missing(self, hashes: Iterable[str]) -> set[str]:
         """See System."""
         return self.far.missing(hashes)
@@ -86,12 +94,24 @@ class Batch(System):
 
 
 @dataclass(frozen=True)
-class _Place:
+class Place:
     """Where a job is: the worker's name, the id of its command in the queue, and which of its jobs it is."""
 
     name: str
     identity: str
     number: int
+
+
+def place_of(far: RemoteFiles, title: str) -> Place | None:
+    """Where a job of that title was put last; None where none was, or by another version."""
+    content = far.read(_record_of(title))
+    with suppress(ValueError, TypeError):
+        return Place(**json.loads(content)) if content is not None else None
+    return None
+
+
+def _record_of(title: str) -> str:
+    return f"jobs/{title}.json"
 
 
 class BatchWorker(Worker):
@@ -103,8 +123,8 @@ class BatchWorker(Worker):
 
     def __init__(self, system: Batch) -> None:
         self._system, self._far = system, system.far
-        self._own: _Place | None = None  # the last job of the worker that this one submitted
-        self._followed: _Place | None = None
+        self._own: Place | None = None  # the last job of the worker that this one submitted
+        self._followed: Place | None = None
 
     def run(self, job: Job, listen: Listener) -> dict[str, Any]:
         """See Worker."""
@@ -129,13 +149,11 @@ class BatchWorker(Worker):
                 self._system.cancel(place.identity)
         self._own = None
 
-    def _attached(self, job: Job) -> _Place | None:
+    def _attached(self, job: Job) -> Place | None:
         """Where the same job is, when it waits, runs or is done."""
-        content = self._far.read(f"jobs/{job.title}.json")
-        if content is None:
+        if (place := place_of(self._far, job.title)) is None:
             return None
         with suppress(ValueError, TypeError, KeyError):  # of another version
-            place = _Place(**json.loads(content))
             events = Pieces(self._far, place.name, place.number - 1).new()
             ending = next((fields for fields in events if fields["event"] in ENDINGS), None)
             if ending is None:
@@ -144,7 +162,7 @@ class BatchWorker(Worker):
                 return place  # else what it made was cleared away since
         return None
 
-    def _given(self, job: Job) -> _Place:
+    def _given(self, job: Job) -> Place:
         """Give the job to the worker that is there, or to a new one."""
         own = self._own
         if own is not None and self._system.ended(own.identity) is None:
@@ -154,11 +172,11 @@ class BatchWorker(Worker):
             name = f"{job.title}-{uuid.uuid4().hex[:8]}"
             write_job(self._far, name, 1, job)
             arguments = ["--batch", name, "--patience", str(self._system.patience_seconds)]
-            self._own = place = _Place(name, self._system.submit(name, arguments), 1)
-        self._far.write(f"jobs/{job.title}.json", json.dumps(asdict(place)).encode())
+            self._own = place = Place(name, self._system.submit(name, arguments), 1)
+        self._far.write(_record_of(job.title), json.dumps(asdict(place)).encode())
         return place
 
-    def _result(self, place: _Place, job: Job, listen: Listener) -> dict[str, Any]:
+    def _result(self, place: Place, job: Job, listen: Listener) -> dict[str, Any]:
         pieces, how, patience = Pieces(self._far, place.name, place.number - 1), None, _Patience(self._system)
         waiting = ""
         while True:

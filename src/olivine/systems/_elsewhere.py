@@ -49,6 +49,7 @@ class Elsewhere(Worker):
         def tell(event: str, fields: Mapping[str, Any]) -> None:
             listen(event, _parcel.named(fields, places))
 
+        listen("submitted", {"title": sent.job.title})
         try:
             result = self._worker.run(sent.job, tell)
         except StepFailed as failure:

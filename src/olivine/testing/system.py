@@ -23,6 +23,8 @@ from olivine.workflow.steps import ScoreRows, Script
 
 SECRET = "a secret of this environment"  # noqa: S105 - what must not be found
 
+_BESIDE = {"progress", "submitted"}  # events that come as often as there is work, or where a job goes elsewhere
+
 MakeJob = Callable[..., Job]
 
 
@@ -121,7 +123,7 @@ class SystemContract:
         result = worker.run(
             job("score", model=model, params=scoring(tmp_path)), lambda event, told: heard.append((event, told))
         )
-        assert [event for event, _ in heard].index("started") == 0
+        assert [event for event, _ in heard if event != "submitted"].index("started") == 0
         progress = [told for event, told in heard if event == "progress"]
         done = [told for told in progress if "reading" not in told["metrics"]]
         assert is_forward([told for told in progress if "reading" in told["metrics"]])
@@ -177,7 +179,7 @@ class SystemContract:
                 worker.hang_up()
 
         assert worker.run(job("materialize", model=model), listen)["model"]["format"] == "hf"
-        assert [event for event, _ in heard if event != "progress"] == ["started"]
+        assert [event for event, _ in heard if event not in _BESIDE] == ["started"]
         read = [told for event, told in heard if event == "progress"]
         assert is_forward(read)
         assert read[-1]["done"] == read[-1]["total"]
@@ -199,7 +201,7 @@ class SystemContract:
         model = damaged_model(tmp_path / "damaged").to_json()
         with pytest.raises(StepFailed, match=r"model\.safetensors"):
             worker.run(job("materialize", model=model), lambda event, _: heard.append(event))
-        assert [event for event in heard if event != "progress"] == ["started"]
+        assert [event for event in heard if event not in _BESIDE] == ["started"]
 
 
 def scoring(folder: Path, *scripts: Script) -> dict[str, Any]:

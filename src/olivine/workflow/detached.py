@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from olivine import lazy
-from olivine.errors import RequestError
+from olivine.errors import Interrupted, RequestError
 from olivine.paths import of_user
 from olivine.store.files import write_synced
 
@@ -133,6 +133,18 @@ def start(run: Detached, program: Sequence[str]) -> Detached:
     begun = Detached(**{**asdict(run), "command": run.command, "pid": process.pid, "born": born})
     write_synced(run.place / "run.json", json.dumps(asdict(begun), indent=1))
     return begun
+
+
+def write_end(path: Path, exit_code: int) -> None:
+    """Say how a run has ended, in the file for it."""
+    partial = path.with_name(f"{path.name}.partial")
+    write_synced(partial, json.dumps({"exit_code": exit_code, "time": time.time()}))
+    partial.replace(path)
+
+
+def end_lost(run: Detached) -> None:
+    """Let a run whose process is gone count as interrupted: nothing of it is at work any more."""
+    write_end(run.place / "ended.json", Interrupted.exit_code)
 
 
 def all_runs() -> list[Detached]:

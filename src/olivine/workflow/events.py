@@ -207,6 +207,16 @@ class StepFailed(OfStep):
 
 
 @_event
+class Submitted(Event):
+    """A job goes to another system. step: what it is for. host: which system. title: by which it is known there."""
+
+    kind = "submitted"
+    step: str
+    title: str
+    host: str | None = None
+
+
+@_event
 class Progress(Event):
     """A step that is at work came further: `done` of `total`. metrics: short numbers such as loss=0.42."""
 
@@ -457,6 +467,7 @@ KINDS: Mapping[str, type[Event]] = {
         StepDone,
         StepCached,
         StepFailed,
+        Submitted,
         Progress,
         Noted,
         Warned,

@@ -51,6 +51,11 @@ class Hosts:
             self._by_name[name] = self._ask(name, config)
         return self._by_name[name]
 
+    def system(self, name: str) -> System | None:
+        """The system of that name, of which nothing is asked; None, and a problem, where there can be none."""
+        config = self._workflow.systems.get(name)
+        return self._made(name, config) if config is not None else None
+
     def _ask(self, name: str, config: SystemConfig) -> Host:
         before, stand_in = self._asked.get(name), replace(self._here, name=name)
         if before is not None and before.is_known:

@@ -17,7 +17,7 @@ from olivine.store.files import is_full_disk
 from olivine.systems import Job, JobKind
 from olivine.work import Machine
 from olivine.workflow import events
-from olivine.workflow.events import Listener, Noted, Progress, StepCached, StepDone, StepStarted, Warned
+from olivine.workflow.events import Listener, Noted, Progress, StepCached, StepDone, StepStarted, Submitted, Warned
 from olivine.workflow.names import FileNames
 from olivine.workflow.workers import Workers
 
@@ -127,6 +127,8 @@ class Workshop:
             if event == "progress":
                 numbers = {name: told[name] for name in ("done", "total", "metrics")}
                 self.tell(Progress(step=task.step, **numbers))
+            elif event == "submitted":
+                self.tell(Submitted(step=task.step, title=told["title"], host=task.host))
             elif event == "note":
                 self.tell(Noted(step=task.step, message=told["message"]))
             elif event == "warning":
