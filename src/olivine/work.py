@@ -81,7 +81,8 @@ class Team:
 
     node: which of them this is, from 0. address, port: where node 0 hears the others. outcomes: a file in which it
     stands how others have ended as soon as that is known, JSON by node: {"devices": [facts of each]} where all went
-    well, else {"message", "exit_code", "is_lost": whether others went away from it}.
+    well, else {"message", "exit_code", "is_lost": whether others went away from it, and "is_gone": whether it is known
+    that this one did}.
     """
 
     node: int

@@ -121,7 +121,7 @@ def test_request_that_both_nodes_refuse_is_one_sentence(tiny_llama, tmp_path):
 def others_that(tmp_path, **outcomes):
     path = tmp_path / "outcomes.json"
     path.write_text(json.dumps({node[1:]: outcome for node, outcome in outcomes.items()}))
-    return Others(Team(0, 3, "127.0.0.1", 1, str(path)))
+    return Others(Team(0, 3, "127.0.0.1", 1, str(path)), news_seconds=0.1)
 
 
 def failed(message, *, is_lost=False, exit_code=1):
@@ -143,6 +143,24 @@ def test_what_a_node_knows_of_itself_is_the_cause(tmp_path):
     others = others_that(tmp_path, n1=failed("the disk is full"), n2=failed("the disk is full"))
     own = OlivineError("the loss became nan")
     assert others.cause(own) is own
+
+
+GONE = {"message": "it is gone", "exit_code": 1, "is_lost": True, "is_gone": True}
+
+
+def test_node_that_is_known_to_be_gone_is_the_cause(tmp_path):
+    others = others_that(tmp_path, n1={"devices": []}, n2=GONE)
+    cause = others.cause(LOST)
+    assert (type(cause), str(cause)) == (NodeLost, "node 3 of 3 is gone: Connection closed by peer")
+
+
+def test_node_that_goes_away_when_its_part_is_done_costs_nothing_and_is_told(tmp_path):
+    notes = []
+    others = others_that(tmp_path, n1=GONE)
+    assert others.devices(notes.append) == []
+    of_result = "its part was done, and nothing of the result is lost"
+    assert notes == [f"node 2 of 3 is gone; {of_result}", f"node 3 of 3 did not say how it ended; {of_result}"]
+    assert Others(None).devices(notes.append) == []
 
 
 def test_nodes_that_lost_each_other_are_named(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,53 @@ def test_refusal_of_the_first_is_its_own_and_begins_nothing_again(far, tmp_path)
         led(far, tmp_path, refuse)
     second.thread.join(30)
     assert len(second.jobs) == 1
+
+
+def test_node_that_comes_late_is_waited_for_and_that_is_told(far, tmp_path):
+    heard, late = Heard(), threading.Event()
+    heard.flush = late.set
+
+    def come():
+        late.wait(30)
+        Second(far, tmp_path, lambda *_: {"devices": []})
+
+    threading.Thread(target=come, daemon=True).start()
+    nodes = Nodes(far, "worker", 0, 2, "127.0.0.1", look_seconds=LOOK)
+    job = Job(**{**vars(a_job()), "scratch": tmp_path / "scratch"})
+    assert nodes.led(1, lambda *_: {"model": 1}, untold_seconds=0.05)(job, Events(heard)) == {"model": 1}
+    told = [event["message"] for event in heard.events if event["event"] == "note"]
+    assert told == ["node 2 of 2 is waited for: all begin together"]
+
+
+def test_node_whose_first_was_killed_leaves_its_attempt_and_joins_the_next(far, tmp_path):
+    """The first says nothing when it is killed, and a line to it may hang for long."""
+    ended, is_over = [], threading.Event()
+
+    def help_until_told(job, team):
+        while not is_over.is_set() and not Path(team.outcomes).is_file():
+            time.sleep(LOOK)
+        if Path(team.outcomes).is_file():
+            ended.append(json.loads(Path(team.outcomes).read_text()))
+        return {"devices": []}
+
+    second = Second(far, tmp_path, help_until_told)
+    killed = threading.Event()
+
+    def never_come_back(*_):
+        killed.set()
+        threading.Event().wait(60)
+
+    threading.Thread(target=led, args=(far, tmp_path / "killed", never_come_back), daemon=True).start()
+    assert killed.wait(30)
+
+    def begin_anew(*_):
+        is_over.set()
+        return {"model": 1}
+
+    result, _ = led(far, tmp_path, begin_anew)
+    assert result == {"model": 1}
+    assert [outcomes["0"]["is_lost"] for outcomes in ended] == [True]
+    assert len({team.outcomes for _, team in second.jobs}) == 2
 
 
 def test_node_that_does_not_come_is_named(far, tmp_path):

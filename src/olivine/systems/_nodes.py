@@ -29,6 +29,8 @@ from olivine.work import NodeLost, Team
 
 _N_ATTEMPTS = 3
 _COME_SECONDS = 1800.0  # another machine may have to be found for a node that went away
+_UNTOLD_SECONDS = 15.0  # that node 0 waits for others before that is told
+_N_LOOKS = 5  # of a node that helps, until it looks whether node 0 has begun anew
 
 Run = Callable[[Job, Events], dict[str, Any]]
 Help = Callable[[Job, Team], dict[str, Any]]  # gives how it ended, see `outcome`
@@ -88,13 +90,16 @@ class Nodes:
     port: int = 0
     look_seconds: float = 1.0
 
-    def led(self, number: int, run: Run, come_seconds: float = _COME_SECONDS) -> Run:
+    def led(
+        self, number: int, run: Run, come_seconds: float = _COME_SECONDS, untold_seconds: float = _UNTOLD_SECONDS
+    ) -> Run:
         """How node 0 does the worker's job of that number: again, from its checkpoint, when a node was lost."""
 
         def attempts(job: Job, events: Events) -> dict[str, Any]:
             for n in range(1, _N_ATTEMPTS + 1):
                 try:
-                    with self._attempt(self._called(number, come_seconds), job.scratch) as (team, _):
+                    meeting = self._called(number, come_seconds, untold_seconds, events)
+                    with self._attempt(meeting, number, job.scratch) as (team, _):
                         return run(replace(job, team=asdict(team)), events)
                 except NodeLost as lost:
                     if n == _N_ATTEMPTS:
@@ -124,32 +129,36 @@ class Nodes:
         """Do this node's part of a job; how it ended is told to the others."""
         content = self.far.read(f"jobs/{self.name}/job-{number:06}")
         self.far.write(f"{self._folder(meeting)}/joined-{self.node}", b"")
-        with self._attempt(meeting, folder) as (team, told):
+        with self._attempt(meeting, number, folder) as (team, told):
             told.update(run(Job.from_json(json.loads(content or b"{}")), team))
 
-    def _called(self, number: int, come_seconds: float) -> Mapping[str, Any]:
+    def _called(self, number: int, come_seconds: float, untold_seconds: float, events: Events) -> Mapping[str, Any]:
         """The other nodes, called together; OlivineError when one does not come."""
         address = self.address or socket.gethostbyname(socket.gethostname())
         meeting = {"attempt": uuid.uuid4().hex[:12], "address": address, "port": free_port(self.port)}
         self.far.write(self._place(number), json.dumps(meeting).encode())
-        until = time.monotonic() + come_seconds
+        begun, is_told = time.monotonic(), False
         while True:
             there = self.far.names(self._folder(meeting))
             missing = [node for node in range(1, self.n_nodes) if f"joined-{node}" not in there]
             if not missing:
                 return meeting
-            if time.monotonic() > until:
-                who = f"node {missing[0] + 1} of {self.n_nodes}"
+            who, waited_seconds = f"node {missing[0] + 1} of {self.n_nodes}", time.monotonic() - begun
+            if waited_seconds > come_seconds:
                 raise OlivineError(f"{who} did not come within {come_seconds / 60:g} minutes")
+            if not is_told and waited_seconds > untold_seconds:
+                events.note(f"{who} is waited for: all begin together")
+                is_told = True
             time.sleep(self.look_seconds)
 
     @contextmanager
-    def _attempt(self, meeting: Mapping[str, Any], folder: Path) -> Iterator[tuple[Team, dict[str, Any]]]:
+    def _attempt(self, meeting: Mapping[str, Any], number: int, folder: Path) -> Iterator[tuple[Team, dict[str, Any]]]:
         """The team of a meeting, which hears how others end while it is at work, and the word on how this one did."""
         folder.mkdir(parents=True, exist_ok=True)
         path, is_over = folder / f"{meeting['attempt']}.json", threading.Event()
         team = Team(self.node, self.n_nodes, meeting["address"], meeting["port"], str(path))
-        listener = threading.Thread(target=self._listen, args=(meeting, path, is_over), daemon=True, name="nodes")
+        about = (meeting, number, path, is_over)
+        listener = threading.Thread(target=self._listen, args=about, daemon=True, name="nodes")
         listener.start()
         told: dict[str, Any] = {}
         try:
@@ -165,16 +174,26 @@ class Nodes:
             with suppress(OlivineError):  # how the job ended is no less so when the others do not hear it
                 self.far.write(f"{self._folder(meeting)}/ended-{self.node}", json.dumps(told).encode())
 
-    def _listen(self, meeting: Mapping[str, Any], path: Path, is_over: threading.Event) -> None:
-        """Keep in a file how others have ended."""
+    def _listen(self, meeting: Mapping[str, Any], number: int, path: Path, is_over: threading.Event) -> None:
+        """Keep in a file how others have ended; a node 0 that calls anew has, though it could not say so."""
         ended: dict[str, Any] = {}
+        looks = 0
         while not is_over.wait(self.look_seconds):
+            looks += 1
             with suppress(OlivineError):  # it is asked again
+                if self.node > 0 and looks % _N_LOOKS == 0 and "0" not in ended and self._is_over(meeting, number):
+                    ended["0"] = {"message": "it has begun anew", "exit_code": 1, "is_lost": True, "is_gone": True}
+                    write_outcomes(path, ended)
                 for name in self.far.names(self._folder(meeting)):
                     word, _, node = name.partition("-")
                     if word == "ended" and node not in ended and int(node) != self.node:
                         ended[node] = json.loads(self.far.read(f"{self._folder(meeting)}/{name}") or b"{}")
                         write_outcomes(path, ended)
+
+    def _is_over(self, meeting: Mapping[str, Any], number: int) -> bool:
+        """Whether node 0 has called the others together again."""
+        latest = self._meeting(number)
+        return latest is not None and latest["attempt"] != meeting["attempt"]
 
     def _meeting(self, number: int) -> dict[str, Any] | None:
         content = self.far.read(self._place(number))

@@ -65,7 +65,7 @@ def run_on_all(step: Pass, model: Model, context: Context) -> Model:
         raise others.cause(ranks.failure(process.returncode))
     facts = [fact for _, fact in sorted(ranks.done.items())]
     devices = [{key: fact[key] for key in ("peak_memory_bytes", "device_peak_bytes") if key in fact} for fact in facts]
-    context.report.record(**facts[0], devices=[*devices, *others.devices()])
+    context.report.record(**facts[0], devices=[*devices, *others.devices(context.report.note)])
     return Model.from_json(ranks.model)
 
 
