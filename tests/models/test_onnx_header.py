@@ -294,3 +294,40 @@ def test_graphs_in_each_other_are_read_as_deep_as_protobuf_goes(tmp_path):
     path.write_bytes(nested(5000))
     with pytest.raises(ModelError, match="graphs lie in each other"):
         OnnxHeader.read(path)
+
+
+def test_operator_that_onnx_does_not_have_is_refused_by_name(tmp_path):
+    graph = helper.make_graph([helper.make_node("Swirl", ["x"], ["y"])], "g", [value("x", ["n"])], [value("y", ["n"])])
+    with pytest.raises(Unsupported, match=r"needs the operator 'Swirl', which neither ONNX nor onnxruntime has"):
+        check_onnx(onnx_model(saved(tmp_path / "a.onnx", graph)))
+    nodes = [
+        helper.make_node("SimplifiedLayerNormalization", ["x", "scale"], ["n"]),  # onnxruntime's, in ONNX's own domain
+        helper.make_node("Upsample", ["n", "sizes"], ["y"]),  # an old one
+    ]
+    graph = helper.make_graph(nodes, "g", [value("x", ["n"])], [value("y", ["n"])])
+    check_onnx(onnx_model(saved(tmp_path / "b.onnx", graph)))
+
+
+def test_every_operator_that_onnx_has_is_known(tmp_path):
+    for schema in onnx.defs.get_all_schemas():
+        if not schema.domain:
+            node = helper.make_node(schema.name, ["x"], ["y"])
+            graph = helper.make_graph([node], "g", [value("x", ["n"])], [value("y", ["n"])])
+            check_onnx(onnx_model(saved(tmp_path / "a.onnx", graph)))
+
+
+def test_cycle_is_refused_and_nodes_in_another_order_are_not(tmp_path):
+    given, result = [value("x", ["n"])], [value("y", ["n"])]
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"]),
+        helper.make_node("Add", ["a", "d"], ["b"]),
+        helper.make_node("Tanh", ["b"], ["c"]),
+        helper.make_node("Neg", ["c"], ["d"]),
+        helper.make_node("Exp", ["d"], ["y"]),
+    ]
+    path = saved(tmp_path / "cycle.onnx", helper.make_graph(nodes, "g", given, result))
+    with pytest.raises(ModelError, match=r"cycle\.onnx has a cycle: '[bcd]' is computed of itself"):
+        OnnxHeader.read(path)
+    nodes[1] = helper.make_node("Add", ["a", "x"], ["b"])
+    header = OnnxHeader.read(saved(tmp_path / "late.onnx", helper.make_graph(nodes[::-1], "g", given, result)))
+    assert [spec.name for spec in header.signature.inputs] == ["x"]

@@ -6,8 +6,10 @@ genai_config.json is one that onnxruntime-genai loads.
 
 import ast
 import importlib.util
+import re
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +34,11 @@ _DOMAINS = frozenset(
         *("", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview", "ai.onnx.preview.training"),
         *("com.microsoft", "com.microsoft.nchwc", "com.microsoft.dml", "com.ms.internal.nhwc", "org.pytorch.aten"),
     }
+)
+# What onnxruntime also has in ONNX's own domain: experiments of old, copies between devices, and norms of its own.
+_OF_RUNTIME = (
+    *("Affine", "ATen", "Crop", "DynamicSlice", "GivenTensorFill", "ImageScaler", "ParametricSoftplus", "Scale"),
+    *("ScaledTanh", "MemcpyFromHost", "MemcpyToHost", "SimplifiedLayerNormalization", "Upsample", "Scatter"),
 )
 ADAPTER_INPUTS = "adapter_inputs.json"  # which inputs of a graph are weights of an adapter, and the file of those
 SESSION_FILE = "session_options.json"  # beside a graph: how a session for it is opened
@@ -109,6 +116,8 @@ def check_onnx(model: Model) -> None:
     header = header_of(model)
     header.check_external()
     _check_versions(header)
+    if (unknown := _unknown(header)) is not None:
+        raise Unsupported(f"{header.path} needs the operator '{unknown}', which neither ONNX nor onnxruntime has")
     custom = sorted(one for one in header.operators if one[0] not in _DOMAINS and one not in header.functions)
     if custom:
         name = "::".join(custom[0])
@@ -144,6 +153,33 @@ def _newest() -> tuple[int, int] | None:
                 rows = ast.literal_eval(node.value)
                 return max(int(row[1]) for row in rows), max(int(row[2]) for row in rows)
     return None
+
+
+def _unknown(header: "onnx_header.OnnxHeader") -> str | None:
+    """The first operator of a graph that is called ONNX's own and is none of them."""
+    known = _operators()
+    own = sorted(name for domain, name in header.operators - header.functions if not domain)
+    return next((name for name in own if known and name not in known), None)
+
+
+@cache
+def _operators() -> frozenset[str]:
+    """All operators of ONNX's own domain, old ones too, as sources of onnxscript and onnx name them; none is imported.
+
+    Empty where one of the two is not installed.
+    """
+    named = {*_OF_RUNTIME}
+    for package, pattern, name in (
+        ("onnxscript", "onnx_opset/_impl/opset[0-9]*.py", r"^    def ([A-Z]\w*)\("),
+        ("onnx", "reference/ops/_op_list.py", r"^from onnx\.reference\.ops\.\w+ import ([A-Z]\w*)"),
+    ):
+        place = importlib.util.find_spec(package)
+        files = [*Path(place.origin).parent.glob(pattern)] if place and place.origin else []
+        told = [one for file in files for one in re.findall(name, file.read_text(encoding="utf-8"), re.MULTILINE)]
+        if not told:
+            return frozenset()
+        named.update(told)
+    return frozenset(named)
 
 
 def onnx_facts(model: Model) -> ModelFacts:

@@ -228,6 +228,10 @@ class _Reader:
         """The error that says so; names of the file are cut, and stay in the line."""
         return ModelError(f"{self._path} is truncated or no ONNX file: {' '.join(why.split()):.400}")
 
+    def circular(self, value: str) -> ModelError:
+        """The error that a value is computed of itself."""
+        return ModelError(f"{self._path} has a cycle: '{' '.join(value.split()):.80}' is computed of itself")
+
     def _varint(self, at: int, stop: int) -> tuple[int, int]:
         value = 0
         for place in range(_MAX_VARINT_BYTES):
@@ -296,16 +300,47 @@ def _walk(reader: _Reader, graph: Mapping[int, list[Any]], contents: _Contents, 
     shapes = {tensor.name: tensor.shape for tensor in stored}
     choices: dict[str, int] = {}
     source: dict[str, str] = {}
+    reads: list[tuple[list[str], list[str]]] = []
     for value in graph.get(1, []):
         node = _node(reader, value, contents, depth)
         inputs = reader.texts(node.get(1, []))
+        reads.append((inputs, reader.texts(node.get(2, []))))
         kind = reader.text(node.get(4, []))
         if kind in _SAME_VALUES and inputs and node.get(2):
             source[reader.texts(node[2])[0]] = inputs[0]
         elif kind == "Gather" and len(inputs) == 2 and shapes.get(inputs[0]) and _axis(reader, node) == 0:
             picked = source.get(inputs[1], inputs[1])
             choices[picked] = min(shapes[inputs[0]][0], choices.get(picked, 2**63))
+    if (circle := _in_a_circle(reads)) is not None:
+        raise reader.circular(circle)
     return choices
+
+
+def _in_a_circle(nodes: Sequence[tuple[list[str], list[str]]]) -> str | None:
+    """A value that is computed of itself, where one is. nodes: what each reads and gives, in any order."""
+    makers = {name: place for place, (_, outputs) in enumerate(nodes) for name in outputs if name}
+    sources = [{makers[name] for name in inputs if name in makers} for inputs, _ in nodes]
+    if all(source < place for place, before in enumerate(sources) for source in before):
+        return None
+    readers: dict[int, list[int]] = {}
+    for place, before in enumerate(sources):
+        for source in before:
+            readers.setdefault(source, []).append(place)
+    n_waiting = [len(before) for before in sources]
+    ready = [place for place, count in enumerate(n_waiting) if not count]
+    while ready:
+        for place in readers.get(ready.pop(), ()):
+            n_waiting[place] -= 1
+            if not n_waiting[place]:
+                ready.append(place)
+    left = [place for place, count in enumerate(n_waiting) if count]
+    if not left:
+        return None
+    place, seen = left[0], set[int]()
+    while place not in seen:  # each that is left reads another one that is: back along these, a circle closes
+        seen.add(place)
+        place = min(source for source in sources[place] if n_waiting[source])
+    return next(name for name in nodes[place][1] if name)
 
 
 def _node(reader: _Reader, value: Any, contents: _Contents, depth: int) -> dict[int, list[Any]]:

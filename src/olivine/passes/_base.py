@@ -102,6 +102,8 @@ class Pass(ABC):
     of_parts: what it does with a model of several parts: it works on "each" as if that were the model, on the "whole",
       or on neither.
     names_in_parts: whether its params name things that each part of a model may lack, if one has them.
+    needs_apart: what an earlier step makes and no pass before it may put into another model: the adapter that it takes
+      out of a graph.
     when_too_large: what to do when the step needs more memory than there is.
     is_usual_way: whether it is the pass that one takes to come from the format that it accepts to that which it gives.
     not_accepted: why a model of another format has no place before the pass, and what to do, by format; {name} is the
@@ -124,6 +126,7 @@ class Pass(ABC):
     reads_inputs: ClassVar[bool] = False
     of_parts: ClassVar[Literal["each", "whole", "neither"]] = "neither"
     names_in_parts: ClassVar[bool] = False
+    needs_apart: ClassVar[str | None] = None
     when_too_large: ClassVar[str] = "Use a larger machine."
     is_usual_way: ClassVar[bool] = False
     not_accepted: ClassVar[Mapping[str, tuple[str, str]]] = {}

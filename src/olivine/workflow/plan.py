@@ -351,6 +351,8 @@ def _explain_chain(draft: Draft, name: str, plugin: type[Pass], form: str) -> No
     wanted = " or ".join(sorted(plugin.accepts))
     between = " and ".join(f"'{one}'" for one in _between(draft.chain.facts, form, plugin.accepts))
     fix = f"Put {between} before it." if between else "Change the order of the passes."
+    if (taker := _taker_of(draft, name, form)) is not None:
+        fix = f"'{taker}' takes the {form} out of a graph: use OnnxConversion in its place, which keeps it apart there."
     draft.problem(
         "invalid-value", ("passes", name), f"pass '{name}' takes {wanted}, but what reaches it is {form}.", fix
     )
@@ -363,6 +365,14 @@ def _between(facts: ModelFacts | None, form: str, accepted: Collection[str]) -> 
         return usual
     others = (one for one in passes.classes.values() if form in one.accepts and one.produces in accepted)
     return [one.name for one in others if parts.serves(one, facts)][:1]
+
+
+def _taker_of(draft: Draft, name: str, form: str) -> str | None:
+    """The pass after one of that name which needs what is of a format not to be put into another model."""
+    configs = [*draft.workflow.passes.items()]
+    place = next(index for index, (other, _) in enumerate(configs) if other == name)
+    later = [(other, passes.find(config.type)) for other, config in configs[place + 1 :]]
+    return next((other for other, plugin in later if plugin is not None and plugin.needs_apart == form), None)
 
 
 def _explain_kind(draft: Draft, name: str, plugin: type[Pass], facts: ModelFacts) -> None:

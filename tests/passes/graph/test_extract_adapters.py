@@ -8,8 +8,10 @@ import onnxruntime
 import pytest
 from onnx import helper
 
+from encoders import write_config
 from graph_tools import changed, largest_difference, outputs
 from graphs import save, text_classifier, value, weight
+from olivine.config import load
 from olivine.errors import ModelError
 from olivine.evaluate import inputs_of
 from olivine.models import Model
@@ -18,6 +20,7 @@ from olivine.models.onnx_files import onnx_facts, onnx_model
 from olivine.models.sample_inputs import made_up
 from olivine.runtimes import adapter_inputs
 from olivine.runtimes.session import OnnxSession
+from olivine.workflow.plan import make_plan
 from tiny import VOCABULARY, tiny_adapter, tiny_model
 
 pytestmark = pytest.mark.usefixtures("warm")
@@ -194,3 +197,18 @@ def test_graph_without_an_adapter_is_refused_with_what_keeps_one(tmp_path):
     graph = adapted_layer(tmp_path / "b" / "given" / "model.onnx")
     with pytest.raises(ModelError, match="no weights of an adapter by loha"):
         changed("ExtractAdapters", graph, tmp_path / "b", adapter_type="loha")
+
+
+def test_pass_that_takes_no_adapter_is_not_mended_by_merging_where_it_is_taken_out_later(tmp_path):
+    model = tiny_model(tmp_path / "base")
+    given = {
+        "type": "HfModel",
+        "model_path": str(model),
+        "adapter_path": str(tiny_adapter(model, tmp_path / "adapter")),
+    }
+    steps = {"m": {"type": "ModelBuilder", "precision": "fp32"}, "apart": {"type": "ExtractAdapters"}}
+    (problem,) = make_plan(load(write_config(tmp_path, model, steps, input_model=given))).problems
+    assert "'apart' takes the adapter out of a graph: use OnnxConversion in its place" in str(problem)
+    steps = {"r": {"type": "Rtn"}}
+    (problem,) = make_plan(load(write_config(tmp_path, model, steps, input_model=given))).problems
+    assert "Put 'merge' before it" in str(problem)

@@ -344,3 +344,27 @@ def test_parts_are_quantized_on_what_the_parts_before_them_give_and_scored_toget
     assert scores["s"]["cosine"] == pytest.approx(1, abs=1e-5)
     assert scores["q"]["cosine"] > 0.9
     assert scores["o"]["cosine"] == pytest.approx(1, abs=1e-5)  # beside the parts before it
+
+
+def test_surgeon_that_counts_inputs_changes_the_parts_that_have_so_many(tmp_path):
+    first = one_node(tmp_path / "a" / "model.onnx", kind="Tanh")
+    second = save(
+        tmp_path / "b" / "model.onnx",
+        [helper.make_node("Add", ["y", "z"], ["sum"])],
+        [value("y", ["n", 8]), value("z", ["n", 8])],
+        [value("sum", ["n", 8])],
+        [],
+    )
+    surgery = passes.find("GraphSurgeries")
+    rename = {"surgeon": "RenameInputDims", "input_idx": 1, "dim_idx": 0, "dim_name": "rows"}
+    step = surgery(surgery.Params.model_validate({"surgeries": [rename]}))
+    (tmp_path / "r").mkdir()
+    (tmp_path / "scratch").mkdir()
+    heard = Heard()
+    result = parts.run(
+        step, composite_of(tmp_path, first, second), Context(tmp_path / "r", tmp_path / "scratch", MACHINE, heard)
+    )
+    assert OnnxHeader.read(graph_of(result.parts["b"])).signature.inputs[1].shape == ("rows", 8)
+    assert "a: RenameInputDims changes nothing: the graph has 1 inputs, and no input 1" in heard.warnings
+    with pytest.raises(ModelError, match="the graph has 1 inputs, and no input 1"):
+        result_of("GraphSurgeries", onnx_model(first), tmp_path / "s", surgeries=[rename])

@@ -7,6 +7,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from olivine.exporting.surgery._base import (
+    NoPlaceError,
     Surgeon,
     all_nodes,
     constant_of,
@@ -87,6 +88,7 @@ def surgeon_of(record: Mapping[str, Any]) -> Surgeon:
 
 __all__ = [
     "SURGEONS",
+    "NoPlaceError",
     "Surgeon",
     "all_nodes",
     "constant_of",

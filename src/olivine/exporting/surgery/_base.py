@@ -7,12 +7,17 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from olivine import lazy
+from olivine.errors import ModelError
 
 if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 else:
     np, ir = lazy.module("numpy"), lazy.module("onnx_ir")
+
+
+class NoPlaceError(ModelError):
+    """The graph has not what the params of a surgeon count: another part of the model may."""
 
 
 class Surgeon(BaseModel, ABC):

@@ -7,7 +7,7 @@ from pydantic import model_validator
 
 from olivine import lazy
 from olivine.errors import ModelError
-from olivine.exporting.surgery._base import Surgeon, free, names_in
+from olivine.exporting.surgery._base import NoPlaceError, Surgeon, free, names_in
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -79,10 +79,10 @@ class _RenameDims(Surgeon):
 
     def _rename(self, values: "Sequence[ir.Value]", index: int, what: str) -> int:
         if not 0 <= index < len(values):
-            raise ModelError(f"the graph has {len(values)} {what}s, and no {what} {index}")
+            raise NoPlaceError(f"the graph has {len(values)} {what}s, and no {what} {index}")
         value = values[index]
         if value.shape is None or not 0 <= self.dim_idx < value.shape.rank():
-            raise ModelError(f"the {what} '{value.name}' has no dimension {self.dim_idx}")
+            raise NoPlaceError(f"the {what} '{value.name}' has no dimension {self.dim_idx}")
         sizes = list(value.shape)
         if sizes[self.dim_idx] == ir.SymbolicDim(self.dim_name):
             return 0

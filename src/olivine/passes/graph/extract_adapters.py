@@ -41,6 +41,7 @@ class ExtractAdapters(GraphPass):
 
     aliases: ClassVar[tuple[str, ...]] = ("ExtractAdapters",)
     growth: ClassVar[float] = 1.1
+    needs_apart: ClassVar[str | None] = "adapter"
     params: Params
 
     def change(self, model: Model, context: Context) -> "tuple[ir.Model, Counts]":

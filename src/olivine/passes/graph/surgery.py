@@ -8,7 +8,7 @@ from pydantic import Field, field_validator
 from olivine.config.schema import DataConfig
 from olivine.errors import ModelError, Problem
 from olivine.exporting.graph_files import open_graph
-from olivine.exporting.surgery import surgeon_of
+from olivine.exporting.surgery import NoPlaceError, Surgeon, surgeon_of
 from olivine.models import Model
 from olivine.models.facts import ModelFacts
 from olivine.models.onnx_files import graph_of
@@ -59,10 +59,21 @@ class Surgery(GraphPass):
             surgeon = surgeon_of(record)
             for sentence in surgeon.lacking(graph):
                 context.report.warn(sentence)
-            name, n_places = type(surgeon).__name__, surgeon.operate(graph)
+            name, n_places = type(surgeon).__name__, _operate(surgeon, graph, context)
             if not n_places and self.params.strict:
                 raise ModelError(f"the surgeon {name} finds no place in the graph, and strict is set")
             if not n_places and len(self.params.surgeries) > 1:
                 context.report.warn(f"the surgeon {name} found no place in the graph")
             counts[name] = counts.get(name, 0) + n_places
         return graph, counts
+
+
+def _operate(surgeon: Surgeon, graph: "ir.Model", context: Context) -> int:
+    """The number of places; of a model of several parts, one may lack what the params count."""
+    try:
+        return surgeon.operate(graph)
+    except NoPlaceError as error:
+        if context.whole is None:
+            raise
+        context.report.warn(f"{type(surgeon).__name__} changes nothing: {error}")
+        return 0
