@@ -46,8 +46,8 @@ class OutputEvidence:
     scores: names of the outputs whose last dimension are scores of classes (logits, probabilities), the best first.
     labels: the expected class of each row as its number, or of each of its tokens, of which NO_CLASS is not asked for;
       empty where the rows have none.
-    transcripts: of a model of speech, for each row what is said in it and what the model writes; with the seconds of
-      all these sounds, and those that it took.
+    transcripts: of a model that writes, for each row what is said in it, or expected, and what the model writes; of
+      sounds (is_heard) with the seconds of all of them, and those that it took.
     """
 
     outputs: "Sequence[Mapping[str, npt.NDArray[Any]]]"
@@ -57,6 +57,7 @@ class OutputEvidence:
     transcripts: Sequence[tuple[str, str]] = ()
     seconds_heard: float = 0.0
     seconds_taken: float = 0.0
+    is_heard: bool = True
 
     def answered(self) -> "list[tuple[npt.NDArray[Any], int]]":
         """The scores of all classes and the expected one, of each row that has one, or of each such token."""
@@ -169,7 +170,7 @@ class Metric(ABC):
       named. Of a metric without them, an evaluator says itself whether higher is better.
     only_when_asked: measured only where the config names it, as every metric of a third party is.
     needs_labels: whether it has nothing to say of rows without an expected answer. hears: these are words that are
-      said, and not classes, of which models of speech name none.
+      said, and not classes, of which models of speech name none. writes: these are texts that are written of others.
     """
 
     name: ClassVar[str]
@@ -181,6 +182,7 @@ class Metric(ABC):
     only_when_asked: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     hears: ClassVar[bool] = False
+    writes: ClassVar[bool] = False
 
     def __init__(self, params: Any = None) -> None:
         self.params = self.Params() if params is None else params

@@ -19,6 +19,7 @@ from olivine.evaluate._features import extractor, feature_column, heard_seconds,
 from olivine.evaluate._inputs import Tokenize, fits, of_parts, of_row
 from olivine.evaluate._metrics import measured
 from olivine.evaluate._speech import FEATURES, TASK, TOKENS, Transcriber, expected_of, teacher
+from olivine.evaluate.label_accuracy import matches
 from olivine.evaluate.word_errors import bare_words
 from olivine.models import Model
 from olivine.models.disk import bytes_on_disk
@@ -83,6 +84,7 @@ def score_outputs(
         labels=labels,
         transcripts=list(zip(said, written, strict=True)),
         seconds_heard=sum(given.seconds),
+        is_heard=bool(given.seconds),
         seconds_taken=transcriber.seconds if transcriber is not None else 0.0,
     )
     numbers = measured(params.get("metrics") or {}, evidence, Artifact(bytes_on_disk(model)))
@@ -161,6 +163,8 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> _Given:
         target in row for row in given
     ):  # only its rows tell whether it has labels
         target = None
+    if target and _is_to_write(signature, given, target):
+        return _Given(inputs, said=[expected_of(row, target, rows.where(index)) for index, row in enumerate(given)])
     if target and facts.task == TASK:
         said = [expected_of(row, target, rows.where(index)) for index, row in enumerate(given)]
         column = feature_column(config, rows.columns(), "audio")
@@ -170,6 +174,12 @@ def _inputs(model: Model, params: Mapping[str, Any]) -> _Given:
     numbers = {name: number for number, name in enumerate(facts.labels)}
     labels = [_label(rows, index, target, numbers, tokenize) for index in range(len(rows))] if target else []
     return _Given(inputs, labels)
+
+
+def _is_to_write(signature: Signature, rows: Sequence[Mapping[str, Any]], target: str) -> bool:
+    """Whether a model writes a text of a text, and rows say which."""
+    names = {spec.name for spec in signature.inputs}
+    return TOKENS in names and FEATURES not in names and any(isinstance(row.get(target), str) for row in rows)
 
 
 def _token_sizes(signature: Signature, n_tokens: int, n_past: int) -> dict[str, int]:
@@ -235,11 +245,11 @@ def by_name(signature: Signature, row: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _reader(model: Model, config: DataConfig, rows: Rows, signature: Signature, target: str | None) -> Tokenize | None:
     """What makes inputs of the text, sound or image of a row. target: the column of what is said in a sound."""
-    extract = extractor(model.path, config, signature, rows.columns())
-    if extract is None or not {FEATURES, TOKENS} <= {spec.name for spec in signature.inputs}:
-        return extract or _tokenizer(model, config, rows)
-    read = teacher(model.path, target)
-    return lambda row: {**extract(row), TOKENS: read(row)}
+    make = extractor(model.path, config, signature, rows.columns()) or _tokenizer(model, config, rows)
+    if make is None or TOKENS not in {spec.name for spec in signature.inputs} or TOKENS in rows.columns():
+        return make
+    read = teacher(model.path, target or config.pre_process_data_config.label_col)
+    return lambda row: {**make(row), TOKENS: read(row)}
 
 
 def _is_written(config: DataConfig) -> bool:
@@ -373,12 +383,17 @@ def _classes(evidence: OutputEvidence) -> list[dict[str, Any]]:
 
 
 def _transcripts(evidence: OutputEvidence) -> list[dict[str, Any]]:
-    """What is said and what is written, of the first rows."""
+    """What is said or expected, and what is written, of the first rows."""
+    what, is_right = ("sound", _says) if evidence.is_heard else ("row", matches)
     return [
-        {"prompt": f"sound {number}", "expected": one, "text": other, "right": bare_words(one) == bare_words(other)}
+        {"prompt": f"{what} {number}", "expected": one, "text": other, "right": is_right(one, other)}
         for number, (one, other) in enumerate(evidence.transcripts[:N_ANSWERS], 1)
     ]
 
 
 def _sample(row: Mapping[str, Any]) -> dict[str, str]:
     return {"prompt": row["prompt"], "expected": row["expected"], "generated": row["text"]}
+
+
+def _says(one: str, other: str) -> bool:
+    return bare_words(one) == bare_words(other)

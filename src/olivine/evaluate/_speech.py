@@ -1,4 +1,4 @@
-"""What a model of speech writes of the sounds of rows, beside what is said in them.
+"""What a model writes of the sounds or texts of rows, beside what is said in them, or expected.
 
 A model with a decoder writes greedily, token after token, from the tokens of its language and task; one of CTC says for
 every frame what it hears. Both are the same for a checkpoint and for every graph that is made of it.
@@ -31,7 +31,7 @@ Next = Callable[[Sequence[int]], Any]
 
 
 class Transcriber:
-    """Writes what a model hears. seconds: that it took for all so far."""
+    """Writes what a model makes of a sound or text. seconds: that it took for all so far."""
 
     def __init__(self, model: Model, session: AnySession, *, has_decoder: bool) -> None:
         self._tokenizer = load_tokenizer(Model("hf", model.path))
@@ -45,19 +45,19 @@ class Transcriber:
             self.seconds += seconds
             return str(self._tokenizer.decode(outputs["logits"][0].argmax(axis=-1)))
         started = time.perf_counter()
-        tokens = self._tokens(row[FEATURES], self._prompt)
+        tokens = self._tokens({name: value for name, value in row.items() if name != TOKENS}, self._prompt)
         self.seconds += time.perf_counter() - started
         return str(self._tokenizer.decode(tokens, skip_special_tokens=True))
 
-    def _tokens(self, features: Any, prompt: Prompt) -> list[int]:
+    def _tokens(self, source: Mapping[str, Any], prompt: Prompt) -> list[int]:
         if isinstance(self._session, Seq2SeqSession):
             n_most = prompt.n_most - len(prompt.tokens)
-            return self._session.generate({FEATURES: features}, prompt.tokens, n_most, prompt.ends)
-        return list(_written(_next(self._session, features), prompt))
+            return self._session.generate(source, prompt.tokens, n_most, prompt.ends)
+        return list(_written(_next(self._session, source), prompt))
 
 
 def expected_of(row: Mapping[str, Any], column: str, where: str) -> str:
-    """What is said in the sound of a row; DataError where its column holds no text."""
+    """What is said in the sound of a row, or is to be written of it; DataError where its column holds no text."""
     text = row.get(column)
     if not isinstance(text, str):
         raise DataError(f"{where}: the column '{column}' holds no text of what is said, but {text!r:.40}")
@@ -70,7 +70,7 @@ def teacher(folder: Path, column: str | None) -> Callable[[Mapping[str, Any]], l
 
     def tokens(row: Mapping[str, Any]) -> list[int]:
         text = row.get(column or "")
-        said = tokenizer(text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else []
+        said = tokenizer(text_target=text, add_special_tokens=False)["input_ids"] if isinstance(text, str) else []
         return [*prompt.tokens, *said][: prompt.n_most]
 
     return tokens
@@ -86,12 +86,14 @@ def _written(following: Next, prompt: Prompt) -> Iterator[int]:
         yield token
 
 
-def _next(session: AnySession, features: Any) -> Next:
+def _next(session: AnySession, source: Mapping[str, Any]) -> Next:
     """What gives the logits; a graph without caches reads all anew for each token."""
-    if isinstance(session, ModuleSession | SpeechSession):
-        return session.decoder(features)
-    return partial(_read_anew, session, features)
+    if isinstance(session, ModuleSession):
+        return session.decoder(source)
+    if isinstance(session, SpeechSession):
+        return session.decoder(source[FEATURES])
+    return partial(_read_anew, session, source)
 
 
-def _read_anew(session: AnySession, features: Any, tokens: Sequence[int]) -> Any:
-    return session.run({FEATURES: features, TOKENS: np.array([tokens], np.int64)})["logits"][0, -1]
+def _read_anew(session: AnySession, source: Mapping[str, Any], tokens: Sequence[int]) -> Any:
+    return session.run({**source, TOKENS: np.array([tokens], np.int64)})["logits"][0, -1]

@@ -44,7 +44,7 @@ class WordErrors(Metric):
 
         `label_accuracy`, to which quality.max_drop holds, is what `wer` leaves of 1.
         """
-        if not evidence.transcripts:
+        if not evidence.transcripts or not evidence.is_heard:
             return {}
         pairs = [(self._normalized(expected), self._normalized(said)) for expected, said in evidence.transcripts]
         words = [(expected.split(), said.split()) for expected, said in pairs]

@@ -46,6 +46,8 @@ def prompt_of(folder: Path) -> Prompt:
         tokens += [number for name, table in _OPTIONS if (number := _number(said, name, table)) is not None]
     if type(said.get("no_timestamps_token_id")) is int:
         tokens.append(said["no_timestamps_token_id"])
+    if type(said.get("forced_bos_token_id")) is int:  # of BART, and the language that mBART writes
+        tokens.append(said["forced_bos_token_id"])
     forced = said.get("forced_decoder_ids")
     if len(tokens) == 1 and isinstance(forced, list):  # as checkpoints of 2022 say the same
         tokens += [pair[1] for pair in forced if isinstance(pair, list) and len(pair) == 2 and type(pair[1]) is int]

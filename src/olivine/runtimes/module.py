@@ -45,18 +45,27 @@ class ModuleSession:
             raise ModelError(f"{self._path} does not run on {shapes}: {told}") from error
         return {name: value.cpu().numpy() for name, value in outputs.items()}
 
-    def decoder(self, features: Any) -> "Callable[[Sequence[int]], npt.NDArray[np.float32]]":
-        """What gives the logits [vocabulary] after tokens that grow by one from call to call, of one sound."""
-        module, given = self._module, torch.as_tensor(np.array(features)).to(self._device)
+    def decoder(self, source: Mapping[str, Any]) -> "Callable[[Sequence[int]], npt.NDArray[np.float32]]":
+        """What gives the logits [vocabulary] after tokens that grow by one from call to call.
+
+        source: the encoder's inputs, of one sound or text.
+        """
+        module = self._module
+        given = {name: torch.as_tensor(np.array(value)).to(self._device) for name, value in source.items()}
+        mask = {name: given[name] for name in ("attention_mask",) if name in given}
         with torch.inference_mode():
-            heard = module.get_encoder()(given)
+            heard = module.get_encoder()(**given)
         state: dict[str, Any] = {"cache": None, "n_read": 0}
 
         def following(tokens: Sequence[int]) -> "npt.NDArray[np.float32]":
             ids = torch.tensor([tokens[state["n_read"] :]], device=self._device)
             with torch.inference_mode():
                 said = module(
-                    encoder_outputs=heard, decoder_input_ids=ids, past_key_values=state["cache"], use_cache=True
+                    encoder_outputs=heard,
+                    decoder_input_ids=ids,
+                    past_key_values=state["cache"],
+                    use_cache=True,
+                    **mask,
                 )
             state.update(cache=said.past_key_values, n_read=len(tokens))
             last: npt.NDArray[np.float32] = said.logits[0, -1].float().cpu().numpy()

@@ -8,7 +8,7 @@ from olivine import search
 from olivine.config import schema
 from olivine.errors import RequestError
 from olivine.workflow.draft import Draft
-from olivine.workflow.rows import hears, no_such_data
+from olivine.workflow.rows import hears, no_such_data, writes
 from olivine.workflow.scripts import plan_script
 from olivine.workflow.steps import GPU_PEAK, Asked, ScoreRows, Script, batch_sizes
 
@@ -270,6 +270,10 @@ def _unheard(draft: Draft, metric: "type[Metric]", number: "Number | None") -> s
         return None
     if metric.hears and not hears(draft):
         return f"there is no {number.key} of {draft.facts.in_words}: it hears no speech."
+    if metric.writes and not writes(draft):
+        return f"there is no {number.key} of {draft.facts.in_words}: it writes no text."
+    if not metric.writes and writes(draft):
+        return f"there is no {number.key} of {draft.facts.in_words}; there is: accuracy_score, exact_match."
     if not metric.hears and hears(draft):
         return f"there is no {number.key} of {draft.facts.in_words}; there is: wer, cer, rtfx, accuracy_score."
     return None

@@ -12,6 +12,7 @@ from olivine.errors import DataError, Problem, RequestError
 from olivine.jinja import syntax_fault
 from olivine.models.inspect import PREPROCESSOR, TOKENIZERS
 from olivine.models.interface import text_signature
+from olivine.models.seq2seq import DECODER_IDS
 from olivine.models.signature import is_derived
 from olivine.passes import UNCHANGED, Pass, passes
 from olivine.paths import is_file
@@ -34,6 +35,7 @@ PASSAGES = {
     "pre_process_data_config": {"text_cols": "text", "strategy": "line-by-line"},
 }
 HEARS = "automatic-speech-recognition"
+WRITTEN = ("target", "summary", "translation", "label")  # of a text that is written of another one
 LABELS, TRANSCRIPTS = ("label", "labels"), ("text", "sentence", "transcription", "transcript")
 N_MADE_UP = 16  # rows of the inputs of a graph, where a config names none
 N_TRAINED_ON = 64  # training rows that are scored when there are no others
@@ -328,7 +330,7 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
         close = difflib.get_close_matches(target, columns, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
         draft.problem("invalid-value", ("quality", "target"), f"the rows have no column '{target}'.", hint)
-    usual = TRANSCRIPTS if hears(draft) else LABELS
+    usual = TRANSCRIPTS if hears(draft) else (WRITTEN if writes(draft) else LABELS)
     return target or next((name for name in usual if name in columns), "")
 
 
@@ -337,8 +339,17 @@ def hears(draft: Draft) -> bool:
     return draft.facts is not None and draft.facts.task == HEARS
 
 
+def writes(draft: Draft) -> bool:
+    """Whether the model writes a text of a text, as T5 does."""
+    signature = draft.facts.signature if draft.facts is not None else None
+    names = {spec.name for spec in signature.inputs} if signature is not None else set()
+    return {"input_ids", DECODER_IDS} <= names and not hears(draft)
+
+
 def _aim(draft: Draft) -> str:
-    return "what it writes should be that of" if hears(draft) else "its largest score should be that of"
+    return (
+        "what it writes should be that of" if hears(draft) or writes(draft) else "its largest score should be that of"
+    )
 
 
 def _check_files(draft: Draft, config: DataConfig) -> bool:
