@@ -5,7 +5,7 @@ import threading
 import time
 from pathlib import Path
 
-SECONDS = 120  # a process that nobody lets go on is not there for ever
+SECONDS = 600  # a process that nobody lets go on is not there for ever; a busy machine takes minutes to come that far
 # What every Python that sees the folder of this file begins with
 SITE = """
 import os, sys, time
@@ -36,7 +36,8 @@ class Held:
 
         def wait():
             give_up = time.monotonic() + SECONDS
-            while not self._held.exists() and time.monotonic() < give_up:
+            while not self._held.exists():
+                assert time.monotonic() < give_up, "no process has come there"
                 time.sleep(0.01)
             try:
                 act()

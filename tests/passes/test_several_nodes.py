@@ -15,6 +15,7 @@ from test_lora import MACHINE, Lora, context, params
 from test_several_devices import SETTINGS, assert_alike
 from test_several_devices import train as train_here
 
+from held import Held
 from olivine.errors import OlivineError, RequestError
 from olivine.models import Model
 from olivine.passes.finetune._others import Others
@@ -60,6 +61,11 @@ class Second:
         script = NODE.format(path=path, model=str(model), folder=str(folder), team=other, changes=changes)
         self.process = psutil.Popen([sys.executable, "-c", script], stdout=subprocess.DEVNULL)
 
+    def kill(self):
+        """As a machine that goes away: all of it at once."""
+        for process in (self.process, *self.process.children(recursive=True)):
+            process.kill()
+
 
 @pytest.mark.slow
 def test_two_nodes_train_as_one_does(tiny_llama, tmp_path):
@@ -73,20 +79,23 @@ def test_two_nodes_train_as_one_does(tiny_llama, tmp_path):
     assert not list((tmp_path / "nodes" / "second" / "output").iterdir())
 
 
-LONG = SETTINGS | {"max_steps": 40, "learning_rate": 1e-3}
+LONG = SETTINGS | {"max_steps": 12, "learning_rate": 1e-3}
 
 
 @pytest.mark.slow
-def test_node_that_dies_is_named_and_another_one_goes_on_from_the_checkpoint_of_the_first(tiny_llama, tmp_path):
+def test_node_that_dies_is_named_and_another_one_goes_on_from_the_checkpoint_of_the_first(
+    tiny_llama, tmp_path, monkeypatch
+):
     changes = {"training_args": LONG, "lora_dropout": 0.2}
     whole = Second(tiny_llama, tmp_path / "whole", **changes)
     expected, _ = train(tiny_llama, tmp_path / "whole", "first", whole.team, **changes)
+    held = Held(tmp_path / "held", "checkpoint-6")
+    monkeypatch.setenv("PYTHONPATH", held.pythonpath)
     cut = Second(tiny_llama, tmp_path / "cut", **changes)
-    checkpoint = tmp_path / "cut" / "first" / "scratch" / "checkpoints" / "checkpoint-4"
-    kill = subprocess.Popen([sys.executable, "-c", KILL, str(checkpoint), str(cut.process.pid)])
+    killer = held.then(cut.kill)
     with pytest.raises(NodeLost, match=r"node 2 of 2 is gone: .*by peer"):
         train(tiny_llama, tmp_path / "cut", "first", cut.team, **changes)
-    kill.wait()
+    killer.join()
     cut.process.wait()
     (tmp_path / "cut" / "second").rename(tmp_path / "disk that went away")
     again = Second(tiny_llama, tmp_path / "cut", **changes)
@@ -94,18 +103,6 @@ def test_node_that_dies_is_named_and_another_one_goes_on_from_the_checkpoint_of_
     assert min(report.steps) > 4
     for name, tensor in load_file(expected.path / "adapter_model.safetensors").items():
         assert tensor.equal(load_file(resumed.path / "adapter_model.safetensors")[name]), name
-
-
-KILL = """
-import sys, time
-from pathlib import Path
-import psutil
-while not Path(sys.argv[1], "sealed.json").is_file():
-    time.sleep(0.02)
-worker = psutil.Process(int(sys.argv[2]))
-for process in (worker, *worker.children(recursive=True)):
-    process.kill()
-"""
 
 
 @pytest.mark.slow
