@@ -15,7 +15,7 @@ _NVIDIA = "It needs nvidia-modelopt; OnnxBlockWiseRtnQuantization rounds the wei
 _INC = "It needs neural-compressor; OnnxStaticQuantization and OnnxDynamicQuantization do the same."
 _WEIGHTS = "Use Gptq, AutoAWQQuantizer or Rtn, which quantize a checkpoint, and ModelBuilder after it."
 _PRUNING = "Nothing here prunes weights; Gptq or ModelBuilder with precision int4 make a model smaller."
-_SPLIT = "Nothing here splits models; ModelBuilder makes one graph, and onnxruntime-genai runs it as a whole."
+_SPLIT = "Nothing here spreads a layer over several devices; SplitModel cuts a graph into parts that follow each other."
 _BLOCKS = "Use OnnxBlockWiseRtnQuantization, or ModelBuilder with precision int4."
 _BEAMS = (
     "ModelBuilder in place of OnnxConversion makes a model, a Whisper too, that onnxruntime-genai searches in, with "
@@ -67,7 +67,8 @@ OLIVE_PASSES = {
     "snpequantization": _SNPE,
     "snpetoonnxconversion": _SNPE,
     "sparsegpt": _PRUNING,
-    "staticllm": "ModelBuilder makes a model whose shapes are open; leave it out.",
+    "staticllm": "ModelBuilder makes a model whose shapes are open; after SplitModel, DynamicToFixedShape fixes sizes of "
+    "each part.",
     "tensorrtmodeloptquantization": _NVIDIA,
     "torchtrtconversion": "It needs torch-tensorrt; OnnxConversion makes a graph that TensorRT's provider takes.",
     "transformersoptimization": "Leave it out: onnxruntime optimizes a graph when it loads it.",
