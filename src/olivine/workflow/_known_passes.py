@@ -67,8 +67,8 @@ OLIVE_PASSES = {
     "snpequantization": _SNPE,
     "snpetoonnxconversion": _SNPE,
     "sparsegpt": _PRUNING,
-    "staticllm": "ModelBuilder makes a model whose shapes are open; after SplitModel, DynamicToFixedShape fixes sizes of "
-    "each part.",
+    "staticllm": "ModelBuilder makes a model whose shapes are open; after SplitModel, DynamicToFixedShape fixes those "
+    "of each part.",
     "tensorrtmodeloptquantization": _NVIDIA,
     "torchtrtconversion": "It needs torch-tensorrt; OnnxConversion makes a graph that TensorRT's provider takes.",
     "transformersoptimization": "Leave it out: onnxruntime optimizes a graph when it loads it.",
