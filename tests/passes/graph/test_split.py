@@ -368,3 +368,10 @@ def test_surgeon_that_counts_inputs_changes_the_parts_that_have_so_many(tmp_path
     assert "a: RenameInputDims changes nothing: the graph has 1 inputs, and no input 1" in heard.warnings
     with pytest.raises(ModelError, match="the graph has 1 inputs, and no input 1"):
         result_of("GraphSurgeries", onnx_model(first), tmp_path / "s", surgeries=[rename])
+
+
+def test_fewer_parts_than_were_asked_for_are_told(tmp_path):
+    graph = layered(tmp_path / "given" / "model.onnx", n_layers=2)
+    composite, heard = result_of("SplitModel", onnx_model(graph), tmp_path / "s", num_splits=5)
+    assert list(composite.parts) == ["split_0", "split_1"]
+    assert heard.warnings == ["5 parts were asked for, and the modules of the graph make 2"]

@@ -99,6 +99,8 @@ class Split(GraphPass):
         cut = split(graph, self._assignments(graph))
         if len(cut.graphs) == 1:
             context.report.warn("all nodes are of one part: there was nothing to split")
+        elif (asked := self._n_asked()) is not None and len(cut.graphs) < asked:
+            context.report.warn(f"{asked} parts were asked for, and the modules of the graph make {len(cut.graphs)}")
         parts: dict[str, Model] = {}
         for number, part in enumerate(cut.graphs):
             folder = context.output / f"split_{number}"
@@ -124,6 +126,12 @@ class Split(GraphPass):
         """Every part loads in onnxruntime."""
         for part in model.parts.values():
             OnnxSession(graph_of(part))
+
+    def _n_asked(self) -> int | None:
+        """How many parts the params name; None where something else tells."""
+        params = self.params
+        is_told = params.split_assignments is None and params.num_splits is not None
+        return (params.num_splits or 0) + 2 * params.unique_embeds_lm_head_splits if is_told else None
 
     def _assignments(self, graph: "ir.Model") -> "dict[Scope, int]":
         told = self.params.split_assignments
