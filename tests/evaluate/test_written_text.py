@@ -14,6 +14,7 @@ from olivine.config.schema import DataConfig
 from olivine.evaluate import inputs_of, metrics
 from olivine.evaluate._base import OutputEvidence
 from olivine.models import Model
+from olivine.models.speech import prompt_of
 from olivine.workflow.engine import run
 from olivine.workflow.plan import make_plan
 
@@ -86,6 +87,13 @@ def test_decoder_reads_the_text_that_it_is_to_write(writer, tmp_path):
     tokenizer = transformers.AutoTokenizer.from_pretrained(writer)
     assert row["input_ids"].tolist() == [tokenizer("joy")["input_ids"]]
     assert row["decoder_input_ids"].tolist() == [[BEGIN, *tokenizer("fear", add_special_tokens=False)["input_ids"]]]
+
+
+def test_no_more_is_read_than_there_are_positions(writer, tmp_path):
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_bytes((writer / name).read_bytes())
+    assert prompt_of(writer).n_most == 12
+    assert prompt_of(tmp_path).n_most == SIZES["max_position_embeddings"]
 
 
 def test_exact_match_is_that_of_every_character():

@@ -53,8 +53,10 @@ def prompt_of(folder: Path) -> Prompt:
         tokens += [pair[1] for pair in forced if isinstance(pair, list) and len(pair) == 2 and type(pair[1]) is int]
     ends = said.get("eos_token_id")
     ends = ends if isinstance(ends, list) else [ends]
-    n_most = said.get("max_target_positions") or said.get("context_length") or said.get("max_length")
-    return Prompt(tuple(tokens), tuple(one for one in ends if type(one) is int), int(n_most or 448))
+    n_most = said.get("max_target_positions") or said.get("context_length") or said.get("max_length") or 448
+    places = said.get("max_position_embeddings")  # of BART and its like: there are none beyond
+    n_most = min(n_most, places) if type(places) is int and places > 0 else n_most
+    return Prompt(tuple(tokens), tuple(one for one in ends if type(one) is int), int(n_most))
 
 
 def spelled(folder: Path, tokens: Sequence[int]) -> str:
