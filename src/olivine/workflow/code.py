@@ -46,7 +46,7 @@ def code_digest(module: str) -> str:
     hasher = blake3("\n".join(release).encode())
     for name, path in sorted(files.items()):
         hasher.update(f"{name}\n".encode())
-        hasher.update(blake3(_source(path).encode("utf-8", errors="surrogateescape")).digest())
+        hasher.update(_hashed(path))
     return str(hasher.hexdigest())
 
 
@@ -56,11 +56,9 @@ def _closure(module: str) -> set[str]:
     waiting = [module]
     while waiting:
         name = waiting.pop()
-        if name in found or APART.fullmatch(name):
-            continue
-        found.add(name)
-        waiting += [parent for parent in _parents(name) if parent not in found]
-        waiting += [other for other in _imported(name) if other not in found]
+        if name not in found and not APART.fullmatch(name):
+            found.add(name)
+            waiting += _imported(name) - found
     return found
 
 
@@ -71,18 +69,18 @@ def _parents(module: str) -> Iterator[str]:
 
 
 @functools.cache
-def _imported(module: str) -> tuple[str, ...]:
-    """Modules of the same package and of ours that the module names."""
-    path = _file(module)
+def _imported(module: str) -> frozenset[str]:
+    """The packages above a module, and modules of its own package and of ours that it names."""
+    above, path = frozenset(_parents(module)), _file(module)
     if path is None:
-        return ()
+        return above
     text = _source(path)
     tops = {OURS, module.partition(".")[0]}
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     names = {name for match in _IMPORT.finditer(f"\n{text}") for name in _names(match, package, tops)}
     for name in _quoted(text, tops):
         names |= set() if APART.fullmatch(name) else {name, *_inside(name)}
-    return tuple(sorted(name for name in names if _file(name) is not None))
+    return above.union(name for name in names if _file(name) is not None)
 
 
 def _names(match: "re.Match[str]", package: str, tops: Collection[str]) -> Iterator[str]:
@@ -160,3 +158,8 @@ def _root(top: str) -> Path | None:
 @functools.cache
 def _source(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="surrogateescape")
+
+
+@functools.cache
+def _hashed(path: Path) -> bytes:
+    return blake3(_source(path).encode("utf-8", errors="surrogateescape")).digest()
