@@ -1,9 +1,12 @@
 """A real cluster of several nodes on this machine, each with a disk of its own; see `make test-ray`."""
 
+import inspect
 import json
 import os
 import shutil
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,8 +29,13 @@ from olivine.workflow.plan import make_plan
 from tiny import write_rows
 
 pytest.importorskip("ray", reason="make test-ray has an environment with Ray")
-os.environ |= {"RAY_worker_niceness": "0"}  # a busy machine would starve the nodes
+# a busy machine would starve the nodes; and of a node that is gone the cluster knows in seconds
+os.environ |= {"RAY_worker_niceness": "0", "RAY_health_check_period_ms": "500"}
+import grpc
+import psutil
 from ray.cluster_utils import Cluster
+from ray.core.generated import ray_client_pb2
+from ray.util.client.server import proxier
 
 CLIENT_PORT = 23861
 
@@ -84,9 +92,72 @@ def test_client_of_a_cluster_has_files_events_and_a_line_that_breaks(system, tmp
 
         made = plain_job()
         assert worker.run(made, listen)["model"]["path"] == str(made.output)
-    assert [event for event in heard if event != "progress"] == ["started"]
+    assert [event for event in heard if event != "progress"] == ["submitted", "started"]
     assert contents(made.output)
     assert not (tmp_path / "store" / "files").exists()  # none went to the head node
+
+
+class TooBusy(grpc.GenericRpcHandler):
+    """A stand-in before the server for clients that passes all on, but says first that it could not start in time."""
+
+    message = "Starting Ray client server failed. See "
+
+    def __init__(self, address, times):
+        self.n_refused, self._times, self._channel = 0, times, grpc.insecure_channel(address)
+
+    def service(self, details):
+        def answered(requests, context):
+            if details.method.endswith("/Datapath") and self.n_refused < self._times:
+                self.n_refused += 1
+                has_gone = threading.Event()
+                context.add_callback(has_gone.set)
+                asked = ray_client_pb2.DataRequest.FromString(next(requests))
+                refusal = ray_client_pb2.InitResponse(ok=False, msg=f"RuntimeError: {self.message}the log.")
+                yield ray_client_pb2.DataResponse(req_id=asked.req_id, init=refusal).SerializeToString()
+                has_gone.wait(2)  # the real one waits for a client that may call again
+                return
+            own = ("grpc-", "user-agent")
+            told = [(name, value) for name, value in context.invocation_metadata() if not name.startswith(own)]
+            call = self._channel.stream_stream(details.method)(requests, metadata=told)
+            context.add_callback(call.cancel)
+            yield from call
+
+        return grpc.stream_stream_rpc_method_handler(answered)
+
+
+@pytest.fixture
+def too_busy(cluster):
+    """Make such a server, which refuses so often; gives it and its address."""
+    servers = []
+
+    def make(times):
+        busy = TooBusy(f"127.0.0.1:{CLIENT_PORT}", times)
+        servers.append(grpc.server(ThreadPoolExecutor(32)))
+        servers[-1].add_generic_rpc_handlers((busy,))
+        port = servers[-1].add_insecure_port("127.0.0.1:0")
+        servers[-1].start()
+        return busy, f"ray://127.0.0.1:{port}"
+
+    yield make
+    for server in servers:
+        server.stop(None)
+
+
+def test_cluster_that_is_too_busy_for_a_client_is_asked_again(system, too_busy):
+    assert TooBusy.message in inspect.getsource(proxier)  # so says Ray itself
+    busy, address = too_busy(1)
+    assert len(system(address=address).bridge.ask("nodes")) == 3
+    assert busy.n_refused == 1
+
+
+def test_cluster_that_stays_too_busy_is_one_sentence(system, too_busy):
+    busy, address = too_busy(100)
+    with pytest.raises(
+        OlivineError, match=f"the Ray cluster at {address} gives no answer: .*{TooBusy.message}"
+    ) as told:
+        system(address=address).probe()
+    assert "\n" not in str(told.value)
+    assert busy.n_refused == 3
 
 
 @pytest.fixture
@@ -136,7 +207,7 @@ def test_job_of_a_parent_that_went_away_is_followed_where_it_is(system, tmp_path
     heard = []
     with opened(system(), tmp_path / "cache") as worker:
         worker.run(made, lambda event, told: heard.append(event))
-    assert heard == []
+    assert heard == ["submitted"]
     assert contents(made.output)
 
 
@@ -150,20 +221,26 @@ def test_job_at_work_is_followed_by_whoever_asks_for_it_too(system, tmp_path, jo
     later.bridge.ask("nodes")  # is connected before there is a job
 
     def follow():
+        def listen(event, told):
+            heard.append((event, told.get("pid")))
+            if event == "started":
+                psutil.Process(told["pid"]).resume()
+
         with opened(later, tmp_path / "cache-again") as worker:
-            worker.run(again, lambda event, told: heard.append((event, told.get("pid"))))
+            worker.run(again, listen)
 
     other, pids = threading.Thread(target=follow), []
 
     def listen(event, told):
         pids.extend([told["pid"]] if event == "started" else [])
         if event == "progress" and not other.ident:
+            psutil.Process(pids[0]).suspend()  # until it is followed
             other.start()
 
     with opened(system(runtime_env=environment), tmp_path / "cache") as worker:
         worker.run(slow, listen)
     other.join()
-    assert heard[0] == ("started", pids[0])
+    assert heard[:2] == [("submitted", None), ("started", pids[0])]
     assert contents(again.output) == contents(slow.output) != {}
 
 
@@ -211,14 +288,47 @@ def test_node_that_is_killed_in_the_middle_costs_nothing_but_time(cluster, spot_
     assert [note for note in notes if "going on from step" in note]
 
 
-def _kill_at_checkpoint(cluster, nodes, store, is_over, place="spot-*/scratch/*/checkpoints/checkpoint-*/sealed.json"):
-    """End the node with that place as soon as a checkpoint has been sent; nobody looks at its disk any more."""
-    while not any("sealed" in index.read_text() for index in store.glob("scratch/*.json")):
-        if is_over.wait(0.05):
+SEALED = "spot-*/scratch/*/checkpoints/checkpoint-*/sealed.json"
+
+
+def _kill_at_checkpoint(cluster, nodes, store, is_over, place=SEALED):
+    """End the node with that place when a checkpoint has been sent; nobody looks at its disk any more.
+
+    As a machine that goes down: what works there stands still from the checkpoint on, and does not come to its end.
+    """
+    while not list(store.glob(SEALED)):
+        if is_over.wait(0.01):
             return
     (first, *_) = store.glob(place)
     name = first.relative_to(store).parts[0]
-    cluster.remove_node(nodes.pop(name), allow_graceful=False)
+    _suspend(one for one in psutil.process_iter() if f"{store / name}" in " ".join(_command(one)))
+    while not any("sealed" in index.read_text() for index in store.glob("scratch/*.json")):
+        if is_over.wait(0.05):
+            break
+    node = nodes.pop(name)
+    (raylet,) = node.all_processes["raylet"]
+    of_node = _suspend(psutil.Process(raylet.process.pid).children(recursive=True))
+    cluster.remove_node(node, allow_graceful=False)
+    for process in of_node:  # they would say how they ended, which nobody hears of a machine that is gone
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+
+
+def _suspend(processes):
+    """Let processes stand still; gives those that are there."""
+    there = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
+            there.append(process)
+    return there
+
+
+def _command(process):
+    try:
+        return process.cmdline()
+    except psutil.Error:  # it has ended meanwhile
+        return []
 
 
 @pytest.mark.slow
@@ -229,7 +339,7 @@ def test_node_that_is_killed_while_several_train_together_changes_nothing(cluste
     paths = {where: _config(tmp_path, tiny_llama, where, params) for where in ("here", "cluster")}
     for path in paths.values():
         config = json.loads(path.read_text())
-        config["passes"]["lora"]["training_args"] |= {"max_steps": 900, "save_steps": 20, "learning_rate": 1e-4}
+        config["passes"]["lora"]["training_args"] |= {"max_steps": 80, "save_steps": 20, "learning_rate": 1e-4}
         config["passes"].pop("build")
         path.write_text(json.dumps(config))
     here, events = run(make_plan(load(paths["here"]))), []
@@ -260,7 +370,7 @@ def test_cluster_without_room_for_so_many_nodes_is_one_sentence(system):
 def _config(folder, model, where, params):
     text = {"text_template": "{phrase} {tone}", "train_on": "completion", "max_seq_len": 64}
     data = {"name": "rows", "load_dataset_config": {"data_files": "rows.jsonl"}, "pre_process_data_config": text}
-    arguments = {"max_steps": 600, "save_steps": 30, "per_device_train_batch_size": 4}
+    arguments = {"max_steps": 120, "save_steps": 30, "per_device_train_batch_size": 4}
     lora = {"type": "LoRA", "train_data_config": "rows", "eval_dataset_size": 8, "training_args": arguments}
     config = {
         "input_model": {"type": "HfModel", "model_path": str(model)},
@@ -409,8 +519,9 @@ def test_worker_that_waits_for_a_node_is_given_up_by_ctrl_c(system, cluster, tmp
     full.crew.rests(held)
 
     def stop(event, told):
-        heard.append(told["message"])
-        raise KeyboardInterrupt
+        if event == "note":
+            heard.append(told["message"])
+            raise KeyboardInterrupt
 
     with opened(waiting, tmp_path / "cache") as worker, pytest.raises(Interrupted):
         worker.run(plain_job(), stop)

@@ -17,8 +17,8 @@ from olivine import __version__, lazy
 from olivine.errors import MissingExtra, OlivineError, RequestError
 from olivine.messages import sentence
 from olivine.store.remote import RemoteFiles
-from olivine.systems._ray_files import NAMESPACE, open_files
-from olivine.systems._ray_line import Lost
+from olivine.systems._ray_files import HEAD, NAMESPACE, open_files
+from olivine.systems._ray_line import Lost, of_team
 from olivine.systems._ray_node import NodeWorker
 from olivine.systems._ray_team import Holder
 from olivine.systems._wheel import build_wheel
@@ -109,7 +109,8 @@ class Cluster:
     def gather(self, holder: str, n_nodes: int, request: Mapping[str, Any]) -> None:
         """Ask for a place for so many workers at once. holder: the name of the actor that has it."""
         options = {"name": holder, "namespace": NAMESPACE, "lifetime": "detached", "get_if_exists": True}
-        made = ray.remote(Holder).options(**options, num_cpus=0, max_concurrency=4)
+        # on the head, which the cluster does not outlive: a node that goes must not take the place of all with it
+        made = ray.remote(Holder).options(**options, num_cpus=0, resources={HEAD: 0.001}, max_concurrency=4)
         self._actors[holder] = made.remote(dict(request), n_nodes)
 
     def gathered(
@@ -125,15 +126,23 @@ class Cluster:
             if name not in self._actors:
                 strategy = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=index)
                 self._begin(name, owner, request, strategy)
-        places = [self.where(name, 4 * _CALL_SECONDS) for name in names]
+        places = []
+        for index, name in enumerate(names):
+            with of_team(index, len(names)):
+                places.append(self.where(name, 4 * _CALL_SECONDS))
         return [place for place in places if place is not None] if None not in places else None
 
     def run_together(self, holder: str, names: Sequence[str], owner: str, turn: str, title: str, job: str) -> None:
         """Give a job to the workers of a place; the first of them is heard."""
-        address, port = self._call(names[0], "meeting")
+        address, port = self._call_node(0, names, "meeting")
         team = {"names": list(names), "holder": holder, "address": address, "port": port}
         for node in reversed(range(len(names))):
-            self._call(names[node], "run", owner, turn, title, job, {**team, "node": node})
+            self._call_node(node, names, "run", owner, turn, title, job, {**team, "node": node})
+
+    def _call_node(self, node: int, names: Sequence[str], method: str, *arguments: Any) -> Any:
+        """What one of several workers answers; Lost says which of them is gone."""
+        with of_team(node, len(names)):
+            return self._call(names[node], method, *arguments)
 
     def where(self, name: str, seconds: float) -> dict[str, str] | None:
         """The node that a worker is on; None while none has room for it."""
@@ -142,7 +151,12 @@ class Cluster:
                 self._waited_for[name] = self._actor(name).where.remote(self._secrets)
             if not ray.wait([self._waited_for[name]], timeout=seconds)[0]:
                 return None
-            answer: dict[str, str] = ray.get(self._waited_for.pop(name))
+            try:
+                answer: dict[str, str] = ray.get(self._waited_for.pop(name))
+            except ray.exceptions.RayActorError as error:
+                if _is_unfit(error):
+                    raise
+                raise Lost(_how(error), with_node=True) from None  # its node went while it began
         return answer
 
     def is_there(self, name: str) -> bool:
@@ -169,8 +183,7 @@ class Cluster:
 
     def attached(self, title: str, owner: str) -> dict[str, Any] | None:
         """What came of a job of that title ("result"), or the "worker" that is at it; None where it was not given."""
-        content = self._files.read(f"jobs/{title}.json")
-        record: dict[str, Any] = json.loads(content) if content else {}
+        record = self._record(title)
         if "result" in record:
             return record if not self._files.missing(record["result"]["files"].values()) else None
         try:
@@ -179,6 +192,25 @@ class Cluster:
         except OlivineError:  # it is gone
             return None
         return {**record, **place, "is_own": answer["is_own"]} if place is not None else None
+
+    def end_job(self, title: str) -> str | None:
+        """End the worker that is at a job of that title, and the place that it has with others; gives its name."""
+        record = self._record(title)
+        try:
+            if "worker" not in record or not self._call(record["worker"], "is_at", record["turn"]):
+                return None
+        except OlivineError:  # it is gone
+            return None
+        for name in (record["worker"], record.get("holder")):
+            if name is not None:
+                self.kill(name)
+        return str(record["worker"])
+
+    def _record(self, title: str) -> dict[str, Any]:
+        """What is known of a job of that title; empty where it was never given."""
+        content = self._files.read(f"jobs/{title}.json")
+        record: dict[str, Any] = json.loads(content) if content else {}
+        return record
 
     def kill(self, name: str) -> None:
         """End a worker and all that it started."""
@@ -325,6 +357,12 @@ def _told(address: str) -> Iterator[None]:
         raise OlivineError(f"a worker cannot be asked: {sentence(error.cause)}") from None
     except ray.exceptions.RayError as error:
         raise OlivineError(f"the Ray cluster at {address} fails: {sentence(error)}") from None
+
+
+def _is_unfit(error: Exception) -> bool:
+    """Whether an actor could not be made, on whichever node."""
+    text = str(error)
+    return "ModuleNotFoundError" in text or "creation task failed" in text or "error raised in" in text
 
 
 def _how(error: Exception) -> str:

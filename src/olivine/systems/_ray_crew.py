@@ -4,15 +4,16 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from olivine.errors import OlivineError
+from olivine import __version__
+from olivine.errors import OlivineError, RequestError
 from olivine.systems._ray_bridge import Bridge
 from olivine.systems._ray_line import Lost
 
 _LOOK_SECONDS = 2.0
+_N_STARTS = 3  # of a worker whose nodes go before it has begun; then it may be what ends them
 _LOOKS_UNTOLD, _LOOKS_NEAR = 5, 15  # until it is said that a worker waits; at a node that has the files, and no room
 
 Request = Mapping[str, Any]
@@ -114,7 +115,7 @@ class Crew:
             asked = {"holder": holder, "names": names, "owner": self.owner, "request": request}
             places: list[dict[str, str]] | None = self._bridge.ask("gathered", **asked, seconds=_LOOK_SECONDS)
             if places is not None:
-                return places
+                return [_fit(place) for place in places]
             n += 1
             self._end_idle()  # what they hold may be what is waited for
             if is_over():
@@ -135,12 +136,15 @@ class Crew:
             self._bridge.ask("kill", name=member.name)
 
     def _started(self, hashes: list[str], note: Callable[[str], None], is_over: Callable[[], bool]) -> Member:
-        node = self._nearest(hashes)
+        node, n_lost = self._nearest(hashes), 0
         while True:
             name, place = f"worker-{uuid.uuid4().hex[:12]}", None
             try:
-                with suppress(Lost):  # its node went before it began: another one is asked for
-                    place = self._begun(name, node, note, is_over)
+                place = self._begun(name, node, note, is_over)
+            except Lost:  # its node went before it began: another one is asked for
+                n_lost += 1
+                if n_lost == _N_STARTS:
+                    raise
             finally:
                 if place is None:  # nobody waits for it any more, whatever becomes of it
                     self._bridge.ask("kill", name=name)
@@ -164,7 +168,7 @@ class Crew:
         while n_looks is None or n < n_looks:
             place: dict[str, str] | None = self._bridge.ask("where", name=name, seconds=_LOOK_SECONDS)
             if place is not None:
-                return place
+                return _fit(place)
             n += 1
             if is_over():
                 raise OlivineError("was ended while it waited for a node")
@@ -184,6 +188,16 @@ class Crew:
         held = {node: size for node, size in self._bridge.ask("held", hashes=hashes).items() if node in has_room}
         best = max(held, key=lambda node: held[node], default=None)
         return best if best is not None and held[best] else None
+
+
+def _fit(place: dict[str, str]) -> dict[str, str]:
+    """The place of a worker; RequestError where its node has another olivine than the one that was asked for a plan."""
+    if (there := place.get("olivine")) != __version__:
+        raise RequestError(
+            f"the node '{place['name']}' has olivine {there or 'of another release'}, but this is {__version__}: "
+            "install it on all nodes, or leave out 'send_olivine: false'"
+        )
+    return place
 
 
 def told(request: Request) -> str:

@@ -23,7 +23,7 @@ else:
     ray = lazy.module("ray")
 
 NAMESPACE = "olivine"
-_HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
+HEAD = "node:__internal_head__"  # a resource that Ray gives to the head node alone
 _PROTOCOL = "olivine-ray"
 _IDLE_SECONDS = 120.0
 _N_TRIES = 3
@@ -181,7 +181,7 @@ class _Server:
             "lifetime": "detached",
             "get_if_exists": True,
             "num_cpus": 0,
-            "resources": {_HEAD: 0.001},
+            "resources": {HEAD: 0.001},
             "max_concurrency": 16,
         }
         return ray.remote(FileServer).options(**options).remote(self._folder)

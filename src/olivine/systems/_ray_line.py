@@ -7,7 +7,8 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import IO, Any
 
 from olivine.errors import OlivineError, RequestError
@@ -26,6 +27,15 @@ class Lost(OlivineError):  # noqa: N818 - as above
     def __init__(self, how: str, *, with_node: bool) -> None:
         super().__init__(how)
         self.with_node = with_node
+
+
+@contextmanager
+def of_team(node: int, n_nodes: int) -> Iterator[None]:
+    """Say of a worker of several that is lost which of them it is: all of them begin again then."""
+    try:
+        yield
+    except Lost:
+        raise Lost(f"node {node + 1} of {n_nodes} is gone", with_node=True) from None
 
 
 def write(stream: IO[str], record: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from olivine import lazy
+from olivine import __version__, lazy
 from olivine.errors import OlivineError, RequestError, StepFailed
 from olivine.messages import sentence
 from olivine.store.remote import Mirror
@@ -61,11 +61,14 @@ class NodeWorker(Patient):
         self._process = WorkerProcess(self._command)
 
     def where(self, secrets: Mapping[str, str]) -> dict[str, str]:
-        """The node that it is on. secrets: variables for its worker process; what an actor is made of, Ray keeps."""
+        """The node that it is on, and the olivine there.
+
+        secrets: variables for its worker process; what an actor is made of, Ray keeps.
+        """
         self.called()
         if secrets:
             self._process = WorkerProcess(self._command, environment={**os.environ, **secrets})
-        return {"id": ray.get_runtime_context().get_node_id(), "name": self._node}
+        return {"id": ray.get_runtime_context().get_node_id(), "name": self._node, "olivine": __version__}
 
     def wait(self) -> None:
         """A job is about to come."""
@@ -106,6 +109,7 @@ class NodeWorker(Patient):
         begun = self._joined(Job.from_json(json.loads(job)), turn, team)
         if not is_helper(begun):
             record = {"worker": ray.get_runtime_context().get_actor_name(), "turn": turn}
+            record |= {"holder": team["holder"]} if team is not None else {}
             self._store.far.write(f"jobs/{title}.json", json.dumps(record).encode())
         threading.Thread(target=self._work, args=(title, begun), daemon=True).start()
 
@@ -136,6 +140,11 @@ class NodeWorker(Patient):
         self._heard_of(owner)
         return {"is_here": is_here, "is_own": is_here and self._owner == owner}
 
+    def is_at(self, turn: str) -> bool:
+        """Whether it is at work on that turn."""
+        self.called()
+        return self._turn == turn and self._is_at_work
+
     def end(self) -> None:
         """End the worker process and all that it started."""
         self._process.kill()
@@ -161,13 +170,14 @@ class NodeWorker(Patient):
             result = self._done(job)
             if not is_helper(job):
                 self._send(result, title)
-            self._ended({"devices": result.get("facts", {}).get("devices", [])})
+            for note in self._ended({"devices": result.get("facts", {}).get("devices", [])}):
+                self._tell("note", {"message": note})
             self._tell("done", {"result": result})
         except StepFailed as failure:
             exit_code = RequestError.exit_code if failure.is_refused else 1
-            all_there = self._ended({"message": failure.cause, "exit_code": exit_code, "is_lost": failure.is_lost})
+            self._ended({"message": failure.cause, "exit_code": exit_code, "is_lost": failure.is_lost})
             told = {"cause": failure.cause, "tail": failure.tail, "is_refused": failure.is_refused}
-            self._tell("failed", told | {"is_lost": failure.is_lost and not all_there})
+            self._tell("failed", told | {"is_lost": failure.is_lost})
         except BaseException as error:  # noqa: BLE001 - the border of the node: whatever it was, the parent decides
             self._ended({"message": sentence(error), "exit_code": 1, "is_lost": False})
             self._tell("failed", {"cause": sentence(error), "tail": "", "is_refused": False, "is_lost": False})
@@ -182,14 +192,12 @@ class NodeWorker(Patient):
         with nullcontext() if is_helper(job) else resumable(scratch, self._store, _SCRATCH_SECONDS):
             return self._process.run(replace(job, log=str(self._log)), self._tell)
 
-    def _ended(self, outcome: Mapping[str, Any]) -> bool:
-        """Tell the other workers of a team how this one has ended; gives whether they are all there."""
+    def _ended(self, outcome: Mapping[str, Any]) -> list[str]:
+        """Tell the other workers of a team how this one has ended; gives what is to be said of them."""
         if self._companions is None:
-            return True
+            return []
         self._companions.tell(outcome)
-        are_there = self._companions.look()
-        self._companions.end()
-        return are_there
+        return self._companions.end()
 
     def _bring(self, job: Job) -> None:
         """Fetch what the job reads and is not here yet."""

@@ -5,6 +5,7 @@ half and wait for the other. The group belongs to an actor, its holder, and goes
 """
 
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,8 +24,10 @@ else:
     ray = lazy.module("ray")
 
 _IDLE_SECONDS = 60.0
-_LOOK_SECONDS = 2.0
+_LOOK_SECONDS, _PAUSE_SECONDS = 2.0, 0.5
 _CALL_SECONDS = 20.0  # an actor that is at work answers in a moment
+_NEWS_SECONDS = 30.0  # until the cluster knows of one that does not answer whether it is gone
+_GONE = {"message": "it is gone", "exit_code": 1, "is_lost": True, "is_gone": True}
 
 Request = Mapping[str, Any]
 
@@ -66,42 +69,60 @@ class Companions:
         self._others = {node: name for node, name in enumerate(names) if node != team.node}
         self._node, self._holder, self._path, self._namespace = team.node, holder, path, namespace
         self._outcomes: dict[str, Any] = {}
-        self._is_over = threading.Event()
-        self.gone: set[int] = set()
+        self._is_over, self._writing = threading.Event(), threading.Lock()
+        self._gone: set[int] = set()
         threading.Thread(target=self._watch, daemon=True, name="companions").start()
 
     def hear(self, node: int, outcome: Mapping[str, Any]) -> None:
         """Another one has ended."""
-        self._outcomes[str(node)] = outcome
-        write_outcomes(self._path, self._outcomes)
+        with self._writing:
+            if not self._is_over.is_set():
+                self._outcomes[str(node)] = outcome
+                write_outcomes(self._path, self._outcomes)
 
     def tell(self, outcome: Mapping[str, Any]) -> None:
         """Say to the others how this one has ended; who is gone hears nothing."""
         for name in self._others.values():
-            self._asked(name, "companion_ended", self._node, dict(outcome))
+            self._is_there(name, "companion_ended", self._node, dict(outcome))
 
-    def end(self) -> None:
-        """Watch no longer."""
-        self._is_over.set()
-        self._path.unlink(missing_ok=True)
-
-    def look(self) -> bool:
-        """Whether all others are there; who is not once is gone."""
-        for node, name in self._others.items():
-            if not self._asked(name, "called"):
-                self.gone.add(node)
-        return not self.gone
+    def end(self) -> list[str]:
+        """Watch no longer; gives what is to be said of those that went away after they had done their part."""
+        until = time.monotonic() + _NEWS_SECONDS
+        while not self._look() and time.monotonic() < until:
+            time.sleep(_PAUSE_SECONDS)
+        with self._writing:
+            self._is_over.set()
+            self._path.unlink(missing_ok=True)
+        late = [node for node in sorted(self._gone) if not self._outcomes.get(str(node), _GONE).get("is_gone")]
+        return [f"node {node + 1} of {len(self._others) + 1} is gone; its part was done" for node in late]
 
     def _watch(self) -> None:
         """Look whether all are there, and let the group's holder know that it is needed."""
         while not self._is_over.wait(_LOOK_SECONDS):
-            self.look()
-            self._asked(self._holder, "called")
+            self._look()
+            self._is_there(self._holder, "called")
 
-    def _asked(self, name: str, method: str, *arguments: Any) -> bool:
+    def _look(self) -> bool:
+        """Hear of those that are gone, as the cluster says; gives whether it is known of all whether they are."""
+        known = True
+        for node, name in self._others.items():
+            if node in self._gone:
+                continue
+            is_there = self._is_there(name, "called")
+            known &= is_there is not None
+            if is_there is False:
+                if str(node) not in self._outcomes:
+                    self.hear(node, _GONE)
+                self._gone.add(node)
+        return known
+
+    def _is_there(self, name: str, method: str, *arguments: Any) -> bool | None:
+        """Whether an actor answers; None where the cluster does not know yet what has become of it."""
         try:
             actor = ray.get_actor(name, namespace=self._namespace)
             ray.get(getattr(actor, method).remote(*arguments), timeout=_CALL_SECONDS)
-        except (ray.exceptions.RayError, ValueError):
+        except (ray.exceptions.ActorDiedError, ValueError):  # no actor has that name any more
             return False
+        except ray.exceptions.RayError:
+            return None
         return True

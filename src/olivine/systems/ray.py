@@ -21,9 +21,9 @@ from olivine.systems._probe import Probe
 from olivine.systems._protocol import Job, Listener
 from olivine.systems._ray_bridge import Bridge
 from olivine.systems._ray_crew import Crew, Member, Request, told
-from olivine.systems._ray_line import Lost
+from olivine.systems._ray_line import Lost, of_team
 from olivine.systems._secrets import refuse_secrets
-from olivine.work import Estimate
+from olivine.work import Estimate, NodeLost
 
 _N_NODES_LOST = 3  # by one job; then it may be the job that ends them
 _PROBE_SECONDS, _AUTOSCALER_SECONDS = 60.0, 1800.0
@@ -176,6 +176,11 @@ class Ray(System):
         room = [min(int(node["resources"].get(name, 0) // amount) for name, amount in asked.items()) for node in nodes]
         return sum(room)
 
+    def end_job(self, title: str) -> str | None:
+        """See System: the worker goes with it, and those that do the job with it."""
+        name: str | None = self.bridge.ask("end_job", title=title)
+        return name
+
     def missing(self, hashes: Iterable[str]) -> set[str]:
         """See System."""
         return set(self.bridge.ask("missing", hashes=sorted(hashes)))
@@ -239,15 +244,21 @@ class RayWorker(Worker):
                     return self._done(job, listen)
                 except Lost as lost:
                     if self._is_ended or not lost.with_node or n_lost == _N_NODES_LOST:
-                        how = "was ended" if self._is_ended else str(lost)
-                        raise StepFailed(job.step, f"its worker {how}", job.log_path) from None
-                    gone = f"the node '{self._node}' is gone; another one goes" if self._node else f"{lost}; others go"
-                    listen("note", {"message": f"{gone} on with the step"})
+                        how = f"its worker {lost}" if not spreads(job) else str(lost)
+                        how = "its worker was ended" if self._is_ended else how
+                        raise StepFailed(job.step, how, job.log_path) from None
+                    listen("note", {"message": f"{self._gone(lost, job)} on with the step"})
                 except StepFailed:
                     raise
                 except OlivineError as error:
                     raise StepFailed(job.step, str(error), job.log_path) from None
         raise AssertionError  # the last turn returns or raises
+
+    def _gone(self, lost: Lost, job: Job) -> str:
+        """What is gone, and who does what it did, in words that "on with the step" follow."""
+        if self._node:
+            return f"the node '{self._node}' is gone; another one goes"
+        return f"{lost}; others go" if spreads(job) else f"a worker {lost}; another one goes"
 
     def close(self) -> None:
         """See Worker."""
@@ -271,15 +282,18 @@ class RayWorker(Worker):
 
     def _done(self, job: Job, listen: Listener) -> dict[str, Any]:
         """The result of the job, from a worker that is at it already, or from another one."""
+        self._node = ""
         attached = self._bridge.ask("attached", title=job.title, owner=self._crew.owner) or {}
         if "result" in attached:
             result: dict[str, Any] = attached["result"]
             return result
         if attached:
             member = Member(attached["worker"], attached["id"], attached["name"], is_own=attached["is_own"])
-            self._crew.joins(member)
-            with self._at_work(member, stays=not spreads(job)):
-                return self._followed(member, attached["turn"], job, listen)
+            holder = Member(attached["holder"], "", "") if "holder" in attached else None
+            self._crew.joins(holder or member)
+            with self._at_work(holder or member, stays=holder is None):
+                follow = self._followed if holder is None else self._first_followed
+                return follow(member, attached["turn"], job, listen)
         if spreads(job):
             return self._done_together(job, listen)
         needed = {hashed for tree in job.trees.values() for hashed in tree.values()}
@@ -298,12 +312,15 @@ class RayWorker(Worker):
         with self._at_work(holder, stays=False):
             who = {"holder": holder.name, "names": [member.name for member in members], "owner": owner}
             self._bridge.ask("run_together", **who, turn=turn, title=job.title, job=json.dumps(job.to_json()))
-            try:
-                return self._followed(members[0], turn, job, listen)
-            except (
-                Lost
-            ) as lost:  # that of a place of which a part is gone may be lost with it, though its node is there
-                raise Lost(str(lost), with_node=True) from None
+            return self._first_followed(members[0], turn, job, listen)
+
+    def _first_followed(self, member: Member, turn: str, job: Job, listen: Listener) -> dict[str, Any]:
+        """As `_followed`, for the first worker of several, which says so itself when another one is lost."""
+        try:
+            with of_team(0, self._n_nodes):
+                return self._followed(member, turn, job, listen)
+        except NodeLost as lost:
+            raise Lost(str(lost), with_node=True) from None
 
     @contextmanager
     def _at_work(self, member: Member, *, stays: bool = True) -> Iterator[None]:
@@ -351,7 +368,7 @@ def _result(fields: dict[str, Any], job: Job, listen: Listener) -> dict[str, Any
         case "failed":
             tail, is_refused = fields["tail"], fields["is_refused"]
             if fields["is_lost"]:
-                raise Lost(fields["cause"], with_node=True)
+                raise NodeLost(fields["cause"])
             raise StepFailed(job.step, fields["cause"], job.log_path, tail=tail, is_refused=is_refused)
         case event:
             listen(event, fields)
