@@ -81,6 +81,17 @@ def test_columns_that_the_template_does_not_use_are_named(there, tiny_llama, cap
     assert "\nwarning: the column 'tools' of 'rows' is not read" in capsys.readouterr().out
 
 
+def test_rows_are_shown_where_no_result_could_be_written(there, tiny_llama, capsys):
+    write_rows(there / "rows.jsonl", ROWS)
+    config = write_config(there, tiny_llama)
+    (there / "out").write_text("a file")
+    code, text, _ = run(capsys, config)
+    assert (code, "sample of rows.jsonl:1" in text) == (0, True)
+    (there / "taken").write_text("where the tokens would be kept")
+    code, _, error = run(capsys, config, "--set", "cache_dir=taken")
+    assert (code, "cache_dir" in error, "output_dir" in error) == (2, True, False)
+
+
 def test_json_has_every_number(there, tiny_llama, capsys):
     write_rows(there / "rows.jsonl", [*ROWS, ROWS[0], {"prompt": " ", "completion": " "}])
     code, text, _ = run(capsys, write_config(there, tiny_llama, pair_format="self_instruct"), "--json")

@@ -386,6 +386,17 @@ def test_standard_error_of_accuracies_is_told_once_the_largest():
     assert table_notes([seam("base", n_rows=160, loss=1.5)]) == []
 
 
+def test_accuracy_of_no_right_answer_is_said_to_tell_nothing():
+    """0.0 % from the base to the result would else pass for a goal that is kept."""
+    numbers = {"n_rows": 40, "label_accuracy": 0.0, "label_accuracy_standard_error": 0.01, "loss": 5.0}
+    rows = [seam("base", **numbers), seam("build", **numbers)]
+    (note,) = table_notes(rows)
+    assert note.startswith("Accuracy: no row is answered right")
+    assert "the loss" in note
+    (note,) = table_notes([*rows, {**rows[0], "label_accuracy": 0.025}])
+    assert note.startswith("Accuracy: ± 1.0 points")
+
+
 def test_numbers_of_plugins_are_told_a_line_each():
     names = ["opening", "letters"]
     rows = [

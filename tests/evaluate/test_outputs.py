@@ -7,8 +7,10 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs import N_TOKENS, logits_of, save, text_classifier, value, weight
+from olivine.config.schema import DataConfig
 from olivine.errors import DataError, ModelError
 from olivine.evaluate import OutputEvidence, check_metrics, measured, score
+from olivine.evaluate._features import extractor
 from olivine.evaluate._inputs import of_row
 from olivine.models.onnx_files import onnx_model
 from olivine.models.onnx_header import OnnxHeader
@@ -48,6 +50,15 @@ def changed(source, path, name, change):
     stored.CopyFrom(numpy_helper.from_array(change(numpy_helper.to_array(stored)), name))
     onnx.save(model, path)
     return path
+
+
+def test_picture_without_the_processor_of_its_model_says_what_is_missing(tmp_path):
+    pixels = Signature((TensorSpec("pixel_values", "float32", ("batch", 3, 8, 8)),), ())
+    config = DataConfig.model_validate({"name": "rows"})
+    with pytest.raises(ModelError, match=r"an image in 'image', but no preprocessor_config\.json beside the model"):
+        extractor(tmp_path, config, pixels, ["image", "label"])
+    assert extractor(tmp_path, config, pixels, ["pixel_values", "image"]) is None
+    assert extractor(tmp_path, config, pixels, ["label"]) is None
 
 
 def test_made_up_rows_fit_the_signature_and_are_the_same_for_a_seed():

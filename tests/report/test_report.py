@@ -103,6 +103,17 @@ def test_verdict_tells_what_the_plan_warned_of(tmp_path):
     assert "a note" not in head
 
 
+def test_verdict_says_that_an_accuracy_of_zero_tells_nothing(tmp_path):
+    def events():
+        for event in journals.ordinary(tmp_path):
+            is_end = isinstance(event, RunDone)
+            yield replace(event, scores=[{**row, "label_accuracy": 0.0} for row in event.scores]) if is_end else event
+
+    told = Page(drawn(tmp_path, events()))
+    assert "no row is answered right" in told.text[: told.text.index("Measured on")]
+    assert "no row is answered right" not in Page(drawn(tmp_path / "right", journals.ordinary(tmp_path))).text
+
+
 def test_ticks_of_an_axis_are_told_apart():
     dots = [svg.Dot(0.6, 143_100, "a", "best", "trial-1"), svg.Dot(0.7, 144_900, "b", "other", "trial-2")]
     drawn_dots = str(

@@ -8,8 +8,10 @@ import pytest
 from olivine.config.schema import DataConfig
 from olivine.data import content_of, may_move, read_rows
 from olivine.errors import DataError, StepFailed
+from olivine.models.facts import ModelFacts
 from olivine.workflow.engine import run
 from olivine.workflow.journal import read_journal
+from olivine.workflow.steps import ScoreRows
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -102,6 +104,22 @@ def test_columns_of_rows_that_are_not_here_are_named_when_they_are_not_read(fake
     run(planned(fakes, there, config))
     warnings = [event.message for event in read_journal(there / "out") if event.kind == "warning"]
     assert warnings == ["the column 'images' of 'rows' is not read"]
+
+
+def test_columns_of_a_model_that_writes_no_text_are_read_as_its_inputs_and_label(fakes, there):
+    from olivine.workflow.moving import moving, with_rows
+
+    config = by_address(there, [{"image": "a.png", "label": 2, "images": ["b.png"]}])
+    plan = replace(
+        planned(fakes, there, config), facts=ModelFacts("ViTForImageClassification", 10, task="image-classification")
+    )
+    run(plan)
+    assert [event for event in read_journal(there / "out") if event.kind == "warning"] == []
+    plan = replace(plan, steps=(), score=ScoreRows(config, "all", None, 0, "", 8, on_outputs=True))
+    told = {"rows": content_of(moving(plan)[0])}
+    assert with_rows(plan, told, "").score.target == "label"
+    hears = replace(plan.facts, task="automatic-speech-recognition")
+    assert with_rows(replace(plan, facts=hears), told, "").score.target == ""
 
 
 def test_form_of_rows_that_are_not_here_is_decided_when_they_are_looked_at(fakes, there):

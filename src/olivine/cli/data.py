@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from olivine.workflow.steps import Plan, Step
 
 _WRONG = ("missing-data", "missing-file", "missing-model", "invalid-value", "unknown-key", "network")
+_NOT_WRITTEN = ("output_dir",)  # what is wrong with it keeps a run from its result, and rows from nothing
 _BAR = 40  # characters of the longest bar of the histogram
 _SHOWN = 1200  # characters of a sample
 
@@ -35,7 +36,7 @@ def command(config: Path, overrides: tuple[str, ...], offline: bool, n_samples: 
     from olivine.errors import ConfigError
 
     plan = read_plan(config, overrides, offline=offline)
-    if wrong := [problem for problem in plan.problems if problem.kind in _WRONG]:
+    if wrong := [one for one in plan.problems if one.kind in _WRONG and one.key != _NOT_WRITTEN]:
         raise ConfigError(wrong)
     found = list(_examined(plan, n_samples))
     if as_json:

@@ -46,16 +46,20 @@ def feature_column(config: DataConfig, columns: Sequence[str], kind: str) -> str
 def extractor(folder: Path, config: DataConfig, signature: Signature, columns: Sequence[str]) -> Extract | None:
     """What makes inputs of the sound or image of a row; None where rows hold the inputs themselves, or nothing of it.
 
-    folder: of the model. Raises ModelError where the library that reads images is not there.
+    folder: of the model. Raises ModelError where nothing beside the model says how, or the library that reads images is
+    not there.
     """
     kind = kind_of(signature)
     column = feature_column(config, columns, kind) if kind is not None else None
-    if (
-        column is None
-        or all(spec.name in columns for spec in signature.inputs)
-        or not (folder / PREPROCESSOR).is_file()
-    ):
+    if column is None or all(spec.name in columns for spec in signature.inputs):
         return None
+    if not (folder / PREPROCESSOR).is_file():
+        if column not in columns or any(_INPUTS.get(name) == kind for name in columns):
+            return None
+        raise ModelError(
+            f"the rows hold {'a sound' if kind == 'audio' else 'an image'} in '{column}', but no {PREPROCESSOR} beside "
+            "the model says what it reads of that; save its processor there, or name columns as its inputs are"
+        )
     return _hearing(folder, config, column) if kind == "audio" else _seeing(folder, config, column)
 
 

@@ -113,12 +113,23 @@ def _of_plugins(rows: Iterable[Mapping[str, Any]]) -> list[str]:
     return [f"{name}: {', '.join(values)}" for name, values in numbers.items()]
 
 
-def _chance(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+def none_right(rows: Sequence[Mapping[str, Any]]) -> str:
+    """That accuracy says nothing of these models, since no row is answered right by any; empty where one is."""
+    shares = [row["label_accuracy"] for row in rows if row.get("label_accuracy") is not None]
+    if not shares or any(shares):
+        return ""
+    instead = "the loss" if any(row.get("loss") is not None for row in rows) else "the other numbers"
+    return f"no row is answered right, so that it cannot tell what a step costs; look at {instead} and the answers"
+
+
+def _chance(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """How much of an accuracy may be chance: the largest standard error of the table, so that one line serves all."""
     known = [(row["label_accuracy_standard_error"], row["n_rows"]) for row in rows if _has_error(row)]
     if not known:
         return []
     error, n_rows = max(known)
+    if told := none_right(rows):
+        return [f"Accuracy: {told}."]
     return [f"Accuracy: ± {100 * error:.1f} points ({n_rows} rows), one standard error."]
 
 

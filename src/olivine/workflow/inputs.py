@@ -107,7 +107,8 @@ def look_at_data(plan: Plan, model: Model, workshop: Workshop) -> Plan:
     if not told:
         return plan
     template = read_chat_template(model) or ""
-    for config in configs:
+    is_text = plan.facts is None or plan.facts.decoder is not None  # else columns are inputs and labels of a model
+    for config in configs if is_text else ():
         for doubt in data.doubts(config, template, told[config.name]["sample"]):
             workshop.warn(f"rows:{config.name}", doubt)
     return with_rows(plan, told, template)

@@ -6,6 +6,7 @@ from typing import Any
 
 from olivine import data
 from olivine.config.schema import DataConfig
+from olivine.workflow.rows import usual_label
 from olivine.workflow.steps import Plan
 
 
@@ -37,7 +38,10 @@ def with_rows(plan: Plan, told: Mapping[str, Mapping[str, Any]], template: str) 
     steps = [replace(step, data={name: known(config) for name, config in step.data.items()}) for step in plan.steps]
     score = plan.score
     if score is not None and score.data is not None:
-        score = replace(score, data=known(score.data))
+        rows = told.get(score.data.name, {}).get("sample", ())
+        columns = list(dict.fromkeys(column for row in rows for column in row))
+        target = score.target or (usual_label(columns, plan.facts) if score.on_outputs else "")
+        score = replace(score, data=known(score.data), target=target)
     return replace(plan, steps=tuple(steps), score=score)
 
 

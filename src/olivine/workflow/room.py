@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Collection
 from pathlib import Path
 
+from olivine.errors import Problem
 from olivine.evaluate import batch_bytes
 from olivine.passes import passes
 from olivine.paths import could_be, exists, free_disk_bytes, hub_cache, is_folder, of_user
@@ -23,7 +24,8 @@ def check_folder(draft: Draft, folder: Path, key: str) -> None:
     named = str(getattr(draft.workflow, key)).strip()
     if reason := _unusable(folder) if named else "is empty":
         draft.unusable.add(key)
-        draft.problem("invalid-value", (key,), f"{key} {reason}.", "Choose another.")
+        where = draft.where(key)
+        draft.problems.append(Problem("invalid-value", where, f"{key} {reason}.", "Choose another.", (key,)))
 
 
 def _unusable(folder: Path) -> str:

@@ -10,6 +10,7 @@ from olivine import data
 from olivine.config.schema import DataConfig
 from olivine.errors import DataError, Problem, RequestError
 from olivine.jinja import syntax_fault
+from olivine.models.facts import ModelFacts
 from olivine.models.inspect import PREPROCESSOR, TOKENIZERS
 from olivine.models.interface import text_signature
 from olivine.models.seq2seq import DECODER_IDS
@@ -330,20 +331,34 @@ def _checked_target(draft: Draft, config: DataConfig) -> str:
         close = difflib.get_close_matches(target, columns, n=1)
         hint = f"Did you mean '{close[0]}'?" if close else f"There are: {', '.join(columns[:8])}."
         draft.problem("invalid-value", ("quality", "target"), f"the rows have no column '{target}'.", hint)
-    usual = TRANSCRIPTS if hears(draft) else (WRITTEN if writes(draft) else LABELS)
-    return target or next((name for name in usual if name in columns), "")
+    return target or usual_label(columns, draft.facts)
+
+
+def usual_label(columns: Sequence[str], facts: ModelFacts | None) -> str:
+    """The column that holds the label by its name, or what the model should write of a row; empty without one."""
+    usual = TRANSCRIPTS if _hears(facts) else WRITTEN if _writes(facts) else LABELS
+    return next((name for name in usual if name in columns), "")
 
 
 def hears(draft: Draft) -> bool:
     """Whether the model writes what is said in a sound."""
-    return draft.facts is not None and draft.facts.task == HEARS
+    return _hears(draft.facts)
 
 
 def writes(draft: Draft) -> bool:
     """Whether the model writes a text of a text, as T5 does."""
-    signature = draft.facts.signature if draft.facts is not None else None
-    names = {spec.name for spec in signature.inputs} if signature is not None else set()
-    return {"input_ids", DECODER_IDS} <= names and not hears(draft)
+    return _writes(draft.facts)
+
+
+def _hears(facts: ModelFacts | None) -> bool:
+    return facts is not None and facts.task == HEARS
+
+
+def _writes(facts: ModelFacts | None) -> bool:
+    names = (
+        {spec.name for spec in facts.signature.inputs} if facts is not None and facts.signature is not None else set()
+    )
+    return {"input_ids", DECODER_IDS} <= names and not _hears(facts)
 
 
 def _aim(draft: Draft) -> str:

@@ -12,6 +12,8 @@ from olivine.report.html import rendered
 from olivine.report.run import Run
 from olivine.report.section import Section
 from olivine.report.values import number, size
+from olivine.workflow.columns import none_right
+from olivine.workflow.events import Warned
 from olivine.workflow.units import distance, in_unit
 
 # status -> class of the style sheet, mark, and what it says
@@ -43,9 +45,16 @@ class Verdict(Section):
             figures=list(_figures(run)),
             reasons=list(_reasons(run)),
             goals=[_goal(row) for row in (run.done.measured if run.done else ())],
-            warnings=run.warnings,
+            warnings=list(_warnings(run)),
             commands=list(_commands(run)),
         )
+
+
+def _warnings(run: Run) -> Iterator[Warned]:
+    """What was warned of, and what the numbers above cannot tell."""
+    yield from run.warnings
+    if told := none_right(run.scores):
+        yield Warned(step="accuracy", message=told)
 
 
 def _figures(run: Run) -> Iterator[Mapping[str, str]]:
