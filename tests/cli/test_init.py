@@ -135,6 +135,14 @@ def test_columns_are_guessed_by_their_cells_and_never_by_their_place(header, row
     assert problems("olive-config.yaml") == []
 
 
+def test_columns_with_some_empty_cells_are_guessed_all_the_same(tiny_phi3, here):
+    rows = [f"{n},it came on day {n} and broke,{'' if n == 7 else ('good', 'bad')[n % 2]}" for n in range(12)]
+    Path("mine.csv").write_text("\n".join(["id,review,verdict", *rows]) + "\n", encoding="utf-8")
+    assert exit_code(["init", "mine.csv", "--yes", "--model", str(tiny_phi3)]) == 0
+    settings = load(Path("olive-config.yaml")).workflow.data_configs[0].pre_process_data_config
+    assert (settings.prompt_col, settings.answer_col) == ("review", "verdict")
+
+
 @pytest.mark.parametrize(
     ("separator", "encoding", "told"),
     [(";", "utf-8", "sep ';'"), (";", "cp1252", "sep ';' and encoding 'cp1252'"), (",", "utf-16", "encoding 'utf-16'")],

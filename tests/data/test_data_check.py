@@ -98,7 +98,7 @@ def test_malformed_rows_are_named_by_line(there):
     assert [kind for kind, _ in found] == ["missing-data"] * 3
     assert found[0][1].startswith("train.jsonl:37: not JSON: ")
     assert found[1][1] == "train.jsonl:39: the row has no column 'phrase'; its columns are: tone."
-    assert found[2][1] == "train.jsonl:40: the column 'phrase' is empty."
+    assert found[2][1] == "train.jsonl:40: the column 'phrase' is empty: fill it, or remove the row."
 
 
 def test_many_wrong_rows_are_not_all_shown(there):

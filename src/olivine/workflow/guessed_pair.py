@@ -17,10 +17,16 @@ def guessed_pair(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
     names = [str(name) for name in dict.fromkeys(name for row in rows for name in row)]
     if len(names) == 2:
         return names[0], names[1]
-    columns = {name: [row.get(name) for row in rows] for name in names}
+    columns = {name: _filled([row.get(name) for row in rows]) for name in names}
     prose = [name for name, cells in columns.items() if _is_prose(cells)]
     answers = [*prose[1:2], *reversed([name for name, cells in columns.items() if _is_label(cells)])]
     return (prose[0], *answers) if prose and answers else None
+
+
+def _filled(cells: Sequence[Any]) -> list[Any]:
+    """The cells that hold something; none of them where that is less than half."""
+    filled = [cell for cell in cells if cell is not None and str(cell).strip()]
+    return filled if len(filled) * 2 >= len(cells) else []
 
 
 def _is_prose(cells: Sequence[Any]) -> bool:
@@ -39,6 +45,6 @@ def _has_words(text: str) -> bool:
 
 def _is_label(cells: Sequence[Any]) -> bool:
     """Whether each cell is a few words, and half of them have come before."""
-    texts = [cell.strip() for cell in cells if isinstance(cell, str) and cell.strip()]
+    texts = [cell.strip() for cell in cells if isinstance(cell, str)]
     is_short = all(len(text.split()) <= _FEW and any(map(str.isalpha, text)) for text in texts)
     return bool(texts) and len(texts) == len(cells) and is_short and len(set(texts)) * 2 <= len(texts)

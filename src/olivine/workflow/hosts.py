@@ -124,8 +124,8 @@ class Hosts:
         if isinstance(error, RequestError):  # it says itself what is wrong, and what to do
             self._problem(name, error.kind, f"system '{name}': {error}.", "")
         else:
-            message = f"the system '{name}' gives no answer: {error}."
-            self._problem(name, "network", message, "Mend it, or name another host.")
+            told = f"the system '{name}' gives no answer: {error}"
+            self._problem(name, "network", told if told.endswith("?") else f"{told}.", "Or name another host.")
 
     def _problem(self, name: str, kind: str, message: str, fix: str, *key: str) -> None:
         self.problems.append(Problem(kind, self._where(name, *key), message, fix))  # type: ignore[arg-type]

@@ -159,7 +159,7 @@ def value_of(row: Mapping[str, Any], column: str) -> Any:
         raise DataError(f"the row has no column '{column}'; its columns are: {', '.join(map(str, row)) or 'none'}")
     value = row[column]
     if value is None or value != value:  # noqa: PLR0124 - NaN, which tables use for a missing number
-        raise DataError(f"the column '{column}' is empty")
+        raise DataError(f"the column '{column}' is empty: fill it, or remove the row")
     if isinstance(value, (list, tuple, dict, bytes)):
         raise DataError(f"the column '{column}' holds a {type(value).__name__}, which has no plain text")
     return value
