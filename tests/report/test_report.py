@@ -174,6 +174,24 @@ def test_text_of_data_configs_and_models_is_inert(tmp_path):
     assert EVIL in told.text
 
 
+def test_what_the_trials_of_a_search_made_is_not_called_cached(tmp_path):
+    """The end of a search finds its steps in the cache, where its own trials have put them."""
+    made = [event for event in journals.of_steps({}) if type(event) is StepDone]
+    (found,) = (event for event in journals.of_steps({}) if type(event) is StepCached)
+    start, *others = journals.ordinary(tmp_path, n_trials=2)
+    again = [
+        StepCached(**{one.name: getattr(event, one.name) for one in fields(event)})
+        if type(event) is StepDone
+        else event
+        for event in others
+    ]
+    journals.write(tmp_path, [start, *made, *again])
+    run = last_run(tmp_path)
+    assert [step.key for step in run.steps if run.is_earlier(step)] == [found.key]
+    told = Page(html_of([run])).text
+    assert f"1 of {len(run.steps)} steps from the cache, 2 trials" in told
+
+
 def test_search_of_a_thousand_trials_has_a_row_and_a_dot_for_each(tmp_path):
     html = drawn(tmp_path, journals.ordinary(tmp_path, n_trials=1000))
     told = Page(html)

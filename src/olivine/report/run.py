@@ -117,6 +117,15 @@ class Run:
         """The finished steps that led to the result, each once."""
         return list({event.step: event for event in self.tail if isinstance(event, StepDone)}.values())
 
+    def is_earlier(self, step: StepDone) -> bool:
+        """Whether the cache had its result before the run: the trials of a search make what its end finds there."""
+        return step.is_cached and step.key not in self._made
+
+    @cached_property
+    def _made(self) -> set[str]:
+        """The keys of what the run itself did."""
+        return {event.key for event in self.all(StepDone) if not event.is_cached}
+
     @property
     def passes(self) -> list[StepDone]:
         """The steps of the workflow among them: what a pass made of a model."""

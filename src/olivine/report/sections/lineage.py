@@ -38,7 +38,7 @@ def _nodes(run: Run) -> Iterator[svg.Node]:
     # a check gives its model back, and is not scored again
     last = next((step.step for step in reversed(run.passes) if step.step in scores), run.passes[-1].step)
     for step in run.passes:
-        state = "from the cache" if step.is_cached else duration(step.seconds)
+        state = "from the cache" if run.is_earlier(step) else duration(step.seconds)
         lines = [f"{step.pass_name}{_data(step)}", *_numbers(scores.get(step.step, {})), state]
         yield svg.Node(step.step, lines[:3], step.parent or INPUT, "result" if step.step == last else "")
 

@@ -81,8 +81,9 @@ def _of_models(base: Mapping[str, Any], result: Mapping[str, Any]) -> Iterator[M
 
 
 def _cached(run: Run) -> str:
-    n_cached = sum(step.is_cached for step in run.steps)
-    return f"{n_cached} of {len(run.steps)} steps from the cache" if n_cached else f"{len(run.steps)} steps"
+    n_cached, trials = sum(map(run.is_earlier, run.steps)), f", {len(run.trials)} trials" if run.trials else ""
+    steps = f"{n_cached} of {len(run.steps)} steps from the cache" if n_cached else f"{len(run.steps)} steps"
+    return f"{steps}{trials}"
 
 
 def _reasons(run: Run) -> Iterator[str]:
