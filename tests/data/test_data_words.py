@@ -153,7 +153,10 @@ def test_tokens_of_another_encoding_are_others(there):
 @pytest.mark.parametrize(
     ("load", "said"),
     [
-        ({"data_name": "excel"}, "'data_name: excel' is not read; there are csv, json, parquet, text"),
+        (
+            {"data_name": "excel"},
+            "'data_name: excel' is not read; there are audiofolder, csv, imagefolder, json, parquet, text",
+        ),
         ({"data_name": "jsonl"}, "Write data_name: json."),
         ({"data_name": "tsv"}, "Write data_name: csv."),
         ({"data_name": "cvs"}, "'data_name: cvs' is no kind of file. Did you mean 'csv'?"),

@@ -9,7 +9,10 @@ from olivine.passes import passes
 from olivine.testing.passes import PassContract, PassDeclaration
 from tiny import tiny_adapter, tiny_model
 
-NEEDED = {"selective_mixed_precision": {"algorithm": "k_quant_mixed"}} | {
+NEEDED = {
+    "mixed_precision_overrides": {"overrides_config": {"logits": "QUInt16"}},
+    "selective_mixed_precision": {"algorithm": "k_quant_mixed"},
+} | {
     name: {"train_data_config": "rows"}
     for name, plugin in passes.own.items()
     if "train_data_config" in plugin.Params.model_fields
