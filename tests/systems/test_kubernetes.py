@@ -16,6 +16,7 @@ import yaml
 from fakes.kubernetes import images
 from fakes.kubernetes.server import Cluster, node
 from fakes.kubernetes.strict import Refused, check
+from held import Held
 from olivine import __version__
 from olivine.cli import exit_code
 from olivine.config import load
@@ -132,8 +133,9 @@ def test_workflow_on_a_cluster_that_takes_the_pod_away_gives_the_bytes_of_one_he
     plans = {where: make_plan(load(_config(tmp_path, tiny_llama, cluster, where))) for where in ("here", "cluster")}
     assert [plan.problems for plan in plans.values()] == [(), ()]
     here, events = run(plans["here"]), []
-    taken = threading.Thread(target=_take_away_at_checkpoint, args=(cluster,))
-    taken.start()
+    held = Held(tmp_path / "held", "checkpoint-10")
+    cluster.images["olivine:1"] = images.with_olivine(cluster.folder / "images" / "held", held.site)
+    taken = held.then(lambda: cluster.preempt(*{pod.job for pod in cluster.running()}))
     there = run(plans["cluster"], events.append)
     taken.join()
     assert contents(there.model) == contents(here.model) != {}
@@ -375,15 +377,6 @@ def _config(folder, model, cluster, where):
     path = folder / f"{where}.json"
     path.write_text(json.dumps(config | ({"host": "cluster"} if where == "cluster" else {})))
     return path
-
-
-def _take_away_at_checkpoint(cluster):
-    until = time.monotonic() + 300
-    while not any(cluster.claims["disk"].glob("scratch/*/checkpoints/checkpoint-*/sealed.json")):
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    (pod,) = cluster.running()
-    cluster.preempt(pod.job)
 
 
 @pytest.mark.slow
