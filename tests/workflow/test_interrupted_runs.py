@@ -22,27 +22,32 @@ def _wait_for(condition, what):
         time.sleep(0.01)
 
 
-def _worker():
+def _worker(but=()):
+    """A worker of this process that is none of those."""
     for child in psutil.Process().children():
         try:
-            if "olivine.systems._worker" in child.cmdline():
+            if child.pid not in but and "olivine.systems._worker" in child.cmdline():
                 return child
         except psutil.Error:
             continue
     return None
 
 
+def _is_killed(worker):
+    if worker is not None:
+        worker.kill()
+    return worker is not None
+
+
 def _kill_worker(begun, n_begun, seconds):
-    """Kill the worker some time after it has begun the step for the n-th time; with no time, as soon as it is there."""
+    """Kill the next worker some time after it has begun the step for the n-th time; with no time, as soon as it is there."""
+    earlier = {child.pid for child in psutil.Process().children()}  # one that was killed may still be seen
 
     def kill():
-        _wait_for(_worker, "a worker")
         if seconds:
             _wait_for(lambda: begun.exists() and len(begun.read_text().splitlines()) >= n_begun, "the step")
             time.sleep(seconds)
-        worker = _worker()
-        if worker is not None:
-            worker.kill()
+        _wait_for(lambda: _is_killed(_worker(earlier)), "a worker")
 
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
