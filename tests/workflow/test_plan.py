@@ -273,6 +273,42 @@ def test_names_of_other_tools_are_told_ours(planned, tmp_path, params, meant):
     assert problem.where.endswith(f":{line_of(tmp_path, next(iter(params)))}")
 
 
+@pytest.mark.parametrize(
+    ("section", "key", "value", "meant"),
+    [
+        ((), "lr", 1, "passes.lora.training_args.learning_rate"),
+        ((), "epochs", 1, "passes.lora.training_args.num_train_epochs"),
+        ((), "seed", 1, "passes.lora.training_args.seed"),
+        ((), "rank", 1, "passes.lora.r"),
+        ((), "precision", 1, "passes.builder.precision"),
+        ((), "max_drop", 1, "quality.max_drop"),
+        ((), "model_path", 1, "input_model.model_path"),
+        ((), "data_files", 1, "data_configs[0].load_dataset_config.data_files"),
+        (("data_configs", 0), "max_seq_len", 1, "data_configs[0].pre_process_data_config.max_seq_len"),
+        (("data_configs", 0, "pre_process_data_config"), "seed", 1, "random_seed"),
+        (("data_configs", 0, "pre_process_data_config"), "response_col", "tone", "answer_col"),
+        (("data_configs", 0, "load_dataset_config"), "separator", "\t", "sep"),
+        (("passes", "lora"), "max_seq_len", 1, "data_configs[0].pre_process_data_config.max_seq_len"),
+        (("passes", "lora"), "precision", 1, "passes.builder.precision"),
+    ],
+)
+def test_key_that_stands_in_another_section_is_told_where(planned, tmp_path, section, key, value, meant):
+    def change(config):
+        for part in section:
+            config = config[part]
+        config[key] = value
+
+    (problem,) = [one for one in planned(change).problems if one.kind == "unknown-key"]
+    assert problem.message.endswith(f"; did you mean '{meant}'?")
+    line = line_of(tmp_path, json.dumps({key: value}).strip("{}"))
+    assert problem.where.endswith(f":{line}")
+
+
+@pytest.mark.parametrize("key", ["name", "seeds_of_doubt"])
+def test_key_that_nothing_in_the_config_has_is_told_no_place(planned, key):
+    assert only(planned(lambda c: c.update({key: 1})), "unknown-key").message == f"unknown key '{key}'."
+
+
 def test_budget_of_a_workflow_that_scores_nothing_is_a_problem(planned):
     change = {"quality": {"enabled": False, "max_drop": 0.03}}
     assert "scores nothing" in only(planned(lambda c: c.update(change)), "invalid-value").message

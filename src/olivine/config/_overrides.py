@@ -7,7 +7,7 @@ from olivine.config.explain import nearest
 from olivine.config.json_text import SyntaxFault, parse_json
 from olivine.config.nodes import Array, Object, Place
 from olivine.config.schema import Workflow
-from olivine.errors import Problem
+from olivine.errors import Problem, sentence
 
 # Their keys are names that the user gave: a new one there is a slip, never a wish.
 _NAMED = ("passes", "systems", "data_configs", "evaluators")
@@ -51,7 +51,8 @@ def _set(root: Object, keys: list[str], value: Any, place: Place) -> Iterator[Pr
     if message is None:
         message = _put(node, keys, value, place)
     if message is not None:
-        yield Problem("invalid-value", str(place), message if message.endswith("?") else f"{message}.")
+        unknown = tuple(keys[:1]) if message.startswith("unknown key") else ()
+        yield Problem("invalid-value", str(place), sentence(message), key=unknown)
 
 
 def _put(node: Any, keys: list[str], value: Any, place: Place) -> str | None:

@@ -32,7 +32,10 @@ _EXPECTED = {
 }
 # names that people know from other tools -> ours, offered where ours is a key of the mapping
 _SYNONYMS = {
+    "answer_column": "answer_col",
+    "assistant_col": "answer_col",
     "base_model": "input_model",
+    "completion_col": "answer_col",
     "dataset": "data_name",
     "datasets": "data_configs",
     "data": "data_configs",
@@ -41,6 +44,7 @@ _SYNONYMS = {
     "dropout": "lora_dropout",
     "file": "data_files",
     "files": "data_files",
+    "instruction_col": "prompt_col",
     "lora_rank": "r",
     "lora_target_modules": "target_modules",
     "max_len": "max_seq_len",
@@ -50,13 +54,20 @@ _SYNONYMS = {
     "output": "output_dir",
     "path": "model_path",
     "pipeline": "passes",
+    "prompt_column": "prompt_col",
     "prompt_template": "text_template",
+    "question_col": "prompt_col",
     "rank": "r",
+    "response_col": "answer_col",
     "scale": "alpha",
+    "seed": "random_seed",
+    "separator": "sep",
     "sequence_length": "max_seq_len",
     "steps": "passes",
+    "target_col": "answer_col",
     "targets": "target_modules",
     "template": "text_template",
+    "user_col": "prompt_col",
 }
 _BOUNDS = {
     "greater_than": ("gt", "greater than"),
@@ -102,7 +113,8 @@ def to_problems(document: Document, mistakes: Iterable[Fault]) -> list[Problem]:
     problems: dict[Problem, int] = {}
     for fault in mistakes:
         place = document.where(fault.path, of_value=fault.kind == "invalid-value" and not fault.missing)
-        problems[Problem(fault.kind, place, fault.message)] = line_of(place)
+        key = fault.path if fault.kind == "unknown-key" else ()
+        problems[Problem(fault.kind, place, fault.message, key=key)] = line_of(place)
     return sorted(problems, key=lambda problem: problems[problem])
 
 
@@ -125,11 +137,16 @@ def faults(error: ValidationError, value: Any, known: KnownNames, base: Path = (
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, in any case; None when none is near."""
     spellings = {item.lower(): item for item in known}
-    meant = _SYNONYMS.get(name.lower().replace("-", "_"), "")
+    meant = synonym(name)
     if meant in spellings:
         return spellings[meant]
     close = difflib.get_close_matches(name.lower(), spellings, n=1, cutoff=0.6)
     return spellings[close[0]] if close else None
+
+
+def synonym(name: str) -> str | None:
+    """Our name of a key that other tools call so."""
+    return _SYNONYMS.get(name.lower().replace("-", "_"))
 
 
 def shown(value: Any) -> str:

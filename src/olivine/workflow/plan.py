@@ -31,6 +31,7 @@ from olivine.workflow.folders import in_the_way, overlaps, used_by
 from olivine.workflow.hosts import Hosts, here
 from olivine.workflow.keys import cached, seams
 from olivine.workflow.machine import choose
+from olivine.workflow.misplaced import with_places
 from olivine.workflow.names import name_problem
 from olivine.workflow.packing import check_packing, check_parts, packed_names
 from olivine.workflow.resources import Remote, settle
@@ -116,7 +117,7 @@ def _make_plan(
     check_room(draft, estimate)
     plan = Plan(
         steps=tuple(draft.steps),
-        problems=tuple(sorted(dict.fromkeys(draft.problems), key=_place)),
+        problems=tuple(sorted(dict.fromkeys(with_places(draft.problems, workflow)), key=_place)),
         translated=tuple(dict.fromkeys(draft.translated)),
         estimate=estimate,
         input_model=draft.model,
