@@ -21,7 +21,8 @@ class Training(Pass):
     accepts: ClassVar[frozenset[str]] = frozenset({"hf"})
     produces: ClassVar[str] = "adapter"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "peft", "accelerate")
-    works_with: ClassVar[tuple[str, ...]] = ("peft", "olivine.training.trainer")
+    # datasets first: the trainer looks for it before it imports it, and what replaces it is asked once
+    works_with: ClassVar[tuple[str, ...]] = ("datasets", "peft", "olivine.training.trainer")
     spreads: ClassVar[bool] = True
     when_too_large: ClassVar[str] = "Lower max_seq_len or per_device_train_batch_size."
     params: TrainingParams

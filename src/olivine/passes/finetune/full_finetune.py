@@ -61,7 +61,7 @@ class FullFinetune(Training):
     }
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
-    works_with: ClassVar[tuple[str, ...]] = ("olivine.training.trainer",)
+    works_with: ClassVar[tuple[str, ...]] = ("datasets", "olivine.training.trainer")
     when_too_large: ClassVar[str] = "Use LoRA, which trains a small part of the weights, or a larger machine."
     params: Params
 
