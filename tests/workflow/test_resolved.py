@@ -106,6 +106,32 @@ def test_resolved_config_says_defaults_and_overrides(written, monkeypatch):
     assert Path(said["input_model"]["model_path"]).is_absolute()
 
 
+@pytest.mark.parametrize(
+    ("kind", "given", "silent"),
+    [
+        ("LoRA", {}, {"learning_rate": 2e-4, "num_train_epochs": 3.0, "warmup_steps": 0.03}),
+        ("FullFinetune", {}, {"learning_rate": 2e-5, "num_train_epochs": 3.0, "warmup_steps": 0.03}),
+        ("LoRA", {"max_steps": 2, "warmup_ratio": 0.1}, {"learning_rate": 2e-4}),
+        ("LoRA", {"max_steps": 1}, {"learning_rate": 2e-4}),
+        ("LoRA", {"per_gpu_train_batch_size": 2, "warmup_steps": 4}, {"learning_rate": 2e-4, "num_train_epochs": 3.0}),
+    ],
+)
+def test_resolved_config_says_what_is_trained_with(written, monkeypatch, tmp_path, kind, given, silent):
+    path = written("today's")
+    monkeypatch.chdir(path.parent)
+    content = json.loads(path.read_text())
+    content["passes"] = {"lora": {"type": kind, "train_data_config": "rows", "training_args": given}}
+    path.write_text(json.dumps(content))
+    plan = _plan(path)
+    said = resolved(plan)
+    rows = {} if "per_gpu_train_batch_size" in given else {"per_device_train_batch_size": 8}
+    assert (
+        said["passes"]["lora"]["training_args"] == {"lr_scheduler_type": "linear", "seed": 42} | rows | silent | given
+    )
+    (tmp_path / "workflow.json").write_text(json.dumps(said))
+    assert _keys(_plan(tmp_path / "workflow.json")) == _keys(plan)
+
+
 def test_resolved_config_says_no_length_that_nobody_wrote_and_is_told_the_same(written, monkeypatch, tmp_path):
     path = written("today's")
     monkeypatch.chdir(path.parent)

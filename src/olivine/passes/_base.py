@@ -171,6 +171,10 @@ class Pass(ABC):
         """Names of the data configs that the params refer to."""
         return []
 
+    def said(self) -> dict[str, Any]:
+        """The params with every default, as the key of the result and `workflow.json` say them."""
+        return self.params.model_dump(mode="json")
+
     def model_names(self) -> list[str]:
         """Names of earlier steps whose results the params refer to."""
         return []

@@ -304,6 +304,17 @@ class Defaults:
     use_cache: bool = False
 
 
+SEED = 42  # transformers' own
+_DECIDING = (
+    "per_device_train_batch_size",
+    "learning_rate",
+    "num_train_epochs",
+    "lr_scheduler_type",
+    "warmup_steps",
+    "seed",
+)
+
+
 def today(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments under today's names; what had no effect is left out."""
     named: dict[str, Any] = {}
@@ -376,6 +387,20 @@ def effective(
     if on_cpu:
         named["use_cpu"] = True
     return named
+
+
+def deciding(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments, and those that decide what is learnt where they are silent: training takes the two for the same.
+
+    defaults: of the pass, over those of every training.
+    """
+    told, right = today(given), today(without_wrong(given))
+    n_steps = right.get("max_steps") or 0
+    without = {"num_train_epochs"} if n_steps > 0 else set()  # max_steps wins
+    if n_steps == 1:  # which is no warm-up
+        without.add("warmup_steps")
+    silent = {**asdict(Defaults()), "seed": SEED, **defaults}
+    return {**given, **{name: silent[name] for name in _DECIDING if name not in without and name not in told}}
 
 
 def _same_rhythm(named: dict[str, Any], told: Mapping[str, Any]) -> dict[str, Any]:
@@ -489,4 +514,4 @@ def split_seed(arguments: Mapping[str, Any]) -> int:
     for name in ("data_seed", "seed"):
         if isinstance(arguments.get(name), int):
             return int(arguments[name])
-    return 42
+    return SEED

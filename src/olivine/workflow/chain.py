@@ -57,7 +57,7 @@ class Chain:
         step = Step(
             name=name,
             pass_name=one.name,
-            params=one.params.model_dump(mode="json"),
+            params=one.said(),
             parent=next((step.name for step in reversed(self.steps) if step.produces != UNCHANGED), None),
             machine=self.machine,
             host=self.host,

@@ -68,7 +68,7 @@ def _train(
     from olivine.training import trainer
 
     arguments = training_arguments.today(params.training_args)
-    set_seed(int(arguments.get("seed", 42)))
+    set_seed(int(arguments.get("seed", training_arguments.SEED)))
     tokenizer = load_tokenizer(model)
     train_set, held_out = _samples(params, context, model, tokenizer)
     _tell(train_set, held_out, arguments, context)

@@ -1,13 +1,15 @@
 """What every pass that trains says alike, whatever it trains."""
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from olivine.config.schema import DataConfig
 from olivine.models.facts import ModelFacts
 from olivine.passes._base import Pass, TrainingRows
 from olivine.passes.finetune import _checks, _time
 from olivine.passes.finetune._params import TrainingParams
+from olivine.training import training_arguments
 from olivine.work import Machine
 
 
@@ -25,7 +27,13 @@ class Training(Pass):
     works_with: ClassVar[tuple[str, ...]] = ("datasets", "peft", "olivine.training.trainer")
     spreads: ClassVar[bool] = True
     when_too_large: ClassVar[str] = "Lower max_seq_len or per_device_train_batch_size."
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})  # training arguments, over those of every training
     params: TrainingParams
+
+    def said(self) -> dict[str, Any]:
+        """With the arguments that decide what is trained, where the config is silent."""
+        arguments = training_arguments.deciding(self.params.training_args, self.defaults)
+        return super().said() | {"training_args": arguments}
 
     def data_names(self) -> list[str]:
         """The training data, and the evaluation data where it is its own."""

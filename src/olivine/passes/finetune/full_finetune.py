@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
@@ -32,9 +33,6 @@ else:
     _session = lazy.module("olivine.passes.finetune._session")
     torch = lazy.module("torch")
 
-# A learning rate that an adapter needs ruins a whole model; its checkpoints are three times the model each.
-_DEFAULTS = {"learning_rate": 2e-5, "save_steps": 0.25}
-
 
 class FullFinetune(Training):
     """Fine-tune every weight of the model: embeddings, norms and head included.
@@ -61,13 +59,15 @@ class FullFinetune(Training):
     }
     produces: ClassVar[str] = "hf"
     libraries: ClassVar[tuple[str, ...]] = ("torch", "transformers", "accelerate")
+    # A learning rate that an adapter needs ruins a whole model; its checkpoints are three times the model each.
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({"learning_rate": 2e-5, "save_steps": 0.25})
     works_with: ClassVar[tuple[str, ...]] = ("datasets", "olivine.training.trainer")
     when_too_large: ClassVar[str] = "Use LoRA, which trains a small part of the weights, or a larger machine."
     params: Params
 
     def check(self, facts: ModelFacts, machine: Machine, data: Mapping[str, DataConfig]) -> Iterator[Problem]:  # noqa: ARG002
         """training_args by name and type, and what works in 16 bits alone."""
-        yield from _checks.check_training(self.params, machine, self.name, _DEFAULTS)
+        yield from _checks.check_training(self.params, machine, self.name, self.defaults)
         arguments = training_arguments.today(self.params.training_args)
         if arguments.get("fp16") is True and machine.device != "cpu":
             message = "training_args.fp16 is for adapters: updates of whole weights are lost in 16 bits."
@@ -98,7 +98,7 @@ class FullFinetune(Training):
 
     def run(self, model: Model, context: Context) -> Model:
         """Train and save the model beside the tokenizer it was trained with."""
-        return _session.run(self, self.params, model, context, self._ready, _DEFAULTS)
+        return _session.run(self, self.params, model, context, self._ready, self.defaults)
 
     def _ready(self, model: Model, context: Context) -> "_session.Ready":
         from olivine.training.setup import Settings
