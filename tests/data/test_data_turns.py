@@ -214,7 +214,11 @@ def test_plan_says_who_says_what_and_what_is_not_read(there):
         ({"prompt_col": "a"}, "'prompt_col' and 'answer_col' go together"),
         ({"prompt_col": "a", "answer_col": "b", "text_template": "{a}"}, "'prompt_col' and 'text_template' both say"),
         ({"prompt_col": [], "answer_col": "b"}, "'prompt_col' names no column"),
-        ({"prompt_col": "c", "answer_col": "b"}, "needs the column 'c', which the data does not have"),
+        ({"prompt_col": "c", "answer_col": "b"}, "'prompt_col' needs the column 'c', which the data does not have"),
+        ({"prompt_col": ["c"], "answer_col": "b"}, "'prompt_col' needs the column 'c'"),
+        ({"prompt_col": "a", "answer_col": "c"}, "'answer_col' needs the column 'c'"),
+        ({"prompt_col": "a", "answer_col": "b", "system_col": "c"}, "'system_col' needs the column 'c'"),
+        ({"chat_template": True, "message_col": "c"}, "'message_col' needs the column 'c'"),
         ({"chat_template": True}, "needs the column 'messages', which the data does not have"),
     ],
 )

@@ -278,7 +278,9 @@ def _rows(config: DataConfig, file: DataFile, form: Form, n_most: int | None, sc
     missing = [column for column in form.columns if column not in there] if there else []
     scan.is_whole = scan.is_whole and not (missing or unread or unfit)
     for column in missing:
-        yield Problem("invalid-value", f"data config '{config.name}'", *missing_column(form, column, list(there)))
+        yield Problem(
+            "invalid-value", f"data config '{config.name}'", *missing_column(config, form, column, list(there))
+        )
     faults = unread if missing else sorted([*unread, *unfit], key=lambda fault: abs(fault[0]))
     places = [place(file.shown, file.kind, number) for number, _ in faults]
     for where, (_, fault) in list(zip(places, faults, strict=True))[:N_SHOWN]:

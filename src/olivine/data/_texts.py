@@ -82,14 +82,23 @@ def columns(config: DataConfig) -> tuple[str, ...]:
     return tuple(_form(resolved(config), None).columns) if is_known(config) else ()
 
 
-def missing_column(form: Form, column: str, there: list[str]) -> tuple[str, str]:
+_NAMING = ("system_col", "prompt_col", "answer_col", "message_col", "input_col", "output_col")  # keys that name columns
+
+
+def missing_column(config: DataConfig, form: Form, column: str, there: list[str]) -> tuple[str, str]:
     """What to say when the data does not have a column that the form needs, and the fix."""
     close = difflib.get_close_matches(column, there, n=1)
-    message = f"'{form.key}' needs the column '{column}', which the data does not have; its columns are: "
+    written = config.pre_process_data_config.model_dump(include=set(_NAMING), exclude_unset=True)
+    key = next((key for key in _NAMING if column in _listed(written.get(key))), form.key)
+    message = f"'{key}' needs the column '{column}', which the data does not have; its columns are: "
     fix = f"Did you mean '{close[0]}'?" if close else ""
     if not close and form.key == "chat_template" and column == form.target:
         fix = "Name the column of the messages as message_col, or those of the turns as prompt_col and answer_col."
     return f"{message}{', '.join(there)}.", fix
+
+
+def _listed(names: str | list[str] | None) -> list[str]:
+    return [names] if isinstance(names, str) else names or []
 
 
 def misfit(config: DataConfig, form: Form, there: list[str], where: str, error: DataError) -> DataError:
@@ -105,7 +114,7 @@ def refuse_missing(config: DataConfig, form: Form, there: list[str]) -> None:
     """Raise DataError when the data does not have a column that the form needs."""
     for column in form.columns:
         if column not in there:
-            sentence = " ".join(missing_column(form, column, there)).rstrip()
+            sentence = " ".join(missing_column(config, form, column, there)).rstrip()
             raise DataError(f"data config '{config.name}': {sentence}")
 
 
