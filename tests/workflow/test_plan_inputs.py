@@ -620,7 +620,7 @@ def test_length_that_nobody_wrote_is_that_of_the_model(planned):
     plan = planned(preprocessed(text_template="{phrase}: {tone}"))
     assert plan.problems == ()
     assert plan.steps[0].data["rows"].pre_process_data_config.max_seq_len == 256
-    assert "rows of 'rows' are cut at the 256 tokens that the model reads" in plan.translated
+    assert "rows of 'rows' that are longer than the 256 tokens that the model reads are cut there" in plan.translated
 
 
 def test_form_of_the_rows_is_decided_once_for_every_step_and_score(planned, tmp_path):

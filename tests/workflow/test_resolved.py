@@ -137,7 +137,7 @@ def test_resolved_config_says_no_length_that_nobody_wrote_and_is_told_the_same(w
     monkeypatch.chdir(path.parent)
     plan = _plan(path)
     (tmp_path / "workflow.json").write_text(json.dumps(resolved(plan)))
-    told = "rows of 'rows' are cut at the 256 tokens that the model reads"
+    told = "rows of 'rows' that are longer than the 256 tokens that the model reads are cut there"
     assert told in plan.translated
     assert told in _plan(tmp_path / "workflow.json").translated
 

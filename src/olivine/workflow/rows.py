@@ -74,7 +74,9 @@ def _within_context(draft: Draft, config: DataConfig) -> DataConfig:
         place = draft.where("data_configs", index_of(draft, config), "pre_process_data_config", key)
         draft.translated.append(f"{place}: warning: {sentence}")
     if not told and within != config.pre_process_data_config:
-        draft.translated.append(f"rows of '{config.name}' are cut at the {context} tokens that the model reads")
+        draft.translated.append(
+            f"rows of '{config.name}' that are longer than the {context} tokens that the model reads are cut there"
+        )
     return config.model_copy(update={"pre_process_data_config": within})
 
 
