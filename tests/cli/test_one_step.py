@@ -68,6 +68,9 @@ def test_finetune_holds_a_tenth_of_the_rows_out_and_takes_arguments_of_transform
         "learning_rate": 0.001,
         "num_train_epochs": 2,
         "per_device_train_batch_size": 2,
+        "lr_scheduler_type": "linear",
+        "warmup_steps": 0.03,
+        "seed": 42,  # which the command does not say
     }
     (data,) = plan["config"]["data_configs"]
     assert data["load_dataset_config"] == {"data_name": "json", "data_files": "rows.jsonl"}
