@@ -188,7 +188,8 @@ def test_config_of_the_documentation_runs(page, workplace):
 
 def test_table_of_the_readme_keeps_what_it_promises():
     readme = (EXAMPLES.parent / "README.md").read_text(encoding="utf-8")
-    table, goals = re.split(r"\n\n(?=\| asked)", readme.split("<!-- result")[1].split("<!-- /result -->")[0])
+    result = readme.split("<!-- result")[1].split("<!-- /result -->")[0]
+    trials, table, goals = re.split(r"\n\n(?=\| (?:model|asked) )", result)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines() if line.startswith("|")]
     accuracy = {row[0]: float(row[1].rstrip("%")) for row in rows[2:]}
     assert list(accuracy) == ["base", "lora", "merge", "builder"]
@@ -196,6 +197,9 @@ def test_table_of_the_readme_keeps_what_it_promises():
     assert accuracy["lora"] - accuracy["builder"] <= 3
     asked = json.loads((EXAMPLES / "tone" / "olive-config.json").read_text(encoding="utf-8"))["evaluators"]["ship"]
     assert all(f"| {metric['name']} " in goals for metric in asked["metrics"])
+    (winner,) = [line for line in trials.splitlines() if line.startswith("| →")]
+    assert "builder search" in winner
+    assert f"{accuracy['builder']}%" in winner
 
 
 def test_links_of_the_documentation_lead_somewhere():
